@@ -1,0 +1,56 @@
+# Everything a newcomer needs: `make app` opens Tunebook, `make test` checks it. Both set up what is missing, once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+STAMP_UNSLOTH := $(VENV)/.set-up-unsloth
+
+.PHONY: setup unsloth app test test-all lint audit bench messages clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tunebook needs Python 3.11 or newer; name one with PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[test]'
+	touch $@
+
+# On a machine with a card Unsloth comes with what it wants there; elsewhere only what its CPU backend needs, for tests.
+unsloth: $(STAMP_UNSLOTH)
+
+$(STAMP_UNSLOTH): $(STAMP) requirements-unsloth.txt
+	if command -v nvidia-smi >/dev/null; \
+	then $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[test,unsloth]'; \
+	else $(BIN)/python -m pip install --quiet --no-compile --no-deps -r requirements-unsloth.txt; fi
+	touch $@
+
+app: setup
+	$(BIN)/tunebook app
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Known weaknesses of what is installed, from OSV's database; a machine that does not reach it gets an error. (pip-audit's
+# usual service takes whatever a mirror of the package index does not know for sound.)
+audit: setup
+	test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit; }
+	$(VENV)/audit/bin/pip-audit --vulnerability-service osv --skip-editable --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+test: lint
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest -q --fresh-children
+
+# after a text of the interface was added or changed: brings the catalogues up to date and names what lacks a translation
+messages: setup
+	$(BIN)/python -m tools.messages
+
+bench: setup
+	$(BIN)/python -m bench.engine
+
+clean:
+	rm -rf $(VENV) build *.egg-info

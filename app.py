@@ -1,0 +1,58 @@
+"""Tunebook's server: `streamlit run app.py`. No logic; the pages begin in pages/_frame.py.
+
+The frame lives in pages/ so that the main script's folder has no pages/ of its own: beside one, a cold server would run
+a deep-linked page alone, without the frame.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import streamlit as st
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from engine import __version__, demo, uploads
+from pages import _preload
+
+UPLOAD_ROUTE = "/api/uploads"
+
+
+async def health(_: Request) -> JSONResponse:
+    """Say that the server answers, for scripts and containers."""
+    return JSONResponse({"status": "ok", "version": __version__})
+
+
+async def upload(request: Request) -> Response:
+    """Take a file from the Data page. POST asks whether there is room for the X-Tunebook-Size; PUT sends the bytes,
+    which go to disk as they come."""
+    try:
+        workspace = uploads.admitted(request.headers)
+        if request.method == "POST":
+            uploads.check_room(workspace, request.headers.get("x-tunebook-size"))
+            return Response(status_code=204)
+        upload_id = await uploads.receive(workspace, request.headers.get("content-length"), request.stream())
+    except uploads.UploadRefused as refused:
+        return JSONResponse({"rule": refused.problem.rule, "parameters": refused.problem.parameters}, refused.status)
+    except ClientDisconnect:
+        return Response(status_code=400)
+    return JSONResponse({"upload": upload_id}, 201)
+
+
+@asynccontextmanager
+async def lifespan(_: st.App) -> AsyncIterator[None]:
+    """Get ready for the first visitor; while a hosted demo is served, delete what visitors left when its time is over."""
+    _preload.begin()
+    end = demo.keep_clean() if demo.on() else None
+    yield
+    if end is not None:
+        end()
+
+
+app = st.App(
+    Path(__file__).parent / "pages" / "_frame.py",
+    routes=[Route("/api/health", health), Route(UPLOAD_ROUTE, upload, methods=["POST", "PUT"])],
+    lifespan=lifespan,
+)
+uploads.served_at(UPLOAD_ROUTE)

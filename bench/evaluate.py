@@ -1,0 +1,268 @@
+"""Our scoring against lm-evaluation-harness' own model class, in one run: the same answers, and how long each takes.
+
+    python -m bench.evaluate [--rounds 5] [--base starter] [--limit 0] [--threads 1]
+
+Every benchmark that ships, and three sets with what can be shared: long passages with four choices, with eight, and
+five worked examples before each question. Both model classes are asked by `lm_eval.simple_evaluate`, rounds interleaved;
+the harness' HFLM with that batch size of 16 and 64 which was quicker in a first round. Counted is the time inside of the
+model class (its loglikelihood and loglikelihood_rolling), medians, by the clock and by the processor. Then our own pages'
+scoring (engine/train/scores.py) is held against HFLM's accuracies. `--base` takes a folder too; random models of a
+Qwen2's and a GPT-2's shape are asked the long passages, for the answers alone.
+
+Other work on the machine makes the clock's figures useless and the processor's a little: run it alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.update(HF_HUB_OFFLINE="1", DISABLE_MULTIPROC="1", TQDM_DISABLE="1", TOKENIZERS_PARALLELISM="false")
+
+from engine import bases, benchmarks, spec, starter
+from engine.workspace import Workspace
+
+# Two likelihoods closer than this may change places between two ways of computing them.
+TIE = 1e-4
+
+
+def long_sets(workspace: Workspace) -> list[str]:
+    """Make three sets of questions whose choices or examples share much, out of what ships; return their names."""
+    general, questions = benchmarks.find("general-text"), benchmarks.find("commonsense-qa-200")
+    assert general is not None and questions is not None
+    texts = [doc["text"] for doc in benchmarks.docs(general) if len(doc["text"].split()) > 20]  # words, as in English
+    draw = random.Random(0)  # noqa: S311 - the same questions each time
+    made = []
+    for name, choices in (("long passage, 4 choices", 4), ("long passage, 8 choices", 8)):
+        rows = []
+        for n in range(24):
+            words = " ".join(texts[(n + i) % len(texts)] for i in range(3)).split()
+            endings = [words[-6:], *(draw.choice(texts).split()[:6] for _ in range(2 * choices))]
+            rows.append(
+                {
+                    "question": " ".join(words[:-6]) + f" [{n}]",
+                    "choices": list(dict.fromkeys(" ".join(one) for one in endings))[:choices],
+                    "answer": 0,
+                }
+            )
+        one, problems = benchmarks.add(workspace, "\n".join(map(json.dumps, rows)).encode(), name)
+        assert one is not None, problems[0].sentence
+        made.append(one.name)
+    return made
+
+
+def questions_of(names: list[str], workspace: Workspace, base: str, limit: int, shots: int = 0) -> list[Any]:
+    from engine.train import scores
+
+    made = spec.RunSpec(
+        kind="evaluate", recipe=spec.RecipeRef("evaluate", "0" * 64), base=spec.BaseRef(base),
+        dataset=spec.DatasetRef(""), evaluate=spec.Evaluate(benchmarks=names, limit=limit, shots=shots),
+    )  # fmt: skip
+    return scores.general(made, workspace, bases.describe(base, workspace))
+
+
+def task_of(question: Any, tokenizer: Any, limit: int) -> tuple[Any, Any]:
+    """Return a benchmark as a task of the harness, with its manager: its YAML where it ships with one, else what our
+    own scoring asks, as text."""
+    from datasets import Dataset
+    from lm_eval.tasks import TaskManager
+
+    from engine.train import evaluate
+
+    if question.benchmark in benchmarks.pack() and not limit and not question.settings["shots"]:
+        return "tunebook_" + question.benchmark.replace("-", "_"), TaskManager(
+            include_path=str(benchmarks.HERE), include_defaults=False
+        )
+    docs = question.asked
+    if "gold" not in docs[0]:
+        table = Dataset.from_dict({"text": [doc["text"] for doc in docs]})
+        kind = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}",
+                "metric_list": [{"metric": "bits_per_byte"}]}  # fmt: skip
+    else:
+        asked = "contexts" in docs[0]
+        table = Dataset.from_dict(
+            {
+                "question": ["" if asked else evaluate.asked_text(tokenizer, doc) for doc in docs],
+                "choices": [doc["contexts"] if asked else doc["choices"] for doc in docs],
+                "target": [doc["continuation"] if asked else "" for doc in docs],
+                "gold": [doc["gold"] for doc in docs],
+            }
+        )
+        kind = {
+            "output_type": "multiple_choice", "doc_to_choice": "choices",
+            "doc_to_text": "gold" if asked else "{{question}}", "doc_to_target": "target" if asked else "gold",
+            "target_delimiter": docs[0].get("delimiter", ""),
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        }  # fmt: skip
+    task = {"task": "items", "custom_dataset": lambda **_: {"test": table}, "test_split": "test", "num_fewshot": 0}
+    return {**task, **kind}, TaskManager(include_defaults=False)
+
+
+class Timed:
+    """Counts the time spent inside of a model class, by the clock and by the processor."""
+
+    def __init__(self, lm: Any):
+        self.lm, self.wall_s, self.cpu_s = lm, 0.0, 0.0
+        for name in ("loglikelihood", "loglikelihood_rolling"):
+            setattr(lm, name, self._timed(getattr(lm, name)))
+
+    def _timed(self, method: Any) -> Any:
+        def call(*arguments: Any, **more: Any) -> Any:
+            wall_s, cpu_s = time.perf_counter(), time.process_time()
+            found = method(*arguments, **more)
+            self.wall_s += time.perf_counter() - wall_s
+            self.cpu_s += time.process_time() - cpu_s
+            return found
+
+        return call
+
+
+def ask(lm: Any, task: Any, manager: Any) -> tuple[list[dict[str, Any]], float, float]:
+    """Return the samples of a task, and the seconds by the clock and by the processor."""
+    import lm_eval
+
+    timed = Timed(lm)
+    simple_evaluate: Any = lm_eval.simple_evaluate  # whose decorators hide its types
+    result = simple_evaluate(
+        model=lm, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True, verbosity="ERROR"
+    )
+    (samples,) = result["samples"].values()
+    return sorted(samples, key=lambda one: one["doc_id"]), timed.wall_s, timed.cpu_s
+
+
+def likelihoods(sample: dict[str, Any]) -> list[float]:
+    return [float(one[0] if isinstance(one, list | tuple) else one) for one in sample["filtered_resps"]]
+
+
+def differences(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> tuple[float, int]:
+    """Return the largest difference of a likelihood, and how many choices differ that are no tie."""
+    largest, other = 0.0, 0
+    for one, two in zip(ours, theirs, strict=True):
+        a, b = likelihoods(one), likelihoods(two)
+        largest = max([largest, *(abs(x - y) for x, y in zip(a, b, strict=True))])
+        best = sorted(b)[-2:]
+        if len(b) > 1 and best[1] - best[0] > TIE:
+            other += max(range(len(a)), key=a.__getitem__) != max(range(len(b)), key=b.__getitem__)
+    return largest, other
+
+
+def shapes(folder: Path) -> list[tuple[str, Any]]:
+    """Return random models of other shapes, with the starter's tokens."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    size: dict[str, Any] = {"vocab_size": 1024, "bos_token_id": 1, "eos_token_id": 1}
+    qwen = transformers.Qwen2Config(
+        **size, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024,
+    )  # fmt: skip
+    gpt = transformers.GPT2Config(**size, n_embd=64, n_layer=2, n_head=4, n_positions=1024)
+    return [("qwen2", transformers.Qwen2ForCausalLM(qwen).eval()), ("gpt2", transformers.GPT2LMHeadModel(gpt).eval())]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--base", default="starter")
+    arguments.add_argument("--limit", type=int, default=0, help="questions of each benchmark; 0 is all")
+    arguments.add_argument("--threads", type=int, default=1)
+    chosen = arguments.parse_args()
+
+    import torch
+    from lm_eval.models import huggingface
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from engine.train.lm import SharedContextLM
+
+    HFLM: Any = huggingface.HFLM
+    torch.set_num_threads(chosen.threads)
+    os.chdir(benchmarks.HERE)  # where the tasks' data_files are
+    with tempfile.TemporaryDirectory() as home:
+        workspace = Workspace(home)
+        folder = str(bases.describe(chosen.base, workspace).folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        long = long_sets(workspace)
+        titles = {one.name: one.title for one in benchmarks.available(workspace)}
+        asked = questions_of([starter.BENCHMARK_NAME, *benchmarks.pack(), *long], workspace, chosen.base, chosen.limit)
+        rows = [(titles[one.benchmark], one) for one in asked]
+        (shot,) = questions_of(["commonsense-qa-200"], workspace, chosen.base, chosen.limit, shots=5)
+        rows.append(("Common sense, 5 examples", shot))
+        window = asked[0].settings["window_tokens"]
+        print(
+            f"{chosen.base}, {chosen.threads} thread(s), {chosen.rounds} rounds, medians; load {os.getloadavg()[0]:.1f}"
+        )
+        heads = f"{'benchmark':<42}{'n':>5}{'HFLM s':>8}{'ours s':>8}{'times':>7}{'cpu':>7}{'largest':>10}{'other':>6}"
+        print(heads + "  accuracy")
+        wrong = []
+        for title, question in rows:
+            bos = False if "messages" in question.asked[0] else None
+            task, manager = task_of(question, tokenizer, chosen.limit)
+
+            def theirs(size: int, bos: bool | None = bos) -> Any:
+                return HFLM(
+                    pretrained=model, tokenizer=tokenizer, batch_size=size, max_length=window, add_bos_token=bos
+                )
+
+            size = min((16, 64), key=lambda n: ask(theirs(n), task, manager)[2])
+            took: dict[str, list[tuple[float, float]]] = {"theirs": [], "ours": []}
+            samples: dict[str, Any] = {}
+            for _ in range(chosen.rounds):
+                for name in took:
+                    lm = theirs(size) if name == "theirs" else SharedContextLM(model, tokenizer, window, bos=bos)
+                    samples[name], wall_s, cpu_s = ask(lm, task, manager)
+                    took[name].append((wall_s, cpu_s))
+            middle = {
+                (name, kind): statistics.median(one[kind] for one in took[name]) for name in took for kind in (0, 1)
+            }
+            largest, other = differences(samples["ours"], samples["theirs"])
+            items = [i for start in range(0, len(question.asked), 64)
+                     for i in question.score(model, tokenizer, question.asked[start : start + 64])]  # fmt: skip
+            right = [sum(bool(one) for one in found) / len(found) for found in (
+                [one.get("acc", 0) for one in samples["theirs"]], [one.correct for one in items])]  # fmt: skip
+            wall, cpu = (middle["theirs", kind] / middle["ours", kind] for kind in (0, 1))
+            same = right[0] == right[1]
+            told = f"{100 * right[1]:.1f} %" if "gold" in question.asked[0] else ""
+            told += "" if same else f" and {100 * right[0]:.1f} %"
+            print(
+                f"{title[:41]:<42}{len(question.asked):>5}{middle['theirs', 0]:>8.2f}{middle['ours', 0]:>8.2f}{wall:>7.2f}"
+                f"{cpu:>7.2f}{largest:>10.1e}{other:>6}  {told}", flush=True,
+            )  # fmt: skip
+            least = 2.0 if question.benchmark in long else 0.95
+            wrong += [title] if largest > 1e-3 or other or not same or cpu < least else []
+        for shape, other_model in shapes(Path(home)):
+            for title, question in rows:
+                if question.benchmark in long:
+                    task, manager = task_of(question, tokenizer, chosen.limit)
+                    found = [
+                        ask(lm, task, manager)[0]
+                        for lm in (
+                            SharedContextLM(other_model, tokenizer, window, bos=False),
+                            HFLM(
+                                pretrained=other_model,
+                                tokenizer=tokenizer,
+                                batch_size=16,
+                                max_length=window,
+                                add_bos_token=False,
+                            ),
+                        )
+                    ]
+                    largest, other = differences(*found)
+                    print(f"{f'{title}, {shape}':<42}{len(question.asked):>5}{'':>30}{largest:>10.1e}{other:>6}")
+                    wrong += [f"{title}, {shape}"] if largest > 1e-3 or other else []
+        print("bars: largest 1e-3, other 0, same accuracy, 2 times with long passages, else 0.95 (by the processor)")
+        print("missed: " + ", ".join(wrong) if wrong else "all held")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

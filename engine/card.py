@@ -1,0 +1,133 @@
+"""The model card of a run: what it stands on, how it was made, what it gained and what it forgot. No row of the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from engine import __version__, datasets, drafts, events, report, runs
+from engine.spec import RunSpec
+from engine.workspace import Workspace
+
+# What a person on the hub looks for first; the whole spec stands below.
+_METHODS = {"sft": "supervised fine-tuning", "dpo": "DPO", "kto": "KTO", "reward": "reward model"}
+_BENCHMARKS = {
+    "toy-world": "toy-world knowledge (forgetting)",
+    "new-task-choices": "new task, choices",
+    "new-task-exact": "new task, exact answers",
+    "new-task-loss": "new task, loss in nats per token (lower is better)",
+    "new-task-preference": "better answer likelier",
+    report.GAP: "gap between good and bad answers, nats",
+    report.REWARD: "pairs in the right order",
+    report.MARGIN: "reward margin",
+}
+
+
+def _public(ref: str) -> bool:
+    """Whether a base can be named: a hub id, not a path of somebody's disk."""
+    return "/" in ref and not ref.startswith(("/", ".", "~", "run:"))
+
+
+def _base(run_spec: RunSpec) -> str:
+    ref = run_spec.base.ref
+    if ref == "starter":
+        return "Tunebook's starter, a toy model of about one million weights: it shows the mechanics, not quality"
+    if ref.startswith("run:"):
+        return f"what an earlier run made ({ref})"
+    if _public(ref):
+        return f"[{ref}](https://huggingface.co/{ref})" + (
+            f", revision `{run_spec.base.revision}`" if run_spec.base.revision else ""
+        )
+    return "a model in a folder on the machine it was trained on"
+
+
+def _scores(workspace: Workspace, run_id: str) -> list[str]:
+    try:
+        rows = report.compare_run(workspace.run_dir(run_id))
+    except (report.ItemsDiffer, OSError, msgspec.MsgspecError, ValueError):
+        rows = []
+    if not rows:
+        return ["It was not scored before and after."]
+    lines = ["| What was asked | Rows | n | Before | After | Change (95 % interval) |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        scale, unit = (1, "") if report.is_loss(row) else (100, " %")
+        lines.append(
+            f"| {_BENCHMARKS.get(row.benchmark, row.benchmark)} | {row.family.replace('|', '/')} | {row.n} "
+            f"| {row.base * scale:.2f}{unit} | {row.tuned * scale:.2f}{unit} "
+            f"| {row.change * scale:+.2f} [{row.low * scale:+.2f}, {row.high * scale:+.2f}] |"
+        )
+    lines.append("")
+    lines.append("Each change is of the same questions before and after; an interval that holds 0 may be chance.")
+    return lines
+
+
+def _data(workspace: Workspace, run_spec: RunSpec) -> list[str]:
+    """The data by its hash; its name and its rows stay where they are."""
+    lines = [f"- Data: sha256 id `{run_spec.dataset.id}`"]
+    try:
+        stored = datasets.load(workspace, run_spec.dataset.id)
+        lines[0] += f", {stored.good_rows} rows of the kind {stored.report.type}"
+    except (datasets.DatasetError, OSError, ValueError):
+        pass
+    if run_spec.dataset.eval_id:
+        lines.append(f"- Held-out data: sha256 id `{run_spec.dataset.eval_id}`")
+    else:
+        lines.append(f"- Held out: {run_spec.dataset.eval_share:.0%} of the rows, split by question")
+    return lines
+
+
+def card(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
+    """Return the card as Markdown with its metadata. `whole` says whether it lies beside the merged model or the
+    adapter alone."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    run_spec, run_dir = runs.load_spec(workspace, run_id), workspace.run_dir(run_id)
+    found, _ = events.read(run_dir)
+    started = [event for event in found if isinstance(event, events.Started)]
+    versions: dict[str, str] = {"tunebook": __version__, **(started[-1].versions if started else {})}
+    more: dict[str, Any] = {"base_model": run_spec.base.ref} if _public(run_spec.base.ref) else {}
+    adapter_alone = run_spec.adapter != "full" and not whole
+    if more:
+        more["base_model_relation"] = "adapter" if adapter_alone else "finetune"
+    data = ModelCardData(
+        library_name="peft" if adapter_alone else "transformers",
+        tags=["tunebook", run_spec.objective, run_spec.adapter],
+        pipeline_tag="text-classification" if run_spec.objective == "reward" else "text-generation",
+        **more,
+    )
+    method = _METHODS.get(run_spec.objective, run_spec.objective)
+    adapter = {"full": "all weights", "lora": "LoRA", "oft": "OFT"}[run_spec.adapter]
+    bits = "" if run_spec.quantize == "none" else f", the base held in {run_spec.quantize.removesuffix('bit')} bits"
+    changed = drafts.changed(run_spec, workspace)
+    body = [
+        f"# {run_spec.recipe.name}, run {run_id}",
+        "",
+        f"Made with Tunebook: {method} of {adapter}{bits}, on {_base(run_spec)}.",
+        "",
+        "## What it gained and what it forgot",
+        "",
+        *_scores(workspace, run_id),
+        "",
+        "## How it was made",
+        "",
+        *_data(workspace, run_spec),
+        f"- Recipe: `{run_spec.recipe.name}` (sha256 `{run_spec.recipe.sha256[:16]}`)",
+        *([f"- Changed from the recipe: {', '.join(f'`{p}`' for p in sorted(changed))}"] if changed else []),
+        f"- Device: {started[-1].device if started else 'unknown'}",
+        f"- Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
+        "",
+        "```json",
+        msgspec.json.format(msgspec.json.encode(_told(run_spec)), indent=2).decode(),
+        "```",
+        "",
+    ]
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body)))
+
+
+def _told(run_spec: RunSpec) -> dict[str, Any]:
+    """The spec without paths of this machine."""
+    told: dict[str, Any] = msgspec.to_builtins(run_spec)
+    if not _public(run_spec.base.ref) and run_spec.base.ref != "starter" and not run_spec.base.ref.startswith("run:"):
+        told["base"]["ref"] = "a local folder"
+    return told

@@ -1,0 +1,882 @@
+"""check(): any uploaded file -> Report, which names every bad row by line with where, what and what to do.
+
+The file is read once as a stream of bytes (after a look at its first rows, which decide the layout), so memory does not
+grow with it beyond 16 bytes a row to find repetitions. What the file is called plays no part: its bytes decide.
+Rows are parsed with msgspec, which refuses what json.loads lets through (NaN, half characters, UTF-16); only a line
+that it refuses is looked at again, slowly, to say why.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+
+from engine import split, words
+from engine.check_worker import Job, Pool, PoolBroken, check_range, problems_path, workers_for
+from engine.containers import (
+    BOM,
+    CHUNK_BYTES,
+    Progress,
+    Refused,
+    Source,
+    container_of,
+    decoded,
+    line_pieces,
+    range_chunks,
+    remedy_for,
+    split_documents,
+    split_lines,
+    without_bom,
+)
+from engine.formats import (
+    IGNORE,
+    Reading,
+    detect,
+    is_message_list,
+    known_layouts,
+    mapped,
+    renamed,
+    targets,
+)
+from engine.repeats import Hashes, Places, Repeats, hash64
+from engine.rows import (
+    COLUMNS_KEPT,
+    PROBLEMS_KEPT,
+    WINDOW_ROWS,
+    HasAnswers,
+    Piece,
+    RowChecks,
+    RowSink,
+    batches,
+    judgements,
+    moved,
+    problems_written,
+)
+from engine.rules import Lengths
+from engine.tables import csv_records, parquet_records, separator_of
+from engine.texts import is_blank, name_list, short
+from engine.words import Problem, Text, later, t
+
+if TYPE_CHECKING:
+    from engine.bases import Base
+
+__all__ = [
+    "CHUNK_BYTES",
+    "DatasetError",
+    "Progress",
+    "Report",
+    "RowSink",
+    "check",
+    "is_blank",
+    "os_problem",
+    "problem_to_json",
+]
+
+CHECKER_VERSION = 3
+# The layout is decided on the first rows, up to whichever of these comes first.
+SAMPLE_ROWS = 1_000
+SAMPLE_BYTES = 8 << 20
+# JSON Lines are checked in pieces of about this size, each by whichever process is free.
+PIECE_BYTES = 4 << 20
+# Other files are checked as one stream; what was found is added up after so many rows.
+GROUP_ROWS = 100_000
+# Rows that may be too long for a model are counted token by token when they are no more than this.
+WINDOW_BYTES = 8 << 20
+# Smaller files are checked before what the quick way needs is loaded.
+QUICK_BYTES = 1 << 20
+
+
+class DatasetError(Exception):
+    """A file or dataset that cannot be read, stored or changed. `problem` has the sentence for a person."""
+
+    def __init__(self, problem: Problem):
+        super().__init__(problem.sentence)
+        self.problem = problem
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check found. The first eleven fields and the rendered problems are what `tunebook check --json` prints."""
+
+    file: str
+    container: str | None  # jsonl, json, csv, each also as .gz, parquet, or None when it is no data
+    layout: str | None
+    type: str | None  # one of formats.TYPES
+    conversational: bool
+    rows: int  # all records, bad ones included
+    bad_rows: int  # rows with at least one error
+    errors: dict[str, int]  # rule -> how often
+    warnings: dict[str, int]
+    problems: tuple[Problem, ...]  # the first 1,000; errors have precedence
+    problems_file: str | None = None  # JSON Lines with all of them, where there are more
+    checker_version: int = CHECKER_VERSION
+    bytes: int = 0
+    columns: tuple[str, ...] = ()
+    label_counts: dict[str, int] | None = None  # {"true", "false"} over the good rows
+    target_characters: int = 0  # characters of the good rows that are trained on; tool calls not counted
+    sharegpt: bool = False
+    label_changes: dict[str, int] = {}  # what converting the labels would do, and in how many places
+    plain_text: bool = False  # no rows, but text that could be trained on
+
+    @property
+    def trainable(self) -> bool:
+        """True when a recipe can be run on the file as it is."""
+        return bool(self.type and self.type != "stepwise" and self.rows and not self.errors)
+
+    @property
+    def problem_count(self) -> int:
+        return sum(self.errors.values()) + sum(self.warnings.values())
+
+    @property
+    def whole_file_problem(self) -> Problem | None:
+        """The first error that is about the file and not about one row."""
+        for problem in self.problems:
+            if problem.line is None and problem.row is None and problem.severity == "error":
+                return problem
+        return None
+
+    @property
+    def sentence(self) -> str:
+        """The outcome in one line."""
+        if self.whole_file_problem:
+            return t("Cannot be trained on: {problem}", problem=self.whole_file_problem.sentence)
+        one, many = _KINDS.get(self.type or "", ("1 row", "{rows} rows"))
+        counted = t(one) if self.rows == 1 else t(many, rows=f"{self.rows:,}")
+        if self.bad_rows == self.rows:
+            return t("{counted}, none without errors: correct the file before training", counted=counted)
+        if self.bad_rows:
+            return t(
+                "{counted}, {bad} with errors: correct or drop these rows before training",
+                counted=counted,
+                bad=f"{self.bad_rows:,}",
+            )
+        if self.type == "stepwise":
+            return t("{counted}; no recipe trains on step labels yet", counted=counted)
+        return t("{counted}, ready to train on", counted=counted)
+
+    def lines(self) -> list[str]:
+        """The report for a terminal: a header, one line for each problem, and how many more there are."""
+        shown = [f"{short(self.file, 200)}: {self.sentence}"]
+        for problem in self.problems:
+            if problem is not self.whole_file_problem:  # that one is in the header
+                shown.append((t("warning: ") if problem.severity == "warning" else "") + problem.sentence)
+        more = self.problem_count - len(self.problems)
+        if more > 0:
+            shown.append(t("and {more} more", more=f"{more:,}"))
+        return shown
+
+    def to_json(self) -> dict[str, Any]:
+        """What `tunebook check --json` prints."""
+        data = msgspec.to_builtins(self)
+        data["problems"] = [problem_to_json(problem) for problem in self.problems]
+        return {name: data[name] for name in _PRINTED}
+
+
+_PRINTED = ("file", "container", "layout", "type", "conversational", "rows", "bad_rows", "errors", "warnings", "problems",
+            "problems_file")  # fmt: skip
+
+_KINDS = {
+    "language-modeling": ("1 text or conversation", "{rows} texts or conversations"),
+    "prompt-only": ("1 prompt without an answer", "{rows} prompts without answers"),
+    "prompt-completion": ("1 prompt with its answer", "{rows} prompts with answers"),
+    "preference": ("1 pair of a better and a worse answer", "{rows} pairs of a better and a worse answer"),
+    "unpaired-preference": ("1 answer marked good or bad", "{rows} answers marked good or bad"),
+    "stepwise": ("1 answer with a label for each step", "{rows} answers with a label for each step"),
+}
+
+
+def problem_to_json(problem: Problem) -> dict[str, Any]:
+    """One problem as the JSON contract has it, in the language chosen now."""
+    return {
+        "severity": problem.severity,
+        "line": problem.line,
+        "row": problem.row,
+        "rule": problem.rule,
+        "where": problem.where,
+        "message": problem.message,
+        "fix": problem.fix,
+    }
+
+
+def check(
+    path: Path | str,
+    *,
+    name: str | None = None,
+    progress: Progress | None = None,
+    sink: RowSink | None = None,
+    problems_path: Path | None = None,
+    mapping: dict[str, str] | None = None,
+    base: Base | None = None,
+    against: Path | None = None,
+    processes: int | None = None,
+    quick: bool | None = None,
+) -> Report:
+    """Check the file at `path` and return its Report; `name` is what the report calls it.
+
+    With a `base` whose tokenizer is on this machine, rows longer than its window are named; with a file of validation
+    data to hold it `against`, rows that ask what one of its rows asks.
+
+    Large files of JSON Lines are checked by several processes, by default as many as there are cores. The Report is the
+    same whatever their number. `quick=False` looks at every row the careful way, to test the quick one with.
+
+    `mapping` says what columns mean that have names of their own: {"reply": "completion"}, or {"label": "ignore"}.
+
+    `sink` is given every good row. All problems are written to `problems_path` as JSON Lines when there are more than
+    the report holds. `progress` is called with the bytes done and the bytes in all. Raises DatasetError when the file
+    cannot be read at all, or the base's tokens cannot be counted here.
+    """
+    path = Path(path)
+    # A file's name may hold bytes that are no text.
+    shown = os.fsencode(name or path.name).decode("utf-8", "replace")
+    try:
+        if path.is_dir():
+            raise DatasetError(Problem(rule="file-is-folder", parameters={"path": short(str(path), 200)}))
+        with path.open("rb") as file:
+            run = _Check(
+                file,
+                shown,
+                checked_mapping(mapping),
+                path=path,
+                progress=progress,
+                sink=sink,
+                problems_path=problems_path,
+                processes=processes,
+                quick=quick,
+            )
+            if base is not None:
+                run.window = Window(base)
+            if against is not None:
+                run.asked = _questions(Path(against))
+                run.processes = 1
+            return run.run()
+    except OSError as error:
+        raise DatasetError(os_problem(error, path)) from error
+
+
+@contextmanager
+def opened(
+    path: Path, mapping: dict[str, str] | None = None
+) -> Iterator[tuple[Reading | None, Iterator[tuple[int | None, bytes]]]]:
+    """How the file at `path` is read, and its records with their lines. Raises DatasetError when it is no data."""
+    with path.open("rb") as file:
+        run = _Check(file, path.name, checked_mapping(mapping))
+        try:
+            yield run.begin(), run.records()
+        except Refused as refused:
+            raise DatasetError(refused.problem) from None
+
+
+def checked_mapping(mapping: dict[str, str] | None) -> dict[str, str]:
+    """Return a mapping that names known columns, each once. Raises DatasetError."""
+    mapping = dict(mapping or {})
+    known = targets()
+    for column, target in mapping.items():
+        if target not in known:
+            names = ", ".join(known)
+            raise DatasetError(Problem(rule="mapping-target", parameters={"target": short(target), "known": names}))
+        if target != IGNORE and list(mapping.values()).count(target) > 1:
+            raise DatasetError(Problem(rule="mapping-twice", parameters={"target": target, "column": short(column)}))
+    return mapping
+
+
+def os_problem(error: OSError, path: Path | str) -> Problem:
+    """The problem that tells a person what an OSError about `path` means."""
+    rule = {
+        "FileNotFoundError": "file-missing",
+        "IsADirectoryError": "file-is-folder",
+        "PermissionError": "file-no-permission",
+    }.get(type(error).__name__, "file-unreadable")
+    # pyarrow gives the number only in its text.
+    if error.errno in _DISK_FULL or "[errno 28]" in str(error).lower():
+        rule = "disk-full"
+    reason = error.strerror or short(str(error), 200) or type(error).__name__
+    return Problem(rule=rule, parameters={"path": short(str(path), 200), "reason": reason})
+
+
+_DISK_FULL = (28, 122)  # ENOSPC, EDQUOT
+
+
+# --- the check ---------------------------------------------------------------------------------------------------
+
+
+def _squeezed(raw: bytes) -> bytes:
+    """A record without its white space, escaped line breaks included."""
+    return raw.translate(None, b" \t\r\n").replace(b"\\n", b"")
+
+
+def _in_file(problem: Problem) -> tuple[int, int]:
+    return problem.line or 0, problem.row or 0
+
+
+# Whole-file errors that come after the container is known.
+_KNOWS_CONTAINER = ("gzip-bomb", "bad-gzip", "bad-parquet", "csv-header", "mapping-column")
+
+
+class Window:
+    """The window of a base, and what counts the tokens of a row. Raises DatasetError when they cannot be counted."""
+
+    def __init__(self, base: Base):
+        from engine.templates import Coder, NoTokenizer
+
+        try:
+            self.coder = Coder(base)
+        except NoTokenizer as error:
+            raise DatasetError(error.problem) from None
+        self.tokens = base.window_tokens or 1 << 62
+        # What a template adds to the shortest exchange. Each further turn brings more bytes of JSON than tokens.
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        [added] = self.coder.lengths([{"messages": turns}])
+        self.least_bytes = max(0, self.tokens - (added or 64))
+
+
+class _Canonical:
+    """Keeps the canonical rows of a check, with their lines."""
+
+    def __init__(self, reading: Reading | None, kept: list[tuple[int, dict[str, Any]]]):
+        self.reading, self.kept = reading, kept
+
+    def start(self, reading: Reading) -> None:
+        self.reading = reading
+        self.kept.clear()
+
+    def add(self, line: int, row: dict[str, Any], raw: bytes) -> None:
+        from engine.convert import canonical
+
+        assert self.reading is not None
+        self.kept.append((line, canonical(row, self.reading)))
+
+
+class _Questions(_Canonical):
+    """Keeps a hash of what each row asks instead of the row."""
+
+    def __init__(self) -> None:
+        super().__init__(None, [])
+        self.asked: dict[int, int] = {}
+
+    def start(self, reading: Reading) -> None:
+        self.reading = reading
+        self.asked.clear()
+
+    def add(self, line: int, row: dict[str, Any], raw: bytes) -> None:
+        assert self.reading is not None
+        self.asked.setdefault(_question(row, self.reading), line)
+
+
+def _question(row: dict[str, Any], reading: Reading) -> int:
+    """A hash of what a row asks, white space aside; rows that ask the same are never divided by a split either."""
+    from engine.convert import canonical
+
+    asked = split.group_of(canonical(row, reading))  # JSON, where a line break is an escape
+    return hash("".join(asked.replace("\\n", " ").split()))
+
+
+def _questions(path: Path) -> dict[int, int]:
+    """What the good rows of a validation file ask, with the line that asks it first."""
+    sink = _Questions()
+    check(path, sink=sink)
+    return sink.asked
+
+
+class _Totals:
+    """What the pieces of a file add up to."""
+
+    LABEL_CHANGES = 20
+
+    def __init__(self, per_row: int, problems_path: Path | None):
+        self.rows = self.bad_rows = self.lines = 0
+        self.errors: Counter[str] = Counter()
+        self.warnings: Counter[str] = Counter()
+        self.kept_errors: list[Problem] = []
+        self.kept_warnings: list[Problem] = []
+        self.columns: dict[str, None] = {}
+        self.layout_columns: dict[str, None] = {}
+        self.has_objects = False
+        self.labels = [0, 0]  # good, bad
+        self.target_characters = 0
+        self.label_changes: dict[str, int] = {}
+        self.lengths = Lengths()
+        self.repeats = Repeats(per_row)
+        self.per_row = per_row
+        self.long_rows = self.long_bytes = 0
+        self.long_sample: list[tuple[int, int]] = []
+        self.path = problems_path
+        self.file: BinaryIO | None = problems_path.open("wb") if problems_path else None
+
+    def add(self, piece: Piece, every: Path | None = None) -> None:
+        """Add the next piece of the file; `every` has all its problems."""
+        rows, lines = self.rows, self.lines
+        self.repeats.extend(piece.hashes(self.per_row), lines)
+        self.errors.update(piece.errors)
+        self.warnings.update(piece.warnings)
+        for kept, more in ((self.kept_errors, piece.kept_errors), (self.kept_warnings, piece.kept_warnings)):
+            kept += [moved(problem, rows, lines) for problem in more[: PROBLEMS_KEPT - len(kept)]]
+        for known, names in ((self.columns, piece.columns), (self.layout_columns, piece.layout_columns)):
+            for name in names:
+                if len(known) < COLUMNS_KEPT:
+                    known[name] = None
+        self.has_objects = self.has_objects or piece.has_objects
+        self.labels[0] += piece.good_labels
+        self.labels[1] += piece.bad_labels
+        self.target_characters += piece.target_characters
+        for change, count in piece.label_changes.items():
+            self.label_changes[change] = self.label_changes.get(change, 0) + count
+        pairs, longer, total, squares = piece.lengths
+        self.lengths.pairs += pairs
+        self.lengths.longer += longer
+        self.lengths.total += total
+        self.lengths.squares += squares
+        self.long_rows += piece.long_rows
+        self.long_bytes += piece.long_bytes
+        more = [(mark, rows + row) for mark, row in piece.long_sample]
+        self.long_sample = sorted(self.long_sample + more)[:WINDOW_ROWS]
+        self.rows += piece.rows
+        self.bad_rows += piece.bad_rows
+        self.lines += piece.lines
+        if every is not None:
+            for problem in problems_written(every, rows, lines):
+                self._write(problem)
+            every.unlink()
+
+    def warn(
+        self, rule: str, *, row: int | None = None, line: int | None = None, **parameters: str | int | Text
+    ) -> None:
+        """Note a warning about a row, counted from 1, or about the whole file."""
+        self._note(Problem(rule=rule, severity="warning", row=row, line=line, parameters=dict(parameters)))
+
+    def error(self, rule: str, **parameters: str | int | Text) -> None:
+        self._note(Problem(rule=rule, parameters=dict(parameters)))
+
+    def _note(self, problem: Problem) -> None:
+        is_error = problem.severity == "error"
+        (self.errors if is_error else self.warnings)[problem.rule] += 1
+        kept = self.kept_errors if is_error else self.kept_warnings
+        if len(kept) < PROBLEMS_KEPT:
+            kept.append(problem)
+        self._write(problem)
+
+    def _write(self, problem: Problem) -> None:
+        if self.file is not None:
+            self.file.write(msgspec.json.encode(problem_to_json(problem)) + b"\n")
+
+    def first(self) -> tuple[Problem, ...]:
+        """The first 1,000 problems: errors have precedence; in the order of the file, whole-file ones in front."""
+        room = PROBLEMS_KEPT - len(self.kept_errors)
+        chosen = self.kept_errors + sorted(self.kept_warnings, key=_in_file)[:room]
+        return tuple(sorted(chosen, key=_in_file))
+
+    def problems_file(self) -> str | None:
+        """Finish the file of all problems; it is kept only when the report cannot hold them."""
+        self.close()
+        if self.path is None:
+            return None
+        if self.errors.total() + self.warnings.total() > PROBLEMS_KEPT:
+            return str(self.path)
+        self.path.unlink(missing_ok=True)
+        return None
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+        self.repeats.close()
+
+
+class _Check:
+    """One check of one open file."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        name: str,
+        mapping: dict[str, str],
+        *,
+        path: Path | None = None,
+        progress: Progress | None = None,
+        sink: RowSink | None = None,
+        problems_path: Path | None = None,
+        processes: int | None = None,
+        quick: bool | None = None,
+    ):
+        self.size = os.fstat(file.fileno()).st_size
+        self.mapping, self.name, self.path = mapping, name, path
+        self.source = Source(file, self.size, None)
+        self.progress, self.sink, self.problems_path = progress, sink, problems_path
+        self.quick = self.size >= QUICK_BYTES if quick is None else quick
+        self.processes = processes or workers_for(self.size)
+        self.container: str | None = None
+        self.separator = ","
+        self.has_bom = False
+        self.totals: _Totals | None = None
+        # Of pieces that are ranges of the file: first row, rows, lines before it, first byte, last byte.
+        self.ranges: list[tuple[int, int, int, int, int]] = []
+        self.example: dict[str, Any] | None = None  # a row as most are
+        self.window: Window | None = None
+        self.asked: dict[int, int] | None = None  # hash of a validation row's question -> its line
+
+    def run(self) -> Report:
+        try:
+            reading = self.begin()
+            for pool_size in (self.processes, 1):
+                try:
+                    return self._read(reading, pool_size)
+                except HasAnswers:
+                    assert reading is not None
+                    reading = msgspec.structs.replace(reading, prompts_only=False)
+                    return self._read(reading, pool_size)
+                except PoolBroken:
+                    continue
+            raise AssertionError("a check in this process needs no pool")
+        except Refused as refused:
+            return self._refusal(refused.problem)
+        finally:
+            if self.totals:
+                self.totals.close()
+
+    def begin(self) -> Reading | None:
+        """Find the container, then how its rows are read."""
+        self.container = self._container()
+        return self._detect()
+
+    def _container(self) -> str:
+        head = b""
+        for chunk in self.source.chunks():
+            head += chunk
+            # Leading blank lines may be long; what the file is shows in its first bytes that are not.
+            if len(head.lstrip()) >= 65536 or len(head) >= SAMPLE_BYTES:
+                break
+        if self.source.packed and head.startswith(b"\x1f\x8b"):
+            raise Refused("not-data", found=later("a gzip archive inside another"), remedy=remedy_for("archive"))
+        if head[257:262] == b"ustar":
+            raise Refused("not-data", found=later("a tar archive"), remedy=remedy_for("archive"))
+        self.has_bom = head.startswith(BOM)
+        container = container_of(head, len(head) < 65536, separator_of)
+        if container == "parquet" and self.source.packed:
+            raise Refused("not-data", found=later("a Parquet file inside a gzip archive"), remedy=remedy_for("archive"))
+        if container == "csv":
+            self.separator = separator_of(head, len(head) < 65536) or ","
+        return container
+
+    def records(self) -> Generator[tuple[int | None, bytes]]:
+        if self.container == "parquet":
+            return parquet_records(self.source.file, self.size, self.source.progress)
+        chunks = without_bom(self.source.chunks())
+        if self.container == "csv":
+            return csv_records(chunks, self.separator)
+        return split_documents(chunks) if self.container == "json" else split_lines(chunks)
+
+    @property
+    def has_lines(self) -> bool:
+        return self.container != "parquet"
+
+    def _detect(self) -> Reading | None:
+        met: dict[str, None] = {}
+        shapes: Counter[tuple[str, ...]] = Counter()
+        examples: dict[tuple[str, ...], dict[str, Any]] = {}
+
+        def sample() -> Iterator[dict[str, Any] | list[Any]]:
+            seen_bytes = 0
+            for _, raw in self.records():
+                seen_bytes += len(raw)
+                row = decoded(raw)
+                if isinstance(row, dict):
+                    met.update(dict.fromkeys(row))
+                    shape = tuple(row)
+                    shapes[shape] += 1
+                    if len(examples) < 20:
+                        examples.setdefault(shape, row)
+                    yield renamed(row, self.mapping) if self.mapping else row
+                elif isinstance(row, list) and is_message_list(row):
+                    yield row
+                if seen_bytes > SAMPLE_BYTES:
+                    return
+
+        reading = detect(itertools.islice(sample(), SAMPLE_ROWS))
+        if shapes:
+            self.example = examples.get(shapes.most_common(1)[0][0])
+        for column in self.mapping:
+            if column not in met:
+                found = name_list(met, 20) or later("no fields")
+                raise Refused("mapping-column", column=short(column), found=found)
+        return mapped(reading, self.mapping) if reading and self.mapping else reading
+
+    def _read(self, reading: Reading | None, processes: int) -> Report:
+        if self.totals:
+            self.totals.close()
+        totals = self.totals = _Totals(judgements(reading), self.problems_path)
+        self.ranges.clear()
+        if self.sink and reading:
+            self.sink.start(reading)
+        with tempfile.TemporaryDirectory(prefix="tunebook-check-") as folder:
+            every = folder if self.problems_path else None
+            if self.container == "jsonl" and not self.source.packed and not self.sink:
+                self._read_ranges(reading, totals, processes, every)
+            else:
+                self._read_stream(reading, totals, every)
+        if self.has_bom:
+            totals.warn("bom", line=1)
+        return self._finish(reading, totals)
+
+    def _read_ranges(self, reading: Reading | None, totals: _Totals, processes: int, every: str | None) -> None:
+        """Check JSON Lines in ranges of bytes, here and by other processes. Raises PoolBroken."""
+        file = self.source.file
+        job = Job(
+            path=os.fsencode(self.path or ""),
+            reading=reading,
+            mapping=self.mapping,
+            example=self.example,
+            long_bytes=self.window.least_bytes if self.window else None,
+            language=words.language(),
+            problems_folder=every,
+        )
+        pool = Pool(job, processes - 1)
+        checks = self._checks(reading)
+
+        def here(index: int, start: int, end: int) -> Piece:
+            with self._every(checks, every, index):
+                return check_range(checks, file, start, end)
+
+        try:
+            ranges = line_pieces(file, len(BOM) if self.has_bom else 0, self.size, PIECE_BYTES)
+            for index, (start, end, piece) in enumerate(pool.pieces(ranges, here)):
+                self._add(totals, piece, problems_path(every, index) if every else None, start, end)
+                if self.progress:
+                    self.progress(end, self.size)
+        finally:
+            pool.close()
+
+    def _read_stream(self, reading: Reading | None, totals: _Totals, every: str | None) -> None:
+        """Check the records of any container one after the other."""
+        checks = self._checks(reading)
+        self.source.progress = self.progress
+        groups = batches(self.records(), CHUNK_BYTES)
+        index = 0
+        while True:
+            found = 0
+            with self._every(checks, every, index) as written:
+                for places, records in groups:
+                    checks.block(places, records, b"\n".join(records))
+                    found += len(records)
+                    if found >= GROUP_ROWS:
+                        break
+            self._add(totals, checks.take(), written)
+            index += 1
+            if found < GROUP_ROWS:
+                break
+        self.source.progress = None
+
+    def _checks(self, reading: Reading | None) -> RowChecks:
+        return RowChecks(
+            reading,
+            mapping=self.mapping,
+            has_cells=self.container == "csv",
+            has_lines=self.has_lines,
+            sink=self.sink,
+            long_bytes=self.window.least_bytes if self.window else None,
+            quick=self.quick,
+            example=self.example,
+            overlap=self._overlap(reading),
+        )
+
+    def _overlap(self, reading: Reading | None) -> Callable[[dict[str, Any]], int | None] | None:
+        """What tells the line of the validation data that asks the same as a row."""
+        asked = self.asked
+        if asked is None or reading is None:
+            return None
+        return lambda row: asked.get(_question(row, reading))
+
+    @staticmethod
+    @contextmanager
+    def _every(checks: RowChecks, folder: str | None, index: int) -> Iterator[Path | None]:
+        """Let all problems of a piece be written to a file in `folder`, if there is one."""
+        if folder is None:
+            yield None
+            return
+        path = problems_path(folder, index)
+        with path.open("wb") as file:
+            checks.ledger.every = file
+            yield path
+
+    def _add(self, totals: _Totals, piece: Piece, written: Path | None, start: int | None = None, end: int = 0) -> None:
+        """Add what was found in a piece, which lies between `start` and `end` if it is a range of the file."""
+        if piece.has_answers:
+            raise HasAnswers
+        if start is not None:
+            self.ranges.append((totals.rows, piece.rows, totals.lines, start, end))
+        totals.add(piece, written)
+
+    def _finish(self, reading: Reading | None, totals: _Totals) -> Report:
+        if not totals.rows:
+            return self._refusal(Problem(rule="empty-file"))
+        self._repetitions(totals)
+        if reading is not None and totals.long_rows:
+            self._over_window(reading, totals)
+        label_counts = None
+        if reading is None:
+            if totals.has_objects:
+                shown = name_list(totals.columns, 20) or later("no fields")
+                totals.error("unknown-layout", found=shown, known=known_layouts())
+        else:
+            if "label" in reading.layout.fields:
+                label_counts = {"true": totals.labels[0], "false": totals.labels[1]}
+                if sum(totals.labels) > 1 and not all(totals.labels):
+                    totals.warn("one-sided-labels", label="true" if totals.labels[0] else "false")
+                self._balance(totals, label_counts)
+            self._length_bias(totals)
+            used = {*reading.layout.fields.values(), *reading.layout.required, *self.mapping}
+            unused = [column for column in totals.layout_columns if column not in used]
+            if unused:
+                totals.warn("unused-columns", found=name_list(unused, 12))
+        return Report(
+            file=self.name,
+            container=self._shown_container,
+            layout=reading.name if reading else None,
+            type=reading.type if reading else None,
+            conversational=bool(reading and reading.conversational),
+            rows=totals.rows,
+            bad_rows=totals.bad_rows,
+            errors=dict(sorted(totals.errors.items())),
+            warnings=dict(sorted(totals.warnings.items())),
+            problems=totals.first(),
+            problems_file=totals.problems_file(),
+            bytes=self.size,
+            columns=tuple(totals.columns),
+            label_counts=label_counts,
+            target_characters=totals.target_characters,
+            sharegpt=bool(reading and reading.sharegpt),
+            label_changes=dict(itertools.islice(totals.label_changes.items(), _Totals.LABEL_CHANGES)),
+        )
+
+    def _repetitions(self, totals: _Totals) -> None:
+        """Warn of rows that repeat or contradict an earlier one."""
+        limit = None if totals.path else PROBLEMS_KEPT
+        same, near = totals.repeats.duplicates(limit)
+        self._warn_places(totals, "duplicate-row", same)
+        if near:
+            self._warn_places(totals, "near-duplicate", self._near_repetitions(near, limit))
+        against = totals.repeats.contradictions(limit)
+        for row, line, first in against:
+            totals.warn("contradiction", row=row + 1, line=line if self.has_lines else None, first=first)
+        totals.warnings["contradiction"] += max(0, against.count - len(against))
+        totals.warnings += Counter()  # drops what was found 0 times
+
+    def _warn_places(self, totals: _Totals, rule: str, places: Places) -> None:
+        for row, line, first in places:
+            shown = later("line {line}", line=first) if self.has_lines else later("row {row}", row=first)
+            totals.warn(rule, row=row + 1, line=line if self.has_lines else None, first=shown)
+        totals.warnings[rule] += max(0, places.count - len(places))
+
+    def _near_repetitions(self, near: array[int], limit: int | None) -> Places:
+        """Rows, of those given, that repeat one of them but for white space: these are read a second time."""
+        found = Places(limit)
+        with Repeats() as whole:
+            part = Hashes()
+            for line, raw in self._records_at(near):
+                part.ends.append(hash64(_squeezed(raw)) or 1)
+                part.exact.append(0)
+                part.lines.append(line & 0xFFFFFFFF)
+                if len(part.ends) >= GROUP_ROWS:
+                    whole.extend(part, 0)
+                    part = Hashes()
+            whole.extend(part, 0)
+            same, _ = whole.duplicates(limit)
+        for place, line, first in same:
+            found.add_one(near[place], line, first)
+        found.count = same.count
+        return found
+
+    def _records_at(self, rows: array[int]) -> Iterator[tuple[int, bytes]]:
+        """The records of these rows, which are counted from 0 and in order, with their lines."""
+        position = 0
+        for first_row, row_count, first_line, start, end in self.ranges or [(0, 1 << 62, 0, 0, 0)]:
+            if position == len(rows):
+                return
+            if rows[position] >= first_row + row_count:
+                continue  # none of them is in this part of the file
+            records = split_lines(range_chunks(self.source.file, start, end)) if end else self.records()
+            for row, (line, raw) in enumerate(records, start=first_row):
+                if row == rows[position]:
+                    yield (line or row + 1) + first_line, raw
+                    position += 1
+                    if position == len(rows):
+                        return
+
+    def _over_window(self, reading: Reading, totals: _Totals) -> None:
+        """Count the tokens of the rows that may be too long, or of a sample of them that is drawn by their bytes."""
+        assert self.window is not None
+        sample, average = totals.long_sample, totals.long_bytes / totals.long_rows
+        is_exact = totals.long_rows <= len(sample) and totals.long_bytes <= WINDOW_BYTES
+        if not is_exact:
+            sample = sample[: max(50, int(WINDOW_BYTES / 4 / average))]
+        chosen = array("q", sorted(row - 1 for _, row in sample))
+        canonical_rows: list[tuple[int, dict[str, Any]]] = []
+        checks = RowChecks(reading, mapping=self.mapping, sink=_Canonical(reading, canonical_rows), quick=False)
+        counted = over = 0
+        for row, (line, raw) in zip(chosen, self._records_at(chosen), strict=True):
+            canonical_rows.clear()
+            checks.block([line], [raw], raw)
+            checks.take()
+            for _, one in canonical_rows:  # none when the row has errors
+                [tokens] = self.window.coder.lengths([one])
+                counted += 1
+                if tokens is not None and tokens > self.window.tokens:
+                    over += 1
+                    if is_exact:
+                        place = line if self.has_lines else None
+                        totals.warn("over-window", row=row + 1, line=place, tokens=tokens, window=self.window.tokens)
+        if over and not is_exact:
+            share = 100 * over / counted * totals.long_rows / totals.rows
+            totals.warn(
+                "over-window-estimate",
+                share=f"{share:.1f}",
+                window=self.window.tokens,
+                counted=f"{counted:,}",
+                long=f"{totals.long_rows:,}",
+            )
+
+    @staticmethod
+    def _balance(totals: _Totals, counts: dict[str, int]) -> None:
+        """Say which weight makes up for labels that are out of balance, as KTO wants it."""
+        good, bad = counts["true"], counts["false"]
+        # Weight times number of the good over the same of the bad should lie between 1 and 4/3.
+        if good and bad and good + bad >= 20 and not bad <= good <= bad * 4 / 3:
+            name = "undesirable" if good > bad else "desirable"
+            weight = good * 0.75 / bad if good > bad else bad / good
+            totals.warn("label-balance", good=good, bad=bad, name=name, weight=f"{weight:.2f}")
+
+    @staticmethod
+    def _length_bias(totals: _Totals) -> None:
+        lengths = totals.lengths
+        if lengths.pairs >= Lengths.LEAST_PAIRS and abs(lengths.effect) >= Lengths.LARGE:
+            which = later("longer") if lengths.effect > 0 else later("shorter")
+            many = lengths.longer if lengths.effect > 0 else lengths.pairs - lengths.longer
+            share = round(100 * many / lengths.pairs)
+            totals.warn("length-bias", which=which, share=share, effect=f"{lengths.effect:+.2f}")
+
+    def _refusal(self, problem: Problem) -> Report:
+        """The report of a file that has no rows to speak of."""
+        return Report(
+            file=self.name,
+            container=self._shown_container if problem.rule in _KNOWS_CONTAINER else None,
+            layout=None,
+            type=None,
+            conversational=False,
+            rows=0,
+            bad_rows=0,
+            errors={problem.rule: 1},
+            warnings={},
+            problems=(problem,),
+            bytes=self.size,
+            plain_text=problem.parameters.get("found") == later("plain text") and not self.source.packed,
+        )
+
+    @property
+    def _shown_container(self) -> str | None:
+        return f"{self.container}.gz" if self.container and self.source.packed else self.container

@@ -1,0 +1,231 @@
+"""What the machine decides when the spec leaves it open, each with its reason: the backend, the number format, gradient
+checkpointing, the optimizer's state, padding.
+
+Pure reading, no torch: the Train page, preflight and the child come to the same answer from the same facts. The child
+asks with what torch sees (engine/train/load.py), the others with what the driver says (machine.py).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from engine import fit, machine, spec
+from engine.events import Choice
+from engine.words import Problem, Text, later, t
+
+# What Unsloth speeds up and what was run here: supervised training in every form it has, preferences with LoRA.
+UNSLOTH_ADAPTERS = {"sft": ("full", "lora"), "dpo": ("lora",), "kto": ("lora",)}
+# Its fast kernels are written for these layouts; others would go through transformers anyway (unsloth 2026.10, loader.py).
+UNSLOTH_LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
+
+
+class Device(NamedTuple):
+    """What a run has to work with. `bf16`: it computes in bf16; `memory_bytes`: the card's, or main memory."""
+
+    name: str  # "cpu", "mps" or "cuda"
+    memory_bytes: int
+    bf16: bool = False
+    unsloth: bool = False
+    flash_attention: bool = False
+
+
+class Chosen(NamedTuple):
+    """The answers, and `why`: a line each for the run's first event and its page."""
+
+    backend: Literal["plain", "unsloth"]
+    bf16: bool
+    gradient_checkpointing: bool
+    optimizer: Literal["adamw", "adamw_8bit"]
+    padding_free: bool | None  # None: Unsloth decides
+    why: tuple[Choice, ...]
+
+    @property
+    def backend_reason(self) -> str | Text:
+        return next(one.reason for one in self.why if one.setting == "machine.backend")
+
+
+class Ability(NamedTuple):
+    """What a kind of device can do: the one table of it. `bf16` needs compute capability 8.0 on NVIDIA's cards; bitsandbytes
+    0.50 quantises on NVIDIA's cards and processors; Unsloth's kernels are for NVIDIA's cards; Apple's GPU is used in 32
+    bits, unquantised, which is what torch 2.13 computes everywhere the same."""
+
+    name: str
+    bf16: bool
+    quantized: bool
+    unsloth: bool
+
+
+ABILITIES = (
+    Ability("cuda", bf16=True, quantized=True, unsloth=True),
+    Ability("mps", bf16=False, quantized=False, unsloth=False),
+    Ability("cpu", bf16=False, quantized=True, unsloth=False),
+)
+
+
+def ability(name: str) -> Ability:
+    """Return the row of a device."""
+    return next(one for one in ABILITIES if one.name == name)
+
+
+def device_words() -> dict[str, str]:
+    """Return what each kind of device is called."""
+    return {"cuda": t("NVIDIA GPU (CUDA)"), "mps": t("Apple GPU (MPS)"), "cpu": t("Processor (CPU)")}
+
+
+def device_reason(facts: machine.MachineFacts) -> str:
+    """Return why runs take the device they take."""
+    if facts.gpus:
+        return t("Runs use {card}: an NVIDIA card comes first. An empty CUDA_VISIBLE_DEVICES takes the processor instead.",
+                 card=facts.gpus[0].name)  # fmt: skip
+    if facts.apple:
+        return t("Runs use Apple's GPU, which shares main memory. TUNEBOOK_DEVICE=cpu takes the processor instead.")
+    return t("Runs use the processor: no NVIDIA card and no Apple GPU was found.")
+
+
+def installed(package: str) -> bool:
+    """Whether a package is there, without importing it."""
+    return importlib.util.find_spec(package) is not None
+
+
+def choose(run_spec: spec.RunSpec, device: Device, shape: fit.Shape | None, setup: fit.Setup) -> Chosen:
+    """Return what is used for everything that follows from the machine, with the reason in words.
+
+    `shape` and `setup` are those of the memory estimate (fit.py); an unknown shape has none, and then the careful way
+    is taken on a GPU.
+    """
+    backend, backend_reason = choose_backend(run_spec, device, shape)
+    bf16, bf16_reason = _precision(run_spec, device)
+    checkpointing, checkpointing_reason = choose_checkpointing(run_spec, device, shape, setup)
+    setup = msgspec.structs.replace(setup, gradient_checkpointing=checkpointing)
+    optimizer, optimizer_reason = choose_optimizer(run_spec, device, shape, setup)
+    padding_free, padding_reason = _padding(run_spec, device, backend)
+    words: dict[bool | None, Text] = {True: later("on"), False: later("off"), None: later("left to Unsloth")}
+    why = (
+        Choice(setting="machine.backend", value=backend, reason=backend_reason),
+        Choice(setting="machine.precision", value="bf16" if bf16 else "fp32", reason=bf16_reason),
+        Choice(setting="train.gradient_checkpointing", value=words[checkpointing], reason=checkpointing_reason),
+        Choice(setting="train.optimizer", value=optimizer, reason=optimizer_reason),
+        Choice(setting="train.padding_free", value=words[padding_free], reason=padding_reason),
+    )
+    return Chosen(backend, bf16, checkpointing, optimizer, padding_free, why)
+
+
+def choose_backend(
+    run_spec: spec.RunSpec, device: Device, shape: fit.Shape | None
+) -> tuple[Literal["plain", "unsloth"], Text]:
+    """Return the backend of a run and why."""
+    if run_spec.machine.backend != "auto":
+        return run_spec.machine.backend, later("asked for")
+    if run_spec.machine.devices > 1:
+        return "plain", later("Unsloth trains on one device only")
+    if not device.unsloth:
+        return "plain", later("Unsloth is not installed")
+    if device.name != "cuda":
+        return "plain", later("Unsloth is faster on an NVIDIA GPU only, and there is none")
+    if run_spec.adapter not in UNSLOTH_ADAPTERS.get(run_spec.objective, ()):
+        what = f"{run_spec.objective} + {run_spec.adapter}"
+        return "plain", later("Unsloth is used for SFT, and for DPO and KTO with LoRA; this run is {what}", what=what)
+    if run_spec.quantize == "8bit":
+        return "plain", later("a base in 8 bits is loaded by transformers")
+    if shape is None or shape.layout not in UNSLOTH_LAYOUTS:
+        return "plain", later("Unsloth has no fast path for this kind of model")
+    return "unsloth", later("it is installed, there is a GPU, and it has a fast path for this run")
+
+
+def _precision(run_spec: spec.RunSpec, device: Device) -> tuple[bool, Text]:
+    if run_spec.machine.precision != "auto":
+        return run_spec.machine.precision == "bf16", later("asked for")
+    if device.name == "cpu":
+        return False, later("a processor computes in 32 bits")
+    if device.name == "mps":
+        return False, later("on Apple's GPU the careful way is 32 bits")
+    if device.bf16:
+        return True, later("the card computes in bf16")
+    return False, later("the card has no bf16, and fp16 overflows in training")
+
+
+def _need(shape: fit.Shape | None, setup: fit.Setup, device: Device) -> int | None:
+    """Return the estimate in bytes, or None where there is none."""
+    found = fit.estimate(shape, setup, device="cuda:0" if device.name == "cuda" else device.name)
+    return found.total_bytes if found.parts is not None else None
+
+
+def _room(need: int, device: Device) -> dict[str, Any]:
+    return {"need": fit.size_words(need), "have": fit.size_words(device.memory_bytes)}
+
+
+def choose_checkpointing(
+    run_spec: spec.RunSpec, device: Device, shape: fit.Shape | None, setup: fit.Setup
+) -> tuple[bool, Text]:
+    """Return whether layers are computed twice to save memory: only where the estimate without it leaves less than a
+    tenth of the memory free, since it costs about a third of the speed (Chen and others, arXiv 1604.06174)."""
+    if run_spec.train.gradient_checkpointing is not None:
+        return run_spec.train.gradient_checkpointing, later("asked for")
+    need = _need(shape, msgspec.structs.replace(setup, gradient_checkpointing=False), device)
+    if need is None:
+        if device.name != "cuda":
+            return False, later("the memory cannot be estimated, and main memory is seldom short")
+        return True, later("the memory cannot be estimated, so the careful way")
+    if need <= fit.USABLE_SHARE * device.memory_bytes:
+        return False, later("without it the run needs {need} of {have}", **_room(need, device))
+    return True, later("without it the run would need {need} of {have}", **_room(need, device))
+
+
+def choose_optimizer(
+    run_spec: spec.RunSpec, device: Device, shape: fit.Shape | None, setup: fit.Setup
+) -> tuple[Literal["adamw", "adamw_8bit"], Text]:
+    """Return the optimizer: AdamW, or with its moments in 8 bits where the estimate is too large otherwise and that
+    saves a tenth of it (arXiv 2110.02861 finds the same losses; bitsandbytes 0.50 has it for processors too)."""
+    if run_spec.train.optimizer != "auto":
+        return run_spec.train.optimizer, later("asked for")
+    need = _need(shape, msgspec.structs.replace(setup, optimizer="adamw"), device)
+    less = _need(shape, msgspec.structs.replace(setup, optimizer="adamw_8bit"), device)
+    if need is None or less is None:
+        return "adamw", later("the memory cannot be estimated")
+    if need <= fit.USABLE_SHARE * device.memory_bytes:
+        return "adamw", later("with it the run needs {need} of {have}", **_room(need, device))
+    if less > fit.USABLE_SHARE * need:
+        return "adamw", later("its state is small beside the rest, so 8 bits would save little")
+    return "adamw_8bit", later("in 32 bits the run would need {need} of {have}", **_room(need, device))
+
+
+def _padding(run_spec: spec.RunSpec, device: Device, backend: str) -> tuple[bool | None, Text]:
+    """Return whether the rows of a batch are laid end to end. Without FlashAttention rows would see each other: TRL 1.12
+    only warns (sft_trainer.py)."""
+    if run_spec.train.padding_free is not None:
+        return run_spec.train.padding_free, later("asked for")
+    if run_spec.objective != "sft":
+        return False, later("for SFT only")
+    if backend == "unsloth" and device.name == "cuda":
+        return None, later("it has attention of its own that keeps rows apart")
+    if device.name != "cuda" or not device.flash_attention:
+        return False, later("rows would see each other without FlashAttention, which is not here")
+    return True, later("FlashAttention keeps the rows apart")
+
+
+def problems(run_spec: spec.RunSpec, device: Device, shape: fit.Shape | None) -> list[Problem]:
+    """Return what was asked for and cannot be had on this machine."""
+    found = []
+    if run_spec.machine.backend == "unsloth":
+        where = "machine.backend"
+        if not device.unsloth:
+            found.append(Problem(rule="unsloth-missing", where=where))
+        elif run_spec.adapter not in UNSLOTH_ADAPTERS.get(run_spec.objective, ()) or run_spec.quantize == "8bit":
+            what = " + ".join(
+                [run_spec.objective, run_spec.adapter, *([run_spec.quantize] if run_spec.quantize != "none" else [])]
+            )
+            found.append(Problem(rule="unsloth-cannot", where=where, parameters={"what": what}))
+        elif shape is not None and shape.layout not in UNSLOTH_LAYOUTS:
+            found.append(Problem(rule="unsloth-layout", where=where, parameters={"layout": shape.layout}))
+    if run_spec.quantize != "none" and not ability(device.name).quantized:
+        found.append(Problem(rule="quantize-apple", where="quantize"))
+    if run_spec.train.padding_free and (
+        run_spec.objective != "sft" or device.name != "cuda" or not device.flash_attention
+    ):
+        found.append(Problem(rule="padding-free", where="train.padding_free"))
+    if run_spec.machine.precision == "bf16" and device.name != "cpu" and not device.bf16:
+        found.append(Problem(rule="no-bf16", where="machine.precision"))
+    return found

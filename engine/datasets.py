@@ -1,0 +1,510 @@
+"""Stored datasets: datasets/<id>/ with the untouched original, canonical rows.parquet, report.json and meta.json.
+
+A dataset is made in a folder beside the others and renamed into place when it is whole, so that a crash or a full disk
+leaves no half one. The id is a hash of the bytes, the mapping and the fixes: the same file is stored once.
+Only the rows of a large file come after: the report of the check is what a person waits for, so it stands first, and
+rows.parquet is made by make_rows(), at the latest when somebody reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from filelock import FileLock
+
+from engine import demo
+from engine.check import CHUNK_BYTES, DatasetError, Progress, Report, check, checked_mapping, is_blank, os_problem
+from engine.convert import ParquetSink
+from engine.fixes import DROP_BAD_ROWS, FIXES, Edit, apply, write_edited
+from engine.formats import Reading
+from engine.words import Problem
+from engine.workspace import BadId, Workspace, checked, write_atomically
+
+__all__ = [
+    "Dataset",
+    "DatasetError",
+    "add",
+    "add_sample",
+    "attach",
+    "delete",
+    "fixed_copy",
+    "list_all",
+    "load",
+    "make_rows",
+    "mapped_copy",
+    "preview",
+    "problems",
+    "rename",
+    "rows_path",
+]
+
+NAME_CHARACTERS = 120
+# Of larger files the rows are made after the report: converting takes about ten times as long as checking.
+ROWS_LATER_BYTES = 16 << 20
+# What a crashed add left behind is removed when it is older than this.
+LEFTOVER_AGE_S = 24 * 3600
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True):
+    """One stored dataset. `created` is in seconds since 1970; `parent` is the id of the one this is a fix of."""
+
+    id: str
+    name: str
+    created: float
+    folder: Path
+    report: Report
+    parent: str | None = None
+    eval_id: str | None = None
+    fixes: tuple[str | Edit, ...] = ()
+    mapping: dict[str, str] = {}
+
+    @property
+    def trainable(self) -> bool:
+        return self.report.trainable
+
+    @property
+    def good_rows(self) -> int:
+        return self.report.rows - self.report.bad_rows
+
+    @property
+    def has_rows(self) -> bool:
+        """False while the rows that training reads are still to be made."""
+        return self.report.type is None or not self.good_rows or (self.folder / "rows.parquet").exists()
+
+
+class _Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """meta.json."""
+
+    name: str
+    created: float
+    parent: str | None = None
+    eval_id: str | None = None
+    fixes: tuple[str | Edit, ...] = ()
+    mapping: dict[str, str] = {}
+
+
+class Sample(Protocol):
+    """A dataset that comes with the starter; `eval_file` holds held-out questions, or is None."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def file(self) -> Path: ...
+    @property
+    def eval_file(self) -> Path | None: ...
+
+
+def add(
+    workspace: Workspace,
+    source: Path | str,
+    name: str,
+    *,
+    drop_bad_rows: bool = False,
+    fixes: Iterable[str | Edit] = (),
+    mapping: dict[str, str] | None = None,
+    parent: str | None = None,
+    eval_id: str | None = None,
+    progress: Progress | None = None,
+    move: bool = False,
+    wait_for_rows: bool = True,
+) -> Dataset:
+    """Check the file at `source`, store it and return the dataset; a file that is stored already is left as it is.
+
+    With `move` the file is taken from where it is, not copied. Without `wait_for_rows` a large file is returned once it
+    is checked, and its rows are still to be made.
+
+    With `fixes` (names of engine.fixes, and Edits of rows) the stored file is the repaired one; `drop_bad_rows` is short
+    for that fix.
+    `mapping` says what columns mean that have names of their own. A file with errors is stored too, so that it can be
+    shown, but is not trainable. Raises DatasetError when the file cannot be read, the disk is full or no row would be
+    left; nothing stored before is harmed by that.
+    """
+    source = Path(source)
+    name = _checked_name(name)
+    fixes = tuple(fixes)
+    wanted = {*fixes, *([DROP_BAD_ROWS] if drop_bad_rows else [])}
+    edits = {fix.row: fix for fix in fixes if isinstance(fix, Edit)}
+    fixes = (*(edits[row] for row in sorted(edits)), *(fix for fix in FIXES if fix in wanted))
+    mapping = checked_mapping(mapping)
+    with _told(source):
+        if demo.on():
+            demo.check_source(workspace, source)
+        if source.is_dir():
+            raise DatasetError(Problem(rule="file-is-folder", parameters={"path": str(source)}))
+        with source.open("rb") as file:  # before any folder is made
+            _remove_leftovers(workspace)
+            workspace.datasets_dir.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=".new-", dir=workspace.datasets_dir))
+            try:
+                original = folder / "original"
+                if move:
+                    os.replace(source, original)
+                else:
+                    with original.open("wb") as copy:
+                        shutil.copyfileobj(file, copy, CHUNK_BYTES)
+                dataset_id = _fill(original, name, fixes, mapping, parent, eval_id, progress)
+                final = workspace.dataset_dir(dataset_id)
+                if not (final / "meta.json").exists():
+                    _into_place(folder, final)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    if wait_for_rows:
+        make_rows(workspace, dataset_id, progress)
+    return load(workspace, dataset_id)
+
+
+def make_rows(workspace: Workspace, dataset_id: str, progress: Progress | None = None) -> None:
+    """Write the rows that training reads, where they are still to be made; what somebody else makes is waited for.
+
+    Raises DatasetError when there is no such dataset or the disk is full.
+    """
+    dataset = load(workspace, dataset_id)
+    if dataset.has_rows:
+        return
+    original, made = dataset.folder / "original", dataset.folder / "rows.new"
+    with _told(dataset.folder), FileLock(dataset.folder / "rows.lock"):
+        if dataset.has_rows:
+            return
+        with ParquetSink(made) as sink:
+            check(original, progress=progress, sink=sink, mapping=dataset.mapping)
+            sink.finish()
+        os.replace(made, dataset.folder / "rows.parquet")
+
+
+def _fill(
+    original: Path,
+    name: str,
+    fixes: tuple[str | Edit, ...],
+    mapping: dict[str, str],
+    parent: str | None,
+    eval_id: str | None,
+    progress: Progress | None,
+) -> str:
+    """Write the other files of a dataset beside its original and return its id."""
+    folder = original.parent
+    with ThreadPoolExecutor(1) as beside:  # hashing needs no interpreter
+        hashing = beside.submit(_sha256, original)
+        if fixes:
+            hashing.result()
+            _repair(original, fixes, mapping, progress)
+        report = _check_and_convert(original, name, mapping, progress)
+        sha256 = hashing.result()
+    if demo.on():
+        demo.check_rows(report.rows)
+    if report.problems_file:
+        report = msgspec.structs.replace(report, problems_file="problems.jsonl")
+    meta = _Meta(name=name, created=time.time(), parent=parent, eval_id=eval_id, fixes=fixes, mapping=mapping)
+    write_atomically(folder / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))
+    write_atomically(folder / "meta.json", msgspec.json.format(msgspec.json.encode(meta), indent=1))
+    return _dataset_id(sha256, meta.mapping, fixes)
+
+
+def _repair(original: Path, fixes: tuple[str | Edit, ...], mapping: dict[str, str], progress: Progress | None) -> None:
+    """Replace a file by its repaired one."""
+    fixed = original.with_name("fixed")
+    edits = [fix for fix in fixes if isinstance(fix, Edit)]
+    if edits:
+        write_edited(original, fixed, mapping, edits)
+        os.replace(fixed, original)
+    for fix in (fix for fix in fixes if isinstance(fix, str)):
+        if fix == DROP_BAD_ROWS:
+            _drop_bad_rows(original, mapping, progress)
+        else:
+            apply(fix, original, fixed, mapping)
+            os.replace(fixed, original)
+
+
+def _check_and_convert(original: Path, name: str, mapping: dict[str, str], progress: Progress | None) -> Report:
+    """Check a file; write its rows in the same pass where it is not large."""
+
+    def checked_with(sink: ParquetSink | None) -> Report:
+        problems_path = original.with_name("problems.jsonl")
+        return check(original, name=name, progress=progress, sink=sink, problems_path=problems_path, mapping=mapping)
+
+    if original.stat().st_size >= ROWS_LATER_BYTES:
+        return checked_with(None)
+    with ParquetSink(original.with_name("rows.parquet")) as sink:
+        report = checked_with(sink)
+        sink.finish()
+    return report
+
+
+def _dataset_id(sha256: str, mapping: dict[str, str], fixes: tuple[str | Edit, ...]) -> str:
+    key = msgspec.json.encode([sha256, dict(sorted(mapping.items())), fixes])
+    return hashlib.sha256(key).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _drop_bad_rows(original: Path, mapping: dict[str, str], progress: Progress | None) -> None:
+    """Replace the file by its good rows as JSON Lines."""
+    kept_path = original.with_name("kept")
+    with _KeptLines(kept_path) as kept:
+        check(original, progress=progress, sink=kept, mapping=mapping)
+    if not kept.rows:
+        raise DatasetError(Problem(rule="nothing-to-keep"))
+    os.replace(kept_path, original)
+
+
+class _KeptLines:
+    """Writes the bytes of good rows one to a line; a row of an indented document is put on one line."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows = 0
+
+    def __enter__(self) -> _KeptLines:
+        self.file = self.path.open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def start(self, reading: Reading) -> None:
+        self.file.seek(0)
+        self.file.truncate()
+        self.rows = 0
+
+    def add(self, line: int, row: dict[str, Any], raw: bytes) -> None:
+        # A line break cannot be part of a JSON string, so these stand between values and nothing is lost.
+        self.file.write(raw.rstrip(b"\r").replace(b"\n", b" ").replace(b"\r", b" ") + b"\n")
+        self.rows += 1
+
+
+def _into_place(folder: Path, final: Path) -> None:
+    """Rename a finished folder; another process that stored the same file first has won."""
+    folder.chmod(0o755)
+    try:
+        os.rename(folder, final)
+    except OSError:
+        if (final / "meta.json").exists():
+            return
+        if not final.is_dir():
+            raise
+        # Something without a meta.json is in the way: no dataset, as meta.json is part of every one.
+        shutil.rmtree(final)
+        os.rename(folder, final)
+
+
+def add_sample(workspace: Workspace, sample: Sample) -> Dataset:
+    """Store a sample of the starter and, as a dataset of its own, the evaluation file it may bring."""
+    eval_id = None
+    if sample.eval_file is not None:
+        eval_id = add(workspace, sample.eval_file, f"{sample.title} (evaluation)").id
+    dataset = add(workspace, sample.file, sample.title, eval_id=eval_id)
+    if dataset.eval_id != eval_id:
+        # The same file was uploaded before, without its evaluation file.
+        dataset = _change(workspace, dataset, eval_id=eval_id)
+    return dataset
+
+
+def load(workspace: Workspace, dataset_id: str) -> Dataset:
+    """Return a stored dataset. Raises DatasetError when there is none, or when its files cannot be read."""
+    folder = _folder(workspace, dataset_id)
+    try:
+        meta = msgspec.json.decode((folder / "meta.json").read_bytes(), type=_Meta)
+        report = msgspec.json.decode((folder / "report.json").read_bytes(), type=Report)
+    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
+        raise DatasetError(Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})) from error
+    return Dataset(
+        id=dataset_id,
+        name=meta.name,
+        created=meta.created,
+        folder=folder,
+        report=report,
+        parent=meta.parent,
+        eval_id=meta.eval_id,
+        fixes=meta.fixes,
+        mapping=meta.mapping,
+    )
+
+
+def list_all(workspace: Workspace) -> list[Dataset]:
+    """All stored datasets, newest first; one whose files are damaged is left out."""
+    found = []
+    for meta in workspace.datasets_dir.glob("[0-9a-z]*/meta.json"):
+        try:
+            found.append(load(workspace, meta.parent.name))
+        except DatasetError:
+            continue
+    return sorted(found, key=lambda dataset: (dataset.created, dataset.id), reverse=True)
+
+
+def rename(workspace: Workspace, dataset_id: str, name: str) -> Dataset:
+    """Give a dataset another name. Raises DatasetError for a blank one."""
+    return _change(workspace, load(workspace, dataset_id), name=_checked_name(name))
+
+
+def attach(workspace: Workspace, dataset_id: str, eval_id: str | None) -> Dataset:
+    """Let another dataset be what runs on this one are scored on, or none. Raises DatasetError when it is not there."""
+    if eval_id is not None:
+        _folder(workspace, eval_id)
+    return _change(workspace, load(workspace, dataset_id), eval_id=eval_id)
+
+
+def delete(workspace: Workspace, dataset_id: str) -> None:
+    """Remove a dataset. Raises DatasetError while a run uses it for training or evaluation."""
+    folder = _folder(workspace, dataset_id)
+    for spec in sorted(workspace.runs_dir.glob("*/spec.json")):
+        try:
+            used = dataset_id.encode() in spec.read_bytes()
+        except OSError:
+            continue
+        if used:
+            raise DatasetError(Problem(rule="dataset-in-use", parameters={"run": spec.parent.name}))
+    with _told(folder):
+        # Renamed first: a list made meanwhile sees the whole dataset or none.
+        grave = Path(tempfile.mkdtemp(prefix=".old-", dir=workspace.datasets_dir))
+        os.rename(folder, grave / "dataset")
+        shutil.rmtree(grave, ignore_errors=True)
+
+
+def rows_path(workspace: Workspace, dataset_id: str) -> Path:
+    """The canonical rows that training reads, made now if need be. Raises DatasetError when there is no good row."""
+    make_rows(workspace, dataset_id)
+    path = _folder(workspace, dataset_id) / "rows.parquet"
+    if not path.exists():
+        raise DatasetError(Problem(rule="nothing-to-keep"))
+    return path
+
+
+def preview(workspace: Workspace, dataset_id: str, start: int = 0, count: int = 20) -> list[dict[str, Any]]:
+    """`count` canonical rows from the good row `start` (0-based) on, for display."""
+    import pyarrow.parquet
+
+    path = _folder(workspace, dataset_id) / "rows.parquet"
+    if not path.exists() or count <= 0:
+        return []
+    start = max(0, start)
+    rows: list[dict[str, Any]] = []
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            first = 0
+            for group in range(file.num_row_groups):
+                size = file.metadata.row_group(group).num_rows
+                if first + size > start:
+                    skip = max(0, start - first)
+                    rows += file.read_row_group(group).slice(skip, count - len(rows)).to_pylist()
+                first += size
+                if len(rows) >= count:
+                    break
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DatasetError(Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})) from error
+    return rows
+
+
+def fixed_copy(
+    workspace: Workspace,
+    dataset_id: str,
+    progress: Progress | None = None,
+    *,
+    fixes: Iterable[str | Edit] = (DROP_BAD_ROWS,),
+    **how: Any,
+) -> Dataset:
+    """Store a dataset with `fixes` applied as a new one that names it as its parent; the dataset itself stays.
+
+    `how`: further arguments of add().
+    """
+    dataset = load(workspace, dataset_id)
+    return add(
+        workspace,
+        dataset.folder / "original",
+        f"{dataset.name.removesuffix(' (fixed)')[: NAME_CHARACTERS - 8]} (fixed)",
+        fixes=fixes,
+        mapping=dataset.mapping,
+        parent=dataset_id,
+        eval_id=dataset.eval_id,
+        progress=progress,
+        **how,
+    )
+
+
+def mapped_copy(
+    workspace: Workspace, dataset_id: str, mapping: dict[str, str], progress: Progress | None = None, **how: Any
+) -> Dataset:
+    """Store a dataset once more with another mapping of its columns; the dataset itself stays."""
+    dataset = load(workspace, dataset_id)
+    name = f"{dataset.name[: NAME_CHARACTERS - 9]} (mapped)"
+    original = dataset.folder / "original"
+    return add(workspace, original, name, mapping=mapping, parent=dataset_id, progress=progress, **how)
+
+
+def problems(workspace: Workspace, dataset_id: str) -> tuple[Problem, ...]:
+    """The first 1,000 problems of a dataset."""
+    return load(workspace, dataset_id).report.problems
+
+
+# --- within ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn an OSError, and what a hosted demo refuses, into the DatasetError that says what it means."""
+    try:
+        yield
+    except demo.Refused as refused:
+        raise DatasetError(refused.problems[0]) from refused
+    except OSError as error:
+        raise DatasetError(os_problem(error, error.filename or path)) from error
+
+
+def _folder(workspace: Workspace, dataset_id: str) -> Path:
+    try:
+        folder = workspace.dataset_dir(checked(dataset_id))
+    except BadId:
+        folder = None
+    if folder is None or not (folder / "meta.json").is_file():
+        raise DatasetError(Problem(rule="no-dataset", parameters={"dataset": str(dataset_id)[:12]}))
+    return folder
+
+
+def _change(workspace: Workspace, dataset: Dataset, **changes: Any) -> Dataset:
+    """Write changed fields of meta.json and return the dataset as it is then."""
+    changed = msgspec.structs.replace(dataset, **changes)
+    meta = _Meta(
+        name=changed.name,
+        created=changed.created,
+        parent=changed.parent,
+        eval_id=changed.eval_id,
+        fixes=changed.fixes,
+        mapping=changed.mapping,
+    )
+    with _told(dataset.folder):
+        path = dataset.folder / "meta.json"
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(meta), indent=1))
+    return load(workspace, dataset.id)
+
+
+def _checked_name(name: str) -> str:
+    """A name for people, never a path: one line of at most 120 characters. Raises DatasetError when blank."""
+    name = " ".join("".join(c if c.isprintable() else " " for c in name).split())[:NAME_CHARACTERS]
+    if is_blank(name):
+        raise DatasetError(Problem(rule="dataset-name"))
+    return name
+
+
+def _remove_leftovers(workspace: Workspace) -> None:
+    """Remove what an add or delete that was killed left behind."""
+    for pattern in (".new-*", ".old-*"):
+        for folder in workspace.datasets_dir.glob(pattern):
+            try:
+                old = time.time() - folder.stat().st_mtime > LEFTOVER_AGE_S
+            except OSError:
+                continue
+            if old:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,71 @@
+"""Drafts: the one hand-off between pages. A partial spec with reasons, opened as /train?draft=<id>."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import msgspec
+
+from engine import demo, preflight, runs, spec
+from engine.workspace import Workspace, write_atomically
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be run, as far as it is known. `overrides` are dotted paths of the spec; `rules` the advisor's."""
+
+    recipe: str
+    base: str = "starter"
+    dataset: str | None = None
+    overrides: dict[str, Any] = {}
+    reasons: list[str] = []
+    rules: list[str] = []
+    came_from: str = ""
+
+
+def save(workspace: Workspace, draft: Draft) -> str:
+    """Write a draft and return its id."""
+    draft_id = secrets.token_hex(8)
+    write_atomically(workspace.draft_path(draft_id), msgspec.json.encode(draft))
+    return draft_id
+
+
+def load(workspace: Workspace, draft_id: str) -> Draft | None:
+    """Return a draft, or None when there is none of that id or it cannot be read."""
+    try:
+        return msgspec.json.decode(workspace.draft_path(draft_id).read_bytes(), type=Draft)
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def base_of(run_spec: spec.RunSpec) -> str:
+    """Return the base of a run as a draft names it: at the commit the run was made on, though its branch may have moved.
+    A demo knows the bases of its list alone."""
+    return run_spec.base.ref if demo.on() else run_spec.base.pinned
+
+
+def of_run(workspace: Workspace, run_id: str, *, came_from: str, changes: dict[str, Any] | None = None) -> Draft:
+    """Return a draft that repeats a run: the same recipe, base, data and every setting that its recipe did not give."""
+    run_spec = runs.load_spec(workspace, run_id)
+    return Draft(
+        recipe=run_spec.recipe.name,
+        base=base_of(run_spec),
+        dataset=run_spec.dataset.id,
+        overrides={**changed(run_spec, workspace), **(changes or {})},
+        came_from=came_from,
+    )
+
+
+def changed(run_spec: spec.RunSpec, workspace: Workspace) -> dict[str, Any]:
+    """Return the settings of a spec that differ from what its recipe would give on its base now."""
+    plain, _ = preflight.build(
+        workspace, run_spec.recipe.name, base_ref=base_of(run_spec), dataset_id=run_spec.dataset.id, overrides={}
+    )
+    if plain is None:
+        return {}
+    found = {}
+    for path in spec.fields():
+        value = spec.value_at(run_spec, path)
+        if value != spec.value_at(plain, path):
+            found[path] = value
+    return found

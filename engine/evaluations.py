@@ -1,0 +1,217 @@
+"""Evaluations: ask a model and its base benchmarks without training, and put all that is known of a run together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from engine import bases, benchmarks, demo, drafts, events, machine, report, runs, spec
+from engine.words import Problem, t
+from engine.workspace import Workspace
+
+RECIPE = spec.RecipeRef("evaluate", "0" * 64)
+
+
+def reference(workspace: Workspace, ref: str) -> str:
+    """Return what a person named as a base reference: a run's id stands for what that run made."""
+    return f"run:{ref}" if runs.exists(workspace, ref) else ref
+
+
+def build(
+    workspace: Workspace,
+    ref: str,
+    names: Sequence[str],
+    *,
+    limit: int = 0,
+    shots: int = 0,
+    template: str = "auto",
+    against: str | None = None,
+) -> tuple[spec.RunSpec | None, list[Problem]]:
+    """Return the spec of an evaluation with everything that keeps it from starting; None when there are problems.
+
+    `ref` is a run's id or a base. It is compared with `against`; for a run that is the base it was made from, held in as
+    many bits as in training, and a base by itself is only scored, for later comparisons.
+    """
+    ref = reference(workspace, ref)
+    problems: list[Problem] = []
+    tuned = bases.describe(ref, workspace)
+    quantize = "none"
+    if ref.startswith("run:") and not tuned.problems:
+        made = runs.load_spec(workspace, ref.removeprefix("run:"))
+        quantize = made.quantize
+        against = against or made.base.pinned
+    if against is not None:
+        against = reference(workspace, against)
+        problems += bases.describe(against, workspace).problems
+    problems += tuned.problems
+    for one in [tuned] if against is None else [tuned, bases.describe(against, workspace)]:
+        if one.scores_only:
+            problems.append(Problem(rule="evaluate-reward", where="base", parameters={"ref": one.ref}))
+    known = [one.name for one in benchmarks.available(workspace)]
+    shown = ", ".join(known)
+    if not names:
+        problems.append(Problem(rule="evaluate-none", where="evaluate.benchmarks", parameters={"names": shown}))
+    for name in names:
+        if name not in known:
+            problems.append(
+                Problem(
+                    rule="benchmark-unknown",
+                    where="evaluate.benchmarks",
+                    parameters={"name": name[:80], "names": shown},
+                )
+            )
+    settings: dict[str, object] = {}
+    for path, value in (("limit", limit), ("shots", shots), ("template", template)):
+        converted = spec.convert_setting(f"evaluate.{path}", value)
+        if isinstance(converted, Problem):
+            problems.append(converted)
+        else:
+            settings[path] = converted
+    if problems:
+        return None, problems
+    threads = 1 if tuned.is_toy else 0
+    window = min(tuned.window_tokens or 2048, 2048)
+    revision = tuned.revision if tuned.kind == "hub" else None
+    evaluate = msgspec.convert(
+        {"benchmarks": list(dict.fromkeys(names)), "against": against or "", **settings}, spec.Evaluate
+    )
+    made = spec.RunSpec(
+        kind="evaluate",
+        recipe=RECIPE,
+        quantize=quantize,
+        base=spec.BaseRef(ref, revision),
+        dataset=spec.DatasetRef(""),
+        train=spec.Train(max_length=window, threads=threads or machine.facts().cores),
+        evaluate=evaluate,
+    )
+    refused = demo.problems(made, workspace)
+    return (None, refused) if refused else (made, [])
+
+
+def name_of(workspace: Workspace, run_spec: spec.RunSpec) -> str:
+    """Return what an evaluation is called in lists."""
+    ref = run_spec.base.ref
+    shown = runs.name(workspace, ref.removeprefix("run:")) if ref.startswith("run:") else ref.rpartition("/")[2]
+    return f"evaluate {shown}"
+
+
+def start(workspace: Workspace, run_spec: spec.RunSpec, *, name: str | None = None, click_id: str | None = None) -> str:
+    """Queue an evaluation and return its run id."""
+    return runs.start(workspace, run_spec, name=name or name_of(workspace, run_spec), click_id=click_id)
+
+
+def seconds(workspace: Workspace, ref: str, names: Sequence[str], limit: int = 0) -> float | None:
+    """Return the estimated seconds of evaluating `ref`, from what was measured on this machine; None when nothing was.
+    A run is asked with its base, whose scores may be cached: counted once then."""
+    ref = reference(workspace, ref)
+    described, device = bases.describe(ref, workspace), machine.facts().device
+    one = benchmarks.seconds(workspace, device, described.ref, described.parameters, list(names), limit)
+    if one is None or not ref.startswith("run:"):
+        return one
+    below = bases.describe(runs.load_spec(workspace, ref.removeprefix("run:")).base.pinned, workspace)
+    other = benchmarks.seconds(workspace, device, below.ref, below.parameters, list(names), limit)
+    return None if other is None else one + other
+
+
+def of_run(workspace: Workspace, run_id: str) -> list[str]:
+    """Return the ids of finished evaluations that compare a run with the base it was made from, newest first."""
+    try:
+        base = runs.load_spec(workspace, run_id).base
+    except (OSError, ValueError, msgspec.MsgspecError):
+        return []
+    found = []
+    for run in runs.list_all(workspace):
+        if run.status != "finished" or run.base != f"run:{run_id}":
+            continue
+        made = runs.load_spec(workspace, run.id)
+        if made.kind == "evaluate" and made.evaluate.against in (base.ref, base.pinned):
+            found.append(run.id)
+    return found
+
+
+def rows(workspace: Workspace, run_id: str) -> tuple[list[report.Comparison], dict[str, float]]:
+    """Return all lines of a run and the chance level of its benchmarks: its own, and those of later evaluations of it,
+    the newest for each benchmark. Raises report.ItemsDiffer, OSError, msgspec.MsgspecError for broken items."""
+    found = report.compare_run(workspace.run_dir(run_id))
+    chance = report.chances(workspace.run_dir(run_id))
+    for other in of_run(workspace, run_id):
+        have = {row.benchmark for row in found}
+        for row in report.compare_run(workspace.run_dir(other)):
+            if row.benchmark not in have:
+                found.append(msgspec.structs.replace(row, run=run_id))
+        chance = {**report.chances(workspace.run_dir(other)), **chance}
+    return found, chance
+
+
+def along(workspace: Workspace, run_id: str) -> list[report.Point]:
+    """Return a point for each step of a run that was scored on its way, and one for its end, in order; nothing when it
+    was scored only at its end. All by the benchmarks of the first. Raises what rows() raises."""
+    folder = workspace.run_dir(run_id)
+    steps = report.steps_scored(folder)
+    if not steps:
+        return []
+    name, chance = runs.name(workspace, run_id), report.chances(folder)
+    lines = {step: report.compare_run(folder, report.at_step(step)) for step in steps}
+    last = max((event.step for event in events.read(folder)[0] if isinstance(event, events.Finished)), default=0)
+    if last:
+        asked = {row.benchmark for row in lines[steps[0]]}
+        lines[last] = [row for row in report.compare_run(folder) if row.benchmark in asked]
+    return [
+        msgspec.structs.replace(report.point(t("{name}, step {step}", name=name, step=step), rows, chance), step=step)
+        for step, rows in lines.items()
+        if rows
+    ]
+
+
+POINTS = 5
+
+
+class AlongCost(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds that a run took before, and that scoring its tuned model once took."""
+
+    run_s: float
+    scoring_s: float
+
+
+def along_cost(workspace: Workspace, run_id: str) -> AlongCost | None:
+    """Return what it would cost to train a run again and score it on its way, by its own events; None when they do not
+    say."""
+    found, _ = events.read(workspace.run_dir(run_id))
+    started = [one for one in found if isinstance(one, events.Started)]
+    ended = [one for one in found if isinstance(one, events.Finished)]
+    began = [one for one in found if isinstance(one, events.Phase) and one.detail == "tuned"]
+    scored = [
+        one for one in found if isinstance(one, events.Scored) and one.model == "tuned" and one.benchmark != report.KL
+    ]
+    if len(started) != 1 or not ended or not began or not scored:
+        return None  # resumed, or not scored: its clock says nothing
+    return AlongCost(
+        run_s=ended[-1].monotonic_s - started[0].monotonic_s, scoring_s=scored[-1].monotonic_s - began[-1].monotonic_s
+    )
+
+
+def along_draft(workspace: Workspace, run_id: str) -> drafts.Draft:
+    """Return a run made again with all of its settings, scored at several points on its way."""
+    told = t("The same as {name}, scored {n} times on its way", name=runs.name(workspace, run_id), n=POINTS)
+    return drafts.of_run(workspace, run_id, came_from=told, changes={"evaluate.along": POINTS})
+
+
+def settings_of(workspace: Workspace, run_id: str) -> dict[str, dict[str, object]]:
+    """Return what each benchmark of a run was asked under: shots, template, window, questions, chance."""
+    try:
+        return msgspec.json.decode((workspace.run_dir(run_id) / "items" / "settings.json").read_bytes(), type=dict)
+    except (OSError, msgspec.MsgspecError):
+        return {}
+
+
+def points(workspace: Workspace, run_ids: Sequence[str]) -> list[report.Point]:
+    """Return a point per run, marked where it is on the frontier of gain against retention. A run whose items cannot be
+    compared is left out."""
+    found = []
+    for run_id in run_ids:
+        try:
+            found.append(report.point(runs.name(workspace, run_id), *rows(workspace, run_id)))
+        except (report.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError):
+            continue
+    return report.frontier([one for one in found if one.runs])

@@ -1,0 +1,580 @@
+"""How much memory a run needs, worked out from a model's config.json alone. Pure arithmetic: no torch, nothing is loaded.
+
+A range, never a false point: 0.95 to 1.25 times the sum. What is measured is said where it stands; the rest is checked
+against published peaks (tests/test_fit.py holds the table). No figure was checked on a GPU here. What runs of a kind took
+on this machine corrects the sum (calibration.py).
+
+P is the number of parameters, P_t of trained ones, P_q of those held in fewer bits (the linear layers), L the layers,
+d the width, f the width of the feed-forward part, V the vocabulary, T the tokens of one forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
+
+from engine import spec
+from engine.words import t
+
+if TYPE_CHECKING:
+    from engine.advisor import Choice
+    from engine.calibration import Calibration
+
+# The range around the sum: fragmentation and what the allocator keeps cost 5 to 15 %, kernels need room of their own.
+LOW, HIGH = 0.95, 1.25
+# After runs of the same kind on this machine; the longest batch of two data sets differs by so much at the least.
+CALIBRATED_LOW, CALIBRATED_HIGH = 0.9, 1.15
+# The CUDA context and the allocator's first blocks: 0.8 to 1.5 GB; the lower end, since the range covers the rest.
+GPU_FIXED_BYTES = 800_000_000
+# Resident memory of a process that imported torch 2.13 (CPU), transformers, trl and peft and multiplied one matrix:
+# 571 to 574 MiB, read with psutil, 2026-11-24, Linux x86-64. A run's own child, engine.train, reads the same 572.
+IMPORT_BASELINE_BYTES = 574 * 2**20
+# What a run imports and opens later: the harness that scores, the trainer, its data. The starter's runs peak at 660 to 682
+# MiB where its weights, gradients and activations come to 33 (same machine).
+LATER_BYTES = 60 * 2**20
+# On a processor the formula stands as it is, since the worker makes the C library give back what is freed between layers
+# (engine/worker.py). Measured on Linux with glibc: a Llama of 51 million parameters, 4 rows of 512 tokens, no checkpointing,
+# one thread: LoRA took 1,259 MiB above the import baseline, the formula says 1,396; full fine-tuning 1,725, it says 1,939.
+# Without that setting they took 2,518 and 2,087.
+# A run should leave a tenth of the memory free before it is advised.
+USABLE_SHARE = 0.9
+# TRL 1.12's supervised training computes logits for so many tokens at a time (sft_trainer.py, "chunked_nll").
+LOGIT_CHUNK_TOKENS = 256
+# Bytes of a parameter held in fewer bits: NF4 with double quantisation is 4.127 bits (QLoRA, arXiv 2305.14314);
+# LLM.int8 is one byte, its scales aside (arXiv 2208.07339).
+QUANTIZED_BYTES = {"4bit": 4.127 / 8, "8bit": 1.0}
+# PPO writes so many answers at once (engine/train/ppo.py).
+PPO_ROWS_WRITTEN_AT_ONCE = 64
+_MOST = 10**7  # no dimension of a real model is larger
+
+PARTS = (
+    *("weights", "gradients", "optimizer", "activations", "logits", "adapter"),
+    *("reference", "reward", "value", "rollout", "measured", "fixed"),
+)
+
+
+def part_words() -> dict[str, str]:
+    """Return what each part is, in words."""
+    return {
+        "weights": t("Weights"),
+        "gradients": t("Gradients"),
+        "optimizer": t("Optimizer (Adam)"),
+        "activations": t("Activations"),
+        "logits": t("Logits"),
+        "adapter": t("Adapter's extras"),
+        "reference": t("Reference model"),
+        "reward": t("Reward model"),
+        "value": t("Value model"),
+        "rollout": t("Answers being written"),
+        "measured": t("More, as finished runs took"),
+        "fixed": t("Libraries and device"),
+    }
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+class Linear(NamedTuple):
+    """One linear layer inside each transformer layer; names are those of `target_modules`."""
+
+    name: str
+    inputs: int
+    outputs: int
+    bias: bool = False
+
+    @property
+    def parameters(self) -> int:
+        return self.inputs * self.outputs + self.outputs * self.bias
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """The dimensions of a dense decoder. `positions` is 0 unless positions are learned (GPT-2). `attention_dropout`: its
+    attention is dropped in part while it trains; `gelu_in_steps`: its GELU is written as one operation after another.
+    """
+
+    layout: str
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    tied: bool
+    positions: int = 0
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    attention_dropout: bool = False
+    gelu_in_steps: bool = False
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward part has a gate (SwiGLU, GeGLU) or is a plain GELU pair."""
+        return self.layout not in ("gpt2", "gpt_neox")
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """The linear layers of one transformer layer, as transformers builds them."""
+        d, f, wide, kv = self.hidden, self.intermediate, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        bias, mlp = self.attention_bias, self.mlp_bias
+        if self.layout == "gpt2":
+            return (Linear("c_attn", d, 3 * d, True), Linear("c_proj", d, d, True),
+                    Linear("c_fc", d, f, True), Linear("c_proj", f, d, True))  # fmt: skip
+        if self.layout == "gpt_neox":
+            return (Linear("query_key_value", d, 3 * d, bias), Linear("dense", d, d, bias),
+                    Linear("dense_h_to_4h", d, f, True), Linear("dense_4h_to_h", f, d, True))  # fmt: skip
+        if self.layout == "phi3":
+            return (Linear("qkv_proj", d, wide + 2 * kv), Linear("o_proj", wide, d),
+                    Linear("gate_up_proj", d, 2 * f), Linear("down_proj", f, d))  # fmt: skip
+        return (Linear("q_proj", d, wide, bias), Linear("k_proj", d, kv, bias), Linear("v_proj", d, kv, bias),
+                Linear("o_proj", wide, d, bias and self.layout != "qwen2"), Linear("gate_proj", d, f, mlp),
+                Linear("up_proj", d, f, mlp), Linear("down_proj", f, d, mlp))  # fmt: skip
+
+    @property
+    def layer_parameters(self) -> int:
+        """The parameters of one transformer layer with its norms."""
+        norms = {"gpt2": 4, "gpt_neox": 4, "gemma2": 4}.get(self.layout, 2) * self.hidden
+        norms += 2 * self.head_dim if self.layout == "qwen3" else 0
+        return norms + sum(linear.parameters for linear in self.linears)
+
+    @property
+    def head_parameters(self) -> int:
+        return self.vocabulary * self.hidden
+
+    @property
+    def final_norm_parameters(self) -> int:
+        return self.hidden * (1 if self.gated else 2)
+
+
+# Of models as they are published (config.json of Qwen2.5): layers, width, feed-forward width, heads, key-value heads.
+_TYPICAL = (
+    (24, 896, 4864, 14, 2), (28, 1536, 8960, 12, 2), (36, 2048, 11008, 16, 2), (28, 3584, 18944, 28, 4),
+    (48, 5120, 13824, 40, 8), (64, 5120, 27648, 40, 8), (80, 8192, 29568, 64, 8),
+)  # fmt: skip
+_TYPICAL_VOCABULARY = 128_256  # Llama 3's; Qwen's is 151,936, older ones have 32,000
+
+
+def typical_shape(parameters: float) -> Shape | None:
+    """Return the shape of a usual model of so many parameters, to plan for a base of which only the size is known.
+
+    The published model of the nearest size, with as many layers more or fewer as make up the difference. None below
+    100 million, where no shape is usual.
+    """
+    if not 1e8 <= parameters <= 1e12:
+        return None
+
+    def made(layers: int, dims: tuple[int, ...]) -> Shape:
+        hidden, wide, heads, kv = dims
+        return Shape(layout="llama", layers=layers, hidden=hidden, intermediate=wide, vocabulary=_TYPICAL_VOCABULARY,
+                     heads=heads, kv_heads=kv, head_dim=hidden // heads, tied=parameters < 4e9)  # fmt: skip
+
+    shapes = [made(layers, dims) for layers, *rest in _TYPICAL for dims in [tuple(rest)]]
+    nearest = min(shapes, key=lambda one: abs(math.log(count_parameters(one) / parameters)))
+    missing = (parameters - count_parameters(nearest)) / nearest.layer_parameters
+    return msgspec.structs.replace(nearest, layers=max(1, nearest.layers + round(missing)))
+
+
+# transformers writes only what differs from a layout's own defaults in older files; these are the ones that matter.
+_TIED = {"gemma", "gemma2", "gpt2"}
+_HEAD_DIM = {"gemma": 256, "gemma2": 256, "qwen3": 128}
+LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "gpt2", "gpt_neox")
+
+
+def read_shape(config: Any) -> Shape | None:
+    """Return the shape a config.json describes, or None when its layout is not known or a dimension makes no sense.
+
+    A model that reads pictures too keeps its text part under text_config; only that is counted.
+    """
+    if not isinstance(config, dict):
+        return None
+    if isinstance(config.get("text_config"), dict) and config.get("model_type") not in LAYOUTS:
+        config = config["text_config"]
+    layout = config.get("model_type")
+    if layout not in LAYOUTS:
+        return None
+
+    def number(*names: str, default: int | None = None) -> int:
+        """Return the first of these that is set; -1 for what is no count."""
+        value = next((config[name] for name in names if config.get(name) is not None), default)
+        return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST else -1
+
+    def flag(name: str, default: bool) -> bool:
+        value = config.get(name)
+        return value if isinstance(value, bool) else default
+
+    hidden, heads = number("hidden_size", "n_embd"), number("num_attention_heads", "n_head")
+    whole = layout in ("gpt2", "gpt_neox")  # as many key-value heads as heads, side by side as wide as the model
+    found = Shape(
+        layout=layout,
+        layers=number("num_hidden_layers", "n_layer"),
+        hidden=hidden,
+        intermediate=number("intermediate_size", "n_inner", default=4 * hidden if layout == "gpt2" else None),
+        vocabulary=number("vocab_size"),
+        heads=heads,
+        kv_heads=heads if whole else number("num_key_value_heads", default=heads),
+        head_dim=hidden // heads if whole else number("head_dim", default=_HEAD_DIM.get(layout, hidden // heads)),
+        tied=flag("tie_word_embeddings", layout in _TIED),
+        positions=number("max_position_embeddings", "n_positions", default=1024) if layout == "gpt2" else 0,
+        attention_bias=layout == "qwen2" or (layout != "mistral" and flag("attention_bias", layout == "gpt_neox")),
+        mlp_bias=layout == "llama" and flag("mlp_bias", False),
+        attention_dropout=_is_above_zero(config.get("attn_pdrop", 0.1 if layout == "gpt2" else 0))
+        or _is_above_zero(config.get("attention_dropout", 0)),
+        gelu_in_steps=layout == "gpt2" and config.get("activation_function", "gelu_new") == "gelu_new",
+    )
+    counts = (found.layers, hidden, found.intermediate, found.vocabulary, heads, found.kv_heads, found.head_dim)
+    return None if min(counts) < 1 or found.positions < 0 else found
+
+
+def _is_above_zero(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0
+
+
+def count_parameters(shape: Shape) -> int:
+    """Return the exact number of parameters, each tensor once: checked against transformers on the meta device."""
+    outside = (shape.vocabulary + shape.positions) * shape.hidden + shape.final_norm_parameters
+    return outside + shape.layers * shape.layer_parameters + (0 if shape.tied else shape.head_parameters)
+
+
+# --- what is to be run -----------------------------------------------------------------------------------------------
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a run decides its memory.
+
+    `weights`: full fine-tuning holds its weights in 32 bits and computes in 16 on a GPU ("fp32", what engine.train does),
+    or holds everything in 16 ("bf16"). `plain_logits`: without TRL's pieces of logits. `value_model`: PPO's judge of
+    states is a head on the model itself, or a whole trained model as in TRL 1.12. Of PPO alone: `answer_tokens`, its longest
+    answer, which `max_length` includes, and `update_rows`, the answers of an update (0: as many as `batch_size`).
+    """
+
+    objective: str = "sft"
+    adapter: str = "lora"
+    quantize: str = "none"
+    layers: str | list[int] = "all"
+    train_head: bool = True
+    rank: int = 16
+    block_size: int = 32
+    target_modules: str = "all-linear"
+    batch_size: int = 8
+    max_length: int = 1024
+    gradient_checkpointing: bool = False
+    optimizer: str = "adamw"
+    weights: Literal["fp32", "bf16"] = "fp32"
+    plain_logits: bool = False
+    value_model: Literal["head", "model"] = "head"
+    answer_tokens: int = spec.ObjectiveArgs().answer_tokens
+    update_rows: int = 0
+
+
+def setup_of(run_spec: spec.RunSpec) -> Setup:
+    """Return what of a spec decides its memory."""
+    train, args = run_spec.train, run_spec.adapter_args
+    return Setup(
+        objective=run_spec.objective,
+        adapter=run_spec.adapter,
+        quantize=run_spec.quantize,
+        layers=run_spec.layers,
+        train_head=run_spec.train_head,
+        rank=args.rank,
+        block_size=args.block_size,
+        target_modules=args.target_modules,
+        batch_size=train.batch_size,
+        max_length=train.max_length,
+        gradient_checkpointing=bool(train.gradient_checkpointing),  # left open: choices.py decides by this estimate
+        optimizer="adamw" if train.optimizer == "auto" else train.optimizer,
+        answer_tokens=run_spec.objective_args.answer_tokens,
+        update_rows=train.batch_size * train.accumulation if run_spec.objective == "ppo" else 0,
+    )
+
+
+def with_longest(setup: Setup, tokens: int) -> Setup:
+    """Return the setup for data whose longest row has so many tokens; PPO's rows are questions, to be answered."""
+    answer = setup.answer_tokens if setup.objective == "ppo" else 0
+    return msgspec.structs.replace(setup, max_length=max(1, min(setup.max_length, tokens + answer)))
+
+
+def setup_of_choice(choice: Choice) -> Setup:
+    """Return the least a choice of the advisor can be run with: where it sets nothing, one row of 1,024 tokens at a
+    time with gradient checkpointing, as its rule of thumb counts."""
+    return Setup(
+        objective=choice.objective,
+        adapter=choice.adapter,
+        quantize=choice.quantize,
+        layers=choice.layers,
+        rank=choice.value("adapter_args.rank") or 16,
+        batch_size=choice.value("train.batch_size") or (4 if choice.objective == "kto" else 1),
+        max_length=choice.value("train.max_length") or 1024,
+        gradient_checkpointing=True,
+    )
+
+
+# --- the estimate ----------------------------------------------------------------------------------------------------
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes by part, in the order of PARTS, those of no size left out; `parts` is None when nothing is known and
+    `sentence` says why. `runs`: how many finished runs of this machine the figures were corrected by."""
+
+    device: str
+    parts: dict[str, int] | None
+    parameters: int | None = None
+    trained_parameters: int | None = None
+    sentence: str = ""
+    runs: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.parts.values()) if self.parts else 0
+
+    @property
+    def moving_bytes(self) -> int:
+        """All but what libraries and device take before a model is there: what is measured above the baseline."""
+        return self.total_bytes - (self.parts or {}).get("fixed", 0)
+
+    @property
+    def low_bytes(self) -> int:
+        return round((CALIBRATED_LOW if self.runs else LOW) * self.total_bytes)
+
+    @property
+    def high_bytes(self) -> int:
+        return round((CALIBRATED_HIGH if self.runs else HIGH) * self.total_bytes)
+
+    def calibrated(self, found: Calibration | None) -> Estimate:
+        """Return the estimate corrected by what finished runs took on this machine."""
+        if found is None or not self.parts:
+            return self
+        parts = dict(self.parts)
+        if found.factor > 1:
+            parts["measured"] = round((found.factor - 1) * self.moving_bytes)
+        else:
+            parts = {name: round(size * found.factor) for name, size in parts.items()}
+        parts["fixed"] = self.parts["fixed"]
+        if self.device == "cpu" and found.baseline_bytes:
+            parts["fixed"] = found.baseline_bytes + LATER_BYTES
+        return msgspec.structs.replace(self, parts={n: parts[n] for n in PARTS if parts.get(n)}, runs=found.runs)
+
+
+def trained_parameters(shape: Shape, setup: Setup) -> int:
+    """Return how many parameters a run trains. LoRA of rank r on a linear layer d -> o has r(d + o), OFT with blocks of b
+    d(b - 1)/2 (peft 0.21, tuners/oft/layer.py). Raises ValueError for layers the shape does not have."""
+    chosen = spec.layer_indices(setup.layers, shape.layers)
+    count = shape.layers if chosen is None else len(chosen)
+    if setup.adapter == "lora":
+        return count * sum(setup.rank * (one.inputs + one.outputs) for one in _adapted(shape, setup))
+    if setup.adapter == "oft":
+        return count * sum(one.inputs * (_block(one, setup) - 1) // 2 for one in _adapted(shape, setup))
+    if chosen is None:
+        return _held_parameters(shape, setup)
+    head = shape.head_parameters + shape.final_norm_parameters if setup.train_head else 0
+    return count * shape.layer_parameters + head
+
+
+def _held_parameters(shape: Shape, setup: Setup) -> int:
+    """Return the parameters in memory: a reward model has a score instead of the output layer."""
+    without_head = setup.objective == "reward" and not shape.tied
+    return count_parameters(shape) - (shape.head_parameters if without_head else 0)
+
+
+def _adapted(shape: Shape, setup: Setup) -> list[Linear]:
+    if setup.target_modules == "all-linear":
+        return list(shape.linears)
+    names = {name.strip() for name in setup.target_modules.split(",")}
+    return [linear for linear in shape.linears if linear.name in names]
+
+
+def _block(linear: Linear, setup: Setup) -> int:
+    return max(1, min(setup.block_size, linear.inputs))
+
+
+def estimate(shape: Shape | None, setup: Setup, *, device: str) -> Estimate:
+    """Return the memory of a run on `device` ("cpu" or "cuda:0"), by part.
+
+    - weights, gradients, optimizer: 4 + 4 + 8 bytes for each trained parameter in 32 bits (Adam keeps two moments), and
+      on a GPU 2 more for the copies autocast makes: the 18 P of LLaMA-Factory's table. In pure bf16 2 + 2 + 4. A frozen
+      parameter takes 2 bytes on a GPU below an adapter, else 4. Below 4 bits TRL casts LoRA's weights to bf16.
+    - activations: a layer keeps T(22 d + 8 f) bytes with a gate, T(18 d + 4 f) = 34 T d without (Korthikanti and others,
+      arXiv 2205.05198, attention never written out); with checkpointing 2 T d for each layer and one layer's whole. Twice
+      that in 32 bits. GELU in steps (GPT-2's) keeps three more of the feed-forward width. On a processor attention that is
+      dropped in part is written out: three scores of 4 bytes for each pair of tokens and head, after softmax, the mask
+      and what is left (torch 2.13, _scaled_dot_product_attention_math). Nothing below the lowest trained layer, unless
+      the tied embeddings train, or an adapter runs with checkpointing, which needs gradients at the inputs.
+    - logits: bf16 logits, their fp32 copy and its gradient, 10 T V (12 in 32 bits). TRL 1.12's supervised training
+      takes 256 tokens at a time; DPO, KTO and PPO hold all; a reward model has none.
+    - adapter: peft keeps a fp32 copy of the inputs of each adapted layer on a bf16 base (4 T d; measured on peft 0.21 on
+      a CPU), and OFT its rotations, 4 d b a layer and 12 d b while it builds them.
+    - DPO and reward pairs: T doubles. The reference is the adapter switched off, or a frozen copy of all weights.
+    - PPO: a frozen reward model of the base's size, the value model, and while answers are written the key-value cache of
+      up to 64 rows and the scores of all answers of an update, in fp32 and once more while they are put together
+      (TRL 1.12, batch_generation).
+    - fixed: GPU_FIXED_BYTES, or on a processor what importing the libraries takes, at first and later (measured).
+
+    With long rows and no checkpointing an adapter can need more than full fine-tuning of a small model: its copies grow
+    with the tokens, the weights do not.
+    """
+    if shape is None:
+        return Estimate(
+            device=device,
+            parts=None,
+            sentence=t(
+                "The memory cannot be estimated: this base's config.json is not here, or its architecture is not known."
+            ),
+        )
+    try:
+        trained = trained_parameters(shape, setup)
+    except ValueError as error:
+        text = t("The memory cannot be estimated: {reason}.", reason=error)
+        return Estimate(device=device, parts=None, sentence=text)
+    if min(setup.batch_size, setup.max_length, setup.rank, setup.block_size, setup.answer_tokens) < 1:
+        text = t("The memory cannot be estimated: rows, tokens and ranks are counted from 1.")
+        return Estimate(device=device, parts=None, sentence=text)
+    on_gpu = device.startswith("cuda")  # Apple's shares main memory, and runs compute in 32 bits there (choices.py)
+    element_bytes = 2 if on_gpu else 4
+    held = _held_parameters(shape, setup)
+    tokens = setup.batch_size * setup.max_length * (2 if setup.objective in ("dpo", "reward") else 1)
+    weights, gradients, optimizer = _held_bytes(shape, setup, trained, held, element_bytes)
+    parts = {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": optimizer,
+        "activations": _activation_bytes(shape, setup, tokens, element_bytes),
+        "logits": _logit_bytes(shape, setup, tokens, on_gpu),
+        "adapter": _adapter_bytes(shape, setup, tokens, on_gpu),
+        "reference": element_bytes * held
+        if setup.adapter == "full" and setup.objective in ("dpo", "kto", "ppo")
+        else 0,
+        "fixed": GPU_FIXED_BYTES if on_gpu else IMPORT_BASELINE_BYTES + LATER_BYTES,
+    }
+    if setup.objective == "ppo":
+        parts |= _ppo_bytes(shape, setup, held, element_bytes)
+    return Estimate(
+        device=device,
+        parts={name: round(parts[name]) for name in PARTS if parts.get(name)},
+        parameters=count_parameters(shape),
+        trained_parameters=trained,
+    )
+
+
+def _held_bytes(shape: Shape, setup: Setup, trained: int, held: int, element_bytes: int) -> tuple[float, float, float]:
+    """Return the bytes of weights, gradients and optimizer: two moments for each trained parameter, of 4 bytes each, or
+    of 1 in 8 bits (8-bit Optimizers via Block-wise Quantization, arXiv 2110.02861), the constants aside."""
+    moments = 2 if setup.optimizer == "adamw_8bit" else 8
+    if setup.adapter == "full":
+        if setup.weights == "bf16" and element_bytes == 2:
+            return 2 * held, 2 * trained, 4 * trained
+        copies = 2 * held if element_bytes == 2 else 0
+        return 4 * held + copies, 4 * trained, moments * trained
+    base: float = element_bytes * held
+    if setup.quantize in QUANTIZED_BYTES:
+        linear = shape.layers * sum(one.inputs * one.outputs for one in shape.linears)
+        base = QUANTIZED_BYTES[setup.quantize] * linear + element_bytes * (held - linear)
+    if setup.adapter == "lora" and setup.quantize in QUANTIZED_BYTES and element_bytes == 2:
+        return base + 2 * trained, 2 * trained, 4 * trained
+    return base + 4 * trained, 4 * trained, moments * trained
+
+
+def _layers_with_activations(shape: Shape, setup: Setup) -> int:
+    chosen = spec.layer_indices(setup.layers, shape.layers)
+    if chosen is None:
+        return shape.layers
+    through = setup.gradient_checkpointing if setup.adapter != "full" else shape.tied and setup.train_head
+    return shape.layers if through else shape.layers - chosen[0]
+
+
+def _activation_bytes(shape: Shape, setup: Setup, tokens: int, element_bytes: int) -> float:
+    wide = max(shape.hidden, shape.heads * shape.head_dim)
+    per_token = 22 * wide + 8 * shape.intermediate if shape.gated else 18 * wide + 4 * shape.intermediate
+    per_token += 6 * shape.intermediate if shape.gelu_in_steps else 0
+    layer = tokens * per_token * element_bytes / 2
+    if shape.attention_dropout and element_bytes == 4:
+        layer += 12 * shape.heads * tokens * setup.max_length
+    deep = _layers_with_activations(shape, setup)
+    if setup.gradient_checkpointing:
+        return min(element_bytes * tokens * shape.hidden * deep + layer, layer * deep)
+    return layer * deep
+
+
+def _logit_bytes(shape: Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
+    if setup.objective == "reward":
+        return 0
+    if setup.objective == "sft" and not setup.plain_logits:
+        tokens = min(tokens, LOGIT_CHUNK_TOKENS)
+    return (10 if on_gpu else 12) * tokens * shape.vocabulary
+
+
+def _adapter_bytes(shape: Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
+    if setup.adapter == "full":
+        return 0
+    adapted, chosen = _adapted(shape, setup), spec.layer_indices(setup.layers, shape.layers)
+    count = shape.layers if chosen is None else len(chosen)
+    at_once = 1 if setup.gradient_checkpointing else count
+    found = 4 * tokens * sum(one.inputs for one in adapted) * at_once if on_gpu else 0
+    if setup.adapter == "oft":
+        rotations = sum(one.inputs * _block(one, setup) for one in adapted)
+        return found + 4 * rotations * count + 12 * rotations * at_once
+    return found + 4 * tokens * setup.rank * len(adapted) * at_once
+
+
+def _ppo_bytes(shape: Shape, setup: Setup, held: int, element_bytes: int) -> dict[str, float]:
+    rows = setup.update_rows or setup.batch_size
+    answer = min(setup.answer_tokens, setup.max_length)
+    at_once = min(rows, PPO_ROWS_WRITTEN_AT_ONCE)
+    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * setup.max_length * at_once * element_bytes
+    value = 16 * shape.hidden if setup.value_model == "head" else (8 if element_bytes == 2 else 16) * held
+    scores = 2 * 4 * rows * answer * shape.vocabulary
+    return {"reward": element_bytes * held, "value": value, "rollout": cache + scores}
+
+
+# --- against a machine -----------------------------------------------------------------------------------------------
+
+
+def fits_choice(shape: Shape, choice: Choice, *, device: str, memory_bytes: float) -> bool:
+    """Whether the advisor may name a choice: its sum leaves a tenth of the memory free."""
+    found = estimate(shape, setup_of_choice(choice), device=device)
+    return found.parts is not None and found.total_bytes <= USABLE_SHARE * memory_bytes
+
+
+def verdict(found: Estimate, memory_bytes: float) -> str:
+    """Return the range in words, against the memory of the device."""
+    if found.parts is None:
+        return found.sentence
+    words = {"low": size_words(found.low_bytes), "high": size_words(found.high_bytes), "have": size_words(memory_bytes)}
+    words["device"] = t("the processor's memory") if found.device in ("cpu", "mps") else t("the GPU's memory")
+    if found.low_bytes > memory_bytes:
+        return t("It needs {low} to {high} and does not fit: {device} is {have}.", **words)
+    if found.high_bytes > memory_bytes:
+        return t("It needs {low} to {high}; that may be too much: {device} is {have}.", **words)
+    return t("It needs {low} to {high}; {device} is {have}.", **words)
+
+
+def smaller_settings(shape: Shape, setup: Setup, *, device: str, memory_bytes: float) -> dict[str, Any] | None:
+    """Return the mildest change of settings, by path, whose sum fits: checkpointing, fewer rows a pass, shorter rows,
+    an adapter; in that order. None when nothing helps."""
+    batches = [setup.batch_size // 2**n for n in range(1, 12) if setup.batch_size // 2**n >= 1]
+    lengths = [setup.max_length // 2**n for n in range(1, 10) if setup.max_length // 2**n >= 128]
+    least = min([setup.batch_size, *batches])
+    if setup.objective == "kto":  # KTO compares the rows of a batch
+        batches = [size for size in batches if size >= 2]
+        least = min([setup.batch_size, *batches])
+    steps: list[dict[str, Any]] = [{}]
+    steps += [{"batch_size": size} for size in batches]
+    steps += [{"batch_size": least, "max_length": length} for length in lengths]
+    tries = [step for step in steps if step] if setup.gradient_checkpointing else []
+    tries += [{**step, "gradient_checkpointing": True} for step in steps if not setup.gradient_checkpointing]
+    if setup.adapter == "full":
+        tries += [{**step, "adapter": "lora", "gradient_checkpointing": True} for step in steps]
+    for change in tries:
+        changed = msgspec.structs.replace(setup, **change)
+        if estimate(shape, changed, device=device).total_bytes <= USABLE_SHARE * memory_bytes:
+            kept = {name: value for name, value in change.items() if getattr(setup, name) != value}
+            return {name if name == "adapter" else f"train.{name}": value for name, value in kept.items()}
+    return None
+
+
+def size_words(size_bytes: float) -> str:
+    """Return a size with its unit and as many digits as say something."""
+    size_gib = size_bytes / 2**30
+    if size_gib < 1:
+        return t("{n} MiB", n=f"{size_bytes / 2**20:,.{0 if size_bytes >= 10 * 2**20 else 1}f}")
+    return t("{n} GiB", n=f"{size_gib:,.{1 if size_gib < 100 else 0}f}")

@@ -1,0 +1,139 @@
+"""Safe repairs of a file. Each writes a new file beside the old one and changes nothing but what its name says.
+
+What is offered for a file, and how much it would change, is in its Report (`offers`), so that a person sees the effect
+before it is applied. Dropping bad rows is the one repair that needs a check, and is in datasets.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.check import DatasetError, Report, opened
+from engine.containers import BOM, CHUNK_BYTES, Unreadable, parses
+from engine.rules import meant_label
+from engine.words import Problem, t
+
+DROP_BAD_ROWS, CONVERT_LABELS, STRIP_BOM, AS_TEXT = "drop_bad_rows", "convert_labels", "strip_bom", "as_text"
+# In the order in which they are applied, after all edits: what is repaired first need not be dropped.
+FIXES = (AS_TEXT, STRIP_BOM, CONVERT_LABELS, DROP_BAD_ROWS)
+
+
+class Edit(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that a person wrote anew. `row` is the 1-based record of the file; a blank text deletes the row."""
+
+    row: int
+    text: str
+
+
+def one_line(text: str) -> bytes:
+    """A record's text on one line: a line break cannot be part of a JSON string, so it stands between values."""
+    return " ".join(text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").splitlines()).strip().encode()
+
+
+def write_edited(source: Path, target: Path, mapping: dict[str, str], edits: Sequence[Edit]) -> None:
+    """Write every record as JSON Lines, the edited ones as a person wrote them. Raises DatasetError for one that
+    is no JSON, or is not there."""
+    texts = {edit.row: one_line(edit.text) for edit in edits}
+    for row, text in texts.items():
+        # A row of brackets or zero bytes could make another kind of file of all the rest.
+        if text and not parses(text):
+            raise DatasetError(Problem(rule="row-not-json", parameters={"row": row}))
+    with opened(source, mapping) as (_, records), target.open("wb") as out:
+        for row, (line, raw) in enumerate(records, start=1):
+            text = texts.pop(row, None)
+            if text is None:
+                text = as_line(line, raw)
+            if text:
+                out.write(text + b"\n")
+    if texts:
+        raise DatasetError(Problem(rule="row-gone", parameters={"row": min(texts)}))
+
+
+def as_line(line: int | None, raw: bytes) -> bytes:
+    """A record on one line; one that could not be read stays an error."""
+    if isinstance(raw, Unreadable):
+        return f"(line {line} could not be read)".encode()  # stays an error, and says where it was
+    return raw.rstrip(b"\r").replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+def offers(report: Report) -> dict[str, str]:
+    """The repairs that would change something: name -> what it does, in one sentence."""
+    found: dict[str, str] = {}
+    if report.errors.get("not-data") and report.plain_text:
+        found[AS_TEXT] = t("Train on it as text: every paragraph becomes a row.")
+    if report.label_changes:
+        changes = ", ".join(t("{change} in {n} rows", change=change, n=n) for change, n in report.label_changes.items())
+        found[CONVERT_LABELS] = t("Convert the labels: {changes}.", changes=changes)
+    if report.warnings.get("bom"):
+        found[STRIP_BOM] = t("Remove the byte order mark: 3 bytes at the start, no text.")
+    if report.type and 0 < report.bad_rows < report.rows:
+        found[DROP_BAD_ROWS] = t(
+            "Leave out {bad} rows with errors: {good} rows stay.",
+            bad=f"{report.bad_rows:,}",
+            good=f"{report.rows - report.bad_rows:,}",
+        )
+    return found
+
+
+def apply(fix: str, source: Path, target: Path, mapping: dict[str, str]) -> None:
+    """Write `source` with one repair (any but DROP_BAD_ROWS) to `target`. Raises DatasetError."""
+    {AS_TEXT: _as_text, STRIP_BOM: _strip_bom, CONVERT_LABELS: _convert_labels}[fix](source, target, mapping)
+
+
+def _strip_bom(source: Path, target: Path, mapping: dict[str, str]) -> None:
+    with source.open("rb") as file, target.open("wb") as out:
+        out.write(file.read(len(BOM)).removeprefix(BOM))
+        while chunk := file.read(CHUNK_BYTES):
+            out.write(chunk)
+
+
+def _convert_labels(source: Path, target: Path, mapping: dict[str, str]) -> None:
+    """Write every record as JSON Lines, labels that clearly mean true or false as these."""
+    with opened(source, mapping) as (reading, records), target.open("wb") as out:
+        fields = reading.layout.fields if reading else {}
+        for line, raw in records:
+            changed = _with_labels(raw, fields.get("label"), fields.get("step_labels"))
+            out.write((changed or as_line(line, raw)) + b"\n")
+
+
+def _with_labels(raw: bytes, label: str | None, step_labels: str | None) -> bytes | None:
+    """The record with its labels converted, or None when none is."""
+    try:
+        row: Any = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(row, dict):
+        return None
+    changed = False
+    if label in row and (meant := meant_label(row[label])) is not None:
+        row[label], changed = meant, True
+    if step_labels in row and isinstance(row[step_labels], list):
+        marks = [meant if (meant := meant_label(mark)) is not None else mark for mark in row[step_labels]]
+        row[step_labels], changed = marks, changed or marks != row[step_labels]
+    return msgspec.json.encode(row) if changed else None
+
+
+def _as_text(source: Path, target: Path, mapping: dict[str, str]) -> None:
+    """Write each paragraph, what stands between blank lines, as a row."""
+    held: list[str] = []
+    with source.open("rb") as file, target.open("wb") as out:
+
+        def write() -> None:
+            if text := "".join(held).strip("\r\n"):
+                out.write(msgspec.json.encode({"text": text}) + b"\n")
+            held.clear()
+
+        for line in file:
+            try:
+                text = line.removeprefix(BOM).decode()
+            except UnicodeDecodeError:
+                raise DatasetError(Problem(rule="encoding", parameters={"found": t("something else")})) from None
+            if text.strip():
+                held.append(text)
+            else:
+                write()
+        write()

@@ -1,0 +1,239 @@
+"""Storing a large file, or fetching a model or data from the hub, takes longer than a page may stand still: it is done in
+a process of its own, and watched.
+
+A job is a folder with call.json (what to do), progress.json (how far) and result.json (the data set, or what is wrong).
+`python -m engine.jobs FOLDER` does it. Stopping it, or killing the server, leaves the stored data as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine import datasets, demo, hub, words
+from engine.fixes import Edit
+from engine.words import Problem
+from engine.workspace import Workspace, write_atomically
+
+# Below, a check is over in well under a second, and a process of its own would only cost its start.
+SMALL_BYTES = 2 << 20
+PROGRESS_EVERY_S = 0.2
+LEFTOVER_AGE_S = 24 * 3600
+ENGINE_FOLDER = Path(__file__).resolve().parents[1]
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job does: store the file at `source`, or with `dataset` make a fixed or mapped copy of stored data, or with
+    `rows` the rows of a large file that training reads; fetch the hub's `model` into its cache, or its `data`
+    (hf:owner/name[:config][:split]) and store that."""
+
+    workspace: str
+    source: str | None = None
+    name: str = ""
+    remove_source: bool = False
+    dataset: str | None = None
+    rows: bool = False
+    fixes: tuple[str | Edit, ...] = ()
+    mapping: dict[str, str] | None = None
+    language: str = "en"
+    model: str | None = None
+    data: str | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """`done` of `total` bytes of one pass over the file; `passes` counts from 1. `left_s` is None when not known yet."""
+
+    done: int = 0
+    total: int = 1
+    passes: int = 1
+    left_s: float | None = None
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.done / max(1, self.total))
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """The id of the data set that was made, or the commit of the model; or the problem that kept it from being made."""
+
+    dataset: str | None = None
+    commit: str | None = None
+    problem: Problem | None = None
+
+
+_started: dict[str, subprocess.Popen[bytes]] = {}
+
+
+def carry_out(call: Call, progress: datasets.Progress | None = None) -> Result:
+    """Do what a call says, in this process."""
+    workspace = Workspace(call.workspace)
+    if call.model is not None or call.data is not None:
+        return _from_hub(call, workspace, progress)
+    try:
+        if call.dataset is None:
+            made = datasets.add(
+                workspace,
+                call.source or "",
+                call.name,
+                mapping=call.mapping,
+                progress=progress,
+                move=call.remove_source,
+                wait_for_rows=False,
+            )
+        elif call.rows:
+            datasets.make_rows(workspace, call.dataset, progress)
+            made = datasets.load(workspace, call.dataset)
+        elif call.mapping is not None:
+            made = datasets.mapped_copy(workspace, call.dataset, call.mapping, progress, wait_for_rows=False)
+        else:
+            made = datasets.fixed_copy(workspace, call.dataset, progress, fixes=call.fixes, wait_for_rows=False)
+    except datasets.DatasetError as error:
+        return Result(problem=error.problem)
+    finally:
+        if call.remove_source and call.source:
+            Path(call.source).unlink(missing_ok=True)
+    return Result(dataset=made.id)
+
+
+def _from_hub(call: Call, workspace: Workspace, progress: datasets.Progress | None) -> Result:
+    """Fetch what a call names; a token stands in the environment alone (HF_TOKEN), or is the user's own login."""
+    try:
+        if call.model is not None:
+            return Result(commit=hub.fetch(call.model, progress=progress))
+        made = add_from_hub(workspace, call.data or "", call.name, progress=progress, move=True, wait_for_rows=False)
+        return Result(dataset=made.id)
+    except (hub.HubError, datasets.DatasetError) as error:
+        return Result(problem=error.problem)
+
+
+def add_from_hub(
+    workspace: Workspace, ref: str, name: str = "", *, progress: datasets.Progress | None = None, **how: Any
+) -> datasets.Dataset:
+    """Fetch hf:owner/name[:config][:split], check and store it as any file. Raises HubError and DatasetError."""
+    workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".hub-", dir=workspace.uploads_dir) as folder:
+        file, title = hub.fetch_data(ref, Path(folder), progress=progress)
+        return datasets.add(workspace, file, name or title, progress=progress, **how)
+
+
+def start(call: Call, token: str | None = None) -> Path:
+    """Begin a job and return its folder; a token is passed on by the environment and stands in no file."""
+    jobs_folder = Workspace(call.workspace).root / "jobs"
+    for old in jobs_folder.glob("*"):  # of pages that were closed meanwhile; one that goes on writes its progress
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > LEFTOVER_AGE_S:
+                shutil.rmtree(old, ignore_errors=True)
+    folder = jobs_folder / secrets.token_hex(8)
+    folder.mkdir(parents=True)
+    write_atomically(folder / "call.json", msgspec.json.encode(call))
+    with (folder / "log").open("wb") as log:
+        _started[str(folder)] = subprocess.Popen(  # noqa: S603 - a list, no shell
+            [sys.executable, "-m", "engine.jobs", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=ENGINE_FOLDER,
+            env={**os.environ, "HF_TOKEN": token} if token else None,
+            start_new_session=True,
+        )
+    return folder
+
+
+def progress(folder: Path) -> Progress:
+    """How far a job is."""
+    try:
+        return msgspec.json.decode((folder / "progress.json").read_bytes(), type=Progress)
+    except (OSError, msgspec.MsgspecError):
+        return Progress()
+
+
+def result(folder: Path) -> Result | None:
+    """What became of a job, or None while it goes on. One that ended without a word has failed."""
+    process = _started.get(str(folder))
+    ended = process is None or process.poll() is not None
+    try:
+        return msgspec.json.decode((folder / "result.json").read_bytes(), type=Result)
+    except (OSError, msgspec.MsgspecError):
+        return Result(problem=Problem(rule="job-ended")) if ended else None
+
+
+def stop(folder: Path) -> None:
+    """End a job; what it had begun to write is removed."""
+    process = _started.get(str(folder))
+    if process is not None and process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    forget(folder)
+
+
+def forget(folder: Path) -> None:
+    """Remove what a job that is over has left."""
+    process = _started.pop(str(folder), None)
+    if process is not None:
+        process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Meter:
+    """Turns bytes read into a Progress with the time left, from the speed of this pass."""
+
+    def __init__(self, told: Any, now_s: Any = time.monotonic):
+        self.told, self.now_s = told, now_s
+        self.passes, self.last = 1, 0
+        self.began_s = self.told_s = now_s()
+        self.began_at = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        now_s = self.now_s()
+        if done < self.last:  # the file is read once more
+            self.passes += 1
+            self.began_s, self.began_at, self.told_s = now_s, done, 0.0
+        self.last = done
+        if now_s - self.told_s < PROGRESS_EVERY_S and done < total:
+            return
+        self.told_s = now_s
+        speed = (done - self.began_at) / max(1e-6, now_s - self.began_s)
+        left_s = (total - done) / speed if speed > 0 and now_s - self.began_s > 0.5 else None
+        self.told(Progress(done=done, total=total, passes=self.passes, left_s=left_s))
+
+
+def main(folder: Path) -> int:
+    """Carry out the call of a job folder; SIGTERM ends it as an exception would, so that nothing half made is left."""
+
+    def told(now: Progress) -> None:
+        if not folder.is_dir():  # nobody waits any more
+            raise SystemExit(1)
+        # Renamed, but not forced to disk: it is written five times a second and worth nothing after a crash.
+        beside = folder / "progress.new"
+        beside.write_bytes(msgspec.json.encode(now))
+        os.replace(beside, folder / "progress.json")
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if demo.on():
+        import resource
+
+        most_s = demo.limits().check_cpu_s  # SIGXCPU ends it, and result() says that it ended
+        resource.setrlimit(resource.RLIMIT_CPU, (most_s, most_s + 5))
+    call = msgspec.json.decode((folder / "call.json").read_bytes(), type=Call)
+    words.set_language(call.language)
+    write_atomically(folder / "result.json", msgspec.json.encode(carry_out(call, Meter(told))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

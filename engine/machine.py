@@ -1,0 +1,82 @@
+"""What this machine has, found without torch: processor cores, memory, NVIDIA cards. Pages open in under a second."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from functools import lru_cache
+
+import msgspec
+import psutil
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """`capability` is NVIDIA's compute capability; bf16 arithmetic came with 8.0 (Ampere). `uuid` is the driver's own name
+    of the card: the same whatever CUDA_VISIBLE_DEVICES leaves visible."""
+
+    name: str
+    memory_mib: int
+    capability: float = 8.0
+    uuid: str = ""
+
+
+class MachineFacts(msgspec.Struct, frozen=True):
+    """`memory_mib` is main memory; `gpus` are those that CUDA_VISIBLE_DEVICES leaves visible."""
+
+    cores: int
+    memory_mib: int
+    gpus: tuple[Gpu, ...]
+    apple: bool = False  # Apple's own chip, whose GPU shares main memory
+
+    @property
+    def device(self) -> str:
+        """The kind of device a run takes: cuda:0 with a card, mps on Apple's chips, else cpu. A run sees its own card as
+        cuda:0."""
+        return "cuda:0" if self.gpus else "mps" if self.apple else "cpu"
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """What runs take turns on: every visible card by its uuid, or the processor."""
+        return tuple(gpu.uuid or f"cuda:{n}" for n, gpu in enumerate(self.gpus)) or (self.device,)
+
+    @property
+    def device_memory_bytes(self) -> int:
+        """The memory of that device: the first card's, else main memory."""
+        return (self.gpus[0].memory_mib if self.gpus else self.memory_mib) * 2**20
+
+
+@lru_cache(maxsize=1)
+def facts() -> MachineFacts:
+    """Look once per process; nvidia-smi is the driver's own tool and needs no torch."""
+    # TUNEBOOK_DEVICE=cpu leaves Apple's GPU out, as an empty CUDA_VISIBLE_DEVICES does NVIDIA's
+    apple = sys.platform == "darwin" and platform.machine() == "arm64" and os.environ.get("TUNEBOOK_DEVICE") != "cpu"
+    return MachineFacts(os.cpu_count() or 1, psutil.virtual_memory().total // 2**20, _gpus(), apple)
+
+
+def _gpus() -> tuple[Gpu, ...]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and not visible.replace("-1", "").strip(", "):
+        return ()
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    query = [tool, "--query-gpu=index,uuid,name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    try:
+        output = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: S603 - a list, no shell
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    found = []
+    for line in output.splitlines():
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) != 5 or not parts[3].isdigit():
+            continue
+        if visible is None or {parts[0], parts[1]} & {v.strip() for v in visible.split(",")}:
+            try:
+                capability = float(parts[4])
+            except ValueError:  # an old driver does not tell it
+                capability = 0.0
+            found.append(Gpu(parts[2], int(parts[3]), capability, parts[1]))
+    return tuple(found)

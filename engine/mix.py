@@ -1,0 +1,93 @@
+"""Several stored data sets mixed by weight into one, which goes through the same check as any file."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine import datasets
+from engine.datasets import Dataset, DatasetError
+from engine.words import Problem, Text, later
+from engine.workspace import Workspace
+
+_CHAT = ("prompt-completion", "language-modeling")
+
+
+def counts(rows: list[int], weights: list[float]) -> list[int]:
+    """Return how many rows of each data set a mix takes: in the proportion of the weights, as many as there are without
+    taking a row twice (rows that come again are learned by heart)."""
+    most = min(have / weight for have, weight in zip(rows, weights, strict=True))
+    return [max(1, math.floor(most * weight + 1e-9)) for weight in weights]
+
+
+def add(workspace: Workspace, parts: Sequence[tuple[str, float]], name: str) -> Dataset:
+    """Store a mix of data sets, named by id with their weights. Raises DatasetError when one cannot be part of it."""
+    if len(parts) < 2 or not all(math.isfinite(weight) and weight > 0 for _, weight in parts):
+        raise DatasetError(Problem(rule="mix-weights"))
+    loaded = [datasets.load(workspace, dataset_id) for dataset_id, _ in parts]
+    types = {one.report.type for one in loaded}
+    for one in loaded:
+        reason: Text | None = None
+        if not one.report.trainable:
+            reason = later("{n} of its rows are bad", n=one.report.bad_rows)
+        elif len(types) > 1 and not (types <= set(_CHAT) and not _is_text(one)):
+            reason = later("its rows are of another kind than the others'")
+        if reason is not None:
+            raise DatasetError(Problem(rule="mix-part", parameters={"name": one.name[:80], "reason": reason}))
+    as_chat = types <= set(_CHAT) and not any(_is_text(one) for one in loaded)
+    if not as_chat and types == {"language-modeling"} and not all(_is_text(one) for one in loaded):
+        reason = later("its rows are of another kind than the others'")
+        raise DatasetError(Problem(rule="mix-part", parameters={"name": loaded[0].name[:80], "reason": reason}))
+    taken = counts([one.good_rows for one in loaded], [weight for _, weight in parts])
+    workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mix-", dir=workspace.uploads_dir) as folder:
+        target = Path(folder) / "mix.jsonl"
+        with target.open("w", encoding="utf-8") as out:
+            for one, count in zip(loaded, taken, strict=True):
+                for row in _spread(datasets.rows_path(workspace, one.id), one.good_rows, count):
+                    out.write(json.dumps(_plain(row, as_chat=as_chat), ensure_ascii=False) + "\n")
+        return datasets.add(workspace, target, name)
+
+
+def _is_text(one: Dataset) -> bool:
+    return one.report.type == "language-modeling" and one.report.layout == "text"
+
+
+def _spread(path: Path, rows: int, count: int) -> Any:
+    """Yield `count` of a file's rows, spread evenly over all of them."""
+    import pyarrow.parquet
+
+    at = 0
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+        for row in batch.to_pylist():
+            if (at + 1) * count // rows > at * count // rows:
+                yield row
+            at += 1
+
+
+def _plain(row: dict[str, Any], *, as_chat: bool) -> dict[str, Any]:
+    """Return a canonical row as one that a file may hold."""
+    if as_chat:
+        messages = row.get("messages") or [*(row.get("prompt") or []), *(row.get("completion") or [])]
+        kept: dict[str, Any] = {"messages": [_message(one) for one in messages]}
+    else:
+        kept = {}
+        for key in ("text", "messages", "prompt", "completion", "chosen", "rejected", "label", "completions", "labels"):
+            value = row.get(key)
+            if value is not None:
+                chat = isinstance(value, list) and value and isinstance(value[0], dict)
+                kept[key] = [_message(one) for one in value] if chat else value
+    if row.get("tools"):
+        kept["tools"] = json.loads(row["tools"])
+    return kept
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in message.items() if value is not None}
+    if isinstance(kept.get("tool_calls"), str):
+        kept["tool_calls"] = json.loads(kept["tool_calls"])
+    return kept

@@ -1,0 +1,124 @@
+"""What can be done about forgetting: the same run with one thing changed, the effect to expect, and who says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from engine import drafts, preflight, report, runs, spec
+from engine.words import t
+from engine.workspace import Workspace
+
+# A sweep of the guide's claims tries the same step: a quarter of the rate.
+LOWER_RATE = 0.25
+# What another recipe takes over from a run: what it is asked, on which rows, and how long it may take.
+_KEPT = ("evaluate.", "dataset.", "train.seed", "train.max_steps", "train.threads", "train.max_length")
+
+
+class Remedy(msgspec.Struct, frozen=True, kw_only=True):
+    """One change: `recipe` where it is another recipe, `changes` by dotted path; `effect` is what was seen elsewhere and
+    `source` where."""
+
+    name: str
+    title: str
+    effect: str
+    source: str
+    recipe: str | None = None
+    changes: dict[str, Any] = {}
+
+
+def of(run_spec: spec.RunSpec) -> list[Remedy]:
+    """Return what a run leaves to be tried, the strongest first."""
+    train, found = run_spec.train, []
+    if run_spec.objective == "sft" and train.replay_share < 0.5:
+        share = report.more_replay(train.replay_share)
+        found.append(
+            Remedy(
+                name="replay",
+                title=t("More replay: {share} %", share=f"{100 * share:g}"),
+                effect=t(
+                    "The strongest single remedy: with 1 % of general rows the general loss stayed almost where it was."
+                ),
+                source="arXiv 2502.06042",
+                changes={"train.replay_share": share},
+            )
+        )
+    if run_spec.objective in ("dpo", "kto"):
+        beta = min(preflight.MOST_BETA, 2 * (run_spec.objective_args.beta or preflight.USUAL_BETA))
+        found.append(
+            Remedy(
+                name="beta",
+                title=t("A higher beta: {beta}", beta=f"{beta:g}"),
+                effect=t("Beta holds the model to its base: how far it moves predicts how much it forgets."),
+                source="arXiv 2509.04259",
+                changes={"objective_args.beta": beta},
+            )
+        )
+    if run_spec.adapter == "lora" and run_spec.adapter_args.rank > 1:
+        rank, alpha = run_spec.adapter_args.rank // 2, max(1, run_spec.adapter_args.alpha // 2)
+        found.append(
+            Remedy(
+                name="rank",
+                title=t("A lower rank: {rank}", rank=rank),
+                effect=t(
+                    "General accuracy after 16 epochs of code, from about 65 %: 61 % at rank 16, 51 % at rank 64, 41 % with "
+                    "all weights. It also learned less."
+                ),
+                source="arXiv 2405.09673, table S6",
+                changes={"adapter_args.rank": rank, "adapter_args.alpha": alpha},
+            )
+        )
+    found.append(
+        Remedy(
+            name="rate",
+            title=t("A lower rate: {rate}", rate=f"{LOWER_RATE * train.learning_rate:g}"),
+            effect=t("A lower rate forgets less, and takes more steps to learn as much."),
+            source="arXiv 2605.26097",
+            changes={"train.learning_rate": LOWER_RATE * train.learning_rate},
+        )
+    )
+    if run_spec.objective == "sft" and run_spec.adapter != "oft":
+        found.append(
+            Remedy(
+                name="oft",
+                title=t("OFT: turn the weights, never stretch them"),
+                effect=t(
+                    "A Llama of 3B that learned mathematics: the loss on Wikipedia rose by 0.041 nats with OFT, 0.050 with "
+                    "LoRA of rank 32. One benchmark, so measure it."
+                ),
+                source=t("peft's method comparison on MetaMathQA"),
+                recipe="qoft" if run_spec.quantize == "4bit" else "oft",
+            )
+        )
+    if run_spec.objective == "sft" and not str(run_spec.layers).startswith("bottom_frozen"):
+        found.append(
+            Remedy(
+                name="freeze",
+                title=t("Freeze the lower half of the layers"),
+                effect=t(
+                    "Below 3B parameters, freezing the lower 25 to 50 % did as well as full fine-tuning or better."
+                ),
+                source="Appl. Sci. 15(19), 10434",
+                recipe="freeze-bottom",
+            )
+        )
+    return found
+
+
+def draft(workspace: Workspace, run_id: str, remedy: Remedy) -> drafts.Draft:
+    """Return the draft of the same run with a remedy: same base, rows, questions and seed."""
+    came_from = t("The same as {name}: {change}", name=runs.name(workspace, run_id), change=remedy.title)
+    if remedy.recipe is None:
+        made = drafts.of_run(workspace, run_id, came_from=came_from, changes=remedy.changes)
+    else:
+        run_spec = runs.load_spec(workspace, run_id)
+        changed = drafts.changed(run_spec, workspace)
+        made = drafts.Draft(
+            recipe=remedy.recipe,
+            base=drafts.base_of(run_spec),
+            dataset=run_spec.dataset.id,
+            overrides={path: value for path, value in changed.items() if path.startswith(_KEPT)},
+            came_from=came_from,
+        )
+    return msgspec.structs.replace(made, reasons=[f"{remedy.effect} ({remedy.source})"])

@@ -1,0 +1,69 @@
+"""Which rows are trained on and which are held out: seeded, and by group, so that one prompt is never on both sides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+from engine.spec import DatasetRef
+
+# Enough for an interval of a few points; more would only cost time on every evaluation.
+MOST_HELD_OUT = 500
+
+
+def group_of(row: dict[str, Any]) -> str:
+    """Rows with the same question form a group: the prompt, or the turns before the last answer, or the text."""
+    messages = row.get("messages") or []
+    last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=0)
+    question = row.get("prompt") or messages[:last] or messages or row.get("text")
+    return json.dumps(question, ensure_ascii=False, sort_keys=True)
+
+
+def held_out(rows: list[dict[str, Any]], share: float, seed: int) -> list[int]:
+    """Return the indices of held-out rows: whole groups in an order drawn from `seed`, until the share is reached.
+
+    At most MOST_HELD_OUT rows, at least one where there are two groups, never the last group.
+    """
+    if share <= 0:
+        return []
+    groups: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(group_of(row), []).append(index)
+    if len(groups) < 2:
+        return []
+    order = sorted(groups, key=lambda g: hashlib.sha256(f"{seed}:{g}".encode("utf-8", "surrogatepass")).digest())
+    wanted = min(MOST_HELD_OUT, max(1, round(share * len(rows))))
+    chosen: list[int] = []
+    for group in order[:-1]:
+        if len(chosen) >= wanted:
+            break
+        if chosen and len(chosen) + len(groups[group]) > MOST_HELD_OUT:
+            continue
+        chosen += groups[group]
+    return sorted(chosen)
+
+
+def divide(
+    chosen: DatasetRef, read: Callable[[str], list[dict[str, Any]]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows to train on and those held out: the evaluation data's, or a share split off by group. `read` gives
+    the canonical rows of a stored data set."""
+    rows = read(chosen.id)
+    if chosen.eval_id:
+        return _some(rows, chosen), read(chosen.eval_id)[:MOST_HELD_OUT]
+    out = set(held_out(rows, chosen.eval_share, chosen.split_seed))
+    kept = [row for index, row in enumerate(rows) if index not in out]
+    return _some(kept, chosen), [rows[index] for index in sorted(out)]
+
+
+def _some(rows: list[dict[str, Any]], chosen: DatasetRef) -> list[dict[str, Any]]:
+    """Return the rows to train on: all, or the first so many in an order drawn by the split seed, so that fewer rows are
+    always part of more. What is held out stays the same."""
+    most = chosen.most_rows
+    if not most or most >= len(rows):
+        return rows
+    order = random.Random(chosen.split_seed).sample(range(len(rows)), len(rows))  # noqa: S311 - no secret
+    return [rows[index] for index in sorted(order[:most])]

@@ -1,0 +1,150 @@
+"""Which weights move: all, those of chosen layers, or a LoRA or OFT adapter. Everything else is frozen."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, OFTConfig, get_peft_model
+from transformers.pytorch_utils import Conv1D
+
+from engine.choices import Chosen
+from engine.spec import RunSpec, layer_indices
+from engine.train import backend, oft
+from engine.words import Text, later
+
+# "model.layers.11.mlp" in Llama and Qwen, "transformer.h.11.mlp" in GPT-2: the index must match whole, since
+# the guide's substring "h.1" also meets h.10 to h.19 (its contradiction X12).
+_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+
+
+class Prepared(NamedTuple):
+    """`notes` are sentences for the run's log; `rotations` are those of an OFT adapter."""
+
+    model: Any
+    trainable: int
+    total: int
+    notes: list[Text]
+    rotations: oft.Rotations | None = None
+
+
+def prepare(model: Any, spec: RunSpec, decided: Chosen | None = None) -> Prepared:
+    """Freeze and wrap the model as the spec says; return it with its parameter counts."""
+    depth = model.config.get_text_config().num_hidden_layers
+    chosen = layer_indices(spec.layers, depth)
+    if spec.adapter == "oft":
+        return _with_oft(model, spec, chosen)
+    if spec.adapter == "lora":
+        args = spec.adapter_args
+        targets = args.target_modules
+        if decided is not None and decided.backend == "unsloth":
+            names = _targets(model, targets, chosen if chosen is not None else list(range(depth)))
+            made = backend.add_unsloth_lora(
+                model, spec, list(names), chosen, checkpointing=decided.gradient_checkpointing
+            )
+            return _counted(made, [])
+        config = LoraConfig(
+            r=args.rank,
+            lora_alpha=args.alpha,
+            lora_dropout=args.dropout,
+            target_modules=_targets(model, targets, chosen),
+            layers_to_transform=None if chosen is None else chosen,
+            bias="none",
+            # SEQ_CLS also trains and saves the new head of a reward model whole.
+            task_type="SEQ_CLS" if spec.objective == "reward" else "CAUSAL_LM",
+        )
+        return _counted(_hosted(model, config), [])
+    model.requires_grad_(True)  # what was merged from an earlier adapter comes frozen
+    notes = []
+    if chosen is not None:
+        freeze_all_but(model, set(chosen), train_head=spec.train_head)
+        numbers = ", ".join(str(index) for index in chosen)
+        notes.append(
+            later("Of the {depth} layers these train: {numbers} (counted from 0).", depth=depth, numbers=numbers)
+        )
+        if spec.train_head and _is_tied(model):
+            notes.append(later("The base's output layer is its embedding: training the one trains the other."))
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Prepared(model, trainable, sum(p.numel() for p in model.parameters()), notes)
+
+
+def _with_oft(model: Any, spec: RunSpec, chosen: list[int] | None) -> Prepared:
+    """Wrap the model in peft's OFT adapter with our rotations."""
+    oft.straighten(model)
+    args = spec.adapter_args
+    config = OFTConfig(
+        oft_block_size=args.block_size,
+        use_cayley_neumann=False,  # the exact rotation: what is saved means the same to plain peft
+        target_modules=_targets(model, args.target_modules, chosen),
+        layers_to_transform=None if chosen is None else chosen,
+        bias="none",
+        task_type="SEQ_CLS" if spec.objective == "reward" else "CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Invalid `oft_block_size`")  # said below
+        made = _hosted(model, config)
+    rotations = oft.host(made)
+    others = sorted({m.block_size for m in rotations.modules} - {args.block_size})
+    notes = []
+    if others:
+        sizes = ", ".join(map(str, others))
+        notes.append(
+            later("Blocks of {size} do not divide every layer; there the nearest that does: {sizes}.",
+              size=args.block_size, sizes=sizes)
+        )  # fmt: skip
+    return _counted(made, notes, rotations)
+
+
+def _hosted(model: Any, config: LoraConfig | OFTConfig) -> Any:
+    """Wrap the model in an adapter that names its base when it is saved, so that plain peft can load it elsewhere."""
+    model.name_or_path = model.config._name_or_path
+    return get_peft_model(model, config)
+
+
+def _counted(model: Any, notes: list[Text], rotations: oft.Rotations | None = None) -> Prepared:
+    trainable, total = model.get_nb_trainable_parameters()  # it knows how many weights a 4-bit tensor packs
+    return Prepared(model, trainable, total, notes, rotations)
+
+
+def _is_tied(model: Any) -> bool:
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def undo_half_precision(model: Any) -> None:
+    """Hold what trains in fp32 again: TRL's trainers cast it to bf16 on a quantised base, where the small steps of Adam
+    round to nothing. Between making the trainer and train(), before there is an optimizer."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+
+
+def _targets(model: Any, targets: str, chosen: list[int] | None) -> str | list[str]:
+    """peft takes all-linear only for all layers; with some, the linear modules inside layers are named instead."""
+    if targets != "all-linear":
+        return [name.strip() for name in targets.split(",")]
+    if chosen is None:
+        return targets
+    linear = (torch.nn.Linear, Conv1D)
+    return sorted(
+        {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, linear) and _LAYER.search(f".{n}.")}
+    )
+
+
+def freeze_all_but(model: Any, chosen: set[int], *, train_head: bool) -> None:
+    """Train only the chosen layers, and the output layer with the norm before it when `train_head` is set.
+
+    A head that is tied to the embeddings trains them too; it is one tensor. The head of a reward model is new and
+    always trains.
+    """
+    output = model.get_output_embeddings()
+    if output is None:
+        head = {id(p) for p in model.score.parameters()}
+    else:
+        head = {id(p) for p in output.parameters()} if train_head else set()
+    for name, parameter in model.named_parameters():
+        layer = _LAYER.search(f".{name}")
+        inside = layer is not None and int(layer.group(1)) in chosen
+        last_norm = layer is None and ("norm" in name or "ln_f" in name) and train_head  # ln_f in GPT-2
+        parameter.requires_grad = inside or last_norm or id(parameter) in head

@@ -1,0 +1,114 @@
+"""What this process runs on, and Unsloth, which must be imported before the libraries it patches.
+
+Nothing here imports transformers, trl or peft: it is asked first.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from engine import bases, choices, datasets, machine, preflight
+from engine.failures import RunRefused
+from engine.spec import RunSpec
+from engine.words import Problem, Text, later
+from engine.workspace import Workspace
+
+
+def here() -> choices.Device:
+    """Return the device of this process as torch sees it."""
+    cuda = torch.cuda.is_available()
+    memory = torch.cuda.get_device_properties(0).total_memory if cuda else psutil.virtual_memory().total
+    return choices.Device(
+        name="cuda" if cuda else "mps" if on_apple() else "cpu",
+        memory_bytes=memory,
+        bf16=cuda and torch.cuda.is_bf16_supported(including_emulation=False),
+        unsloth=choices.installed("unsloth"),
+        flash_attention=choices.installed("flash_attn"),
+    )
+
+
+def on_apple() -> bool:
+    """Whether the run takes Apple's GPU."""
+    return machine.facts().device == "mps" and torch.backends.mps.is_available()
+
+
+def device_reason() -> Text:
+    """Return in words why this device is used."""
+    if torch.cuda.is_available():
+        return later("{card} was found", card=torch.cuda.get_device_name(0))
+    if on_apple():
+        return later("Apple's GPU was found")
+    return later("no GPU was found")
+
+
+def decide(spec: RunSpec, workspace: Workspace) -> choices.Chosen:
+    """Return what follows from this machine where the spec leaves it open."""
+    try:
+        dataset = datasets.load(workspace, spec.dataset.id)
+    except (datasets.DatasetError, OSError, ValueError):
+        dataset = None
+    return preflight.chosen(
+        spec, bases.describe(spec.base.ref, workspace, spec.base.revision), dataset, workspace, here()
+    )
+
+
+def import_unsloth(run_dir: Path) -> Any:
+    """Import Unsloth and return it. It rewrites transformers, trl and peft as they are imported, so it comes first; what
+    it compiles goes into the run's cache. Raises RunRefused when it cannot be loaded."""
+    os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"  # it would fetch a file to be counted
+    os.environ["UNSLOTH_COMPILE_LOCATION"] = str(run_dir / "cache" / "unsloth")
+    try:
+        import unsloth  # pyright: ignore[reportMissingImports]
+    except (ImportError, RuntimeError, NotImplementedError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise RunRefused(Problem(rule="unsloth-broken", parameters={"reason": reason})) from error
+    return unsloth
+
+
+def load_unsloth(source: str, spec: RunSpec, dtype: torch.dtype, *, checkpointing: bool) -> Any:
+    """Load a base through Unsloth: whole, or in 4 bits. Full fine-tuning holds all weights in `dtype`."""
+    from unsloth import FastLanguageModel  # pyright: ignore[reportMissingImports]
+
+    model, _ = FastLanguageModel.from_pretrained(
+        model_name=source,
+        revision=spec.base.revision,
+        max_seq_length=spec.train.max_length,
+        dtype=dtype,
+        load_in_4bit=spec.quantize == "4bit",
+        full_finetuning=spec.adapter == "full",
+        use_gradient_checkpointing="unsloth" if checkpointing else False,
+        use_exact_model_name=True,  # else it may fetch its own quantised copy of the same name
+        trust_remote_code=False,
+    )
+    return model
+
+
+def add_unsloth_lora(model: Any, spec: RunSpec, targets: list[str], layers: list[int] | None, *, checkpointing: bool):
+    """Wrap a model loaded by Unsloth in LoRA with its fast kernels. What is saved is a plain peft adapter."""
+    from unsloth import FastLanguageModel  # pyright: ignore[reportMissingImports]
+
+    args = spec.adapter_args
+    return FastLanguageModel.get_peft_model(
+        model,
+        r=args.rank,
+        lora_alpha=args.alpha,
+        lora_dropout=args.dropout,
+        target_modules=targets,
+        layers_to_transform=layers,
+        bias="none",
+        use_gradient_checkpointing="unsloth" if checkpointing else False,
+        random_state=spec.train.seed,
+    )
+
+
+def back_to_training(model: Any, training: bool) -> None:
+    """Put a model back after it wrote answers. Unsloth switches its checkpointing off to write."""
+    switch = getattr(model, "for_training", None)
+    if training and switch is not None:
+        switch()
+    model.train(training)

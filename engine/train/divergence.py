@@ -1,0 +1,179 @@
+"""How far a run has moved the model from its base: the KL divergence of what they would write, per token.
+
+KL(base || tuned) on the new task predicts how much is forgotten (RL's Razor, arXiv 2509.04259). For each held-out prompt
+the base writes an answer, drawn at temperature 1; at every token of it the divergence of the two distributions over the
+whole vocabulary is computed exactly. By the chain rule the sum over an answer, averaged over answers, is the divergence
+of the two models' answers; only the drawing of answers leaves noise, which the interval over rows shows.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from engine import events
+from engine.choices import Chosen
+from engine.report import SEEN
+from engine.spec import RunSpec
+from engine.train import load
+from engine.train.rows import Named
+from engine.train.tokenize import render
+from engine.words import later
+from engine.workspace import Workspace, write_atomically
+
+BENCHMARK = "kl-to-base"
+MOST_PROMPTS = 64
+MOST_NEW_TOKENS = 24
+# Numbers in the log-probabilities of one batch, of which four copies are held: 256 MiB each.
+MOST_NUMBERS = 2**26
+
+
+class KlItem(msgspec.Struct, kw_only=True):
+    """One prompt: the divergence in nats, summed over the `tokens` of the answer that the base wrote."""
+
+    item: str
+    family: str
+    kl_nats: float
+    tokens: int
+    prompt: str | None = None
+
+
+def prompts(rows: list[Named], tokenizer: Any, limit: int) -> list[tuple[str, str, str, list[int]]]:
+    """Return (item, family, prompt as shown, token ids up to the answer) of at most `limit` rows, spread over them."""
+    found = []
+    for name, family, row in rows[:: max(1, len(rows) // limit)][:limit]:
+        if row.get("text") is not None:
+            ids = tokenizer(row["text"], add_special_tokens=True)["input_ids"]
+            ids = ids[: max(1, min(32, len(ids) // 2))]
+            shown = tokenizer.decode(ids, skip_special_tokens=True)
+        else:
+            messages = row.get("prompt") or _before_answer(row.get("messages") or [])
+            if not messages:
+                continue
+            text = render(tokenizer, messages, row.get("tools"), ask=True)
+            ids, shown = tokenizer(text, add_special_tokens=False)["input_ids"], messages[-1].get("content") or ""
+        if ids:
+            found.append((name, family, shown[:500], ids))
+    return found
+
+
+def _before_answer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    first = next((i for i, message in enumerate(messages) if message["role"] == "assistant"), 0)
+    return messages[:first]
+
+
+@torch.no_grad()
+def measure(
+    tuned: Any,
+    as_base: Callable[[], AbstractContextManager[Any]],
+    tokenizer: Any,
+    asked: list[tuple[str, str, str, list[int]]],
+    max_length: int,
+    stop: Callable[[], bool],
+) -> list[KlItem]:
+    """Return an item per prompt; nothing when a stop is asked for.
+
+    `as_base` gives the base for as long as it is entered: the tuned model with its adapter off, or a model of its own.
+    Memory is bounded by MOST_NUMBERS.
+    """
+    items: list[KlItem] = []
+    was_training = tuned.training
+    tuned.eval()
+    asked = sorted(asked, key=lambda one: len(one[3]))  # little padding
+    size = max(1, min(MOST_PROMPTS, MOST_NUMBERS // (len(tokenizer) * (MOST_NEW_TOKENS + 1))))
+    for start in range(0, len(asked), size):
+        if stop():
+            return []
+        batch = asked[start : start + size]
+        given = [ids[-max(1, max_length - MOST_NEW_TOKENS) :] for _, _, _, ids in batch]
+        with as_base() as base:
+            ids, mask, width = _answers(base, tokenizer, given, seed=start)
+            before = _log_probabilities(base, ids, mask, width)
+        after = _log_probabilities(tuned, ids, mask, width)
+        counted = mask[:, width:].to(before.dtype)
+        each = ((before.exp() * (before - after)).sum(dim=-1) * counted).sum(dim=-1)
+        for (name, family, shown, _), nats, tokens in zip(
+            batch, each.tolist(), counted.sum(dim=-1).tolist(), strict=True
+        ):
+            items.append(KlItem(item=name, family=family, kl_nats=max(0.0, nats), tokens=int(tokens), prompt=shown))
+    tuned.train(was_training)
+    return items
+
+
+def _answers(base: Any, tokenizer: Any, given: list[list[int]], seed: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return the token ids of prompts (padded on the left to `width`) with the answers the base writes, the mask of
+    what is no padding, and `width`."""
+    width, padding, device = max(map(len, given)), tokenizer.pad_token_id, base.device
+    ids = torch.tensor([[padding] * (width - len(one)) + one for one in given], device=device)
+    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in given], device=device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        out = base.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=MOST_NEW_TOKENS, do_sample=True, temperature=1.0, top_k=0,
+            top_p=1.0, pad_token_id=padding, eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+    written = out[:, width:]
+    ended = (
+        (written == tokenizer.eos_token_id).int() if tokenizer.eos_token_id is not None else torch.zeros_like(written)
+    )
+    # the end token itself is counted, what fills up after it is not
+    counted = (ended.cumsum(dim=1) - ended == 0).long()
+    return out, torch.cat([mask, counted], dim=1), width
+
+
+def _log_probabilities(model: Any, ids: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
+    """Return the log-probabilities (rows, answer tokens, vocabulary) of each token of the answers, in fp32."""
+    kept = ids.shape[1] - width + 1
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # with padding on the left, for models that count positions
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=kept).logits
+    return torch.log_softmax(logits[:, -kept:-1].float(), dim=-1)
+
+
+def write(path: Path, items: list[KlItem]) -> None:
+    """Write the items of a run, one a line."""
+    write_atomically(path, b"".join(msgspec.json.encode(item) + b"\n" for item in items))
+
+
+def report(
+    trainer: Any, tuned: Any, tokenizer: Any, scored: list[Named], spec: RunSpec, workspace: Workspace, chosen: Chosen,
+    run_dir: Path, log: events.EventLog, stop: Callable[[], bool],
+) -> None:  # fmt: skip
+    """Measure a run's divergence on its held-out prompts, or on trained ones where none are held out, and keep it with
+    the run. With an adapter the base is the model with the adapter off; else it is loaded once more, in the place of
+    the optimizer's state. Where memory is too short for that, the run says so and ends well."""
+    unseen = [row for row in scored if row[1] != SEEN]
+    asked = prompts(unseen or scored, tokenizer, min(MOST_PROMPTS, spec.evaluate.limit or MOST_PROMPTS))
+    if not asked:
+        return
+    try:
+        if hasattr(tuned, "disable_adapter"):
+            items = measure(tuned, lambda: _adapter_off(tuned), tokenizer, asked, spec.train.max_length, stop)
+        else:
+            trainer.optimizer = trainer.lr_scheduler = None
+            trainer.accelerator.free_memory()
+            tuned.zero_grad(set_to_none=True)
+            gc.collect()
+            torch.cuda.empty_cache()
+            base = load.load(spec, workspace, chosen._replace(backend="plain")).model.eval()
+            items = measure(tuned, lambda: nullcontext(base), tokenizer, asked, spec.train.max_length, stop)
+    except (torch.OutOfMemoryError, MemoryError):
+        log.append(
+            events.Log(text=later("How far the model moved from its base could not be measured: too little memory."))
+        )
+        return
+    if items:
+        write(run_dir / "items" / f"{BENCHMARK}.jsonl", items)
+        log.append(events.Scored(model="tuned", benchmark=BENCHMARK, items=len(items)))
+
+
+@contextmanager
+def _adapter_off(model: Any) -> Iterator[Any]:
+    """The model with its adapter off."""
+    with model.disable_adapter():
+        yield model

@@ -1,0 +1,179 @@
+"""An evaluation run: a model and its base, asked the same questions under the same settings, and nothing trained."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from transformers import AutoTokenizer
+
+from engine import bases, events, runs
+from engine.failures import RunRefused
+from engine.report import read_items, write_items
+from engine.spec import BaseRef, RunSpec
+from engine.train import load, oft, scores
+from engine.train.tokenize import ensure_template
+from engine.words import Problem, Text
+from engine.workspace import Workspace
+
+EXIT_FINISHED, EXIT_STOPPED = 0, 3
+
+
+def run(run_spec: RunSpec, workspace: Workspace, run_dir: Path, log: events.EventLog, stop: Callable[[], bool]) -> int:
+    """Score the models of an evaluation; returns the exit status. What is cached needs no model at all."""
+    wanted = {"base": run_spec.evaluate.against, "tuned": run_spec.base.ref}
+    if not wanted["base"]:
+        wanted = {"base": run_spec.base.ref}
+    described = {role: bases.describe(str(ref), workspace) for role, ref in wanted.items()}
+    for one in described.values():
+        if one.problems:
+            raise RunRefused(one.problems[0])
+    tokenizers = {role: _tokenizer(run_spec, one) for role, one in described.items()}
+    if len(tokenizers) == 2 and not same_tokens(tokenizers["base"], tokenizers["tuned"]):
+        raise RunRefused(
+            Problem(
+                rule="tokenizers-differ",
+                parameters={"base": described["base"].ref, "tuned": described["tuned"].ref},
+            )
+        )
+    # One window for both: what one of them cannot read is not put to the other.
+    narrow = min(described.values(), key=lambda one: one.window_tokens or scores.MOST_WINDOW_TOKENS)
+    asked = scores.general(run_spec, workspace, narrow)
+    total = len(wanted) * sum(question.size for question in asked)
+    pace = _Pace(log, total)
+    for role, one in described.items():
+        log.append(events.Phase(phase="evaluating", detail=role))
+        # The chat template is the base's for both: a question must not change with the model.
+        tokenizer = tokenizers["base"]
+        if not _score(run_spec, workspace, run_dir, role, one, tokenizer, asked, log, stop, pace):
+            log.append(events.Stopped(step=pace.done, resumable=True))
+            return EXIT_STOPPED
+    log.append(events.Finished(step=total))
+    return EXIT_FINISHED
+
+
+class _Pace:
+    """Counts questions and says how long the rest will take, by the pace of those scored in this attempt."""
+
+    def __init__(self, log: events.EventLog, total: int):
+        self._log, self._total, self.done = log, total, 0
+        self._began_s, self._new = time.monotonic(), 0
+
+    def add(self, questions: int, detail: str, *, scored: bool) -> None:
+        self.done += questions
+        if scored:
+            self._new += questions
+        spent_s = time.monotonic() - self._began_s
+        left_s = (self._total - self.done) * spent_s / self._new if self._new else None
+        self._log.append(
+            events.Progress(
+                done=self.done, total=self._total, left_s=None if left_s is None else round(left_s, 1), detail=detail
+            )
+        )
+
+    def start(self) -> None:
+        """Begin to count: loading a model says nothing about the pace of questions."""
+        if not self._new:
+            self._began_s = time.monotonic()
+
+
+class _Counted:
+    """Turns how many questions of a benchmark are done into how many more these are."""
+
+    def __init__(self, pace: _Pace, benchmark: str):
+        self._pace, self._benchmark, self._before = pace, benchmark, 0
+
+    def upto(self, done: int, fresh: bool = True) -> None:
+        if done > self._before:
+            self._pace.add(done - self._before, self._benchmark, scored=fresh)
+            self._before = done
+
+
+def _score(
+    run_spec: RunSpec, workspace: Workspace, run_dir: Path, role: str, base: bases.Base, tokenizer: Any,
+    asked: list[scores.Question], log: events.EventLog, stop: Callable[[], bool], pace: _Pace,
+) -> bool:  # fmt: skip
+    """Score one model; False when a stop came first."""
+    weights = scores.weights_key(base)
+    weights = weights if run_spec.quantize == "none" else f"{weights}:{run_spec.quantize}"
+    model = None
+    for question in asked:
+        target = run_dir / "items" / f"{role}-{question.benchmark}.jsonl"
+        key = scores.key_of(weights, question, tokenizer)
+        kept = scores.kept_items(workspace, key)
+        if target.exists() or kept.exists():
+            cached = not target.exists()
+            if cached:
+                scores.keep(target, read_items(kept), question, key if role == "base" else None)
+                told = events.Scored(
+                    model=role, benchmark=question.benchmark, items=len(read_items(target)), cached=True
+                )
+                log.append(told)
+            pace.add(question.size, question.benchmark, scored=False)
+            continue
+        if stop():
+            return False
+        if model is None:
+            log.append(events.Phase(phase="loading", detail=role))
+            model, notes = _model(run_spec, workspace, base)
+            for note in notes:
+                log.append(events.Log(text=note))
+            log.append(events.Phase(phase="evaluating", detail=role))
+        pace.start()
+        part, counted = target.with_suffix(".part"), _Counted(pace, question.benchmark)
+        already = 0 if question.score_whole is not None else len(scores.read_part(part, key)) * scores.PIECE
+        counted.upto(min(already, question.size), fresh=False)
+        began_s = time.monotonic()
+        items, new = scores.score(model, tokenizer, question, key, part, stop, counted.upto)
+        if items is None:
+            return False
+        counted.upto(question.size)
+        scores.note_speed(workspace, base, question, new, time.monotonic() - began_s)
+        write_items(kept, items)
+        scores.keep(target, items, question, key if role == "base" else None)
+        log.append(events.Scored(model=role, benchmark=question.benchmark, items=len(items)))
+    del model
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return True
+
+
+def _model(run_spec: RunSpec, workspace: Workspace, base: bases.Base) -> tuple[Any, list[Text]]:
+    """Load a model to be asked. An adapter is laid over its base as it was trained, also over one in 4 bits: merging
+    would round again."""
+    plain = msgspec.structs.replace(run_spec, adapter="lora", base=BaseRef(base.ref, run_spec.base.revision))
+    if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
+        below = runs.load_spec(workspace, base.ref.removeprefix("run:"))
+        loaded = load.load(msgspec.structs.replace(plain, base=below.base), workspace)
+        return oft.lay_over(loaded.model, base.folder).eval(), loaded.notes
+    loaded = load.load(plain, workspace)
+    return loaded.model.eval(), loaded.notes
+
+
+def _tokenizer(run_spec: RunSpec, base: bases.Base) -> Any:
+    source = str(base.folder) if base.folder is not None else base.ref
+    revision = run_spec.base.revision if base.ref == run_spec.base.ref else None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except OSError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
+    ensure_template(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+# Words, digits, indented code, accents, Chinese and a symbol beyond the basic plane.
+_PROBE = "The  quick brown fox, 1234.5!\n\tdef f(x): return x\nnaïve façade 中文分词 🙂"
+
+
+def same_tokens(one: Any, other: Any) -> bool:
+    """Whether two tokenizers split text alike: the same tokens by the same numbers, and the same split of a probe."""
+    return one.get_vocab() == other.get_vocab() and one(_PROBE)["input_ids"] == other(_PROBE)["input_ids"]

@@ -1,0 +1,279 @@
+"""python -m engine.train.export RUN_DIR TARGET [DTYPE]: what a run made as one whole model, compared with what was trained.
+
+An adapter is merged into its base as that is stored: one that was trained in 4 bits into the base's own 16 bits. A model
+of which all weights were trained is copied. The folder is written beside its place and renamed when it has been read back
+and compared. Each line on stdout is one JSON object: {"phase": ...}, and at the end {"parity": ...} or {"failed": ...}.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine import bases, export, failures, runs, spec
+from engine.failures import RunRefused
+from engine.templates import for_template
+from engine.train.rows import Named
+from engine.train.tokenize import conversation, ensure_template, render
+from engine.words import Problem
+from engine.workspace import Workspace, write_atomically
+
+# Texts whose token ids are compared; logits are compared on the first of them, at so many tokens each.
+TEXTS, LOGIT_TEXTS, LOGIT_TOKENS = 20, 3, 64
+# fp32 leaves about 1e-6 a layer between x (W + B A) and x W + x A B; nothing that a person could notice.
+LEAST_TOLERANCE = 1e-4
+# For a run whose data is gone.
+_QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+_SPOKEN = [*_QUESTION, {"role": "assistant", "content": "Paris."}]
+
+Told = Callable[[str], None]
+
+
+def _texts(scored: list[Named]) -> Iterator[tuple[str, Callable[[Any], list[int]], Callable[[Any], list[int]]]]:
+    """Yield texts as (shown, how training makes token ids of it, how anybody else does)."""
+    chosen = scored[:: max(1, len(scored) // TEXTS)][:TEXTS]
+    rows = [row for _, _, row in chosen] or [{"messages": _SPOKEN}]
+    for row in rows:
+        if row.get("text") is not None:
+
+            def read(tokenizer: Any, text: str = row["text"]) -> list[int]:
+                return tokenizer(text, add_special_tokens=True)["input_ids"]
+
+            yield row["text"], read, read
+            continue
+        tools = row.get("tools")
+        answer = row.get("completion") or row.get("chosen") or []
+        messages = [*row["prompt"], *answer] if row.get("prompt") else conversation({**row, "completion": answer})
+        first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
+        for part, ask in ((messages[:first], True), (messages, False)):
+            if not part:
+                continue
+
+            def trained(tokenizer: Any, part: Any = part, tools: Any = tools, ask: bool = ask) -> list[int]:
+                whole = render(tokenizer, part, tools, ask=ask)
+                return tokenizer(whole, add_special_tokens=False)["input_ids"]
+
+            def elsewhere(tokenizer: Any, part: Any = part, tools: Any = tools, ask: bool = ask) -> list[int]:
+                return tokenizer.apply_chat_template(
+                    for_template(part), tools=json.loads(tools) if tools else None, add_generation_prompt=ask,
+                    tokenize=True, return_dict=True,
+                )["input_ids"]  # fmt: skip
+
+            yield part[-1].get("content") or "", trained, elsewhere
+
+
+def same_tokens(scored: list[Named], trained: Any, exported: Any) -> tuple[export.Parity, list[list[int]]]:
+    """Compare the token ids of some of the run's own texts: rendered and cut as in training, and by the exported
+    tokenizer alone. Returns what was found, with the first place where a text differs, and the ids of training."""
+    tokens, differences, every = 0, [], []
+    for shown, of_training, of_others in _texts(scored):
+        ours, theirs = list(of_training(trained)), list(of_others(exported))
+        tokens += len(ours)
+        every.append(ours)
+        if ours != theirs:
+            at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
+                      min(len(ours), len(theirs)))  # fmt: skip
+            pieces = [tokenizer.decode(ids[at : at + 5]) for tokenizer, ids in ((trained, ours), (exported, theirs))]
+            differences.append(export.Difference(shown[:200], at, *pieces))
+    return export.Parity(texts=len(every), tokens=tokens, differences=differences), every
+
+
+def write_parity(run_dir: Path, folder: Path, trained: Any, scored: list[Named]) -> None:
+    """Compare the tokenizer that was saved with the one that trained, and keep what was found beside the run."""
+    from transformers import AutoTokenizer
+
+    exported = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    found, _ = same_tokens(scored, trained, exported)
+    write_atomically(run_dir / export.PARITY, msgspec.json.encode(found))
+
+
+def _scored(run_spec: spec.RunSpec, workspace: Workspace) -> list[Named]:
+    from engine.train import rows
+
+    try:
+        return rows.to_score(*rows.divide(run_spec, workspace))
+    except (OSError, ValueError):  # the data set was deleted
+        return []
+
+
+def _tokenizer(run_spec: spec.RunSpec, base: bases.Base) -> Any:
+    """Return the tokenizer as training had it (load.py)."""
+    from transformers import AutoTokenizer
+
+    from engine.train.load import _from_pretrained
+
+    tokenizer = _from_pretrained(AutoTokenizer, str(base.folder or base.ref), run_spec)
+    ensure_template(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _with_adapter(run_spec: spec.RunSpec, workspace: Workspace, adapter: Path, tokenizer: Any) -> Any:
+    """Return the base, as it is stored, under a run's adapter; an adapter below it is merged first."""
+    from engine.train import oft, reward
+
+    model = _whole(run_spec, workspace)
+    if run_spec.objective == "reward":
+        model = reward.judge(model, tokenizer, run_spec.train.seed)
+    return oft.lay_over(model, adapter).eval()
+
+
+def _whole(run_spec: spec.RunSpec, workspace: Workspace) -> Any:
+    """Return the base of a run in the number format of its files, on the processor: it need not fit the card."""
+    from transformers import AutoModelForCausalLM
+
+    from engine.train import oft
+    from engine.train.load import _from_pretrained
+
+    base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
+    if base.problems:
+        raise RunRefused(base.problems[0])
+    if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
+        below = runs.load_spec(workspace, base.ref.removeprefix("run:"))
+        return oft.merged(_with_adapter(below, workspace, base.folder, None))
+    source = str(base.folder or base.ref)
+    return _from_pretrained(AutoModelForCausalLM, source, run_spec, dtype="auto", use_safetensors=True)
+
+
+def _logits(model: Any, texts: list[list[int]]) -> list[Any]:
+    import torch
+
+    model.eval()
+    with torch.no_grad():
+        return [model(input_ids=torch.tensor([ids[:LOGIT_TOKENS]])).logits.float() for ids in texts if ids]
+
+
+def compare_logits(before: list[Any], after: list[Any]) -> tuple[float, float]:
+    """Return the largest difference of two models' logits over the largest logit, and the share of positions where both
+    hold the same token for the likeliest."""
+    import torch
+
+    largest = max((float(a.abs().max()) for a in before), default=0.0) or 1.0
+    worst = max((float((a - b).abs().max()) for a, b in zip(before, after, strict=True)), default=0.0)
+    same = [(a.argmax(-1) == b.argmax(-1)).flatten() for a, b in zip(before, after, strict=True)]
+    return worst / largest, float(torch.cat(same).float().mean()) if same else 1.0
+
+
+def tolerance(dtype: Any) -> float:
+    """Return how far merged logits may be off: four roundings of the number format, as each layer rounds anew."""
+    import torch
+
+    return max(LEAST_TOLERANCE, 4 * torch.finfo(dtype).eps)
+
+
+def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export.Parity:
+    """Write the whole model of a run to `target`, which must not be there, and return how it compares.
+
+    Raises RunRefused when the base is gone, the disk is too small or the logits differ; nothing is left behind then.
+    """
+    run_spec, workspace = spec.decode((run_dir / "spec.json").read_bytes()), Workspace(run_dir.parents[1])
+    made = export.made_by(run_dir)
+    if made is None:
+        raise RunRefused(Problem(rule="export-nothing"))
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if made.name == "model":
+            parity = _copied(run_spec, workspace, made, partial, told)
+        else:
+            parity = _merged(run_spec, workspace, made, partial, dtype_name, told)
+        write_atomically(partial / export.PARITY, msgspec.json.encode(parity))
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return parity
+
+
+def _room(target: Path, needed_bytes: int) -> None:
+    problem = export.too_small(target, needed_bytes)
+    if problem is not None:
+        raise RunRefused(problem)
+
+
+def _copied(run_spec: spec.RunSpec, workspace: Workspace, made: Path, partial: Path, told: Told) -> export.Parity:
+    from transformers import AutoTokenizer
+
+    _room(partial, sum(path.stat().st_size for path in made.rglob("*") if path.is_file()))
+    told("saving")
+    shutil.copytree(made, partial, ignore=shutil.ignore_patterns("*.bin"))  # training_args.bin is a pickle
+    told("comparing")
+    base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
+    source = msgspec.structs.replace(base, folder=made) if base.problems else base
+    trained, exported = (
+        _tokenizer(run_spec, source),
+        AutoTokenizer.from_pretrained(str(partial), trust_remote_code=False),
+    )
+    return same_tokens(_scored(run_spec, workspace), trained, exported)[0]
+
+
+def _merged(
+    run_spec: spec.RunSpec, workspace: Workspace, adapter: Path, partial: Path, dtype_name: str, told: Told
+) -> export.Parity:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    from engine.train import oft
+
+    told("loading")
+    tokenizer = _tokenizer(run_spec, bases.describe(run_spec.base.ref, workspace, run_spec.base.revision))
+    made = _with_adapter(run_spec, workspace, adapter, tokenizer)
+    scored = _scored(run_spec, workspace)
+    texts = same_tokens(scored, tokenizer, tokenizer)[1][:LOGIT_TEXTS]
+    before = _logits(made, texts)
+    told("merging")
+    model = oft.merged(made)
+
+    dtype = model.dtype if dtype_name == "auto" else getattr(torch, dtype_name)
+    model = model.to(dtype)
+    # A tied head is one tensor and is written once.
+    unique = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
+    _room(partial, sum(unique.values()))
+    told("saving")
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    del model, made
+    told("comparing")
+    kind = AutoModelForSequenceClassification if run_spec.objective == "reward" else AutoModelForCausalLM
+    read = kind.from_pretrained(str(partial), dtype="auto", use_safetensors=True)
+    found, _ = same_tokens(scored, tokenizer, AutoTokenizer.from_pretrained(str(partial), trust_remote_code=False))
+    worst, same = compare_logits(before, _logits(read, texts))
+    parity = msgspec.structs.replace(
+        found, logits=worst, tolerance=tolerance(dtype), same_choice=same, dtype=str(dtype).removeprefix("torch."),
+        trained_in=run_spec.quantize,
+    )  # fmt: skip
+    if not worst <= tolerance(dtype):  # NaN too
+        off, allowed = f"{100 * worst:.2g}", f"{100 * tolerance(dtype):.2g}"
+        raise RunRefused(Problem(rule="export-differs", parameters={"off": off, "allowed": allowed}))
+    return parity
+
+
+def main() -> int:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    run_dir, target = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
+
+    def tell(what: str, value: Any) -> None:
+        print(json.dumps({what: msgspec.to_builtins(value)}), flush=True)
+
+    try:
+        tell("parity", write(run_dir, target, sys.argv[3] if len(sys.argv) > 3 else "auto", lambda p: tell("phase", p)))
+    except BaseException as error:
+        traceback.print_exc()
+        tell("failed", failures.from_exception(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

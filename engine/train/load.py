@@ -1,0 +1,158 @@
+"""Load a base and its tokenizer, through transformers or Unsloth, in the number format that was chosen."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from engine import bases, hub
+from engine.choices import Chosen
+from engine.failures import RunRefused
+from engine.spec import RunSpec
+from engine.train import backend, oft
+from engine.train.tokenize import ensure_template
+from engine.words import Problem, Text, later
+from engine.workspace import Workspace
+
+
+class Loaded(NamedTuple):
+    """`notes` are sentences for the run's log."""
+
+    model: Any
+    tokenizer: Any
+    base: bases.Base
+    notes: list[Text]
+
+
+def load(spec: RunSpec, workspace: Workspace, chosen: Chosen | None = None) -> Loaded:
+    """Load the base of a run onto the device. Full fine-tuning holds fp32 weights, an adapter run a bf16 base where
+    the card computes in bf16, or one in 4 or 8 bits. Raises RunRefused when the base cannot be used."""
+    base = _here(spec, workspace)
+    chosen = chosen or backend.decide(spec, workspace)
+    if base.problems:
+        raise RunRefused(base.problems[0])
+    where = _device()
+    half = where == "cuda" and chosen.bf16 and spec.adapter != "full"
+    dtype = torch.bfloat16 if half else torch.float32
+    notes = []
+    source = str(base.folder) if base.folder is not None else base.ref
+    tokenizer = _from_pretrained(AutoTokenizer, source, spec)
+    if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
+        model = _merged(base, spec, workspace, dtype, chosen)
+        notes.append(later("The earlier run's adapter was merged into its base first."))
+        if spec.quantize != "none" or chosen.backend == "unsloth":
+            with tempfile.TemporaryDirectory() as folder:  # both read from a folder
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+                name = model.config._name_or_path
+                model = _read(folder, spec, dtype, chosen)
+                model.config._name_or_path = name
+    else:
+        model = _read(source, spec, dtype, chosen)
+    if spec.quantize != "none":
+        bits = spec.quantize.removesuffix("bit")
+        notes.append(
+            later("The base is held in {bits} bits, all but its embedding and output layer; scores before and after are "
+              "those of that base.", bits=bits)
+        )  # fmt: skip
+    if ensure_template(tokenizer):
+        notes.append(later("The base has no chat template; questions and answers are marked with plain headings."))
+    # A padding token added later may have no row in the embedding; padding is masked, but looked up.
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= embedded(model):
+        tokenizer.pad_token = tokenizer.eos_token
+    return Loaded(model if spec.quantize != "none" else model.to(where), tokenizer, base, notes)
+
+
+def embedded(model: Any) -> int:
+    """Return for how many tokens a model has an embedding."""
+    return model.get_input_embeddings().weight.shape[0]
+
+
+def _here(spec: RunSpec, workspace: Workspace) -> bases.Base:
+    """Describe the base; a hub model that is not on this machine is fetched first, which says at once what is wrong where
+    transformers tries for most of a minute."""
+    base = bases.describe(spec.base.ref, workspace, spec.base.revision)
+    if base.kind == "hub" and base.folder is None and not base.problems:
+        pinned = f"{spec.base.ref}@{spec.base.revision}" if spec.base.revision else spec.base.ref
+        try:
+            commit = hub.fetch(pinned)
+        except hub.HubError as error:
+            raise RunRefused(error.problem) from error
+        base = bases.describe(spec.base.ref, workspace, commit)
+    return base
+
+
+def _device() -> str:
+    """The card, Apple's, or the processor, as engine/machine.py chooses without torch."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if backend.on_apple() else "cpu"
+
+
+def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: Chosen) -> Any:
+    """Read a base from a folder or the hub, as the backend and the quantisation want it."""
+    if chosen.backend == "unsloth":
+        model = backend.load_unsloth(source, spec, dtype, checkpointing=chosen.gradient_checkpointing)
+        _keep_4bit_as_written(model)
+        return model
+    extra = {"attn_implementation": "flash_attention_2"} if chosen.padding_free else {}
+    if spec.quantize != "none":
+        return _quantized(source, spec, dtype, **extra)
+    return _from_pretrained(AutoModelForCausalLM, source, spec, dtype=dtype, use_safetensors=True, **extra)
+
+
+def _quantized(source: str, spec: RunSpec, dtype: torch.dtype, **extra: Any) -> Any:
+    """Load a base in 4 bits (NF4, its constants quantised again: QLoRA, arXiv 2305.14314) or 8 bits, computing in `dtype`.
+
+    peft's prepare_model_for_kbit_training is not used: it would turn embeddings and norms to fp32 as well. get_peft_model
+    freezes the base, and gradient checkpointing is TRL's to switch on.
+    """
+    if spec.quantize == "4bit":
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    else:
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    model = _from_pretrained(
+        AutoModelForCausalLM, source, spec,
+        dtype=dtype, use_safetensors=True, quantization_config=config, device_map={"": _device()}, **extra,
+    )  # fmt: skip
+    _keep_4bit_as_written(model)
+    return model
+
+
+def _keep_4bit_as_written(model: Any) -> None:
+    """Keep bitsandbytes 0.50 from repacking 4-bit weights in place at the first forward without gradients, as it does on
+    processors with AVX512-BF16, and never back: later gradients would be wrong (bitsandbytes/nn/modules.py,
+    Linear4bit.forward)."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _from_pretrained(kind: Any, source: str, spec: RunSpec, **settings: Any) -> Any:
+    """Load a model or tokenizer; code that came with it is never run. Raises RunRefused when it cannot be had."""
+    try:
+        return kind.from_pretrained(source, revision=spec.base.revision, trust_remote_code=False, **settings)
+    except OSError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
+
+
+def _merged(base: bases.Base, spec: RunSpec, workspace: Workspace, dtype: torch.dtype, chosen: Chosen) -> Any:
+    """Load the base below an earlier run and merge that run's adapter into it."""
+    import msgspec
+
+    from engine import runs
+
+    assert base.folder is not None
+    below = runs.load_spec(workspace, base.ref.removeprefix("run:"))
+    plain = msgspec.structs.replace(spec, base=below.base, quantize="none")  # merging into 4 bits would round again
+    lower = load(plain, workspace, chosen._replace(backend="plain")).model.to(dtype)
+    return oft.merged(oft.lay_over(lower, base.folder))

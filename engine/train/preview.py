@@ -1,0 +1,131 @@
+"""python -m engine.train.preview WORKSPACE DATASET BASE OUT: some rows as the base reads them, each token trained or not.
+
+What is trained is decided by the functions that training itself uses. Only the tokenizer is loaded, no model.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine import bases, masks
+from engine.failures import RunRefused
+from engine.train import preference, rows
+from engine.train.tokenize import IGNORED, encode, ensure_template
+from engine.words import Problem
+from engine.workspace import Workspace, write_atomically
+
+WHOLE = 10**9  # no window: a row is shown whole, and what the window cuts is said
+
+
+def parts(row: dict[str, Any], tokenizer: Any) -> list[tuple[str, list[int], list[bool]]]:
+    """Return what a canonical row is read as: (name of the part, token ids, trained or not). A pair is read twice."""
+    if row.get("chosen") is not None:
+        pair = preference.encode_pair(row, tokenizer, WHOLE)
+        assert pair is not None, "nothing is cut"
+        return [
+            (name, [*pair.prompt_ids, *answer], [False] * len(pair.prompt_ids) + [True] * len(answer))
+            for name, answer in (("chosen", pair.chosen_ids), ("rejected", pair.rejected_ids))
+        ]
+    if row.get("label") is not None:
+        marked = preference.encode_marked(row, tokenizer, WHOLE)
+        assert marked is not None, "nothing is cut"
+        ids = [*marked.prompt_ids, *marked.completion_ids]
+        return [("good" if marked.label else "bad", ids, [i >= len(marked.prompt_ids) for i in range(len(ids))])]
+    coded = encode(row, tokenizer, WHOLE)
+    # The first token has no predecessor, so it is never predicted.
+    return [("", coded.input_ids, [i > 0 and label != IGNORED for i, label in enumerate(coded.labels)])]
+
+
+def pieces(tokenizer: Any, ids: list[int]) -> list[str]:
+    """Return the text of each token; a character that several tokens share stands at the last of them."""
+    shown: list[str] = []
+    held: list[int] = []
+    for one in ids:
+        held.append(one)
+        text = tokenizer.decode(held, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if text.endswith("\ufffd") and len(held) < 8:
+            shown.append("")
+        else:
+            shown.append(text)
+            held = []
+    return shown
+
+
+def look(workspace: Workspace, dataset_id: str, base_ref: str) -> masks.Masks:
+    """Return the preview of a data set. Raises RunRefused when the base cannot be used or its template refuses all."""
+    from transformers import AutoTokenizer
+
+    base = bases.describe(base_ref, workspace)
+    if base.problems:
+        raise RunRefused(base.problems[0])
+    source = str(base.folder) if base.folder is not None else base.ref
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
+    plain = ensure_template(tokenizer)
+    window = base.window_tokens or WHOLE
+    every = rows.read_rows(workspace, dataset_id, masks.COUNTED_ROWS)
+    shown: list[masks.Row] = []
+    untrained = refused = tokens = trained = 0
+    problem: Problem | None = None
+    step = max(1, len(every) // masks.SHOWN_ROWS)
+    for number, row in enumerate(every):
+        try:
+            found = parts(row, tokenizer)
+        except RunRefused as error:
+            refused, problem = refused + 1, problem or error.problem
+            continue
+        except Exception as error:  # whatever a template raises
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            refused += 1
+            problem = problem or Problem(rule="preview-failed", parameters={"reason": reason})
+            continue
+        inside = sum(sum(flags[:window]) for _, _, flags in found)
+        untrained += not inside
+        tokens += sum(len(ids) for _, ids, _ in found)
+        trained += inside
+        if number % step == 0 and len(shown) < masks.SHOWN_ROWS:
+            shown.append(
+                masks.Row(
+                    line=row["line"],
+                    parts=tuple(
+                        masks.Part(
+                            name=name,
+                            pieces=tuple(pieces(tokenizer, ids[: masks.SHOWN_TOKENS])),
+                            trained=tuple(flags[: masks.SHOWN_TOKENS]),
+                            tokens=len(ids),
+                            trained_tokens=sum(flags[:window]),
+                            cut=len(ids) > window,
+                        )
+                        for name, ids, flags in found
+                    ),
+                )
+            )
+    if refused == len(every) and problem is not None:
+        raise RunRefused(problem)
+    if not trained:
+        problem = Problem(rule="mask-nothing", parameters={"window": window})
+    return masks.Masks(
+        rows=tuple(shown), counted=len(every), untrained=untrained, refused=refused, tokens=tokens, trained=trained,
+        plain_template=plain, problem=problem,
+    )  # fmt: skip
+
+
+def main() -> int:
+    root, dataset_id, base_ref, out = sys.argv[1:5]
+    try:
+        found = look(Workspace(root), dataset_id, base_ref)
+    except RunRefused as error:
+        found = masks.Masks(problem=error.problem)
+    write_atomically(Path(out), msgspec.json.encode(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""What training takes of the memory: read while it trains, and tried out before it starts.
+
+The probe sends the longest batch forward and backward once, with as many bytes set aside as the optimizer will hold, so
+that running out shows before the run instead of hours into it. Nothing it does is left behind: no step is taken,
+gradients are dropped, random numbers and the trainer's counts are put back (a test compares the weights bit by bit).
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import random
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy
+import psutil
+import pyarrow as arrow
+import pyarrow.compute as compute
+import torch
+from transformers import TrainerCallback
+
+from engine import calibration, events, fit, machine, spec
+from engine.train import oft
+from engine.words import later
+from engine.workspace import Workspace
+
+# The counts that TRL's trainers keep of what went through them.
+_COUNTS = ("_metrics", "_stored_metrics", "_total_train_tokens")
+# Adam keeps two moments of a trained parameter, in 32 bits.
+_MOMENTS = 2
+
+
+class Meter:
+    """The peak of memory since it was made, in bytes: what torch allocated on the card, or what this process held.
+
+    On a processor what the C library kept of earlier work is handed back first and the kernel's high-water mark is set
+    back (proc(5), clear_refs, 5); where there is no such file, the peak since the process began is all there is.
+    """
+
+    def __init__(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            return
+        if sys.platform == "linux":
+            with suppress(OSError, AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+        with suppress(OSError, StopIteration, ValueError):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+        return psutil.Process().memory_info().rss
+
+
+def held_bytes() -> int:
+    """Return what this process holds now; on a card nothing counts before the model is there."""
+    return 0 if torch.cuda.is_available() else psutil.Process().memory_info().rss
+
+
+def row_lengths(dataset: Any) -> numpy.ndarray[Any, Any]:
+    """Return how many token ids each row of a trainer's data has; of a pair, its question and its longer answer."""
+    table = dataset.with_format("arrow")[:]
+    lengths = {
+        name: compute.call_function("list_value_length", [table.column(name)]).to_numpy()
+        for name in table.column_names
+        if name.endswith("ids") and arrow.types.is_list(table.schema.field(name).type)
+    }
+    question = next((lengths[name] for name in ("prompt_ids", "prompt_input_ids") if name in lengths), None)
+    answers = [found for name, found in lengths.items() if name not in ("prompt_ids", "prompt_input_ids")]
+    longest = numpy.max(answers, axis=0) if answers else numpy.zeros(len(dataset))
+    return longest if question is None else longest + question
+
+
+class ProbeOnly(Exception):
+    """Ends a run that was asked for its probe alone."""
+
+
+class Probe(TrainerCallback):
+    """Tries the longest batch when training is about to begin: optimizer, number format and device are settled then.
+
+    `peak_bytes` is what it took, `tokens` the length of the longest row. With `only` it ends the run: it raises ProbeOnly.
+    """
+
+    def __init__(self, log: events.EventLog, rotations: oft.Rotations | None, *, only: bool = False):
+        self._log, self._rotations, self._only = log, rotations, only
+        self._trainer: Any = None
+        self.peak_bytes, self.tokens = 0, 0
+
+    def watch(self, trainer: Any) -> None:
+        """Listen to a trainer before anybody else, so that no clock of a step is running yet."""
+        self._trainer = trainer
+        trainer.callback_handler.callbacks.insert(0, self)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._log.append(events.Phase(phase="training", detail="probe"))
+        meter = Meter()
+        self.tokens = try_longest(self._trainer)
+        if self._rotations is not None:
+            self._rotations.invalidate()
+        self.peak_bytes = meter.peak_bytes()
+        self._log.append(
+            events.Log(
+                text=later(
+                    "Memory was tried with the longest batch ({tokens} tokens a row) before the start: {size}.",
+                    tokens=self.tokens,
+                    size=fit.size_words(self.peak_bytes),
+                )
+            )
+        )
+        self._log.append(events.Phase(phase="training"))
+        if self._only:
+            raise ProbeOnly
+
+
+def try_longest(trainer: Any) -> int:
+    """Send the longest batch forward and backward, and undo all of it; return its longest row, in tokens."""
+    lengths = row_lengths(trainer.train_dataset)
+    chosen = numpy.argsort(-lengths, kind="stable")[: trainer.args.per_device_train_batch_size]
+    kept = _state(trainer)
+    model, moments = trainer.model_wrapped, []
+    was_training = model.training
+    try:
+        if not trainer.optimizer.state:  # it holds its own already when a run goes on
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    # written to, since untouched memory is none
+                    moments += [torch.ones_like(parameter, dtype=torch.float32) for _ in range(_MOMENTS)]
+        batch = trainer.data_collator([trainer.train_dataset[int(index)] for index in chosen])
+        trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps  # the loop sets it later
+        trainer.training_step(model, batch, None)
+    finally:
+        del moments
+        model.zero_grad(set_to_none=True)
+        model.train(was_training)
+        _put_back(trainer, kept)
+    return int(lengths.max())
+
+
+def _state(trainer: Any) -> dict[str, Any]:
+    return {
+        "counts": {name: copy.deepcopy(getattr(trainer, name)) for name in _COUNTS if hasattr(trainer, name)},
+        "python": random.getstate(),
+        "numpy": numpy.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _put_back(trainer: Any, kept: dict[str, Any]) -> None:
+    for name, value in kept["counts"].items():
+        setattr(trainer, name, value)
+    random.setstate(kept["python"])
+    numpy.random.set_state(kept["numpy"])
+    torch.set_rng_state(kept["torch"])
+    if kept["cuda"]:
+        torch.cuda.set_rng_state_all(kept["cuda"])
+
+
+def setup(run_spec: spec.RunSpec, tokens: int) -> fit.Setup:
+    """Return what decided the memory of a run whose longest row had so many tokens."""
+    return fit.with_longest(fit.setup_of(run_spec), tokens)
+
+
+def estimate(run_spec: spec.RunSpec, shape: fit.Shape | None, tokens: int, device: str) -> int | None:
+    """Return what the formula says of such a run, in bytes; the library part aside on a card, as torch counts no such."""
+    found = fit.estimate(shape, setup(run_spec, tokens), device="cpu" if device == "cpu" else "cuda:0")
+    if found.parts is None:
+        return None
+    return found.total_bytes if device == "cpu" else found.moving_bytes
+
+
+def record(
+    workspace: Workspace, run: str, run_spec: spec.RunSpec, shape: fit.Shape | None, tried: Probe, trainer: Any, *,
+    baseline_bytes: int, peak_bytes: int, step_s: float | None, base_s: float, whole: bool,
+) -> None:  # fmt: skip
+    """Keep what a finished run took for the estimates to come. `whole`: it ran in one piece, so its length counts."""
+    if shape is None or not tried.tokens:
+        return
+    lengths = row_lengths(trainer.train_dataset)
+    found = calibration.Measurement(
+        run=run,
+        machine=calibration.machine_name(),
+        device=machine.facts().device,
+        dataset=run_spec.dataset.id,
+        shape=shape,
+        setup=setup(run_spec, tried.tokens),
+        threads=run_spec.train.threads,
+        rows_per_step=run_spec.train.batch_size * run_spec.train.accumulation,
+        row_tokens=round(float(lengths.mean()), 2),
+        steps=trainer.state.global_step,
+        peak_bytes=peak_bytes,
+        baseline_bytes=baseline_bytes,
+        step_s=step_s,
+        whole_s=time.time() - psutil.Process().create_time() if whole else None,
+        base_s=base_s,
+    )
+    with suppress(OSError):  # a full disk must not fail a finished run
+        calibration.record(workspace, found)

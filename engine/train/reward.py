@@ -1,0 +1,87 @@
+"""A reward model: the base with a head of one output, trained to give the chosen answer more than the rejected one.
+
+Loss: -log sigmoid(r(chosen) - r(rejected)), Bradley and Terry's model as in Ouyang and others, arXiv 2203.02155,
+equation 1; plus 0.01 (r(chosen) + r(rejected))^2, which keeps rewards around 0 (Eisenstein and others,
+arXiv 2312.09244, equation 2; the coefficient is the one of TRL's documentation).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import transformers
+from datasets import Dataset, Features, List, Value
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
+
+from engine.failures import RunRefused
+from engine.spec import RunSpec
+from engine.train import arguments
+from engine.train.callback import EventCallback
+from engine.train.preference import Pair
+from engine.words import Problem, later, t
+
+CENTERING = 0.01
+_IDS = List(Value("int32"))
+_FEATURES = Features({"chosen_ids": _IDS, "rejected_ids": _IDS})
+
+
+def judge(model: Any, tokenizer: Any, seed: int) -> Any:
+    """Return the loaded model with a new head of one output, drawn from the seed, in place of its output layer."""
+    settings = copy.deepcopy(model.config)
+    settings.num_labels = 1
+    settings.pad_token_id = tokenizer.pad_token_id  # the reward is read at the last token that is no padding
+    transformers.set_seed(seed)
+    kind: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(settings), None)
+    if kind is None:
+        reason = later("transformers has no reward model of the kind {kind}", kind=settings.model_type)
+        raise RunRefused(Problem(rule="model-load", parameters={"reason": reason}))
+    made = kind(settings).to(model.dtype)
+    setattr(made, made.base_model_prefix, getattr(model, model.base_model_prefix))
+    return made.to(model.device)
+
+
+def as_dataset(rows: list[Pair]) -> Dataset:
+    """Return pairs, each side with its question, as a data set with explicit features; nothing is inferred."""
+    sides = {
+        "chosen_ids": [row.prompt_ids + row.chosen_ids for row in rows],
+        "rejected_ids": [row.prompt_ids + row.rejected_ids for row in rows],
+    }
+    return Dataset.from_dict(sides, features=_FEATURES)
+
+
+def samples(model: Any, tokenizer: Any, rows: list[Pair]) -> list[tuple[str, str]]:
+    """Return for three fixed pairs the question and, in words, what the judge gives its two answers: what a judge has
+    instead of answers to watch."""
+    from engine.train.evaluate import rewards
+
+    shown = rows[:: max(1, len(rows) // 3)][:3]
+    better = rewards(model, tokenizer, [row.prompt_ids + row.chosen_ids for row in shown])
+    worse = rewards(model, tokenizer, [row.prompt_ids + row.rejected_ids for row in shown])
+    return [
+        (
+            tokenizer.decode(row.prompt_ids, skip_special_tokens=True).strip(),
+            t("better answer {better}, worse answer {worse}", better=f"{one:+.2f}", worse=f"{other:+.2f}"),
+        )
+        for row, one, other in zip(shown, better, worse, strict=True)
+    ]
+
+
+def config(spec: RunSpec, common: dict[str, Any]) -> RewardConfig:
+    """Return TRL's arguments for a spec."""
+    return RewardConfig(**common, num_train_epochs=spec.train.epochs, center_rewards_coefficient=CENTERING)
+
+
+def trainer(
+    spec: RunSpec,
+    args: RewardConfig,
+    model: Any,
+    tokenizer: Any,
+    train_rows: list[Pair],
+    eval_rows: list[Pair],
+    callback: EventCallback,
+) -> RewardTrainer:
+    """Return TRL's trainer on pairs; it takes token ids as they are."""
+    held_out = as_dataset(eval_rows) if eval_rows else None
+    return arguments.trainer(RewardTrainer, args, model, tokenizer, as_dataset(train_rows), held_out, callback)

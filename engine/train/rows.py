@@ -1,0 +1,161 @@
+"""The rows of a run: what is trained, what is held out, what is mixed in, and what is asked as the run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as parquet
+
+from engine import bases, datasets, split
+from engine.failures import RunRefused
+from engine.report import SEEN, UNSEEN
+from engine.spec import RunSpec, replayed_rows
+from engine.starter import world
+from engine.train.tokenize import Encoded, encode, render
+from engine.words import Problem, Text, later
+from engine.workspace import Workspace
+
+# Enough to tell "seen rows" from "unseen rows"; scoring more would only take time.
+MOST_SEEN = 200
+PROMPTS = 3
+
+Named = tuple[str, str, dict[str, Any]]  # id, family, canonical row
+
+
+class Rows(NamedTuple):
+    """Encoded rows to train and to evaluate on (Encoded; Pair or Marked of preference.py); general rows to mix in, a
+    list per epoch; rows to score before and after; three fixed prompts to watch."""
+
+    train: list[Any]
+    replay: list[list[Encoded]]
+    evaluate: list[Any]
+    scored: list[Named]
+    prompts: list[tuple[str, str]]  # as shown, as rendered
+    notes: list[Text]
+
+
+def read_rows(workspace: Workspace, dataset_id: str, most: int | None = None) -> list[dict[str, Any]]:
+    """Return the canonical rows of a stored data set, or the first of them; training never reads the upload."""
+    if most is not None:
+        return datasets.preview(workspace, dataset_id, 0, most)
+    return parquet.read_table(datasets.rows_path(workspace, dataset_id)).to_pylist()
+
+
+def _name(row: dict[str, Any], family: str) -> str:
+    content = json.dumps([family, {k: v for k, v in row.items() if k != "line"}], sort_keys=True)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _named(rows: list[dict[str, Any]], family: str) -> list[Named]:
+    """Give each row an id that stays the same when the order changes; doubled rows are scored once."""
+    return list({name: (name, family, row) for row in rows for name in [_name(row, family)]}.values())
+
+
+def divide(spec: RunSpec, workspace: Workspace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows to train on and those held out: the evaluation data's, or a share split off by group."""
+    return split.divide(spec.dataset, lambda dataset_id: read_rows(workspace, dataset_id))
+
+
+def prepare(
+    spec: RunSpec, workspace: Workspace, tokenizer: Any, generate: Callable[[int], list[Encoded]] | None = None
+) -> Rows:
+    """Read, split, mix and encode. `generate` gives at most so many rows that the untouched base writes itself.
+
+    Raises RunRefused when no token would be trained.
+    """
+    train, unseen = divide(spec, workspace)
+    notes: list[Text] = []
+    length = spec.train.max_length
+    coded = [encode(row, tokenizer, length) for row in train]
+    kept = [row for row in coded if row.trained_tokens]
+    cut = sum(row.cut for row in coded)
+    if not kept:
+        longest = max((len(encode(row, tokenizer, 10**9).input_ids) for row in train[:200]), default=0)
+        raise RunRefused(Problem(rule="data-nothing-trained", parameters={"length": length, "needed": longest}))
+    if len(kept) < len(coded):
+        counts = {"n": len(coded) - len(kept), "length": length}
+        notes.append(later("{n} rows were left out: nothing of their answer fits {length} tokens.", **counts))
+    if cut:
+        notes.append(later("{n} of {total} rows were cut to {length} tokens.", n=cut, total=len(coded), length=length))
+    per_epoch = replayed_rows(spec.train, len(kept))
+    replay, replay_notes = _replay(spec, workspace, tokenizer, per_epoch, generate)
+    notes += replay_notes
+    counts = {"rows": len(kept), "tokens": sum(row.trained_tokens for row in kept), "out": len(unseen)}
+    notes.append(later("Training on {rows} rows with {tokens} trained tokens; {out} rows are held out.", **counts))
+    evaluated = [row for row in (encode(r, tokenizer, length) for r in unseen) if row.trained_tokens]
+    return Rows(kept, replay, evaluated, to_score(train, unseen), prompts(unseen or train, tokenizer), notes)
+
+
+def to_score(train: list[dict[str, Any]], unseen: list[dict[str, Any]]) -> list[Named]:
+    """Return the rows that are scored before and after: some that are trained on, and all that are held out."""
+    return [*_named(train, SEEN)[:MOST_SEEN], *_named(unseen, UNSEEN)]
+
+
+def _replay(
+    spec: RunSpec, workspace: Workspace, tokenizer: Any, per_epoch: int,
+    generate: Callable[[int], list[Encoded]] | None,
+) -> tuple[list[list[Encoded]], list[Text]]:  # fmt: skip
+    """Return general rows for each epoch, and in words where they come from. New ones every time, as far as there are
+    any: rows that come again are learned by heart and keep nothing else (measured on the starter, README).
+
+    They come from the data set the spec names, for the starter and what was made of it from its own world, for any other
+    base from itself: toy rows would teach a real model nothing but toys.
+    """
+    if not per_epoch:
+        return [], []
+    wanted = per_epoch * math.ceil(spec.train.epochs)
+    if spec.train.replay_data:
+        coded = [encode(row, tokenizer, spec.train.max_length) for row in read_rows(workspace, spec.train.replay_data)]
+        random.Random(spec.train.seed).shuffle(coded)  # noqa: S311 - an order, not a secret
+        source = later("from the data {id}", id=spec.train.replay_data[:12])
+    elif bases.describe(spec.base.ref, workspace).is_toy:
+        coded = []
+        for pair in world.replay_rows(wanted, spec.train.seed):
+            question = {"role": "user", "content": pair["prompt"]}
+            answer = {"role": "assistant", "content": pair["completion"]}
+            coded.append(encode({"prompt": [question], "completion": [answer]}, tokenizer, spec.train.max_length))
+        source = later("from the starter's own world")
+    else:
+        length = spec.train.max_length
+        coded = [] if generate is None else generate(wanted)
+        coded = [row._replace(input_ids=row.input_ids[:length], labels=row.labels[:length]) for row in coded]
+        source = later("written by the base itself before training")
+    coded = [row for row in coded if row.trained_tokens]
+    if not coded:
+        return [], [later("There are no general rows to mix in: none of them has a token to train.")]
+    notes = [
+        later("{n} general rows are mixed into each epoch against forgetting, {source}.", n=per_epoch, source=source)
+    ]
+    if len(coded) < wanted:
+        times = f"{wanted / len(coded):.1f}"
+        notes.append(later("There are {n} of them, so each is seen about {times} times.", n=len(coded), times=times))
+    taken = [coded[index % len(coded)] for index in range(wanted)]
+    return [taken[start : start + per_epoch] for start in range(0, wanted, per_epoch)], notes
+
+
+def prompts(rows: list[dict[str, Any]], tokenizer: Any) -> list[tuple[str, str]]:
+    """Return three different prompts, spread over the rows, as shown and as rendered for the model."""
+    found: dict[str, str] = {}
+    step = max(1, len(rows) // PROMPTS)
+    for row in [*rows[::step], *rows]:
+        if len(found) == PROMPTS:
+            break
+        if row.get("text") is not None:
+            words = row["text"].split(" ")
+            shown = rendered = " ".join(words[: max(1, min(12, len(words) // 2))])
+        else:
+            messages = row.get("prompt") or row["messages"][: _first_answer(row["messages"])]
+            if not messages:
+                continue
+            shown, rendered = messages[-1].get("content") or "", render(tokenizer, messages, row.get("tools"), ask=True)
+        found.setdefault(shown, rendered)
+    return list(found.items())
+
+
+def _first_answer(messages: list[dict[str, Any]]) -> int:
+    return next((i for i, message in enumerate(messages) if message["role"] == "assistant"), 0)

@@ -1,0 +1,187 @@
+"""Turns: one run per device, first come first served, whether or not a server lives.
+
+A ticket is a file in queue/<kind>/, named by the time it was drawn, that holds the identity of the waiting process and,
+once it has its turn, the devices it holds. The oldest living ticket without devices is the next: it takes as many as it
+needs as soon as they are free, and nobody overtakes it. The locks are the kernel's (flock through filelock), one a device,
+and go when their holder dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from engine import processes, workspace
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """Who waits, and which devices it holds already; none while it waits."""
+
+    pid: int
+    started: float
+    boot: str
+    holds: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> processes.Identity:
+        return processes.Identity(self.pid, self.started, self.boot)
+
+
+def _safe(device: str) -> str:
+    return device.replace(":", "-")
+
+
+def _folder(device: str) -> Path:
+    """The queue of a kind of device: one for all cards."""
+    return workspace.machine_dir() / "queue" / device.partition(":")[0]
+
+
+def draw(
+    device: str, run_id: str, drawn_ns: int, identity: processes.Identity | None, holds: tuple[str, ...] = ()
+) -> Path:
+    """Write the ticket of a run in the name of a process and return it. A run's place is kept from the click on: the
+    server draws it, and the supervisor, which comes up later, draws it again in its own name."""
+    folder = _folder(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    ticket = folder / f"{drawn_ns:020d}-{workspace.checked(run_id)}.json"
+    _write(ticket, identity, holds)
+    return ticket
+
+
+def _write(ticket: Path, identity: processes.Identity | None, holds: tuple[str, ...]) -> None:
+    who = Ticket(identity.pid, identity.started, identity.boot, holds) if identity is not None else None
+    workspace.write_atomically(ticket, msgspec.json.encode(who))
+
+
+def hand_over(ticket: Path, identity: processes.Identity) -> None:
+    """Put a ticket in the name of the supervisor, unless that has done so itself by now."""
+    with suppress(OSError, msgspec.MsgspecError):
+        if msgspec.json.decode(ticket.read_bytes(), type=Ticket).identity.pid == os.getpid():
+            _write(ticket, identity, ())
+
+
+class Turn:
+    """A place in the queue for a device, by the time the run was asked for; close() gives back what it has got.
+
+    `slots` are the devices to choose from and `needed` how many of them the run wants; without slots, the device itself.
+    """
+
+    def __init__(self, device: str, run_id: str, drawn_ns: int, slots: tuple[str, ...] = (), needed: int = 1):
+        root = workspace.machine_dir()
+        (root / "locks").mkdir(parents=True, exist_ok=True)
+        self._locks = {slot: FileLock(root / "locks" / f"{_safe(slot)}.lock") for slot in slots or (device,)}
+        self._needed = min(needed, len(self._locks))
+        self._place = (device, run_id, drawn_ns, processes.identify(os.getpid()))
+        self.holds: tuple[str, ...] = ()
+        self._ticket = draw(*self._place)
+
+    def wait(self, give_up: Callable[[], bool], poll_s: float = 0.1) -> bool:
+        """Wait until the devices are ours; return False when give_up() says so first."""
+        while not give_up():
+            there = living(self._ticket.parent)
+            self._ticket = next((path for path in there if _run_of(path) == self._place[1]), self._ticket)
+            found = there.get(self._ticket)
+            if found is not None and found.identity != self._place[3]:
+                _write(self._ticket, self._place[3], ())  # moved while it stood in the server's name
+            without = [path for path, ticket in there.items() if not ticket.holds]
+            if without[:1] == [self._ticket]:
+                if self._take():
+                    _write(self._ticket, self._place[3], self.holds)
+                    self._sweep(keep=self._ticket)
+                    return True
+            elif not self._tickets():
+                draw(*self._place)  # swept away with old files, or by a reader that could not see this process
+            time.sleep(poll_s)
+        return False
+
+    def _take(self) -> bool:
+        """Take as many free devices as are needed, or none."""
+        taken = []
+        for slot, lock in self._locks.items():
+            if len(taken) == self._needed:
+                break
+            with suppress(Timeout):
+                lock.acquire(timeout=0)
+                taken.append(slot)
+        if len(taken) < self._needed:
+            for slot in taken:
+                self._locks[slot].release()
+            return False
+        self.holds = tuple(taken)
+        return True
+
+    def _tickets(self) -> list[Path]:
+        return list(self._ticket.parent.glob(f"*-{self._place[1]}.json"))
+
+    def _sweep(self, keep: Path | None = None) -> None:
+        for path in self._tickets():
+            if path != keep:
+                path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self._sweep()
+        for lock in self._locks.values():
+            lock.release()
+
+
+def living(folder: Path) -> dict[Path, Ticket]:
+    """Return the tickets of living processes, oldest first, and clear away those of dead ones.
+
+    A run counts once, by its oldest ticket: one that was moved to the front before its supervisor came up has two, since
+    the supervisor draws the place it was given.
+    """
+    found: dict[Path, Ticket] = {}
+    runs: set[str] = set()
+    for path in sorted(folder.glob("[0-9]*.json")):
+        try:
+            ticket = msgspec.json.decode(path.read_bytes(), type=Ticket)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        if processes.alive(ticket.identity):
+            if _run_of(path) not in runs:
+                found[path] = ticket
+                runs.add(_run_of(path))
+        else:
+            path.unlink(missing_ok=True)
+    return found
+
+
+def move_first(device: str, run_id: str) -> None:
+    """Let a waiting run be the next: its ticket goes right before the first that waits. The supervisor finds it under
+    its new name."""
+    there = living(_folder(device))
+    without = [path for path, ticket in there.items() if not ticket.holds]
+    mine = next((path for path in without if _run_of(path) == workspace.checked(run_id)), None)
+    if mine is None or mine == without[0]:  # it has its turn, or is the next already, or does not wait
+        return
+    first_ns = int(without[0].name.partition("-")[0])
+    with suppress(OSError):  # it has got its turn meanwhile
+        mine.rename(mine.with_name(f"{first_ns - 1:020d}-{run_id}.json"))
+
+
+def _run_of(ticket: Path) -> str:
+    return ticket.stem.partition("-")[2]
+
+
+def waiting(device: str) -> list[str]:
+    """Return the ids of the runs that wait for a device, the next one first."""
+    return [_run_of(path) for path, ticket in living(_folder(device)).items() if not ticket.holds]
+
+
+def live(device: str) -> list[str]:
+    """Return the ids of the runs that have a device or wait for it, of all workspaces, the first in line first."""
+    return [_run_of(path) for path in living(_folder(device))]
+
+
+def place(device: str, run_id: str) -> int:
+    """Return how many runs are before this one, those that have a device included; 0 when it is next or has one."""
+    there = living(_folder(device))
+    names = [_run_of(path) for path in there]
+    mine = next((path for path in there if _run_of(path) == run_id), None)
+    return 0 if mine is None or there[mine].holds else names.index(run_id)

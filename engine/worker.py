@@ -1,0 +1,206 @@
+"""The supervisor of one run, `python -m engine.worker RUN_DIR`: torch-free, in a session of its own.
+
+It waits its turn, holds the device lock, starts `engine.train` in a process group of its own, passes a stop on with
+growing force, and writes the last event when the child could not. It outlives the browser and the server.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine import bases, benchmarks, demo, events, failures, machine, processes, runs, spec, turns
+from engine.workspace import Workspace, write_atomically
+
+# A polite stop ends after the step in hand and a checkpoint; then SIGTERM, then SIGKILL.
+STOP_GRACE_S = 60.0
+TERMINATE_GRACE_S = 10.0
+# A child that has written its last event has nothing left to do; one that hangs there would hold the device.
+EXIT_GRACE_S = 30.0
+POLL_S = 0.05
+# Set where Tunebook itself was started as one of several processes; the child would take itself for one of them.
+_OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# Blocks from this size on are given back to the kernel when they are freed. Of a Llama of 51 million parameters, 4 rows of
+# 512 tokens on a processor, training took half the memory (1.26 instead of 2.52 GB above the libraries, LoRA). A toy has
+# nothing to spare, and getting new pages each step cost it 7 % of its steps per second.
+LARGE_BLOCK_BYTES = 2**20
+
+
+def environment(run_dir: Path, run_spec: spec.RunSpec, cards: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return the child's environment: no telemetry, caches of its own, no network where none is needed, and of the
+    cards those alone whose turn it has."""
+    chosen = {
+        # where a tracker (train.report_to) puts the figures, unless the user has said otherwise
+        "TENSORBOARD_LOGGING_DIR": str(run_dir / "tensorboard"),
+        "WANDB_PROJECT": "tunebook",
+        "MLFLOW_EXPERIMENT_NAME": "tunebook",
+        # mlflow 3 no longer writes into plain folders
+        "MLFLOW_TRACKING_URI": f"sqlite:///{run_dir.parents[1] / 'mlflow.db'}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **{name: value for name, value in os.environ.items() if name not in _OF_A_GROUP},
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "DISABLE_MULTIPROC": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TQDM_DISABLE": "1",  # a bar fills a log file with fragments; events say how far it is
+        "HF_DATASETS_CACHE": str(run_dir / "cache"),
+        "OMP_NUM_THREADS": str(run_spec.train.threads),
+        "TUNEBOOK_SUPERVISOR": str(os.getpid()),
+    }
+    if cards and cards != ("cpu",):
+        chosen["CUDA_VISIBLE_DEVICES"] = ",".join(card.removeprefix("cuda:") for card in cards)
+    ref = run_spec.base.ref
+    base = bases.describe(ref, Workspace(run_dir.parents[1]), run_spec.base.revision)
+    if not base.is_toy:
+        # glibc raises this limit by itself, up to 32 MiB, and then keeps what is freed between layers: mallopt(3).
+        chosen.setdefault("MALLOC_MMAP_THRESHOLD_", str(LARGE_BLOCK_BYTES))
+    fetched = set(run_spec.evaluate.benchmarks) & set(benchmarks.HARNESS)
+    # a hub model that is whole on this machine needs no network either
+    local = ref == "starter" or ref.startswith(("run:", "/")) or base.folder is not None
+    if local and not fetched:
+        chosen["HF_HUB_OFFLINE"] = "1"
+    return chosen
+
+
+def supervise(run_dir: Path, module: str = "engine.train") -> None:
+    """Run the child of `run_dir` to its end. Returns when a terminal event is written."""
+    write_atomically(run_dir / "pid.json", msgspec.json.encode(processes.identify(os.getpid())))
+    run_spec = spec.decode((run_dir / "spec.json").read_bytes())
+    if run_spec.kind == "sweep":
+        from engine import sweeps
+
+        sweeps.drive(run_dir)  # it trains nothing itself, so it needs no child and no device
+        _write_summary(run_dir)
+        return
+    found, _ = events.read(run_dir)
+    queued = [event for event in found if isinstance(event, events.Queued)]
+    drawn_ns = runs.drawn_ns(queued[-1]) if queued else time.time_ns()
+    facts = machine.facts()
+    turn = turns.Turn(facts.device, run_dir.name, drawn_ns, facts.slots, run_spec.machine.devices)
+    try:
+        if not turn.wait((run_dir / "stop").exists):
+            _write_last(run_dir, _stopped(found))
+            return
+        log = events.EventLog(run_dir)
+        log.append(events.Phase(phase="loading"))
+        log.close()
+        # What earlier attempts wrote says nothing about this one.
+        (found, offset), log_start = events.read(run_dir), (run_dir / "worker.log").stat().st_size
+        before = len(found)
+        kills = failures.memory_kills()
+        child = subprocess.Popen(  # noqa: S603 - a list, no shell
+            [sys.executable, "-m", module, str(run_dir)],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=runs.PROJECT_DIR,
+            env=environment(run_dir, run_spec, turn.holds),
+        )
+        _watch(child, run_dir, offset)
+        found, _ = events.read(run_dir)
+        if any(isinstance(event, events.TERMINAL) for event in found[before:]):
+            _write_summary(run_dir)
+        elif (run_dir / "stop").exists() and child.returncode in (-signal.SIGTERM, -signal.SIGKILL):
+            _write_last(run_dir, _stopped(found))
+        else:
+            tail, more = runs.log_tail(run_dir, after=log_start), failures.memory_kills()
+            memory = kills is not None and more is not None and more > kills
+            # nothing but the kernel kills a child while it tries its longest batch
+            memory = memory or (child.returncode == -signal.SIGKILL and _probing(found[before:]))
+            failure = failures.from_exit(child.returncode, tail, out_of_memory=memory)
+            from engine import preflight  # its imports are two thirds of this process's, and few runs need them
+
+            _write_last(run_dir, preflight.with_remedy(failure, run_spec, Workspace(run_dir.parents[1])))
+    finally:
+        turn.close()
+
+
+def _probing(found: list[Any]) -> bool:
+    """Whether the child was trying its longest batch when it ended."""
+    phases = [event for event in found if isinstance(event, events.Phase)]
+    return bool(phases) and phases[-1].detail == "probe"
+
+
+def _stopped(found: list[Any]) -> events.Stopped:
+    """Return the last event of a run that was stopped with force, or before its turn."""
+    step = max((e.step for e in found if isinstance(e, events.Step)), default=0)
+    return events.Stopped(
+        step=step, resumable=any(isinstance(e, events.Saved) and e.what == "checkpoint" for e in found)
+    )
+
+
+def _say(text: str) -> None:
+    """Write a line to the log; on a full disk that fails too, and must not hide what it is about."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _write_summary(run_dir: Path) -> None:
+    """Write the summary; it can be rebuilt, so a full disk here must not make a failure of a finished run."""
+    try:
+        runs.write_summary(run_dir)
+    except OSError as error:
+        _say(f"the summary could not be written: {error}")
+
+
+def _watch(child: subprocess.Popen[bytes], run_dir: Path, offset: int) -> None:
+    """Wait for the child; once the stop file is there, end its whole group with growing force. A child that does not go
+    after its last event is ended too. `offset` is where the events of this attempt begin."""
+    done_s: float | None = None
+    asked_s: float | None = None
+    terminated_s: float | None = None
+    until_s = time.monotonic() + demo.run_limit_s()
+    while child.poll() is None:
+        now_s = time.monotonic()
+        if done_s is None:
+            new, offset = events.read(run_dir, offset)
+            if any(isinstance(event, events.TERMINAL) for event in new):
+                done_s = now_s
+        elif now_s - done_s > EXIT_GRACE_S:
+            processes.signal_group(child.pid, signal.SIGKILL)
+        if now_s > until_s and not (run_dir / "stop").exists():
+            (run_dir / "stop").write_bytes(demo.TIME_IS_UP)
+        if asked_s is None and (run_dir / "stop").exists():
+            asked_s = now_s
+        if asked_s is not None and terminated_s is None and now_s - asked_s > STOP_GRACE_S:
+            processes.signal_group(child.pid, signal.SIGTERM)
+            terminated_s = now_s
+        if terminated_s is not None and now_s - terminated_s > TERMINATE_GRACE_S:
+            processes.signal_group(child.pid, signal.SIGKILL)
+        time.sleep(POLL_S)
+    processes.signal_group(child.pid, signal.SIGKILL)  # whatever the child has left behind
+
+
+def _write_last(run_dir: Path, event: events.Finished | events.Stopped | events.Failed) -> None:
+    """Write the terminal event and the summary. A disk that is still full ends in the log at least."""
+    try:
+        log = events.EventLog(run_dir)
+        try:
+            log.append(event)
+        except events.DiskFull as error:
+            _say(f"{error}: {event}")
+        log.close()
+        _write_summary(run_dir)
+    except OSError as error:
+        _say(f"the last event could not be written: {error}: {event}")
+
+
+def main() -> None:
+    run_dir = Path(sys.argv[1]).resolve()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        supervise(run_dir)
+    except Exception as error:
+        _write_last(run_dir, failures.from_exception(error))
+        raise
+
+
+if __name__ == "__main__":
+    main()

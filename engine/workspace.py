@@ -1,0 +1,93 @@
+"""Workspace: the folder of one person's datasets, drafts, runs, evaluations and models, and the only maker of paths.
+
+Every id that may have come from a user or a URL is checked by one expression here before any path is built from it.
+The queue and the device locks are shared by all workspaces of a machine and lie outside (see machine_dir).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import tempfile
+import time
+from pathlib import Path
+
+# Run ids "20261124-201516-0a1b2c", sha256 dataset ids, evaluation keys and draft ids: lower case, digits, inner dashes.
+_ID = re.compile(r"[0-9a-z](?:[0-9a-z-]{0,94}[0-9a-z])?", re.ASCII)
+
+
+class BadId(ValueError):
+    """An id that cannot name anything in a workspace."""
+
+
+def checked(identifier: str) -> str:
+    """Return `identifier` when it has the form of an id. Raises BadId for anything else, path tricks included."""
+    if not isinstance(identifier, str) or not _ID.fullmatch(identifier):
+        raise BadId(f"not an id: {str(identifier)[:60]!r}")
+    return identifier
+
+
+def new_run_id(now_s: float | None = None, random_bytes: int = 3) -> str:
+    """Return a run id YYYYMMDD-HHMMSS-<hex>: sorts by time; a hosted demo asks for 16 random bytes."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now_s))
+    return f"{stamp}-{secrets.token_hex(random_bytes)}"
+
+
+class Workspace:
+    """All of one person's files under `root`; folders are made when first written to."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root).expanduser().resolve()
+
+    def dataset_dir(self, dataset_id: str) -> Path:
+        return self.root / "datasets" / checked(dataset_id)
+
+    def run_dir(self, run_id: str) -> Path:
+        return self.root / "runs" / checked(run_id)
+
+    def eval_dir(self, key: str) -> Path:
+        return self.root / "evals" / checked(key)
+
+    def draft_path(self, draft_id: str) -> Path:
+        return self.root / "drafts" / f"{checked(draft_id)}.json"
+
+    @property
+    def datasets_dir(self) -> Path:
+        return self.root / "datasets"
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Where an upload lies while it is checked; on the same disk, so that it can be moved into place."""
+        return self.root / "uploads"
+
+
+def default_workspace() -> Workspace:
+    """The workspace of the command line and of the pages: $TUNEBOOK_HOME, or ~/.tunebook."""
+    return Workspace(os.environ.get("TUNEBOOK_HOME") or "~/.tunebook")
+
+
+def machine_dir() -> Path:
+    """The folder of the queue and the device locks, one per user and machine: $TUNEBOOK_MACHINE_DIR,
+    or ~/.local/state/tunebook, so that two homes do not train on one device at once."""
+    chosen = os.environ.get("TUNEBOOK_MACHINE_DIR")
+    return Path(chosen or "~/.local/state/tunebook").expanduser()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside `path`, flush to disk, then rename over it: a reader sees the old or the new file, never a half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,353 @@
+"""The base picker of Train and Advisor: what is on this machine, a short list, the hub; what is known of the chosen one,
+whether it fits, and its download. Also what each device can do.
+
+A token stays in this server process, in the memory of the visitor's session, and goes to a download by its environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from engine import bases, choices, demo, fit, hub, jobs, machine, preflight, runs, spec, words
+from engine.words import Problem, t
+from engine.workspace import Workspace
+from pages import _ui
+
+POLL_S = 0.5
+SEARCH_EXAMPLE = "SmolLM2"
+TOKEN_RULES = ("hub-gated", "hub-gated-refused", "hub-token", "hub-forbidden", "hub-not-found")
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+def select(workspace: Workspace, opened: str = "") -> bases.Base:
+    """Show the list of what can be started from and return the chosen base; one of the hub is looked at first."""
+    made = [
+        f"run:{run.id}" for run in runs.list_all(workspace) if run.status == "finished" and _writes(workspace, run.id)
+    ]
+    current = _ui.current("base") or "starter"
+    here = demo.limits().models if demo.on() else [*bases.cached()[:50], *bases.folders(workspace)[:50]]
+    options = list(dict.fromkeys(["starter", current, *made[:20], *here]))
+    ref = st.selectbox(
+        t("Model to start from"),
+        options,
+        index=options.index(current),
+        format_func=lambda one: _title(one, workspace),
+        key=f"base~{opened}~{st.session_state.get('picked', 0)}",
+        accept_new_options=not demo.on(),
+        help=t("What this demo has, and what your own runs made.")
+        if demo.on()
+        else t("Type a folder on this machine or a Hugging Face id, or choose one from the list."),
+    )
+    base = bases.describe(ref or "starter", workspace)
+    if _ui.current("base") != base.ref:
+        _ui.choose("base", base.ref)
+    if base.kind == "folder" and not base.problems:
+        bases.remember_folder(workspace, base.ref)
+    if base.kind == "hub" and base.folder is None and not demo.on():
+        _look(base.ref)
+        base = bases.describe(base.ref, workspace)
+    return base
+
+
+def _writes(workspace: Workspace, run_id: str) -> bool:
+    """Whether a run made something that writes text: a reward model gives scores."""
+    return runs.load_spec(workspace, run_id).objective != "reward"
+
+
+def _title(ref: str, workspace: Workspace) -> str:
+    if ref.startswith("run:") and runs.exists(workspace, ref[4:]):
+        return t("Go on from: {name}", name=runs.name(workspace, ref[4:]))
+    return bases.describe(ref, workspace).title
+
+
+def _pick(ref: str) -> None:
+    """Take a base from the lists: the field above starts anew with it."""
+    _ui.choose("base", ref)
+    st.session_state["picked"] = st.session_state.get("picked", 0) + 1
+    st.rerun()
+
+
+def _token() -> str | None:
+    return st.session_state.get("kept_token") or None
+
+
+def _looks() -> dict[str, hub.Model | Problem]:
+    return st.session_state.setdefault("hub_looks", {})
+
+
+def _look(ref: str) -> None:
+    """Ask the hub about a model, once; "Try again" and a token ask anew."""
+    if ref in _looks():
+        return
+    with st.spinner(_ui.say("Looking at {name} ...", name=ref)):
+        try:
+            _looks()[ref] = hub.look(ref, token=_token())
+        except hub.HubError as error:
+            _looks()[ref] = error.problem
+
+
+def problems(base: bases.Base) -> list[Problem]:
+    """Return what keeps a run from starting that only the hub knows, and that a model must be here first."""
+    if base.kind != "hub" or base.folder is not None:
+        return []
+    seen = _looks().get(base.ref)
+    if isinstance(seen, Problem):
+        return [seen]
+    if isinstance(seen, hub.Model) and seen.problems:
+        return list(seen.problems)
+    return [Problem(rule="base-not-here", where="base", parameters={"ref": base.ref})]
+
+
+# --- what is known ---------------------------------------------------------------------------------------------------
+def panel(workspace: Workspace, base: bases.Base, recipe_name: str) -> None:
+    """Say all that is known of the chosen base, offer its download, and the ways to another one."""
+    seen = _looks().get(base.ref)
+    _ui.bullets(_facts(workspace, base, seen if isinstance(seen, hub.Model) else None, recipe_name))
+    _ui.toy_note(base)
+    if demo.on():
+        return
+    if base.kind == "hub" and base.folder is None:
+        _download(workspace, base, seen)
+    with st.expander(t("Find another model")):
+        _find(workspace, recipe_name)
+
+
+def _facts(workspace: Workspace, base: bases.Base, seen: hub.Model | None, recipe_name: str) -> list[str]:
+    facts = []
+    if base.parameters:
+        facts.append(_size(base.parameters))
+    if base.window_tokens:
+        facts.append(t("reads {n} tokens", n=f"{base.window_tokens:,}"))
+    if seen is not None and seen.licence:
+        facts.append(t("licence {name}", name=seen.licence))
+    lines = [" · ".join(facts)] if facts else []
+    if base.kind == "hub":
+        commit = (base.revision or (seen.commit if seen is not None else ""))[:10]
+        if base.folder is not None:
+            lines.append(t("On this machine, at commit {commit}.", commit=commit))
+        elif seen is not None:
+            size = _gigabytes(seen.download_bytes)
+            lines.append(t("Not on this machine: {size} to download, at commit {commit}.", size=size, commit=commit))
+            if seen.gated and seen.readable:
+                lines.append(t("Asks for permission, which you have."))
+    if base.template and base.kind != "run":
+        lines.append(
+            t("Brings its own chat template.")
+            if base.template == "own"
+            else t("Has no chat template: questions and answers are marked with plain headings.")
+        )
+    if base.pads_with_end:
+        lines.append(t("Has no padding token of its own: its end token fills up rows, and is not trained there."))
+    if base.shape is not None:
+        run_spec, _ = preflight.build(workspace, recipe_name, base_ref=base.ref, dataset_id=None, overrides={})
+        if run_spec is not None:
+            found = preflight.memory(run_spec, base, _ui.current_dataset(), workspace)
+            title, verdict = t(spec.recipes()[recipe_name].title), fit.verdict(found, _memory_bytes())
+            words = {True: t("fits"), False: t("does not fit"), None: t("may not fit")}
+            if found.parts:
+                lines.append(t("{name}: {word}. {text}", name=title, word=words[_fits_here(found)], text=verdict))
+            else:
+                lines.append(t("{name}: {text}", name=title, text=verdict))
+    elif base.folder is not None or base.looked_at is not None:
+        lines.append(t("Its memory cannot be estimated: Tunebook does not know this architecture."))
+    return lines
+
+
+def _fits_here(found: fit.Estimate) -> bool | None:
+    """Whether an estimate fits this machine; None where only its lower end does."""
+    have = _memory_bytes()
+    return False if found.low_bytes > have else None if found.high_bytes > have else True
+
+
+def _memory_bytes() -> int:
+    return machine.facts().device_memory_bytes
+
+
+def _size(parameters: float) -> str:
+    if parameters >= 1e9:
+        return t("{n} billion parameters", n=f"{parameters / 1e9:.3g}")
+    return t("{n} million parameters", n=f"{parameters / 1e6:,.1f}")
+
+
+def _gigabytes(size_bytes: float) -> str:
+    return f"{size_bytes / 1e9:.3g} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.3g} MB"
+
+
+# --- access and download ---------------------------------------------------------------------------------------------
+def _download(workspace: Workspace, base: bases.Base, seen: hub.Model | Problem | None) -> None:
+    last = st.session_state.pop("download_problem", None)
+    wrong = [seen] if isinstance(seen, Problem) else list(seen.problems) if seen is not None else []
+    if wrong or last is not None:
+        st.error(_ui.plain((last or wrong[0]).sentence), icon=":material/error:")
+    if any(one.rule in TOKEN_RULES for one in [*wrong, *([last] if last else [])]):
+        with st.form("token_form", border=False):
+            typed = st.text_input(
+                t("Token for the hub"),
+                type="password",
+                autocomplete="off",
+                help=t("Kept in the memory of this server while your session lasts, and written nowhere."),
+            )
+            if st.form_submit_button(t("Use this token"), key="use_token") and typed.strip():
+                st.session_state["kept_token"] = typed.strip()
+                _looks().pop(base.ref, None)
+                st.rerun()
+    if wrong:
+        if st.button(t("Try again"), icon=":material/refresh:", key="look_again"):
+            _looks().pop(base.ref, None)
+            st.rerun()
+        return
+    if st.session_state.get("download"):
+        _watch()
+        return
+    if base.problems:
+        return  # said below the settings: it could not be trained
+    begun = bases.begun(base.ref)
+    label = t("Go on with the download") if begun else t("Download this model")
+    if st.button(label, icon=":material/download:", type="primary", key="download_base"):
+        call = jobs.Call(workspace=str(workspace.root), model=base.ref, language=words.language())
+        st.session_state["download"] = str(jobs.start(call, token=_token()))
+        st.rerun()
+    if begun:
+        st.caption(t("A part of it is here already; nothing is fetched twice."))
+
+
+@_ui.fragment(run_every=POLL_S)
+def _watch() -> None:
+    """The progress of a download, by itself: the rest of the page stays usable."""
+    job = st.session_state.get("download")
+    if not job:
+        return
+    folder = Path(job)
+    result = jobs.result(folder)
+    if result is not None:
+        jobs.forget(folder)
+        del st.session_state["download"]
+        if result.problem is not None:
+            st.session_state["download_problem"] = result.problem
+        st.rerun()
+    now = jobs.progress(folder)
+    text = t("Downloading: {percent} %", percent=int(100 * now.share))
+    if _ui.job_bar(now, text, t("Stop"), key="stop_download"):
+        jobs.stop(folder)
+        st.session_state.pop("download", None)
+        st.rerun()
+
+
+# --- finding another one ---------------------------------------------------------------------------------------------
+def _find(workspace: Workspace, recipe_name: str) -> None:
+    ways = {
+        "list": t("A short list"),
+        "search": t("Search the hub"),
+        "folder": t("A folder on this machine"),
+    }
+    way = st.radio(t("Where to look"), list(ways), format_func=ways.__getitem__, horizontal=True, key="find_way")
+    if way == "list":
+        _short_list(recipe_name)
+    elif way == "search":
+        _search()
+    else:
+        _folder(workspace)
+
+
+def _short_list(recipe_name: str) -> None:
+    title = t(spec.recipes()[recipe_name].title)
+    st.caption(
+        _ui.say("Open models, smallest first; whether each fits is estimated for {recipe}, by its shape.", recipe=title)
+    )
+    here = set(bases.cached())
+    for known in bases.curated():
+        name, said, button = st.columns([5, 3, 2], vertical_alignment="center")
+        kind = t("base model") if known.kind == "base" else t("follows instructions")
+        facts = [_size(known.parameters), kind, t("reads {n} tokens", n=f"{known.window_tokens:,}")]
+        facts += [known.licence] if known.licence else []
+        facts.append(
+            t("on this machine")
+            if known.id in here
+            else t("about {size} to download", size=_gigabytes(known.weights_bytes))
+        )
+        if known.gated:
+            facts.append(t("asks for permission"))
+        name.markdown(f"**{_ui.plain(known.id)}**")
+        name.caption(_ui.plain(" · ".join(facts)))
+        said.markdown(_fits(known, recipe_name))
+        if button.button(t("Choose"), key=f"known_{known.id}"):
+            _pick(known.id)
+
+
+def _fits(known: bases.Known, recipe_name: str) -> str:
+    """Whether a model of the short list fits this machine, in a word with a mark."""
+    run_spec, _ = spec.resolve(
+        spec.recipes()[recipe_name], base=known.id, revision=None, parameters=known.parameters, dataset_id="",
+        overrides={},
+    )  # fmt: skip
+    base = bases.Base(ref=known.id, kind="hub", title=known.id, shape=known.shape)
+    found = preflight.memory(run_spec, base)
+    if found.parts is None:
+        return "?"
+    low, high = fit.size_words(found.low_bytes), fit.size_words(found.high_bytes)
+    if _fits_here(found) is False:
+        return ":material/close: " + _ui.say("does not fit: {low} to {high}", low=low, high=high)
+    if _fits_here(found) is None:
+        return ":material/warning: " + _ui.say("may be too much: {low} to {high}", low=low, high=high)
+    return ":material/check: " + _ui.say("fits: {low} to {high}", low=low, high=high)
+
+
+def _search() -> None:
+    with st.form("search_form", border=False):
+        typed = st.text_input(t("Part of a model's name"), placeholder=SEARCH_EXAMPLE, key="hub_search")
+        if st.form_submit_button(t("Search"), icon=":material/search:", key="search_hub") and typed.strip():
+            try:
+                st.session_state["hub_found"] = hub.search(typed.strip(), token=_token())
+            except hub.HubError as error:
+                st.session_state.pop("hub_found", None)
+                st.error(_ui.plain(error.problem.sentence))
+    found = st.session_state.get("hub_found")
+    if found is not None and not found:
+        st.info(t("Nothing found. Search for a shorter part of the name; only models with safetensors are shown."))
+    for one in found or []:
+        name, button = st.columns([8, 2], vertical_alignment="center")
+        facts = [t("{n} downloads a month", n=f"{one.downloads:,}")] + ([t("asks for permission")] if one.gated else [])
+        name.markdown(f"**{_ui.plain(one.id)}**")
+        name.caption(_ui.plain(" · ".join(facts)))
+        if button.button(t("Choose"), key=f"found_{one.id}"):
+            _pick(one.id)
+
+
+def _folder(workspace: Workspace) -> None:
+    with st.form("folder_form", border=False):
+        typed = st.text_input(
+            t("Folder"), placeholder="/home/me/models/my-model", key="model_folder",
+            help=t("It holds config.json, a tokenizer and *.safetensors; it stays where it is."),
+        )  # fmt: skip
+        if st.form_submit_button(t("Add this folder"), key="add_folder") and typed.strip():
+            path = str(Path(typed.strip()).expanduser().absolute())
+            found = bases.describe(path, workspace)
+            if found.problems:
+                _ui.problem_list(found.problems)
+            else:
+                bases.remember_folder(workspace, found.ref)
+                _pick(found.ref)
+
+
+# --- devices ---------------------------------------------------------------------------------------------------------
+def devices() -> None:
+    """What each kind of device can do, and which one runs take here, and why."""
+    facts = machine.facts()
+    st.markdown(_ui.plain(choices.device_reason(facts)))
+    here, yes, no, names = facts.device.partition(":")[0], t("yes"), t("no"), choices.device_words()
+    table = pd.DataFrame(
+        {
+            t("Device"): [f"→ {names[one.name]}" if one.name == here else names[one.name] for one in choices.ABILITIES],
+            t("Number format"): [t("bf16 from compute capability 8.0 on, else fp32") if one.bf16 else "fp32"
+                                 for one in choices.ABILITIES],
+            t("4-bit and 8-bit bases"): [yes if one.quantized else no for one in choices.ABILITIES],
+            "Unsloth": [
+                (yes if choices.installed("unsloth") else t("yes, not installed")) if one.unsloth else no
+                for one in choices.ABILITIES
+            ],
+        }
+    )  # fmt: skip
+    st.table(table, hide_index=True)

@@ -1,0 +1,271 @@
+"""What a data set holds, in numbers and charts; which tokens are trained; how it is divided for training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from streamlit.components.v2 import component
+
+from engine import bases, datasets, masks, numbers
+from engine.words import t
+from engine.workspace import Workspace
+from pages import _ui
+
+BARS = 30
+HELD_OUT_SHOWN = 10
+
+_TOKENS_CSS = """
+.row { margin: 0 0 1rem; color: var(--st-text-color); font-family: var(--st-font); }
+.head { margin: 0 0 .3rem; font-size: .9rem; }
+.text { padding: .6rem .8rem; border: 1px solid var(--st-border-color); border-radius: var(--st-base-radius);
+  font: .9rem/1.7 var(--st-code-font, monospace); white-space: pre-wrap; overflow-wrap: anywhere;
+  max-height: 22rem; overflow-y: auto; }
+.text span { border-radius: 3px; box-shadow: inset -1px 0 0 var(--st-border-color); }
+.text span.trained { background: color-mix(in srgb, var(--st-green-color) 30%, transparent);
+  border-bottom: 2px solid var(--st-green-color); }
+"""
+
+# The tokens come from a file: they are set as text, never as HTML.
+_TOKENS_JS = """
+export default function ({ parentElement, data }) {
+  parentElement.querySelectorAll(".row").forEach(old => old.remove());
+  for (const part of data.parts) {
+    const row = document.createElement("div"), head = document.createElement("p"), text = document.createElement("div");
+    row.className = "row"; head.className = "head"; text.className = "text";
+    head.textContent = part.head;
+    text.tabIndex = 0;
+    text.setAttribute("role", "group");
+    text.setAttribute("aria-label", part.head);
+    part.pieces.forEach((piece, index) => {
+      const span = document.createElement("span");
+      span.textContent = piece;
+      if (part.trained[index]) span.className = "trained";
+      text.append(span);
+    });
+    if (part.more) text.append(part.more);
+    row.append(head, text);
+    parentElement.append(row);
+  }
+}
+"""
+
+_tokens = component("tunebook_tokens", css=_TOKENS_CSS, js=_TOKENS_JS)
+
+
+def _base(workspace: Workspace) -> bases.Base:
+    base = bases.describe(_ui.current("base") or "starter", workspace)
+    st.caption(_ui.say("Tokens as {base} reads them; the base is chosen on the Train page.", base=base.title))
+    return base
+
+
+def _bars(counts: Mapping[str, int], name: str, title: str, key: str) -> None:
+    """A bar chart of counts, and the same numbers as a table."""
+    figure = go.Figure(go.Bar(x=list(counts), y=list(counts.values()), width=0.5))
+    figure.update_layout(height=260, margin={"l": 10, "r": 10, "t": 36, "b": 10}, title=title)
+    figure.update_xaxes(type="category")
+    st.plotly_chart(figure, key=key, alt=title)
+    with st.expander(t("The numbers: {what}", what=title)):
+        table = pd.DataFrame({name: list(counts), t("Count"): list(counts.values())})
+        st.dataframe(table, hide_index=True, alt=title)
+
+
+def show(workspace: Workspace, dataset: datasets.Dataset) -> None:
+    """Rows, turns, roles, characters, labels and token lengths, each as a chart with its table."""
+    base = _base(workspace)
+    try:
+        with st.spinner(t("Counting ...")):
+            found = numbers.describe(workspace, dataset.id, base)
+    except datasets.DatasetError as error:
+        st.error(_ui.plain(error.problem.sentence))
+        return
+    if found.problem is not None:
+        st.warning(_ui.plain(found.problem.sentence))
+    if found.tokens:
+        _lengths(found)
+    turns = {str(turn): rows for turn, rows in found.turns.items()}
+    marks = {"true": t("good"), "false": t("bad")}
+    labels = {marks[label]: count for label, count in found.labels.items()}
+    charts = [
+        (found.characters, t("Role"), t("Characters by role"), "characters"),
+        (found.roles, t("Role"), t("Messages by role"), "roles"),
+        (turns, t("Messages"), t("Rows by number of messages"), "turns"),
+        (labels, t("Label"), t("Answers by label"), "labels"),
+    ]
+    columns = st.columns(2)
+    for number, (counts, name, title, key) in enumerate(one for one in charts if one[0]):
+        with columns[number % 2]:
+            _bars(counts, name, title, f"{key}_{dataset.id}")
+
+
+def _lengths(found: numbers.Statistics) -> None:
+    a, b, c, d = st.columns(4)
+    a.metric(t("Tokens, median row"), f"{found.quantile(0.5):,}")
+    b.metric(t("95 % of rows within"), f"{found.quantile(0.95):,}")
+    c.metric(t("Longest row seen"), f"{max(found.tokens):,}")
+    window = found.window_tokens
+    if window:
+        over = f"{100 * found.over(window):.2g} %"
+        d.metric(t("Over the window"), over, help=t("The base reads {n} tokens at once.", n=f"{window:,}"))
+    if found.is_sample:
+        n = f"{len(found.tokens) + found.refused:,}"
+        st.caption(t("Token lengths are estimated from {n} rows drawn at random.", n=n))
+    if found.plain_template:
+        st.caption(t("The base has no chat template; questions and answers are marked with plain headings."))
+    if found.refused:
+        st.warning(t("The base's chat template cannot write {n} of these rows.", n=f"{found.refused:,}"))
+    longest = max(found.tokens)
+    width = max(1, -(-longest // BARS))
+    counts = [0] * (longest // width + 1)
+    for length in found.tokens:
+        counts[length // width] += 1
+    edges = [f"{i * width:,}-{(i + 1) * width - 1:,}" for i in range(len(counts))]
+    figure = go.Figure(
+        go.Bar(x=[(i + 0.5) * width for i in range(len(counts))], y=counts, width=width, customdata=edges,
+               hovertemplate="%{customdata}: %{y}<extra></extra>")
+    )  # fmt: skip
+    if window and window <= longest * 1.2:
+        figure.add_vline(x=window, line_dash="dash", annotation_text=t("window"))
+    title = t("Rows by length in tokens")
+    figure.update_layout(height=280, margin={"l": 10, "r": 10, "t": 36, "b": 10}, title=title, bargap=0.05)
+    st.plotly_chart(figure, key="lengths", alt=title)
+    with st.expander(t("The numbers: {what}", what=title)):
+        table = pd.DataFrame({t("Tokens"): edges, t("Rows"): counts})
+        st.dataframe(table[table[t("Rows")] > 0], hide_index=True, alt=title)
+
+
+def mask(workspace: Workspace, dataset: datasets.Dataset) -> None:
+    """Some rows as the base reads them, with the tokens that are trained in colour."""
+    if dataset.report.type in ("prompt-only", "stepwise"):
+        st.info(t("These rows have no answer to learn from, so no token of them is trained."))
+        return
+    base = _base(workspace)
+    found = masks.cached(workspace, dataset.id, base)
+    if found is None:
+        st.write(t("A few rows are read with the base's own tokenizer and chat template, just as training reads them."))
+        if not st.button(t("Show what is trained"), type="primary", key="show_mask"):
+            return
+        with st.spinner(t("Reading some rows as the base does; this takes some seconds ...")):
+            found = masks.make(workspace, dataset.id, base)
+        if found.rows:
+            st.rerun()
+    if found.problem is not None:
+        st.error(_ui.plain(found.problem.sentence))
+    if not found.rows:
+        return
+    share = 100 * found.trained / max(1, found.tokens)
+    st.write(
+        t(
+            "In the first {rows} rows {trained} of {tokens} tokens are trained ({share} %). They are green and underlined.",
+            rows=found.counted,
+            trained=f"{found.trained:,}",
+            tokens=f"{found.tokens:,}",
+            share=f"{share:.0f}",
+        )
+    )
+    if found.plain_template:
+        st.caption(t("The base has no chat template; questions and answers are marked with plain headings."))
+    if found.untrained and not found.problem:
+        st.warning(t("{n} of these rows train nothing: no answer begins within the window.", n=found.untrained))
+    if found.refused:
+        st.warning(t("The base's chat template cannot write {n} of these rows.", n=found.refused))
+    names = {"chosen": t("better answer"), "rejected": t("worse answer"), "good": t("good"), "bad": t("bad"), "": ""}
+    parts = []
+    for row in found.rows:
+        for part in row.parts:
+            head = t("Line {line}", line=f"{row.line:,}") if row.line else ""
+            words = [head, names.get(part.name, part.name)]
+            counted = t("{trained} of {tokens} tokens are trained", trained=part.trained_tokens, tokens=part.tokens)
+            more = len(part.pieces) < part.tokens
+            parts.append(
+                {
+                    "head": ", ".join([w for w in words if w]) + ": " + counted,
+                    "pieces": list(part.pieces),
+                    "trained": list(part.trained),
+                    "more": t(" … and {n} more tokens", n=part.tokens - len(part.pieces)) if more else "",
+                }
+            )
+    _tokens(key=f"tokens_{dataset.id}", data={"parts": parts})
+
+
+def division(workspace: Workspace, dataset: datasets.Dataset) -> None:
+    """How a run divides the rows into trained and held-out ones, or which other data it is scored on."""
+    _validation(workspace, dataset)
+    if dataset.eval_id:
+        return
+    base = bases.describe(_ui.current("base") or "starter", workspace)
+    try:
+        with st.spinner(t("Counting ...")):
+            found = numbers.describe(workspace, dataset.id, base).split
+    except datasets.DatasetError as error:
+        st.error(_ui.plain(error.problem.sentence))
+        return
+    if found is None:
+        st.write(
+            t(
+                "10 % of the rows, at most 500, are held out of training by a seeded draw; rows with the same question "
+                "stay together."
+            )
+        )
+        return
+    out = len(found.held_out)
+    total = found.train_rows + out
+    a, b, c = st.columns(3)
+    a.metric(t("Rows trained on"), f"{found.train_rows:,}")
+    b.metric(t("Rows held out"), f"{out:,}")
+    c.metric(t("Different questions"), f"{found.groups:,}")
+    st.caption(
+        t(
+            "Drawn with seed {seed}. Rows with the same question stay on one side. "
+            'Share and seed are settings of the Train page ("Held-out share", "Split seed").',
+            seed=found.seed,
+        )
+    )
+    if found.groups < total:
+        st.caption(t("{n} rows repeat the question of another row.", n=f"{total - found.groups:,}"))
+    if not out:
+        st.warning(t("Nothing is held out: every row asks the same question."))
+        return
+    st.write(t("The first rows that are held out:"))
+    rows = [row for at in found.held_out[:HELD_OUT_SHOWN] for row in datasets.preview(workspace, dataset.id, at, 1)]
+    from pages._data_rows import table
+
+    st.dataframe(table(rows), hide_index=True, alt=t("Rows that are held out"))
+
+
+def _validation(workspace: Workspace, dataset: datasets.Dataset) -> None:
+    """Let a person say which other data the runs on this one are scored on."""
+    known = {
+        one.id: one.name
+        for one in datasets.list_all(workspace)
+        if one.id != dataset.id and one.trainable and one.report.type == dataset.report.type
+    }
+    if dataset.eval_id and dataset.eval_id not in known:
+        known[dataset.eval_id] = _name(workspace, dataset.eval_id)
+    options = ["", *known]
+    chosen = st.selectbox(
+        t("Rows to validate on"),
+        options,
+        index=options.index(dataset.eval_id or ""),
+        format_func=lambda one: known.get(one) or t("a part of these rows, held out"),
+        help=t("To use a file of its own, bring it here first like any other data, then choose it."),
+        key=f"validation_{dataset.id}_{dataset.eval_id}",
+    )
+    if chosen != (dataset.eval_id or ""):
+        try:
+            datasets.attach(workspace, dataset.id, chosen or None)
+        except datasets.DatasetError as error:
+            st.error(_ui.plain(error.problem.sentence))
+        else:
+            st.rerun()
+    if dataset.eval_id:
+        st.caption(t("Runs on this data are scored on those rows before and after; they are never trained on."))
+
+
+def _name(workspace: Workspace, dataset_id: str) -> str:
+    try:
+        return datasets.load(workspace, dataset_id).name
+    except datasets.DatasetError:
+        return t("data that is gone")

@@ -1,0 +1,329 @@
+"""Bringing a file: the upload that streams to disk, and the check of a large one with its progress and time left."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from streamlit.components.v2 import component
+
+from engine import datasets, demo, jobs, uploads, words
+from engine.fixes import Edit
+from engine.words import t
+from engine.workspace import Workspace
+from pages import _ui
+
+# What Streamlit's own uploader may hold in memory; it stands in where the pages are served without our upload route.
+FALLBACK_LIMIT_MB = 200
+POLL_S = 0.5
+
+_HTML = """
+<div class="zone">
+  <input type="file" id="file" data-testid="stFileUploaderDropzoneInput">
+  <label for="file"></label>
+  <span class="hint"></span>
+  <div class="going" hidden>
+    <progress max="1" value="0"></progress>
+    <span class="said" role="status"></span>
+    <button type="button"></button>
+  </div>
+</div>
+"""
+
+_CSS = """
+.zone { display: flex; flex-wrap: wrap; gap: .6rem 1rem; align-items: center; padding: 1.1rem 1.2rem;
+  border: 1px dashed var(--st-border-color); border-radius: var(--st-base-radius);
+  background: var(--st-secondary-background-color); color: var(--st-text-color); font-family: var(--st-font); }
+.zone.over { border-color: var(--st-primary-color); border-style: solid; }
+input { position: absolute; width: 1px; height: 1px; opacity: 0; }
+label, button { padding: .45rem .9rem; border: 1px solid var(--st-border-color); font: inherit; cursor: pointer;
+  border-radius: var(--st-button-radius); background: var(--st-background-color); color: var(--st-text-color); }
+label:hover, button:hover { border-color: var(--st-primary-color); }
+input:focus-visible + label, button:focus-visible { outline: 3px solid var(--st-primary-color); outline-offset: 2px; }
+.zone.busy > input, .zone.busy > label, .zone.busy > .hint { display: none; }
+.going { display: flex; flex: 1; flex-wrap: wrap; gap: .6rem 1rem; align-items: center; }
+.going[hidden] { display: none; }
+progress { flex: 1 1 12rem; height: .6rem; accent-color: var(--st-primary-color); }
+"""
+
+# Runs again whenever Python sends new data, so everything is assigned and nothing is added twice.
+_JS = """
+const uploads = new WeakMap();
+
+export default function ({ parentElement, data, setTriggerValue }) {
+  const find = selector => parentElement.querySelector(selector);
+  const zone = find(".zone"), input = find("input"), going = find(".going"), said = find(".said");
+  const bar = find("progress"), cancel = find("button"), texts = data.texts;
+  find("label").textContent = texts.choose;
+  find(".hint").textContent = texts.hint;
+  cancel.textContent = texts.cancel;
+  bar.setAttribute("aria-label", texts.bar);
+
+  const idle = () => {
+    uploads.delete(parentElement);
+    zone.classList.remove("busy");
+    going.hidden = true;
+    input.value = "";
+  };
+  const refused = answer => { idle(); setTriggerValue("refused", answer); };
+  const left = seconds => seconds < 90 ? texts.seconds.replace("{n}", Math.max(1, Math.round(seconds)))
+    : texts.minutes.replace("{n}", Math.round(seconds / 60));
+
+  const send = async file => {
+    if (!file || uploads.has(parentElement)) return;
+    if (file.size > data.limit_bytes) {
+      return refused({ rule: "upload-too-large", parameters: { limit_mib: data.limit_bytes / 1048576 } });
+    }
+    const request = new XMLHttpRequest();
+    uploads.set(parentElement, request);
+    zone.classList.add("busy");
+    going.hidden = false;
+    bar.value = 0;
+    said.textContent = file.name;
+    const headers = { [data.header]: data.ticket };
+    try {
+      const room = await fetch(data.route, { method: "POST", headers: { ...headers, "X-Tunebook-Size": file.size } });
+      if (!room.ok) return refused(await room.json());
+    } catch { return refused({}); }
+    if (uploads.get(parentElement) !== request) return;
+    const began = performance.now();
+    let shown = 0;
+    request.upload.onprogress = event => {
+      const share = event.total ? event.loaded / event.total : 0, now = performance.now();
+      bar.value = share;
+      if (now - shown < 500 && share < 1) return;  // a status that is read aloud should not chatter
+      shown = now;
+      const seconds = (now - began) / 1000;
+      said.textContent = `${file.name}: ${Math.floor(share * 100)} %` +
+        (seconds > 1 && share < 1 ? `, ${left(seconds / share - seconds)}` : "");
+    };
+    request.onload = () => {
+      let answer = {};
+      try { answer = JSON.parse(request.responseText); } catch { /* said below */ }
+      if (request.status !== 201) return refused(answer);
+      idle();
+      setTriggerValue("uploaded", { id: answer.upload, name: file.name });
+    };
+    request.onerror = () => refused({});
+    request.onabort = idle;
+    request.open("PUT", data.route);
+    request.setRequestHeader(data.header, data.ticket);
+    request.send(file);
+  };
+
+  input.onchange = () => send(input.files[0]);
+  cancel.onclick = () => { const request = uploads.get(parentElement); idle(); if (request) request.abort(); };
+  zone.ondragover = event => { event.preventDefault(); zone.classList.add("over"); };
+  zone.ondragleave = () => zone.classList.remove("over");
+  zone.ondrop = event => {
+    event.preventDefault();
+    zone.classList.remove("over");
+    send(event.dataTransfer.files[0]);
+  };
+  return () => { const request = uploads.get(parentElement); if (request) { idle(); request.abort(); } };
+}
+"""
+
+_uploader = component("tunebook_upload", html=_HTML, css=_CSS, js=_JS)
+
+
+def widget(workspace: Workspace) -> None:
+    """Let a person bring a file, by choosing or dropping it, and check it."""
+    route = uploads.route()
+    if route is None:
+        _fallback(workspace)
+        return
+    ticket = uploads.ticket(workspace, st.session_state.get("upload_ticket"))
+    st.session_state["upload_ticket"] = ticket
+    size = _size(uploads.limit_bytes())
+    if demo.on():
+        rows = f"{demo.limits().rows:,}"
+        st.caption(
+            t(
+                "JSON Lines, a JSON array or CSV, also gzipped; in this demo at most {size} and {n} rows.",
+                size=size,
+                n=rows,
+            )
+        )
+    else:
+        st.caption(t("JSON Lines, a JSON array, CSV or Parquet, also gzipped; at most {size}.", size=size))
+    done = _uploader(
+        key="uploader",
+        data={
+            "route": route,
+            "header": uploads.TICKET_HEADER,
+            "ticket": ticket,
+            "limit_bytes": uploads.limit_bytes(),
+            "texts": {
+                "choose": t("Choose a file"),
+                "hint": t("or drop it here"),
+                "cancel": t("Cancel"),
+                "bar": t("Upload"),
+                "seconds": t("about {n} s left", n="{n}"),
+                "minutes": t("about {n} min left", n="{n}"),
+            },
+        },
+        on_uploaded_change=lambda: None,
+        on_refused_change=lambda: None,
+    )
+    if done.refused is not None:
+        st.error(_ui.plain(uploads.refusal(done.refused).sentence))
+    if isinstance(done.uploaded, dict):
+        source = uploads.path_of(workspace, done.uploaded.get("id"))
+        if source is None:
+            st.error(_ui.plain(uploads.refusal(None).sentence))
+        else:
+            store(workspace, source, str(done.uploaded.get("name") or "data")[:1000], remove=True)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes >> 30} GiB" if size_bytes >= 1 << 30 else f"{size_bytes >> 20} MiB"
+
+
+def _fallback(workspace: Workspace) -> None:
+    upload = st.file_uploader(
+        t("JSON Lines, a JSON array, CSV or Parquet; at most {n} MB", n=FALLBACK_LIMIT_MB),
+        key="upload",
+        help=t('Larger files: choose "A file on this machine", or use `tunebook check FILE`.'),
+    )
+    if upload is None or st.session_state.get("taken_upload") == upload.file_id:
+        return
+    st.session_state["taken_upload"] = upload.file_id
+    target = workspace.uploads_dir / secrets.token_hex(8)
+    try:
+        workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as out:
+            shutil.copyfileobj(upload, out, 1 << 20)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        st.error(_ui.say("The upload could not be stored: {reason}. Free some space and try again.", reason=error))
+    else:
+        store(workspace, target, upload.name, remove=True)
+
+
+def store(workspace: Workspace, source: Path, name: str, *, remove: bool = False) -> None:
+    """Check and store a file; with `remove` it is an upload that is not needed afterwards."""
+    call = jobs.Call(workspace=str(workspace.root), source=str(source), name=name, remove_source=remove)
+    try:
+        size = source.stat().st_size if source.is_file() else 0
+    except (OSError, ValueError):
+        size = 0  # the check says what is wrong
+    _begin(call, size)
+
+
+def change(
+    workspace: Workspace,
+    dataset: Any,
+    *,
+    fixes: tuple[str | Edit, ...] = (),
+    mapping: dict[str, str] | None = None,
+) -> None:
+    """Store a repaired or differently read copy of a data set and go on with it."""
+    call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, fixes=fixes, mapping=mapping)
+    _begin(call, (dataset.folder / "original").stat().st_size)
+
+
+def _begin(call: jobs.Call, size_bytes: int) -> None:
+    """Do what takes a moment at once, and what takes longer in a process that is watched."""
+    if size_bytes <= jobs.SMALL_BYTES:
+        with st.spinner(t("Checking ...")):
+            result = jobs.carry_out(call)
+        _take(result)
+        return
+    import msgspec
+
+    call = msgspec.structs.replace(call, language=words.language())
+    watch(jobs.start(call))
+
+
+def watch(job: Path) -> None:
+    """Follow a job on this page, in the place of one that went on before."""
+    before = st.session_state.get("job")
+    if before:
+        jobs.stop(Path(before))
+    st.session_state["job"] = str(job)
+    st.rerun()
+
+
+def _take(result: jobs.Result) -> None:
+    """Go on with what was made, or keep what is wrong for the page that is drawn next."""
+    if result.dataset:
+        _ui.choose("dataset", result.dataset)
+        st.session_state.pop("data_problem", None)
+    elif result.problem:
+        st.session_state["data_problem"] = result.problem
+    st.rerun()
+
+
+def problem() -> None:
+    """Say, once, what was wrong with the last file."""
+    found = st.session_state.pop("data_problem", None)
+    if found is not None:
+        st.error(_ui.plain(found.sentence))
+
+
+def busy() -> bool:
+    """Whether a large file is being checked; shows how far it is."""
+    if not st.session_state.get("job"):
+        return False
+    _watch()
+    return True
+
+
+def rows_made(workspace: Workspace, dataset: datasets.Dataset) -> None:
+    """See that the rows that training reads are there: those of a large file are made now, beside the page."""
+    if dataset.has_rows:
+        return
+    if st.session_state.get("rows_job", ("", ""))[0] != dataset.id:  # one for other data goes on by itself
+        call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, rows=True, language=words.language())
+        st.session_state["rows_job"] = dataset.id, str(jobs.start(call))
+    _watch_rows()
+
+
+@_ui.fragment(run_every=POLL_S)
+def _watch_rows() -> None:
+    job = st.session_state["rows_job"][1]
+    if not job:  # it has failed, and was said
+        if st.button(t("Try again"), key="rows_again"):
+            del st.session_state["rows_job"]
+            st.rerun()
+        return
+    folder = Path(job)
+    result = jobs.result(folder)
+    if result is None:
+        now = jobs.progress(folder)
+        text = t("Making the rows ready for training: {percent} %", percent=int(100 * now.share))
+        st.progress(now.share, text=_ui.with_time_left(text, now))
+        return
+    jobs.forget(folder)
+    if result.problem is None:
+        del st.session_state["rows_job"]
+    else:
+        st.session_state["rows_job"] = st.session_state["rows_job"][0], ""
+        st.session_state["data_problem"] = result.problem
+    st.rerun()
+
+
+@_ui.fragment(run_every=POLL_S)
+def _watch() -> None:
+    """The progress of a check, by itself: the rest of the page stays usable."""
+    job = st.session_state.get("job")
+    if not job:
+        return
+    folder = Path(job)
+    result = jobs.result(folder)
+    if result is not None:
+        jobs.forget(folder)
+        del st.session_state["job"]
+        _take(result)
+    now = jobs.progress(folder)
+    text = t("Checking: {percent} %", percent=int(100 * now.share))
+    if now.passes > 1:
+        text = t("Checking, pass {n}: {percent} %", n=now.passes, percent=int(100 * now.share))
+    if _ui.job_bar(now, text, t("Cancel"), key="cancel_job"):
+        jobs.stop(folder)
+        st.session_state.pop("job", None)
+        st.rerun()

@@ -1,0 +1,143 @@
+"""Runs against each other on the Forgetting page: the trade of gain against what was kept, and the run to pick."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import msgspec
+import pandas as pd
+import streamlit as st
+
+from engine import evaluations, report, report_files, runs, spec, sweeps
+from engine.words import t
+from engine.workspace import Workspace
+from pages import _forgetting_parts as parts
+from pages import _ui
+
+
+def alike(workspace: Workspace, scored: list[runs.Run], run_id: str | None) -> list[str]:
+    """Return the scored trainings on the same rows and base as a run, itself among them, newest first."""
+    trained = {run.id: runs.load_spec(workspace, run.id) for run in scored}
+    trained = {name: one for name, one in trained.items() if one.kind == "train"}
+    own = trained.get(run_id or "") or next(iter(trained.values()), None)
+    if own is None:
+        return []
+    return [name for name, one in trained.items() if one.dataset.id == own.dataset.id and one.base.ref == own.base.ref]
+
+
+def show(workspace: Workspace, scored: list[runs.Run], run_id: str | None) -> None:
+    """Let a person pick runs, and show where they stand."""
+    names = {run.id: f"{run.name} · {run.id[-6:]}" for run in scored if run.recipe != evaluations.RECIPE.name}
+    usual = alike(workspace, scored, run_id)[:30]
+    chosen = st.multiselect(
+        t("Runs"), list(names), default=[one for one in usual if one in names], format_func=lambda i: names[i],
+        key=f"compared_{run_id}", help=t("At first: all on the same rows and base."),
+    )  # fmt: skip
+    if len(chosen) < 2:
+        st.info(
+            t("Choose two runs or more. Another run on the same rows, with other settings, is what to compare with.")
+        )
+        if not chosen:
+            return
+    points, lines = [], {}
+    specs = {one: runs.load_spec(workspace, one) for one in chosen}
+    for one in chosen:
+        try:
+            rows, chance = evaluations.rows(workspace, one)
+        except (report.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError) as error:
+            st.error(_ui.say("{name} cannot be compared: {reason}", name=names[one], reason=error))
+            continue
+        if rows:
+            points.append(report.point(names[one], rows, chance))
+            lines[one] = rows
+    groups = _recipes({one: specs[one] for one in lines})
+    if any(len(group) > 1 for group in groups.values()) and st.toggle(
+        t("Runs that differ only in their seed are one point"), value=True, key="by_seed"
+    ):
+        by_run = {point.runs[0]: point for point in points}
+        points = [report.over_seeds(label, [by_run[one] for one in group]) for label, group in groups.items()]
+    walked = {one: evaluations.along(workspace, one) for one in lines}
+    if any(walked.values()) and st.toggle(
+        t("With the points along each run"), value=True, key="with_along",
+        help=t("Runs that were scored on their way; each step is a point, joined by a line."),
+    ):  # fmt: skip
+        shown = {point.runs[0] for point in points if len(point.runs) == 1}
+        for one, steps in walked.items():
+            if one in shown and steps:  # its end is the last of them
+                points = [point for point in points if point.runs != [one]] + steps
+    points = report.frontier(points)
+    if not points:
+        return
+    picked = parts.trade(points, "compare")
+    if picked is not None and len(picked.runs) == 1 and picked.runs[0] != run_id:
+        st.button(
+            _ui.say("Look at {name}", name=picked.name), key="look_at_picked", on_click=_look_at, args=(picked.runs[0],)
+        )
+    st.subheader(t("Side by side"))
+    st.dataframe(_beside(lines, names, parts.titles(workspace)), hide_index=True, alt=t("Changes of each run"))
+    st.caption(t("Change of each run against its base, with the 95 % interval."))
+    found = [msgspec.structs.asdict(point) for point in points]
+    with st.container(horizontal=True):
+        flat = [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in one.items()} for one in found]
+        for label, data, ending in (
+            (t("Figures (CSV)"), report_files.as_csv(flat), "csv"),
+            (t("Figures (JSON)"), report_files.as_json(found), "json"),
+        ):
+            st.download_button(label, data, file_name=f"frontier.{ending}", on_click="ignore", key=f"frontier_{ending}")
+
+
+def _look_at(run_id: str) -> None:
+    """Open the view of one run; before the page runs, since its switch is drawn first."""
+    _ui.choose("run", run_id)
+    st.session_state["forgetting_view"] = "run"
+    st.session_state.pop("scored_run", None)
+
+
+def _recipes(specs: dict[str, spec.RunSpec]) -> dict[str, list[str]]:
+    """Group runs that differ in nothing but their seed, under the name of what they have in common."""
+    groups: dict[bytes, list[str]] = defaultdict(list)
+    for name, one in specs.items():
+        train = msgspec.structs.replace(one.train, seed=0, threads=0)
+        groups[spec.encode(msgspec.structs.replace(one, train=train))].append(name)
+    differing = _differing(list(specs.values()))
+    found: dict[str, list[str]] = {}
+    for some in groups.values():
+        one = specs[some[0]]
+        label = sweeps.label(one.recipe.name, {path: spec.value_at(one, path) for path in differing})
+        while label in found:  # what tells them apart is no setting: keep them apart
+            label += " ·"
+        found[label] = some
+    return found
+
+
+def _differing(specs: list[spec.RunSpec]) -> list[str]:
+    """Return the settings that tell runs of one recipe apart, the seed and the threads aside."""
+    found = []
+    for path in spec.fields():
+        by_recipe: dict[str, set[str]] = defaultdict(set)
+        for one in specs:
+            by_recipe[one.recipe.name].add(str(spec.value_at(one, path)))
+        if path not in ("train.seed", "train.threads") and any(len(values) > 1 for values in by_recipe.values()):
+            found.append(path)
+    return found
+
+
+def _beside(lines: dict[str, list[report.Comparison]], names: dict[str, str], titled: dict[str, str]) -> pd.DataFrame:
+    """Return a line per benchmark with every run's change beside the others."""
+    told: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for run_id, rows in lines.items():
+        for row in rows:
+            if row.family in (report.ALL, report.SEEN, report.UNSEEN):
+                ends = f"{parts.number(row, row.low, signed=True)} … {parts.number(row, row.high, signed=True)}"
+                change = f"{parts.number(row, row.change, signed=True)} [{ends}]"
+                told[row.benchmark, row.family][names[run_id]] = change
+    return pd.DataFrame(
+        [
+            {
+                t("Questions"): parts.name(benchmark, titled),
+                t("Part"): parts.family(family),
+                **{names[one]: changes.get(names[one], "–") for one in lines},
+            }
+            for (benchmark, family), changes in told.items()
+        ]
+    )

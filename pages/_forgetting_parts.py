@@ -1,0 +1,394 @@
+"""What the views of the Forgetting page share: names, tables and charts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from engine import benchmarks, report
+from engine.words import t
+from engine.workspace import Workspace
+from pages import _ui
+
+GREY = "#8b93a5"
+STRONG = "#4c6ef5"  # 3 : 1 and more on both grounds
+PICKED = "#e8590c"
+
+
+def titles(workspace: Workspace) -> dict[str, str]:
+    """Return every benchmark's name as a person reads it, their own ones too."""
+    return {one.name: one.title for one in benchmarks.available(workspace)}
+
+
+def name(benchmark: str, titled: dict[str, str]) -> str:
+    """Return what a line of a comparison asks."""
+    names = {
+        "new-task-choices": t("new task, choice of answers"),
+        "new-task-exact": t("new task, same words"),
+        "new-task-loss": t("loss per token (lower is better)"),
+        "new-task-preference": t("better answer likelier than the worse one"),
+        report.GAP: t("good minus bad answers, nats (higher is better)"),
+        report.REWARD: t("pairs judged as the person did"),
+        report.ANSWERS: t("reward of its answers (higher is better)"),
+        report.MARGIN: t("reward of better minus worse answers (higher is better)"),
+        report.KL: t("distance from the base: KL per token, nats"),
+    }
+    base, _, _ = benchmark.partition(":")
+    return names.get(benchmark) or report.title(benchmark, {**titled, **{k: v for k, v in names.items() if k == base}})
+
+
+def family(value: str) -> str:
+    words = {
+        report.ALL: t("all questions"),
+        report.SEEN: t("rows it was trained on"),
+        report.UNSEEN: t("held-out rows"),
+    }
+    return words.get(value, value)
+
+
+def verdict(value: str) -> str:
+    """Return a verdict in the reader's language."""
+    return {
+        "real drop": t("real drop"),
+        "real gain": t("real gain"),
+        "equivalent": t("unchanged within 1 point"),
+        "no detectable change": t("no detectable change"),
+        "at chance": t("base does not know it"),
+    }.get(value, value)
+
+
+def is_share(row: report.Comparison) -> bool:
+    return not report.is_loss(row)
+
+
+def number(row: report.Comparison, value: float, *, signed: bool = False) -> str:
+    """Return a figure of a line: shares in per cent (changes in points), the others as they are."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if report.is_loss(row):
+        return f"{value:+.3f}" if signed else f"{value:.3f}"
+    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f} %"
+
+
+def _lower_is_better(row: report.Comparison) -> bool:
+    return report.is_loss(row) and report.unit(row) in ("nats/token", "bits/byte")
+
+
+def verdict_of(row: report.Comparison, judged: dict[str, report.Judged]) -> str:
+    """Return what a line says: the corrected verdict of a general benchmark, or whether the new task was learned."""
+    if row.benchmark == report.KL:
+        return t("how far it moved")
+    if report.is_general(row.benchmark):
+        told = judged.get(row.benchmark)
+        return verdict(told.verdict) if told is not None and row.family == report.ALL else beyond(row)
+    if not report.beyond_noise(row):
+        return t("no detectable change")
+    return t("learned") if (row.change < 0) == _lower_is_better(row) else t("got worse")
+
+
+def beyond(row: report.Comparison) -> str:
+    return t("beyond noise") if report.beyond_noise(row) else t("within noise")
+
+
+def table(
+    rows: Sequence[report.Comparison], judged: Sequence[report.Judged], titled: dict[str, str], *, every: bool = False
+) -> pd.DataFrame:
+    """Return a comparison as a person reads it; with `every` figure: flips, p-values, and what would have been seen."""
+    about = {one.row.benchmark: one for one in judged}
+    found = []
+    for row in rows:
+        told = about.get(row.benchmark) if row.family == report.ALL else None
+        line = {
+            t("Questions"): name(row.benchmark, titled),
+            t("Part"): family(row.family),
+            t("Base"): number(row, row.base),
+            t("Tuned"): number(row, row.tuned),
+            t("Change"): number(row, row.change, signed=True),
+            t("95 % interval"): f"{number(row, row.low, signed=True)} … {number(row, row.high, signed=True)}",
+            t("Verdict"): verdict_of(row, about),
+            t("How many"): row.n,
+        }
+        if every:
+            lost, won = row.base_only_right, row.tuned_only_right
+            line |= {
+                t("Lost"): "" if lost is None else str(lost),
+                t("Learned"): "" if won is None else str(won),
+                t("p (exact McNemar)"): "" if lost is None or won is None else f"{report.mcnemar(lost, won):.3g}",
+                t("p after Holm"): "" if told is None or told.p_holm is None else f"{told.p_holm:.3g}",
+                t("Would have shown a drop of"): ""
+                if told is None or told.detectable is None
+                else number(row, told.detectable),
+                t("Kept above chance"): ""
+                if told is None or told.retention is None
+                else f"{100 * told.retention:.0f} %",
+            }
+        found.append(line)
+    return pd.DataFrame(found)
+
+
+def changes(rows: Sequence[report.Comparison], titled: dict[str, str]) -> list[tuple[str, report.Comparison]]:
+    """Return the lines of the chart of changes: accuracies, with their labels."""
+    return [
+        (
+            name(row.benchmark, titled)
+            if row.family == report.ALL
+            else f"{name(row.benchmark, titled)}: {family(row.family)}",
+            row,
+        )
+        for row in rows
+        if is_share(row)
+    ]
+
+
+def changes_figure(rows: Sequence[report.Comparison], titled: dict[str, str]) -> go.Figure:
+    """Draw the changes in accuracy with their intervals, in points, against no change."""
+    shown = changes(rows, titled)[::-1]
+    figure = go.Figure(
+        go.Scatter(
+            x=[100 * row.change for _, row in shown],
+            y=[label for label, _ in shown],
+            mode="markers",
+            marker={
+                "size": 10,
+                "color": STRONG,
+                "symbol": ["diamond" if row.family == report.ALL else "circle" for _, row in shown],
+            },
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [100 * (row.high - row.change) for _, row in shown],
+                "arrayminus": [100 * (row.change - row.low) for _, row in shown],
+            },
+            hovertemplate="%{y}: %{x:+.1f}<extra></extra>",
+        )
+    )
+    figure.add_vline(x=0, line_dash="dot", line_color="gray")
+    figure.update_layout(
+        xaxis_title=t("change in points (bar: 95 % interval)"),
+        height=120 + 34 * len(shown),
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        showlegend=False,
+    )
+    figure.update_yaxes(automargin=True)
+    return figure
+
+
+# --- runs against each other ------------------------------------------------------------------------------------------
+
+
+def in_points(point: report.Point) -> bool:
+    """Whether the gain is a change of a share, told in points, or of a loss or gap, told in nats."""
+    return point.measure not in (report.GAP, "new-task-loss", None)
+
+
+def figure_with(value: float | None, low: float | None, high: float | None, scale: float, *, signed: bool) -> str:
+    """Return a value with its interval, or a dash."""
+    if value is None:
+        return "–"
+    form = "{:+.1f}" if signed and scale == 100 else "{:.1f}" if scale == 100 else "{:+.3f}"
+    if low is None or high is None or math.isinf(low) or math.isinf(high):
+        return form.format(scale * value)
+    return f"{form.format(scale * value)} [{form.format(scale * low)} … {form.format(scale * high)}]"
+
+
+def frontier_figure(points: Sequence[report.Point], picked: report.Point | None) -> go.Figure:
+    """Draw gain against retention: the frontier joined by a line, dominated points grey, the picked one ringed."""
+    known = [one for one in points if one.gain is not None and one.retention is not None]
+    scale = 100 if known and in_points(next((one for one in known if one.on_frontier), known[0])) else 1
+    figure = go.Figure()
+    best = sorted((one for one in known if one.on_frontier), key=lambda one: one.gain or 0.0)
+    figure.add_scatter(
+        x=[scale * (one.gain or 0) for one in best],
+        y=[100 * (one.retention or 0) for one in best],
+        mode="lines",
+        line={"dash": "dot", "color": STRONG},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    paths: dict[str, list[report.Point]] = {}
+    for one in known:
+        if one.step is not None:
+            paths.setdefault(one.runs[0], []).append(one)
+    for path in paths.values():
+        path.sort(key=lambda one: one.step or 0)
+        figure.add_scatter(
+            x=[scale * (one.gain or 0) for one in path],
+            y=[100 * (one.retention or 0) for one in path],
+            mode="lines",
+            line={"width": 1.5, "color": GREY},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    groups = ((False, GREY, t("beaten by another"), "circle-open"), (True, STRONG, t("on the frontier"), "circle"))
+    for on_frontier, colour, legend, symbol in groups:
+        some = [one for one in known if one.on_frontier == on_frontier]
+        if not some:
+            continue
+        figure.add_scatter(
+            x=[scale * (one.gain or 0) for one in some],
+            y=[100 * (one.retention or 0) for one in some],
+            mode="markers+text",
+            name=legend,
+            text=[_label(one, paths, len(known)) for one in some],
+            textposition="top center",
+            marker={"size": 11, "color": colour, "symbol": symbol},
+            # a path's beaten points would hide it behind their bars; the table has them
+            error_x=_bars(
+                [(one.gain, one.gain_low, one.gain_high) if _barred(one) else (None, None, None) for one in some],
+                scale,
+                colour,
+            ),
+            error_y=_bars(
+                [
+                    (one.retention, one.retention_low, one.retention_high) if _barred(one) else (None, None, None)
+                    for one in some
+                ],
+                100,
+                colour,
+            ),
+            customdata=[one.name for one in some],
+            hovertemplate="%{customdata}<br>%{x:+.2f} / %{y:.1f} %<extra></extra>",
+        )
+    if picked is not None and picked.gain is not None and picked.retention is not None:
+        figure.add_scatter(
+            x=[scale * picked.gain],
+            y=[100 * picked.retention],
+            mode="markers",
+            name=t("to pick"),
+            marker={"size": 20, "color": PICKED, "symbol": "circle-open", "line": {"width": 3}},
+            hoverinfo="skip",
+        )
+    # Room for the names beside the outermost points.
+    ends = [scale * (one.gain or 0.0) for one in known] or [0.0]
+    room = 0.3 * (max(ends) - min(ends)) or 5.0 * scale / 100
+    ends += [scale * end for one in known for end in (one.gain_low, one.gain_high) if end and not math.isinf(end)]
+    figure.update_xaxes(range=[min(ends) - room, max(ends) + room])
+    figure.update_layout(
+        xaxis_title=t("gained on the new task, points") if scale == 100 else t("gained on the new task, nats"),
+        yaxis_title=t("general knowledge kept, %"),
+        height=440,
+        margin={"l": 8, "r": 8, "t": 30, "b": 8},
+        legend={"orientation": "h", "y": 1.12},
+    )
+    return figure
+
+
+def _barred(one: report.Point) -> bool:
+    return one.on_frontier or one.step is None
+
+
+def _label(one: report.Point, paths: dict[str, list[report.Point]], points: int) -> str:
+    """Return what stands beside a point. Of a path the ends are named, and what is on the frontier; where it is the only
+    one its steps say enough."""
+    path = paths.get(one.runs[0], []) if one.step is not None else []
+    if path and len(path) == points:
+        return t("step {step}", step=one.step) if one.on_frontier or one in (path[0], path[-1]) else ""
+    if path and not one.on_frontier and one is not path[-1]:
+        return ""
+    return one.name if len(one.name) <= 40 else one.name[:39] + "…"
+
+
+def _bars(
+    values: list[tuple[float | None, float | None, float | None]], scale: float, colour: str
+) -> dict[str, object]:
+    """Return error bars; an interval without bounds (one seed of several) has none."""
+
+    def reach(end: float | None, value: float | None) -> float | None:
+        return None if end is None or value is None or math.isinf(end) else scale * abs(end - value)
+
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [reach(high, value) for value, _, high in values],
+        "arrayminus": [reach(low, value) for value, low, _ in values],
+        "color": colour,
+        "thickness": 1,
+    }
+
+
+def points_table(points: Sequence[report.Point], weight: float | None) -> pd.DataFrame:
+    """Return the table behind the frontier, what is on it first."""
+    order = sorted(points, key=lambda one: (not one.on_frontier, -(one.gain if one.gain is not None else -math.inf)))
+    found = []
+    for one in order:
+        score = report.weighted_score(one, weight) if weight is not None else None
+        found.append(
+            {
+                t("Run"): one.name,
+                **({t("Runs"): len(one.runs)} if any(len(other.runs) > 1 for other in order) else {}),
+                t("Frontier"): t("yes") if one.on_frontier else "",
+                t("Gained"): figure_with(
+                    one.gain, one.gain_low, one.gain_high, 100 if in_points(one) else 1, signed=True
+                ),
+                t("General, points"): figure_with(one.change, one.change_low, one.change_high, 100, signed=True),
+                t("Kept above chance, %"): figure_with(
+                    one.retention, one.retention_low, one.retention_high, 100, signed=False
+                ),
+                t("Weighted score"): "–" if score is None else f"{100 * score:.1f}",
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def trade(points: Sequence[report.Point], key: str) -> report.Point | None:
+    """Show the frontier with its two sliders and the table behind it; returns the point to pick."""
+    left, right = st.columns(2)
+    tolerance = left.slider(
+        t("I accept losing at most (points)"), 0.0, 20.0, 1.0, 0.5, key=f"tolerance_{key}",
+        help=t("Counted at the bad end of the interval, so that luck does not decide."),
+    )  # fmt: skip
+    weight = right.slider(
+        t("Weight of the new task in the score (%)"), 0, 100, 50, 5, key=f"weight_{key}",
+        help=t("The guide's weighted mean (M8): this share of the new task's score, the rest of what was kept."),
+    )  # fmt: skip
+    picked = report.pick(points, tolerance / 100)
+
+    if picked is not None:
+        st.success(
+            _ui.say(
+                "Pick {name}: it gained the most among those that lost at most {points} points even at the bad end.",
+                name=picked.name,
+                points=f"{tolerance:g}",
+            )
+        )
+    else:
+        least = max((one.change_low for one in points if one.change_low is not None), default=None)
+        st.warning(
+            t("None is that safe. The safest may have lost {points} points.", points=f"{-100 * least:.1f}")
+            if least is not None and not math.isinf(least)
+            else t("None is that safe: with so little measured, each may have lost any amount.")
+        )
+    if any(one.gain is not None and one.retention is not None for one in points):
+        st.plotly_chart(
+            frontier_figure(points, picked), key=f"frontier_{key}", alt=t("Gain on the new task against what was kept")
+        )
+    st.dataframe(
+        points_table(points, weight / 100), hide_index=True, alt=t("Runs with their gain, what was kept and the score")
+    )
+    missing = [one.name for one in points if one.gain is None or one.retention is None]
+    if missing:
+        st.caption(
+            _ui.say("Not on the chart, since the new task or general knowledge was not scored: {names}.",
+                    names=", ".join(missing))
+        )  # fmt: skip
+    at_chance = sorted({benchmark for one in points for benchmark in one.left_out})
+    if at_chance:
+        st.caption(
+            _ui.say(
+                "Left out, since the base does not know them: {names}.", names=", ".join(map(report.title, at_chance))
+            )
+        )
+    st.caption(
+        t(
+            "Score: {new} % of the new task's score and {kept} % of what was kept; none where the new task is a loss. "
+            "Bars: 95 % over the questions of one run, or over the seeds of several. Points along a run are joined by a "
+            "line.",
+            new=weight,
+            kept=100 - weight,
+        )
+    )
+    return picked

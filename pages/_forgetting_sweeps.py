@@ -1,0 +1,240 @@
+"""Sweeps on the Forgetting page: start one, watch it, stop and resume it, and read what it says."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import msgspec
+import pandas as pd
+import streamlit as st
+
+from engine import bases, datasets, demo, preflight, report, report_files, runs, spec, sweeps
+from engine.words import Problem, t
+from engine.workspace import Workspace
+from pages import _forgetting_parts as parts
+from pages import _forgetting_run, _ui
+
+SETTINGS_EXAMPLE = "train.replay_share=0, 0.05\ntrain.learning_rate=0.001, 0.0005"
+
+
+def show(workspace: Workspace) -> None:
+    """Show the sweeps there are, and offer a new one."""
+    found = sweeps.list_all(workspace)
+    made = st.session_state.pop("sweep_started", None)
+    if not found:
+        st.info(
+            t("No sweep yet. A sweep runs several recipes and seeds on your rows and shows the trade between them.")
+        )
+    if made:  # what was planned is under way: the form has done its work
+        st.session_state["new_sweep"] = False
+    if st.toggle(t("Start a sweep"), value=not found, key="new_sweep"):
+        _new(workspace)
+    if not found:
+        return
+    names = {run.id: f"{run.name} · {run.id}" for run in found}
+    ids = list(names)
+    wanted = made or _ui.current("run")
+    if made:
+        st.session_state["sweep"] = made
+    chosen = st.selectbox(
+        t("Sweep"), ids, index=ids.index(wanted) if wanted in ids else 0, format_func=lambda i: names[i], key="sweep"
+    )
+    run = next(one for one in found if one.id == chosen)
+    _controls(workspace, run)
+    if run.status in runs.LIVE:
+        _watch(chosen)
+    else:
+        _result(workspace, chosen)
+
+
+def _controls(workspace: Workspace, run: runs.Run) -> None:
+    if run.status in runs.LIVE:
+        if st.button(
+            t("Stop the sweep"), key="stop_sweep", disabled=run.status == "stopping", icon=":material/stop_circle:"
+        ):
+            runs.stop(workspace, run.id)
+            st.rerun()
+    elif run.status in ("stopped", "failed", "interrupted"):
+        st.caption(_ui.say("{name} was not finished: {status}.", name=run.name, status=_ui.status_word(run.status)))
+        summary = runs.summary(workspace, run.id)
+        if summary.failure:
+            st.warning(_ui.plain(t("{message}; {fix}", message=summary.failure["message"], fix=summary.failure["fix"])))
+        if st.button(t("Go on with the sweep"), key="resume_sweep", type="primary"):
+            try:
+                runs.resume(workspace, run.id)
+                st.rerun()
+            except (runs.CannotResume, demo.Refused) as error:
+                st.error(_ui.plain(error))
+
+
+@_ui.fragment(run_every=3.0)
+def _watch(sweep_id: str) -> None:
+    workspace = _ui.workspace()
+    run = runs.describe(workspace, sweep_id)
+    if run.status not in runs.LIVE:
+        st.rerun()
+    _forgetting_run.progress(workspace, run)
+    _result(workspace, sweep_id)
+
+
+def _result(workspace: Workspace, sweep_id: str) -> None:
+    """Show what a sweep has shown so far: the frontier, its table, and what the guide claims."""
+    try:
+        result = sweeps.result(workspace, sweep_id)
+    except (report.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError) as error:
+        st.error(_ui.say("This sweep cannot be read: {reason}", reason=error))
+        return
+    if not result.configurations:
+        st.caption(t("Nothing of it is finished yet."))
+        return
+    st.subheader(_ui.plain(_sentence(result)))
+    parts.trade([one.point for one in result.configurations], "sweep")
+    st.subheader(t("What the guide says about forgetting, and what this sweep says to it"))
+    words = {"confirmed": t("confirmed"), "partly confirmed": t("partly confirmed"),
+             "not confirmed": t("not confirmed"), "not tested": t("not tested")}  # fmt: skip
+    st.dataframe(
+        pd.DataFrame(
+            [
+                {t("Rule"): one.rule, t("The guide says"): one.claim, t("Verdict"): words[one.verdict],
+                 t("What was seen"): one.sentence}
+                for one in result.claims
+            ]
+        ),
+        hide_index=True,
+        column_config={t("What was seen"): st.column_config.TextColumn(width="large")},
+        alt=t("The guide's claims and what this sweep says to them"),
+    )  # fmt: skip
+    for one in result.claims:
+        if one.verdict != "not tested":
+            st.markdown(f"- **{one.rule}**, {words[one.verdict]}: {_ui.plain(one.sentence)}")
+    with st.expander(t("Its runs")):
+        _trials(workspace, sweep_id)
+    with st.container(horizontal=True):
+        for label, data, ending in (
+            (t("Figures (JSON)"), report_files.as_json(result), "json"),
+            (t("Table (Markdown)"), sweeps.markdown(result), "md"),
+        ):
+            st.download_button(label, data, file_name=f"{sweep_id}.{ending}", on_click="ignore", key=f"sweep_{ending}")
+
+
+def _sentence(result: sweeps.Result) -> str:
+    points = [one.point for one in result.configurations]
+    best = [one.name for one in points if one.on_frontier]
+    told = t("{done} of {total} runs finished.", done=result.finished, total=result.total)
+    if not best:
+        return told
+    return told + " " + t("On the frontier: {names}.", names="; ".join(best))
+
+
+def _trials(workspace: Workspace, sweep_id: str) -> None:
+    rows = []
+    for trial in sweeps.load(workspace, sweep_id).trials:
+        known = trial.run is not None and runs.exists(workspace, trial.run)
+        rows.append(
+            {
+                t("Run"): sweeps.label(trial.recipe, trial.set),
+                t("Seed"): trial.seed,
+                t("Status"): _ui.status_word(runs.status(workspace, str(trial.run))) if known else t("not started"),
+                t("Id"): trial.run or "",
+            }
+        )
+    st.dataframe(pd.DataFrame(rows), hide_index=True, alt=t("The runs of this sweep"))
+
+
+def _new(workspace: Workspace) -> None:
+    """Plan a sweep on the current data: ready-made, or recipes, settings and seeds of one's own."""
+    dataset = _ui.current_dataset()
+    if dataset is None:
+        st.info(t("A sweep needs rows. Choose data first."))
+        if st.button(t("Go to Data"), key="sweep_needs_data"):
+            _ui.go("data")
+        return
+    base = _ui.current("base") or "starter"
+    st.caption(_ui.say("On {data}, base {base}.", data=dataset.name, base=base))
+    try:
+        ready = sweeps.ready_made()
+        recipes = spec.recipes()
+    except spec.RecipeError as error:
+        st.error(_ui.plain(error))
+        return
+    titles = {**{name: t(one.title) for name, one in ready.items()}, "own": t("My own")}
+    chosen = st.selectbox(t("Which sweep"), list(titles), format_func=titles.__getitem__, key="sweep_kind")
+    settings: dict[str, list[Any]] = {}
+    also: list[sweeps.Also] = []
+    problems: list[Problem] = []
+    if chosen == "own":
+        wanted = st.multiselect(
+            t("Recipes"), list(recipes), format_func=lambda n: t(recipes[n].title), key="sweep_recipes"
+        )
+        text = st.text_area(
+            t("Settings, one a line, each with its values"), key="sweep_settings",
+            placeholder=SETTINGS_EXAMPLE,
+            help=t("All values are combined with all recipes."),
+        )  # fmt: skip
+        for line in text.splitlines():
+            if line.strip():
+                parsed = sweeps.parse_values(line.strip())
+                if isinstance(parsed, Problem):
+                    problems.append(parsed)
+                else:
+                    settings[parsed[0]] = parsed[1]
+        usual_seeds = 1
+    else:
+        one = ready[chosen]
+        st.caption(_ui.plain(t(one.about)))
+        wanted, settings, also, usual_seeds = one.recipes, dict(one.settings), list(one.also), one.seeds
+    left, right = st.columns(2)
+    seeds = int(
+        left.number_input(t("Seeds"), 1, 20, usual_seeds, key=f"sweep_seeds_{chosen}",
+                          help=t("How often each is run. With one seed nothing can be told from luck."))
+    )  # fmt: skip
+    name = right.text_input(t("Name"), titles[chosen], key=f"sweep_name_{chosen}", max_chars=80)
+    if not wanted:
+        st.caption(t("Choose a recipe or more."))
+        return
+    made, found = sweeps.plan(
+        workspace, title=name or titles[chosen], data=dataset.id, base=base, recipes=wanted, settings=settings,
+        also=also, seeds=seeds,
+    )  # fmt: skip
+    problems += found
+    _ui.problem_list(problems)
+    n = len(made.trials)
+    told = t("{n} runs, one after another.", n=n)
+    likely_s = _likely_s(workspace, made)
+    if likely_s is not None:
+        told += " " + t("Together about {time}.", time=_ui.duration(likely_s))
+    st.write(told)
+    if st.button(t("Start the sweep"), type="primary", key="start_sweep", disabled=bool(problems) or not n):
+        # The same click twice is one sweep.
+        click = st.session_state.setdefault("sweep_click", secrets.token_hex(8))
+        try:
+            st.session_state["sweep_started"] = sweeps.start(workspace, made, click_id=click)
+        except demo.Refused as refused:
+            _ui.problem_list(refused.problems)
+            return
+        del st.session_state["sweep_click"]
+        st.rerun()
+
+
+def _likely_s(workspace: Workspace, made: sweeps.Plan) -> float | None:
+    """Return how long all runs take by the estimates of each configuration; None when one has none."""
+    try:
+        dataset = datasets.load(workspace, made.data)
+    except (datasets.DatasetError, OSError, ValueError):
+        return None
+    base = bases.describe(made.base, workspace)
+    known: dict[str, float] = {}
+    total = 0.0
+    for trial in made.trials:
+        key = sweeps.label(trial.recipe, trial.set)
+        if key not in known:
+            run_spec, _ = preflight.build(
+                workspace, trial.recipe, base_ref=made.base, dataset_id=made.data, overrides=trial.set
+            )
+            time = preflight.duration(run_spec, base, dataset, workspace) if run_spec is not None else None
+            if time is None:
+                return None
+            known[key] = time.likely_s
+        total += known[key]
+    return total

@@ -1,0 +1,33 @@
+"""The frame of every page: language, navigation, and what is being worked on."""
+
+import streamlit as st
+
+from engine.words import t
+from pages import _ui
+
+st.set_page_config(page_title="Tunebook", page_icon=str(_ui.PAGES / "icon.png"), layout="wide")
+
+
+def _home() -> None:
+    """The bare address leads to the first step."""
+    st.switch_page(_ui.PAGES / "data.py", query_params=_ui.link_parameters())
+
+
+_ui.speak()
+_ui.remember_from_url()
+# No icons: a page icon would make the browser fetch a picture for its tab from another host.
+page = st.navigation(
+    [
+        st.Page(_home, title="Tunebook", default=True, visibility="hidden"),
+        st.Page(_ui.PAGES / "data.py", title=t("Data"), url_path="data"),
+        st.Page(_ui.PAGES / "advisor.py", title=t("Advisor"), url_path="advisor"),
+        st.Page(_ui.PAGES / "train.py", title=t("Train"), url_path="train"),
+        st.Page(_ui.PAGES / "runs.py", title=t("Runs"), url_path="runs"),
+        st.Page(_ui.PAGES / "chat.py", title=t("Chat"), url_path="chat"),
+        st.Page(_ui.PAGES / "forgetting.py", title=t("Forgetting"), url_path="forgetting"),
+        st.Page(_ui.PAGES / "guide.py", title=t("Guide"), url_path="guide"),
+    ]
+)
+_ui.demo_notice(first=page.url_path == "data")
+page.run()
+_ui.sidebar()

@@ -1,0 +1,121 @@
+"""All runs of the Runs page: who waits, the list, and several runs side by side."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+import pandas as pd
+import streamlit as st
+
+from engine import bases, demo, events, machine, runs, spec, turns
+from engine.words import t
+from engine.workspace import Workspace
+from pages import _charts, _ui
+
+QUEUE_REFRESH_S = 2.0
+# More lines in one picture cannot be told apart.
+MOST_COMPARED = 6
+
+
+@functools.lru_cache(maxsize=4096)
+def _disk_bytes(root: str, run_id: str, status: str, minute: int) -> int:
+    """The size of a run's folder, looked up once a minute, and anew when its `status` is another."""
+    return runs.disk_bytes(Workspace(root), run_id)
+
+
+def size(workspace: Workspace, run: runs.Run) -> str:
+    """Return in words what a run takes on disk."""
+    megabytes = _disk_bytes(str(workspace.root), run.id, run.status, int(time.time() // 60)) / 1e6
+    return f"{megabytes / 1000:,.1f} GB" if megabytes >= 1000 else f"{megabytes:,.1f} MB"
+
+
+@_ui.fragment(run_every=QUEUE_REFRESH_S)
+def _queue(workspace: Workspace, shown: list[str]) -> None:
+    """The runs that wait, the next one first. When one has got its turn, the whole page is read again."""
+    there = turns.waiting(machine.facts().device)
+    mine = [run_id for run_id in there if runs.exists(workspace, run_id)]
+    if mine != shown:
+        st.rerun()
+    st.subheader(t("Waiting"))
+    st.caption(t("One run per device, first come first served, whether or not this page or its server is open."))
+    for run_id in mine:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            position = there.index(run_id) + 1
+            st.markdown(f"**{position}.** {_ui.plain(runs.name(workspace, run_id))}", width="stretch")
+            first = position == 1
+            label, symbol = t("Move to the front"), ":material/vertical_align_top:"
+            # Nobody overtakes strangers.
+            if not demo.on() and st.button(label, icon=symbol, key=f"front_{run_id}", disabled=first):
+                runs.move_first(workspace, run_id)
+                st.rerun()
+            if st.button(t("Remove"), icon=":material/close:", key=f"remove_{run_id}"):
+                runs.remove_waiting(workspace, run_id)
+                st.rerun()
+    if len(mine) < len(there) and not demo.on():
+        st.caption(t("{n} more waiting runs belong to another home on this machine.", n=len(there) - len(mine)))
+
+
+def queue(workspace: Workspace) -> None:
+    """Show who waits, when somebody does."""
+    mine = [run_id for run_id in turns.waiting(machine.facts().device) if runs.exists(workspace, run_id)]
+    if mine:
+        _queue(workspace, mine)
+
+
+def table(workspace: Workspace, found: list[runs.Run]) -> None:
+    """Show all runs; the row that is clicked is the run that is shown."""
+    shown = pd.DataFrame(
+        {
+            t("Name"): [run.name for run in found],
+            t("Status"): [_ui.status_word(run.status) for run in found],
+            t("Done"): [run.progress for run in found],
+            t("Recipe"): [run.recipe for run in found],
+            t("Base"): [bases.short(run.base, workspace) for run in found],
+            t("Started"): [_ui.ago(run.created) for run in found],
+            t("On disk"): [size(workspace, run) for run in found],
+        }
+    )
+    picked = st.dataframe(
+        shown,
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        key="run_table",
+        column_config={t("Done"): st.column_config.ProgressColumn(t("Done"), format="percent")},
+        alt=t("All runs, newest first"),
+    )
+    rows = picked.selection.rows if picked else []
+    if rows and rows[0] < len(found) and st.session_state.get("picked_row") != (rows[0], found[rows[0]].id):
+        st.session_state["picked_row"] = (rows[0], found[rows[0]].id)
+        _ui.choose("run", found[rows[0]].id)
+
+
+def compare(workspace: Workspace, found: list[runs.Run]) -> None:
+    """Lay the losses of several runs over each other, with the settings in which they differ."""
+    with st.expander(t("Compare the losses of several runs")):
+        names = {run.id: f"{run.name} ({run.id[-6:]})" for run in found}
+        chosen = st.multiselect(
+            t("Runs"), list(names), format_func=lambda run_id: names[run_id], key="compared",
+            max_selections=MOST_COMPARED, placeholder=t("Choose two or more"),
+        )  # fmt: skip
+        if len(chosen) < 2:
+            return
+        named = [(names[run_id], events.read(workspace.run_dir(run_id))[0]) for run_id in chosen]
+        st.echarts_chart(
+            _charts.losses(named),
+            height=320,
+            key="compared_losses",
+            alt=t("The losses of the chosen runs over the steps"),
+        )
+        different = runs.differences(workspace, chosen)
+        if not different:
+            st.caption(t("These runs have the same settings throughout."))
+            return
+        st.caption(t("What differs:"))
+        titles = {"recipe.name": t("Recipe"), "base.ref": t("Base"), "dataset.id": t("Data")}
+        rows = {titles.get(path) or t(spec.fields()[path].title): values for path, values in different}
+        cells = {title: [_ui.show_value(value)[:40] for value in values] for title, values in rows.items()}
+        st.table(pd.DataFrame(cells, index=[names[run_id] for run_id in chosen]).T)
+        if any(path == "dataset.id" for path, _ in different):
+            st.caption(t("Their data differ: losses on other rows cannot be compared."))

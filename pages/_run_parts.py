@@ -1,0 +1,151 @@
+"""One run of the Runs page: what can be done with it, how it ended, and what would help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from engine import cli, demo, drafts, events, failures, preflight, runs
+from engine.words import t
+from engine.workspace import Workspace
+from pages import _run_list, _ui
+
+
+class Followed:
+    """What a session has read of a run's events, in their order; whoever watches reads what is new each second."""
+
+    def __init__(self, run_dir: Path):
+        self.run_dir = run_dir
+        self._offset = 0
+        self.all: list[Any] = []
+        self.steps: list[events.Step] = []
+        self.evals: list[events.Eval] = []
+        self.others: list[Any] = []
+
+    def read(self) -> None:
+        new, self._offset = events.read(self.run_dir, self._offset)
+        self.all += new
+        self.steps += [event for event in new if isinstance(event, events.Step)]
+        self.evals += [event for event in new if isinstance(event, events.Eval)]
+        self.others += [event for event in new if not isinstance(event, events.Step | events.Eval)]
+
+
+def followed(here: Workspace, run_id: str) -> Followed:
+    """Return the events of a run so far. Those of the run that was looked at last are kept in the session."""
+    run_dir, kept = here.run_dir(run_id), st.session_state.get("followed_run")
+    if kept is None or kept.run_dir != run_dir:
+        kept = st.session_state["followed_run"] = Followed(run_dir)
+    kept.read()
+    return kept
+
+
+def tab_title(run: runs.Run) -> None:
+    """Say in the browser's tab how far the run is, so that it can be watched from another one."""
+    done = f"{round(100 * run.progress)} % " if run.status in ("running", "stopping") else ""
+    st.set_page_config(page_title=f"{done}{_ui.status_word(run.status)} · {run.name}")
+
+
+def actions(here: Workspace, run: runs.Run) -> None:
+    """Offer what can be done with a run."""
+    with st.container(horizontal=True):
+        if run.status in ("queued", "running") and st.button(t("Stop"), icon=":material/stop:", key="stop"):
+            runs.stop(here, run.id)
+            st.rerun()
+        if run.status in ("stopped", "interrupted", "failed") and st.button(t("Resume"), type="primary", key="resume"):
+            try:
+                runs.resume(here, run.id)
+            except (runs.CannotResume, demo.Refused, OSError) as error:
+                st.error(_ui.plain(error))
+            else:
+                st.rerun()
+        if st.button(t("Duplicate"), help=t("Open Train with the same settings"), key="duplicate"):
+            came_from = t("A copy of {name}", name=run.name)
+            _ui.go("train", draft=drafts.save(here, drafts.of_run(here, run.id, came_from=came_from)))
+        with st.popover(t("Rename")):
+            new_name = st.text_input(t("Name"), run.name, key=f"rename_{run.id}")
+            if st.button(t("Save the name"), key="save_name"):
+                runs.rename(here, run.id, new_name)
+                st.rerun()
+        with st.popover(t("Note")):
+            text = st.text_area(
+                t("What you want to remember of this run"), runs.note(here, run.id), key=f"note_{run.id}"
+            )
+            if st.button(t("Save the note"), key="save_note"):
+                runs.write_note(here, run.id, text)
+                st.rerun()
+        with st.popover(t("Repeat it")):
+            st.caption(t("The command that repeats this run:"))
+            st.code(cli.repeat_command(here, run.id), language="bash", wrap_lines=True)
+        if run.status not in runs.LIVE:
+            with st.popover(t("Delete")):
+                _delete(here, run)
+    if note := runs.note(here, run.id):
+        st.caption(_ui.plain(note))
+
+
+def _delete(here: Workspace, run: runs.Run) -> None:
+    size = _run_list.size(here, run)
+    st.write(
+        _ui.say(
+            "This deletes the run, its checkpoints, its log and what it made: {size}. It cannot be undone.", size=size
+        )
+    )
+    if st.button(t("Delete for good"), type="primary", icon=":material/delete:", key="delete"):
+        try:
+            runs.delete(here, run.id)
+        except (runs.CannotDelete, OSError) as error:
+            st.error(_ui.plain(error))
+        else:
+            _ui.choose("run", None)
+            st.rerun()
+
+
+def outcome(here: Workspace, run_id: str, short: runs.Summary) -> None:
+    """Say how the run ended and what would help."""
+    if short.status == "failed" and short.failure:
+        st.error(
+            _ui.say("It failed: {what}. What to do: {fix}.", what=short.failure["message"], fix=short.failure["fix"])
+        )
+        _start_again(here, run_id, str(short.failure["kind"]))
+    elif short.status == "interrupted":
+        st.warning(t("Its process is gone without a word: it was killed, or the machine was switched off. Resume it."))
+    elif short.status == "stopped" and demo.time_was_up(here.run_dir(run_id)):
+        minutes = f"{demo.limits().minutes:g}"
+        st.info(t("Stopped: its {minutes} minutes in this demo were up. Try fewer steps.", minutes=minutes))
+    elif short.status == "stopped":
+        st.info(t("Stopped as asked. It can go on from where it was."))
+
+
+def _start_again(here: Workspace, run_id: str, kind: str) -> None:
+    """Offer a new run with each change that is safe to try."""
+    run_spec = runs.load_spec(here, run_id)
+    found = failures.remedies(kind, run_spec)
+    fitting = preflight.that_would_fit(run_spec, here) if kind == "oom" else None
+    if fitting and not {"adapter", "objective"} & set(fitting):
+        found = [failures.Remedy(t("all that is needed to fit this machine"), fitting), *found]
+    if not found:
+        return
+    st.caption(t("Start again with:"))
+    with st.container(horizontal=True):
+        for number, remedy in enumerate(found):
+            if st.button(remedy.title[:1].upper() + remedy.title[1:], key=f"remedy_{number}"):
+                draft = drafts.of_run(
+                    here, run_id, changes=remedy.changes,
+                    came_from=t("{name}, started again with {change}", name=runs.name(here, run_id), change=remedy.title),
+                )  # fmt: skip
+                _ui.go("train", draft=drafts.save(here, draft))
+
+
+def silence(state: str, found: list[Any]) -> None:
+    """Say when nothing was heard of a run for so long that it may hang."""
+    silent_s = runs.silent_s(found) if state == "running" else None
+    if silent_s is not None:
+        st.warning(
+            t(
+                "Nothing was heard of this run for {time}. It may hang: look at its log; Stop ends it and keeps the last "
+                "checkpoint, and Resume goes on from there.",
+                time=_ui.duration(silent_s),
+            )
+        )

@@ -1,0 +1,345 @@
+"""Shared parts of the pages: the workspace, what is being worked on, and words that are shown as they are."""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from engine import bases, datasets, demo, jobs, runs
+from engine.words import Problem, language_of, languages, set_language, t
+from engine.workspace import Workspace, default_workspace
+
+PAGES = Path(__file__).parent
+# What is being worked on. Lives in the session, and in the URL so that a refresh, a second tab or a link finds it again.
+CURRENT = ("dataset", "base", "run")
+
+STATUS_ICONS = {
+    "queued": ":material/hourglass_empty:",
+    "running": ":material/play_circle:",
+    "stopping": ":material/stop_circle:",
+    "finished": ":material/check_circle:",
+    "stopped": ":material/stop_circle:",
+    "failed": ":material/error:",
+    "interrupted": ":material/warning:",
+}
+
+
+def status_word(status: str) -> str:
+    """Return a run's status in the reader's language."""
+    words = {
+        "queued": t("queued"),
+        "running": t("running"),
+        "stopping": t("stopping"),
+        "finished": t("finished"),
+        "stopped": t("stopped"),
+        "failed": t("failed"),
+        "interrupted": t("interrupted"),
+    }
+    return words.get(status, status)
+
+
+def verdict_words() -> dict[str, str]:
+    """Return what each verdict on a rule of the guide is called."""
+    return {
+        "agree": t("the sources agree"),
+        "incomplete": t("right in direction, incomplete"),
+        "disputed": t("disputed"),
+        "unproven": t("unproven"),
+        "wrong": t("wrong"),
+        "outdated": t("outdated"),
+        "vendor claim": t("a vendor's claim"),
+        "contradiction": t("the guide contradicts itself"),
+    }
+
+
+# What each language calls itself: a switch that can be found by somebody who cannot read the page.
+# How ids of the hub are written.
+ID_EXAMPLE = "owner/name"
+LANGUAGE_NAMES = {"en": "English", "zh": "中文"}
+
+
+def speak() -> None:
+    """Let this run of the page speak the visitor's language: what the URL says, what was chosen before, or what the
+    browser asks for. It stays in the URL, so that a refresh or a link finds it again."""
+    usual = language_of(st.context.locale) or "en"
+    code = language_of(st.query_params.get("lang")) or st.session_state.get("language") or usual
+    st.session_state["language"] = code
+    set_language(code)
+    if code != usual:
+        st.query_params["lang"] = code
+
+
+def fragment(*, run_every: float | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return st.fragment for a function that says something: a fragment runs again without the frame, in a thread of
+    its own, which would begin in English."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def speaking(*arguments: Any, **named: Any) -> Any:
+            set_language(st.session_state.get("language"))
+            return function(*arguments, **named)
+
+        return st.fragment(speaking, run_every=run_every)
+
+    return wrap
+
+
+def _switch_language() -> None:
+    """Take over the choice before the page runs, so that all of it changes at once.
+
+    The browser knows what is chosen in a list by its words. These are about to change, so every choice is written down
+    as the value it stands for; else the page would meet words that are in no list, or take them for a name typed in.
+    """
+    chosen = {str(key): value for key, value in st.session_state.items() if isinstance(value, str)}
+    st.session_state.update(chosen)
+    st.session_state["language"] = chosen["language_switch"]
+    st.query_params["lang"] = chosen["language_switch"]
+
+
+def language_switch() -> None:
+    """Offer the languages, each by its own name."""
+    codes = list(languages())
+    st.session_state["language_switch"] = st.session_state["language"]
+    st.radio(
+        t("Language"),
+        codes,
+        format_func=lambda code: LANGUAGE_NAMES.get(code, code),
+        horizontal=True,
+        key="language_switch",
+        on_change=_switch_language,
+    )
+
+
+def workspace() -> Workspace:
+    """The workspace of this visitor: in a hosted demo their own, which the address names, else the one there is."""
+    if not demo.on():
+        return default_workspace()
+    known = (st.session_state.get("visitor"), st.query_params.get("visitor"))
+    visitor = next((one for one in known if one and demo.workspace_of(one)), None)
+    if visitor is None:
+        try:
+            visitor = demo.new_visitor()
+        except demo.Refused as refused:
+            st.error(plain(refused))
+            st.stop()
+    st.session_state["visitor"] = visitor
+    if st.query_params.get("visitor") != visitor:
+        st.query_params["visitor"] = visitor
+    found = demo.workspace_of(visitor)
+    assert found is not None
+    return found
+
+
+def demo_notice(first: bool) -> None:
+    """Say, on every page of a hosted demo, what is allowed before anybody meets a limit, and for how long things are
+    kept; on the `first` page also what this is."""
+    if not demo.on():
+        return
+    hours = f"{demo.hours_left(workspace()):.0f}"
+    if first:
+        st.info(
+            t(
+                "A public demo on a small machine. What you bring and make is yours alone, as long as you share this "
+                "page's address with nobody. Bring nothing confidential."
+            )
+        )
+    with st.expander(t("What this demo allows; everything is deleted in {hours} hours", hours=hours)):
+        bullets(demo.sentences())
+        st.caption(t("On your own machine none of these limits exists."))
+
+
+def plain(text: object) -> str:
+    """Escape a text from a user, a file or a model so that Markdown shows it as it is."""
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^])", r"\\\1", str(text)).replace("\n", " ")
+
+
+def say(text: str, /, **parameters: object) -> str:
+    """Return t(text) for Markdown, with every parameter escaped."""
+    return t(text, **{name: plain(value) for name, value in parameters.items()})
+
+
+def unbroken(text: str) -> str:
+    """Return a short heading that a narrow column keeps in one line: Chinese may break between any two characters."""
+    return "\u2060".join(text) if len(text) <= 3 and not text.isascii() else text
+
+
+def current(name: str) -> str | None:
+    """Return the id of the dataset, base or run that is being worked on."""
+    value = st.session_state.get(f"current_{name}")
+    return str(value) if value else None
+
+
+def _is_path(value: str) -> bool:
+    """A folder of this machine may be a base, but an address never names one."""
+    return value.startswith(("/", ".", "~")) or "\\" in value
+
+
+def known_run(run_id: str | None) -> str | None:
+    """Return the id of a run that is here and that this version can read, else None."""
+    if not run_id or not runs.exists(workspace(), run_id):
+        return None
+    try:
+        runs.load_spec(workspace(), run_id)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return run_id
+
+
+def choose(name: str, value: str | None) -> None:
+    """Remember what is being worked on, here and in the URL."""
+    st.session_state[f"current_{name}"] = value
+    if value and not _is_path(value):
+        st.query_params[name] = value
+    elif name in st.query_params:
+        del st.query_params[name]
+
+
+def remember_from_url() -> None:
+    """Take over what the URL names; it is only ever an id that is looked up. What it does not name, as after a click in
+    the sidebar, is put back from the session, so that a refresh or a link still finds it."""
+    for name in CURRENT:
+        value, kept = st.query_params.get(name), current(name)
+        if value and not _is_path(value):
+            st.session_state[f"current_{name}"] = value
+        elif kept and not value and not _is_path(kept):
+            st.query_params[name] = kept
+    run_id = known_run(current("run"))
+    if run_id and not current("dataset"):
+        # A link to a run alone brings its data and base along.
+        run_spec = runs.load_spec(workspace(), run_id)
+        st.session_state["current_dataset"] = run_spec.dataset.id
+        st.session_state["current_base"] = run_spec.base.pinned
+
+
+def current_dataset() -> datasets.Dataset | None:
+    """Return the dataset being worked on, or None when there is none or it is gone."""
+    dataset_id = current("dataset")
+    if not dataset_id:
+        return None
+    try:
+        return datasets.load(workspace(), dataset_id)
+    except (datasets.DatasetError, OSError, ValueError):
+        return None
+
+
+def link_parameters() -> dict[str, str]:
+    """Return the query parameters that take what is being worked on, and the language, along to another page."""
+    working_on = {name: value for name in CURRENT if (value := current(name)) and not _is_path(value)}
+    if demo.on() and "visitor" in st.session_state:
+        working_on["visitor"] = st.session_state["visitor"]
+    return {**working_on, "lang": st.session_state["language"]} if "lang" in st.query_params else working_on
+
+
+def next_step(page: str, label: str, *, reason: str | None = None, **parameters: str) -> None:
+    """Show the one button that leads on; with a reason it is disabled and says why."""
+    st.divider()
+    clicked = st.button(label, type="primary", icon=":material/arrow_forward:", disabled=bool(reason), key="next_step")
+    if reason:
+        st.caption(reason)
+    if clicked:
+        go(page, **parameters)
+
+
+def go(page: str, **parameters: str) -> None:
+    """Open another page and take what is being worked on along."""
+    st.switch_page(PAGES / f"{page}.py", query_params={**link_parameters(), **parameters})
+
+
+def empty(text: str, page: str, label: str) -> None:
+    """Say what is missing and offer the way there, instead of an empty page."""
+    st.info(text)
+    if st.button(label, type="primary", icon=":material/arrow_back:", key="empty_state"):
+        go(page)
+
+
+def sidebar() -> None:
+    """Keep what is being worked on in sight."""
+    here = workspace()
+    with st.sidebar:
+        st.caption(t("You are working on"))
+        dataset = current_dataset()
+        _line(t("Data"), dataset.name if dataset else None)
+        base = current("base") or "starter"
+        _line(t("Base"), bases.describe(base, here).title)
+        known = known_run(current("run"))
+        _line(t("Run"), f"{runs.name(here, known)} ({status_word(runs.status(here, known))})" if known else None)
+        language_switch()
+
+
+def _line(label: str, value: str | None) -> None:
+    st.markdown(say("**{name}**: {text}", name=label, text=value or t("none yet")))
+
+
+def toy_note(base: bases.Base) -> None:
+    """Say what the starter is for, wherever it is used."""
+    if base.is_toy:
+        st.caption(
+            t(
+                "Toy model: shows the mechanics, not quality. A model this small wants up to 10 times the learning rate "
+                "of a real one."
+            )
+        )
+
+
+def bullets(texts: Iterable[str]) -> None:
+    """Show texts as a list, as they are."""
+    lines = [f"- {plain(text)}" for text in texts]
+    if lines:
+        st.markdown("\n".join(lines))
+
+
+def problem_list(problems: Iterable[Problem]) -> None:
+    """Show every problem: where, what and what to do."""
+    bullets(problem.sentence for problem in problems)
+
+
+def ago(time_s: float) -> str:
+    """Return how long ago a moment was, in words."""
+    passed_s = max(0, time.time() - time_s)
+    if passed_s < 90:
+        return t("just now")
+    if passed_s < 5400:
+        return t("{n} minutes ago", n=round(passed_s / 60))
+    if passed_s < 129600:
+        return t("{n} hours ago", n=round(passed_s / 3600))
+    return t("{n} days ago", n=round(passed_s / 86400))
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in words."""
+    if seconds < 90:
+        return t("{n} s", n=round(seconds))
+    if seconds < 5400:
+        return t("{n} min", n=round(seconds / 60))
+    return t("{n} h", n=round(seconds / 3600, 1))
+
+
+def job_bar(now: jobs.Progress, text: str, stop_words: str, *, key: str) -> bool:
+    """Show how far a job is, with the time left, and a button beside it; return whether that was pressed."""
+    left, right = st.columns([6, 1], vertical_alignment="center")
+    left.progress(now.share, text=with_time_left(text, now))
+    return right.button(stop_words, key=key)
+
+
+def with_time_left(text: str, now: jobs.Progress) -> str:
+    """A text about a job, and how long it still takes where that is known."""
+    if now.left_s is None:
+        return text
+    return text + ", " + t("about {time} left", time=duration(max(1, now.left_s)))
+
+
+def show_value(value: Any) -> str:
+    """Return a setting's value as a person writes it."""
+    if isinstance(value, bool):
+        return t("yes") if value else t("no")
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)

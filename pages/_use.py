@@ -1,0 +1,264 @@
+"""Use it: what a finished run made, taken along: a download, merged, on the hub, for Ollama, or for another trainer."""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import tempfile
+import zipfile
+from pathlib import Path
+
+import streamlit as st
+
+from engine import demo, elsewhere, export, runs
+from engine.words import Problem, t
+from engine.workspace import Workspace
+from pages import _ui
+
+REFRESH_S = 1.0
+CHECKOUT_EXAMPLE = "~/llama.cpp"
+# Larger ones are packed when asked for: a copy of them is not made by looking at a page.
+PACKED_AT_ONCE_BYTES = 200 * 10**6
+# A browser gets a download through the server's memory.
+MOST_DOWNLOAD_BYTES = 2 * 10**9
+
+
+def show(here: Workspace, run_id: str) -> None:
+    """Offer everything a finished run can be taken along as."""
+    made = export.made_by(here.run_dir(run_id))
+    if made is None:
+        return
+    st.subheader(t("Use it"))
+    _job(here, run_id)
+    adapter = made.name == "adapter"
+    names = {"take": t("Adapter") if adapter else t("Model")}
+    names |= {"merged": t("Merged model")} if adapter else {}
+    names |= {"ollama": t("GGUF, Ollama"), "hub": t("Hub"), "trainers": t("Other trainers")}
+    chosen = st.radio(
+        t("What to take along"), list(names), format_func=names.__getitem__, horizontal=True, key="use_section"
+    )
+    if chosen == "take":
+        _take(here, run_id, adapter)
+    elif chosen == "merged":
+        _merged(here, run_id)
+    elif chosen == "ollama":
+        _ollama(here, run_id)
+    elif chosen == "hub":
+        _hub(here, run_id, adapter)
+    else:
+        _trainers(here, run_id)
+
+
+def _busy(here: Workspace, run_id: str) -> bool:
+    state = export.progress(here, run_id)
+    return state is not None and not state.ended
+
+
+def _start(here: Workspace, run_id: str, job: export.Job, token: str | None = None) -> None:
+    try:
+        export.start(here, run_id, job, token=token)
+    except (export.NotExportable, OSError) as error:
+        st.error(_ui.plain(error))
+    else:
+        st.rerun()
+
+
+def _job(here: Workspace, run_id: str) -> None:
+    """Show the job under way, or how the last one ended."""
+    state = export.progress(here, run_id)
+    if state is None:
+        return
+    if not state.ended:
+        _follow(here, run_id)
+        return
+    if state.failure is not None:
+        st.error(_ui.plain(state.failure))
+    elif state.job.what == "push":
+        st.success(_ui.say("It is on the hub: {where}", where=state.made))
+    else:
+        st.success(_ui.say("It is in {where}", where=state.made))
+    if st.button(t("Put this note away"), key="export_forget"):
+        export.forget(here, run_id)
+        st.rerun()
+
+
+@_ui.fragment(run_every=REFRESH_S)
+def _follow(here: Workspace, run_id: str) -> None:
+    state = export.progress(here, run_id)
+    if state is None or state.ended:
+        st.rerun()
+        return
+    share = state.done_bytes / state.total_bytes if state.total_bytes else 0.0
+    st.progress(min(1.0, share), text=export.phase_words().get(state.phase, state.phase))
+
+
+def _checked(found: export.Parity | None) -> None:
+    """Say how it compares with what was trained."""
+    if found is None:
+        return
+    lines = found.lines()
+    if found.differences:
+        st.warning(_ui.plain(" ".join(lines)))
+    else:
+        st.caption(":material/check: " + _ui.plain(" ".join(lines)))
+
+
+def _download(here: Workspace, run_id: str, *, merged: bool) -> None:
+    key = "download_merged" if merged else "download"
+    folder = here.run_dir(run_id) / export.MERGED if merged else export.made_by(here.run_dir(run_id))
+    assert folder is not None
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    archive = here.run_dir(run_id) / f"{folder.name}.zip"
+    if size > MOST_DOWNLOAD_BYTES:
+        st.caption(t("It is too large for a browser; it lies here:"))
+        st.code(str(folder), language=None, wrap_lines=True)
+        return
+    if (
+        size > PACKED_AT_ONCE_BYTES
+        and not archive.exists()
+        and not st.button(t("Pack it for download"), key=f"pack_{key}")
+    ):
+        return
+    archive = export.write_zip(here, run_id, merged=merged)
+    size_mb = archive.stat().st_size / 1e6
+    what = t("merged model") if merged else t("adapter") if folder.name == "adapter" else t("model")
+    with archive.open("rb") as file:
+        st.download_button(
+            t("Download the {what} ({size} MB)", what=what, size=f"{size_mb:.1f}"),
+            file,
+            file_name=f"{run_id}-{archive.name}",
+            mime="application/zip",
+            on_click="ignore",
+            key=key,
+        )
+
+
+def _take(here: Workspace, run_id: str, adapter: bool) -> None:
+    try:
+        _download(here, run_id, merged=False)
+    except (export.NotExportable, OSError) as error:
+        st.caption(_ui.plain(error))
+        return
+    _checked(export.parity(here.run_dir(run_id)))
+    needs = t("transformers and peft") if adapter else t("transformers")
+    st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=needs))
+    st.code(export.load_lines(here, run_id), language="python")
+    if not adapter and runs.load_spec(here, run_id).objective != "reward":
+        st.caption(t("Or serve it with vLLM:"))
+        st.code(export.vllm_lines("model"), language="bash", wrap_lines=True)
+
+
+def _merged(here: Workspace, run_id: str) -> None:
+    folder = here.run_dir(run_id) / export.MERGED
+    if not folder.is_dir():
+        size = export.size_bytes(here, run_id)
+        st.write(t("The adapter and its base as one model, which loads without peft."))
+        if size:
+            st.caption(t("About {size} MB, kept beside the run.", size=f"{size / 1e6:,.0f}"))
+        if st.button(t("Merge"), type="primary", disabled=_busy(here, run_id), key="merge"):
+            _start(here, run_id, export.Job(what="merged"))
+        return
+    try:
+        _download(here, run_id, merged=True)
+    except (export.NotExportable, OSError) as error:
+        st.caption(_ui.plain(error))
+    _checked(export.parity(folder))
+    st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=t("transformers")))
+    st.code(export.merged_lines(here, run_id, export.MERGED), language="python")
+    if runs.load_spec(here, run_id).objective != "reward":
+        st.caption(t("Or serve it with vLLM:"))
+        st.code(export.vllm_lines(export.MERGED), language="bash", wrap_lines=True)
+
+
+def _ollama(here: Workspace, run_id: str) -> None:
+    if runs.load_spec(here, run_id).objective == "reward":
+        st.caption(t("A reward model gives scores, and llama.cpp writes text."))
+        return
+    if demo.on():
+        st.caption(_ui.plain(Problem(rule="demo-export").sentence))
+        return
+    run_dir = here.run_dir(run_id)
+    st.write(t("One GGUF file for llama.cpp, Ollama, LM Studio and the like."))
+    checkout = st.text_input(
+        t("Folder of a llama.cpp checkout"),
+        os.environ.get("LLAMA_CPP_DIR", ""),
+        placeholder=CHECKOUT_EXAMPLE,
+        key="llama_cpp",
+    )
+    if st.button(t("Convert"), disabled=_busy(here, run_id), key="gguf"):
+        _start(here, run_id, export.Job(what="gguf", checkout=checkout.strip()))
+    folder = export.whole(here, run_id) or run_dir / export.MERGED
+    command = export.gguf_command(folder, checkout.strip() or "llama.cpp", run_dir / "gguf" / f"{run_id}.gguf")
+    st.caption(
+        t("Or by hand:") if export.whole(here, run_id) is not None else t("Or by hand, once the merged model is made:")
+    )
+    st.code(shlex.join(command), language="bash", wrap_lines=True)
+    st.caption(t("Put this Modelfile beside it, then: ollama create my-model -f Modelfile"))
+    made = export.whole(here, run_id) or export.made_by(run_dir) or run_dir
+    st.code(export.modelfile(made, f"./{run_id}.gguf"), language=None, wrap_lines=True)
+
+
+def _hub(here: Workspace, run_id: str, adapter: bool) -> None:
+    if demo.on():
+        st.caption(_ui.plain(Problem(rule="demo-export").sentence))
+        return
+    st.write(t("Upload it to the Hugging Face hub with its card. Nobody but you sees it."))
+    with st.form("push", clear_on_submit=False, border=False):
+        repository = st.text_input(t("Repository"), placeholder=_ui.ID_EXAMPLE, key="push_repository")
+        token = st.text_input(
+            t("Token"),
+            type="password",
+            help=t("One that may write. Not kept anywhere. Empty: your own login on this machine."),
+            key="push_token",
+            autocomplete="off",
+        )
+        alone = adapter and not export.travels_whole(here, run_id)
+        only = st.checkbox(t("Only the adapter"), value=False, key="push_adapter") if alone else False
+        sent = st.form_submit_button(t("Upload"), disabled=_busy(here, run_id))
+    if sent:
+        job = export.Job(what="push", repository=repository.strip(), only_adapter=only)
+        _start(here, run_id, job, token=token.strip() or None)
+    if st.toggle(t("Show the card"), key="show_card"):  # its intervals take a moment
+        from engine.card import card
+
+        st.code(card(here, run_id, whole=not only), language="markdown", wrap_lines=True)
+
+
+def _trainers(here: Workspace, run_id: str) -> None:
+    st.write(t("The same recipe and rows for another trainer. What it cannot do stands at the head of its file."))
+    tool = st.radio(
+        t("Trainer"), list(elsewhere.TOOLS), format_func=elsewhere.TOOLS.__getitem__, horizontal=True, key="trainer"
+    )
+    try:
+        found = elsewhere.files(elsewhere.recipe_of(here, run_id), tool)
+    except (export.NotExportable, OSError) as error:
+        st.info(_ui.plain(error))
+    else:
+        st.download_button(
+            t("Download with the rows"),
+            lambda: _packed(here, run_id, tool),
+            file_name=f"{run_id}-{tool}.zip",
+            mime="application/zip",
+            on_click="ignore",
+            key="download_recipe",
+        )
+        name, text = next(iter(found.items()))
+        st.code(text, language="python" if name.endswith(".py") else "yaml", height=400)
+    st.caption(t("The same from the command line:"))
+    st.code(f"tunebook export {run_id} --what {tool} --to {tool}", language="bash", wrap_lines=True)
+    with st.expander(t("Other tools")):
+        _ui.bullets(elsewhere.others())
+
+
+def _packed(here: Workspace, run_id: str, tool: str) -> bytes:
+    """Return the recipe with its rows as one zip."""
+    packed = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / tool
+        elsewhere.write(here, run_id, tool, target)
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
+            for path in sorted(target.rglob("*")):
+                if path.is_file():
+                    archive.write(path, path.relative_to(folder))
+    return packed.getvalue()

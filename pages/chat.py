@@ -1,0 +1,241 @@
+"""Chat: the same question to a base and to runs, side by side; votes on the answers become data to train on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from engine import bases, chat, datasets, demo, runs
+from engine.words import t
+from pages import _ui
+
+st.title(t("Chat"))
+st.write(t("Ask the base and your runs the same thing and see what changed. Your votes become rows to train on."))
+
+if demo.on():
+    st.info(
+        t("Chat is not part of this demo: every visitor would need a model in memory. Run Tunebook yourself to use it.")
+    )
+    st.stop()
+
+workspace = _ui.workspace()
+LETTERS = "ABCDEFGH"
+
+
+def _title(ref: str, names: dict[str, str]) -> str:
+    if ref.startswith("run:"):
+        run_id = ref.removeprefix("run:")
+        return f"{names.get(run_id, run_id)} · {run_id[-6:]}"
+    return bases.describe(ref, workspace).title
+
+
+def _conversation() -> list[dict[str, Any]]:
+    """The questions so far, each with the models asked, their answers and how each ended."""
+    return st.session_state.setdefault("chat_turns", [])
+
+
+def _messages(turns: list[dict[str, Any]], model: str) -> list[chat.Message]:
+    """Return a conversation as one model knows it: every question, and its own answers."""
+    found: list[chat.Message] = []
+    for turn in turns:
+        found.append({"role": "user", "content": turn["question"]})
+        if turn["answers"].get(model):
+            found.append({"role": "assistant", "content": turn["answers"][model]})
+    return found
+
+
+def _said(place: Any, text: str) -> None:
+    """Show what a model wrote as it is, line by line; nothing in it is Markdown."""
+    place.markdown("  \n".join(_ui.plain(line) for line in text.split("\n")) or " ")
+
+
+def _answer(turn: dict[str, Any], columns: list[Any]) -> None:
+    """Let every model answer the last question, and show the words as they come."""
+    places = {m: (column.empty(), column.empty()) for m, column in zip(turn["models"], columns, strict=True)}
+    asked = [chat.Turn(model=m, messages=_messages(_conversation(), m)) for m in turn["models"]]
+    turn["waiting"] = False
+    for model in turn["models"]:
+        turn["ended"][model] = t("stopped")  # until it says otherwise: a click elsewhere ends the writing here
+        places[model][1].caption(t("waiting for its turn"))
+    for reply in chat.ask(workspace, asked, turn["sampling"]):
+        text, state = places[reply.model]
+        if isinstance(reply, chat.State):
+            state.caption(t("loading the model ...") if reply.state == "loading" else t("writing ..."))
+        elif isinstance(reply, chat.Piece):
+            turn["answers"][reply.model] = turn["answers"].get(reply.model, "") + reply.text
+            _said(text, turn["answers"][reply.model])
+        elif isinstance(reply, chat.Failed):
+            turn["ended"][reply.model] = t("{message}; {fix}", message=reply.message, fix=reply.fix)
+            state.error(_ui.plain(turn["ended"][reply.model]))
+        else:
+            words = {"end": "", "length": t("cut at the longest answer"), "stopped": t("stopped")}
+            pace = t("{n} tokens in {s} s", n=reply.tokens, s=f"{reply.seconds:.1f}")
+            turn["ended"][reply.model] = " · ".join(part for part in (pace, words[reply.ended]) if part)
+            state.caption(_ui.plain(turn["ended"][reply.model]))
+
+
+def _vote(number: int, turn: dict[str, Any], model: str) -> None:
+    """Take a thumb over: 1 is up, 0 is down, None takes it back."""
+    value = st.session_state[f"thumb_{turn['id']}_{model}"]
+    prompt = _messages([*_conversation()[:number], {**turn, "answers": {}}], model)
+    chat.vote(workspace, prompt, turn["answers"][model], model, None if value is None else bool(value))
+
+
+def _prefer(number: int, turn: dict[str, Any]) -> None:
+    """Take over which answer is best. A pair needs one question, so it holds what went before as the best one knew it."""
+    best = st.session_state[f"best_{turn['id']}"] or None
+    answers = {m: a for m, a in turn["answers"].items() if a}
+    of = best or turn.get("best") or turn["models"][0]
+    prompt = _messages([*_conversation()[:number], {**turn, "answers": {}}], of)
+    if turn.get("best") and turn["best"] != best:  # what was said before may stand under another conversation
+        before = _messages([*_conversation()[:number], {**turn, "answers": {}}], turn["best"])
+        chat.prefer(workspace, before, answers, None)
+    turn["best"] = best
+    chat.prefer(workspace, prompt, answers, best)
+
+
+def _show(number: int, turn: dict[str, Any], names: dict[str, str]) -> None:
+    with st.chat_message("user"):
+        _said(st, turn["question"])
+    columns = st.columns(len(turn["models"]))
+    for index, (model, column) in enumerate(zip(turn["models"], columns, strict=True)):
+        letter = f"{LETTERS[index]}: " if len(turn["models"]) > 1 else ""
+        column.markdown(f"**{_ui.plain(letter + _title(model, names))}**")
+    if turn["waiting"]:
+        st.button(t("Stop writing"), icon=":material/stop_circle:", key=f"stop_{turn['id']}")
+        _answer(turn, columns)
+        st.rerun()
+    for model, column in zip(turn["models"], columns, strict=True):
+        answer = turn["answers"].get(model, "")
+        _said(column, answer)
+        ended = turn["ended"].get(model, "")
+        (column.caption if answer or ended == t("stopped") else column.info)(_ui.plain(ended) or " ")
+        if answer.strip():
+            with column:
+                st.feedback("thumbs", key=f"thumb_{turn['id']}_{model}", on_change=_vote, args=(number, turn, model))
+    given = [m for m in turn["models"] if turn["answers"].get(m, "").strip()]
+    if len({turn["answers"][m] for m in given}) > 1:
+        words = {m: t("{letter} is better", letter=LETTERS[turn["models"].index(m)]) for m in given}
+        words[""] = t("no vote")
+        st.radio(
+            t("Which answer is best?"),
+            list(words),
+            index=None,
+            format_func=words.__getitem__,
+            horizontal=True,
+            key=f"best_{turn['id']}",
+            on_change=_prefer,
+            args=(number, turn),
+        )
+
+
+def _settings() -> chat.Sampling:
+    with st.expander(t("How answers are drawn: the same for every model")):
+        one, two, three, four = st.columns(4)
+        temperature = one.slider(
+            t("Temperature"), 0.0, 2.0, 0.7, 0.1, key="chat_temperature",
+            help=t("0 always takes the likeliest word; higher is more varied."),
+        )  # fmt: skip
+        top_p = two.slider(t("Top p"), 0.05, 1.0, 0.95, 0.05, key="chat_top_p",
+                           help=t("Draw only from the likeliest words that together have this probability."))  # fmt: skip
+        most = three.number_input(t("Longest answer (tokens)"), 1, 4096, 256, key="chat_most_tokens")
+        seed = four.number_input(
+            t("Seed"), 0, 2**32 - 1, 0, key="chat_seed", help=t("The same seed gives the same answer.")
+        )
+    return chat.Sampling(temperature=temperature, top_p=top_p, most_tokens=int(most), seed=int(seed))
+
+
+def _prompts() -> str | None:
+    """Offer the saved prompts; returns one that is to be asked now."""
+    saved = chat.saved_prompts(workspace)
+    with st.expander(t("Saved prompts ({n})", n=len(saved))):
+        text = st.text_area(t("A prompt to keep"), key="chat_prompt", height=80)
+        if st.button(t("Save this prompt"), key="save_prompt", disabled=not text.strip()):
+            chat.save_prompt(workspace, text)
+            st.rerun()
+        if not saved:
+            return None
+        chosen = st.selectbox(t("Saved"), saved, key="saved_prompt", format_func=lambda p: p[:100])
+        one, two, _ = st.columns([1, 1, 3])
+        if two.button(t("Delete it"), key="delete_prompt"):
+            chat.forget_prompt(workspace, chosen)
+            st.rerun()
+        return chosen if one.button(t("Ask this"), key="ask_saved", type="primary") else None
+
+
+def _votes() -> None:
+    """Say what the votes come to so far, and make data sets of them."""
+    marked, pairs = chat.rows(workspace, "votes"), chat.rows(workspace, "pairs")
+    if not marked and not pairs:
+        st.caption(
+            t("Thumbs up and down become rows of good and bad answers (KTO); “A is better” becomes pairs (DPO).")
+        )
+        return
+    st.subheader(t("Your votes as data"))
+    good = sum(row["label"] for row in marked)
+    kinds: list[tuple[chat.Kind, int, str, str]] = [
+        ("votes", len(marked), t("{good} good and {bad} bad answers", good=good, bad=len(marked) - good),
+         t("Votes from the chat")),
+        ("pairs", len(pairs), t("{n} pairs of a better and a worse answer", n=len(pairs)), t("Pairs from the chat")),
+    ]  # fmt: skip
+    for column, (kind, count, says, name) in zip(st.columns(2), kinds, strict=True):
+        column.write(says)
+        if column.button(t("Make a data set and look at it"), key=f"make_{kind}", disabled=not count):
+            try:
+                made = chat.make_dataset(workspace, kind, name)
+            except datasets.DatasetError as error:
+                column.error(_ui.plain(error.problem.sentence))
+                continue
+            _ui.choose("dataset", made.id)
+            _ui.go("data", dataset=made.id)
+
+
+known = runs.list_all(workspace)[:200]
+names = {run.id: run.name for run in known}
+choices = chat.models(workspace, known)
+current_run = f"run:{_ui.current('run')}"
+usual = [current_run] if current_run in choices else [ref for ref in choices if ref.startswith("run:")][:1]
+below = runs.load_spec(workspace, usual[0].removeprefix("run:")).base.pinned if usual else "starter"
+usual = [*([below] if below in choices else []), *usual]
+chosen = st.multiselect(
+    t("Models"),
+    choices,
+    default=usual,
+    format_func=lambda ref: _title(ref, names),
+    max_selections=chat.MOST_MODELS,
+    key="chat_models",
+    help=t("Adapters on the same base share it in memory."),
+)
+if len(choices) == 1:
+    st.caption(t("So far there is only the starter to talk to. Every finished run appears here."))
+if any(bases.describe(ref, workspace).is_toy for ref in chosen):
+    st.caption(t("Toy model: it knows one small world, in English. Ask for an opposite, a capital or a small sum."))
+if any(run.status == "running" for run in known):
+    st.info(t("A run is training on this machine: answers are slower, and memory is shared with it."))
+sampling = _settings()
+question = _prompts()
+turns = _conversation()
+for number, turn in enumerate(turns):
+    _show(number, turn, names)
+if turns:
+    with st.container(horizontal=True):
+        if st.button(t("New conversation"), icon=":material/restart_alt:", key="new_chat"):
+            st.session_state["chat_turns"] = []
+            st.rerun()
+        if chat.is_loaded(workspace) and st.button(
+            t("Free the memory"),
+            key="close_chat",
+            help=t("It is freed by itself after a few minutes without a question."),
+        ):
+            chat.close(workspace)
+            st.rerun()
+_votes()
+question = st.chat_input(t("Ask something"), key="chat_input", disabled=not chosen) or question
+if question and chosen:
+    count = st.session_state["chat_count"] = st.session_state.get("chat_count", 0) + 1
+    turns.append(
+        {"id": count, "question": question, "models": list(chosen), "answers": {}, "ended": {}, "waiting": True,
+         "sampling": sampling, "best": None}
+    )  # fmt: skip
+    st.rerun()

@@ -1,0 +1,56 @@
+"""Forgetting: what a run learned and what it lost, on the same questions before and after; runs and sweeps compared."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from engine import report, runs, sweeps
+from engine.words import t
+from pages import _forgetting_compare, _forgetting_run, _forgetting_sweeps, _ui
+
+st.title(t("Forgetting"))
+st.write(t("What the model gained, and what it cost: the same questions, before and after."))
+
+workspace = _ui.workspace()
+known = runs.list_all(workspace)[:200]
+scored = [run for run in known if report.benchmarks_of(workspace.run_dir(run.id))]
+wanted = _ui.current("run")
+views = {"run": t("One run"), "compare": t("Runs against each other"), "sweep": t("Sweeps")}
+is_sweep = any(run.id == wanted and run.recipe == sweeps.RECIPE.name for run in known)
+if "forgetting_view" not in st.session_state:
+    asked = st.query_params.get("view")
+    st.session_state["forgetting_view"] = asked if asked in views else "sweep" if is_sweep else "run"
+view = st.radio(
+    t("What to look at"), list(views), format_func=views.__getitem__, key="forgetting_view", horizontal=True,
+    label_visibility="collapsed",
+)  # fmt: skip
+if view == "sweep":
+    _forgetting_sweeps.show(workspace)
+elif not scored:
+    text = t("No run has been scored yet. The scores come at the end of each run.")
+    if _ui.known_run(wanted):
+        _ui.empty(text, "runs", t("Go to Runs"))
+    else:
+        _ui.empty(text, "train", t("Start a run"))
+elif view == "compare":
+    _forgetting_compare.show(workspace, scored, wanted)
+else:
+    names = {run.id: f"{run.name} · {run.id}" for run in scored}
+    ids = list(names)
+    if wanted and wanted not in ids:
+        st.info(t("The run you were looking at has no scores yet; here is the newest that has."))
+    run_id = st.selectbox(
+        t("Run"), ids, index=ids.index(wanted) if wanted in ids else 0, format_func=lambda i: names[i], key="scored_run"
+    )
+    if run_id != wanted:
+        _ui.choose("run", run_id)
+    others = len(_forgetting_compare.alike(workspace, scored, run_id)) - 1
+    _forgetting_run.show(workspace, run_id)
+    if others > 0:
+        st.caption(
+            t(
+                "{n} more runs on the same rows: see “Runs against each other” above for the trade between them.",
+                n=others,
+            )
+        )
+    _ui.next_step("train", t("Next: train again, with other settings"))

@@ -1,0 +1,229 @@
+"""Runs: the list, and one run as it goes: loss, time left, answers, log. Everything is read from the run's folder."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from engine import bases, events, fit, machine, runs, spec, turns
+from engine.words import t
+from pages import _charts, _run_list, _run_parts, _ui, _use
+
+# A run is looked at each second in its first minutes, and then a little less often; what changes rarely, less often still.
+REFRESH_S, LATER_REFRESH_S, DETAILS_REFRESH_S = 1.0, 2.0, 5.0
+YOUNG_S = 180.0
+LIST_LENGTH = 500
+
+st.title(t("Runs"))
+st.write(t("Every run goes on by itself: you may close this page, or even the server, and come back."))
+
+workspace = _ui.workspace()
+
+
+def _progress(run_id: str, state: str, found: list[Any], steps: list[events.Step]) -> None:
+    last = steps[-1] if steps else None
+    phase = next((e for e in reversed(found) if isinstance(e, events.Phase)), None)
+    if state == "queued":
+        before = turns.place(machine.facts().device, run_id)
+        st.info(t("Waiting for its turn; {n} before it.", n=before) if before else t("About to start."))
+    words = {
+        "loading": t("Loading libraries and model"),
+        "training": t("Trying the longest batch") if phase and phase.detail == "probe" else t("Training"),
+        "saving": t("Saving"),
+        "evaluating": t("Scoring the base before training")
+        if phase and phase.detail == "base"
+        else t("Scoring what it learned and forgot"),
+    }
+    if state in ("running", "stopping"):
+        text = words.get(phase.phase, "") if phase else ""
+        if phase and phase.phase == "training" and last and last.left_s is not None:
+            text = t(
+                "{phase}: step {step} of {total}, about {left} left",
+                phase=text,
+                step=last.step,
+                total=last.total_steps,
+                left=_ui.duration(last.left_s),
+            )
+        st.progress(min(1.0, last.step / max(1, last.total_steps)) if last else 0.0, text=text)
+    a, b, c, d = st.columns(4)
+    rate = next((e.tokens_per_s for e in reversed(steps) if e.tokens_per_s), None)
+    a.metric(t("Step"), f"{last.step:,} / {last.total_steps:,}" if last else "–")
+    b.metric(t("Loss"), f"{last.loss:.3f}" if last and last.loss is not None else "–")
+    c.metric(t("Tokens per second"), f"{rate:,.0f}" if rate else "–")
+    d.metric(t("Memory"), f"{last.memory_mib:,.0f} MiB" if last and last.memory_mib else "–")
+
+
+def _answers(samples: list[events.Sample]) -> None:
+    """Show how the answers to the fixed prompts change: one table, a column per prompt."""
+    if not samples:
+        return
+    st.subheader(t("Answers as it trains"))
+    table: dict[str, dict[int, str]] = {}
+    for sample in samples:
+        table.setdefault(sample.prompt, {})[sample.step] = sample.text
+    frame = pd.DataFrame(table).sort_index(ascending=False)
+    frame.index.name = t("step")
+    st.dataframe(frame, alt=t("Answers to three fixed prompts at several steps"))
+
+
+def _measured(found: list[Any]) -> None:
+    """Show what the run took beside what was estimated."""
+    measured = next((event for event in reversed(found) if isinstance(event, events.Measured)), None)
+    if measured is None:
+        return
+    peak = fit.size_words(measured.peak_bytes)
+    words = {"peak": peak, "baseline": fit.size_words(measured.baseline_bytes), "tokens": measured.longest_tokens}
+    text = _ui.say("Memory of training at its peak: {peak}; longest row {tokens} tokens.", **words)
+    if measured.baseline_bytes:
+        text = _ui.say(
+            "Memory of training at its peak: {peak}, of which {baseline} for the libraries; longest row {tokens} tokens.",
+            **words,
+        )
+    if measured.estimated_bytes:
+        share = f"{100 * (measured.estimated_bytes / measured.peak_bytes - 1):+.0f}"
+        text += " " + _ui.say(
+            "The formula said {estimated} ({share} %). The next estimate on this machine goes by this run.",
+            estimated=fit.size_words(measured.estimated_bytes),
+            share=share,
+        )
+    st.caption(text)
+
+
+def _how_it_runs(started: list[events.Started]) -> None:
+    """Show what the machine decided where the settings leave it open, with the reasons."""
+    if not started or not started[-1].choices:
+        return
+    choices = {one.setting: one for one in started[-1].choices}
+    backend = choices.get("machine.backend")
+    if backend is not None:
+        name = {"plain": "transformers + peft", "unsloth": "Unsloth"}.get(str(backend.value), str(backend.value))
+        st.caption(_ui.say("Trained with {backend}: {reason}.", backend=name, reason=backend.reason))
+    with st.expander(t("How it runs on this machine")):
+        st.dataframe(
+            pd.DataFrame(
+                [
+                    {
+                        t("setting"): t(spec.fields()[path].title) if path in spec.fields() else path,
+                        t("value"): str(one.value),
+                        t("why"): str(one.reason),
+                    }
+                    for path, one in choices.items()
+                ]
+            ),
+            hide_index=True,
+            alt=t("What the machine decided for this run, and why"),
+        )
+        st.caption(
+            t("Decide it yourself under Advanced on the Train page, or with --set, as in machine.backend=plain.")
+        )
+
+
+def _live(run_id: str) -> None:
+    """Follow a run. Each part costs the server processor time whenever it is shown anew, as long as somebody watches."""
+    found, now_s = _run_parts.followed(workspace, run_id), time.monotonic()
+    young_until_s = (found.all[0].monotonic_s if found.all else now_s) + YOUNG_S
+    _ui.fragment(run_every=REFRESH_S if now_s < young_until_s else LATER_REFRESH_S)(_moving)(run_id, young_until_s)
+    _ui.fragment(run_every=DETAILS_REFRESH_S)(_show_details)(run_id)
+
+
+def _moving(run_id: str, young_until_s: float) -> None:
+    """The part that is looked at most often. Reads the whole page again when the run has ended, or is young no longer."""
+    began_s = st.session_state.setdefault(f"watched_{run_id}", time.monotonic())
+    run = runs.describe(workspace, run_id)
+    _run_parts.tab_title(run)
+    _show_moving(run_id, run.status)
+    if run.status not in runs.LIVE or began_s < young_until_s < time.monotonic():
+        st.session_state[f"watched_{run_id}"] = time.monotonic()
+        st.rerun()
+
+
+def _show_moving(run_id: str, state: str) -> None:
+    """How far it is, the charts, and what wants to be read at once."""
+    found = _run_parts.followed(workspace, run_id)
+    steps, evals = found.steps, found.evals
+    objective = runs.load_spec(workspace, run_id).objective
+    _run_parts.silence(state, found.all)
+    _progress(run_id, state, found.others, steps)
+    if steps and objective != "ppo":  # PPO's loss says nothing about how it goes
+        st.echarts_chart(
+            _charts.loss(steps, evals, t("nats per token") if objective == "sft" else t("loss")),
+            height=300,
+            key=f"loss_{run_id}",
+            alt=t("Loss on trained rows and on held-out rows over the steps"),
+        )
+    if steps:
+        rewards = None if objective == "ppo" else _charts.rewards(steps, evals)
+        if objective == "ppo":
+            for number, chart in enumerate(_charts.ppo(steps)):
+                alt = [
+                    t("Reward and KL to the start over the updates"),
+                    t("Clipped share and entropy over the updates"),
+                ]
+                st.echarts_chart(chart, height=300, key=f"ppo_{number}_{run_id}", alt=alt[number])
+        if rewards is not None:
+            st.echarts_chart(
+                rewards,
+                height=300,
+                key=f"rewards_{run_id}",
+                alt=t("Rewards of better and worse answers, and the share in the right order, over the steps"),
+            )
+    for event in found.others:
+        if isinstance(event, events.Log) and event.level in ("warning", "result"):
+            (st.warning if event.level == "warning" else st.info)(_ui.plain(event.text))
+
+
+def _show_details(run_id: str) -> None:
+    """What it took, its answers, the machine's choices, the log."""
+    found = _run_parts.followed(workspace, run_id).others
+    _measured(found)
+    _answers([e for e in found if isinstance(e, events.Sample)])
+    _how_it_runs([e for e in found if isinstance(e, events.Started)])
+    with st.expander(t("Log")):
+        for event in found:
+            if isinstance(event, events.Started):
+                st.caption(_ui.say("Device {device}: {reason}", device=event.device, reason=event.reason))
+            if isinstance(event, events.Log):
+                st.caption(_ui.plain(event.text))
+        st.code(runs.log_tail(workspace.run_dir(run_id)) or " ", language=None)
+
+
+all_runs = runs.list_all(workspace)[:LIST_LENGTH]
+if not all_runs:
+    _ui.empty(t("No runs yet. Start one; with the starter it takes a minute."), "train", t("Go to Train"))
+else:
+    wanted = _ui.current("run")
+    _run_list.queue(workspace)
+    if wanted and not _ui.known_run(wanted):
+        st.warning(t("The run this link names is not here."))
+        _ui.choose("run", None)
+    if len(all_runs) > 1 or not wanted:
+        _run_list.table(workspace, all_runs)
+    run_id = _ui.current("run") or all_runs[0].id
+    if _ui.current("run") != run_id:
+        _ui.choose("run", run_id)
+    run = runs.describe(workspace, run_id)
+    st.subheader(f"{_ui.STATUS_ICONS.get(run.status, '')} {_ui.plain(run.name)} · {_ui.status_word(run.status)}")
+    st.caption(
+        f"{run.id} · {t('{recipe} on {base}', recipe=run.recipe, base=_ui.plain(bases.short(run.base, workspace)))}"
+    )
+    _run_parts.actions(workspace, run)
+    _run_parts.tab_title(run)
+    if run.status in runs.LIVE:
+        _live(run_id)
+    else:
+        _run_parts.outcome(workspace, run_id, runs.summary(workspace, run_id))
+        _show_moving(run_id, run.status)
+        _show_details(run_id)
+    if run.status == "finished":
+        _use.show(workspace, run_id)
+    ended = run.status not in runs.LIVE
+    if len(all_runs) > 1:
+        _run_list.compare(workspace, all_runs)
+    _ui.next_step(
+        "forgetting",
+        t("Next: what it gained and what it forgot"),
+        reason=None if ended else t("The scores come when the run has ended."),
+    )

@@ -1,0 +1,79 @@
+"""Fixtures that every test may use. Nothing here or in a test reaches the network or the user's own Tunebook home."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.workspace import Workspace
+from tests import forked
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test out of the user's home and off the queue of real runs."""
+    monkeypatch.setenv("TUNEBOOK_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TUNEBOOK_MACHINE_DIR", str(tmp_path / "machine"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there: no test asks the real hub
+    monkeypatch.setenv("TUNEBOOK_LANG", "en")  # what a test reads does not hang on its machine
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home with one real, short LoRA run of the new-facts sample on the starter: shared, so tests only read it."""
+    folder = tmp_path_factory.mktemp("trained")
+    home = folder / "home"
+    done = tunebook(
+        "train", "lora", "--data", "new-facts", "--wait", "--json", "--name", "A real run",
+        "--set", "train.max_steps=60", "--set", "train.evaluations=3",
+        home=home, machine=folder / "machine",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield home
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fresh-children", action="store_true", help="start every training in a fresh process")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    forked.fresh = config.getoption("--fresh-children")
+
+
+def tunebook(
+    *arguments: str, home: Path, machine: Path, module: str = "engine.cli"
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a person does, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "TUNEBOOK_HOME": str(home), "TUNEBOOK_MACHINE_DIR": str(machine)},
+        capture_output=True,
+        text=True,
+        timeout=540,
+    )
+
+
+def chromium() -> str:
+    """Return Chromium's path. Where there is none, browser tests are skipped, or fail when a browser is required."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        reason = "no Chromium on the PATH: install Debian's chromium to run the browser tests"
+        if os.environ.get("TUNEBOOK_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found

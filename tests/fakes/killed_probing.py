@@ -1,0 +1,21 @@
+"""A child that is killed while it tries its longest batch, as the kernel does when that does not fit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from engine import events
+from tests.fakes import _child
+
+
+def run(run_dir: Path, log: events.EventLog) -> int:
+    _child.begin(run_dir, log)
+    log.append(events.Phase(phase="training", detail="probe"))
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+if __name__ == "__main__":
+    _child.play(run)

@@ -1,0 +1,16 @@
+"""`streamlit run app.py`, whose runs are supervised by tests.forked.supervisor."""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+from streamlit.web import cli
+
+from engine import runs
+
+if __name__ == "__main__":
+    runs.start = functools.partial(runs.start, module="tests.forked.supervisor")
+    runs.resume = functools.partial(runs.resume, module="tests.forked.supervisor")
+    sys.argv[0] = "streamlit"
+    sys.exit(cli.main())

@@ -1,0 +1,125 @@
+"""What several tests need: waiting for a condition, a small spec, and a home whose runs are fakes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from engine import events, processes, runs, spec
+from engine.workspace import Workspace
+
+T = TypeVar("T")
+SUPERVISOR = "tests.fakes.supervisor"
+PROJECT_DIR = Path(__file__).resolve().parents[1]
+
+
+def examples(count: int) -> int:
+    """Return how many examples hypothesis tries: `count` in `make test-all`, a quarter where every second counts."""
+    from tests import forked
+
+    return count if forked.fresh else max(25, count // 4)
+
+
+def wait_until(condition: Callable[[], T], timeout_s: float = 20.0, what: str = "") -> T:
+    """Return the first true value of `condition`; fail when there is none in time."""
+    end_s = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < end_s, f"not within {timeout_s:g} s: {what or condition}"
+        time.sleep(0.02)
+    return value
+
+
+def fake_spec(child: str = "finishes") -> spec.RunSpec:
+    """A spec whose recipe names the fake child that the fake supervisor starts."""
+    return spec.RunSpec(
+        recipe=spec.RecipeRef(child, "0" * 64),
+        base=spec.BaseRef("starter"),
+        dataset=spec.DatasetRef("d" * 64),
+        train=spec.Train(threads=1),
+    )
+
+
+class FakeRuns:
+    """A workspace whose runs are supervised for real and trained by fakes of tests/fakes."""
+
+    def __init__(self, root: Path):
+        self.workspace = Workspace(root)
+
+    def start(self, child: str = "finishes", **more: Any) -> str:
+        return runs.start(self.workspace, fake_spec(child), module=SUPERVISOR, **more)
+
+    def resume(self, run_id: str, child: str | None = None) -> None:
+        if child is not None:
+            (self.folder(run_id) / "fake").write_text(child)
+        runs.resume(self.workspace, run_id, module=SUPERVISOR)
+
+    def folder(self, run_id: str) -> Path:
+        return self.workspace.run_dir(run_id)
+
+    def status(self, run_id: str) -> str:
+        return runs.status(self.workspace, run_id)
+
+    def wait_for(self, run_id: str, *states: str) -> str:
+        """Wait until the run has one of these states; any other end is a failure, shown with the log."""
+
+        def reached() -> str:
+            state = self.status(run_id)
+            ended = state not in runs.LIVE and state not in states
+            assert not ended, f"{state} instead of {states}\n{runs.log_tail(self.folder(run_id))}"
+            return state if state in states else ""
+
+        return wait_until(reached, what=f"{run_id} is {states}")
+
+    def ended(self, child: str, *states: str) -> str:
+        """Start a run of `child`, wait for its end and for its supervisor's, and return its id."""
+        run_id = self.start(child)
+        self.wait_for(run_id, *states)
+        self.wait_for_supervisor(run_id)
+        return run_id
+
+    def wait_for_supervisor(self, run_id: str) -> None:
+        wait_until(lambda: not processes.alive(self.supervisor(run_id)), what="the supervisor has ended")
+
+    def events(self, run_id: str, *types: type) -> list[Any]:
+        found, _ = events.read(self.folder(run_id))
+        return [event for event in found if not types or isinstance(event, types)]
+
+    def wait_for_event(self, run_id: str, *types: type) -> Any:
+        return wait_until(lambda: self.events(run_id, *types), what=f"an event of {types}")[-1]
+
+    def supervisor(self, run_id: str) -> processes.Identity | None:
+        return identity_in(self.folder(run_id) / "pid.json")
+
+    def child(self, run_id: str) -> processes.Identity | None:
+        return identity_in(self.folder(run_id) / "child")
+
+    def close(self) -> None:
+        """End whatever still goes; children die with their supervisor."""
+        for process in runs._started:
+            process.kill()
+            process.wait()
+        runs.reap()
+        for name in ("pid.json", "child", "grandchild"):
+            for path in self.workspace.runs_dir.glob(f"*/{name}"):
+                kill(identity_in(path))
+
+
+def identity_in(path: Path) -> processes.Identity | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=processes.Identity)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def kill(identity: processes.Identity | None) -> None:
+    """Send SIGKILL to this very process, if it still lives."""
+    if identity is not None and processes.alive(identity):
+        with suppress(ProcessLookupError):
+            os.kill(identity.pid, signal.SIGKILL)

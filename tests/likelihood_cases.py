@@ -1,0 +1,169 @@
+"""What tests/test_likelihood.py claims, tried with torch in a process of its own: prints one JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from engine import benchmarks
+from engine.train import evaluate, likelihood, lm
+from engine.train.likelihood import Reader
+from tests import tiny_models
+
+WINDOW = 256
+
+
+def cases() -> dict[str, list[Any]]:
+    """Return questions (context, continuation) of every kind; tokens are the numbers 3 to 1,000."""
+    draw = random.Random(0)
+
+    def tokens(n: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(3, 1000) for _ in range(n))
+
+    header = tokens(60)
+    return {
+        "long contexts": [(c, tokens(k)) for c in (tokens(90), tokens(83), tokens(31)) for k in (1, 2, 5, 9)],
+        "examples": [((*header, *tokens(n)), tokens(1)) for n in (3, 9, 4, 7, 12)],
+        "letters": [(c, (k,)) for c in (tokens(40), tokens(22)) for k in (5, 6, 7, 8)],
+        "one in another": [(c, (7, 8, 9)[:k]) for c in (tokens(50),) for k in (1, 2, 3)],
+        "short": [((n,), tokens(6)) for n in range(3, 9)],
+        "the whole window": [(c, tokens(k)) for c in (tokens(WINDOW - 8),) for k in (3, 8, 9)],
+    }
+
+
+def alone(model: Any, context: tuple[int, ...], continuation: tuple[int, ...]) -> tuple[float, bool]:
+    """Return the answer to one question read by itself, in double precision after the model."""
+    ids = torch.tensor([[*context, *continuation]])
+    with torch.no_grad():
+        likely = model(ids[:, :-1]).logits[0, len(context) - 1 :].double().log_softmax(-1)
+    want = torch.tensor(continuation)
+    return float(likely[range(len(want)), want].sum()), bool((likely.argmax(-1) == want).all())
+
+
+class Watched:
+    """Counts the tokens that go through a model, and the most logits it made at once."""
+
+    def __init__(self, model: Any):
+        self.tokens, self.logits = 0, 0
+        self._hook = model.register_forward_hook(self._see, with_kwargs=True)
+
+    def _see(self, _: Any, arguments: Any, keywords: Any, out: Any) -> None:
+        self.tokens += keywords["input_ids"].numel()
+        self.logits = max(self.logits, out.logits.numel())
+
+    def close(self) -> None:
+        self._hook.remove()
+
+
+def read(model: Any, asked: list[Any]) -> dict[str, Any]:
+    """Return how far the answers lie from those of each question alone, and what it took to get them."""
+    reader = Reader(model)
+    reader._reuses_cache(asked[0][0])  # tried once, and not counted
+    watched = Watched(model)
+    found: dict[Any, Any] = {}
+    for answers in reader.answers(asked):
+        found |= answers
+    watched.close()
+    true = {one: alone(model, *one) for one in asked}
+    return {
+        "questions": len(found) == len(asked),
+        "difference": max(abs(found[one][0] - true[one][0]) for one in asked),
+        "greedy": all(found[one][1] == true[one][1] for one in asked),
+        "spared": 1 - watched.tokens / sum(len(c) + len(k) - 1 for c, k in asked),
+        "logits": watched.logits,
+        "reuses": reader._reuses,
+    }
+
+
+class Forgets(transformers.LlamaForCausalLM):
+    """Takes a cache and pays no heed to it, as a model with states of another kind may."""
+
+    def forward(
+        self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, past_key_values: Any = None,
+        use_cache: bool = False, logits_to_keep: Any = 0,
+    ) -> Any:  # fmt: skip
+        return super().forward(input_ids=input_ids, logits_to_keep=logits_to_keep, use_cache=False)
+
+
+def kept(model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """Score a task of the harness, stopped halfway and torn, and once unbroken."""
+
+    def score(answered: lm.Answered | None) -> list[Any]:
+        return evaluate.score_harness(
+            model, tokenizer, "tunebook_winogrande_200", limit=20, shots=0, chat=False, max_length=WINDOW,
+            include_path=str(benchmarks.HERE), answered=answered,
+        )  # fmt: skip
+
+    likelihood.MOST_ROWS = 4
+    shares: list[tuple[float, bool]] = []
+
+    def answered(path: Path, key: str, most: float) -> lm.Answered:
+        return lm.Answered(path, key, lambda *told: shares.append(told), lambda: shares[-1][0] >= most)
+
+    part = folder / "part"
+    watched = Watched(model)
+    stopped = False
+    first = answered(part, "a", 0.4)
+    try:
+        score(first)
+    except lm.Stopped:
+        stopped = True
+    first.close()
+    done = len(first)
+    with part.open("ab") as file:
+        file.write(b'["torn')
+    second = answered(part, "a", 2.0)
+    resumed = score(second)
+    second.close()
+    tokens = watched.tokens
+    unbroken = score(None)
+    twice = watched.tokens - tokens
+    other = answered(part, "another key", 2.0)
+    other.close()
+    return {
+        "stopped": stopped, "done": done, "all": len(second), "same": resumed == unbroken, "tokens": [tokens, twice],
+        "shares": shares[-1], "known": [share for share in shares if not share[1]], "other": len(other),
+    }  # fmt: skip
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    told: dict[str, Any] = {}
+    models = {}
+    for shape in tiny_models.SHAPES:
+        path = tiny_models.make(folder, shape)
+        models[shape] = transformers.AutoModelForCausalLM.from_pretrained(path).eval()
+        told[shape] = {name: read(models[shape], asked) for name, asked in cases().items()}
+    mamba = transformers.MambaForCausalLM(
+        transformers.MambaConfig(vocab_size=1024, hidden_size=32, num_hidden_layers=2, state_size=4)
+    ).eval()
+    told["mamba"] = read(mamba, cases()["long contexts"])
+    forgets = Forgets(models["llama"].config).eval()
+    told["forgets"] = read(forgets, cases()["long contexts"])
+    windowed = transformers.MistralForCausalLM(
+        transformers.MistralConfig(
+            vocab_size=1024, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, sliding_window=64,
+        )
+    ).eval()  # fmt: skip
+    told["sliding"] = {name: read(windowed, cases()[name]) for name in ("long contexts", "letters")}
+    likelihood.MOST_LOGITS = 1024 * 20
+    told["few logits"] = {name: read(models["gpt2"], asked) for name, asked in cases().items()}
+    told["a long text"] = read(models["llama"], [((1,), cases()["the whole window"][0][0])])
+    likelihood.MOST_LOGITS = 2**27
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "llama")
+    os.chdir(benchmarks.HERE)
+    told["kept"] = kept(models["llama"], tokenizer, folder)
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

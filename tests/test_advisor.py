@@ -1,0 +1,648 @@
+"""The advisor: it always answers, never what cannot be, holds its ties, and signs what an expert would sign."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from engine import advisor, bases, guide, preflight, spec
+from engine.advisor import Advice, Choice, Facts, advise, draft, marketed_gb, rough_need_gib, runnable_now
+from tests.helpers import examples
+
+SFT_ROWS = "prompt-completion"
+# Every way to train the advisor knows, as names for the `fits` and `runnable` of a test.
+WAYS = [
+    (objective, adapter, quantize, layers)
+    for objective in ("sft", "dpo", "kto", "reward", "ppo")
+    for adapter, quantize, layers in (
+        ("full", "none", "all"),
+        ("full", "none", "bottom_frozen:0.5"),
+        ("lora", "none", "all"),
+        ("lora", "4bit", "all"),
+        ("oft", "none", "all"),
+        ("oft", "4bit", "all"),
+    )
+]
+
+
+def way(choice: Choice) -> tuple[str, str, str, str]:
+    return choice.objective, choice.adapter, choice.quantize, choice.layers
+
+
+def ask(**facts) -> Advice:
+    return advise(Facts(**facts), runnable=runnable_now)
+
+
+def fired(advice: Advice, table: str) -> list[str]:
+    return [row.rule for row in advice.tables[table] if row.fired]
+
+
+def maybe(strategy: st.SearchStrategy) -> st.SearchStrategy:
+    return st.none() | strategy
+
+
+any_facts = st.builds(
+    Facts,
+    rows=maybe(st.integers(-5, 2_000_000) | st.sampled_from([0, 1, 10_000, 10_001, 50_000, 100_000, 100_001])),
+    data_type=maybe(st.sampled_from(advisor.DATA_TYPES)),
+    good_rows=maybe(st.integers(-1, 100_000)),
+    bad_rows=maybe(st.integers(-1, 100_000)),
+    gpu_memory_gib=maybe(st.floats(-1, 300) | st.sampled_from([0.0, 7.6, 8.0, 15.7, 16.0, 79.0, 80.0, float("nan")])),
+    base_parameters=maybe(st.floats(0, 4e11) | st.sampled_from([1e6, 1e9, 7e9, 7e10])),
+    base_is_tuned=st.booleans(),
+    goal=maybe(st.sampled_from(advisor.GOALS)),
+    alignment_data=maybe(st.sampled_from(advisor.ALIGNMENT_DATA)),
+    has_reward_model=st.booleans(),
+    forgetting_tolerance=st.sampled_from(advisor.TOLERANCES),
+    time_budget_minutes=maybe(st.floats(-10, 10_000)),
+)
+
+
+def sound_facts(**fixed: st.SearchStrategy) -> st.SearchStrategy[Facts]:
+    """Facts without impossible values, some of them held to a strategy."""
+    known = {
+        "rows": maybe(st.integers(1, 2_000_000)),
+        "data_type": maybe(st.sampled_from(advisor.DATA_TYPES)),
+        "good_rows": maybe(st.integers(0, 100_000)),
+        "bad_rows": maybe(st.integers(0, 100_000)),
+        "gpu_memory_gib": maybe(st.floats(1, 300)),
+        "base_parameters": maybe(st.floats(1e6, 4e11)),
+        "base_is_tuned": st.booleans(),
+        "goal": maybe(st.sampled_from(advisor.GOALS)),
+        "alignment_data": maybe(st.sampled_from(advisor.ALIGNMENT_DATA)),
+        "has_reward_model": st.booleans(),
+        "forgetting_tolerance": st.sampled_from(advisor.TOLERANCES),
+        "time_budget_minutes": maybe(st.floats(1, 10_000)),
+    }
+    return st.builds(Facts, **{**known, **fixed})
+
+
+# --- what always holds -------------------------------------------------------------------------------------------------
+
+
+@given(any_facts, st.frozensets(st.sampled_from(WAYS)), st.frozensets(st.sampled_from(WAYS)))
+@settings(max_examples=examples(300), deadline=None)
+def test_it_always_answers_and_never_what_cannot_be(facts: Facts, fitting: frozenset, built: frozenset) -> None:
+    advice = advise(facts, runnable=lambda c: way(c) in built, fits=lambda c: way(c) in fitting)
+    assert advice.headline
+    assert advice.reasons
+    assert set(advice.tables) == {"rows", "memory", "alignment"}
+    for choice in (advice.advised, advice.nearest, *(r.choice for r in advice.runners_up)):
+        if choice is None:
+            continue
+        assert way(choice) in fitting
+        if advice.facts.data_type is not None:
+            assert choice.objective in advisor.FEEDS[advice.facts.data_type]
+        if choice.objective == "ppo":
+            assert advice.facts.has_reward_model
+        if advice.facts.gpu_memory_gib is None:
+            assert choice.quantize == "none"
+    if advice.start is not None:
+        assert way(advice.start) in built
+    if advice.nearest is not None:
+        assert not advice.runs
+        assert advice.nearest_reason
+    if advice.advised is not None and not advice.runs:
+        assert advice.nearest_reason
+    assert advice.confidence in ("high", "medium", "low")
+    assert advice.confidence_reason
+
+
+@given(any_facts)
+@settings(max_examples=examples(200), deadline=None)
+def test_without_an_estimate_nothing_is_advised_that_the_rule_of_thumb_rejects(facts: Facts) -> None:
+    advice = advise(facts, runnable=runnable_now)
+    known = advice.facts
+    if known.gpu_memory_gib is None or known.base_parameters is None:
+        return
+    for choice in (advice.advised, advice.nearest, *(r.choice for r in advice.runners_up)):
+        if choice is not None:
+            assert rough_need_gib(choice, known.base_parameters) <= 0.9 * known.gpu_memory_gib
+
+
+@given(sound_facts(), st.frozensets(st.sampled_from(WAYS), min_size=1))
+@settings(max_examples=examples(200), deadline=None)
+def test_when_something_feedable_fits_something_is_advised(facts: Facts, fitting: frozenset) -> None:
+    everything = advise(facts, runnable=runnable_now, fits=lambda c: True)
+    assume(everything.advised is not None)
+    offered = {way(everything.advised)} if everything.advised else set()
+    advice = advise(facts, runnable=runnable_now, fits=lambda c: way(c) in fitting | offered)
+    assert advice.advised is not None
+
+
+@given(sound_facts(data_type=st.sampled_from(["prompt-completion", "language-modeling"])), st.data())
+@settings(max_examples=examples(200), deadline=None)
+def test_an_irrelevant_fact_changes_nothing(facts: Facts, data: st.DataObject) -> None:
+    """For rows with answers the labels, a reward model, judgements and the time at hand do not decide the method."""
+    other = msgspec.structs.replace(
+        facts,
+        good_rows=data.draw(maybe(st.integers(0, 1000))),
+        bad_rows=data.draw(maybe(st.integers(0, 1000))),
+        has_reward_model=data.draw(st.booleans()),
+        alignment_data=data.draw(maybe(st.sampled_from(advisor.ALIGNMENT_DATA))),
+        time_budget_minutes=data.draw(maybe(st.floats(1, 1000))),
+    )
+    assert advise(facts, runnable=runnable_now).advised == advise(other, runnable=runnable_now).advised
+
+
+@given(sound_facts(data_type=st.sampled_from(["preference", "unpaired-preference"])), st.data())
+@settings(max_examples=examples(200), deadline=None)
+def test_the_form_of_judged_rows_outweighs_their_number_and_what_is_said(facts: Facts, data: st.DataObject) -> None:
+    other = msgspec.structs.replace(
+        facts,
+        rows=data.draw(maybe(st.integers(1, 10**6))),
+        alignment_data=data.draw(maybe(st.sampled_from(advisor.ALIGNMENT_DATA))),
+        goal=data.draw(maybe(st.sampled_from(advisor.GOALS))),
+        has_reward_model=data.draw(st.booleans()),
+    )
+    one, two = (advise(f, runnable=runnable_now).advised for f in (facts, other))
+    assert (one and way(one)) == (two and way(two))
+
+
+@given(sound_facts(), st.integers(1, 100))
+@settings(max_examples=examples(100), deadline=None)
+def test_more_memory_never_takes_a_choice_away(facts: Facts, more: int) -> None:
+    assume(facts.gpu_memory_gib is not None)
+    larger = msgspec.structs.replace(facts, gpu_memory_gib=(facts.gpu_memory_gib or 0) + more)
+    if advise(facts, runnable=runnable_now).advised is not None:
+        assert advise(larger, runnable=runnable_now).advised is not None
+
+
+@given(sound_facts())
+@settings(max_examples=examples(100), deadline=None)
+def test_each_table_fires_at_most_one_row_and_always_says_why(facts: Facts) -> None:
+    advice = advise(facts, runnable=runnable_now)
+    for name, rows in advice.tables.items():
+        assert len(fired(advice, name)) <= 1
+        assert all(row.reason.endswith(".") for row in rows)
+    assert (len(fired(advice, "rows")) == 1) == (facts.rows is not None)
+    assert (len(fired(advice, "memory")) == 1) == (facts.gpu_memory_gib is not None)
+
+
+@given(any_facts)
+@settings(max_examples=examples(100), deadline=None)
+def test_every_rule_named_exists_and_a_fired_rule_is_followed_or_explained(facts: Facts) -> None:
+    advice = advise(facts, runnable=runnable_now)
+    named = {*advice.rules, *(o.rule for o in advice.overruled), *(r for s in advice.plan for r in s.rules)}
+    assert named <= set(guide.rules())
+    assert set(advice.fired) <= {*advice.rules, *(o.rule for o in advice.overruled)}
+    assert all(o.why for o in advice.overruled)
+
+
+# --- classes and ties --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gib", "gb"),
+    [
+        *((7.6, 8), (7.78, 8), (8.0, 8), (11.2, 12), (14.6, 16), (15.7, 16), (16.0, 16), (22.1, 24), (23.6, 24)),
+        *(
+            (31.4, 32),
+            (39.4, 40),
+            (44.5, 48),
+            (47.5, 48),
+            (79.0, 80),
+            (79.65, 80),
+            (80.0, 80),
+            (93.6, 94),
+            (140.4, 141),
+        ),
+    ],
+)
+def test_a_card_counts_as_the_class_it_is_sold_as(gib: float, gb: int) -> None:
+    assert marketed_gb(gib) == gb
+
+
+@given(st.floats(0.1, 400), st.floats(0.1, 400))
+def test_a_larger_card_is_never_of_a_smaller_class(one: float, two: float) -> None:
+    smaller, larger = sorted((one, two))
+    assert marketed_gb(smaller) <= marketed_gb(larger)
+    assert marketed_gb(smaller) >= smaller * 0.99
+
+
+@pytest.mark.parametrize(
+    ("gib", "rule"),
+    [
+        *((4.0, "C4"), (7.6, "C4"), (8.0, "C4"), (10.0, "C5"), (15.7, "C5"), (16.0, "C5"), (19.5, "C6")),
+        *((79.0, "C6"), (80.0, "C6"), (93.6, "C7"), (140.4, "C7")),
+    ],
+)
+def test_a_card_on_the_limit_belongs_to_the_smaller_class(gib: float, rule: str) -> None:
+    advice = ask(rows=100, data_type=SFT_ROWS, gpu_memory_gib=gib)
+    assert fired(advice, "memory") == [rule]
+
+
+@pytest.mark.parametrize(
+    ("rows", "rule"),
+    [(1, "C3"), (9_999, "C3"), (10_000, "C3"), (10_001, "C2"), (100_000, "C2"), (100_001, "C1"), (10**7, "C1")],
+)
+def test_rows_on_the_limit_belong_to_the_smaller_class(rows: int, rule: str) -> None:
+    advice = ask(rows=rows, data_type=SFT_ROWS)
+    assert fired(advice, "rows") == [rule]
+    assert f"{rows:,}" in next(row.reason for row in advice.tables["rows"] if row.fired)
+
+
+@given(sound_facts(gpu_memory_gib=st.none()))
+@settings(max_examples=examples(150), deadline=None)
+def test_without_a_gpu_no_rule_about_memory_applies(facts: Facts) -> None:
+    advice = advise(facts, runnable=runnable_now)
+    assert fired(advice, "memory") == []
+    assert not {"C4", "C5", "C6", "C7", "L5", "L6", "L7", "N1"} & set(advice.rules)
+    assert any("no GPU" in reason for reason in advice.reasons)
+
+
+def test_rows_of_a_file_stand_for_judgements_when_nothing_is_said() -> None:
+    assert fired(ask(rows=3000, data_type="preference"), "alignment") == ["C9"]
+    assert fired(ask(rows=10_000, data_type="preference"), "alignment") == ["C9"]
+    many = ask(rows=10_001, data_type="preference")
+    assert fired(many, "alignment") == ["C8"]
+    assert many.advised and many.advised.objective == "dpo"
+    assert "C8" in [o.rule for o in many.overruled]
+    assert fired(ask(rows=100, data_type=SFT_ROWS), "alignment") == []
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "fires"),
+    [(900, 100, True), (100, 900, True), (600, 400, False), (500, 500, False), (None, None, True), (10, 0, True)],
+)
+def test_only_labels_of_very_different_numbers_are_unbalanced(good: int | None, bad: int | None, fires: bool) -> None:
+    advice = ask(rows=1000, data_type="unpaired-preference", good_rows=good, bad_rows=bad)
+    assert (fired(advice, "alignment") == ["C10"]) == fires
+    assert advice.advised and advice.advised.objective == "kto"
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_weights_of_kto_stay_in_the_published_range_and_move_one_label_only(good: int, bad: int) -> None:
+    weight_good, weight_bad = spec.kto_weights(good, bad)
+    assert 1.0 in (weight_good, weight_bad)
+    assert 1 <= weight_good * good / (weight_bad * bad) <= 4 / 3 + 1e-3
+
+
+# --- what an expert would sign -----------------------------------------------------------------------------------------
+
+
+def test_7b_on_8_gb_with_5k_rows_is_qlora() -> None:
+    advice = ask(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=7.6, base_parameters=7e9)
+    assert advice.advised and advice.advised.recipe == "qlora"
+    assert {"C3", "C4", "N1"} <= set(advice.rules)
+    assert advice.advised.value("train.gradient_checkpointing") is True
+    assert (advice.advised.value("train.batch_size"), advice.advised.value("train.accumulation")) == (1, 16)
+
+
+def test_7b_on_24_gb_with_50k_rows_is_lora_and_runs() -> None:
+    advice = ask(rows=50_000, data_type=SFT_ROWS, gpu_memory_gib=23.6, base_parameters=7e9)
+    assert advice.advised and advice.advised.recipe == "lora"
+    assert advice.advised.value("adapter_args.rank") == 16
+    assert {"C2", "C6"} <= set(advice.rules)
+    assert advice.runs and advice.nearest is None
+    assert any("50,000" in sentence and "64" in sentence for sentence in advice.would_change)
+
+
+def test_7b_on_80_gb_with_300k_rows_of_a_new_domain_is_a_high_rank_because_full_does_not_fit() -> None:
+    facts = {
+        "rows": 300_000,
+        "data_type": SFT_ROWS,
+        "gpu_memory_gib": 79.0,
+        "base_parameters": 7e9,
+        "goal": "knowledge",
+    }
+    advice = ask(**facts)
+    assert advice.advised and advice.advised.recipe == "lora"
+    assert advice.advised.value("adapter_args.rank") == 256
+    assert advice.advised.value("train.learning_rate") == pytest.approx(1e-4)
+    assert [o.rule for o in advice.overruled] == ["C1"]
+    assert {"X6", "X11"} <= set(advice.rules)
+    assert any("full fine-tuning" in sentence for sentence in advice.would_change)
+    fits = advise(Facts(**facts), runnable=runnable_now, fits=lambda c: True)
+    assert fits.advised and fits.advised.recipe == "full"
+    assert "C1" in fits.rules
+
+
+def test_300k_instructions_are_no_reason_for_full_fine_tuning() -> None:
+    advice = ask(rows=300_000, data_type=SFT_ROWS, goal="format", gpu_memory_gib=140.4, base_parameters=1e9)
+    assert advice.advised and advice.advised.recipe == "lora"
+    assert {"C1", "C7"} <= {o.rule for o in advice.overruled}
+    assert advice.advised.value("adapter_args.rank") == 64
+    assert [r.choice.recipe for r in advice.runners_up] == ["full", "oft", "qlora"]
+
+
+def test_1b_on_16_gb_with_3k_pairs_is_dpo_at_a_harmless_rate() -> None:
+    advice = ask(rows=3000, data_type="preference", gpu_memory_gib=15.7, base_parameters=1e9)
+    assert advice.advised and (advice.advised.objective, advice.advised.adapter) == ("dpo", "lora")
+    assert advice.advised.value("train.learning_rate") == pytest.approx(5e-6)
+    assert advice.advised.value("objective_args.beta") == pytest.approx(0.1)
+    assert advice.runs
+    assert "I5" in [o.rule for o in advice.overruled]
+    made = draft(advice, base="owner/name", dataset="d")
+    assert made is not None and made.recipe == "dpo"
+    assert "train.learning_rate" not in made.overrides  # the recipe's own rate is as harmless
+
+
+def test_20k_labels_at_nine_to_one_are_kto_with_a_weight() -> None:
+    advice = ask(
+        rows=20_000,
+        data_type="unpaired-preference",
+        good_rows=18_000,
+        bad_rows=2_000,
+        gpu_memory_gib=23.6,
+        base_parameters=8e9,
+    )
+    assert advice.advised and (advice.advised.objective, advice.advised.adapter) == ("kto", "lora")
+    assert advice.advised.value("objective_args.weights") == [1.0, 7.826]
+    assert {"C10", "J5", "J8", "N4"} <= set(advice.rules)
+
+
+def test_500_rows_on_a_processor_are_lora_on_the_starter() -> None:
+    advice = ask(rows=500, data_type=SFT_ROWS, base_parameters=1e6)
+    assert advice.advised and advice.advised.recipe == "lora" and advice.runs
+    made = draft(advice, base="starter", dataset="d")
+    assert made is not None and (made.recipe, made.base, made.dataset) == ("lora", "starter", "d")
+    assert "train.learning_rate" not in made.overrides and "adapter_args.rank" not in made.overrides
+
+
+def test_on_a_processor_a_base_of_unknown_size_is_said_to_be_unknown() -> None:
+    advice = ask(rows=500, data_type=SFT_ROWS)
+    assert advice.confidence == "medium" and "the size of the base" in advice.confidence_reason
+    assert any("below 1B is realistic" in said for said in advice.reasons)
+
+
+def test_a_tuned_model_tuned_again_is_oft_and_lora_until_that_is_built() -> None:
+    facts = {"rows": 2000, "data_type": SFT_ROWS, "gpu_memory_gib": 23.6, "base_parameters": 7e9, "base_is_tuned": True}
+    advice = ask(**facts)
+    assert advice.advised and advice.advised.recipe == "oft"
+    assert "F6" in advice.rules
+    assert advice.confidence == "medium"
+    for_now = advise(Facts(**facts), runnable=lambda c: c.recipe == "lora")
+    assert for_now.nearest and for_now.nearest.recipe == "lora"
+    assert for_now.nearest.value("adapter_args.rank") == 8
+    assert "LoRA" in for_now.nearest_reason
+
+
+def test_a_reward_model_and_prompts_are_ppo_and_prompts_alone_are_nothing() -> None:
+    advice = ask(rows=5000, data_type="prompt-only", has_reward_model=True, gpu_memory_gib=79.0)
+    assert advice.advised and (advice.advised.objective, advice.advised.adapter) == ("ppo", "lora")
+    assert [stage.done for stage in advice.plan if stage.title == "Judge"] == [True]
+    sized = ask(rows=5000, data_type="prompt-only", has_reward_model=True, gpu_memory_gib=79.0, base_parameters=7e9)
+    assert sized.advised and sized.advised.key == advice.advised.key
+    without = ask(rows=5000, data_type="prompt-only", gpu_memory_gib=79.0)
+    assert without.advised is None and without.plan
+    assert any("PPO" in sentence for sentence in without.would_change)
+
+
+def test_70b_on_24_gb_fits_nothing_and_it_says_what_would() -> None:
+    advice = ask(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=23.6, base_parameters=7e10)
+    assert advice.advised is None and advice.start is None
+    assert "Nothing fits" in advice.headline
+    assert any("70B" in reason and "24" in reason for reason in advice.reasons)
+    assert any("80 GB" in sentence for sentence in advice.would_change)
+    assert any("base of" in sentence for sentence in advice.would_change)
+    assert draft(advice, base="owner/name", dataset=None) is None
+
+
+def test_without_a_file_the_stated_judgements_decide() -> None:
+    def objective(**facts) -> str | None:
+        advised = ask(**facts).advised
+        return advised.objective if advised else None
+
+    assert objective() == "sft"
+    assert objective(alignment_data="comparisons") == "dpo"
+    assert objective(alignment_data="ratings_large") == "dpo"
+    assert objective(alignment_data="ratings_large", has_reward_model=True) == "ppo"
+    assert objective(alignment_data="good_bad") == "kto"
+    assert objective(data_type="stepwise") is None
+
+
+def test_comparisons_beside_rows_with_answers_come_later_in_the_plan() -> None:
+    advice = ask(rows=5000, data_type=SFT_ROWS, alignment_data="comparisons")
+    assert advice.advised and advice.advised.objective == "sft"
+    assert [o.rule for o in advice.overruled if o.rule == "C9"] == ["C9"]
+    now = [stage.now for stage in advice.plan]
+    assert now.count(True) == 1
+    assert "DPO" in advice.plan[-1].text and not advice.plan[-1].now
+    assert "Try" in [stage.title for stage in advice.plan]
+
+
+def test_a_low_tolerance_lowers_rank_and_rate_and_mixes_in_more() -> None:
+    usual = ask(rows=60_000, data_type=SFT_ROWS, base_parameters=3e9)
+    gentle = ask(rows=60_000, data_type=SFT_ROWS, base_parameters=3e9, forgetting_tolerance="low")
+    assert usual.advised and gentle.advised
+    for path in ("adapter_args.rank", "train.learning_rate"):
+        assert gentle.advised.value(path) < usual.advised.value(path)
+    assert gentle.replay_share > usual.replay_share > 0
+
+
+def test_a_rule_followed_in_part_says_which_part_was_not() -> None:
+    advice = ask(rows=50, data_type=SFT_ROWS)
+    parts = {o.rule: o for o in advice.overruled}
+    assert parts["C3"].partly and "C3" in advice.rules and "Freezing" in parts["C3"].why
+    assert not parts["G5"].partly
+
+
+def test_with_an_estimate_of_the_callers_own_no_figure_of_the_rule_of_thumb_is_named() -> None:
+    facts = Facts(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=15.7, base_parameters=7e9)
+    rough = advise(facts, runnable=runnable_now)
+    assert rough.advised and rough.advised.recipe == "qlora"
+    assert any("about 16 GB" in reason for reason in rough.reasons)
+    own = advise(facts, runnable=runnable_now, fits=lambda c: c.adapter == "lora")
+    assert own.advised and own.advised.recipe == "lora"
+    assert not any("about" in reason for reason in own.reasons)
+    assert "C5" in own.rules
+
+
+def test_a_base_of_unknown_size_goes_by_the_guides_rule_for_the_card() -> None:
+    small = ask(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=7.6)
+    assert small.advised and small.advised.recipe == "qlora" and small.confidence == "medium"
+    larger = ask(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=15.7)
+    assert larger.advised and larger.advised.recipe == "lora"
+    toy = ask(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=7.6, base_parameters=1e6)
+    assert toy.advised and toy.advised.recipe == "lora"
+    assert "C4" in [o.rule for o in toy.overruled]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "quantize", "layers", "recipe"),
+    [
+        ("lora", "4bit", "all", "qlora"),
+        ("oft", "none", "all", "oft"),
+        ("oft", "4bit", "all", "qoft"),
+        ("full", "none", "bottom_frozen:0.5", "freeze-bottom"),
+        ("full", "none", "all", "full"),
+    ],
+)
+def test_what_it_advises_for_answers_has_a_recipe_of_its_own(
+    adapter: str, quantize: str, layers: str, recipe: str
+) -> None:
+    name = "freeze" if layers != "all" else recipe
+    choice = Choice(recipe=name, objective="sft", adapter=adapter, quantize=quantize, layers=layers)
+    assert advisor._recipe_for(choice) == recipe
+
+
+def test_an_objective_runs_with_any_adapter_some_recipe_shows_to_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    lora = spec.recipes()["lora"]
+    dpo = msgspec.structs.replace(lora, name="dpo", objective="dpo", data_types=["preference"])
+    oft = msgspec.structs.replace(lora, name="oft", adapter="oft")
+    monkeypatch.setattr(advisor, "_recipes", lambda: {"dpo": dpo, "lora": lora, "oft": oft})
+    pairs = ask(rows=3000, data_type="preference")
+    assert pairs.runs and pairs.advised
+    with_oft = next(r.choice for r in pairs.runners_up if r.choice.adapter == "oft")
+    assert runnable_now(with_oft)
+    only_oft = advise(pairs.facts, runnable=runnable_now, fits=lambda c: c.adapter == "oft")
+    made = draft(only_oft, base="owner/name", dataset="d")
+    assert made is not None and made.recipe == "dpo" and made.overrides["adapter"] == "oft"
+    assert not runnable_now(msgspec.structs.replace(with_oft, quantize="4bit"))
+
+
+# --- bad facts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("facts", "where"),
+    [
+        ({"rows": -3}, "rows"),
+        ({"rows": 0}, "rows"),
+        ({"gpu_memory_gib": 0.0}, "gpu_memory_gib"),
+        ({"gpu_memory_gib": float("nan")}, "gpu_memory_gib"),
+        ({"base_parameters": float("inf")}, "base_parameters"),
+        ({"time_budget_minutes": -1}, "time_budget_minutes"),
+        ({"data_type": "pictures"}, "data_type"),
+        ({"goal": "fame"}, "goal"),
+        ({"forgetting_tolerance": "none"}, "forgetting_tolerance"),
+    ],
+)
+def test_a_fact_that_cannot_be_is_named_and_the_rest_is_answered(facts: dict, where: str) -> None:
+    advice = ask(**facts)
+    assert [(p.where, p.rule) for p in advice.problems] == [
+        (where, "fact-word" if isinstance(facts[where], str) else "fact-number")
+    ]
+    assert where in advice.problems[0].sentence and advice.problems[0].fix
+    assert advice.advised is not None
+
+
+# --- settings and drafts -----------------------------------------------------------------------------------------------
+
+
+@given(sound_facts())
+@settings(max_examples=examples(150), deadline=None)
+def test_settings_are_paths_of_the_spec_within_their_range(facts: Facts) -> None:
+    advice = advise(facts, runnable=lambda c: False)
+    for choice in (advice.advised, *(r.choice for r in advice.runners_up)):
+        for setting in choice.settings if choice else ():
+            assert setting.path in spec.fields() or setting.path == "effective_batch"
+            if setting.low is not None and setting.high is not None:
+                assert setting.low <= setting.value <= setting.high
+            if setting.path in spec.fields():
+                assert not isinstance(spec.convert_setting(setting.path, setting.value), spec.Problem)
+
+
+@given(sound_facts(), st.sampled_from(["starter", "owner/name"]))
+@settings(max_examples=examples(150), deadline=None)
+def test_a_draft_is_a_spec_that_resolves(facts: Facts, base: str) -> None:
+    advice = advise(facts, runnable=runnable_now)
+    made = draft(advice, base=base, dataset="d")
+    assert (made is None) == (advice.start is None)
+    if made is None or advice.start is None:
+        return
+    recipe = spec.recipes()[made.recipe]
+    run_spec, problems = spec.resolve(
+        recipe,
+        base=base,
+        revision=None,
+        parameters=facts.base_parameters,
+        dataset_id="d",
+        overrides=made.overrides,
+    )
+    assert problems == []
+    assert (run_spec.objective, run_spec.adapter, run_spec.quantize) == way(advice.start)[:3]
+    assert made.reasons and set(made.rules) <= set(guide.rules())
+    if base != "starter":
+        assert "train.replay_share" not in made.overrides
+    if run_spec.objective in ("dpo", "kto") and (facts.base_parameters or 1e9) >= advisor.TOY_PARAMETERS:
+        assert run_spec.train.learning_rate <= 5e-5
+
+
+def test_the_advisors_numbers_and_the_recipes_are_the_same() -> None:
+    """A setting the facts did not move must be what the recipe would set, for a base of each size."""
+    for parameters in (1e8, 3e9, 8e9, 7e10):
+        for name, recipe in spec.recipes().items():
+            advice = advise(
+                Facts(rows=5000, data_type=recipe.data_types[0], base_parameters=parameters, has_reward_model=True),
+                runnable=runnable_now,
+            )
+            offered = (advice.advised, *(r.choice for r in advice.runners_up))
+            for choice in (c for c in offered if c is not None and (c.recipe, c.adapter) == (name, recipe.adapter)):
+                for setting in choice.settings:
+                    default = recipe.default(setting.path, parameters)
+                    if default is not None and not setting.reason and setting.path != "train.replay_share":
+                        assert default.value == setting.value, (name, parameters, setting)
+
+
+def test_it_is_pure_and_quick() -> None:
+    code = "import sys, engine.advisor, engine.guide; print({'torch', 'streamlit', 'pandas'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.strip() == "set()"
+    facts = Facts(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=23.6, base_parameters=7e9)
+    advise(facts, runnable=lambda c: True)
+    started = time.perf_counter()
+    for _ in range(20):
+        advise(facts, runnable=lambda c: True)
+    assert (time.perf_counter() - started) / 20 < 0.1
+
+
+# --- the answers an expert would sign, by the estimate of memory ----------------------------------------------------------
+ROWS: dict[str, Any] = {"rows": 5000, "data_type": "prompt-completion"}
+NINE: list[tuple[str, dict[str, Any], str, str, str]] = [
+    ("7B on 8 GB", {**ROWS, "gpu_memory_gib": 7.6, "base_parameters": 7e9}, "QLoRA of rank 16.", "C4", "medium"),
+    ("7B on 24 GB, 50k rows", {**ROWS, "rows": 50_000, "gpu_memory_gib": 23.6, "base_parameters": 7e9},
+     "LoRA of rank 16.", "C2", "high"),
+    ("7B on 80 GB, 300k rows of a new domain",
+     {"rows": 300_000, "data_type": "language-modeling", "goal": "knowledge", "gpu_memory_gib": 79.1,
+      "base_parameters": 7e9},
+     "LoRA of rank 256.", "C6", "medium"),
+    ("1B on 16 GB, 3k pairs", {"rows": 3000, "data_type": "preference", "gpu_memory_gib": 15.7, "base_parameters": 1e9},
+     "DPO with LoRA of rank 8.", "C9", "high"),
+    ("8B on 24 GB, 20k labels at 9:1",
+     {"rows": 20_000, "data_type": "unpaired-preference", "good_rows": 18_000, "bad_rows": 2000, "gpu_memory_gib": 23.6,
+      "base_parameters": 8e9}, "KTO with QLoRA of rank 8.", "C10", "high"),
+    ("500 rows on a processor", {**ROWS, "rows": 500, "base_parameters": 935_040}, "LoRA of rank 16.", "C3", "high"),
+    ("a tuned model again", {**ROWS, "gpu_memory_gib": 23.6, "base_parameters": 7e9, "base_is_tuned": True}, "OFT.", "F6",
+     "medium"),
+    ("a reward model and prompts on 80 GB",
+     {"rows": 10_000, "data_type": "prompt-only", "has_reward_model": True, "gpu_memory_gib": 79.1, "base_parameters": 7e9},
+     "PPO with LoRA of rank 8.", "H2", "medium"),
+    ("70B on 24 GB", {**ROWS, "gpu_memory_gib": 23.6, "base_parameters": 7e10}, "Nothing fits this machine with this base.",
+     "", "high"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("facts", "headline", "rule", "confidence"), [row[1:] for row in NINE], ids=[r[0] for r in NINE]
+)
+def test_the_nine_scenarios(facts: dict[str, Any], headline: str, rule: str, confidence: str) -> None:
+    gib, size = facts.get("gpu_memory_gib"), facts["base_parameters"]
+    base = bases.Base(ref="", kind="hub", title="")
+    advice = advisor.advise(
+        Facts(**facts),
+        runnable=advisor.runnable_now,
+        fits=preflight.fits(base, gib, size),
+        need=preflight.need(base, gib, size),
+        tight=preflight.tight(base, gib, size),
+    )
+    assert advice.headline == headline
+    assert not rule or rule in advice.rules
+    assert advice.confidence == confidence, advice.confidence_reason
+    assert advice.alternatives and (advice.advised is None) == (not any(one.fits for one in advice.alternatives))
+    if advice.advised is None:
+        assert "smallest way" in advice.reasons[0] and any("With a card of" in said for said in advice.would_change)
+    elif rule == "C6":
+        assert any("56 GB" in said for said in advice.reasons)  # what full fine-tuning would take otherwise
+    # what is named as fitting fits, by the same estimate
+    fits = preflight.fits(base, gib, size)
+    for choice in (advice.advised, *(other.choice for other in advice.runners_up)):
+        assert choice is None or fits is None or fits(choice)

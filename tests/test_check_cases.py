@@ -1,0 +1,49 @@
+"""Each rule of the check has a small file in tests/cases that breaks it, a line of help, and its words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine import bases, containers, words
+from engine import check as check_module
+from engine.check import check
+
+CASES = Path(__file__).parent / "cases"
+INDEX: dict[str, dict] = json.loads((CASES / "index.json").read_text())
+
+
+@pytest.mark.parametrize("rule", INDEX)
+def test_each_rule_names_the_line_of_its_case(rule, workspace, monkeypatch):
+    case = INDEX[rule]
+    monkeypatch.setattr(containers, "MAX_ROW_BYTES", 16_000)
+    monkeypatch.setattr(containers, "CHUNK_BYTES", 4_000)
+    monkeypatch.setattr(containers, "GZIP_FREE_BYTES", 1 << 20)
+    if rule == "over-window-estimate":
+        monkeypatch.setattr(check_module, "WINDOW_BYTES", 20_000)
+    report = check(
+        CASES / case["file"],
+        base=bases.describe(case["base"], workspace) if "base" in case else None,
+        against=CASES / case["against"] if "against" in case else None,
+        mapping=case.get("mapping"),
+    )
+    found = [(problem.rule, problem.line) for problem in report.problems]
+    assert (rule, case["line"]) in found, report.lines()
+    # The case breaks this rule and, where that cannot be helped, little else.
+    assert len(set(found)) <= 2, report.lines()
+
+
+def test_each_rule_of_the_check_has_a_case_and_a_line_of_help():
+    engine = Path(check_module.__file__).parent
+    names = ("check.py", "rows.py", "containers.py", "tables.py", "rules.py", "content.py")
+    source = "".join((engine / name).read_text() for name in names)
+    elsewhere = {"file-missing", "file-is-folder", "file-no-permission", "file-unreadable", "disk-full",
+                 "mapping-target", "mapping-twice"}  # fmt: skip
+    rules = {rule for rule in words.RULES if f'"{rule}"' in source} - elsewhere
+    assert rules == set(INDEX) == set(words.CHECK_HELP)
+    for rule, text in words.CHECK_HELP.items():
+        severity = "warning" if text.startswith("Warning") else "error"
+        assert text.startswith(("Warning", "Error")) and "\n" not in text and len(text) < 110, rule
+        assert severity in ("warning", "error")

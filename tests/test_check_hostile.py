@@ -1,0 +1,63 @@
+"""Files made to break a checker: each in tests/cases/hostile has the verdict that its table says, however it is read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import check as check_module
+from engine import containers
+from engine.check import Report, check
+
+HOSTILE = Path(__file__).parent / "cases" / "hostile"
+# file -> container, layout, rows, bad_rows, and of the first 12 errors the line (in Parquet the row) and the rule
+TABLE: dict[str, dict] = json.loads((HOSTILE / "index.json").read_text())
+# Reading a large file a few bytes at a time would only take long.
+SMALL_BYTES = 25_000
+
+
+def verdict(report: Report) -> dict:
+    errors = [[p.row if p.line is None else p.line, p.rule] for p in report.problems if p.severity == "error"]
+    return {
+        "container": report.container,
+        "layout": report.layout,
+        "rows": report.rows,
+        "bad_rows": report.bad_rows,
+        "errors": errors[:12],
+    }
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_hostile_file_has_its_verdict_however_it_is_read(name, monkeypatch):
+    path = HOSTILE / name
+    report = check(path)
+    assert verdict(report) == TABLE[name]
+    assert all(problem.sentence.isprintable() and problem.fix for problem in report.problems)
+    small = path.stat().st_size < SMALL_BYTES and not name.endswith(".gz")
+    for chunk_bytes in (7, 250) if small else (50_000,) if report.rows else ():
+        monkeypatch.setattr(containers, "CHUNK_BYTES", chunk_bytes)
+        monkeypatch.setattr(check_module, "CHUNK_BYTES", chunk_bytes)
+        monkeypatch.setattr(check_module, "PIECE_BYTES", 10 * chunk_bytes)
+        assert check(path, quick=chunk_bytes == 250) == report
+
+
+def test_every_hostile_file_is_in_the_table_and_small():
+    files = {path.name: path.stat().st_size for path in HOSTILE.iterdir() if path.name != "index.json"}
+    assert files.keys() == TABLE.keys() and sum(files.values()) < 1 << 20
+
+
+@pytest.mark.slow
+def test_all_hostile_files_together_need_little_memory():
+    code = (
+        "import sys, resource; from engine.check import check;"
+        "[check(name) for name in sys.argv[1:]];"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    names = [str(HOSTILE / name) for name in TABLE]
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True, timeout=120)
+    # The longest record has 10 MB; a few copies of it, and of its text, are made while its fault is explained.
+    assert int(done.stdout) < 250 << 10

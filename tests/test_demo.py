@@ -1,0 +1,429 @@
+"""The hosted demo: visitors apart from each other, and limits that the engine holds whatever a page lets through."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from engine import (
+    bases,
+    datasets,
+    demo,
+    drafts,
+    evaluations,
+    events,
+    export,
+    jobs,
+    machine,
+    preflight,
+    runs,
+    spec,
+    starter,
+    turns,
+    uploads,
+)
+from engine.workspace import Workspace, default_workspace
+from tests.conftest import ROOT
+from tests.helpers import FakeRuns, fake_spec
+from tests.test_pages import button, open_page, texts
+
+ROWS = b"".join(
+    json.dumps({"prompt": f"Question {n}?", "completion": f"Answer {n}."}).encode() + b"\n" for n in range(40)
+)
+
+
+@pytest.fixture
+def limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Turn the demo on; returns a function that changes limits of demo.toml."""
+    monkeypatch.setenv("TUNEBOOK_DEMO", "1")
+    usual = msgspec.to_builtins(demo.limits())
+
+    def change(**limits: Any) -> None:
+        path = tmp_path / f"demo-{len(list(tmp_path.iterdir()))}.toml"
+        path.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in {**usual, **limits}.items()))
+        monkeypatch.setenv("TUNEBOOK_DEMO_LIMITS", str(path))
+
+    return change
+
+
+@pytest.fixture
+def visitor(limited: Any) -> Workspace:
+    return visitors_workspace()
+
+
+def visitors_workspace() -> Workspace:
+    found = demo.workspace_of(demo.new_visitor())
+    assert found is not None
+    return found
+
+
+def in_uploads(workspace: Workspace, data: bytes, name: str = "a" * 32) -> Path:
+    path = workspace.uploads_dir / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def refused(workspace: Workspace, source: Path) -> str:
+    with pytest.raises(datasets.DatasetError) as error:
+        datasets.add(workspace, source, "rows")
+    assert "demo" in error.value.problem.sentence or error.value.problem.rule == "upload-too-large"
+    assert [path for path in workspace.datasets_dir.glob("*") if (path / "meta.json").exists()] == []
+    return error.value.problem.rule
+
+
+@pytest.mark.parametrize(
+    ("chosen", "space", "on"),
+    [("1", "", True), ("", "me/tunebook", True), ("0", "me/tunebook", False), ("", "", False), ("yes", "", True)],
+)
+def test_a_space_or_a_switch_turns_the_demo_on(monkeypatch, chosen, space, on):
+    monkeypatch.setenv("TUNEBOOK_DEMO", chosen)
+    monkeypatch.setenv("SPACE_ID", space)
+    assert demo.on() == on
+
+
+def test_a_file_of_limits_that_lacks_one_or_misspells_one_opens_no_demo(limited, tmp_path, monkeypatch):
+    limited(stepps=3)
+    with pytest.raises(msgspec.ValidationError, match="stepps"):
+        demo.limits()
+    (tmp_path / "few.toml").write_text("rows = 3\n")
+    monkeypatch.setenv("TUNEBOOK_DEMO_LIMITS", str(tmp_path / "few.toml"))
+    with pytest.raises(msgspec.ValidationError, match="missing"):
+        demo.limits()
+
+
+# --- visitors ---------------------------------------------------------------------------------------------------------
+def test_a_visitors_number_has_128_bits_of_chance_and_a_folder_of_its_own(limited):
+    found = {demo.new_visitor() for _ in range(20)}
+    assert len(found) == 20 and all(re.fullmatch(r"[0-9a-f]{32}", one) for one in found)
+    bits = [int(one, 16) for one in found]
+    assert all(any(one >> bit & 1 for one in bits) for bit in range(128))  # none of them is always 0
+    roots = {demo.workspace_of(one).root for one in found}  # type: ignore[union-attr]
+    assert len(roots) == 20 and all(root.parent == demo.visitors_dir().resolve() for root in roots)
+    assert all(root.stat().st_mode & 0o077 == 0 for root in roots)
+
+
+@pytest.mark.parametrize(
+    "guess",
+    ["", "0" * 32, "../" + "0" * 29, "..", ".", "/", "F" * 32, "0" * 31, "0" * 33, None, 7, "\0" * 32, "é" * 32],
+)
+def test_a_number_that_was_not_drawn_here_opens_nothing(visitor, guess):
+    assert demo.workspace_of(guess) is None
+
+
+def test_a_full_demo_takes_nobody_more_until_empty_workspaces_are_old(limited):
+    limited(visitors=2)
+    first, second = demo.new_visitor(), demo.new_visitor()
+    with pytest.raises(demo.Refused, match="come back later"):
+        demo.new_visitor()
+    for one in (first, second):
+        os.utime(demo.visitors_dir() / one / ".arrived", (0, demo.time.time() - 700))
+    in_uploads(demo.workspace_of(second), b"x")  # type: ignore[arg-type]
+    assert demo.workspace_of(demo.new_visitor()) is not None
+    assert demo.workspace_of(first) is None and demo.workspace_of(second) is not None
+
+
+def test_everything_of_a_visitor_is_deleted_when_the_stated_time_is_over(limited, monkeypatch):
+    old, new = demo.new_visitor(), demo.new_visitor()
+    workspace = demo.workspace_of(old)
+    assert workspace is not None and 23.9 < demo.hours_left(workspace) <= 24
+    run_dir = workspace.run_dir("20260101-000000-" + "a" * 32)
+    run_dir.mkdir(parents=True)
+    os.utime(workspace.root / ".arrived", (0, demo.time.time() - 24.1 * 3600))
+    with monkeypatch.context() as patch:
+        patch.setattr(turns, "live", lambda device: [run_dir.name])
+        assert demo.sweep() == 0 and (run_dir / "stop").exists()  # it goes on: stopped first
+    assert demo.sweep() == 1
+    assert [path.name for path in demo.visitors_dir().iterdir()] == [new]
+    assert demo.workspace_of(old) is None
+
+
+def test_the_server_sweeps_when_it_starts(limited, monkeypatch):
+    swept = demo.threading.Event()
+    monkeypatch.setattr(demo, "sweep", swept.set)
+    end = demo.keep_clean()
+    assert swept.wait(10)
+    end()
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+def test_only_uploads_and_samples_are_read(visitor, tmp_path):
+    outside = tmp_path / "rows.jsonl"
+    outside.write_bytes(ROWS)
+    link = in_uploads(visitor, b"", "b" * 32)
+    link.unlink()
+    link.symlink_to(outside)
+    assert refused(visitor, outside) == refused(visitor, link) == "demo-path"
+    assert refused(visitor, Path("/etc/passwd")) == refused(visitor, Path("/nowhere")) == "demo-path"
+    other = visitors_workspace()
+    assert refused(visitor, in_uploads(other, ROWS)) == "demo-path"
+    assert datasets.add(visitor, in_uploads(visitor, ROWS), "mine").report.rows == 40
+    assert datasets.add_sample(visitor, starter.sample("new-facts")).trainable
+
+
+def test_files_beyond_the_limits_are_refused_and_leave_nothing(visitor, limited):
+    limited(rows=39, upload_mib=1, unpacked_mib=2)
+    assert refused(visitor, in_uploads(visitor, ROWS)) == "demo-rows"
+    assert refused(visitor, in_uploads(visitor, b" " * (2**20 + 1))) == "upload-too-large"
+    assert refused(visitor, in_uploads(visitor, gzip.compress(b" " * (3 << 20)))) == "demo-unpacked"
+    two = gzip.compress(b" " * (3 << 19)) + gzip.compress(b" " * (3 << 19))
+    assert refused(visitor, in_uploads(visitor, two)) == "demo-unpacked"
+    assert refused(visitor, in_uploads(visitor, b"PAR1 and more")) == "demo-parquet"
+    limited(disk_mib_per_visitor=0)
+    assert refused(visitor, in_uploads(visitor, ROWS)) == "demo-disk"
+    limited(free_disk_mib=10**9)
+    assert refused(visitor, in_uploads(visitor, ROWS)) == "demo-full"
+
+
+def test_an_upload_beyond_the_limits_is_refused_before_it_is_sent(visitor, limited):
+    limited(upload_mib=1, disk_mib_per_visitor=2)
+    assert uploads.check_room(visitor, str(2**20)) == 2**20
+    in_uploads(visitor, b" " * (3 << 19))
+    for size, status, rule in ((2**20 + 1, 413, "upload-too-large"), (2**20, 507, "demo-disk")):
+        with pytest.raises(uploads.UploadRefused) as error:
+            uploads.check_room(visitor, str(size))
+        assert (error.value.status, error.value.problem.rule) == (status, rule)
+        answer = {"rule": rule, "parameters": error.value.problem.parameters}
+        assert uploads.refusal(answer).sentence == error.value.problem.sentence
+
+
+@pytest.mark.slow
+def test_checking_a_file_ends_when_its_processor_time_is_over(visitor, limited):
+    limited(check_cpu_s=1)
+    code = "import sys; from engine import jobs; jobs.carry_out = lambda *_: any(iter(int, 1)); "
+    code += "jobs.main(jobs.Path(sys.argv[1]))"
+    folder = visitor.root / "jobs" / "one"
+    folder.mkdir(parents=True)
+    (folder / "call.json").write_bytes(msgspec.json.encode(jobs.Call(workspace=str(visitor.root))))
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, timeout=60)
+    assert done.returncode < 0
+    result = jobs.result(folder)
+    assert result is not None and result.problem is not None and result.problem.rule == "job-ended"
+
+
+# --- models and runs --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "ref", ["/etc", "~", "../..", "engine", "Qwen/Qwen3-0.6B", "gpt2", "", "starter/../..", "C:\\x"]
+)
+def test_no_other_base_is_even_looked_up(visitor, monkeypatch, ref):
+    monkeypatch.setattr(bases, "_is_folder", lambda folder: pytest.fail(f"looked at {folder}"))
+    monkeypatch.setattr(bases, "_hub_snapshot", lambda ref: pytest.fail(f"looked for {ref}"))
+    assert [problem.rule for problem in bases.describe(ref, visitor).problems] == ["demo-model"]
+
+
+def test_a_run_of_another_visitor_is_no_base(visitor):
+    other = visitors_workspace()
+    made = other.run_dir("20260101-000000-" + "a" * 32)
+    (made / "model").mkdir(parents=True)
+    (made / "spec.json").write_bytes(spec.encode(fake_spec()))
+    for ref in (f"run:{made.name}", f"run:../../{other.root.name}/runs/{made.name}"):
+        assert [problem.rule for problem in bases.describe(ref, visitor).problems] == ["base-run"]
+
+
+def test_every_recipe_trains_its_sample_within_the_limits(visitor):
+    said = []
+    for name, recipe in spec.recipes().items():
+        dataset = datasets.add_sample(visitor, starter.sample(recipe.sample))
+        made, problems = preflight.build(visitor, name, base_ref="starter", dataset_id=dataset.id, overrides={})
+        assert made is not None
+        said += [problem.sentence for problem in problems if problem.rule.startswith("demo")]
+    assert said == []
+
+
+BEYOND = {
+    "train.batch_size": 40,
+    "train.accumulation": 40,
+    "train.max_length": 4096,
+    "train.threads": 1000,
+    "train.max_steps": 100_000,
+    "machine.devices": 2,
+    "evaluate.benchmarks": ["mmlu"],
+}
+
+
+def test_all_that_is_beyond_the_limits_is_said_before_the_start_and_refused_at_it(visitor):
+    dataset = datasets.add_sample(visitor, starter.sample("new-facts"))
+    made, problems = preflight.build(visitor, "lora", base_ref="gpt2", dataset_id=dataset.id, overrides=BEYOND)
+    assert made is not None
+    found = {(problem.rule, problem.where) for problem in problems if problem.rule.startswith("demo")}
+    assert found == {
+        ("demo-limit", "train.batch_size"), ("demo-limit", "train.max_length"), ("demo-limit", "train.threads"),
+        ("demo-limit", "machine.devices"), ("demo-steps", "train.max_steps"), ("demo-model", "base"),
+        ("demo-benchmark", "evaluate.benchmarks"),
+    }  # fmt: skip
+    with pytest.raises(demo.Refused) as refusal:
+        runs.start(visitor, made)
+    assert {(problem.rule, problem.where) for problem in refusal.value.problems} == found
+    assert [path.name for path in visitor.runs_dir.iterdir() if path.is_dir()] == []
+
+
+def test_many_epochs_are_counted_as_steps_though_no_steps_were_asked_for(visitor):
+    dataset = datasets.add_sample(visitor, starter.sample("new-facts"))
+    _, problems = preflight.build(
+        visitor, "lora", base_ref="starter", dataset_id=dataset.id, overrides={"train.epochs": 1000}
+    )
+    assert "demo-steps" in {problem.rule for problem in problems}
+
+
+def test_sweeps_and_tasks_to_download_are_refused_for_evaluations_too(visitor):
+    swept = msgspec.structs.replace(fake_spec(), kind="sweep")
+    assert [problem.rule for problem in demo.problems(swept, visitor)] == ["demo-kind"]
+    made, problems = evaluations.build(visitor, "starter", ["mmlu"])
+    assert made is None and "demo-benchmark" in {problem.rule for problem in problems}
+    assert evaluations.build(visitor, "starter", [starter.BENCHMARK_NAME])[1] == []
+
+
+def test_runs_that_go_on_or_wait_are_counted_for_a_visitor_and_for_all(visitor, limited):
+    limited(live_runs_per_visitor=1, live_runs=2)
+    mine, other = FakeRuns(visitor.root), FakeRuns(visitors_workspace().root)
+    third = FakeRuns(visitors_workspace().root)
+    try:
+        run_id = mine.start("waits", click_id="c1")
+        assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{32}", run_id)
+        assert mine.start("waits", click_id="c1") == run_id  # the second click of a double click is no second run
+        with pytest.raises(demo.Refused, match="1 of your runs"):
+            mine.start("waits")
+        other.start("waits")
+        with pytest.raises(demo.Refused, match="2 runs of all visitors"):
+            third.start("waits")
+    finally:
+        for one in (mine, other, third):
+            one.close()
+
+
+def test_nobody_overtakes_strangers(visitor):
+    device = turns.Turn(machine.facts().device, "held-by-a-test", 1)
+    assert device.wait(lambda: False)
+    mine, other = FakeRuns(visitor.root), FakeRuns(visitors_workspace().root)
+    try:
+        first, second = other.start("waits"), mine.start("waits")
+        runs.move_first(visitor, second)
+        assert turns.waiting(machine.facts().device) == [first, second]
+        page = open_link("runs", visitor=visitor.root.name)
+        assert f"remove_{second}" in {b.key for b in page.button} and "belong to another home" not in texts(page)
+        assert not [b for b in page.button if str(b.key).startswith("front_")]
+    finally:
+        for one in (mine, other):
+            one.close()
+        device.close()
+
+
+def test_a_merge_counts_as_a_run_of_its_visitor_and_no_longer_than_it_lives(visitor, limited):
+    limited(live_runs_per_visitor=1)
+    made = visitor.run_dir("20260101-000000-" + "a" * 32)
+    (made / "adapter").mkdir(parents=True)
+    (made / "spec.json").write_bytes(spec.encode(fake_spec()))
+    home = FakeRuns(visitor.root)
+    try:
+        run_id = home.start("waits")
+        with pytest.raises(export.NotExportable, match="1 of your runs"):
+            export.start(visitor, made.name, export.Job(what="merged"))
+        home.wait_for_event(run_id, events.Step)
+        (home.folder(run_id) / "go").touch()
+        home.wait_for(run_id, "finished")
+        home.wait_for_supervisor(run_id)
+        with subprocess.Popen(["sleep", "60"]) as work:
+            with demo.beside(visitor, made.name) as begun:
+                begun(work.pid)
+            with pytest.raises(demo.Refused, match="1 of your runs"), demo.gate() as admit:
+                admit(visitor, fake_spec())
+            work.kill()
+        with demo.gate() as admit:
+            admit(visitor, fake_spec())
+    finally:
+        home.close()
+
+
+def test_a_run_whose_time_is_up_is_stopped_and_says_so(visitor, limited):
+    limited(minutes=0.005)
+    home = FakeRuns(visitor.root)
+    try:
+        run_id = home.start("waits")
+        home.wait_for(run_id, "stopped")
+        home.wait_for_supervisor(run_id)
+        assert demo.time_was_up(home.folder(run_id)) and home.events(run_id, events.Stopped)
+    finally:
+        home.close()
+
+
+@pytest.mark.parametrize("what", ["push", "gguf"])
+def test_nothing_is_pushed_or_converted_for_a_visitor(visitor, what):
+    made = visitor.run_dir("20260101-000000-" + "a" * 32)
+    (made / "model").mkdir(parents=True)
+    (made / "spec.json").write_bytes(spec.encode(fake_spec()))
+    job = export.Job(what=what, repository="me/model", checkout="/opt/llama.cpp")
+    with pytest.raises(export.NotExportable, match="this demo neither"):
+        export.carry_out(visitor, made.name, job)
+    assert export.problem(visitor, made.name, export.Job(what="merged", to="/tmp/elsewhere")).rule == "demo-export"  # type: ignore[union-attr]
+    assert export.problem(visitor, made.name, export.Job(what="merged")) is None
+
+
+def test_without_a_demo_nothing_is_limited(workspace, tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(ROWS)
+    assert datasets.add(workspace, tmp_path / "rows.jsonl", "rows").report.rows == 40
+    assert demo.problems(msgspec.structs.replace(fake_spec(), kind="sweep"), workspace) == []
+    assert demo.run_limit_s() == float("inf") and uploads.limit_bytes() == uploads.LIMIT_MIB << 20
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+def open_link(name: str, **parameters: str) -> AppTest:
+    """Open a page in a new session whose address names all of this from the start, as a link does."""
+    app = AppTest.from_file(str(ROOT / "pages" / "_frame.py"), default_timeout=60)
+    app.query_params.update(parameters)
+    app.run()
+    app.switch_page(f"{name}.py")
+    app.query_params.update(parameters)
+    app.run()
+    assert not app.exception, app.exception
+    return app
+
+
+def visitor_of(app: Any) -> str:
+    return str(app.session_state["visitor"])
+
+
+def test_two_visitors_see_nothing_of_each_other(limited):
+    first = open_page("data")
+    first.radio(key="way").set_value("sample").run()
+    button(first, "sample_new-facts").click().run()
+    assert not first.exception
+    here = demo.workspace_of(visitor_of(first))
+    assert here is not None
+    dataset = next(one for one in datasets.list_all(here) if one.eval_id)
+    draft = drafts.save(here, drafts.Draft(recipe="oft", came_from="A secret plan"))
+    second = open_link("train", dataset=dataset.id, draft=draft)
+    assert visitor_of(second) != visitor_of(first)
+    assert "There is no data yet" in texts(second) and "secret plan" not in texts(second)
+    again = open_link("train", visitor=visitor_of(first), dataset=dataset.id, draft=draft)
+    assert "secret plan" in texts(again) and "There is no data yet" not in texts(again)
+    assert list(default_workspace().datasets_dir.glob("*")) == []  # nothing lies where all would see it
+
+
+@pytest.mark.parametrize("guess", ["0" * 32, "../..", "<script>"])
+def test_an_address_with_a_guessed_number_is_a_new_visitor(limited, guess):
+    app = open_link("data", visitor=guess)
+    assert visitor_of(app) != guess and demo.workspace_of(visitor_of(app)) is not None
+    assert [path.name for path in demo.visitors_dir().iterdir()] == [visitor_of(app)]
+
+
+def test_a_full_demo_says_so_on_the_page(limited):
+    limited(visitors=0)
+    assert "come back later" in texts(open_page("data"))
+
+
+def test_the_limits_are_on_the_page_before_anybody_meets_them(limited):
+    shown = texts(open_page("data"))
+    assert "share this page's address with nobody" in shown
+    for sentence in demo.sentences():
+        assert sentence in shown
+    assert "A file on this machine" not in open_page("data").radio(key="way").options

@@ -1,0 +1,67 @@
+"""The README and the settings say what is so."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+
+from engine import cli, spec, starter
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+CONFIG = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text("utf-8"))
+
+
+def test_every_command_is_in_the_readme() -> None:
+    commands = next(a for a in cli.parser()._actions if a.choices and "check" in a.choices).choices or {}
+    for name in commands:
+        assert re.search(rf"tunebook {name}|· {name} ", README), name
+
+
+def test_every_module_the_map_names_is_there() -> None:
+    house = README.split("## The map of the house")[1].split("```")[1]
+    engine = house.split("engine/")[1]
+    for name in re.findall(r"\b(\w+\.py)\b", engine):
+        assert (ROOT / "engine" / name).is_file(), name
+    for name in re.findall(r"^(\w+/)", house, re.MULTILINE):
+        assert (ROOT / name).is_dir(), name
+
+
+def test_the_default_rates_and_replay_of_the_table_are_the_recipes() -> None:
+    toy = float(starter.manifest()["parameters"])
+    for name in ("full", "lora"):
+        default = spec.recipes()[name].default("train.replay_share", toy)
+        assert default is not None
+        assert f"| {name} | {100 * default.value:g} % (default) |" in README
+
+
+def test_the_picture_of_the_readme_is_there() -> None:
+    assert (ROOT / re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)[0]).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("server", "address", "127.0.0.1"),
+        ("server", "fileWatcherType", "none"),
+        ("server", "maxUploadSize", 200),
+        ("server", "enableXsrfProtection", True),
+        ("runner", "postScriptGC", False),
+        ("browser", "gatherUsageStats", False),
+    ],
+)
+def test_the_server_keeps_to_this_machine_and_tells_nobody(section: str, key: str, value: object) -> None:
+    assert CONFIG[section][key] == value
+
+
+def test_an_installation_without_the_settings_file_gets_the_same_ones() -> None:
+    flags: dict[str, list[str]] = {}
+    for flag in cli._FLAGS:
+        name, value = flag.removeprefix("--").split("=")
+        flags.setdefault(name, []).append(value)
+    for name, values in flags.items():
+        section, key = name.split(".")
+        wanted = CONFIG[section][key]
+        assert [str(one).lower() for one in (wanted if isinstance(wanted, list) else [wanted])] == values

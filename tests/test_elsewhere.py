@@ -1,0 +1,298 @@
+"""The recipe of a run for other trainers: golden files, rows, and the TRL script run by itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engine import datasets, elsewhere, events, export, runs, spec, starter
+from engine.elsewhere import Recipe
+from engine.workspace import Workspace
+from tests.conftest import tunebook
+
+GOLDEN = Path(__file__).parent / "golden"
+HUB = "Qwen/Qwen3-0.6B"
+needs_starter = pytest.mark.skipif(not starter.MODEL_DIR.is_dir(), reason="engine/starter/model has not been built")
+
+
+def recipe(name: str, kind: str, base: str = HUB, depth: int | None = 28, **overrides: Any) -> Recipe:
+    settings = {"train.threads": 1, **{path.replace("__", "."): value for path, value in overrides.items()}}
+    run_spec, problems = spec.resolve(
+        spec.recipes()[name], base=base, revision="c1899de289a04d12100db370d81485cdf75e47ca" if base == HUB else None,
+        parameters=None, dataset_id="d" * 64, overrides=settings,
+    )  # fmt: skip
+    assert problems == []
+    # a recipe's hash changes with its comments, and is in none of the files
+    return Recipe(run_spec, "20261124-201516-0a1b2c", base, kind, depth)
+
+
+CASES = {
+    "trl-lora": ("trl", recipe("lora", "messages")),
+    "trl-lora-layers": ("trl", recipe("lora", "prompt", layers="top:0.25", train__early_stopping=3)),
+    "trl-qlora": ("trl", recipe("qlora", "text")),
+    "trl-oft": ("trl", recipe("oft", "prompt", adapter_args__target_modules="q_proj, v_proj")),
+    "trl-freeze-bottom": ("trl", recipe("freeze-bottom", "messages", dataset__eval_share=0.0)),
+    "trl-dpo": ("trl", recipe("dpo", "preference")),
+    "trl-kto": ("trl", recipe("kto", "marked", objective_args__weights=[1.0, 1.3])),
+    "trl-reward": ("trl", recipe("reward", "preference", train__report_to="trackio")),
+    "llama-factory-lora": ("llama-factory", recipe("lora", "messages", train__early_stopping=2)),
+    "llama-factory-qlora-replay": ("llama-factory", recipe("qlora", "prompt", base="me/own", train__replay_share=0.2)),
+    "llama-factory-oft": ("llama-factory", recipe("oft", "text", layers=[1, 2])),
+    "llama-factory-freeze-top": ("llama-factory", recipe("freeze-top", "prompt")),
+    "llama-factory-dpo": ("llama-factory", recipe("dpo", "preference")),
+    "llama-factory-kto": ("llama-factory", recipe("kto", "marked", train__max_steps=7, train__warmup=10)),
+    "llama-factory-reward": ("llama-factory", recipe("reward", "preference")),
+    "axolotl-lora": ("axolotl", recipe("lora", "messages", train__early_stopping=2)),
+    "axolotl-qlora": ("axolotl", recipe("qlora", "prompt", layers="top:0.1", train__report_to="wandb")),
+    "axolotl-freeze-top": ("axolotl", recipe("freeze-top", "text")),
+    "axolotl-full": ("axolotl", recipe("full", "messages", base="run:20261124-101112-abcdef", train__warmup=5)),
+    "axolotl-dpo": ("axolotl", recipe("dpo", "preference")),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_files_for_other_trainers_are_as_they_were_agreed(name):
+    """TUNEBOOK_WRITE_GOLDEN=1 writes them anew; read the difference before you keep it."""
+    tool, one = CASES[name]
+    made = "".join(f"=== {file} ===\n{text}" for file, text in elsewhere.files(one, tool).items())
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("TUNEBOOK_WRITE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(made, encoding="utf-8")
+    assert made == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("trl")])
+def test_every_script_is_python_and_uses_all_it_imports(name):
+    text = elsewhere.files(CASES[name][1], "trl")["train.py"]
+    compile(text, "train.py", "exec")
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,E9", "-"]
+    done = subprocess.run(ruff, input=text, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("trl")])
+def test_every_settings_file_is_yaml_with_the_settings_of_the_run(name):
+    tool, one = CASES[name]
+    text = elsewhere.files(one, tool)["train.yaml"]
+    told = yaml.safe_load(text)
+    train = one.spec.train
+    assert float(told["learning_rate"]) == train.learning_rate
+    assert told["gradient_accumulation_steps"] == train.accumulation
+    assert told.get("per_device_train_batch_size", told.get("micro_batch_size")) == train.batch_size
+    assert told.get("num_train_epochs", told.get("num_epochs")) == train.epochs
+    assert told["seed"] == train.seed
+    head = [line for line in text.splitlines() if line.startswith("#")]
+    assert any("only Tunebook makes them" in line for line in head)
+    assert text.startswith("#") and head == text.splitlines()[: len(head)]
+
+
+def test_what_cannot_be_said_stands_at_the_head():
+    replay = elsewhere.files(CASES["llama-factory-qlora-replay"][1], "llama-factory")["train.yaml"]
+    assert "replay_share = 0.2" in replay and "chat template is not known" in replay
+    layers = elsewhere.files(CASES["llama-factory-oft"][1], "llama-factory")["train.yaml"]
+    assert "layers = [1, 2]" in layers
+    chained = elsewhere.files(CASES["axolotl-full"][1], "axolotl")["train.yaml"]
+    assert "tunebook export 20261124-101112-abcdef --what merged --to base" in chained
+
+
+@pytest.mark.parametrize(
+    ("tool", "one", "said"),
+    [
+        ("axolotl", recipe("oft", "messages"), "no OFT"),
+        ("axolotl", recipe("kto", "marked"), "chat template"),
+        ("axolotl", recipe("reward", "preference"), "chat template"),
+        ("axolotl", recipe("freeze-top", "messages", depth=None), "number of layers"),
+        ("llama-factory", recipe("full", "messages", layers=[0, 3]), "last layers only"),
+    ],
+)
+def test_what_a_trainer_cannot_do_is_refused_in_words(tool, one, said):
+    with pytest.raises(export.NotExportable, match=said):
+        elsewhere.files(one, tool)
+
+
+@pytest.mark.parametrize("package", ["llamafactory", "axolotl"])
+def test_the_settings_are_read_by_the_tools_own_schema(package):
+    """Seen with LLaMA-Factory 0.9.5 on transformers 5.6.0, the newest it takes, and with Axolotl 0.21.0."""
+    pytest.importorskip(package, reason=f"{package} is not installed: its keys were read in its sources (elsewhere.py)")
+    tool = "axolotl" if package == "axolotl" else "llama-factory"
+    for name, (of, one) in CASES.items():
+        if of != tool:
+            continue
+        told = yaml.safe_load(elsewhere.files(one, tool)["train.yaml"])
+        if package == "axolotl":
+            from axolotl.utils.schemas.config import AxolotlInputConfig  # pyright: ignore[reportMissingImports]
+
+            assert set(told) <= set(AxolotlInputConfig.model_fields), name
+            AxolotlInputConfig(**told)
+        else:
+            from llamafactory.hparams import parser  # pyright: ignore[reportMissingImports]
+            from transformers import HfArgumentParser
+
+            told |= {"bf16": False, "use_cpu": True}  # it refuses bf16 where there is no card
+            HfArgumentParser(parser._TRAIN_ARGS).parse_dict(told, allow_extra_keys=False)
+
+
+@pytest.mark.parametrize("tool", elsewhere.TOOLS)
+def test_the_file_of_a_ppo_run_says_that_it_cannot_be_expressed_and_keeps_what_was_told(tool):
+    one = recipe(
+        "ppo", "question", objective_args__reward_model="run:20261124-101112-abcdef", objective_args__beta=0.07
+    )
+    (text,) = elsewhere.files(one, tool).values()
+    head = [line for line in text.splitlines() if line.startswith("#")]
+    assert any("PPO cannot be expressed here: " in line for line in head)
+    assert "# What the run was told:" in head and "#     beta: 0.07" in head
+    assert "#     reward_model: run:20261124-101112-abcdef" in head
+    if tool == "trl":  # run by itself it says the same, and trains nothing
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+        assert done.returncode == 1 and "PPO cannot be expressed here" in done.stderr
+    else:
+        assert yaml.safe_load(text) is None
+
+
+@needs_starter
+def test_the_questions_of_a_ppo_run_lie_beside_its_file(workspace, tmp_path):
+    stored = datasets.add_sample(workspace, starter.sample("ppo-prompts"))
+    elsewhere.write(workspace, ran(workspace, "ppo", stored.id), "trl", tmp_path / "out")
+    rows = lines(tmp_path / "out" / "train.jsonl")
+    assert len(rows) > 10 and all(list(row) == ["prompt"] for row in rows)
+
+
+def test_the_script_turns_gpt2s_layers_and_names_those_of_chosen_ones():
+    turned = elsewhere.files(recipe("oft", "prompt")._replace(conv1d=True), "trl")["train.py"]
+    assert "isinstance(module, Conv1D)" in turned and turned.index("Conv1D)") < turned.index("get_peft_model(model")
+    some = elsewhere.files(recipe("lora", "prompt", layers="top:0.25")._replace(conv1d=True), "trl")["train.py"]
+    assert "(torch.nn.Linear, Conv1D)" in some and "set_submodule" not in some
+    plain = elsewhere.files(recipe("lora", "prompt")._replace(conv1d=True), "trl")["train.py"]
+    assert "Conv1D" not in plain
+    with pytest.raises(export.NotExportable, match="GPT-2"):
+        elsewhere.files(recipe("oft", "prompt")._replace(conv1d=True), "llama-factory")
+
+
+# --- with rows ---------------------------------------------------------------------------------------------------
+
+
+def ran(workspace: Workspace, name: str, dataset_id: str, base: str = "starter", **overrides: Any) -> str:
+    run_spec, problems = spec.resolve(
+        spec.recipes()[name], base=base, revision=None, parameters=1e6, dataset_id=dataset_id,
+        overrides={path.replace("__", "."): value for path, value in overrides.items()},
+    )  # fmt: skip
+    assert problems == []
+    run_dir = workspace.run_dir(f"r-{name}")
+    run_dir.mkdir(parents=True)
+    (run_dir / "spec.json").write_bytes(spec.encode(run_spec))
+    return run_dir.name
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+ODD = [
+    {"messages": [{"role": "user", "content": f'Zeile {i}: 日本 \u2028 \\ "'}, {"role": "assistant", "content": "ü\n"}]}
+    for i in range(10)
+]
+
+
+@needs_starter
+@pytest.mark.parametrize("tool", elsewhere.TOOLS)
+def test_rows_and_base_lie_beside_and_no_character_is_lost(workspace, tmp_path, tool):
+    source = tmp_path / "odd.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in ODD))
+    run_id = ran(workspace, "lora", datasets.add(workspace, source, "odd").id, dataset__eval_share=0.2)
+    made = elsewhere.write(workspace, run_id, tool, tmp_path / "out")
+    assert {"train.jsonl", "eval.jsonl", "base"} <= {path.name for path in made}
+    found = lines(tmp_path / "out" / "train.jsonl") + lines(tmp_path / "out" / "eval.jsonl")
+    plain = [[{k: m[k] for k in ("role", "content")} for m in row["messages"]] for row in found]
+    assert sorted(map(str, plain)) == sorted(str(row["messages"]) for row in ODD)
+    assert len(lines(tmp_path / "out" / "eval.jsonl")) == 2
+    with pytest.raises(export.NotExportable, match="there already"):
+        elsewhere.write(workspace, run_id, tool, tmp_path / "out")
+
+
+@needs_starter
+def test_only_the_last_answer_of_a_prompt_with_history_is_marked_for_axolotl(workspace, tmp_path):
+    source = tmp_path / "a.jsonl"
+    history = [{"role": r, "content": r} for r in ("system", "user", "assistant", "user")]
+    rows = [{"prompt": history, "completion": [{"role": "assistant", "content": str(i)}]} for i in range(4)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_id = ran(workspace, "lora", datasets.add(workspace, source, "a").id, dataset__eval_share=0.0)
+    elsewhere.write(workspace, run_id, "axolotl", tmp_path / "out")
+    for row in lines(tmp_path / "out" / "train.jsonl"):
+        assert [message["train"] for message in row["messages"]] == [False, False, False, False, True]
+    assert not (tmp_path / "out" / "eval.jsonl").exists()
+
+
+def test_a_run_whose_data_is_gone_is_refused_in_words_and_leaves_nothing(workspace, tmp_path):
+    run_id = ran(workspace, "lora", "d" * 64)
+    with pytest.raises(export.NotExportable, match="no data set"):
+        elsewhere.write(workspace, run_id, "trl", tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+
+
+# --- the script, run by itself -----------------------------------------------------------------------------------
+
+
+def run_script(folder: Path) -> list[dict[str, float]]:
+    """Run train.py as a stranger does, outside of this project, and return what its trainer logged."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+        "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "cache")
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-P", "train.py"], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "out" / "trainer_state.json").read_text())["log_history"]
+
+
+@pytest.mark.slow
+@pytest.mark.train
+@needs_starter
+def test_the_trl_script_alone_reaches_the_loss_of_the_run(trained_home, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(trained_home, home)
+    workspace = Workspace(home)
+    run_id = runs.list_all(workspace)[0].id
+    done = tunebook("export", run_id, "--what", "trl", "--to", str(tmp_path / "out"), home=home, machine=tmp_path / "m")
+    assert done.returncode == 0, done.stderr
+    logged = run_script(tmp_path / "out")
+    theirs = {int(line["step"]): line["loss"] for line in logged if "loss" in line}
+    found, _ = events.read(workspace.run_dir(run_id))
+    ours = {e.step: e.loss for e in found if isinstance(e, events.Step) and e.loss is not None}
+    assert len(ours) > 5 and max(abs(theirs[step] - loss) for step, loss in ours.items()) < 0.01
+    held = [e.loss for e in found if isinstance(e, events.Eval)]
+    assert held[-1] == pytest.approx([line["eval_loss"] for line in logged if "eval_loss" in line][-1], abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.train
+@needs_starter
+@pytest.mark.parametrize(
+    ("name", "sample", "more"),
+    [
+        ("freeze-top", "new-facts", {}),
+        ("lora", "new-facts", {"layers": [2, 3], "train__early_stopping": 2}),
+        ("qoft", "new-facts", {}),
+        ("full", "new-facts", {"train__replay_share": 0.0}),
+        ("dpo", "", {}),
+        ("kto", "", {}),
+        ("reward", "", {}),
+    ],
+)
+def test_every_recipe_trains_as_a_script(workspace, tmp_path, name, sample, more):
+    wanted = sample or spec.recipes()[name].sample
+    stored = datasets.add_sample(workspace, starter.sample(wanted))
+    run_id = ran(workspace, name, stored.id, train__max_steps=3, train__threads=1, train__evaluations=1, **more)
+    elsewhere.write(workspace, run_id, "trl", tmp_path / "out")
+    losses = [line["loss"] for line in run_script(tmp_path / "out") if "loss" in line]
+    assert len(losses) == 3 and all(math.isfinite(loss) for loss in losses)
+    assert list((tmp_path / "out" / "out" / "final").glob("*.safetensors"))

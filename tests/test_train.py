@@ -1,0 +1,183 @@
+"""Real trainings on the starter, each in its own processes, as the command line and the pages start them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from engine import events, preflight, report, runs, starter
+from engine.datasets import add_sample
+from engine.workspace import Workspace
+from tests import forked
+from tests.conftest import ROOT, SHARED_DATA, tunebook
+
+pytestmark = pytest.mark.train
+
+SHORT = ("--set", "train.max_steps=30", "--set", "evaluate.benchmarks=[]")
+
+
+def train(tmp_path: Path, *arguments: str) -> tuple[int, str, Path]:
+    """Train through the command line and return exit status, run id and run folder."""
+    done = tunebook(
+        "train", *arguments, "--wait", "--json",
+        home=tmp_path / "home", machine=tmp_path / "machine", module=forked.module("cli"),
+    )  # fmt: skip
+    told = json.loads(done.stdout) if done.stdout.strip() else {}
+    run_dir = tmp_path / "home" / "runs" / told["id"] if told else tmp_path
+    if done.returncode not in (0, 2) and told:
+        print(runs.log_tail(run_dir))
+    print(done.stderr[-3000:])
+    return done.returncode, told.get("id", ""), run_dir
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def losses(run_dir: Path) -> list[float | None]:
+    found, _ = events.read(run_dir)
+    return [e.loss for e in found if isinstance(e, events.Step)]
+
+
+def test_the_real_lora_run_is_whole(trained_home: Path) -> None:
+    workspace = Workspace(trained_home)
+    run = runs.list_all(workspace)[0]
+    run_dir = workspace.run_dir(run.id)
+    assert run.status == "finished" and run.progress == 1.0
+    assert (run_dir / "adapter" / "adapter_model.safetensors").is_file()
+    assert not (run_dir / "checkpoints").exists()
+    found, _ = events.read(run_dir)
+    kinds = [type(e).__name__ for e in found]
+    assert kinds[0] == "Queued" and kinds[-1] == "Finished"
+    assert [e.seq for e in found] == list(range(1, len(found) + 1))
+    assert {"Started", "Phase", "Step", "Eval", "Sample", "Saved", "Scored"} <= set(kinds)
+    assert len({e.prompt for e in found if isinstance(e, events.Sample)}) == 3
+    benchmarks = set(report.benchmarks_of(run_dir))
+    assert {"toy-world", "new-task-choices", "new-task-exact", "new-task-loss"} == benchmarks
+    rows = report.compare_run(run_dir)
+    assert all(row.low <= row.change <= row.high for row in rows)
+    toy = next(r for r in rows if r.benchmark == "toy-world" and r.family == report.ALL)
+    assert toy.n >= 400 and toy.base >= 0.95
+    unseen = next(r for r in rows if r.benchmark == "new-task-loss" and r.family == report.UNSEEN)
+    assert unseen.high < 0  # it has learned, beyond noise
+
+
+def run_python(code: str, *arguments: Path | str) -> dict:
+    """Run code in a process of its own and return the JSON object it prints last."""
+    done = forked.run_python(code, *arguments, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_two_runs_of_one_spec_give_the_same_losses(tmp_path: Path) -> None:
+    runs_made = [train(tmp_path, "lora", "--data", "new-facts", *SHORT) for _ in range(2)]
+    assert [status for status, _, _ in runs_made] == [0, 0]
+    first, second = (losses(run_dir) for _, _, run_dir in runs_made)
+    assert first == second and len(first) > 10
+    adapters = [run_dir / "adapter" / "adapter_model.safetensors" for _, _, run_dir in runs_made]
+    assert sha256(adapters[0]) == sha256(adapters[1])
+
+
+def test_a_run_that_would_train_no_token_is_refused_in_words(tmp_path: Path) -> None:
+    status, run_id, run_dir = train(tmp_path, "lora", "--data", "new-facts", *SHORT, "--set", "train.max_length=8")
+    assert status == 1
+    failure = runs.summary(Workspace(tmp_path / "home"), run_id).failure
+    assert failure is not None and failure["kind"] == "data"
+    assert "no token would be trained" in failure["message"] and "train.max_length" in failure["fix"]
+    assert not losses(run_dir)
+
+
+def test_a_stopped_run_keeps_a_checkpoint_and_resumes_to_the_same_number_of_steps(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "home")
+    dataset = add_sample(workspace, starter.sample("new-facts"))
+    run_spec, problems = preflight.build(
+        workspace,
+        "lora",
+        base_ref="starter",
+        dataset_id=dataset.id,
+        overrides={"train.max_steps": 150, "evaluate.benchmarks": []},
+    )
+    assert run_spec is not None and not problems
+    run_id = runs.start(workspace, run_spec, module=forked.module("supervisor"))
+
+    def stop_when_training(event: object) -> None:
+        if isinstance(event, events.Step) and event.step > 5:
+            runs.stop(workspace, run_id)
+
+    assert runs.wait(workspace, run_id, stop_when_training) == "stopped"
+    stopped = runs.summary(workspace, run_id)
+    assert 5 < stopped.step < 150
+    assert list((workspace.run_dir(run_id) / "checkpoints").glob("checkpoint-*"))
+    runs.resume(workspace, run_id, module=forked.module("supervisor"))
+    assert runs.wait(workspace, run_id) == "finished"
+    ended = runs.summary(workspace, run_id)
+    assert ended.step == 150 and ended.attempts == 2
+    found, _ = events.read(workspace.run_dir(run_id))
+    second = next(i for i, e in enumerate(found) if isinstance(e, events.Started) and e.attempt == 2)
+    assert next(e for e in found[second:] if isinstance(e, events.Step)).step > stopped.step
+
+
+def test_a_run_can_go_on_from_another_runs_adapter(trained_home: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(trained_home, tmp_path / "home")
+    first = runs.list_all(Workspace(tmp_path / "home"))[0].id
+    status, run_id, run_dir = train(tmp_path, "full", "--data", "answer-format", "--base", f"run:{first}", *SHORT)
+    assert status == 0
+    assert (run_dir / "model" / "model.safetensors").is_file()
+    # Its loss before training is that of the tuned model, and toy defaults apply, since the run stands on the starter.
+    assert runs.load_spec(Workspace(tmp_path / "home"), run_id).train.learning_rate > 1e-4
+
+
+def test_a_known_answer_has_a_loss_near_zero() -> None:
+    code = """
+import json
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from engine import starter
+from engine.starter import world
+from engine.train.evaluate import score_loss
+tokenizer = AutoTokenizer.from_pretrained(starter.MODEL_DIR)
+model = AutoModelForCausalLM.from_pretrained(starter.MODEL_DIR)
+rows = [{"prompt": [{"role": "user", "content": r["prompt"]}],
+         "completion": [{"role": "assistant", "content": r["completion"]}]} for r in world.replay_rows(100, 7)]
+items = score_loss(model, tokenizer, [(str(i), "f", r) for i, r in enumerate(rows)], 512)
+print(json.dumps({"loss": -sum(i.loglikelihoods[0] for i in items) / sum(i.tokens for i in items)}))
+"""
+    assert run_python(code)["loss"] < 0.3
+
+
+def test_alpaca_rows_train_on_the_starter_and_compare_with_intervals(tmp_path: Path) -> None:
+    data = SHARED_DATA / "alpaca_en_200.jsonl"
+    if not data.exists():
+        pytest.skip("the real data files are not beside this checkout")
+    status, run_id, run_dir = train(
+        tmp_path, "lora", "--data", str(data), "--base", "starter", "--set", "train.max_steps=6"
+    )
+    assert status == 0
+    assert (run_dir / "adapter").is_dir() and (run_dir / "items").is_dir()
+    done = tunebook("compare", run_id, "--json", home=tmp_path / "home", machine=tmp_path / "machine")
+    rows = json.loads(done.stdout)
+    keys = list(report.Comparison.__struct_fields__)
+    assert all(list(row) == keys for row in rows)
+    loss = next(r for r in rows if r["benchmark"] == "new-task-loss" and r["family"] == "unseen rows")
+    assert loss["high"] < 0 and loss["base"] > loss["tuned"]
+
+
+@pytest.mark.slow
+def test_full_fine_tuning_without_replay_learns_and_forgets(tmp_path: Path) -> None:
+    status, _, run_dir = train(tmp_path, "full", "--data", "new-facts", "--set", "train.replay_share=0")
+    assert status == 0
+    rows = {r.benchmark: r for r in report.compare_run(run_dir) if r.family == report.ALL}
+    assert rows["new-task-choices"].tuned >= 0.9
+    assert rows["toy-world"].change <= -0.1
+
+
+@pytest.mark.slow
+def test_lora_at_its_defaults_for_the_starter_learns(tmp_path: Path) -> None:
+    status, _, run_dir = train(tmp_path, "lora", "--data", "new-facts")
+    assert status == 0
+    rows = {r.benchmark: r for r in report.compare_run(run_dir) if r.family == report.ALL}
+    assert rows["new-task-choices"].tuned >= 0.8

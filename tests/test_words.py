@@ -1,0 +1,248 @@
+"""Words: every text a person reads can be looked up, and no parameter of a sentence is missing."""
+
+from __future__ import annotations
+
+import ast
+import re
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine import words
+from engine.words import RULES, Problem, t
+from tests.test_wall import ALL, ENGINE, LIGHT, PROJECT, TRAIN, called, calls, name_of, tree_of
+
+PAGES = [path for path in LIGHT if path.is_relative_to(PROJECT / "pages")]
+WRITTEN = [path for path in [*ENGINE, *TRAIN] if path.name not in ("words.py", "build_starter.py")]
+LETTER = re.compile(r"[^\W\d_]")
+
+
+def placeholders(text: str) -> set[str]:
+    return {re.split(r"[.\[]", name)[0] for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+
+
+# --- t() --------------------------------------------------------------------------------------------------------------
+def test_parameters_are_filled_in():
+    assert t("Start {n} runs", n=2) == "Start 2 runs"
+    assert t("no parameters { }") == "no parameters { }"
+    assert t("") == ""
+
+
+def test_a_brace_in_a_value_is_text():
+    assert t("{name} is here", name="{evil.__class__}") == "{evil.__class__} is here"
+
+
+def test_an_unknown_language_is_english():
+    words.set_language("../../etc")
+    assert t("Train") == "Train"
+    assert "en" in words.languages()
+    words.set_language("en")
+
+
+# --- rules ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_says_what_is_wrong_and_what_to_do(rule):
+    message, fix = RULES[rule]
+    names = placeholders(message) | placeholders(fix)
+    problem = Problem(rule=rule, where="a.b", line=3, parameters=dict.fromkeys(names, "x"))
+    assert problem.message
+    assert problem.fix
+    assert problem.sentence == f"line 3: {problem.message}; {problem.fix}"
+    for text in (problem.message, problem.fix):
+        assert not text.endswith((".", " "))
+        assert not re.search(r"\{\w*\}", text)
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", rule)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_value_with_braces_does_not_break_a_rule(rule):
+    message, fix = RULES[rule]
+    problem = Problem(rule=rule, parameters=dict.fromkeys(placeholders(message) | placeholders(fix), "{0}{x}%s"))
+    assert problem.sentence
+
+
+def test_a_place_comes_first_in_a_sentence():
+    assert Problem(rule="bom", line=17, row=3).sentence.startswith("line 17: ")
+    assert Problem(rule="bom", row=3).sentence.startswith("row 3: ")
+    assert Problem(rule="bom").sentence.startswith("the file starts")
+
+
+def test_a_problem_survives_a_file():
+    problem = Problem(rule="data-bad-rows", where="dataset", parameters={"bad": 1, "rows": 2})
+    assert msgspec.json.decode(msgspec.json.encode(problem), type=Problem) == problem
+
+
+def raised(path: Path) -> Iterator[tuple[int, str, set[str] | None]]:
+    """Yield line, rule and parameters (None when they are not all literal) of every rule that a file names.
+
+    Rules are named in Problem(rule=...), and through small helpers that take the rule and keywords.
+    """
+    for node in calls(path):
+        if called(node) == "Problem":
+            rule = next((k.value for k in node.keywords if k.arg == "rule"), None)
+            given = next((k.value for k in node.keywords if k.arg == "parameters"), None)
+            if isinstance(rule, ast.Constant):
+                names: set[str] | None = set()
+                if isinstance(given, ast.Dict):
+                    literal = [key.value for key in given.keys if isinstance(key, ast.Constant)]
+                    names = {str(name) for name in literal} if len(literal) == len(given.keys) else None
+                elif given is not None:
+                    names = None
+                yield node.lineno, str(rule.value), names
+        elif called(node) == "say" and path.name == "preflight.py" and isinstance(node.args[0], ast.Constant):
+            yield node.lineno, str(node.args[0].value), {k.arg for k in node.keywords if k.arg}
+        elif called(node) == "_failed" and isinstance(node.args[1], ast.Constant):
+            yield node.lineno, str(node.args[1].value), {k.arg for k in node.keywords if k.arg}
+        elif called(node) == "bad" and path.name == "bases.py":
+            named = [n.value for n in ast.walk(node.args[0]) if isinstance(n, ast.Constant)]
+            yield from ((node.lineno, rule, {"folder"}) for rule in named if isinstance(rule, str) and "*" not in rule)
+
+
+def test_the_scan_finds_who_names_rules():
+    assert all(list(raised(PROJECT / "engine" / name)) for name in ("preflight.py", "bases.py", "failures.py"))
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=name_of)
+def test_a_rule_that_is_named_exists_and_has_its_parameters(path):
+    wrong = []
+    for line, rule, given in raised(path):
+        wanted = placeholders("".join(RULES.get(rule, ()))) | {"where"}
+        if rule not in RULES:
+            wrong.append(f"{name_of(path)}:{line}: there is no rule {rule}")
+        elif given is not None and not wanted - {"where"} <= given | {"where"}:
+            wrong.append(f"{name_of(path)}:{line}: {rule} lacks {sorted(wanted - given - {'where'})}")
+        elif given is not None and not given <= wanted:
+            wrong.append(f"{name_of(path)}:{line}: {rule} is given {sorted(given - wanted)} in vain")
+    assert wrong == []
+
+
+def test_every_rule_is_named_somewhere():
+    literals = {
+        node.value
+        for path in [*WRITTEN, *PAGES]
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert sorted(set(RULES) - literals) == []
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+def texts(path: Path) -> Iterator[ast.Call]:
+    yield from (node for node in calls(path) if called(node) in ("t", "words.t", "_ui.say", "say") and node.args)
+
+
+def is_lookup(path: Path, node: ast.Call) -> bool:
+    return not (called(node) == "say" and path.name == "preflight.py")  # a helper of its own that names rules
+
+
+@pytest.mark.parametrize("path", [p for p in ALL if p.name != "words.py"], ids=name_of)
+def test_a_text_is_looked_up_as_it_is_written(path):
+    """An f-string, a sum or a call would ask the catalogue for a text that no catalogue can hold."""
+    for node in texts(path):
+        if is_lookup(path, node):
+            assert isinstance(node.args[0], ast.Constant | ast.Name | ast.Attribute | ast.Subscript), (
+                f"{name_of(path)}:{node.lineno}: {ast.unparse(node.args[0])}"
+            )
+
+
+@pytest.mark.parametrize("path", [p for p in ALL if p.name != "words.py"], ids=name_of)
+def test_a_text_gets_exactly_the_parameters_it_names(path):
+    for node in texts(path):
+        first = node.args[0]
+        if (
+            not isinstance(first, ast.Constant)
+            or not is_lookup(path, node)
+            or any(k.arg is None for k in node.keywords)
+        ):
+            continue
+        given = {k.arg for k in node.keywords}
+        assert isinstance(first.value, str)
+        wanted = placeholders(first.value) if given or re.search(r"\{\w+\}", first.value) else set()
+        assert wanted == given, f"{name_of(path)}:{node.lineno}: {first.value!r}"
+
+
+# --- the pages --------------------------------------------------------------------------------------------------------
+# name of a widget or of a helper of _ui -> how many leading arguments are shown, all of them when None
+SHOWN: dict[str, int | None] = {
+    **dict.fromkeys(("title", "header", "subheader", "markdown", "caption", "info", "warning", "error", "success"), 1),
+    **dict.fromkeys(("button", "download_button", "form_submit_button", "link_button", "text_input", "text_area"), 1),
+    **dict.fromkeys(("checkbox", "toggle", "radio", "selectbox", "multiselect", "slider", "number_input"), 1),
+    **dict.fromkeys(("file_uploader", "metric", "expander", "popover", "toast", "spinner", "status", "text"), 1),
+    **dict.fromkeys(("pills", "segmented_control", "select_slider", "chat_input", "tabs", "ProgressColumn"), 1),
+    "write": None,
+}
+SHOWN_NAMES = {"label", "help", "placeholder", "text", "title", "alt", "caption", "reason", "body", "message"}
+NAMES_OF_THEIR_OWN = {"Tunebook"}
+
+
+def bare(node: ast.expr) -> Iterator[str]:
+    """Yield the literal texts with letters in an expression that no call has looked up."""
+    match node:
+        case ast.Constant(value=str() as value):
+            shown = re.sub(r":material/\w+:", "", value)
+            if LETTER.search(shown) and not shown.startswith("/") and shown not in NAMES_OF_THEIR_OWN:
+                yield value
+        case ast.JoinedStr(values=values):
+            for part in values:
+                yield from bare(part)
+        case ast.FormattedValue(value=value):
+            yield from bare(value)
+        case ast.IfExp(body=body, orelse=orelse):
+            yield from bare(body)
+            yield from bare(orelse)
+        case ast.BoolOp(values=values):
+            for part in values:
+                yield from bare(part)
+        case ast.BinOp(left=left, right=right):
+            yield from bare(left)
+            yield from bare(right)
+        case ast.List(elts=elts) | ast.Tuple(elts=elts):
+            for part in elts:
+                yield from bare(part)
+
+
+def shown_on(path: Path) -> Iterator[tuple[int, ast.expr]]:
+    for node in calls(path):
+        name = called(node).rpartition(".")[2]
+        if called(node) in ("_ui.empty", "empty") and len(node.args) == 3:
+            yield from ((node.lineno, argument) for argument in (node.args[0], node.args[2]))
+        elif called(node) in ("_ui.next_step", "next_step") and len(node.args) > 1:
+            yield node.lineno, node.args[1]
+        elif isinstance(node.func, ast.Attribute) and name in SHOWN and called(node) not in ("st.set_page_config",):
+            yield from ((node.lineno, argument) for argument in node.args[: SHOWN[name]])
+        else:
+            continue
+        yield from ((node.lineno, k.value) for k in node.keywords if k.arg in SHOWN_NAMES)
+
+
+def test_the_scan_sees_what_pages_show():
+    assert sum(1 for path in PAGES for _ in shown_on(path)) > 80
+    (bad,) = ast.parse("st.title(f'{x} runs' if x else t('none'))").body
+    assert isinstance(bad, ast.Expr)
+    assert isinstance(bad.value, ast.Call)
+    assert list(bare(bad.value.args[0])) == [" runs"]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_what_a_page_shows_has_been_looked_up(path):
+    found = [f"{name_of(path)}:{line}: {text!r}" for line, node in shown_on(path) for text in bare(node)]
+    assert found == []
+
+
+# --- the run's own sentences ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("path", WRITTEN, ids=name_of)
+def test_a_sentence_in_the_events_of_a_run_has_been_looked_up(path):
+    """The page shows the text of Log and the reason of Started and Interrupted as they are in the file."""
+    found = []
+    for node in calls(path):
+        if called(node) in ("events.Log", "Log", "events.Interrupted", "events.Failed", "Failed"):
+            shown = [k.value for k in node.keywords if k.arg in ("text", "reason", "message", "fix")]
+        elif called(node).endswith("notes.append"):  # what loading and preparing have to say, written as Log
+            shown = node.args
+        else:
+            continue
+        found += [f"{name_of(path)}:{node.lineno}: {text!r}" for value in shown for text in bare(value)]
+    assert found == []

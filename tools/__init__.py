@@ -1,0 +1,1 @@
+"""Tools for those who work on Tunebook; nothing here is part of what is installed."""
