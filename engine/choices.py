@@ -211,7 +211,9 @@ def problems(run_spec: spec.RunSpec, device: Device, shape: fit.Shape | None) ->
     found = []
     if run_spec.machine.backend == "unsloth":
         where = "machine.backend"
-        if not device.unsloth:
+        if device.name == "mps":
+            found.append(Problem(rule="unsloth-apple", where=where))
+        elif not device.unsloth:
             found.append(Problem(rule="unsloth-missing", where=where))
         elif run_spec.adapter not in UNSLOTH_ADAPTERS.get(run_spec.objective, ()) or run_spec.quantize == "8bit":
             what = " + ".join(

@@ -381,6 +381,10 @@ RULES: dict[str, tuple[str, str]] = {
         "Unsloth is not installed here",
         "install it (make unsloth, or pip install 'tunebook[unsloth]'), or set machine.backend to auto",
     ),
+    "unsloth-apple": (
+        "Unsloth is not used on Apple's GPU",
+        "set machine.backend to auto or plain",
+    ),
     "unsloth-broken": (
         "Unsloth is installed and cannot be loaded: {reason}",
         "mend the installation (make unsloth), or set machine.backend to plain",

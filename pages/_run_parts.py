@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from engine import cli, demo, drafts, events, failures, preflight, runs
+from engine import cli, demo, drafts, events, failures, machine, preflight, runs, turns
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _run_list, _ui
@@ -45,6 +45,33 @@ def tab_title(run: runs.Run) -> None:
     """Say in the browser's tab how far the run is, so that it can be watched from another one."""
     done = f"{round(100 * run.progress)} % " if run.status in ("running", "stopping") else ""
     st.set_page_config(page_title=f"{done}{_ui.status_word(run.status)} · {run.name}")
+
+
+def how_far(run_id: str, state: str, found: list[Any], last: events.Step | None) -> None:
+    """Show what a run is doing and how far it is; nothing when it has ended."""
+    phase = next((e for e in reversed(found) if isinstance(e, events.Phase)), None)
+    if state == "queued":
+        before = turns.place(machine.facts().device, run_id)
+        st.info(t("Waiting for its turn; {n} before it.", n=before) if before else t("About to start."))
+    words = {
+        "loading": t("Loading libraries and model"),
+        "training": t("Trying the longest batch") if phase and phase.detail == "probe" else t("Training"),
+        "saving": t("Saving"),
+        "evaluating": t("Scoring the base before training")
+        if phase and phase.detail == "base"
+        else t("Scoring what it learned and forgot"),
+    }
+    if state in ("running", "stopping"):
+        text = words.get(phase.phase, "") if phase else ""
+        if phase and phase.phase == "training" and last and last.left_s is not None:
+            text = t(
+                "{phase}: step {step} of {total}, about {left} left",
+                phase=text,
+                step=last.step,
+                total=last.total_steps,
+                left=_ui.duration(last.left_s),
+            )
+        st.progress(min(1.0, last.step / max(1, last.total_steps)) if last else 0.0, text=text)
 
 
 def actions(here: Workspace, run: runs.Run) -> None:

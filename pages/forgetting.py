@@ -6,7 +6,20 @@ import streamlit as st
 
 from engine import report, runs, sweeps
 from engine.words import t
-from pages import _forgetting_compare, _forgetting_run, _forgetting_sweeps, _ui
+from pages import _forgetting_compare, _forgetting_run, _forgetting_sweeps, _run_parts, _ui
+
+REFRESH_S = 2.0
+
+
+@_ui.fragment(run_every=REFRESH_S)
+def _going_on(run_id: str) -> None:
+    """Show how far a run is that has not ended, and read the whole page again when it has: then its scores are there."""
+    state = runs.status(workspace, run_id)
+    if state not in runs.LIVE:
+        st.rerun()
+    found = _run_parts.followed(workspace, run_id)
+    _run_parts.how_far(run_id, state, found.others, found.steps[-1] if found.steps else None)
+
 
 st.title(t("Forgetting"))
 st.write(t("What the model gained, and what it cost: the same questions, before and after."))
@@ -24,6 +37,14 @@ view = st.radio(
     t("What to look at"), list(views), format_func=views.__getitem__, key="forgetting_view", horizontal=True,
     label_visibility="collapsed",
 )  # fmt: skip
+going_on = _ui.known_run(wanted)
+if going_on and runs.status(workspace, going_on) not in runs.LIVE:
+    going_on = None
+if going_on and view == "run":
+    st.session_state["waited_for"] = going_on
+    _going_on(going_on)
+elif wanted == st.session_state.pop("waited_for", None) and wanted in {run.id for run in scored}:
+    st.session_state["scored_run"] = wanted
 if view == "sweep":
     _forgetting_sweeps.show(workspace)
 elif not scored:
@@ -42,7 +63,7 @@ else:
     run_id = st.selectbox(
         t("Run"), ids, index=ids.index(wanted) if wanted in ids else 0, format_func=lambda i: names[i], key="scored_run"
     )
-    if run_id != wanted:
+    if run_id != wanted and not going_on:  # what goes on stays in sight
         _ui.choose("run", run_id)
     others = len(_forgetting_compare.alike(workspace, scored, run_id)) - 1
     _forgetting_run.show(workspace, run_id)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine import bases, events, fit, machine, runs, spec, turns
+from engine import bases, events, fit, runs, spec
 from engine.words import t
 from pages import _charts, _run_list, _run_parts, _ui, _use
 
@@ -25,29 +25,7 @@ workspace = _ui.workspace()
 
 def _progress(run_id: str, state: str, found: list[Any], steps: list[events.Step]) -> None:
     last = steps[-1] if steps else None
-    phase = next((e for e in reversed(found) if isinstance(e, events.Phase)), None)
-    if state == "queued":
-        before = turns.place(machine.facts().device, run_id)
-        st.info(t("Waiting for its turn; {n} before it.", n=before) if before else t("About to start."))
-    words = {
-        "loading": t("Loading libraries and model"),
-        "training": t("Trying the longest batch") if phase and phase.detail == "probe" else t("Training"),
-        "saving": t("Saving"),
-        "evaluating": t("Scoring the base before training")
-        if phase and phase.detail == "base"
-        else t("Scoring what it learned and forgot"),
-    }
-    if state in ("running", "stopping"):
-        text = words.get(phase.phase, "") if phase else ""
-        if phase and phase.phase == "training" and last and last.left_s is not None:
-            text = t(
-                "{phase}: step {step} of {total}, about {left} left",
-                phase=text,
-                step=last.step,
-                total=last.total_steps,
-                left=_ui.duration(last.left_s),
-            )
-        st.progress(min(1.0, last.step / max(1, last.total_steps)) if last else 0.0, text=text)
+    _run_parts.how_far(run_id, state, found, last)
     a, b, c, d = st.columns(4)
     rate = next((e.tokens_per_s for e in reversed(steps) if e.tokens_per_s), None)
     a.metric(t("Step"), f"{last.step:,} / {last.total_steps:,}" if last else "–")

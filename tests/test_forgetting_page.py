@@ -16,6 +16,7 @@ from engine import (
     demo,
     drafts,
     evaluations,
+    events,
     remedies,
     report,
     report_files,
@@ -26,11 +27,31 @@ from engine import (
 )
 from engine.words import Problem
 from engine.workspace import Workspace
+from tests.test_language import made_run
 from tests.test_pages import button, has_button, open_page, preference_run, texts
 
 
 def select(app, key: str):
     return next(w for kind in ("selectbox", "button_group", "multiselect") for w in app.get(kind) if w.key == key)
+
+
+def test_a_run_that_goes_on_is_shown_until_its_scores_are_there(workspace: Workspace):
+    older = preference_run(workspace)
+    run_id = made_run(workspace, datasets.add_sample(workspace, starter.sample("new-facts")).id, 1)
+    app = open_page("forgetting", run=run_id)
+    assert app.get("progress")[0].proto.text.startswith("Training: step 5 of 10")
+    assert app.selectbox(key="scored_run").value == older and app.query_params["run"] in (run_id, [run_id])
+
+    for model in ("base", "tuned"):
+        items = [report.Item(item=str(i), family="sums", prompt_sha="p", gold=0, correct=True) for i in range(30)]
+        (workspace.run_dir(run_id) / "items").mkdir(exist_ok=True)
+        report.write_items(workspace.run_dir(run_id) / "items" / f"{model}-toy-world.jsonl", items)
+    log = events.EventLog(workspace.run_dir(run_id))
+    log.append(events.Finished(step=10))
+    log.close()
+    app.run()
+    assert not app.exception and not app.get("progress")
+    assert app.selectbox(key="scored_run").value == run_id
 
 
 def sft(**changes) -> spec.RunSpec:

@@ -138,7 +138,7 @@ def test_on_apples_gpu_four_bits_and_unsloth_are_refused_in_words_and_lora_runs(
         return [one.rule for one in problems if one.rule != "dataset-none"]
 
     assert rules("lora") == [] and "quantize-apple" in rules("qlora")
-    assert {"unsloth-missing", "no-bf16"} <= set(rules("lora", machine__backend="unsloth", machine__precision="bf16"))
+    assert {"unsloth-apple", "no-bf16"} <= set(rules("lora", machine__backend="unsloth", machine__precision="bf16"))
     made, _ = preflight.build(workspace, "lora", base_ref=base, dataset_id=None, overrides={})
     assert made is not None
     found = choices.choose(made, preflight.device(), bases.describe(base, workspace).shape, _setup(made))

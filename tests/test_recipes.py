@@ -107,7 +107,9 @@ def test_a_recipe_trains_moves_what_it_says_and_saves_what_loads_elsewhere(recip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["same"]
-    assert told["difference"] <= 1e-5  # nats a token, or points of reward: what was saved is what was trained
+    # Nats a token, or points of reward: what was saved is what was trained. Sums in another order differ by 1.2e-5 on some
+    # processors; weights rounded to bf16 would by a hundred times as much.
+    assert told["difference"] <= 5e-5
     assert starter.verify() == []  # the base on disk is bit for bit what it was
     assert told["zero"] == []
     workspace = Workspace(tmp_path / "home")
