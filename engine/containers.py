@@ -306,16 +306,17 @@ def range_chunks(file: BinaryIO, start: int, end: int, size: int | None = None) 
 _OUTSIDE = re.compile(rb'["\[\]{},]')
 _INSIDE = re.compile(rb'["\\\n]')
 
-
-_STRING = rb'"(?:[^"\\]|\\.)*+"'
-_MEMBER = rb"%b\s*+:\s*+(?:%b|[-+.0-9eE]++|true|false|null)\s*+" % (_STRING, _STRING)
+# No loop here can match one text in two ways, so a failure costs one pass over it. (Possessive loops would say the same;
+# Python 3.11 before .4 gets those around groups wrong, gh-101955.)
+_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+_MEMBER = rb"%b\s*:\s*(?:%b|[-+.0-9eE]+|true|false|null)\s*" % (_STRING, _STRING)
 # One document whose rows stand in a list of it, beside what is said about all of them; names that no layout gives a row.
 _WRAPPED = re.compile(
-    rb"\s*+\{\s*+(?:%b,\s*+)*+"
-    rb'"(?:data|dataset|examples|instances|items|records|rows|samples|train)"\s*+:\s*+(?=\[\s*+(?:[\]{]|\Z))' % _MEMBER,
+    rb"\s*\{\s*(?:%b,\s*)*"
+    rb'"(?:data|dataset|examples|instances|items|records|rows|samples|train)"\s*:\s*(?=\[\s*(?:[\]{]|\Z))' % _MEMBER,
     re.DOTALL,
 )
-_WRAPPED_END = re.compile(rb"\s*+(?:,\s*+%b)*+\}\s*+" % _MEMBER, re.DOTALL)
+_WRAPPED_END = re.compile(rb"\s*(?:,\s*%b)*\}\s*" % _MEMBER, re.DOTALL)
 _WRAPPER_BYTES = 65536  # as much as the container is judged by
 
 
