@@ -240,7 +240,12 @@ st.divider()
 if dataset is None:
     if _ui.current("dataset"):
         st.warning(t("The data this link names is not stored here. Upload it again, or choose other data."))
-    st.info(t('No data yet. Upload a file above, or try the sample "New facts" to see the whole path in two minutes.'))
+    if datasets.list_all(workspace):
+        st.info(t("Nothing is chosen yet. Upload a file above, or open what is here under “Data from before”."))
+    else:
+        st.info(
+            t('No data yet. Upload a file above, or try the sample "New facts" to see the whole path in two minutes.')
+        )
 else:
     st.subheader(_ui.plain(dataset.name))
     report = dataset.report
