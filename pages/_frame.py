@@ -1,5 +1,7 @@
 """The frame of every page: language, navigation, and what is being worked on."""
 
+from contextlib import suppress
+
 import streamlit as st
 
 from engine.words import t
@@ -29,5 +31,6 @@ page = st.navigation(
     ]
 )
 _ui.demo_notice(first=page.url_path == "data")
-page.run()
+with suppress(_ui.PageEnds):
+    page.run()
 _ui.sidebar()

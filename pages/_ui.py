@@ -30,6 +30,10 @@ STATUS_ICONS = {
 }
 
 
+class PageEnds(Exception):
+    """A page has nothing more to show. Its frame goes on with the sidebar, which st.stop would leave out."""
+
+
 def status_word(status: str) -> str:
     """Return a run's status in the reader's language."""
     words = {

@@ -461,7 +461,7 @@ if base.problems:
     _ui.problem_list(base.problems)
 if dataset is None and facts.data_type is None and facts.rows is None and facts.alignment_data is None:
     st.caption(t("Or plan without data: fill in the fields above."))
-    st.stop()
+    raise _ui.PageEnds
 shape = preflight.shape_for(base, facts.base_parameters)
 advice = advisor.advise(
     facts,

@@ -17,7 +17,7 @@ if demo.on():
     st.info(
         t("Chat is not part of this demo: every visitor would need a model in memory. Run Tunebook yourself to use it.")
     )
-    st.stop()
+    raise _ui.PageEnds
 
 workspace = _ui.workspace()
 LETTERS = "ABCDEFGH"

@@ -144,7 +144,7 @@ try:
     recipes = spec.recipes()
 except spec.RecipeError as error:
     st.error(_ui.say("A recipe cannot be read: {reason}. Correct the file or take it away.", reason=error))
-    st.stop()
+    raise _ui.PageEnds from None
 
 
 # --- base -------------------------------------------------------------------------------------------------------

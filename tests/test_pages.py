@@ -66,6 +66,8 @@ def real_run(workspace: Workspace, trained_home: Path) -> str:
 def test_every_page_opens_empty_and_says_what_to_do_next(name: str) -> None:
     app = open_page(name)
     assert app.title[0].value
+    assert "Starter" in "\n".join(str(m.value) for m in app.sidebar.markdown)
+    assert "language_switch" in [r.key for r in app.sidebar.radio]
     assert (
         has_button(app, "empty_state")
         or has_button(app, "next_step")
