@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +36,15 @@ def wait_until(condition: Callable[[], T], timeout_s: float = 20.0, what: str = 
         assert time.monotonic() < end_s, f"not within {timeout_s:g} s: {what or condition}"
         time.sleep(0.02)
     return value
+
+
+def peak_mib_of(code: str, *arguments: object) -> float:
+    """Return the peak memory of a fresh interpreter that runs `code`, in MiB. (Its ru_maxrss would be at least what this
+    process has: getrusage(2) keeps it over exec.)"""
+    code += "\nprint(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=PROJECT_DIR)
+    return float(done.stdout.splitlines()[-1]) / 1024
 
 
 def fake_spec(child: str = "finishes") -> spec.RunSpec:

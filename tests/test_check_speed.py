@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from engine import check as check_module
 from engine import check_worker, containers, content, repeats
 from engine.check import Report, check
 from engine.scan import Scan
-from tests.helpers import examples
+from tests.helpers import examples, peak_mib_of
 
 QUICK = settings(max_examples=examples(160), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -214,13 +212,8 @@ def test_past_a_number_of_rows_hashes_are_on_disk_and_no_longer_in_memory(path, 
 
 
 def peak_mib(path: Path) -> float:
-    """Peak memory of a check in a process of its own, in MiB. (Its ru_maxrss would be at least that of this process.)"""
-    code = (
-        "import sys; from engine.check import check; check(sys.argv[1], processes=1);"
-        "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    return float(done.stdout) / 1024
+    """Peak memory of a check in a process of its own, in MiB."""
+    return peak_mib_of("import sys; from engine.check import check; check(sys.argv[1], processes=1)", path)
 
 
 @pytest.mark.slow
