@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 import streamlit as st
 
-from engine import datasets, drafts, guide, runs, spec, starter
+from engine import chain, datasets, drafts, guide, runs, spec, starter
 from engine.words import t
 from pages import _ui
 
@@ -155,6 +155,9 @@ def _try_it(recipe: str, sample: str, settings: dict[str, object], key: str, bas
     """Offer a run on the starter that takes a minute, with its sample."""
     if recipe not in recipes:
         return
+    if recipes[recipe].needs:
+        _try_in_turn(base, key)
+        return
     about = t("A run on the starter; it takes a minute.")
     if st.button(t("Try it"), key=key, icon=":material/play_arrow:", help=about):
         known = {path: value for path, value in settings.items() if path in spec.fields()}
@@ -167,6 +170,19 @@ def _try_it(recipe: str, sample: str, settings: dict[str, object], key: str, bas
             came_from=t("From the guide"),
         )
         _ui.go("train", draft=drafts.save(workspace, draft))
+
+
+def _try_in_turn(base: str, key: str) -> None:
+    """Offer what stands on other runs as the chain of them, with the stage that comes next set up."""
+    about = t("Three runs on the starter, one after the other: SFT, reward model and PPO.")
+    if st.button(t("Try it"), key=key, icon=":material/linear_scale:", help=about):
+        st.session_state["chain_base"] = base
+        found = chain.look(workspace, base=base)
+        if found.next is None:  # all done, or one is under way: Train says which
+            _ui.go("train", chain="1")
+        else:
+            made = chain.draft(found, found.next, dataset=chain.sample_id(workspace, found.next))
+            _ui.go("train", chain="1", draft=drafts.save(workspace, made))
 
 
 # --- the parts of the page --------------------------------------------------------------------------------------

@@ -290,14 +290,14 @@ def test_every_step_of_the_learning_paths_is_a_run_that_could_start(workspace: W
     app = open_page("guide")
     keys = [str(b.key) for b in app.button if str(b.key).startswith(("step_", "try_"))]
     assert len(keys) >= 20
-    clicked = keys if all_of_them else ["step_O7_kto", "try_qlora"]
+    clicked = keys if all_of_them else ["step_O7_kto", "try_qlora", "try_ppo"]
     for key in clicked:
         app.switch_page("guide.py").run()
         button(app, key).click().run()
         assert not app.exception
     made = [drafts.load(workspace, path.stem) for path in (workspace.root / "drafts").glob("*.json")]
     assert len(made) == len(clicked)
-    assert len({(draft.recipe, draft.dataset) for draft in made if draft}) >= (10 if all_of_them else 2)
+    assert len({(draft.recipe, draft.dataset) for draft in made if draft}) >= (10 if all_of_them else 3)
     for draft in made:
         assert draft is not None and draft.dataset is not None
         _, problems = preflight.build(
