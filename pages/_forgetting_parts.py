@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ from pages import _ui
 GREY = "#8b93a5"
 STRONG = "#4c6ef5"  # 3 : 1 and more on both grounds
 PICKED = "#e8590c"
+# About what is left for the points of the frontier between its title and its axis, and the height of a name there.
+PLOT_PIXELS, LINE_PIXELS = 330, 17
 
 
 def titles(workspace: Workspace) -> dict[str, str]:
@@ -231,10 +234,8 @@ def frontier_figure(points: Sequence[report.Point], picked: report.Point | None)
         figure.add_scatter(
             x=[scale * (one.gain or 0) for one in some],
             y=[100 * (one.retention or 0) for one in some],
-            mode="markers+text",
+            mode="markers",
             name=legend,
-            text=[_label(one, paths, len(known)) for one in some],
-            textposition="top center",
             marker={"size": 11, "color": colour, "symbol": symbol},
             # a path's beaten points would hide it behind their bars; the table has them
             error_x=_bars(
@@ -266,7 +267,34 @@ def frontier_figure(points: Sequence[report.Point], picked: report.Point | None)
     ends = [scale * (one.gain or 0.0) for one in known] or [0.0]
     room = 0.3 * (max(ends) - min(ends)) or 5.0 * scale / 100
     ends += [scale * end for one in known for end in (one.gain_low, one.gain_high) if end and not math.isinf(end)]
-    figure.update_xaxes(range=[min(ends) - room, max(ends) + room])
+    left, right = min(ends) - room, max(ends) + room
+    kept = [100 * (one.retention or 0.0) for one in known] or [0.0]
+    kept += [
+        100 * end
+        for one in known
+        if _barred(one)
+        for end in (one.retention_low, one.retention_high)
+        if end is not None and not math.isinf(end)
+    ]
+    spare = 0.08 * (max(kept) - min(kept)) or 5.0
+    bottom, top = min(kept) - spare, max(kept) + spare
+    named = [(one, name) for one in known if (name := _label(one, paths, len(known)))]
+    for side in (1, -1):  # beside the point, where there is more room
+        some = [
+            (scale * (one.gain or 0.0), 100 * (one.retention or 0.0), name)
+            for one, name in named
+            if (scale * (one.gain or 0.0) < (left + right) / 2 + 0.1 * (right - left)) == (side > 0)
+        ]
+        some.sort(key=lambda one: -one[1])
+        heights = [(top - y) / (top - bottom) * PLOT_PIXELS for _, y, _ in some]
+        for (x, y, name), height, place in zip(some, heights, apart(heights, LINE_PIXELS), strict=True):
+            figure.add_annotation(
+                x=x, y=y, text=html.escape(name, quote=False), ax=40 * side, ay=place - height,
+                xanchor="left" if side > 0 else "right", showarrow=True, arrowhead=0, arrowwidth=1, arrowcolor=GREY,
+                standoff=7,
+            )  # fmt: skip
+    figure.update_xaxes(range=[left, right])
+    figure.update_yaxes(range=[bottom, top])
     figure.update_layout(
         xaxis_title=t("gained on the new task, points") if scale == 100 else t("gained on the new task, nats"),
         yaxis_title=t("general knowledge kept, %"),
@@ -275,6 +303,20 @@ def frontier_figure(points: Sequence[report.Point], picked: report.Point | None)
         legend={"orientation": "h", "y": 1.12},
     )
     return figure
+
+
+def apart(places: Sequence[float], least: float) -> list[float]:
+    """Return ascending places moved as little as can be, in least squares, so that neighbours are `least` apart: isotonic
+    regression by pooling adjacent violators (Barlow and others, 1972), on what is left after the distance is taken off."""
+    pools: list[tuple[float, int]] = []
+    for number, place in enumerate(places):
+        pool = (place - number * least, 1)
+        while pools and pools[-1][0] > pool[0]:
+            value, count = pools.pop()
+            pool = ((value * count + pool[0] * pool[1]) / (count + pool[1]), count + pool[1])
+        pools.append(pool)
+    values = [value for value, count in pools for _ in range(count)]
+    return [value + number * least for number, value in enumerate(values)]
 
 
 def _barred(one: report.Point) -> bool:
@@ -319,7 +361,7 @@ def points_table(points: Sequence[report.Point], weight: float | None) -> pd.Dat
         found.append(
             {
                 t("Run"): one.name,
-                **({t("Runs"): len(one.runs)} if any(len(other.runs) > 1 for other in order) else {}),
+                **({t("Seeds"): len(one.runs)} if any(len(other.runs) > 1 for other in order) else {}),
                 t("Frontier"): t("yes") if one.on_frontier else "",
                 t("Gained"): figure_with(
                     one.gain, one.gain_low, one.gain_high, 100 if in_points(one) else 1, signed=True

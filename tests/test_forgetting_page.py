@@ -6,9 +6,12 @@ import csv
 import functools
 import io
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine import (
     bases,
@@ -27,6 +30,7 @@ from engine import (
 )
 from engine.words import Problem
 from engine.workspace import Workspace
+from pages import _forgetting_parts as parts
 from tests.test_language import made_run
 from tests.test_pages import button, has_button, open_page, preference_run, texts
 
@@ -52,6 +56,16 @@ def test_a_run_that_goes_on_is_shown_until_its_scores_are_there(workspace: Works
     app.run()
     assert not app.exception and not app.get("progress")
     assert app.selectbox(key="scored_run").value == run_id
+
+
+@given(st.lists(st.floats(-500, 500), max_size=12), st.floats(1, 50))
+def test_names_beside_points_are_moved_apart_and_no_further(places, least):
+    places = sorted(places)
+    moved = parts.apart(places, least)
+    assert len(moved) == len(places)
+    assert all(b - a >= least - 1e-6 for a, b in pairwise(moved))
+    assert sum(moved) == pytest.approx(sum(places), abs=1e-6)
+    assert parts.apart(moved, least) == pytest.approx(moved, abs=1e-6)
 
 
 def sft(**changes) -> spec.RunSpec:
@@ -108,7 +122,7 @@ def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -
     (other / "items" / "tuned-toy-world.jsonl").write_bytes((source / "items" / "base-toy-world.jsonl").read_bytes())
     app = open_page("forgetting", run=run_id, view="compare")
     table = app.dataframe[0].value
-    assert table["Runs"].tolist() == [2]  # they differ in nothing, so they are two seeds of one
+    assert table["Seeds"].tolist() == [2]  # they differ in nothing, so they are two seeds of one
     app.toggle[0].set_value(False).run()
     assert not app.exception
     table = app.dataframe[0].value.set_index("Run")

@@ -246,3 +246,37 @@ def test_a_sentence_in_the_events_of_a_run_has_been_looked_up(path):
             continue
         found += [f"{name_of(path)}:{node.lineno}: {text!r}" for value in shown for text in bare(value)]
     assert found == []
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+def columns(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line and the names of each table that is written as a dictionary, whose later keys replace earlier ones."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Dict):
+            parts = [key for key in node.keys if key is not None]
+            spread = [value for key, value in zip(node.keys, node.values, strict=True) if key is None]
+            parts += [key for part in spread for inner in ast.walk(part) if isinstance(inner, ast.Dict)
+                      for key in inner.keys if key is not None]  # fmt: skip
+            names = [
+                key.args[0].value
+                for key in parts
+                if isinstance(key, ast.Call) and ast.unparse(key.func) == "t" and isinstance(key.args[0], ast.Constant)
+            ]
+            if len(names) > 1:
+                yield node.lineno, [str(name) for name in names]
+
+
+def test_the_scan_finds_tables():
+    assert sum(1 for path in PAGES for _ in columns(path)) > 10
+
+
+@pytest.mark.parametrize("language", words.languages())
+def test_no_two_columns_of_a_table_have_one_name(language):
+    words.set_language(language)
+    try:
+        for path in PAGES:
+            for line, names in columns(path):
+                shown = [t(name) for name in names]
+                assert len(set(shown)) == len(shown), f"{path.name}:{line}: {shown}"
+    finally:
+        words.set_language("en")
