@@ -549,8 +549,8 @@ def _lost(rows: list[Comparison]) -> str:
     figures = {
         "base": _percent(row.base),
         "tuned": _percent(row.tuned),
-        "points": f"{abs(100 * row.change):.0f}",
-        "worst": f"{max(0.0, -100 * row.low):.0f}",
+        "points": f"{abs(100 * row.change):.1f}",
+        "worst": f"{max(0.0, -100 * row.low):.1f}",
     }
     if row.high < 0:
         return t(

@@ -40,7 +40,7 @@ view = st.radio(
 going_on = _ui.known_run(wanted)
 if going_on and runs.status(workspace, going_on) not in runs.LIVE:
     going_on = None
-if going_on and view == "run":
+if going_on and view == "run" and not is_sweep:
     st.session_state["waited_for"] = going_on
     _going_on(going_on)
 elif wanted == st.session_state.pop("waited_for", None) and wanted in {run.id for run in scored}:

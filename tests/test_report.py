@@ -302,11 +302,11 @@ ROSE = of({"both": 50, "tuned": 40, "neither": 10}, "toy-world")
     [
         (LEARNED + FORGOT,
          "It learned the new task: 10 % → 90 % right on 100 held-out questions. "
-         "It lost toy-world knowledge: 100 % → 60 %, 40 points less, which is beyond noise."),
+         "It lost toy-world knowledge: 100 % → 60 %, 40.0 points less, which is beyond noise."),
         (UNCHANGED, "No learning can be told from noise on the new task: 53 % → 54 % right on 100 questions."),
         (WORSE, "It got worse at the new task: 50 % → 10 % right on 100 held-out questions."),
         (KEPT, "The new task was not scored. No loss of toy-world knowledge can be told from noise (99 % → 98 %); "
-               "it may have lost up to 5 points."),
+               "it may have lost up to 5.3 points."),
         (ROSE, "The new task was not scored. Toy-world knowledge rose from 50 % to 90 %, beyond noise."),
         (losses(-0.5), "It learned from the rows: the loss on 30 held-out rows fell from 1.50 to 1.00."),
         (losses(0.5), "It did not carry over: the loss on 30 held-out rows rose from 1.50 to 2.00."),
