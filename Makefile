@@ -43,7 +43,7 @@ test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-all: lint
-	$(BIN)/python -m pytest -q --fresh-children
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --fresh-children
 
 # after a text of the interface was added or changed: brings the catalogues up to date and names what lacks a translation
 messages: setup
