@@ -26,8 +26,9 @@ from engine.check import check
 from engine.words import Problem, Text, later, set_language, t
 from engine.workspace import Workspace
 from tests.conftest import ROOT
+from tests.house.sources import ENGINE, called, name_of, tree_of
+from tests.house.sources import PAGES as PAGE_FILES
 from tests.test_browser import Server, browser, one_server, server  # noqa: F401 - fixtures
-from tests.test_wall import ENGINE, LIGHT, called, name_of, tree_of
 from tools import messages
 
 PAGES = ("data", "advisor", "train", "runs", "chat", "forgetting", "guide")
@@ -127,7 +128,7 @@ def test_a_text_is_not_looked_up_before_a_reader_is_known():
 
 def test_every_fragment_speaks_the_language_of_its_page():
     """st.fragment runs again in a thread that never saw the frame; _ui.fragment chooses the language first."""
-    pages = [path for path in LIGHT if path.is_relative_to(ROOT / "pages") and path.name != "_ui.py"]
+    pages = [path for path in PAGE_FILES if path.name != "_ui.py"]
     named = [path.name for path in pages if "st.fragment" in path.read_text(encoding="utf-8")]
     assert named == [], "use _ui.fragment"
 

@@ -13,9 +13,8 @@ import pytest
 
 from engine import words
 from engine.words import RULES, Problem, t
-from tests.test_wall import ALL, ENGINE, LIGHT, PROJECT, TRAIN, called, calls, name_of, tree_of
+from tests.house.sources import ALL, ENGINE, PAGES, PROJECT, TRAIN, called, calls, name_of, tree_of
 
-PAGES = [path for path in LIGHT if path.is_relative_to(PROJECT / "pages")]
 WRITTEN = [path for path in [*ENGINE, *TRAIN] if path.name not in ("words.py", "build_starter.py")]
 LETTER = re.compile(r"[^\W\d_]")
 
@@ -43,25 +42,23 @@ def test_an_unknown_language_is_english():
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("rule", RULES)
-def test_a_rule_says_what_is_wrong_and_what_to_do(rule):
-    message, fix = RULES[rule]
-    names = placeholders(message) | placeholders(fix)
-    problem = Problem(rule=rule, where="a.b", line=3, parameters=dict.fromkeys(names, "x"))
-    assert problem.message
-    assert problem.fix
-    assert problem.sentence == f"line 3: {problem.message}; {problem.fix}"
-    for text in (problem.message, problem.fix):
-        assert not text.endswith((".", " "))
-        assert not re.search(r"\{\w*\}", text)
-    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", rule)
+def test_a_rule_says_what_is_wrong_and_what_to_do():
+    for rule, (message, fix) in RULES.items():
+        names = placeholders(message) | placeholders(fix)
+        problem = Problem(rule=rule, where="a.b", line=3, parameters=dict.fromkeys(names, "x"))
+        assert problem.message, rule
+        assert problem.fix, rule
+        assert problem.sentence == f"line 3: {problem.message}; {problem.fix}"
+        for text in (problem.message, problem.fix):
+            assert not text.endswith((".", " ")), rule
+            assert not re.search(r"\{\w*\}", text), rule
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", rule)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_value_with_braces_does_not_break_a_rule(rule):
-    message, fix = RULES[rule]
-    problem = Problem(rule=rule, parameters=dict.fromkeys(placeholders(message) | placeholders(fix), "{0}{x}%s"))
-    assert problem.sentence
+def test_a_value_with_braces_does_not_break_a_rule():
+    for rule, (message, fix) in RULES.items():
+        problem = Problem(rule=rule, parameters=dict.fromkeys(placeholders(message) | placeholders(fix), "{0}{x}%s"))
+        assert problem.sentence, rule
 
 
 def test_a_place_comes_first_in_a_sentence():
@@ -105,10 +102,9 @@ def test_the_scan_finds_who_names_rules():
     assert all(list(raised(PROJECT / "engine" / name)) for name in ("preflight.py", "bases.py", "failures.py"))
 
 
-@pytest.mark.parametrize("path", WRITTEN, ids=name_of)
-def test_a_rule_that_is_named_exists_and_has_its_parameters(path):
+def test_a_rule_that_is_named_exists_and_has_its_parameters():
     wrong = []
-    for line, rule, given in raised(path):
+    for path, line, rule, given in ((file, *one) for file in WRITTEN for one in raised(file)):
         wanted = placeholders("".join(RULES.get(rule, ()))) | {"where"}
         if rule not in RULES:
             wrong.append(f"{name_of(path)}:{line}: there is no rule {rule}")
@@ -138,19 +134,17 @@ def is_lookup(path: Path, node: ast.Call) -> bool:
     return not (called(node) == "say" and path.name == "preflight.py")  # a helper of its own that names rules
 
 
-@pytest.mark.parametrize("path", [p for p in ALL if p.name != "words.py"], ids=name_of)
-def test_a_text_is_looked_up_as_it_is_written(path):
+def test_a_text_is_looked_up_as_it_is_written():
     """An f-string, a sum or a call would ask the catalogue for a text that no catalogue can hold."""
-    for node in texts(path):
+    for path, node in ((file, node) for file in ALL if file.name != "words.py" for node in texts(file)):
         if is_lookup(path, node):
             assert isinstance(node.args[0], ast.Constant | ast.Name | ast.Attribute | ast.Subscript), (
                 f"{name_of(path)}:{node.lineno}: {ast.unparse(node.args[0])}"
             )
 
 
-@pytest.mark.parametrize("path", [p for p in ALL if p.name != "words.py"], ids=name_of)
-def test_a_text_gets_exactly_the_parameters_it_names(path):
-    for node in texts(path):
+def test_a_text_gets_exactly_the_parameters_it_names():
+    for path, node in ((file, node) for file in ALL if file.name != "words.py" for node in texts(file)):
         first = node.args[0]
         if (
             not isinstance(first, ast.Constant)
@@ -226,18 +220,17 @@ def test_the_scan_sees_what_pages_show():
     assert list(bare(bad.value.args[0])) == [" runs"]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=name_of)
-def test_what_a_page_shows_has_been_looked_up(path):
-    found = [f"{name_of(path)}:{line}: {text!r}" for line, node in shown_on(path) for text in bare(node)]
-    assert found == []
+def test_what_a_page_shows_has_been_looked_up():
+    assert [
+        f"{name_of(path)}:{line}: {text!r}" for path in PAGES for line, node in shown_on(path) for text in bare(node)
+    ] == []
 
 
 # --- the run's own sentences ------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("path", WRITTEN, ids=name_of)
-def test_a_sentence_in_the_events_of_a_run_has_been_looked_up(path):
+def test_a_sentence_in_the_events_of_a_run_has_been_looked_up():
     """The page shows the text of Log and the reason of Started and Interrupted as they are in the file."""
     found = []
-    for node in calls(path):
+    for path, node in ((file, node) for file in WRITTEN for node in calls(file)):
         if called(node) in ("events.Log", "Log", "events.Interrupted", "events.Failed", "Failed"):
             shown = [k.value for k in node.keywords if k.arg in ("text", "reason", "message", "fix")]
         elif called(node).endswith("notes.append"):  # what loading and preparing have to say, written as Log
