@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 
-def lazily(package: str, **homes: str) -> Callable[[str], Any]:
-    """Return a module's `__getattr__` (PEP 562): each name is taken from its home, a module of the package."""
+def lazily(package: str, **names_in: str) -> Callable[[str], Any]:
+    """Return a module's `__getattr__` (PEP 562) that takes each name from its module of the package, given as
+    module="Name other_name"."""
+    homes = {name: module for module, names in names_in.items() for name in names.split()}
 
     def find(name: str) -> Any:
         if name not in homes:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from engine import split, words
+from engine import split
 from engine.check_worker import Job, Pool, PoolBroken, check_range, problems_path, workers_for
 from engine.containers import (
     BOM,
@@ -64,7 +64,7 @@ from engine.rows import (
 from engine.rules import Lengths
 from engine.tables import csv_records, parquet_records, separator_of
 from engine.texts import is_blank, name_list, short
-from engine.words import Problem, Text, later, t
+from engine.words import Problem, Text, language, later, t
 
 if TYPE_CHECKING:
     from engine.bases import Base
@@ -633,7 +633,7 @@ class _Check:
             mapping=self.mapping,
             example=self.example,
             long_bytes=self.window.least_bytes if self.window else None,
-            language=words.language(),
+            language=language(),
             problems_folder=every,
         )
         pool = Pool(job, processes - 1)

@@ -21,10 +21,10 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from engine import words
 from engine.containers import line_blocks, range_chunks
 from engine.formats import Reading
 from engine.rows import HasAnswers, Piece, RowChecks
+from engine.words import set_language
 
 # A worker's import costs about what checking this much does.
 WORTH_BYTES = 16 << 20
@@ -75,7 +75,7 @@ def problems_path(folder: str, index: int) -> Path:
 def serve(source: BinaryIO, out: BinaryIO) -> None:
     """Do the job that stands in `source`."""
     job = msgspec.json.decode(source.readline(), type=Job)
-    words.set_language(job.language)
+    set_language(job.language)
     checks = RowChecks(job.reading, mapping=job.mapping, example=job.example, long_bytes=job.long_bytes)
     with open(os.fsdecode(job.path), "rb") as file:
         for line in source:

@@ -82,13 +82,13 @@ def check(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def _list_rules(*, as_json: bool) -> int:
     """Print the id of every rule of the check with a line of help."""
-    from engine.words import CHECK_HELP as HELP
+    from engine.words import CHECK_HELP
 
     if as_json:
-        _print_json({rule: t(text) for rule, text in HELP.items()})
+        _print_json({rule: t(text) for rule, text in CHECK_HELP.items()})
     else:
-        width = max(map(len, HELP))
-        print("\n".join(f"{rule:<{width}}  {t(text)}" for rule, text in HELP.items()))
+        width = max(map(len, CHECK_HELP))
+        print("\n".join(f"{rule:<{width}}  {t(text)}" for rule, text in CHECK_HELP.items()))
     return EXIT_OK
 
 

@@ -21,9 +21,9 @@ from typing import Any
 
 import msgspec
 
-from engine import datasets, demo, hub, words
+from engine import datasets, demo, hub
 from engine.fixes import Edit
-from engine.words import Problem
+from engine.words import Problem, set_language
 from engine.workspace import Workspace, write_atomically
 
 # Below, a check is over in well under a second, and a process of its own would only cost its start.
@@ -230,7 +230,7 @@ def main(folder: Path) -> int:
         most_s = demo.limits().check_cpu_s  # SIGXCPU ends it, and result() says that it ended
         resource.setrlimit(resource.RLIMIT_CPU, (most_s, most_s + 5))
     call = msgspec.json.decode((folder / "call.json").read_bytes(), type=Call)
-    words.set_language(call.language)
+    set_language(call.language)
     write_atomically(folder / "result.json", msgspec.json.encode(carry_out(call, Meter(told))))
     return 0
 

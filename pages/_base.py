@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from engine import bases, choices, demo, fit, hub, jobs, machine, preflight, runs, spec, words
-from engine.words import Problem, t
+from engine import bases, choices, demo, fit, hub, jobs, machine, preflight, runs, spec
+from engine.words import Problem, language, t
 from engine.workspace import Workspace
 from pages import _ui
 
@@ -207,7 +207,7 @@ def _download(workspace: Workspace, base: bases.Base, seen: hub.Model | Problem 
     begun = bases.begun(base.ref)
     label = t("Go on with the download") if begun else t("Download this model")
     if st.button(label, icon=":material/download:", type="primary", key="download_base"):
-        call = jobs.Call(workspace=str(workspace.root), model=base.ref, language=words.language())
+        call = jobs.Call(workspace=str(workspace.root), model=base.ref, language=language())
         st.session_state["download"] = str(jobs.start(call, token=_token()))
         st.rerun()
     if begun:

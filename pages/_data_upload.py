@@ -10,9 +10,9 @@ from typing import Any
 import streamlit as st
 from streamlit.components.v2 import component
 
-from engine import datasets, demo, jobs, uploads, words
+from engine import datasets, demo, jobs, uploads
 from engine.fixes import Edit
-from engine.words import t
+from engine.words import language, t
 from engine.workspace import Workspace
 from pages import _ui
 
@@ -235,7 +235,7 @@ def _begin(call: jobs.Call, size_bytes: int) -> None:
         return
     import msgspec
 
-    call = msgspec.structs.replace(call, language=words.language())
+    call = msgspec.structs.replace(call, language=language())
     watch(jobs.start(call))
 
 
@@ -278,7 +278,7 @@ def rows_made(workspace: Workspace, dataset: datasets.Dataset) -> None:
     if dataset.has_rows:
         return
     if st.session_state.get("rows_job", ("", ""))[0] != dataset.id:  # one for other data goes on by itself
-        call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, rows=True, language=words.language())
+        call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, rows=True, language=language())
         st.session_state["rows_job"] = dataset.id, str(jobs.start(call))
     _watch_rows()
 

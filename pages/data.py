@@ -6,9 +6,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from engine import datasets, demo, hub, jobs, mix, starter, words
+from engine import datasets, demo, hub, jobs, mix, starter
 from engine.formats import BY_NAME, IGNORE, targets
-from engine.words import t
+from engine.words import language, t
 from pages import _data_numbers, _data_rows, _data_upload, _ui
 
 # Larger files are left where they are: a download lies in memory while it is sent.
@@ -68,7 +68,7 @@ def _hub() -> None:
     )
     if st.button(t("Fetch and check"), type="primary", key="fetch_hub_data"):
         ref = f"hf:{name}:{part.config}:{part.split}"
-        call = jobs.Call(workspace=str(workspace.root), data=ref, language=words.language())
+        call = jobs.Call(workspace=str(workspace.root), data=ref, language=language())
         _data_upload.watch(jobs.start(call, token=st.session_state.get("kept_token")))
 
 

@@ -20,7 +20,7 @@ from engine import choices, events, fit, machine, preflight, report, spec
 from engine.choices import Device
 from engine.train.arguments import kept_best
 from engine.train.callback import EventCallback, early_stop
-from engine.words import Problem
+from engine.words.problem import Problem
 from tests import forked
 from tests.conftest import ROOT
 from tests.tiny_models import SHAPES

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from engine import bases, containers, words
+from engine import bases, containers
 from engine import check as check_module
 from engine.check import check
+from engine.words import CHECK_HELP, RULES
 
 CASES = Path(__file__).parent / "cases"
 INDEX: dict[str, dict] = json.loads((CASES / "index.json").read_text())
@@ -41,9 +42,9 @@ def test_each_rule_of_the_check_has_a_case_and_a_line_of_help():
     source = "".join((engine / name).read_text() for name in names)
     elsewhere = {"file-missing", "file-is-folder", "file-no-permission", "file-unreadable", "disk-full",
                  "mapping-target", "mapping-twice"}  # fmt: skip
-    rules = {rule for rule in words.RULES if f'"{rule}"' in source} - elsewhere
-    assert rules == set(INDEX) == set(words.CHECK_HELP)
-    for rule, text in words.CHECK_HELP.items():
+    rules = {rule for rule in RULES if f'"{rule}"' in source} - elsewhere
+    assert rules == set(INDEX) == set(CHECK_HELP)
+    for rule, text in CHECK_HELP.items():
         severity = "warning" if text.startswith("Warning") else "error"
         assert text.startswith(("Warning", "Error")) and "\n" not in text and len(text) < 110, rule
         assert severity in ("warning", "error")

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from engine import failures, spec
-from engine.words import Problem
+from engine.words.problem import Problem
 from tests.helpers import fake_spec
 
 

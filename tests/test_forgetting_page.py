@@ -28,7 +28,7 @@ from engine import (
     starter,
     sweeps,
 )
-from engine.words import Problem
+from engine.words.problem import Problem
 from engine.workspace import Workspace
 from pages import _forgetting_parts as parts
 from tests.test_language import made_run

@@ -21,9 +21,12 @@ from google.protobuf.message import Message
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 
-from engine import cli, datasets, events, failures, guide, processes, report, runs, spec, starter, words
+from engine import cli, datasets, events, failures, guide, processes, report, runs, spec, starter
 from engine.check import check
-from engine.words import Problem, Text, later, set_language, t
+from engine.words import environment_language, language_of, languages
+from engine.words import text as words_text
+from engine.words.problem import Problem
+from engine.words.text import Text, later, set_language, t
 from engine.workspace import Workspace
 from tests.conftest import ROOT
 from tests.house.sources import ENGINE, called, name_of, tree_of
@@ -50,7 +53,7 @@ def compiled(path: Path) -> dict[str, str]:
 
 # --- the catalogue ----------------------------------------------------------------------------------------------------
 def test_chinese_can_be_chosen():
-    assert words.languages() == ("en", "zh")
+    assert languages() == ("en", "zh")
 
 
 @pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parents[1].name)
@@ -147,7 +150,7 @@ def test_every_fragment_speaks_the_language_of_its_page():
     ],
 )
 def test_a_terminal_says_which_language_it_wants(environment, language):
-    assert words.environment_language(environment) == language
+    assert environment_language(environment) == language
 
 
 def test_the_command_line_speaks_the_chosen_language(tmp_path, monkeypatch, capsys):
@@ -315,9 +318,9 @@ class Heard:
 
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
-    made = Heard(words._catalogue("zh"))
-    usual = words._catalogue
-    monkeypatch.setattr(words, "_catalogue", lambda code: made if code == "zh" else usual(code))
+    made = Heard(words_text._catalogue("zh"))
+    usual = words_text._catalogue
+    monkeypatch.setattr(words_text, "_catalogue", lambda code: made if code == "zh" else usual(code))
     return made
 
 
@@ -446,7 +449,7 @@ def test_the_switch_keeps_the_page_the_data_and_the_run(workspace: Workspace):
 
 def test_an_address_that_asks_for_no_language_of_ours_gets_english():
     for value in ("../../etc", "<script>", "xx", "", "ZH", "zh-TW"):
-        assert words.language_of(value) == ("zh" if value.lower().startswith("zh") else None)
+        assert language_of(value) == ("zh" if value.lower().startswith("zh") else None)
     app = opened("../../etc", "data")
     assert app.title[0].value == "Data"
 

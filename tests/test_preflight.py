@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine import bases, datasets, machine, preflight, spec, starter
-from engine.words import Problem
+from engine.words.problem import Problem
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import spec
-from engine.words import Problem
+from engine.words.problem import Problem
 
 RECIPES = sorted(path.stem for path in spec.RECIPES_DIR.glob("*.yaml"))
 TOY, SMALL, LARGE = 1e6, 5e8, 7e9

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from engine import datasets, events, report, runs, spec, starter, sweeps
-from engine.words import Problem
+from engine.words.problem import Problem
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import tunebook

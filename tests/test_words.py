@@ -11,11 +11,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine import words
-from engine.words import RULES, Problem, t
+from engine.words import languages, set_language
+from engine.words.problem import Problem
+from engine.words.rules import RULES
+from engine.words.text import t
 from tests.house.sources import ALL, ENGINE, PAGES, PROJECT, TRAIN, called, calls, name_of, tree_of
 
-WRITTEN = [path for path in [*ENGINE, *TRAIN] if path.name not in ("words.py", "build_starter.py")]
+WORDS = PROJECT / "engine" / "words"
+WRITTEN = [path for path in [*ENGINE, *TRAIN] if path.parent != WORDS and path.name != "build_starter.py"]
 LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -35,10 +38,10 @@ def test_a_brace_in_a_value_is_text():
 
 
 def test_an_unknown_language_is_english():
-    words.set_language("../../etc")
+    set_language("../../etc")
     assert t("Train") == "Train"
-    assert "en" in words.languages()
-    words.set_language("en")
+    assert "en" in languages()
+    set_language("en")
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------
@@ -136,7 +139,7 @@ def is_lookup(path: Path, node: ast.Call) -> bool:
 
 def test_a_text_is_looked_up_as_it_is_written():
     """An f-string, a sum or a call would ask the catalogue for a text that no catalogue can hold."""
-    for path, node in ((file, node) for file in ALL if file.name != "words.py" for node in texts(file)):
+    for path, node in ((file, node) for file in ALL if file.parent != WORDS for node in texts(file)):
         if is_lookup(path, node):
             assert isinstance(node.args[0], ast.Constant | ast.Name | ast.Attribute | ast.Subscript), (
                 f"{name_of(path)}:{node.lineno}: {ast.unparse(node.args[0])}"
@@ -144,7 +147,7 @@ def test_a_text_is_looked_up_as_it_is_written():
 
 
 def test_a_text_gets_exactly_the_parameters_it_names():
-    for path, node in ((file, node) for file in ALL if file.name != "words.py" for node in texts(file)):
+    for path, node in ((file, node) for file in ALL if file.parent != WORDS for node in texts(file)):
         first = node.args[0]
         if (
             not isinstance(first, ast.Constant)
@@ -263,13 +266,13 @@ def test_the_scan_finds_tables():
     assert sum(1 for path in PAGES for _ in columns(path)) > 10
 
 
-@pytest.mark.parametrize("language", words.languages())
+@pytest.mark.parametrize("language", languages())
 def test_no_two_columns_of_a_table_have_one_name(language):
-    words.set_language(language)
+    set_language(language)
     try:
         for path in PAGES:
             for line, names in columns(path):
                 shown = [t(name) for name in names]
                 assert len(set(shown)) == len(shown), f"{path.name}:{line}: {shown}"
     finally:
-        words.set_language("en")
+        set_language("en")

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from engine import bases, datasets, events, hub, preflight, runs, spec, starter
-from engine.words import t
+from engine.words.text import t
 from engine.workspace import Workspace, new_run_id
 from tests.hub import Hub, Repository
 

@@ -29,7 +29,7 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCALES = ROOT / "engine" / "locales"
+LOCALES = ROOT / "engine" / "words" / "locales"
 LOOKED_UP = {"t", "later", "say", "words.t", "words.later", "_ui.say"}
 # Keys of a YAML whose texts a person reads. The guide's own Chinese words (phrase, also) are shown as they stand.
 DATA_KEYS = {"title", "when", "trade", "says", "value_used", "why", "source", "guide"}
@@ -56,9 +56,9 @@ def _in_tables() -> Iterator[tuple[str, str]]:
     from engine.words import CHECK_HELP, RULES
 
     for text in CHECK_HELP.values():
-        yield "engine/words.py", text
+        yield "engine/words/rules.py", text
     for texts in RULES.values():
-        yield from (("engine/words.py", text) for text in texts)
+        yield from (("engine/words/rules.py", text) for text in texts)
     for field in spec.fields().values():
         yield from (("engine/spec.py", text) for text in (field.title, field.help))
     for sample in starter.SAMPLES:

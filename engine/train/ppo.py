@@ -30,7 +30,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Prin
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 from trl.experimental.ppo.ppo_trainer import forward
 
-from engine import bases, fit, judges, runs
+from engine import bases, fit, judges, runs, words
 from engine.failures import RunRefused
 from engine.preflight import USUAL_PPO_BETA
 from engine.report import ANSWERS, Item
@@ -39,7 +39,7 @@ from engine.train import backend, load, oft, reward, rows, scores
 from engine.train.callback import EventCallback
 from engine.train.rows import Named
 from engine.train.tokenize import ensure_template, render
-from engine.words import Problem, t
+from engine.words import Problem
 from engine.workspace import Workspace
 
 _FEATURES = Features({"input_ids": List(Value("int32"))})
@@ -115,8 +115,8 @@ def prepare(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
     notes = []
     if len(kept) < len(coded):
         counts = {"n": len(coded) - len(kept), "length": spec.train.max_length}
-        notes.append(t("{n} questions were left out: with an answer they do not fit {length} tokens.", **counts))
-    notes.append(t("Training on {rows} questions; {out} are held out.", rows=len(kept), out=len(unseen)))
+        notes.append(words.t("{n} questions were left out: with an answer they do not fit {length} tokens.", **counts))
+    notes.append(words.t("Training on {rows} questions; {out} are held out.", rows=len(kept), out=len(unseen)))
     scored = [
         row for row in rows.to_score([], unseen) if len(prompt_ids(row[2], tokenizer)) <= room
     ]  # fmt: skip
