@@ -22,31 +22,8 @@ import msgspec
 
 from engine import split
 from engine.check_worker import Job, Pool, PoolBroken, check_range, problems_path, workers_for
-from engine.containers import (
-    BOM,
-    CHUNK_BYTES,
-    Progress,
-    Refused,
-    Source,
-    container_of,
-    decoded,
-    line_pieces,
-    range_chunks,
-    remedy_for,
-    split_documents,
-    split_lines,
-    without_bom,
-)
-from engine.formats import (
-    IGNORE,
-    Reading,
-    detect,
-    is_message_list,
-    known_layouts,
-    mapped,
-    renamed,
-    targets,
-)
+from engine.read import Progress, documents, faults, formats, source, tables, texts
+from engine.read import lines as read_lines
 from engine.repeats import Hashes, Places, Repeats, hash64
 from engine.rows import (
     COLUMNS_KEPT,
@@ -62,24 +39,10 @@ from engine.rows import (
     problems_written,
 )
 from engine.rules import Lengths
-from engine.tables import csv_records, parquet_records, separator_of
-from engine.texts import is_blank, name_list, short
 from engine.words import Problem, Text, language, later, t
 
 if TYPE_CHECKING:
     from engine.bases import Base
-
-__all__ = [
-    "CHUNK_BYTES",
-    "DatasetError",
-    "Progress",
-    "Report",
-    "RowSink",
-    "check",
-    "is_blank",
-    "os_problem",
-    "problem_to_json",
-]
 
 CHECKER_VERSION = 3
 # The layout is decided on the first rows, up to whichever of these comes first.
@@ -164,7 +127,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> list[str]:
         """The report for a terminal: a header, one line for each problem, and how many more there are."""
-        shown = [f"{short(self.file, 200)}: {self.sentence}"]
+        shown = [f"{texts.short(self.file, 200)}: {self.sentence}"]
         for problem in self.problems:
             if problem is not self.whole_file_problem:  # that one is in the header
                 shown.append((t("warning: ") if problem.severity == "warning" else "") + problem.sentence)
@@ -238,7 +201,7 @@ def check(
     shown = os.fsencode(name or path.name).decode("utf-8", "replace")
     try:
         if path.is_dir():
-            raise DatasetError(Problem(rule="file-is-folder", parameters={"path": short(str(path), 200)}))
+            raise DatasetError(Problem(rule="file-is-folder", parameters={"path": texts.short(str(path), 200)}))
         with path.open("rb") as file:
             run = _Check(
                 file,
@@ -264,26 +227,30 @@ def check(
 @contextmanager
 def opened(
     path: Path, mapping: dict[str, str] | None = None
-) -> Iterator[tuple[Reading | None, Iterator[tuple[int | None, bytes]]]]:
+) -> Iterator[tuple[formats.Reading | None, Iterator[tuple[int | None, bytes]]]]:
     """How the file at `path` is read, and its records with their lines. Raises DatasetError when it is no data."""
     with path.open("rb") as file:
         run = _Check(file, path.name, checked_mapping(mapping))
         try:
             yield run.begin(), run.records()
-        except Refused as refused:
+        except source.Refused as refused:
             raise DatasetError(refused.problem) from None
 
 
 def checked_mapping(mapping: dict[str, str] | None) -> dict[str, str]:
     """Return a mapping that names known columns, each once. Raises DatasetError."""
     mapping = dict(mapping or {})
-    known = targets()
+    known = formats.targets()
     for column, target in mapping.items():
         if target not in known:
             names = ", ".join(known)
-            raise DatasetError(Problem(rule="mapping-target", parameters={"target": short(target), "known": names}))
-        if target != IGNORE and list(mapping.values()).count(target) > 1:
-            raise DatasetError(Problem(rule="mapping-twice", parameters={"target": target, "column": short(column)}))
+            raise DatasetError(
+                Problem(rule="mapping-target", parameters={"target": texts.short(target), "known": names})
+            )
+        if target != formats.IGNORE and list(mapping.values()).count(target) > 1:
+            raise DatasetError(
+                Problem(rule="mapping-twice", parameters={"target": target, "column": texts.short(column)})
+            )
     return mapping
 
 
@@ -297,8 +264,8 @@ def os_problem(error: OSError, path: Path | str) -> Problem:
     # pyarrow gives the number only in its text.
     if error.errno in _DISK_FULL or "[errno 28]" in str(error).lower():
         rule = "disk-full"
-    reason = error.strerror or short(str(error), 200) or type(error).__name__
-    return Problem(rule=rule, parameters={"path": short(str(path), 200), "reason": reason})
+    reason = error.strerror or texts.short(str(error), 200) or type(error).__name__
+    return Problem(rule=rule, parameters={"path": texts.short(str(path), 200), "reason": reason})
 
 
 _DISK_FULL = (28, 122)  # ENOSPC, EDQUOT
@@ -340,10 +307,10 @@ class Window:
 class _Canonical:
     """Keeps the canonical rows of a check, with their lines."""
 
-    def __init__(self, reading: Reading | None, kept: list[tuple[int, dict[str, Any]]]):
+    def __init__(self, reading: formats.Reading | None, kept: list[tuple[int, dict[str, Any]]]):
         self.reading, self.kept = reading, kept
 
-    def start(self, reading: Reading) -> None:
+    def start(self, reading: formats.Reading) -> None:
         self.reading = reading
         self.kept.clear()
 
@@ -361,7 +328,7 @@ class _Questions(_Canonical):
         super().__init__(None, [])
         self.asked: dict[int, int] = {}
 
-    def start(self, reading: Reading) -> None:
+    def start(self, reading: formats.Reading) -> None:
         self.reading = reading
         self.asked.clear()
 
@@ -370,7 +337,7 @@ class _Questions(_Canonical):
         self.asked.setdefault(_question(row, self.reading), line)
 
 
-def _question(row: dict[str, Any], reading: Reading) -> int:
+def _question(row: dict[str, Any], reading: formats.Reading) -> int:
     """A hash of what a row asks, white space aside; rows that ask the same are never divided by a split either."""
     from engine.convert import canonical
 
@@ -507,7 +474,7 @@ class _Check:
     ):
         self.size = os.fstat(file.fileno()).st_size
         self.mapping, self.name, self.path = mapping, name, path
-        self.source = Source(file, self.size, None)
+        self.source = source.Source(file, self.size, None)
         self.progress, self.sink, self.problems_path = progress, sink, problems_path
         self.quick = self.size >= QUICK_BYTES if quick is None else quick
         self.processes = processes or workers_for(self.size)
@@ -534,13 +501,13 @@ class _Check:
                 except PoolBroken:
                     continue
             raise AssertionError("a check in this process needs no pool")
-        except Refused as refused:
+        except source.Refused as refused:
             return self._refusal(refused.problem)
         finally:
             if self.totals:
                 self.totals.close()
 
-    def begin(self) -> Reading | None:
+    def begin(self) -> formats.Reading | None:
         """Find the container, then how its rows are read."""
         self.container = self._container()
         return self._detect()
@@ -553,30 +520,34 @@ class _Check:
             if len(head.lstrip()) >= 65536 or len(head) >= SAMPLE_BYTES:
                 break
         if self.source.packed and head.startswith(b"\x1f\x8b"):
-            raise Refused("not-data", found=later("a gzip archive inside another"), remedy=remedy_for("archive"))
+            raise source.Refused(
+                "not-data", found=later("a gzip archive inside another"), remedy=source.remedy_for("archive")
+            )
         if head[257:262] == b"ustar":
-            raise Refused("not-data", found=later("a tar archive"), remedy=remedy_for("archive"))
-        self.has_bom = head.startswith(BOM)
-        container = container_of(head, len(head) < 65536, separator_of)
+            raise source.Refused("not-data", found=later("a tar archive"), remedy=source.remedy_for("archive"))
+        self.has_bom = head.startswith(source.BOM)
+        container = source.container_of(head, len(head) < 65536, tables.separator_of)
         if container == "parquet" and self.source.packed:
-            raise Refused("not-data", found=later("a Parquet file inside a gzip archive"), remedy=remedy_for("archive"))
+            raise source.Refused(
+                "not-data", found=later("a Parquet file inside a gzip archive"), remedy=source.remedy_for("archive")
+            )
         if container == "csv":
-            self.separator = separator_of(head, len(head) < 65536) or ","
+            self.separator = tables.separator_of(head, len(head) < 65536) or ","
         return container
 
     def records(self) -> Generator[tuple[int | None, bytes]]:
         if self.container == "parquet":
-            return parquet_records(self.source.file, self.size, self.source.progress)
-        chunks = without_bom(self.source.chunks())
+            return tables.parquet_records(self.source.file, self.size, self.source.progress)
+        chunks = source.without_bom(self.source.chunks())
         if self.container == "csv":
-            return csv_records(chunks, self.separator)
-        return split_documents(chunks) if self.container == "json" else split_lines(chunks)
+            return tables.csv_records(chunks, self.separator)
+        return documents.split_documents(chunks) if self.container == "json" else read_lines.split_lines(chunks)
 
     @property
     def has_lines(self) -> bool:
         return self.container != "parquet"
 
-    def _detect(self) -> Reading | None:
+    def _detect(self) -> formats.Reading | None:
         met: dict[str, None] = {}
         shapes: Counter[tuple[str, ...]] = Counter()
         examples: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -585,29 +556,29 @@ class _Check:
             seen_bytes = 0
             for _, raw in self.records():
                 seen_bytes += len(raw)
-                row = decoded(raw)
+                row = faults.decoded(raw)
                 if isinstance(row, dict):
                     met.update(dict.fromkeys(row))
                     shape = tuple(row)
                     shapes[shape] += 1
                     if len(examples) < 20:
                         examples.setdefault(shape, row)
-                    yield renamed(row, self.mapping) if self.mapping else row
-                elif isinstance(row, list) and is_message_list(row):
+                    yield formats.renamed(row, self.mapping) if self.mapping else row
+                elif isinstance(row, list) and formats.is_message_list(row):
                     yield row
                 if seen_bytes > SAMPLE_BYTES:
                     return
 
-        reading = detect(itertools.islice(sample(), SAMPLE_ROWS))
+        reading = formats.detect(itertools.islice(sample(), SAMPLE_ROWS))
         if shapes:
             self.example = examples.get(shapes.most_common(1)[0][0])
         for column in self.mapping:
             if column not in met:
-                found = name_list(met, 20) or later("no fields")
-                raise Refused("mapping-column", column=short(column), found=found)
-        return mapped(reading, self.mapping) if reading and self.mapping else reading
+                found = texts.name_list(met, 20) or later("no fields")
+                raise source.Refused("mapping-column", column=texts.short(column), found=found)
+        return formats.mapped(reading, self.mapping) if reading and self.mapping else reading
 
-    def _read(self, reading: Reading | None, processes: int) -> Report:
+    def _read(self, reading: formats.Reading | None, processes: int) -> Report:
         if self.totals:
             self.totals.close()
         totals = self.totals = _Totals(judgements(reading), self.problems_path)
@@ -624,7 +595,7 @@ class _Check:
             totals.warn("bom", line=1)
         return self._finish(reading, totals)
 
-    def _read_ranges(self, reading: Reading | None, totals: _Totals, processes: int, every: str | None) -> None:
+    def _read_ranges(self, reading: formats.Reading | None, totals: _Totals, processes: int, every: str | None) -> None:
         """Check JSON Lines in ranges of bytes, here and by other processes. Raises PoolBroken."""
         file = self.source.file
         job = Job(
@@ -644,7 +615,7 @@ class _Check:
                 return check_range(checks, file, start, end)
 
         try:
-            ranges = line_pieces(file, len(BOM) if self.has_bom else 0, self.size, PIECE_BYTES)
+            ranges = read_lines.line_pieces(file, len(source.BOM) if self.has_bom else 0, self.size, PIECE_BYTES)
             for index, (start, end, piece) in enumerate(pool.pieces(ranges, here)):
                 self._add(totals, piece, problems_path(every, index) if every else None, start, end)
                 if self.progress:
@@ -652,11 +623,11 @@ class _Check:
         finally:
             pool.close()
 
-    def _read_stream(self, reading: Reading | None, totals: _Totals, every: str | None) -> None:
+    def _read_stream(self, reading: formats.Reading | None, totals: _Totals, every: str | None) -> None:
         """Check the records of any container one after the other."""
         checks = self._checks(reading)
         self.source.progress = self.progress
-        groups = batches(self.records(), CHUNK_BYTES)
+        groups = batches(self.records(), read_lines.CHUNK_BYTES)
         index = 0
         while True:
             found = 0
@@ -672,7 +643,7 @@ class _Check:
                 break
         self.source.progress = None
 
-    def _checks(self, reading: Reading | None) -> RowChecks:
+    def _checks(self, reading: formats.Reading | None) -> RowChecks:
         return RowChecks(
             reading,
             mapping=self.mapping,
@@ -685,7 +656,7 @@ class _Check:
             overlap=self._overlap(reading),
         )
 
-    def _overlap(self, reading: Reading | None) -> Callable[[dict[str, Any]], int | None] | None:
+    def _overlap(self, reading: formats.Reading | None) -> Callable[[dict[str, Any]], int | None] | None:
         """What tells the line of the validation data that asks the same as a row."""
         asked = self.asked
         if asked is None or reading is None:
@@ -712,7 +683,7 @@ class _Check:
             self.ranges.append((totals.rows, piece.rows, totals.lines, start, end))
         totals.add(piece, written)
 
-    def _finish(self, reading: Reading | None, totals: _Totals) -> Report:
+    def _finish(self, reading: formats.Reading | None, totals: _Totals) -> Report:
         if not totals.rows:
             return self._refusal(Problem(rule="empty-file"))
         self._repetitions(totals)
@@ -721,8 +692,8 @@ class _Check:
         label_counts = None
         if reading is None:
             if totals.has_objects:
-                shown = name_list(totals.columns, 20) or later("no fields")
-                totals.error("unknown-layout", found=shown, known=known_layouts())
+                shown = texts.name_list(totals.columns, 20) or later("no fields")
+                totals.error("unknown-layout", found=shown, known=formats.known_layouts())
         else:
             if "label" in reading.layout.fields:
                 label_counts = {"true": totals.labels[0], "false": totals.labels[1]}
@@ -733,7 +704,7 @@ class _Check:
             used = {*reading.layout.fields.values(), *reading.layout.required, *self.mapping}
             unused = [column for column in totals.layout_columns if column not in used]
             if unused:
-                totals.warn("unused-columns", found=name_list(unused, 12))
+                totals.warn("unused-columns", found=texts.name_list(unused, 12))
         return Report(
             file=self.name,
             container=self._shown_container,
@@ -800,7 +771,9 @@ class _Check:
                 return
             if rows[position] >= first_row + row_count:
                 continue  # none of them is in this part of the file
-            records = split_lines(range_chunks(self.source.file, start, end)) if end else self.records()
+            records = (
+                read_lines.split_lines(read_lines.range_chunks(self.source.file, start, end)) if end else self.records()
+            )
             for row, (line, raw) in enumerate(records, start=first_row):
                 if row == rows[position]:
                     yield (line or row + 1) + first_line, raw
@@ -808,7 +781,7 @@ class _Check:
                     if position == len(rows):
                         return
 
-    def _over_window(self, reading: Reading, totals: _Totals) -> None:
+    def _over_window(self, reading: formats.Reading, totals: _Totals) -> None:
         """Count the tokens of the rows that may be too long, or of a sample of them that is drawn by their bytes."""
         assert self.window is not None
         sample, average = totals.long_sample, totals.long_bytes / totals.long_rows

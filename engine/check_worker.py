@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from engine.containers import line_blocks, range_chunks
-from engine.formats import Reading
+from engine.read import formats
+from engine.read import lines as read_lines
 from engine.rows import HasAnswers, Piece, RowChecks
 from engine.words import set_language
 
@@ -36,7 +36,7 @@ class Job(msgspec.Struct, kw_only=True):
     """What all pieces of a file have in common."""
 
     path: bytes  # a name may be no text
-    reading: Reading | None
+    reading: formats.Reading | None
     mapping: dict[str, str]
     example: dict[str, Any] | None
     long_bytes: int | None
@@ -60,7 +60,7 @@ def check_range(checks: RowChecks, file: BinaryIO, start: int, end: int) -> Piec
     """Check the rows in a range of bytes that begins and ends with a line."""
     count = 0
     try:
-        for first, lines, block in line_blocks(range_chunks(file, start, end)):
+        for first, lines, block in read_lines.line_blocks(read_lines.range_chunks(file, start, end)):
             checks.block(range(first, first + len(lines)), lines, block)
             count = first + len(lines) - 1
     except HasAnswers:

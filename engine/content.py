@@ -10,8 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from engine.formats import Reading
-from engine.texts import short
+from engine.read import formats, texts
 from engine.words import later
 
 ANGLE, AT, HASH, DIGITS, SECRET, MARK = 1, 2, 4, 8, 16, 32
@@ -72,7 +71,7 @@ def row_flags(raw: bytes) -> int:
 class ContentRules:
     """Looks at the texts of one row; warns once a rule and row."""
 
-    def __init__(self, reading: Reading, warn: Callable[..., None]):
+    def __init__(self, reading: formats.Reading, warn: Callable[..., None]):
         self.warn = warn
         self.columns = [c for m, c in reading.layout.fields.items() if m not in ("label", "family", "tools", "choices")]
         self.content_key = "value" if reading.sharegpt else "content"
@@ -82,10 +81,10 @@ class ContentRules:
         said = 0
         for where, text in self._texts(row):
             if special & ~said and (match := SPECIAL.search(text)):
-                self.warn("special-token", where, found=short(match[0]))
+                self.warn("special-token", where, found=texts.short(match[0]))
                 said |= special
             if flags & MARK & ~said and (match := PLACEHOLDER.search(text)):
-                self.warn("placeholder", where, found=short(match[0]))
+                self.warn("placeholder", where, found=texts.short(match[0]))
                 said |= MARK
             if flags & AT & ~said and EMAIL.search(text):
                 self.warn("personal-data", where, found=later("an e-mail address"))

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.formats import OPENAI_ROLES, SHAREGPT_ROLES, Layout, Reading, text_of
+from engine.read import formats, texts
 from engine.rules import repeated_prompt, shared_messages, shared_transcript
-from engine.texts import is_blank
 
 if TYPE_CHECKING:
     import pyarrow
@@ -52,10 +51,10 @@ def schema(kind: str) -> pyarrow.Schema:
     return pa.schema([pa.field(name, type_) for name, type_ in own[kind] + common])
 
 
-def canonical(row: dict[str, Any], reading: Reading | Layout, line: int = 0) -> dict[str, Any]:
+def canonical(row: dict[str, Any], reading: formats.Reading | formats.Layout, line: int = 0) -> dict[str, Any]:
     """Return the canonical row of a good row: the columns of schema(reading.type). `line` is its physical line."""
-    if isinstance(reading, Layout):
-        reading = Reading(layout=reading, conversational=bool(reading.conversational))
+    if isinstance(reading, formats.Layout):
+        reading = formats.Reading(layout=reading, conversational=bool(reading.conversational))
     fields = reading.layout.fields
     result: dict[str, Any] = {
         "line": line,
@@ -111,16 +110,16 @@ def _message(role: str, content: str, tool_calls: str | None = None, name: str |
     return {"role": role, "content": content, "tool_calls": tool_calls, "name": name}
 
 
-def _messages(messages: list[dict[str, Any]] | dict[str, Any], reading: Reading) -> list[Message]:
+def _messages(messages: list[dict[str, Any]] | dict[str, Any], reading: formats.Reading) -> list[Message]:
     """Canonical messages of a list in either style, or of a single message."""
     result = []
     for message in messages if isinstance(messages, list) else [messages]:
         if reading.sharegpt:
-            content = text_of(message.get("value"))
-            role = SHAREGPT_ROLES[message["from"]]
+            content = formats.text_of(message.get("value"))
+            role = formats.SHAREGPT_ROLES[message["from"]]
         else:
-            content = text_of(message.get("content"))
-            role = OPENAI_ROLES[message["role"]]
+            content = formats.text_of(message.get("content"))
+            role = formats.OPENAI_ROLES[message["role"]]
         calls = message.get("tool_calls")
         if not calls and message.get("function_call"):
             calls = [{"type": "function", "function": message["function_call"]}]
@@ -137,10 +136,10 @@ def _json_text(value: object) -> str | None:
 
 def _system(row: dict[str, Any], fields: dict[str, str]) -> list[Message]:
     text = row.get(fields["system"]) if "system" in fields else None
-    return [_message("system", text)] if text and not is_blank(text) else []
+    return [_message("system", text)] if text and not texts.is_blank(text) else []
 
 
-def _prompt(row: dict[str, Any], reading: Reading) -> list[Message]:
+def _prompt(row: dict[str, Any], reading: formats.Reading) -> list[Message]:
     """System text, earlier turns, then the question: instruction and input are joined with an empty line."""
     fields = reading.layout.fields
     result = _system(row, fields)
@@ -150,12 +149,12 @@ def _prompt(row: dict[str, Any], reading: Reading) -> list[Message]:
     if not isinstance(value, str):
         return result + _messages(value, reading)
     more = row.get(fields["input"]) if "input" in fields else None
-    if more and not is_blank(more):
-        value = f"{value}\n\n{more}" if not is_blank(value) else more
+    if more and not texts.is_blank(more):
+        value = f"{value}\n\n{more}" if not texts.is_blank(value) else more
     return [*result, _message("user", value)]
 
 
-def _answer(value: Any, prompt: Any, reading: Reading) -> list[Message]:
+def _answer(value: Any, prompt: Any, reading: formats.Reading) -> list[Message]:
     if isinstance(value, str):
         return [_message("assistant", value)]
     if isinstance(value, list):
@@ -163,7 +162,7 @@ def _answer(value: Any, prompt: Any, reading: Reading) -> list[Message]:
     return _messages(value, reading)
 
 
-def _implicit_pair(row: dict[str, Any], reading: Reading) -> dict[str, list[Message]]:
+def _implicit_pair(row: dict[str, Any], reading: formats.Reading) -> dict[str, list[Message]]:
     """Cut the shared prompt off two answers: at whole messages, or after the last shared assistant mark of a text."""
     chosen, rejected = (row[reading.layout.fields[meaning]] for meaning in ("chosen", "rejected"))
     if reading.conversational:
@@ -196,7 +195,7 @@ class ParquetSink:
 
     def __init__(self, path: Path):
         self.path = path
-        self.reading: Reading | None = None
+        self.reading: formats.Reading | None = None
         self.target_characters = 0
         self._writer: Any = None
         self._rows: list[dict[str, Any]] = []
@@ -209,7 +208,7 @@ class ParquetSink:
         if self._writer is not None:
             self._writer.close()
 
-    def start(self, reading: Reading) -> None:
+    def start(self, reading: formats.Reading) -> None:
         """Begin anew: what was written before does not count."""
         import pyarrow.parquet
 

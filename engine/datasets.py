@@ -23,10 +23,10 @@ import msgspec
 from filelock import FileLock
 
 from engine import demo
-from engine.check import CHUNK_BYTES, DatasetError, Progress, Report, check, checked_mapping, is_blank, os_problem
+from engine.check import DatasetError, Report, check, checked_mapping, os_problem
 from engine.convert import ParquetSink
 from engine.fixes import DROP_BAD_ROWS, FIXES, Edit, apply, write_edited
-from engine.formats import Reading
+from engine.read import Progress, formats, lines, texts
 from engine.words import Problem
 from engine.workspace import BadId, Workspace, checked, write_atomically
 
@@ -153,7 +153,7 @@ def add(
                     os.replace(source, original)
                 else:
                     with original.open("wb") as copy:
-                        shutil.copyfileobj(file, copy, CHUNK_BYTES)
+                        shutil.copyfileobj(file, copy, lines.CHUNK_BYTES)
                 dataset_id = _fill(original, name, fixes, mapping, parent, eval_id, progress)
                 final = workspace.dataset_dir(dataset_id)
                 if not (final / "meta.json").exists():
@@ -275,7 +275,7 @@ class _KeptLines:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
-    def start(self, reading: Reading) -> None:
+    def start(self, reading: formats.Reading) -> None:
         self.file.seek(0)
         self.file.truncate()
         self.rows = 0
@@ -493,7 +493,7 @@ def _change(workspace: Workspace, dataset: Dataset, **changes: Any) -> Dataset:
 def _checked_name(name: str) -> str:
     """A name for people, never a path: one line of at most 120 characters. Raises DatasetError when blank."""
     name = " ".join("".join(c if c.isprintable() else " " for c in name).split())[:NAME_CHARACTERS]
-    if is_blank(name):
+    if texts.is_blank(name):
         raise DatasetError(Problem(rule="dataset-name"))
     return name
 

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from engine.check import DatasetError, Report, opened
-from engine.containers import BOM, CHUNK_BYTES, Unreadable, parses
+from engine.read import lines
+from engine.read import source as read_source
 from engine.rules import meant_label
 from engine.words import Problem, t
 
@@ -40,7 +41,7 @@ def write_edited(source: Path, target: Path, mapping: dict[str, str], edits: Seq
     texts = {edit.row: one_line(edit.text) for edit in edits}
     for row, text in texts.items():
         # A row of brackets or zero bytes could make another kind of file of all the rest.
-        if text and not parses(text):
+        if text and not lines.parses(text):
             raise DatasetError(Problem(rule="row-not-json", parameters={"row": row}))
     with opened(source, mapping) as (_, records), target.open("wb") as out:
         for row, (line, raw) in enumerate(records, start=1):
@@ -55,7 +56,7 @@ def write_edited(source: Path, target: Path, mapping: dict[str, str], edits: Seq
 
 def as_line(line: int | None, raw: bytes) -> bytes:
     """A record on one line; one that could not be read stays an error."""
-    if isinstance(raw, Unreadable):
+    if isinstance(raw, lines.Unreadable):
         return f"(line {line} could not be read)".encode()  # stays an error, and says where it was
     return raw.rstrip(b"\r").replace(b"\n", b" ").replace(b"\r", b" ")
 
@@ -86,8 +87,8 @@ def apply(fix: str, source: Path, target: Path, mapping: dict[str, str]) -> None
 
 def _strip_bom(source: Path, target: Path, mapping: dict[str, str]) -> None:
     with source.open("rb") as file, target.open("wb") as out:
-        out.write(file.read(len(BOM)).removeprefix(BOM))
-        while chunk := file.read(CHUNK_BYTES):
+        out.write(file.read(len(read_source.BOM)).removeprefix(read_source.BOM))
+        while chunk := file.read(lines.CHUNK_BYTES):
             out.write(chunk)
 
 
@@ -129,7 +130,7 @@ def _as_text(source: Path, target: Path, mapping: dict[str, str]) -> None:
 
         for line in file:
             try:
-                text = line.removeprefix(BOM).decode()
+                text = line.removeprefix(read_source.BOM).decode()
             except UnicodeDecodeError:
                 raise DatasetError(Problem(rule="encoding", parameters={"found": t("something else")})) from None
             if text.strip():

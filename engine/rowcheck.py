@@ -9,10 +9,9 @@ from typing import Any
 import msgspec
 
 from engine.check import SAMPLE_BYTES, SAMPLE_ROWS, check, opened
-from engine.containers import explain, parses
 from engine.convert import canonical
 from engine.fixes import as_line
-from engine.formats import Reading
+from engine.read import faults, formats, lines
 from engine.words import Problem
 
 # What can only be judged over all rows of a file.
@@ -26,7 +25,7 @@ class _Kept:
         self.line = line
         self.row: dict[str, Any] | None = None
 
-    def start(self, reading: Reading) -> None:
+    def start(self, reading: formats.Reading) -> None:
         self.reading, self.row = reading, None
 
     def add(self, line: int, row: dict[str, Any], raw: bytes) -> None:
@@ -42,8 +41,8 @@ def check_row(
     The rows that decide the file's layout are put in front of it, so it is read as it would be there. What can only be
     seen over all rows, such as repetitions, is left to the check of the whole.
     """
-    if not parses(raw):
-        rule, parameters = explain(raw)
+    if not lines.parses(raw):
+        rule, parameters = faults.explain(raw)
         return (Problem(rule=rule, parameters=dict(parameters)),), None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows"

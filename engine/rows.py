@@ -19,30 +19,17 @@ from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
-from engine.containers import explain
 from engine.content import ContentRules, row_flags
-from engine.formats import (
-    BARE,
-    BY_NAME,
-    MEDIA_COLUMNS,
-    OPENAI_ROLES,
-    SHAREGPT_ROLES,
-    Reading,
-    has_assistant,
-    own_layout,
-    plain_row,
-    renamed,
-)
+from engine.read import faults, formats, texts
 from engine.repeats import Hashes, hash64
 from engine.rules import LEAK_CHARACTERS, Lengths, RowRules
-from engine.texts import INVISIBLE_SET, column_list, kind_of, short
 from engine.words import Problem, Text, later
 
 PROBLEMS_KEPT = 1_000
 COLUMNS_KEPT = 200
 # Rows that may be longer than the window are counted exactly up to this many, else estimated from as many.
 WINDOW_ROWS = 2_000
-_CANNOT_BE_SEEN = INVISIBLE_SET | {""}
+_CANNOT_BE_SEEN = texts.INVISIBLE_SET | {""}
 # The end of a row, without the white space, backslashes and letters n that an escaped line break may consist of.
 _END_BYTES, _END_KEPT = 140, 70
 _WITHOUT = b" \t\r\n\\n"
@@ -51,7 +38,7 @@ _WITHOUT = b" \t\r\n\\n"
 class RowSink(Protocol):
     """Takes the good rows of a check. start() may come twice: rows taken before the second call do not count."""
 
-    def start(self, reading: Reading) -> None: ...
+    def start(self, reading: formats.Reading) -> None: ...
 
     def add(self, line: int, row: dict[str, Any], raw: bytes) -> None: ...
 
@@ -165,7 +152,7 @@ class RowChecks:
 
     def __init__(
         self,
-        reading: Reading | None,
+        reading: formats.Reading | None,
         *,
         mapping: dict[str, str],
         has_cells: bool = False,
@@ -184,7 +171,7 @@ class RowChecks:
         self.content = ContentRules(reading, self.ledger.warn) if reading else None
         self.rule = self.rules.row_rule() if self.rules else None
         self.messages_column = reading.layout.fields["messages"] if reading and reading.prompts_only else None
-        self.bare = reading is not None and reading.layout.name == BARE.name
+        self.bare = reading is not None and reading.layout.name == formats.BARE.name
         self.lifted = reading is not None and any("." in column for column in reading.layout.fields.values())
         self.fitting: set[tuple[str, ...]] = set()  # key tuples that fit the layout without a second look
         self.long_limit = long_bytes
@@ -315,20 +302,20 @@ class RowChecks:
         try:
             row = _decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            failed, parameters = explain(raw)
+            failed, parameters = faults.explain(raw)
             ledger.error(failed, None, **parameters)
             return False
         if quotes != _quotes(row) and (twice := _key_twice(raw, row)) is not None:
-            ledger.error("duplicate-key", found=short(twice))
+            ledger.error("duplicate-key", found=texts.short(twice))
             return False
         good = False
         if self.bare and type(row) is list:
             row = {"messages": row}
-            if self.messages_column and has_assistant(row["messages"]):
+            if self.messages_column and formats.has_assistant(row["messages"]):
                 raise HasAnswers
             good = rule is not None and rule(row)
         elif type(row) is not dict:
-            ledger.error("not-object", found=kind_of(row))
+            ledger.error("not-object", found=texts.kind_of(row))
         else:
             shape = tuple(row)
             fits = shape in self.fitting
@@ -336,8 +323,8 @@ class RowChecks:
                 fits = self._fits(row, shape)
             if fits and rule is not None:
                 if self.lifted and reading is not None:
-                    row = plain_row(row, reading.layout)
-                if self.messages_column and has_assistant(row[self.messages_column]):
+                    row = formats.plain_row(row, reading.layout)
+                if self.messages_column and formats.has_assistant(row[self.messages_column]):
                     raise HasAnswers
                 good = rule(row)
         if good and self.content is not None:
@@ -367,23 +354,23 @@ class RowChecks:
             return False
         layout = reading.layout
         missing = [column for column in layout.required if column not in row]
-        own = own_layout(renamed(row, self.mapping) if self.mapping else row)
-        if layout.name == BARE.name:
-            ledger.error("other-layout", found=column_list(row), wanted=later("a list of messages"))
+        own = formats.own_layout(formats.renamed(row, self.mapping) if self.mapping else row)
+        if layout.name == formats.BARE.name:
+            ledger.error("other-layout", found=texts.column_list(row), wanted=later("a list of messages"))
             return False
         if own is not None and own.name != layout.name:
-            base = BY_NAME[layout.name].required
+            base = formats.BY_NAME[layout.name].required
             more = set(own.required) > set(base)
             foreign = missing and not set(own.required) < set(base)
             if more or foreign:
                 ledger.error("other-layout", found="+".join(own.required), wanted="+".join(layout.required))
                 return False
         for column in missing:
-            ledger.error("missing-field", column, found=column_list(row))
+            ledger.error("missing-field", column, found=texts.column_list(row))
         if not missing:
             columns.add(columns.of_layout, shape)
         # A row with nulls is looked at each time: which of its columns count depends on its values.
-        media = [column for column in MEDIA_COLUMNS if column in row and column not in layout.fields.values()]
+        media = [column for column in formats.MEDIA_COLUMNS if column in row and column not in layout.fields.values()]
         for column in media:
             if row[column]:
                 ledger.error("media-column", column)
@@ -402,7 +389,7 @@ class RowChecks:
         return not missing
 
 
-def judgements(reading: Reading | None) -> int:
+def judgements(reading: formats.Reading | None) -> int:
     """How many answers a row judges: a pair two, an answer with a label one."""
     if reading is None or reading.layout.type not in ("preference", "unpaired-preference"):
         return 0
@@ -461,11 +448,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
 # --- the quick way -----------------------------------------------------------------------------------------------
 
 
-def _quick_way(reading: Reading, example: dict[str, Any]) -> QuickChat | None:
+def _quick_way(reading: formats.Reading, example: dict[str, Any]) -> QuickChat | None:
     """The quick way for the rows of a reading that look like `example`, where there is one."""
     fields = reading.layout.fields
     plain = reading.layout.type == "language-modeling" and "messages" in fields and not reading.prompts_only
-    if not plain or reading.layout.name == BARE.name or any("." in column for column in fields.values()):
+    if not plain or reading.layout.name == formats.BARE.name or any("." in column for column in fields.values()):
         return None
     return QuickChat.of(reading, example)
 
@@ -481,20 +468,25 @@ class QuickChat:
     """What the quick way needs to know about conversations: how to decode a record, and which sequences of roles are
     plain. It is written out in RowChecks.block, as a call for each row would cost a tenth of the time."""
 
-    def __init__(self, decode: Callable[[bytes], Any], reading: Reading, keys: set[str], quotes: int):
+    def __init__(self, decode: Callable[[bytes], Any], reading: formats.Reading, keys: set[str], quotes: int):
         self.decode = decode
         self.keys = keys
         self.quotes = quotes  # of everything outside of the messages
-        self.roles = SHAREGPT_ROLES if reading.sharegpt else OPENAI_ROLES
+        self.roles = formats.SHAREGPT_ROLES if reading.sharegpt else formats.OPENAI_ROLES
         self.ready = False  # not before a good row of these keys was seen: the careful way has noted its columns
         self.sequences: dict[tuple[str, ...], tuple[list[int], list[tuple[int, int]]] | None] = {}
 
     @classmethod
-    def of(cls, reading: Reading, example: dict[str, Any]) -> QuickChat | None:
+    def of(cls, reading: formats.Reading, example: dict[str, Any]) -> QuickChat | None:
         """The quick way for rows with exactly the keys of `example`, if what they hold is simple."""
         column = reading.layout.fields["messages"]
         others = {reading.layout.fields[m] for m in ("tools", "system") if m in reading.layout.fields}
-        if column not in example or others & set(example) or set(MEDIA_COLUMNS) & set(example) or len(example) > 30:
+        if (
+            column not in example
+            or others & set(example)
+            or set(formats.MEDIA_COLUMNS) & set(example)
+            or len(example) > 30
+        ):
             return None
         role, content = ("from", "value") if reading.sharegpt else ("role", "content")
         message = msgspec.defstruct(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.check import opened
-from engine.containers import Unreadable
+from engine.read import lines
 
 # A longer row is shown in part and edited elsewhere.
 EDITABLE_CHARACTERS = 100_000
@@ -60,7 +60,7 @@ def find(
 
 
 def _row(row: int, line: int | None, raw: bytes) -> Row:
-    if isinstance(raw, Unreadable):
+    if isinstance(raw, lines.Unreadable):
         return Row(row, line, "", False)
     text = raw.decode("utf-8", "replace").strip("\r\n")
     return Row(row, line, text[:EDITABLE_CHARACTERS], len(text) <= EDITABLE_CHARACTERS)

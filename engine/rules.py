@@ -7,10 +7,8 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from engine.containers import parses
-from engine.formats import OPENAI_ROLES, SHAREGPT_ROLES, TEXT_PARTS, Reading, text_of
+from engine.read import formats, lines, texts
 from engine.repeats import hash64
-from engine.texts import INVISIBLE_SET, column_list, is_blank, kind_of, short
 from engine.words import Text, later, t
 
 if TYPE_CHECKING:
@@ -67,12 +65,12 @@ def judgement(question: object, answer: object, label: bool) -> int:
 class RowRules:
     """The rules for the rows of one reading. Each method returns None or False after noting an error."""
 
-    def __init__(self, reading: Reading, ledger: Ledger):
+    def __init__(self, reading: formats.Reading, ledger: Ledger):
         self.reading = reading
         self.ledger = ledger
         self.error = ledger.error
         self.warn = ledger.warn
-        self.roles = SHAREGPT_ROLES if reading.sharegpt else OPENAI_ROLES
+        self.roles = formats.SHAREGPT_ROLES if reading.sharegpt else formats.OPENAI_ROLES
         self.role_key, self.content_key = ("from", "value") if reading.sharegpt else ("role", "content")
         self.labels = {True: 0, False: 0}
         self.target_characters = 0
@@ -141,7 +139,7 @@ class RowRules:
         self.labels[label] += 1
         self.judgements = (judgement(row[column][:-1], row[column][-1], label),)
         # Only the last message is judged.
-        self.target_characters += len(text_of(row[column][-1].get(self.content_key)))
+        self.target_characters += len(formats.text_of(row[column][-1].get(self.content_key)))
         return True
 
     def _prompt_row(self, row: dict[str, Any]) -> bool:
@@ -215,7 +213,7 @@ class RowRules:
             self.error("no-shared-prompt", chosen=better, rejected=worse)
             return False
         for text, name in ((chosen, better), (rejected, worse)):
-            if is_blank(text[cut:]):
+            if texts.is_blank(text[cut:]):
                 self.error("blank-field", name)
                 return False
         self.lengths.add(len(chosen) - cut, len(rejected) - cut)
@@ -255,7 +253,7 @@ class RowRules:
         column = fields["prompt"]
         value = row[column]
         if type(value) is str:
-            if is_blank(value):
+            if texts.is_blank(value):
                 self.warn("blank-prompt", column)
             return True
         if self.reading.conversational:
@@ -282,7 +280,7 @@ class RowRules:
             if role != "assistant":
                 self.error("no-assistant", where)
                 return None
-            return len(text_of(value.get(self.content_key)))
+            return len(formats.text_of(value.get(self.content_key)))
         found = self.conversation(value, where)
         if found is None:
             return None
@@ -306,7 +304,7 @@ class RowRules:
 
     def _target_text(self, value: object, where: str) -> str | None:
         if type(value) is str:
-            if (value and value[0] not in INVISIBLE_SET) or not is_blank(value):
+            if (value and value[0] not in texts.INVISIBLE_SET) or not texts.is_blank(value):
                 if "\ufffd" in value:
                     self.warn("replacement-character", where)
                 return value
@@ -319,7 +317,7 @@ class RowRules:
         if value is None:
             self.error("null-field", where, wanted=wanted)
         else:
-            self.error("wrong-type", where, found=kind_of(value), wanted=wanted)
+            self.error("wrong-type", where, found=texts.kind_of(value), wanted=wanted)
 
     def _label(self, value: object, where: str) -> bool | None:
         if value is True or value is False:
@@ -328,9 +326,9 @@ class RowRules:
             self.error("null-field", where, wanted=later("true or false"))
             return None
         shown = (
-            f'"{short(value)}"'
+            f'"{texts.short(value)}"'
             if isinstance(value, str)
-            else (str(value)[:20] if isinstance(value, int | float) else kind_of(value))
+            else (str(value)[:20] if isinstance(value, int | float) else texts.kind_of(value))
         )
         meant = meant_label(value)
         wanted = later("true or false") if meant is None else "true" if meant else "false"
@@ -344,7 +342,7 @@ class RowRules:
     def _characters(self, messages: list[dict[str, Any]]) -> int:
         """Characters of the assistant's turns in messages that are good."""
         return sum(
-            len(text_of(message.get(self.content_key)))
+            len(formats.text_of(message.get(self.content_key)))
             for message in messages
             if self.roles[message[self.role_key]] == "assistant"
         )
@@ -368,7 +366,7 @@ class RowRules:
         if known is not None:
             before = ""
             for content in contents:
-                if type(content) is not str or not content or content[0] in INVISIBLE_SET or "\ufffd" in content:
+                if type(content) is not str or not content or content[0] in texts.INVISIBLE_SET or "\ufffd" in content:
                     break
                 if len(before) >= LEAK_CHARACTERS and content.startswith(before):
                     break
@@ -394,7 +392,7 @@ class RowRules:
             try:
                 role = roles[message[role_key]]
                 content = message[content_key]
-                visible = type(content) is str and content[0] not in INVISIBLE_SET
+                visible = type(content) is str and content[0] not in texts.INVISIBLE_SET
             except (KeyError, TypeError, IndexError):
                 visible = False
                 role = content = ""
@@ -405,7 +403,7 @@ class RowRules:
                     good = False
                     previous = ""
                     continue
-                content = text_of(message.get(content_key))
+                content = formats.text_of(message.get(content_key))
             if role == "assistant":
                 answers += 1
                 characters += len(content)
@@ -436,9 +434,9 @@ class RowRules:
             role = self.roles.get(written)
             if role is None:
                 known = ", ".join(name for name in self.roles if name not in ("function", "developer"))
-                self.error("unknown-role", f"{where}.{role_key}", found=short(written), known=known)
+                self.error("unknown-role", f"{where}.{role_key}", found=texts.short(written), known=known)
         elif role_key not in message:
-            self.error("missing-field", f"{where}.{role_key}", found=column_list(message))
+            self.error("missing-field", f"{where}.{role_key}", found=texts.column_list(message))
         else:
             self._wrong(written, f"{where}.{role_key}", later("text"))
         calls = message.get("tool_calls") or message.get("function_call")
@@ -447,12 +445,12 @@ class RowRules:
         if type(content) is list and content and all(type(p) is dict and type(p.get("type")) is str for p in content):
             if not self._parts(content, place):
                 return None
-            content = text_of(content)
+            content = formats.text_of(content)
         if calls is not None and not isinstance(calls, list | dict):
             self._wrong(calls, f"{where}.tool_calls", later("a list"))
             return None
         if type(content) is str:
-            if is_blank(content) and not calls:
+            if texts.is_blank(content) and not calls:
                 if role == "assistant":
                     self.error("empty-assistant", place)
                     return None
@@ -461,7 +459,7 @@ class RowRules:
         elif calls and content is None:
             pass
         elif content_key not in message:
-            self.error("missing-field", place, found=column_list(message))
+            self.error("missing-field", place, found=texts.column_list(message))
             return None
         else:
             self._wrong(content, place, later("text"))
@@ -477,8 +475,8 @@ class RowRules:
         good = True
         for index, part in enumerate(parts):
             kind = part["type"]
-            if kind not in TEXT_PARTS:
-                self.error("not-text-part", f"{where}[{index}]", found=short(kind))
+            if kind not in formats.TEXT_PARTS:
+                self.error("not-text-part", f"{where}[{index}]", found=texts.short(kind))
                 good = False
             elif type(text := part.get("text", part.get("value"))) is not str:
                 self._wrong(text, f"{where}[{index}].{'value' if 'value' in part else 'text'}", later("text"))
@@ -514,7 +512,7 @@ class RowRules:
 def _is_tools(value: object) -> bool:
     if isinstance(value, list):
         return True
-    return isinstance(value, str) and (not value.strip() or parses(value.encode()))
+    return isinstance(value, str) and (not value.strip() or lines.parses(value.encode()))
 
 
 def _is_history(value: object) -> bool:
@@ -526,7 +524,7 @@ def _is_history(value: object) -> bool:
 def _choices_fault(choices: object, completion: object) -> str | Text | None:
     """Say what is wrong with the choices of a row, or return None."""
     if not isinstance(choices, list):
-        return later("this is {found}", found=kind_of(choices))
+        return later("this is {found}", found=texts.kind_of(choices))
     if len(choices) < 2:
         return later("there are fewer than two")
     if not all(isinstance(choice, str) for choice in choices):
@@ -538,13 +536,13 @@ def _choices_fault(choices: object, completion: object) -> str | Text | None:
     return None
 
 
-def repeated_prompt(prompt: object, answer: list[Any], reading: Reading) -> int:
+def repeated_prompt(prompt: object, answer: list[Any], reading: formats.Reading) -> int:
     """How many messages at the start of an answer only repeat its prompt, which is text or a list of messages."""
     if isinstance(prompt, list):
         count = len(prompt)
         return count if count < len(answer) and answer[:count] == prompt else 0
     role_key, content_key = ("from", "value") if reading.sharegpt else ("role", "content")
-    roles = SHAREGPT_ROLES if reading.sharegpt else OPENAI_ROLES
+    roles = formats.SHAREGPT_ROLES if reading.sharegpt else formats.OPENAI_ROLES
     first = answer[0]
     return int(len(answer) > 1 and roles[first[role_key]] == "user" and first.get(content_key) == prompt)
 

@@ -11,8 +11,8 @@ import streamlit as st
 
 from engine import datasets, fixes, rowsearch, spots
 from engine.check import DatasetError
-from engine.containers import parses
 from engine.fixes import Edit, one_line
+from engine.read import lines
 from engine.rowcheck import check_row
 from engine.words import Problem, t
 from engine.workspace import Workspace
@@ -235,7 +235,7 @@ def _editor(dataset: datasets.Dataset, row: rowsearch.Row, where: str) -> None:
                 shown = {name: value for name, value in trained.items() if name != "line"}
                 st.dataframe(table([shown]), hide_index=True, alt=t("The row as it is trained"))
         buttons = st.container(horizontal=True)
-        same = text == row.text or not parses(one_line(text))
+        same = text == row.text or not lines.parses(one_line(text))
         if buttons.button(t("Keep this change"), type="primary", disabled=same, key="keep_edit"):
             edits[number] = text
             _open(dataset, None)

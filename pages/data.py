@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from engine import datasets, demo, hub, jobs, mix, starter
-from engine.formats import BY_NAME, IGNORE, targets
+from engine.read import formats
 from engine.words import language, t
 from pages import _data_numbers, _data_rows, _data_upload, _ui
 
@@ -168,7 +168,7 @@ def _map(dataset: datasets.Dataset) -> None:
     }
     kind = st.selectbox(t("What the rows are"), list(kinds), format_func=lambda name: kinds[name], key="map_kind")
     with st.form("map_form"):
-        wanted = BY_NAME[kind].required
+        wanted = formats.BY_NAME[kind].required
         chosen = {
             name: st.selectbox(_ui.say("Column for {name}", name=name), columns, index=None, key=f"map_{kind}_{name}")
             for name in wanted
@@ -178,7 +178,7 @@ def _map(dataset: datasets.Dataset) -> None:
             if len(mapping) < len(wanted):
                 st.error(t("Choose another column for each field."))
             else:
-                others = {c: IGNORE for c in columns if c in targets() and c not in mapping}
+                others = {c: formats.IGNORE for c in columns if c in formats.targets() and c not in mapping}
                 _data_upload.change(workspace, dataset, mapping={**mapping, **others})
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from engine import containers, repeats
-from engine.check import DatasetError, Report, check, is_blank
-from engine.formats import LAYOUTS, layout_of
+from engine import repeats
+from engine.check import DatasetError, Report, check
+from engine.read import lines as read_lines
+from engine.read import source
+from engine.read.formats import LAYOUTS, layout_of
+from engine.read.texts import is_blank
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -371,7 +374,7 @@ def test_a_line_that_does_not_parse_says_why(tmp_path, rule, line, says):
 
 
 def test_a_record_beyond_all_sense_is_skipped_and_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(containers, "MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(read_lines, "MAX_ROW_BYTES", 1 << 20)
     long = json.dumps(PAIR | {"completion": "x" * (3 << 20)})
     rows = [PAIR, long, PAIR | {"prompt": "b"}]
     assert faults(report_of(tmp_path, rows)) == [(2, "too-long", None)]
@@ -424,7 +427,7 @@ def test_the_verdict_is_the_same_whatever_the_chunk_size(tmp_path, monkeypatch, 
     wrapped = b'{"version": 1.5, "note": "a \\" [ {",\n "data": ' + array + b', "more": null}'
     files = (lines, array, gzip.compress(array), wrapped)
     whole = [report_of(tmp_path, data) for data in files]
-    monkeypatch.setattr(containers, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(read_lines, "CHUNK_BYTES", chunk)
     assert [report_of(tmp_path, data) for data in files] == whole
     assert [faults(report)[-1][1:] for report in whole[1:]] == [("missing-field", "completion")] * 3
 
@@ -487,7 +490,7 @@ def test_gzip_is_read_as_what_it_holds(tmp_path):
 
 
 def test_a_gzip_bomb_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(containers, "GZIP_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(source, "GZIP_FREE_BYTES", 1 << 20)
     report = report_of(tmp_path, gzip.compress(json.dumps(PAIR).encode() + b"\n" + b" " * (8 << 20)))
     assert report.errors == {"gzip-bomb": 1}
 

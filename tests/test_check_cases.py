@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from engine import bases, containers
+from engine import bases
 from engine import check as check_module
 from engine.check import check
+from engine.read import lines
+from engine.read import source as read_source
 from engine.words import CHECK_HELP, RULES
+from tests.house.sources import sources
 
 CASES = Path(__file__).parent / "cases"
 INDEX: dict[str, dict] = json.loads((CASES / "index.json").read_text())
@@ -19,9 +22,9 @@ INDEX: dict[str, dict] = json.loads((CASES / "index.json").read_text())
 @pytest.mark.parametrize("rule", INDEX)
 def test_each_rule_names_the_line_of_its_case(rule, workspace, monkeypatch):
     case = INDEX[rule]
-    monkeypatch.setattr(containers, "MAX_ROW_BYTES", 16_000)
-    monkeypatch.setattr(containers, "CHUNK_BYTES", 4_000)
-    monkeypatch.setattr(containers, "GZIP_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(lines, "MAX_ROW_BYTES", 16_000)
+    monkeypatch.setattr(lines, "CHUNK_BYTES", 4_000)
+    monkeypatch.setattr(read_source, "GZIP_FREE_BYTES", 1 << 20)
     if rule == "over-window-estimate":
         monkeypatch.setattr(check_module, "WINDOW_BYTES", 20_000)
     report = check(
@@ -37,9 +40,8 @@ def test_each_rule_names_the_line_of_its_case(rule, workspace, monkeypatch):
 
 
 def test_each_rule_of_the_check_has_a_case_and_a_line_of_help():
-    engine = Path(check_module.__file__).parent
-    names = ("check.py", "rows.py", "containers.py", "tables.py", "rules.py", "content.py")
-    source = "".join((engine / name).read_text() for name in names)
+    names = ("engine/read", *(f"engine/{name}.py" for name in ("check", "rows", "rules", "content")))
+    source = "".join(path.read_text() for path in sources(*names))
     elsewhere = {"file-missing", "file-is-folder", "file-no-permission", "file-unreadable", "disk-full",
                  "mapping-target", "mapping-twice"}  # fmt: skip
     rules = {rule for rule in RULES if f'"{rule}"' in source} - elsewhere

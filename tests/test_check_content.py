@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import containers, content, repeats
+from engine import content, repeats
 from engine.check import Report, check
+from engine.read import lines
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 
@@ -73,7 +74,7 @@ def test_what_only_looks_like_it_is_left_alone(tmp_path, text):
 
 @pytest.mark.parametrize("chunk", [1, 5, 64, 1 << 20])
 def test_texts_are_found_whatever_the_chunk_size(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(containers, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(lines, "CHUNK_BYTES", chunk)
     rows = [chat(f"q{n}", text) for n, (_, text, _) in enumerate(TEXTS)]
     assert [p.line for p in report_of(tmp_path, [chat("Hi", "x"), *rows, chat("a", "b")]).problems] == list(
         range(2, 15)

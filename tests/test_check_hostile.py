@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine import check as check_module
-from engine import containers
 from engine.check import Report, check
+from engine.read import lines
 from tests.helpers import peak_mib_of
 
 HOSTILE = Path(__file__).parent / "cases" / "hostile"
@@ -38,8 +38,7 @@ def test_a_hostile_file_has_its_verdict_however_it_is_read(name, monkeypatch):
     assert all(problem.sentence.isprintable() and problem.fix for problem in report.problems)
     small = path.stat().st_size < SMALL_BYTES and not name.endswith(".gz")
     for chunk_bytes in (7, 250) if small else (50_000,) if report.rows else ():
-        monkeypatch.setattr(containers, "CHUNK_BYTES", chunk_bytes)
-        monkeypatch.setattr(check_module, "CHUNK_BYTES", chunk_bytes)
+        monkeypatch.setattr(lines, "CHUNK_BYTES", chunk_bytes)
         monkeypatch.setattr(check_module, "PIECE_BYTES", 10 * chunk_bytes)
         assert check(path, quick=chunk_bytes == 250) == report
 

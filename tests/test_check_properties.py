@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.check import Report, check, problem_to_json
 from engine.convert import canonical, schema, target_characters
-from engine.formats import LAYOUTS, TYPES, Reading
+from engine.read.formats import LAYOUTS, TYPES, Reading
 from tests.helpers import examples
 
 QUICK = settings(max_examples=examples(160), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -178,13 +178,13 @@ def test_conversion_keeps_every_character_of_good_rows(path, rows):
 @QUICK
 @given(data=st.lists(fragments, max_size=20).map(b"".join), chunk=st.integers(1, 9))
 def test_the_verdict_does_not_depend_on_the_chunk_size(path, data, chunk):
-    from engine import containers as module
+    from engine.read import lines as read_lines
 
     path.write_bytes(data)
     whole = check(path)
-    size = module.CHUNK_BYTES
-    module.CHUNK_BYTES = chunk
+    size = read_lines.CHUNK_BYTES
+    read_lines.CHUNK_BYTES = chunk
     try:
         assert check(path) == whole
     finally:
-        module.CHUNK_BYTES = size
+        read_lines.CHUNK_BYTES = size

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engine import check as check_module
-from engine import check_worker, containers, content, repeats
+from engine import check_worker, content, repeats
 from engine.check import Report, check
+from engine.read import lines as read_lines
 from engine.scan import Scan
 from tests.helpers import examples, peak_mib_of
 
@@ -59,7 +60,7 @@ GOOD = '{"messages": [{"role": "user", "content": "Hi %d"}, {"role": "assistant"
 
 
 def parses(text: str) -> bool:
-    return containers.parses(f'"{text}"'.encode("utf-8", "surrogatepass"))
+    return read_lines.parses(f'"{text}"'.encode("utf-8", "surrogatepass"))
 
 
 @pytest.fixture
@@ -83,12 +84,12 @@ def test_the_quick_way_says_what_the_careful_way_says(path, rows, more, chunk, p
     lines = [*good[:2], *chooser.sample(rows + good[2:], len(rows) + len(good) - 2)]
     path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
     careful = check(path, quick=False)
-    held = containers.CHUNK_BYTES, check_module.PIECE_BYTES
-    containers.CHUNK_BYTES, check_module.PIECE_BYTES = chunk, piece
+    held = read_lines.CHUNK_BYTES, check_module.PIECE_BYTES
+    read_lines.CHUNK_BYTES, check_module.PIECE_BYTES = chunk, piece
     try:
         assert check(path, quick=True) == careful
     finally:
-        containers.CHUNK_BYTES, check_module.PIECE_BYTES = held
+        read_lines.CHUNK_BYTES, check_module.PIECE_BYTES = held
 
 
 @QUICK

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import containers, datasets
+from engine import datasets
 from engine.check import Report, check
+from engine.read import lines as read_lines
 from engine.workspace import Workspace
 from tests.helpers import examples
 
@@ -171,11 +172,11 @@ def test_any_table_a_writer_makes_is_read_back_whatever_the_chunk_size(tmp_path,
     whole = check(path, sink=kept)
     assert whole.container == "csv.gz" and whole.rows == len(rows)
     assert all((row["prompt"], row["completion"]) in rows for row in kept.rows)
-    size, containers.CHUNK_BYTES = containers.CHUNK_BYTES, chunk
+    size, read_lines.CHUNK_BYTES = read_lines.CHUNK_BYTES, chunk
     try:
         assert check(path) == whole
     finally:
-        containers.CHUNK_BYTES = size
+        read_lines.CHUNK_BYTES = size
 
 
 @QUICK

@@ -12,7 +12,7 @@ import pytest
 from engine import datasets, fixes
 from engine.check import check
 from engine.fixes import AS_TEXT, CONVERT_LABELS, STRIP_BOM
-from engine.formats import TYPES
+from engine.read.formats import TYPES
 from engine.workspace import Workspace
 from tests.test_check_cases import CASES, INDEX
 from tests.test_train import train

@@ -17,7 +17,7 @@ from engine import datasets
 from engine.check import check
 from engine.convert import canonical, schema, target_characters
 from engine.datasets import DatasetError
-from engine.formats import BY_NAME, TYPES, Reading
+from engine.read.formats import BY_NAME, TYPES, Reading
 from engine.workspace import Workspace
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

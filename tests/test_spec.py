@@ -125,7 +125,8 @@ def test_what_a_recipe_says_is_what_its_spec_holds(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_samples_and_kinds_of_data_a_recipe_names_exist(name):
-    from engine import formats, starter
+    from engine import starter
+    from engine.read import formats
 
     recipe = spec.recipes()[name]
     assert set(recipe.data_types) <= set(formats.TYPES)

@@ -52,7 +52,8 @@ def _in_code(path: Path) -> Iterator[str]:
 
 def _in_tables() -> Iterator[tuple[str, str]]:
     """Yield file and text of the tables whose texts are looked up when they are shown."""
-    from engine import check, containers, spec, starter
+    from engine import check, spec, starter
+    from engine.read import source
     from engine.words import CHECK_HELP, RULES
 
     for text in CHECK_HELP.values():
@@ -65,7 +66,7 @@ def _in_tables() -> Iterator[tuple[str, str]]:
         yield from (("engine/starter/__init__.py", text) for text in (sample.title, sample.description))
     for texts in [("1 row", "{rows} rows"), *check._KINDS.values()]:
         yield from (("engine/check.py", text) for text in texts)
-    for _, what in containers._MAGIC:
+    for _, what in source._MAGIC:
         yield "engine/containers.py", what
 
 

@@ -9,9 +9,12 @@ from typing import BinaryIO
 
 import msgspec
 
-from engine.containers import BOM, MAX_ROW_BYTES, Progress, Refused, Unreadable, encoding_fault
-from engine.formats import layout_of
-from engine.texts import short
+from engine.read import lines
+from engine.read.faults import encoding_fault
+from engine.read.formats import layout_of
+from engine.read.lines import Unreadable
+from engine.read.source import BOM, Progress, Refused
+from engine.read.texts import short
 from engine.words import later
 
 BATCH_ROWS = 256
@@ -57,7 +60,7 @@ def csv_records(chunks: Iterator[bytes], separator: str) -> Generator[tuple[int,
 
     Raises Refused when the header cannot name columns.
     """
-    csv.field_size_limit(MAX_ROW_BYTES)
+    csv.field_size_limit(lines.MAX_ROW_BYTES)
     encode = msgspec.json.Encoder().encode
     reader = csv.reader(_text_lines(chunks), delimiter=separator, strict=True)
     header: list[str] | None = None
@@ -133,7 +136,12 @@ def parquet_records(file: BinaryIO, size: int, progress: Progress | None) -> Gen
         for batch in table.iter_batches(batch_size=BATCH_ROWS):
             for row in batch.to_pylist():
                 raw = encode(row)
-                yield None, raw if len(raw) <= MAX_ROW_BYTES else Unreadable("too-long", limit_mib=MAX_ROW_BYTES >> 20)
+                yield (
+                    None,
+                    raw
+                    if len(raw) <= lines.MAX_ROW_BYTES
+                    else Unreadable("too-long", limit_mib=lines.MAX_ROW_BYTES >> 20),
+                )
             done += batch.num_rows
             if progress:
                 progress(int(size * min(1.0, done / total)), size)

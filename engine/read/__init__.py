@@ -1,0 +1,15 @@
+"""Bytes -> records with the lines they start on, and the layouts that rows can have.
+
+source.Source opens a file as a stream and tells what it is; lines, documents and tables cut it into records; formats
+says what their columns mean; faults why one cannot be read.
+"""
+
+from typing import TYPE_CHECKING
+
+from engine._faces import lazily
+
+if TYPE_CHECKING:
+    from engine.read.source import Progress
+
+__all__ = ["Progress", "documents", "faults", "formats", "lines", "source", "tables", "texts"]
+__getattr__ = lazily(__name__, source="Progress")
