@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import bases, datasets, events, preflight, runs, starter
+from engine import bases, datasets, events, preflight, processes, runs, starter
 from engine.workspace import Workspace
 
 
@@ -56,7 +56,7 @@ def bare(folder: Path, recipe: str, settings: dict[str, Any]) -> dict[str, float
         [sys.executable, "-m", "bench.bare_trl", str(folder / "settings.json"), str(folder)],
         capture_output=True,
         text=True,
-        cwd=runs.PROJECT_DIR,
+        cwd=processes.PROJECT_DIR,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(settings["threads"])},
     )
     whole_s = time.monotonic() - began_s

@@ -27,7 +27,9 @@ from typing import Any
 
 os.environ.update(HF_HUB_OFFLINE="1", DISABLE_MULTIPROC="1", TQDM_DISABLE="1", TOKENIZERS_PARALLELISM="false")
 
-from engine import bases, benchmarks, spec, starter
+from engine import bases, starter
+from engine.benchmarks import library, shipped
+from engine.spec import RunSpec, schema
 from engine.workspace import Workspace
 
 # Two likelihoods closer than this may change places between two ways of computing them.
@@ -36,9 +38,9 @@ TIE = 1e-4
 
 def long_sets(workspace: Workspace) -> list[str]:
     """Make three sets of questions whose choices or examples share much, out of what ships; return their names."""
-    general, questions = benchmarks.find("general-text"), benchmarks.find("commonsense-qa-200")
+    general, questions = library.find("general-text"), library.find("commonsense-qa-200")
     assert general is not None and questions is not None
-    texts = [doc["text"] for doc in benchmarks.docs(general) if len(doc["text"].split()) > 20]  # words, as in English
+    texts = [doc["text"] for doc in library.docs(general) if len(doc["text"].split()) > 20]  # words, as in English
     draw = random.Random(0)  # noqa: S311 - the same questions each time
     made = []
     for name, choices in (("long passage, 4 choices", 4), ("long passage, 8 choices", 8)):
@@ -53,7 +55,7 @@ def long_sets(workspace: Workspace) -> list[str]:
                     "answer": 0,
                 }
             )
-        one, problems = benchmarks.add(workspace, "\n".join(map(json.dumps, rows)).encode(), name)
+        one, problems = library.add(workspace, "\n".join(map(json.dumps, rows)).encode(), name)
         assert one is not None, problems[0].sentence
         made.append(one.name)
     return made
@@ -62,9 +64,9 @@ def long_sets(workspace: Workspace) -> list[str]:
 def questions_of(names: list[str], workspace: Workspace, base: str, limit: int, shots: int = 0) -> list[Any]:
     from engine.train import scores
 
-    made = spec.RunSpec(
-        kind="evaluate", recipe=spec.RecipeRef("evaluate", "0" * 64), base=spec.BaseRef(base),
-        dataset=spec.DatasetRef(""), evaluate=spec.Evaluate(benchmarks=names, limit=limit, shots=shots),
+    made = RunSpec(
+        kind="evaluate", recipe=schema.RecipeRef("evaluate", "0" * 64), base=schema.BaseRef(base),
+        dataset=schema.DatasetRef(""), evaluate=schema.Evaluate(benchmarks=names, limit=limit, shots=shots),
     )  # fmt: skip
     return scores.general(made, workspace, bases.describe(base, workspace))
 
@@ -77,9 +79,9 @@ def task_of(question: Any, tokenizer: Any, limit: int) -> tuple[Any, Any]:
 
     from engine.train import evaluate
 
-    if question.benchmark in benchmarks.pack() and not limit and not question.settings["shots"]:
+    if question.benchmark in shipped.pack() and not limit and not question.settings["shots"]:
         return "tunebook_" + question.benchmark.replace("-", "_"), TaskManager(
-            include_path=str(benchmarks.HERE), include_defaults=False
+            include_path=str(shipped.HERE), include_defaults=False
         )
     docs = question.asked
     if "gold" not in docs[0]:
@@ -185,15 +187,15 @@ def main() -> None:
 
     HFLM: Any = huggingface.HFLM
     torch.set_num_threads(chosen.threads)
-    os.chdir(benchmarks.HERE)  # where the tasks' data_files are
+    os.chdir(shipped.HERE)  # where the tasks' data_files are
     with tempfile.TemporaryDirectory() as home:
         workspace = Workspace(home)
         folder = str(bases.describe(chosen.base, workspace).folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder).eval()
         long = long_sets(workspace)
-        titles = {one.name: one.title for one in benchmarks.available(workspace)}
-        asked = questions_of([starter.BENCHMARK_NAME, *benchmarks.pack(), *long], workspace, chosen.base, chosen.limit)
+        titles = {one.name: one.title for one in library.available(workspace)}
+        asked = questions_of([starter.BENCHMARK_NAME, *shipped.pack(), *long], workspace, chosen.base, chosen.limit)
         rows = [(titles[one.benchmark], one) for one in asked]
         (shot,) = questions_of(["commonsense-qa-200"], workspace, chosen.base, chosen.limit, shots=5)
         rows.append(("Common sense, 5 examples", shot))

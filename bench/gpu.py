@@ -223,16 +223,16 @@ def measure_training(part: str, folder: str, backend: str, shape: str, tokens: i
     if part == "cap" and device() == "cuda":
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, CAP_BYTES / total))
-    from engine import spec
+    from engine.spec import recipes
     from engine.train import backend as backends
     from engine.workspace import Workspace
 
-    recipe = spec.recipes()["lora" if part == "lora" else "qlora"]
+    recipe = recipes.recipes()["lora" if part == "lora" else "qlora"]
     settings: dict[str, Any] = {
         "machine.backend": backend, "train.max_length": tokens, "train.batch_size": 1 if part == "cap" else 4,
         "train.gradient_checkpointing": part == "cap",
     }  # fmt: skip
-    run_spec, wrong = spec.resolve(
+    run_spec, wrong = recipes.resolve(
         recipe, base=folder, revision=None, parameters=1e9, dataset_id="none", overrides=settings
     )
     assert not wrong, wrong

@@ -14,7 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from engine import drafts, guide, spec
+from engine import drafts, guide
+from engine.spec import counts as spec_counts
+from engine.spec import recipes
+from engine.spec import settings as spec_settings
 from engine.words import Problem, t
 
 # --- facts -----------------------------------------------------------------------------------------------------------
@@ -295,22 +298,22 @@ def _recipe_for(choice: Choice) -> str | None:
     return None
 
 
-def _recipes() -> dict[str, spec.Recipe]:
+def _recipes() -> dict[str, recipes.Recipe]:
     """Return the recipes, read again when a file of the folder changed: one piece of advice asks dozens of times."""
-    return _read_recipes(tuple((p.name, p.stat().st_mtime_ns) for p in sorted(spec.RECIPES_DIR.glob("*.yaml"))))
+    return _read_recipes(tuple((p.name, p.stat().st_mtime_ns) for p in sorted(recipes.RECIPES_DIR.glob("*.yaml"))))
 
 
 @lru_cache(maxsize=2)
-def _read_recipes(_stamp: tuple[tuple[str, int], ...]) -> dict[str, spec.Recipe]:
-    return spec.recipes()
+def _read_recipes(_stamp: tuple[tuple[str, int], ...]) -> dict[str, recipes.Recipe]:
+    return recipes.recipes()
 
 
-def _weights_of(recipe: spec.Recipe) -> tuple[str, str, bool]:
+def _weights_of(recipe: recipes.Recipe) -> tuple[str, str, bool]:
     """Return which weights a recipe trains: adapter, quantisation, and whether layers are frozen."""
     return recipe.adapter, recipe.quantize, _layers_of(recipe) != "all"
 
 
-def _layers_of(recipe: spec.Recipe) -> Any:
+def _layers_of(recipe: recipes.Recipe) -> Any:
     layers = recipe.defaults.get("layers")
     return "all" if layers is None else layers.value
 
@@ -618,7 +621,7 @@ def _settings(choice: Choice, facts: Facts, rank: int, rank_reason: str) -> tupl
     if choice.objective == "sft":
         move("train.replay_share", _replay_share(facts), t("how much may be forgotten decides how much is mixed in"))
     if choice.objective == "kto" and facts.good_rows and facts.bad_rows:
-        weights = spec.kto_weights(facts.good_rows, facts.bad_rows)
+        weights = spec_counts.kto_weights(facts.good_rows, facts.bad_rows)
         move("objective_args.weights", list(weights), t("the rarer label counts more, so that both weigh the same"))
     if _is_tight(msgspec.structs.replace(choice, settings=tuple(found.values())), facts):
         move("train.gradient_checkpointing", True, t("saves memory where the card is nearly full"))
@@ -1338,7 +1341,7 @@ def mentioned() -> list[Mentioned]:
 # --- the hand-off to the Train page ------------------------------------------------------------------------------------
 
 
-def recipe_for(choice: Choice) -> spec.Recipe | None:
+def recipe_for(choice: Choice) -> recipes.Recipe | None:
     """Return the recipe that trains a choice, or None when this version has none."""
     name = _recipe_for(choice)
     return _recipes()[name] if name is not None else None
@@ -1374,12 +1377,12 @@ def draft(
             # general rows to mix in come with the starter alone
             if base == "starter" and setting.value > (usual or 0):
                 overrides[setting.path] = setting.value
-        elif moved and not toy and setting.path in spec.fields() and usual != setting.value:
+        elif moved and not toy and setting.path in spec_settings.fields() and usual != setting.value:
             overrides[setting.path] = setting.value
     reasons = [advice.headline, *([advice.nearest_reason] if advice.nearest_reason else []), *advice.reasons]
     if other is not None:
         reasons = [t("You chose {choice} instead of the advice.", choice=choice.title), method_trade(choice)]
-    if reward_model and choice.objective == "ppo" and "objective_args.reward_model" in spec.fields():
+    if reward_model and choice.objective == "ppo" and "objective_args.reward_model" in spec_settings.fields():
         overrides["objective_args.reward_model"] = reward_model
     return drafts.Draft(
         recipe=recipe_name,

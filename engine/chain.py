@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from engine import bases, datasets, drafts, judges, preflight, runs, spec, starter
+from engine import bases, datasets, drafts, judges, preflight, runs, starter
+from engine.spec import RunSpec
 from engine.words import Problem, t
 from engine.workspace import Workspace
 
@@ -140,7 +141,7 @@ def sample_id(workspace: Workspace, name: str) -> str:
 
 def build(
     workspace: Workspace, name: str, policy: str, dataset: str, judge: str | None, overrides: dict[str, Any]
-) -> tuple[spec.RunSpec | None, list[Problem]]:
+) -> tuple[RunSpec | None, list[Problem]]:
     """Return the spec of a stage and everything that keeps it from starting, as preflight.build does."""
     if name == "ppo" and judge is not None:
         overrides = {"objective_args.reward_model": judge, **overrides}

@@ -14,7 +14,6 @@ import queue
 import secrets
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -37,7 +36,6 @@ MOST_CHILDREN = 2
 MOST_MODELS = 4
 MOST_SAVED_PROMPTS = 200
 POLL_S = 0.5
-PROJECT_DIR = Path(__file__).resolve().parents[1]
 
 Message = dict[str, str]
 
@@ -153,15 +151,8 @@ class Child:
         }
         self._log = folder / "child.log"
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - a list, no shell
-                [sys.executable, "-m", MODULE, str(workspace.root), f"{IDLE_S:g}"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=PROJECT_DIR,
-                env=environment,
-                start_new_session=True,
-            )
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+            self.process = processes.start(MODULE, str(workspace.root), f"{IDLE_S:g}", env=environment, **pipes)
         self.used_s = time.monotonic()
         self._waiting: dict[str, queue.Queue[Reply]] = {}
         self._writing = threading.Lock()

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from engine import split
 from engine.check_worker import Job, Pool, PoolBroken, check_range, problems_path, workers_for
 from engine.read import Progress, documents, faults, formats, source, tables, texts
 from engine.read import lines as read_lines
@@ -39,6 +38,7 @@ from engine.rows import (
     problems_written,
 )
 from engine.rules import Lengths
+from engine.spec import split
 from engine.words import Problem, Text, language, later, t
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from engine import processes
 from engine.read import formats
 from engine.read import lines as read_lines
 from engine.rows import HasAnswers, Piece, RowChecks
@@ -29,7 +30,6 @@ from engine.words import set_language
 # A worker's import costs about what checking this much does.
 WORTH_BYTES = 16 << 20
 MOST_WORKERS = 8
-_PROJECT_DIR = Path(__file__).resolve().parents[1]
 
 
 class Job(msgspec.Struct, kw_only=True):
@@ -100,12 +100,8 @@ class Pool:
 
     def __init__(self, job: Job, workers: int):
         self._processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "engine.check_worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd=_PROJECT_DIR,
+            processes.start(
+                "engine.check_worker", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
             for _ in range(workers)
         ]

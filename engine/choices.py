@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from engine import fit, machine, spec
+from engine import fit, machine
 from engine.events import Choice
+from engine.spec import RunSpec
 from engine.words import Problem, Text, later, t
 
 # What Unsloth speeds up and what was run here: supervised training in every form it has, preferences with LoRA.
@@ -90,7 +91,7 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def choose(run_spec: spec.RunSpec, device: Device, shape: fit.Shape | None, setup: fit.Setup) -> Chosen:
+def choose(run_spec: RunSpec, device: Device, shape: fit.Shape | None, setup: fit.Setup) -> Chosen:
     """Return what is used for everything that follows from the machine, with the reason in words.
 
     `shape` and `setup` are those of the memory estimate (fit.py); an unknown shape has none, and then the careful way
@@ -114,7 +115,7 @@ def choose(run_spec: spec.RunSpec, device: Device, shape: fit.Shape | None, setu
 
 
 def choose_backend(
-    run_spec: spec.RunSpec, device: Device, shape: fit.Shape | None
+    run_spec: RunSpec, device: Device, shape: fit.Shape | None
 ) -> tuple[Literal["plain", "unsloth"], Text]:
     """Return the backend of a run and why."""
     if run_spec.machine.backend != "auto":
@@ -135,7 +136,7 @@ def choose_backend(
     return "unsloth", later("it is installed, there is a GPU, and it has a fast path for this run")
 
 
-def _precision(run_spec: spec.RunSpec, device: Device) -> tuple[bool, Text]:
+def _precision(run_spec: RunSpec, device: Device) -> tuple[bool, Text]:
     if run_spec.machine.precision != "auto":
         return run_spec.machine.precision == "bf16", later("asked for")
     if device.name == "cpu":
@@ -158,7 +159,7 @@ def _room(need: int, device: Device) -> dict[str, Any]:
 
 
 def choose_checkpointing(
-    run_spec: spec.RunSpec, device: Device, shape: fit.Shape | None, setup: fit.Setup
+    run_spec: RunSpec, device: Device, shape: fit.Shape | None, setup: fit.Setup
 ) -> tuple[bool, Text]:
     """Return whether layers are computed twice to save memory: only where the estimate without it leaves less than a
     tenth of the memory free, since it costs about a third of the speed (Chen and others, arXiv 1604.06174)."""
@@ -175,7 +176,7 @@ def choose_checkpointing(
 
 
 def choose_optimizer(
-    run_spec: spec.RunSpec, device: Device, shape: fit.Shape | None, setup: fit.Setup
+    run_spec: RunSpec, device: Device, shape: fit.Shape | None, setup: fit.Setup
 ) -> tuple[Literal["adamw", "adamw_8bit"], Text]:
     """Return the optimizer: AdamW, or with its moments in 8 bits where the estimate is too large otherwise and that
     saves a tenth of it (arXiv 2110.02861 finds the same losses; bitsandbytes 0.50 has it for processors too)."""
@@ -192,7 +193,7 @@ def choose_optimizer(
     return "adamw_8bit", later("in 32 bits the run would need {need} of {have}", **_room(need, device))
 
 
-def _padding(run_spec: spec.RunSpec, device: Device, backend: str) -> tuple[bool | None, Text]:
+def _padding(run_spec: RunSpec, device: Device, backend: str) -> tuple[bool | None, Text]:
     """Return whether the rows of a batch are laid end to end. Without FlashAttention rows would see each other: TRL 1.12
     only warns (sft_trainer.py)."""
     if run_spec.train.padding_free is not None:
@@ -206,7 +207,7 @@ def _padding(run_spec: spec.RunSpec, device: Device, backend: str) -> tuple[bool
     return True, later("FlashAttention keeps the rows apart")
 
 
-def problems(run_spec: spec.RunSpec, device: Device, shape: fit.Shape | None) -> list[Problem]:
+def problems(run_spec: RunSpec, device: Device, shape: fit.Shape | None) -> list[Problem]:
     """Return what was asked for and cannot be had on this machine."""
     found = []
     if run_spec.machine.backend == "unsloth":

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from engine import __version__
+from engine import __version__, processes
 from engine.words import Problem, environment_language, languages, set_language, t
 from engine.workspace import Workspace, default_workspace
 
@@ -135,12 +135,12 @@ def _add_data(arguments: argparse.Namespace, workspace: Workspace) -> str:
 
 def _overrides(texts: list[str] | None) -> tuple[dict[str, Any], list[Problem]]:
     """Return the settings of all --set, and what is wrong with the others."""
-    from engine import spec
+    from engine.spec import settings as spec_settings
 
     overrides: dict[str, Any] = {}
     problems: list[Problem] = []
     for text in texts or []:
-        parsed = spec.parse_setting(text)
+        parsed = spec_settings.parse_setting(text)
         if isinstance(parsed, Problem):
             problems.append(parsed)
         else:
@@ -150,13 +150,14 @@ def _overrides(texts: list[str] | None) -> tuple[dict[str, Any], list[Problem]]:
 
 def fit(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Estimate the memory and time of a run; exit 0 when it may fit, 1 when it cannot or nothing is known."""
-    from engine import bases, datasets, machine, preflight, spec
+    from engine import bases, datasets, machine, preflight
     from engine import fit as estimates
     from engine.check import DatasetError
+    from engine.spec import recipes as spec_recipes
 
     overrides, problems = _overrides(arguments.set)
     data, dataset = arguments.data, None
-    recipe = spec.recipes().get(arguments.recipe)
+    recipe = spec_recipes.recipes().get(arguments.recipe)
     if arguments.probe and data is None and recipe is not None:
         data = recipe.sample
     if data is not None:
@@ -444,7 +445,8 @@ def repeat_command(workspace: Workspace, run_id: str) -> str:
     """Return the command that repeats a run."""
     import shlex
 
-    from engine import drafts, runs, spec
+    from engine import drafts, runs
+    from engine.spec import settings as spec_settings
 
     run_spec = runs.load_spec(workspace, run_id)
     if run_spec.kind == "evaluate":
@@ -464,7 +466,11 @@ def repeat_command(workspace: Workspace, run_id: str) -> str:
     words = ["tunebook", "train", run_spec.recipe.name, "--data", run_spec.dataset.id, "--base", run_spec.base.pinned]
     for path, value in drafts.changed(run_spec, workspace).items():
         shown = (
-            "" if path in spec.NAMES_DATA and value is None else value if isinstance(value, str) else json.dumps(value)
+            ""
+            if path in spec_settings.NAMES_DATA and value is None
+            else value
+            if isinstance(value, str)
+            else json.dumps(value)
         )
         words += ["--set", f"{path}={shown}"]
     return shlex.join([*words, "--wait"])
@@ -497,11 +503,12 @@ def resume(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Print what runs gained and lost on the same items, with 95 % intervals."""
-    from engine import benchmarks, evaluations, report, runs, sweeps
+    from engine import evaluations, report, runs, sweeps
+    from engine.benchmarks import library
 
     rows: list[report.Comparison] = []
     judged: list[report.Judged] = []
-    titles = {one.name: one.title for one in benchmarks.available(workspace)}
+    titles = {one.name: one.title for one in library.available(workspace)}
     for run_id in arguments.runs:
         if not _known_run(workspace, run_id):
             return EXIT_FAILED
@@ -594,16 +601,17 @@ def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:
 
 def evaluate(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Ask a run and its base, or any two models, a set of benchmarks, without training."""
-    from engine import bases, benchmarks, evaluations, runs
+    from engine import bases, evaluations, runs
+    from engine.benchmarks import library
 
     toy = bases.describe(evaluations.reference(workspace, arguments.ref), workspace).is_toy
-    chosen = benchmarks.sets(toy=toy)[arguments.set]
+    chosen = library.sets(toy=toy)[arguments.set]
     names, limit = (list(chosen.benchmarks), chosen.limit) if arguments.benchmarks is None else ([], 0)
     problems: list[Problem] = []
     for name in (arguments.benchmarks or "").split(","):
         name = name.strip()
-        if benchmarks.find(name, workspace) is None and Path(name).is_file():
-            own, found = benchmarks.add(workspace, Path(name).read_bytes(), Path(name).name)
+        if library.find(name, workspace) is None and Path(name).is_file():
+            own, found = library.add(workspace, Path(name).read_bytes(), Path(name).name)
             for problem in found:
                 print(f"{name}: {problem.sentence}", file=sys.stderr)
             if own is None:
@@ -638,12 +646,13 @@ def _started(run_id: str, status: str, *, as_json: bool) -> int:
 
 def sweep(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Run several recipes, settings and seeds on one data set, and see the frontier of gain against forgetting."""
-    from engine import spec, sweeps
+    from engine import sweeps
     from engine.check import DatasetError
+    from engine.spec import recipes as spec_recipes
 
     try:
         ready = sweeps.ready_made()
-    except spec.RecipeError as error:
+    except spec_recipes.RecipeError as error:
         return _refuse([Problem(rule="sweep-broken", parameters={"reason": str(error)})])
     if arguments.list:
         for name, one in ready.items():
@@ -691,7 +700,8 @@ def sweep(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def advise(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Say which recipe suits some data, a machine and a goal, by which rules, and what would change that."""
-    from engine import advisor, bases, judges, machine, outlook, preflight, spec
+    from engine import advisor, bases, judges, machine, outlook, preflight
+    from engine.spec import schema
 
     try:
         given = json.loads(Path(arguments.facts).read_bytes()) if arguments.facts else {}
@@ -707,7 +717,7 @@ def advise(arguments: argparse.Namespace, workspace: Workspace) -> int:
         base = bases.describe(arguments.base, workspace)
         known |= {"base_parameters": base.parameters, "base_is_tuned": base.kind == "run"}
         known["has_reward_model"] = (
-            judges.newest(workspace, base, spec.ObjectiveArgs().least_reward_accuracy) is not None
+            judges.newest(workspace, base, schema.ObjectiveArgs().least_reward_accuracy) is not None
         )
     gpus = machine.facts().gpus
     if not arguments.facts and gpus:
@@ -820,7 +830,7 @@ def download(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def app(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Open the pages; further arguments go to streamlit, such as --server.port 8600."""
-    root = Path(__file__).resolve().parents[1]
+    root = processes.PROJECT_DIR
     flags = [] if (root / ".streamlit" / "config.toml").exists() else _FLAGS
     command = [sys.executable, "-m", "streamlit", "run", str(root / "app.py"), *flags, *arguments.streamlit]
     os.execv(sys.executable, command)  # noqa: S606 - a list, no shell; this process becomes the server

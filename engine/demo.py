@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from filelock import FileLock
 
-from engine import machine, processes, turns
+from engine import machine, processes, starter, turns
 from engine.words import Problem, t
 from engine.workspace import Workspace, default_workspace, machine_dir
 
@@ -203,8 +203,7 @@ def check_source(workspace: Workspace, source: Path) -> None:
     """Refuse a file to store that is not the visitor's own upload or a sample, is too large, or unpacks beyond measure.
     Raises Refused; OSError where the file cannot be read."""
     most, real = limits(), source.resolve()
-    samples = Path(__file__).resolve().parent / "starter" / "samples"
-    if not (real.is_relative_to(workspace.root) or real.is_relative_to(samples)):
+    if not (real.is_relative_to(workspace.root) or real.is_relative_to(starter.SAMPLES_DIR)):
         raise Refused(Problem(rule="demo-path"))
     size = source.stat().st_size
     if size > most.upload_mib << 20:
@@ -265,7 +264,8 @@ def problems(run_spec: RunSpec, workspace: Workspace) -> list[Problem]:
     """Return everything in a spec that is beyond the limits; nothing where this is no demo."""
     if not on():
         return []
-    from engine import benchmarks, datasets, preflight
+    from engine import datasets, preflight
+    from engine.benchmarks import shipped
 
     most, train, found = limits(), run_spec.train, []
 
@@ -279,7 +279,7 @@ def problems(run_spec: RunSpec, workspace: Workspace) -> list[Problem]:
         if not allows_base(ref):
             found.append(_model_problem())
     for name in run_spec.evaluate.benchmarks:
-        if name in benchmarks.HARNESS:
+        if name in shipped.HARNESS:
             found.append(Problem(rule="demo-benchmark", where="evaluate.benchmarks", parameters={"name": name}))
     over("train.batch_size", train.batch_size * train.accumulation, most.batch_rows)
     over("train.max_length", train.max_length, most.row_tokens)

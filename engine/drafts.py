@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from engine import demo, preflight, runs, spec
+from engine import demo, preflight, runs
+from engine.spec import RunSpec, schema, settings
 from engine.workspace import Workspace, write_atomically
 
 
@@ -38,7 +39,7 @@ def load(workspace: Workspace, draft_id: str) -> Draft | None:
         return None
 
 
-def base_of(run_spec: spec.RunSpec) -> str:
+def base_of(run_spec: RunSpec) -> str:
     """Return the base of a run as a draft names it: at the commit the run was made on, though its branch may have moved.
     A demo knows the bases of its list alone."""
     return run_spec.base.ref if demo.on() else run_spec.base.pinned
@@ -56,7 +57,7 @@ def of_run(workspace: Workspace, run_id: str, *, came_from: str, changes: dict[s
     )
 
 
-def changed(run_spec: spec.RunSpec, workspace: Workspace) -> dict[str, Any]:
+def changed(run_spec: RunSpec, workspace: Workspace) -> dict[str, Any]:
     """Return the settings of a spec that differ from what its recipe would give on its base now."""
     plain, _ = preflight.build(
         workspace, run_spec.recipe.name, base_ref=base_of(run_spec), dataset_id=run_spec.dataset.id, overrides={}
@@ -64,8 +65,8 @@ def changed(run_spec: spec.RunSpec, workspace: Workspace) -> dict[str, Any]:
     if plain is None:
         return {}
     found = {}
-    for path in spec.fields():
-        value = spec.value_at(run_spec, path)
-        if value != spec.value_at(plain, path):
+    for path in settings.fields():
+        value = schema.value_at(run_spec, path)
+        if value != schema.value_at(plain, path):
             found[path] = value
     return found

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from engine import bases, datasets, runs, split
+from engine import bases, datasets, runs
 from engine.export import STRAIGHTEN_IMPORT, STRAIGHTEN_LINES, NotExportable, because, is_conv1d
 from engine.preflight import USUAL_BETA
-from engine.spec import RunSpec, layer_indices, replayed_rows
+from engine.spec import RunSpec, counts, split
 from engine.templates import PLAIN_TEMPLATE, for_template
 from engine.words import Problem, t
 from engine.workspace import Workspace
@@ -180,7 +180,7 @@ def _general(workspace: Workspace, recipe: Recipe, rows: int) -> list[dict[str, 
         random.Random(train.seed).shuffle(found)  # noqa: S311 - an order, not a secret
         kinds = [next((name for name in ("messages", "prompt") if row.get(name)), "text") for row in found]
         return [_row(row, kind, "trl") for row, kind in zip(found, kinds, strict=True)]
-    count = replayed_rows(train, rows) * math.ceil(train.epochs)
+    count = counts.replayed_rows(train, rows) * math.ceil(train.epochs)
     return [
         {
             "prompt": [{"role": "user", "content": pair["prompt"]}],
@@ -625,7 +625,7 @@ def _chosen_layers(recipe: Recipe, tool: str) -> list[int] | None:
         return None
     if recipe.depth is None and not isinstance(recipe.spec.layers, list):
         raise _cannot(tool, t("the number of layers of the base is not known here"), t("take the TRL script instead"))
-    return layer_indices(recipe.spec.layers, recipe.depth or 10**6)
+    return counts.layer_indices(recipe.spec.layers, recipe.depth or 10**6)
 
 
 def _llama_factory(recipe: Recipe) -> dict[str, str]:

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine import bases, benchmarks, demo, drafts, events, machine, report, runs, spec
+from engine import bases, demo, drafts, events, machine, report, runs
+from engine.benchmarks import library, speeds
+from engine.spec import RunSpec, schema
+from engine.spec import settings as spec_settings
 from engine.words import Problem, t
 from engine.workspace import Workspace
 
-RECIPE = spec.RecipeRef("evaluate", "0" * 64)
+RECIPE = schema.RecipeRef("evaluate", "0" * 64)
 
 
 def reference(workspace: Workspace, ref: str) -> str:
@@ -27,7 +30,7 @@ def build(
     shots: int = 0,
     template: str = "auto",
     against: str | None = None,
-) -> tuple[spec.RunSpec | None, list[Problem]]:
+) -> tuple[RunSpec | None, list[Problem]]:
     """Return the spec of an evaluation with everything that keeps it from starting; None when there are problems.
 
     `ref` is a run's id or a base. It is compared with `against`; for a run that is the base it was made from, held in as
@@ -48,7 +51,7 @@ def build(
     for one in [tuned] if against is None else [tuned, bases.describe(against, workspace)]:
         if one.scores_only:
             problems.append(Problem(rule="evaluate-reward", where="base", parameters={"ref": one.ref}))
-    known = [one.name for one in benchmarks.available(workspace)]
+    known = [one.name for one in library.available(workspace)]
     shown = ", ".join(known)
     if not names:
         problems.append(Problem(rule="evaluate-none", where="evaluate.benchmarks", parameters={"names": shown}))
@@ -63,7 +66,7 @@ def build(
             )
     settings: dict[str, object] = {}
     for path, value in (("limit", limit), ("shots", shots), ("template", template)):
-        converted = spec.convert_setting(f"evaluate.{path}", value)
+        converted = spec_settings.convert_setting(f"evaluate.{path}", value)
         if isinstance(converted, Problem):
             problems.append(converted)
         else:
@@ -74,29 +77,29 @@ def build(
     window = min(tuned.window_tokens or 2048, 2048)
     revision = tuned.revision if tuned.kind == "hub" else None
     evaluate = msgspec.convert(
-        {"benchmarks": list(dict.fromkeys(names)), "against": against or "", **settings}, spec.Evaluate
+        {"benchmarks": list(dict.fromkeys(names)), "against": against or "", **settings}, schema.Evaluate
     )
-    made = spec.RunSpec(
+    made = RunSpec(
         kind="evaluate",
         recipe=RECIPE,
         quantize=quantize,
-        base=spec.BaseRef(ref, revision),
-        dataset=spec.DatasetRef(""),
-        train=spec.Train(max_length=window, threads=threads or machine.facts().cores),
+        base=schema.BaseRef(ref, revision),
+        dataset=schema.DatasetRef(""),
+        train=schema.Train(max_length=window, threads=threads or machine.facts().cores),
         evaluate=evaluate,
     )
     refused = demo.problems(made, workspace)
     return (None, refused) if refused else (made, [])
 
 
-def name_of(workspace: Workspace, run_spec: spec.RunSpec) -> str:
+def name_of(workspace: Workspace, run_spec: RunSpec) -> str:
     """Return what an evaluation is called in lists."""
     ref = run_spec.base.ref
     shown = runs.name(workspace, ref.removeprefix("run:")) if ref.startswith("run:") else ref.rpartition("/")[2]
     return f"evaluate {shown}"
 
 
-def start(workspace: Workspace, run_spec: spec.RunSpec, *, name: str | None = None, click_id: str | None = None) -> str:
+def start(workspace: Workspace, run_spec: RunSpec, *, name: str | None = None, click_id: str | None = None) -> str:
     """Queue an evaluation and return its run id."""
     return runs.start(workspace, run_spec, name=name or name_of(workspace, run_spec), click_id=click_id)
 
@@ -106,11 +109,11 @@ def seconds(workspace: Workspace, ref: str, names: Sequence[str], limit: int = 0
     A run is asked with its base, whose scores may be cached: counted once then."""
     ref = reference(workspace, ref)
     described, device = bases.describe(ref, workspace), machine.facts().device
-    one = benchmarks.seconds(workspace, device, described.ref, described.parameters, list(names), limit)
+    one = speeds.seconds(workspace, device, described.ref, described.parameters, list(names), limit)
     if one is None or not ref.startswith("run:"):
         return one
     below = bases.describe(runs.load_spec(workspace, ref.removeprefix("run:")).base.pinned, workspace)
-    other = benchmarks.seconds(workspace, device, below.ref, below.parameters, list(names), limit)
+    other = speeds.seconds(workspace, device, below.ref, below.parameters, list(names), limit)
     return None if other is None else one + other
 
 

@@ -564,11 +564,10 @@ def _merge(run_dir: Path, target: Path, job: Job, state: State, tell: Told) -> P
     if target.is_dir():
         target.rmdir()  # empty, by problem()
     workspace = Workspace(run_dir.parents[1])
-    command = [sys.executable, "-m", "engine.train.export", str(run_dir), str(target.absolute()), job.dtype]
     with (run_dir / "export.log").open("wb") as log:
-        child = subprocess.Popen(  # noqa: S603 - a list, no shell
-            command, cwd=runs.PROJECT_DIR, env=_environment(workspace, run_dir), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=log, text=True,
+        child = processes.start(
+            "engine.train.export", str(run_dir), str(target.absolute()), job.dtype,
+            env=_environment(workspace, run_dir), stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
     assert child.stdout is not None
     failed: events.Failed | None = None
@@ -674,16 +673,15 @@ def start(workspace: Workspace, run_id: str, job: Job, *, token: str | None = No
         run_dir = workspace.run_dir(run_id)
         try:
             with demo.beside(workspace, run_id) as begun:
-                child = subprocess.Popen(  # noqa: S603 - a list, no shell
-                    [sys.executable, "-m", "engine.export", str(run_dir)], cwd=runs.PROJECT_DIR, stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                child = processes.start(
+                    "engine.export", str(run_dir),
+                    stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )  # fmt: skip
                 begun(child.pid)
         except demo.Refused as refused:
             raise because(refused.problems[0]) from None
         state = State(job=job, process=processes.identify(child.pid))
         write_atomically(run_dir / STATE, msgspec.json.encode(state))
-        runs._started.append(child)  # reaped with the supervisors
         assert child.stdin is not None
         child.stdin.write(json.dumps({"job": msgspec.to_builtins(job), "token": token}).encode())
         child.stdin.close()
@@ -695,7 +693,7 @@ def progress(workspace: Workspace, run_id: str) -> State | None:
         state = msgspec.json.decode((workspace.run_dir(run_id) / STATE).read_bytes(), type=State)
     except (OSError, msgspec.MsgspecError):
         return None
-    runs.reap()
+    processes.reap()
     if not state.ended and not processes.alive(state.process):
         state.failure = _refused("export-killed").args[0]
     return state

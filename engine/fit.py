@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from engine import spec
+from engine.spec import RunSpec, schema
+from engine.spec import counts as spec_counts
 from engine.words import t
 
 if TYPE_CHECKING:
@@ -264,11 +265,11 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     weights: Literal["fp32", "bf16"] = "fp32"
     plain_logits: bool = False
     value_model: Literal["head", "model"] = "head"
-    answer_tokens: int = spec.ObjectiveArgs().answer_tokens
+    answer_tokens: int = schema.ObjectiveArgs().answer_tokens
     update_rows: int = 0
 
 
-def setup_of(run_spec: spec.RunSpec) -> Setup:
+def setup_of(run_spec: RunSpec) -> Setup:
     """Return what of a spec decides its memory."""
     train, args = run_spec.train, run_spec.adapter_args
     return Setup(
@@ -359,7 +360,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 def trained_parameters(shape: Shape, setup: Setup) -> int:
     """Return how many parameters a run trains. LoRA of rank r on a linear layer d -> o has r(d + o), OFT with blocks of b
     d(b - 1)/2 (peft 0.21, tuners/oft/layer.py). Raises ValueError for layers the shape does not have."""
-    chosen = spec.layer_indices(setup.layers, shape.layers)
+    chosen = spec_counts.layer_indices(setup.layers, shape.layers)
     count = shape.layers if chosen is None else len(chosen)
     if setup.adapter == "lora":
         return count * sum(setup.rank * (one.inputs + one.outputs) for one in _adapted(shape, setup))
@@ -475,7 +476,7 @@ def _held_bytes(shape: Shape, setup: Setup, trained: int, held: int, element_byt
 
 
 def _layers_with_activations(shape: Shape, setup: Setup) -> int:
-    chosen = spec.layer_indices(setup.layers, shape.layers)
+    chosen = spec_counts.layer_indices(setup.layers, shape.layers)
     if chosen is None:
         return shape.layers
     through = setup.gradient_checkpointing if setup.adapter != "full" else shape.tied and setup.train_head
@@ -506,7 +507,7 @@ def _logit_bytes(shape: Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
 def _adapter_bytes(shape: Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
     if setup.adapter == "full":
         return 0
-    adapted, chosen = _adapted(shape, setup), spec.layer_indices(setup.layers, shape.layers)
+    adapted, chosen = _adapted(shape, setup), spec_counts.layer_indices(setup.layers, shape.layers)
     count = shape.layers if chosen is None else len(chosen)
     at_once = 1 if setup.gradient_checkpointing else count
     found = 4 * tokens * sum(one.inputs for one in adapted) * at_once if on_gpu else 0

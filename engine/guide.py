@@ -13,7 +13,9 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-GUIDE_DIR = Path(__file__).resolve().parents[1] / "recipes" / "guide"
+from engine.spec import recipes
+
+GUIDE_DIR = recipes.RECIPES_DIR / "guide"
 
 Verdict = Literal["agree", "incomplete", "disputed", "unproven", "wrong", "outdated", "vendor claim", "contradiction"]
 # What each verdict means; the closed set of Verdict, in the order a page lists them.

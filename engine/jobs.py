@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from engine import datasets, demo, hub
+from engine import datasets, demo, hub, processes
 from engine.fixes import Edit
 from engine.words import Problem, set_language
 from engine.workspace import Workspace, write_atomically
@@ -30,7 +30,6 @@ from engine.workspace import Workspace, write_atomically
 SMALL_BYTES = 2 << 20
 PROGRESS_EVERY_S = 0.2
 LEFTOVER_AGE_S = 24 * 3600
-ENGINE_FOLDER = Path(__file__).resolve().parents[1]
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,15 +137,8 @@ def start(call: Call, token: str | None = None) -> Path:
     folder.mkdir(parents=True)
     write_atomically(folder / "call.json", msgspec.json.encode(call))
     with (folder / "log").open("wb") as log:
-        _started[str(folder)] = subprocess.Popen(  # noqa: S603 - a list, no shell
-            [sys.executable, "-m", "engine.jobs", str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=ENGINE_FOLDER,
-            env={**os.environ, "HF_TOKEN": token} if token else None,
-            start_new_session=True,
-        )
+        environment = {**os.environ, "HF_TOKEN": token} if token else None
+        _started[str(folder)] = processes.start("engine.jobs", str(folder), stdout=log, stderr=log, env=environment)
     return folder
 
 

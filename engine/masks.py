@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine import datasets, numbers
+from engine import datasets, numbers, processes
 from engine.bases import Base
 from engine.words import Problem
 from engine.workspace import Workspace, write_atomically
@@ -73,7 +73,7 @@ def make(workspace: Workspace, dataset_id: str, base: Base) -> Masks:
                 command,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                cwd=Path(__file__).resolve().parents[1],
+                cwd=processes.PROJECT_DIR,
                 timeout=TIMEOUT_S,
                 env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"},
             )

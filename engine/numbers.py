@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine import datasets, split
+from engine import datasets
 from engine.bases import Base
-from engine.spec import DatasetRef
+from engine.spec import schema
+from engine.spec import split as spec_split
 from engine.templates import Coder, NoTokenizer
 from engine.words import Problem
 from engine.workspace import Workspace, write_atomically
@@ -206,13 +207,13 @@ def _tokens(
 def _split(path: Path) -> Split:
     import pyarrow.parquet as parquet
 
-    defaults = DatasetRef(id="")
+    defaults = schema.DatasetRef(id="")
     rows = parquet.read_table(path).to_pylist()
-    out = split.held_out(rows, defaults.eval_share, defaults.split_seed)
+    out = spec_split.held_out(rows, defaults.eval_share, defaults.split_seed)
     return Split(
         share=defaults.eval_share,
         seed=defaults.split_seed,
         train_rows=len(rows) - len(out),
         held_out=tuple(out),
-        groups=len({split.group_of(row) for row in rows}),
+        groups=len({spec_split.group_of(row) for row in rows}),
     )

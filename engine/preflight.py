@@ -13,7 +13,6 @@ import msgspec
 from engine import (
     advisor,
     bases,
-    benchmarks,
     calibration,
     choices,
     datasets,
@@ -23,13 +22,14 @@ from engine import (
     lengths,
     machine,
     runs,
-    spec,
-    split,
     starter,
     timing,
 )
 from engine.bases import Base
+from engine.benchmarks import library, shipped
 from engine.events import Failed
+from engine.spec import RunSpec, recipes, schema, split
+from engine.spec import counts as spec_counts
 from engine.words import Problem, Text, later, t
 from engine.workspace import Workspace
 
@@ -73,7 +73,7 @@ def defaults_for(base: Base, dataset: datasets.Dataset | None) -> dict[str, Any]
     if base.is_toy:
         found["evaluate.benchmarks"] = [starter.BENCHMARK_NAME]
     else:
-        quick = benchmarks.sets(toy=False)["quick"]
+        quick = library.sets(toy=False)["quick"]
         found["evaluate.benchmarks"], found["evaluate.limit"] = list(quick.benchmarks), quick.limit
     if dataset is not None and dataset.eval_id:
         found["dataset.eval_id"] = dataset.eval_id
@@ -89,17 +89,17 @@ def build(
     base_ref: str,
     dataset_id: str | None,
     overrides: dict[str, Any],
-) -> tuple[spec.RunSpec | None, list[Problem]]:
+) -> tuple[RunSpec | None, list[Problem]]:
     """Resolve a recipe on a base and a data set and return the spec with everything that keeps it from starting.
 
     The spec is None only when there is no such recipe. Both the command line and the Train page come through here.
     """
     try:
-        recipe = spec.recipes().get(recipe_name)
-    except spec.RecipeError as error:
+        recipe = recipes.recipes().get(recipe_name)
+    except recipes.RecipeError as error:
         return None, [Problem(rule="recipe-broken", where="recipe", parameters={"reason": str(error)})]
     if recipe is None:
-        names = ", ".join(spec.recipes())
+        names = ", ".join(recipes.recipes())
         problem = Problem(rule="recipe-unknown", where="recipe", parameters={"name": recipe_name[:80], "names": names})
         return None, [problem]
     base = bases.describe(base_ref, workspace)
@@ -107,9 +107,9 @@ def build(
     settings = defaults_for(base, dataset)
     if "train.max_length" in settings:
         default = recipe.default("train.max_length", base.parameters)
-        usual = spec.Train().max_length if default is None else default.value
+        usual = schema.Train().max_length if default is None else default.value
         settings["train.max_length"] = min(usual, settings["train.max_length"])
-    run_spec, wrong = spec.resolve(
+    run_spec, wrong = recipes.resolve(
         recipe,
         base=base.spec_ref,
         revision=base.revision if base.kind == "hub" else None,
@@ -123,9 +123,7 @@ def build(
     return run_spec, [*wrong, *found, *problems(run_spec, recipe, base, dataset, workspace)]
 
 
-def resolve_objective(
-    run_spec: spec.RunSpec, dataset: datasets.Dataset | None, base: Base, workspace: Workspace
-) -> spec.RunSpec:
+def resolve_objective(run_spec: RunSpec, dataset: datasets.Dataset | None, base: Base, workspace: Workspace) -> RunSpec:
     """Fill in what follows from the objective: beta, KTO's weights from the counts of good and bad rows, PPO's reward
     model, and no questions for a reward model, which writes no answers."""
     args, evaluate = run_spec.objective_args, run_spec.evaluate
@@ -137,7 +135,7 @@ def resolve_objective(
         args = msgspec.structs.replace(args, beta=beta, reward_model=judge)
     counts = (dataset.report.label_counts if dataset is not None else None) or {}
     if run_spec.objective == "kto" and args.weights is None and counts.get("true") and counts.get("false"):
-        args = msgspec.structs.replace(args, weights=list(spec.kto_weights(counts["true"], counts["false"])))
+        args = msgspec.structs.replace(args, weights=list(spec_counts.kto_weights(counts["true"], counts["false"])))
     if run_spec.objective == "reward":
         evaluate = msgspec.structs.replace(evaluate, benchmarks=[])
     return msgspec.structs.replace(run_spec, objective_args=args, evaluate=evaluate)
@@ -153,7 +151,7 @@ def _dataset(workspace: Workspace, dataset_id: str | None) -> tuple[datasets.Dat
 
 
 def problems(
-    run_spec: spec.RunSpec, recipe: spec.Recipe, base: Base, dataset: datasets.Dataset | None, workspace: Workspace
+    run_spec: RunSpec, recipe: recipes.Recipe, base: Base, dataset: datasets.Dataset | None, workspace: Workspace
 ) -> list[Problem]:
     """Return everything that would make this run fail or mean nothing."""
     found: list[Problem] = []
@@ -170,7 +168,7 @@ def problems(
             say("not-built", where, value=value, built=", ".join(built))
     found += choices.problems(run_spec, device(), base.shape)
     _check_devices(run_spec, say)
-    known = [benchmarks.HELD_OUT, *(one.name for one in benchmarks.available(workspace))]
+    known = [shipped.HELD_OUT, *(one.name for one in library.available(workspace))]
     for name in run_spec.evaluate.benchmarks:
         if name not in known:
             say("benchmark-unknown", "evaluate.benchmarks", name=name[:80], names=", ".join(known))
@@ -178,7 +176,7 @@ def problems(
     if tracker and not any(importlib.util.find_spec(module) for module in tracker):
         say("tracker-missing", "train.report_to", name=run_spec.train.report_to, package=tracker[-1])
     try:
-        spec.layer_indices(run_spec.layers, base.layers or 10**6)
+        spec_counts.layer_indices(run_spec.layers, base.layers or 10**6)
     except ValueError as error:
         say("setting-value", "layers", value=str(run_spec.layers)[:60], reason=str(error))
     if run_spec.adapter == "lora" and base.hidden and run_spec.adapter_args.rank > base.hidden:
@@ -216,7 +214,7 @@ def problems(
     return found
 
 
-def _check_targets(run_spec: spec.RunSpec, base: Base, say: Any) -> None:
+def _check_targets(run_spec: RunSpec, base: Base, say: Any) -> None:
     """An adapter needs at least one of the modules that were named: GPT-2 has c_attn where others have q_proj."""
     targets = run_spec.adapter_args.target_modules
     if run_spec.adapter == "full" or targets == "all-linear" or base.shape is None:
@@ -227,7 +225,7 @@ def _check_targets(run_spec: spec.RunSpec, base: Base, say: Any) -> None:
         say("targets-unknown", "adapter_args.target_modules", names=targets[:80], known=", ".join(linear))
 
 
-def _check_devices(run_spec: spec.RunSpec, say: Any) -> None:
+def _check_devices(run_spec: RunSpec, say: Any) -> None:
     """Several devices share the rows of a step. What compares rows of a batch with each other, or turns weights as it
     goes, is not shared: nobody has checked that it would learn the same."""
     devices, facts = run_spec.machine.devices, machine.facts()
@@ -243,7 +241,7 @@ def _check_devices(run_spec: spec.RunSpec, say: Any) -> None:
     if devices > most:
         say("devices-missing", "machine.devices", devices=devices, most=most)
     try:
-        spec.share_of_step(run_spec)
+        spec_counts.share_of_step(run_spec)
     except ValueError:
         say(
             "devices-share", "machine.devices",
@@ -251,7 +249,7 @@ def _check_devices(run_spec: spec.RunSpec, say: Any) -> None:
         )  # fmt: skip
 
 
-def _check_objective_args(run_spec: spec.RunSpec, say: Any) -> None:
+def _check_objective_args(run_spec: RunSpec, say: Any) -> None:
     args = run_spec.objective_args
     if run_spec.objective in ("dpo", "kto", "ppo") and args.beta and not LEAST_BETA <= args.beta <= MOST_BETA:
         say("beta-range", "objective_args.beta", beta=args.beta, least=LEAST_BETA, most=MOST_BETA)
@@ -262,7 +260,7 @@ def _check_objective_args(run_spec: spec.RunSpec, say: Any) -> None:
             say("kto-batch", "train.batch_size", size=run_spec.train.batch_size, least=LEAST_KTO_BATCH)
 
 
-def _check_judge(run_spec: spec.RunSpec, base: Base, workspace: Workspace, say: Any) -> None:
+def _check_judge(run_spec: RunSpec, base: Base, workspace: Workspace, say: Any) -> None:
     """Refuse a PPO run whose reward model is missing, weak, or reads text otherwise than the base does."""
     args, where = run_spec.objective_args, "objective_args.reward_model"
     if args.answer_tokens >= run_spec.train.max_length:
@@ -299,7 +297,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _check_replay(run_spec: spec.RunSpec, workspace: Workspace, say: Any) -> None:
+def _check_replay(run_spec: RunSpec, workspace: Workspace, say: Any) -> None:
     """A named data set of general rows must be one that SFT can read, and another one than the run's own."""
     name = run_spec.train.replay_data
     if name is None or not run_spec.train.replay_share:
@@ -338,7 +336,7 @@ def device() -> choices.Device:
 
 
 def chosen(
-    run_spec: spec.RunSpec,
+    run_spec: RunSpec,
     base: Base,
     dataset: datasets.Dataset | None,
     workspace: Workspace | None,
@@ -350,7 +348,7 @@ def chosen(
 
 
 def memory(
-    run_spec: spec.RunSpec, base: Base, dataset: datasets.Dataset | None = None, workspace: Workspace | None = None
+    run_spec: RunSpec, base: Base, dataset: datasets.Dataset | None = None, workspace: Workspace | None = None
 ) -> fit.Estimate:
     """Return the estimated memory of a run on the device of this machine; with the data, for rows as long as its own;
     corrected by what finished runs of its kind took here, where a workspace is given."""
@@ -361,9 +359,7 @@ def memory(
     return found.calibrated(calibration.memory(calibration.read(workspace), base.shape, setup, device=where))
 
 
-def _setup(
-    run_spec: spec.RunSpec, base: Base, dataset: datasets.Dataset | None, workspace: Workspace | None
-) -> fit.Setup:
+def _setup(run_spec: RunSpec, base: Base, dataset: datasets.Dataset | None, workspace: Workspace | None) -> fit.Setup:
     """Return what decides the memory, with what is left open as this machine decides it."""
     setup = _shortened(fit.setup_of(run_spec), base, dataset, workspace)
     made = choices.choose(run_spec, device(), base.shape, setup)
@@ -380,7 +376,7 @@ def _shortened(
     return fit.with_longest(setup, found.longest)
 
 
-def duration(run_spec: spec.RunSpec, base: Base, dataset: datasets.Dataset, workspace: Workspace) -> timing.Time | None:
+def duration(run_spec: RunSpec, base: Base, dataset: datasets.Dataset, workspace: Workspace) -> timing.Time | None:
     """Return how long a run takes on this machine, or None when the base's shape or the rows are not known."""
     found = lengths.of(dataset, base, workspace)
     if found is None:
@@ -407,7 +403,7 @@ def duration(run_spec: spec.RunSpec, base: Base, dataset: datasets.Dataset, work
     )  # fmt: skip
 
 
-def split_rows(run_spec: spec.RunSpec, dataset: datasets.Dataset, workspace: Workspace) -> tuple[int, int]:
+def split_rows(run_spec: RunSpec, dataset: datasets.Dataset, workspace: Workspace) -> tuple[int, int]:
     """Return how many rows a run trains on, and about how many it holds out."""
     rows, most = dataset.good_rows, run_spec.dataset.most_rows or dataset.good_rows
     if not run_spec.dataset.eval_id:
@@ -482,7 +478,7 @@ def shape_for(base: Base | None, parameters: float | None) -> fit.Shape | None:
 
 
 def _check_memory(
-    run_spec: spec.RunSpec, base: Base, dataset: datasets.Dataset | None, workspace: Workspace, say: Any
+    run_spec: RunSpec, base: Base, dataset: datasets.Dataset | None, workspace: Workspace, say: Any
 ) -> None:
     """Refuse only what cannot fit: when even the low end of the estimate is above the device's memory."""
     found, facts = memory(run_spec, base, dataset, workspace), machine.facts()
@@ -511,7 +507,7 @@ def remedy_words(change: dict[str, Any]) -> Text:
     return later("this would fit: {settings}", settings=names)
 
 
-def that_would_fit(run_spec: spec.RunSpec, workspace: Workspace) -> dict[str, Any] | None:
+def that_would_fit(run_spec: RunSpec, workspace: Workspace) -> dict[str, Any] | None:
     """Return the mildest change of settings by which a run that ran out of memory should fit, the rows of a step kept
     as many; None when nothing helps or too little is known of its base."""
     base, facts = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision), machine.facts()
@@ -529,7 +525,7 @@ def that_would_fit(run_spec: spec.RunSpec, workspace: Workspace) -> dict[str, An
     return change
 
 
-def with_remedy(failure: Failed, run_spec: spec.RunSpec, workspace: Workspace) -> Failed:
+def with_remedy(failure: Failed, run_spec: RunSpec, workspace: Workspace) -> Failed:
     """Return the failure of a run that ran out of memory with the settings that would fit in it."""
     change = that_would_fit(run_spec, workspace) if failure.kind == "oom" else None
     if change:
@@ -542,7 +538,7 @@ def _shown(value: Any) -> str:
 
 
 def _check_data(
-    run_spec: spec.RunSpec, recipe: spec.Recipe, dataset: datasets.Dataset, workspace: Workspace, say: Any
+    run_spec: RunSpec, recipe: recipes.Recipe, dataset: datasets.Dataset, workspace: Workspace, say: Any
 ) -> None:
     report, wanted = dataset.report, recipe.data_types
     if run_spec.objective != recipe.objective:
@@ -565,6 +561,6 @@ def _check_data(
                 say("data-eval", "dataset.eval_id")
 
 
-def steps(run_spec: spec.RunSpec, rows: int) -> int:
+def steps(run_spec: RunSpec, rows: int) -> int:
     """Return how many optimizer steps a run takes whose data has so many rows to train on."""
-    return spec.optimizer_steps(run_spec.train, rows)
+    return spec_counts.optimizer_steps(run_spec.train, rows)

@@ -1,15 +1,24 @@
-"""Which process is this? A pid alone is reused; pid, start ticks and boot id together name one process for good."""
+"""Processes of ours: how each is started, and which one a pid is.
+
+A pid alone is reused; pid, start ticks and boot id together name one process for good.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
 
+# Where app.py, engine and recipes lie; every process of ours is started there.
+PROJECT_DIR = Path(__file__).resolve().parents[1]
 _PROC = Path("/proc")
+_started: list[subprocess.Popen[Any]] = []  # kept so that what has ended is reaped and leaves no zombie
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,3 +63,20 @@ def signal_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def start(module: str, *arguments: str, **how: Any) -> subprocess.Popen[Any]:
+    """Start `python -m module arguments` in a session of its own, a list and never a shell, and return the process.
+
+    `how` is as for subprocess.Popen; nothing is on its input unless that says so. Raises OSError.
+    """
+    reap()
+    settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "cwd": PROJECT_DIR, "start_new_session": True, **how}
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments], **settings)  # noqa: S603 - a list, no shell
+    _started.append(process)
+    return process
+
+
+def reap() -> None:
+    """Collect what this process has started and what has ended since."""
+    _started[:] = [process for process in _started if process.poll() is None]

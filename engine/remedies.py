@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from engine import drafts, preflight, report, runs, spec
+from engine import drafts, preflight, report, runs
+from engine.spec import RunSpec
 from engine.words import t
 from engine.workspace import Workspace
 
@@ -28,7 +29,7 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     changes: dict[str, Any] = {}
 
 
-def of(run_spec: spec.RunSpec) -> list[Remedy]:
+def of(run_spec: RunSpec) -> list[Remedy]:
     """Return what a run leaves to be tried, the strongest first."""
     train, found = run_spec.train, []
     if run_spec.objective == "sft" and train.replay_share < 0.5:

@@ -637,13 +637,13 @@ def unit(row: Comparison) -> str:
 
 def title(benchmark: str, titles: Mapping[str, str] | None = None) -> str:
     """Return the name of a benchmark as a person reads it; `titles` adds a person's own."""
-    from engine import benchmarks
+    from engine.benchmarks import library
 
     name, _, figure = benchmark.partition(":")
     words = {
         BITS_PER_BYTE: t("bits per byte"), BLEU: "BLEU", ROUGE_L: "ROUGE-L", VALID: t("answers of the right form"),
     }  # fmt: skip
-    shown = t("toy-world knowledge") if name == "toy-world" else (titles or {}).get(name) or benchmarks.title(name)
+    shown = t("toy-world knowledge") if name == "toy-world" else (titles or {}).get(name) or library.title(name)
     return t("{name}, {figure}", name=shown, figure=words[figure]) if figure in words else shown
 
 

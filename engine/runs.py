@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import time
 import zipfile
 from contextlib import suppress
@@ -23,13 +21,12 @@ from typing import Any
 import msgspec
 from filelock import FileLock
 
-from engine import bases, demo, events, machine, processes, spec, turns
+from engine import bases, demo, events, machine, processes, turns
+from engine.spec import RunSpec, schema, settings
 from engine.words import Problem, Text, later, t
 from engine.workspace import Workspace, checked, new_run_id, write_atomically
 
-PROJECT_DIR = Path(__file__).resolve().parents[1]
 LIVE = ("queued", "running", "stopping")
-_started: list[subprocess.Popen[bytes]] = []  # kept so that a finished supervisor is reaped and leaves no zombie
 
 
 _MEASURED = ("peak_bytes", "baseline_bytes", "step_s", "longest_tokens", "estimated_bytes")
@@ -67,7 +64,7 @@ class Run(msgspec.Struct, kw_only=True):
 
 def start(
     workspace: Workspace,
-    run_spec: spec.RunSpec,
+    run_spec: RunSpec,
     *,
     name: str | None = None,
     click_id: str | None = None,
@@ -92,7 +89,7 @@ def start(
         run_dir = workspace.run_dir(run_id)
         run_dir.mkdir(exist_ok=False)
         try:
-            write_atomically(run_dir / "spec.json", spec.encode(run_spec))
+            write_atomically(run_dir / "spec.json", schema.encode(run_spec))
             write_atomically(run_dir / "meta.json", msgspec.json.encode({"name": name or _default_name(run_spec)}))
             for file, content in (files or {}).items():
                 write_atomically(run_dir / file, content)
@@ -162,29 +159,15 @@ def _answer_for(run_dir: Path, identity: processes.Identity | None) -> None:
         write_atomically(run_dir / "pid.json", msgspec.json.encode(identity))
 
 
-def _default_name(run_spec: spec.RunSpec) -> str:
+def _default_name(run_spec: RunSpec) -> str:
     base = run_spec.base.ref.rstrip("/").rpartition("/")[2]
     return f"{run_spec.recipe.name} on {base}"
 
 
 def _spawn(run_dir: Path, module: str) -> processes.Identity | None:
-    reap()
     with (run_dir / "worker.log").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603 - a list, no shell
-            [sys.executable, "-m", module, str(run_dir)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=PROJECT_DIR,
-        )
-    _started.append(process)
+        process = processes.start(module, str(run_dir), stdout=log, stderr=log)
     return processes.identify(process.pid)
-
-
-def reap() -> None:
-    """Collect supervisors of this process that have ended."""
-    _started[:] = [process for process in _started if process.poll() is None]
 
 
 def stop(workspace: Workspace, run_id: str) -> None:
@@ -251,10 +234,10 @@ def broken_checkpoint(run_dir: Path) -> str | None:
     return next((path.name for path in _checkpoints(run_dir) if not _is_whole(path)), None)
 
 
-def load_spec(workspace: Workspace, run_id: str) -> spec.RunSpec:
+def load_spec(workspace: Workspace, run_id: str) -> RunSpec:
     """Return a run's spec. Raises OSError when there is no such run, msgspec.ValidationError when it is of a later
     version."""
-    return spec.decode((workspace.run_dir(run_id) / "spec.json").read_bytes())
+    return schema.decode((workspace.run_dir(run_id) / "spec.json").read_bytes())
 
 
 def exists(workspace: Workspace, run_id: str) -> bool:
@@ -365,7 +348,7 @@ def _created(run_dir: Path) -> float:
 
 
 def _supervised(run_dir: Path) -> bool:
-    reap()
+    processes.reap()
     try:
         identity = msgspec.json.decode((run_dir / "pid.json").read_bytes(), type=processes.Identity)
     except (OSError, msgspec.MsgspecError, RecursionError):
@@ -475,8 +458,8 @@ def differences(workspace: Workspace, run_ids: list[str]) -> list[tuple[str, lis
     """Return the settings in which these runs differ, as dotted paths with each run's value."""
     specs = [load_spec(workspace, run_id) for run_id in run_ids]
     found: list[tuple[str, list[Any]]] = []
-    for path in ("recipe.name", "base.ref", "dataset.id", *spec.fields()):
-        values = [spec.value_at(one, path) for one in specs]
+    for path in ("recipe.name", "base.ref", "dataset.id", *settings.fields()):
+        values = [schema.value_at(one, path) for one in specs]
         if any(value != values[0] for value in values):
             found.append((path, values))
     return found

@@ -19,12 +19,15 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from engine import datasets, evaluations, events, preflight, report, runs, spec, statistics
+from engine import datasets, evaluations, events, preflight, report, runs, statistics
+from engine.spec import RunSpec, schema
+from engine.spec import recipes as spec_recipes
+from engine.spec import settings as spec_settings
 from engine.words import RULES, Problem, later, t
 from engine.workspace import Workspace, write_atomically
 
-READY_DIR = spec.RECIPES_DIR / "sweeps"
-RECIPE = spec.RecipeRef("sweep", "0" * 64)
+READY_DIR = spec_recipes.RECIPES_DIR / "sweeps"
+RECIPE = schema.RecipeRef("sweep", "0" * 64)
 # A slip of the finger must not fill a disk: 24 runs are the widest sweep of our own.
 MOST_RUNS = 200
 POLL_S = 0.3
@@ -75,7 +78,7 @@ def ready_made() -> dict[str, Ready]:
         try:
             found[path.stem] = msgspec.convert(yaml.safe_load(path.read_bytes()), Ready)
         except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
-            raise spec.RecipeError(f"{path.name}: {error}") from error
+            raise spec_recipes.RecipeError(f"{path.name}: {error}") from error
     return found
 
 
@@ -83,11 +86,11 @@ def parse_values(text: str) -> tuple[str, list[Any]] | Problem:
     """Turn "train.replay_share=0,0.05" into its path and values. Lists keep their commas; texts that may hold some, such
     as target modules, are divided by ";"."""
     path, _, values = text.partition("=")
-    field = spec.fields().get(path.strip())
+    field = spec_settings.fields().get(path.strip())
     divider = ";" if field is not None and path.strip() == "adapter_args.target_modules" else ","
     found = []
     for value in _divide(values, divider):
-        parsed = spec.parse_setting(f"{path}={value}")
+        parsed = spec_settings.parse_setting(f"{path}={value}")
         if isinstance(parsed, Problem):
             return parsed
         found.append(parsed[1])
@@ -138,7 +141,7 @@ def plan(
             problems += found
             continue
         combinations.append(
-            (one.recipe, {**chosen, **{p: spec.value_at(made, p) * factor for p, factor in one.times.items()}})
+            (one.recipe, {**chosen, **{p: schema.value_at(made, p) * factor for p, factor in one.times.items()}})
         )
     trials: list[Trial] = []
     seen = set()
@@ -182,7 +185,7 @@ def _of_point(point: str, problem: Problem) -> Problem:
 
 def label(recipe: str, chosen: Mapping[str, Any]) -> str:
     """Return what a configuration is called: "lora, replay 0.05"."""
-    fields = spec.fields()
+    fields = spec_settings.fields()
     return ", ".join(
         [
             recipe,
@@ -197,12 +200,12 @@ def _shown(value: Any) -> str:
 
 def start(workspace: Workspace, made: Plan, *, click_id: str | None = None) -> str:
     """Start a sweep and return its run id. Its runs are started one after another by its supervisor."""
-    run_spec = spec.RunSpec(
+    run_spec = RunSpec(
         kind="sweep",
         recipe=RECIPE,
-        base=spec.BaseRef(made.base),
-        dataset=spec.DatasetRef(made.data),
-        train=spec.Train(threads=1),
+        base=schema.BaseRef(made.base),
+        dataset=schema.DatasetRef(made.data),
+        train=schema.Train(threads=1),
     )
     files = {"sweep.json": msgspec.json.format(msgspec.json.encode(made), indent=1)}
     return runs.start(workspace, run_spec, name=made.title, click_id=click_id, files=files)
@@ -317,7 +320,7 @@ class Configuration(msgspec.Struct, kw_only=True):
     set: dict[str, Any]
     point: report.Point
     seeds: list[report.Point]
-    spec: spec.RunSpec
+    spec: RunSpec
 
 
 class Claim(msgspec.Struct, kw_only=True):

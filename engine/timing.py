@@ -12,8 +12,9 @@ from typing import Literal
 
 import msgspec
 
-from engine import calibration, fit, machine, spec
+from engine import calibration, fit, machine
 from engine.calibration import Measurement
+from engine.spec import counts
 from engine.words import t
 
 # Of one processor thread in fp32 training: 7.7e10 measured with a Llama of 34 million parameters, 1,024 tokens a step, in
@@ -79,7 +80,7 @@ def forward_flops(shape: fit.Shape, row_tokens: float, *, head: bool = True) -> 
 def token_flops(shape: fit.Shape, setup: fit.Setup, row_tokens: float) -> float:
     """Return the FLOPs of training on one token of a row: forward, backward, the reference where there is one."""
     forward = forward_flops(shape, row_tokens, head=setup.objective != "reward")
-    chosen = spec.layer_indices(setup.layers, shape.layers)
+    chosen = counts.layer_indices(setup.layers, shape.layers)
     share = 1.0 if chosen is None else (shape.layers - chosen[0]) / shape.layers
     if setup.adapter == "full":
         once = forward * (1 + 2 * share)

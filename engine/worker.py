@@ -17,7 +17,9 @@ from typing import Any
 
 import msgspec
 
-from engine import bases, benchmarks, demo, events, failures, machine, processes, runs, spec, turns
+from engine import bases, demo, events, failures, machine, processes, runs, turns
+from engine.benchmarks import shipped
+from engine.spec import RunSpec, schema
 from engine.workspace import Workspace, write_atomically
 
 # A polite stop ends after the step in hand and a checkpoint; then SIGTERM, then SIGKILL.
@@ -34,7 +36,7 @@ _OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_A
 LARGE_BLOCK_BYTES = 2**20
 
 
-def environment(run_dir: Path, run_spec: spec.RunSpec, cards: tuple[str, ...] = ()) -> dict[str, str]:
+def environment(run_dir: Path, run_spec: RunSpec, cards: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the child's environment: no telemetry, caches of its own, no network where none is needed, and of the
     cards those alone whose turn it has."""
     chosen = {
@@ -62,7 +64,7 @@ def environment(run_dir: Path, run_spec: spec.RunSpec, cards: tuple[str, ...] = 
     if not base.is_toy:
         # glibc raises this limit by itself, up to 32 MiB, and then keeps what is freed between layers: mallopt(3).
         chosen.setdefault("MALLOC_MMAP_THRESHOLD_", str(LARGE_BLOCK_BYTES))
-    fetched = set(run_spec.evaluate.benchmarks) & set(benchmarks.HARNESS)
+    fetched = set(run_spec.evaluate.benchmarks) & set(shipped.HARNESS)
     # a hub model that is whole on this machine needs no network either
     local = ref == "starter" or ref.startswith(("run:", "/")) or base.folder is not None
     if local and not fetched:
@@ -73,7 +75,7 @@ def environment(run_dir: Path, run_spec: spec.RunSpec, cards: tuple[str, ...] = 
 def supervise(run_dir: Path, module: str = "engine.train") -> None:
     """Run the child of `run_dir` to its end. Returns when a terminal event is written."""
     write_atomically(run_dir / "pid.json", msgspec.json.encode(processes.identify(os.getpid())))
-    run_spec = spec.decode((run_dir / "spec.json").read_bytes())
+    run_spec = schema.decode((run_dir / "spec.json").read_bytes())
     if run_spec.kind == "sweep":
         from engine import sweeps
 
@@ -96,13 +98,7 @@ def supervise(run_dir: Path, module: str = "engine.train") -> None:
         (found, offset), log_start = events.read(run_dir), (run_dir / "worker.log").stat().st_size
         before = len(found)
         kills = failures.memory_kills()
-        child = subprocess.Popen(  # noqa: S603 - a list, no shell
-            [sys.executable, "-m", module, str(run_dir)],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd=runs.PROJECT_DIR,
-            env=environment(run_dir, run_spec, turn.holds),
-        )
+        child = processes.start(module, str(run_dir), env=environment(run_dir, run_spec, turn.holds))
         _watch(child, run_dir, offset)
         found, _ = events.read(run_dir)
         if any(isinstance(event, events.TERMINAL) for event in found[before:]):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from engine import bases, choices, demo, fit, hub, jobs, machine, preflight, runs, spec
+from engine import bases, choices, demo, fit, hub, jobs, machine, preflight, runs
+from engine.spec import recipes
 from engine.words import Problem, language, t
 from engine.workspace import Workspace
 from pages import _ui
@@ -145,7 +146,7 @@ def _facts(workspace: Workspace, base: bases.Base, seen: hub.Model | None, recip
         run_spec, _ = preflight.build(workspace, recipe_name, base_ref=base.ref, dataset_id=None, overrides={})
         if run_spec is not None:
             found = preflight.memory(run_spec, base, _ui.current_dataset(), workspace)
-            title, verdict = t(spec.recipes()[recipe_name].title), fit.verdict(found, _memory_bytes())
+            title, verdict = t(recipes.recipes()[recipe_name].title), fit.verdict(found, _memory_bytes())
             words = {True: t("fits"), False: t("does not fit"), None: t("may not fit")}
             if found.parts:
                 lines.append(t("{name}: {word}. {text}", name=title, word=words[_fits_here(found)], text=verdict))
@@ -253,7 +254,7 @@ def _find(workspace: Workspace, recipe_name: str) -> None:
 
 
 def _short_list(recipe_name: str) -> None:
-    title = t(spec.recipes()[recipe_name].title)
+    title = t(recipes.recipes()[recipe_name].title)
     st.caption(
         _ui.say("Open models, smallest first; whether each fits is estimated for {recipe}, by its shape.", recipe=title)
     )
@@ -279,8 +280,8 @@ def _short_list(recipe_name: str) -> None:
 
 def _fits(known: bases.Known, recipe_name: str) -> str:
     """Whether a model of the short list fits this machine, in a word with a mark."""
-    run_spec, _ = spec.resolve(
-        spec.recipes()[recipe_name], base=known.id, revision=None, parameters=known.parameters, dataset_id="",
+    run_spec, _ = recipes.resolve(
+        recipes.recipes()[recipe_name], base=known.id, revision=None, parameters=known.parameters, dataset_id="",
         overrides={},
     )  # fmt: skip
     base = bases.Base(ref=known.id, kind="hub", title=known.id, shape=known.shape)

@@ -8,7 +8,8 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import evaluations, report, report_files, runs, spec, sweeps
+from engine import evaluations, report, report_files, runs, sweeps
+from engine.spec import RunSpec, schema, settings
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _forgetting_parts as parts
@@ -93,30 +94,30 @@ def _look_at(run_id: str) -> None:
     st.session_state.pop("scored_run", None)
 
 
-def _recipes(specs: dict[str, spec.RunSpec]) -> dict[str, list[str]]:
+def _recipes(specs: dict[str, RunSpec]) -> dict[str, list[str]]:
     """Group runs that differ in nothing but their seed, under the name of what they have in common."""
     groups: dict[bytes, list[str]] = defaultdict(list)
     for name, one in specs.items():
         train = msgspec.structs.replace(one.train, seed=0, threads=0)
-        groups[spec.encode(msgspec.structs.replace(one, train=train))].append(name)
+        groups[schema.encode(msgspec.structs.replace(one, train=train))].append(name)
     differing = _differing(list(specs.values()))
     found: dict[str, list[str]] = {}
     for some in groups.values():
         one = specs[some[0]]
-        label = sweeps.label(one.recipe.name, {path: spec.value_at(one, path) for path in differing})
+        label = sweeps.label(one.recipe.name, {path: schema.value_at(one, path) for path in differing})
         while label in found:  # what tells them apart is no setting: keep them apart
             label += " ·"
         found[label] = some
     return found
 
 
-def _differing(specs: list[spec.RunSpec]) -> list[str]:
+def _differing(specs: list[RunSpec]) -> list[str]:
     """Return the settings that tell runs of one recipe apart, the seed and the threads aside."""
     found = []
-    for path in spec.fields():
+    for path in settings.fields():
         by_recipe: dict[str, set[str]] = defaultdict(set)
         for one in specs:
-            by_recipe[one.recipe.name].add(str(spec.value_at(one, path)))
+            by_recipe[one.recipe.name].add(str(schema.value_at(one, path)))
         if path not in ("train.seed", "train.threads") and any(len(values) > 1 for values in by_recipe.values()):
             found.append(path)
     return found

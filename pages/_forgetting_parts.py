@@ -10,7 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine import benchmarks, report
+from engine import report
+from engine.benchmarks import library
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _ui
@@ -24,7 +25,7 @@ PLOT_PIXELS, LINE_PIXELS = 330, 17
 
 def titles(workspace: Workspace) -> dict[str, str]:
     """Return every benchmark's name as a person reads it, their own ones too."""
-    return {one.name: one.title for one in benchmarks.available(workspace)}
+    return {one.name: one.title for one in library.available(workspace)}
 
 
 def name(benchmark: str, titled: dict[str, str]) -> str:

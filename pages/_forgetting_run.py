@@ -6,7 +6,9 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import bases, benchmarks, demo, drafts, evaluations, events, remedies, report, report_files, runs, spec
+from engine import bases, demo, drafts, evaluations, events, remedies, report, report_files, runs
+from engine.benchmarks import library
+from engine.spec import RunSpec
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _forgetting_parts as parts
@@ -44,7 +46,7 @@ def show(workspace: Workspace, run_id: str) -> None:
 def _figures(
     workspace: Workspace,
     run_id: str,
-    run_spec: spec.RunSpec,
+    run_spec: RunSpec,
     rows: list[report.Comparison],
     judged: list[report.Judged],
     titled: dict[str, str],
@@ -274,7 +276,7 @@ def _settings(workspace: Workspace, run_id: str, titled: dict[str, str]) -> None
     st.caption(t("Base and tuned are asked the same questions in the same words under the same settings."))
 
 
-def _what_to_do(workspace: Workspace, run_id: str, run_spec: spec.RunSpec) -> None:
+def _what_to_do(workspace: Workspace, run_id: str, run_spec: RunSpec) -> None:
     """Offer the same run with one thing changed, each with the effect to expect and its source."""
     st.subheader(t("What to do about it"))
     st.write(t("It lost something. Each of these is the same run with one thing changed, one click away:"))
@@ -351,7 +353,7 @@ def _ask_more(workspace: Workspace, run_id: str) -> None:
         if base.problems:
             _ui.problem_list(base.problems)
             return
-        sets = benchmarks.sets(toy=base.is_toy)
+        sets = library.sets(toy=base.is_toy)
         words = {"quick": t("quick"), "standard": t("standard"), "full": t("full"), "own": t("choose")}
 
         def label(name: str) -> str:
@@ -361,7 +363,7 @@ def _ask_more(workspace: Workspace, run_id: str) -> None:
 
         chosen = st.radio(t("Which"), [*sets, "own"], format_func=label, horizontal=True, key=f"ask_set_{run_id}")
         if chosen == "own":
-            known = {one.name: one for one in benchmarks.available(workspace)}
+            known = {one.name: one for one in library.available(workspace)}
             names = st.multiselect(
                 t("Benchmarks"), list(known), key=f"ask_names_{run_id}",
                 format_func=lambda n: t("{title} ({n} questions)", title=known[n].title, n=known[n].size),
@@ -407,7 +409,7 @@ def _own(workspace: Workspace) -> None:
     file = st.file_uploader(t("A file of questions"), type=["jsonl", "json"], key="own_questions")
     if file is None:
         return
-    made, problems = benchmarks.add(workspace, file.getvalue(), file.name.rpartition(".")[0] or file.name)
+    made, problems = library.add(workspace, file.getvalue(), file.name.rpartition(".")[0] or file.name)
     if made is not None:
         st.success(_ui.say("{name} is kept: {n} questions. Pick it under “choose”.", name=made.title, n=made.size))
     else:
@@ -423,7 +425,7 @@ def _own(workspace: Workspace) -> None:
 def _downloads(
     workspace: Workspace,
     run_id: str,
-    run_spec: spec.RunSpec,
+    run_spec: RunSpec,
     rows: list[report.Comparison],
     judged: list[report.Judged],
     titled: dict[str, str],
@@ -453,7 +455,7 @@ def _texts(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 def _html(
     workspace: Workspace,
     run_id: str,
-    run_spec: spec.RunSpec,
+    run_spec: RunSpec,
     rows: list[report.Comparison],
     judged: list[report.Judged],
     titled: dict[str, str],

@@ -9,7 +9,8 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import bases, datasets, demo, preflight, report, report_files, runs, spec, sweeps
+from engine import bases, datasets, demo, preflight, report, report_files, runs, sweeps
+from engine.spec import recipes as spec_recipes
 from engine.words import Problem, t
 from engine.workspace import Workspace
 from pages import _forgetting_parts as parts
@@ -154,8 +155,8 @@ def _new(workspace: Workspace) -> None:
     st.caption(_ui.say("On {data}, base {base}.", data=dataset.name, base=base))
     try:
         ready = sweeps.ready_made()
-        recipes = spec.recipes()
-    except spec.RecipeError as error:
+        recipes = spec_recipes.recipes()
+    except spec_recipes.RecipeError as error:
         st.error(_ui.plain(error))
         return
     titles = {**{name: t(one.title) for name, one in ready.items()}, "own": t("My own")}

@@ -9,7 +9,8 @@ import threading
 from contextlib import suppress
 
 import pages
-from engine import guide, spec
+from engine import guide
+from engine.spec import recipes
 
 
 def begin() -> None:
@@ -24,7 +25,7 @@ def _load() -> None:
     with suppress(Exception):
         for name in ["pyarrow", "pandas", "plotly.graph_objects", "PIL.Image", *parts]:
             importlib.import_module(name)
-        spec.recipes()
+        recipes.recipes()
         guide.rules()
         # What is there now stays: a collection of garbage need not go through it, and so comes more often and costs less.
         gc.collect()

@@ -8,7 +8,8 @@ import time
 import pandas as pd
 import streamlit as st
 
-from engine import bases, demo, events, machine, runs, spec, turns
+from engine import bases, demo, events, machine, runs, turns
+from engine.spec import settings
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _charts, _ui
@@ -114,7 +115,7 @@ def compare(workspace: Workspace, found: list[runs.Run]) -> None:
             return
         st.caption(t("What differs:"))
         titles = {"recipe.name": t("Recipe"), "base.ref": t("Base"), "dataset.id": t("Data")}
-        rows = {titles.get(path) or t(spec.fields()[path].title): values for path, values in different}
+        rows = {titles.get(path) or t(settings.fields()[path].title): values for path, values in different}
         cells = {title: [_ui.show_value(value)[:40] for value in values] for title, values in rows.items()}
         st.table(pd.DataFrame(cells, index=[names[run_id] for run_id in chosen]).T)
         if any(path == "dataset.id" for path, _ in different):

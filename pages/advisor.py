@@ -8,21 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine import (
-    advisor,
-    bases,
-    datasets,
-    drafts,
-    fit,
-    guide,
-    judges,
-    lengths,
-    machine,
-    outlook,
-    preflight,
-    spec,
-    timing,
-)  # fmt: skip
+from engine import advisor, bases, datasets, drafts, fit, guide, judges, lengths, machine, outlook, preflight, timing
+from engine.spec import schema  # fmt: skip
 from engine.words import t
 from pages import _base, _ui
 
@@ -199,7 +186,7 @@ def _plan(dataset: datasets.Dataset | None, memory_gb: int | None, base: bases.B
 
 def _own_judge() -> str | None:
     """Return the newest reward model of this workspace that may judge answers of the base."""
-    return judges.newest(workspace, base, spec.ObjectiveArgs().least_reward_accuracy)
+    return judges.newest(workspace, base, schema.ObjectiveArgs().least_reward_accuracy)
 
 
 def _verdict(advice: advisor.Advice) -> None:

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import pandas as pd
 import streamlit as st
 
-from engine import chain, datasets, drafts, guide, runs, spec, starter
+from engine import chain, datasets, drafts, guide, runs, starter
+from engine.spec import recipes as spec_recipes
+from engine.spec import settings as spec_settings
 from engine.words import t
 from pages import _ui
 
@@ -20,7 +22,7 @@ st.write(
 )
 
 workspace = _ui.workspace()
-recipes = spec.recipes()  # read once: a page has dozens of questions about them
+recipes = spec_recipes.recipes()  # read once: a page has dozens of questions about them
 
 
 class Method(NamedTuple):
@@ -160,7 +162,7 @@ def _try_it(recipe: str, sample: str, settings: dict[str, object], key: str, bas
         return
     about = t("A run on the starter; it takes a minute.")
     if st.button(t("Try it"), key=key, icon=":material/play_arrow:", help=about):
-        known = {path: value for path, value in settings.items() if path in spec.fields()}
+        known = {path: value for path, value in settings.items() if path in spec_settings.fields()}
         draft = drafts.Draft(
             recipe=recipe,
             base=base,
@@ -204,7 +206,7 @@ def _methods() -> None:
                     pd.DataFrame(
                         [
                             {
-                                t("Setting"): t(spec.fields()[path].title),
+                                t("Setting"): t(spec_settings.fields()[path].title),
                                 t("Default"): _ui.show_value(default.value),
                                 t("Source"): _ui.plain(t(default.source)),
                                 t("The guide says"): _ui.plain(t(default.guide) if default.guide else ""),

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine import bases, events, fit, runs, spec
+from engine import bases, events, fit, runs
+from engine.spec import settings
 from engine.words import t
 from pages import _charts, _run_list, _run_parts, _ui, _use
 
@@ -84,7 +85,7 @@ def _how_it_runs(started: list[events.Started]) -> None:
             pd.DataFrame(
                 [
                     {
-                        t("setting"): t(spec.fields()[path].title) if path in spec.fields() else path,
+                        t("setting"): t(settings.fields()[path].title) if path in settings.fields() else path,
                         t("value"): str(one.value),
                         t("why"): str(one.reason),
                     }

@@ -10,7 +10,9 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine import bases, chain, datasets, demo, drafts, fit, judges, machine, preflight, runs, spec
+from engine import bases, chain, datasets, demo, drafts, fit, judges, machine, preflight, runs
+from engine.spec import RunSpec, schema, settings
+from engine.spec import recipes as spec_recipes
 from engine.words import Problem, t
 from pages import _base, _ui
 
@@ -141,8 +143,8 @@ elif st.button(t("SFT, reward model and PPO in turn"), icon=":material/linear_sc
     st.rerun()
 
 try:
-    recipes = spec.recipes()
-except spec.RecipeError as error:
+    recipes = spec_recipes.recipes()
+except spec_recipes.RecipeError as error:
     st.error(_ui.say("A recipe cannot be read: {reason}. Correct the file or take it away.", reason=error))
     raise _ui.PageEnds from None
 
@@ -200,22 +202,22 @@ plain_spec, _ = preflight.build(
     workspace, recipe_name, base_ref=base.ref, dataset_id=dataset.id if dataset else None, overrides={}
 )
 assert plain_spec is not None  # the recipe is one of the list
-defaults: spec.RunSpec = plain_spec
+defaults: RunSpec = plain_spec
 context = (recipe_name, base.ref, base.parameters)  # a hub model's size is known only after a look at it
 if st.session_state.get("settings_context") not in (None, context):
     # Other base or recipe: fields show its own defaults; what the person changed by hand stays changed, and is said.
     _new_form()
-    kept = [p for p in overrides if spec.value_at(defaults, p) != overrides[p]]
+    kept = [p for p in overrides if schema.value_at(defaults, p) != overrides[p]]
     if kept:
-        names = ", ".join(t(spec.fields()[p].title) for p in kept)
+        names = ", ".join(t(settings.fields()[p].title) for p in kept)
         st.info(_ui.say("The defaults now fit this base and recipe. Your own changes were kept: {names}.", names=names))
 st.session_state["settings_context"] = context
 
 
 def _field(path: str) -> None:
     """One setting: a fitting widget, its help and source, and a mark when it is not the default."""
-    field = spec.fields()[path]
-    default = spec.value_at(defaults, path)
+    field = settings.fields()[path]
+    default = schema.value_at(defaults, path)
     value = overrides.get(path, default)
     given = recipe.default(path, base.parameters, defaults.adapter)
     parts = [t(field.help)]
@@ -267,16 +269,16 @@ def _parsed(path: str, typed: str, default: Any) -> Any:
     """Return what was typed as a value of its setting; what cannot be one stays text, and preflight says why."""
     if typed == (_ui.show_value(default) if default is not None else ""):
         return default
-    parsed = spec.parse_setting(f"{path}=[{typed}]" if isinstance(default, list) else f"{path}={typed}")
+    parsed = settings.parse_setting(f"{path}=[{typed}]" if isinstance(default, list) else f"{path}={typed}")
     value = typed if isinstance(parsed, Problem) else parsed[1]
-    converted = spec.convert_setting(path, value)
+    converted = settings.convert_setting(path, value)
     return value if isinstance(converted, Problem) else converted
 
 
 def _judge() -> None:
     """PPO's reward model: the newest that fits unless another is chosen, and how good it must be."""
     path = "objective_args.reward_model"
-    default = spec.value_at(defaults, path)
+    default = schema.value_at(defaults, path)
     named = overrides.get(path, default)
     options = list(dict.fromkeys([*([named] if named else []), *judges.candidates(workspace)]))
     left, right = st.columns(2)
@@ -288,7 +290,7 @@ def _judge() -> None:
             format_func=_judge_title,
             placeholder=t("None yet: train the recipe Reward model first"),
             key=f"judge~{st.session_state.get('form', 0)}",
-            help=t(spec.fields()[path].help),
+            help=t(settings.fields()[path].help),
         )
     if chosen and chosen != default:
         overrides[path] = chosen
@@ -317,7 +319,7 @@ with st.expander(t("Advanced")):
     unused = "adapter_args." if recipe.adapter == "full" else "adapter_args.block_size"
     rest = [
         path
-        for path in spec.fields()
+        for path in settings.fields()
         if path not in recipe.basic and path not in HIDDEN and not path.startswith(("objective_args.", unused))
     ] + list(OBJECTIVE_FIELDS.get(recipe.objective, ()))
     columns = st.columns(3)
@@ -433,7 +435,7 @@ if estimate.parts is not None:
 with st.expander(t("What each device can do")):
     _base.devices()
 with st.expander(t("The whole specification (spec.json)")):
-    st.code(spec.encode(run_spec).decode(), language="json")
+    st.code(schema.encode(run_spec).decode(), language="json")
 
 if problems:
     st.error(t("This run cannot start yet:"))
@@ -445,7 +447,7 @@ if waiting:
 name = st.text_input(t("Name of the run"), placeholder=t("optional"), key="run_name")
 # The second click of a double click comes with the same specification a moment later and must not start a second run.
 DOUBLE_CLICK_S = 5.0
-click = hashlib.sha256(spec.encode(run_spec) + name.encode()).hexdigest()[:16]
+click = hashlib.sha256(schema.encode(run_spec) + name.encode()).hexdigest()[:16]
 started = st.session_state.get("started", {})
 if time.monotonic() - started.get(click, (0.0, ""))[0] > DOUBLE_CLICK_S:
     started.pop(click, None)

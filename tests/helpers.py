@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from engine import events, processes, runs, spec
+from engine import events, processes, runs
+from engine.spec import RunSpec, schema
 from engine.workspace import Workspace
 
 T = TypeVar("T")
@@ -47,13 +48,13 @@ def peak_mib_of(code: str, *arguments: object) -> float:
     return float(done.stdout.splitlines()[-1]) / 1024
 
 
-def fake_spec(child: str = "finishes") -> spec.RunSpec:
+def fake_spec(child: str = "finishes") -> RunSpec:
     """A spec whose recipe names the fake child that the fake supervisor starts."""
-    return spec.RunSpec(
-        recipe=spec.RecipeRef(child, "0" * 64),
-        base=spec.BaseRef("starter"),
-        dataset=spec.DatasetRef("d" * 64),
-        train=spec.Train(threads=1),
+    return RunSpec(
+        recipe=schema.RecipeRef(child, "0" * 64),
+        base=schema.BaseRef("starter"),
+        dataset=schema.DatasetRef("d" * 64),
+        train=schema.Train(threads=1),
     )
 
 
@@ -113,10 +114,10 @@ class FakeRuns:
 
     def close(self) -> None:
         """End whatever still goes; children die with their supervisor."""
-        for process in runs._started:
+        for process in processes._started:
             process.kill()
             process.wait()
-        runs.reap()
+        processes.reap()
         for name in ("pid.json", "child", "grandchild"):
             for path in self.workspace.runs_dir.glob(f"*/{name}"):
                 kill(identity_in(path))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from engine import benchmarks
+from engine.benchmarks import shipped
 from engine.train import evaluate, likelihood, lm
 from engine.train.likelihood import Reader
 from tests import tiny_models
@@ -98,7 +98,7 @@ def kept(model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
     def score(answered: lm.Answered | None) -> list[Any]:
         return evaluate.score_harness(
             model, tokenizer, "tunebook_winogrande_200", limit=20, shots=0, chat=False, max_length=WINDOW,
-            include_path=str(benchmarks.HERE), answered=answered,
+            include_path=str(shipped.HERE), answered=answered,
         )  # fmt: skip
 
     likelihood.MOST_ROWS = 4
@@ -160,7 +160,7 @@ def main() -> None:
     told["a long text"] = read(models["llama"], [((1,), cases()["the whole window"][0][0])])
     likelihood.MOST_LOGITS = 2**27
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "llama")
-    os.chdir(benchmarks.HERE)
+    os.chdir(shipped.HERE)
     told["kept"] = kept(models["llama"], tokenizer, folder)
     print(json.dumps(told))
 

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine import advisor, bases, guide, preflight, spec
+from engine import advisor, bases, guide, preflight, words
 from engine.advisor import Advice, Choice, Facts, advise, draft, marketed_gb, rough_need_gib, runnable_now
+from engine.spec import counts, recipes
+from engine.spec import settings as spec_settings
 from tests.helpers import examples
 
 SFT_ROWS = "prompt-completion"
@@ -280,7 +282,7 @@ def test_only_labels_of_very_different_numbers_are_unbalanced(good: int | None, 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_weights_of_kto_stay_in_the_published_range_and_move_one_label_only(good: int, bad: int) -> None:
-    weight_good, weight_bad = spec.kto_weights(good, bad)
+    weight_good, weight_bad = counts.kto_weights(good, bad)
     assert 1.0 in (weight_good, weight_bad)
     assert 1 <= weight_good * good / (weight_bad * bad) <= 4 / 3 + 1e-3
 
@@ -485,7 +487,7 @@ def test_what_it_advises_for_answers_has_a_recipe_of_its_own(
 
 
 def test_an_objective_runs_with_any_adapter_some_recipe_shows_to_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    lora = spec.recipes()["lora"]
+    lora = recipes.recipes()["lora"]
     dpo = msgspec.structs.replace(lora, name="dpo", objective="dpo", data_types=["preference"])
     oft = msgspec.structs.replace(lora, name="oft", adapter="oft")
     monkeypatch.setattr(advisor, "_recipes", lambda: {"dpo": dpo, "lora": lora, "oft": oft})
@@ -534,11 +536,11 @@ def test_settings_are_paths_of_the_spec_within_their_range(facts: Facts) -> None
     advice = advise(facts, runnable=lambda c: False)
     for choice in (advice.advised, *(r.choice for r in advice.runners_up)):
         for setting in choice.settings if choice else ():
-            assert setting.path in spec.fields() or setting.path == "effective_batch"
+            assert setting.path in spec_settings.fields() or setting.path == "effective_batch"
             if setting.low is not None and setting.high is not None:
                 assert setting.low <= setting.value <= setting.high
-            if setting.path in spec.fields():
-                assert not isinstance(spec.convert_setting(setting.path, setting.value), spec.Problem)
+            if setting.path in spec_settings.fields():
+                assert not isinstance(spec_settings.convert_setting(setting.path, setting.value), words.Problem)
 
 
 @given(sound_facts(), st.sampled_from(["starter", "owner/name"]))
@@ -549,8 +551,8 @@ def test_a_draft_is_a_spec_that_resolves(facts: Facts, base: str) -> None:
     assert (made is None) == (advice.start is None)
     if made is None or advice.start is None:
         return
-    recipe = spec.recipes()[made.recipe]
-    run_spec, problems = spec.resolve(
+    recipe = recipes.recipes()[made.recipe]
+    run_spec, problems = recipes.resolve(
         recipe,
         base=base,
         revision=None,
@@ -570,7 +572,7 @@ def test_a_draft_is_a_spec_that_resolves(facts: Facts, base: str) -> None:
 def test_the_advisors_numbers_and_the_recipes_are_the_same() -> None:
     """A setting the facts did not move must be what the recipe would set, for a base of each size."""
     for parameters in (1e8, 3e9, 8e9, 7e10):
-        for name, recipe in spec.recipes().items():
+        for name, recipe in recipes.recipes().items():
             advice = advise(
                 Facts(rows=5000, data_type=recipe.data_types[0], base_parameters=parameters, has_reward_model=True),
                 runnable=runnable_now,

@@ -16,8 +16,10 @@ import msgspec
 import pytest
 from transformers import TrainerState
 
-from engine import choices, events, fit, machine, preflight, report, spec
+from engine import choices, events, fit, machine, preflight, report
 from engine.choices import Device
+from engine.spec import RunSpec, recipes, schema
+from engine.spec import settings as spec_settings
 from engine.train.arguments import kept_best
 from engine.train.callback import EventCallback, early_stop
 from engine.words.problem import Problem
@@ -37,10 +39,10 @@ CARD = Device("cuda", 24 * GIB, bf16=True, unsloth=True)
 PROCESSOR = Device("cpu", 24 * GIB)
 
 
-def asked(recipe: str = "lora", **overrides: Any) -> spec.RunSpec:
+def asked(recipe: str = "lora", **overrides: Any) -> RunSpec:
     settings = {path.replace("__", "."): value for path, value in overrides.items()}
-    made, problems = spec.resolve(
-        spec.recipes()[recipe], base="b", revision=None, parameters=1.2e9, dataset_id="d", overrides=settings
+    made, problems = recipes.resolve(
+        recipes.recipes()[recipe], base="b", revision=None, parameters=1.2e9, dataset_id="d", overrides=settings
     )
     assert not problems
     return made
@@ -49,7 +51,7 @@ def asked(recipe: str = "lora", **overrides: Any) -> spec.RunSpec:
 def chosen(device: Device, shape: fit.Shape | None = LLAMA, recipe: str = "lora", **overrides: Any) -> choices.Chosen:
     made = asked(recipe, **overrides)
     found = choices.choose(made, device, shape, fit.setup_of(made))
-    assert all(one.reason and one.setting in spec.fields() for one in found.why) and len(found.why) == 5
+    assert all(one.reason and one.setting in spec_settings.fields() for one in found.why) and len(found.why) == 5
     return found
 
 
@@ -126,7 +128,7 @@ def test_rows_go_without_padding_only_where_they_cannot_see_each_other():
 
 def said(device: Device, shape: fit.Shape | None = LLAMA, recipe: str = "lora", **overrides: Any) -> list[Problem]:
     found = choices.problems(asked(recipe, **overrides), device, shape)
-    assert all(problem.where in spec.fields() and "{" not in problem.sentence for problem in found)
+    assert all(problem.where in spec_settings.fields() and "{" not in problem.sentence for problem in found)
     return found
 
 
@@ -379,7 +381,7 @@ KEPT = {"lora": "adapter", "full": "model", "oft": "adapter", "qlora": "adapter"
 
 
 def settings(recipe: str) -> dict[str, Any]:
-    made: dict[str, Any] = {"data": spec.recipes()[recipe].sample, "evaluate.benchmarks": [], "merge": True}
+    made: dict[str, Any] = {"data": recipes.recipes()[recipe].sample, "evaluate.benchmarks": [], "merge": True}
     if recipe == "ppo":  # a judge of random weights judges as coins do
         made |= {"objective_args.least_reward_accuracy": 0.0, "objective_args.answer_tokens": 8}
     return made
@@ -389,7 +391,7 @@ def trained(run: dict[str, Any], shape: str, recipe: str) -> None:
     """Hold that a run has moved its weights, kept its commit, and can be merged into a model of the base's own form."""
     assert run.get("status") == 0, run
     run_dir = Path(run["run"])
-    told = spec.decode((run_dir / "spec.json").read_bytes())
+    told = schema.decode((run_dir / "spec.json").read_bytes())
     assert (told.base.ref, len(told.base.revision or "")) == (f"tiny/{shape}", 40)
     found, _ = events.read(run_dir)
     steps = [event for event in found if isinstance(event, events.Step)]
@@ -499,7 +501,7 @@ def loss_in_plain_peft(run_dir: Path) -> dict[str, float]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(starter.MODEL_DIR, trust_remote_code=False)
     model = transformers.AutoModelForCausalLM.from_pretrained(starter.MODEL_DIR, trust_remote_code=False)
     tuned = PeftModel.from_pretrained(model, run_dir / "adapter").eval()
-    run_spec = spec.decode((run_dir / "spec.json").read_bytes())
+    run_spec = schema.decode((run_dir / "spec.json").read_bytes())
     train, unseen = rows.divide(run_spec, Workspace(run_dir.parents[1]))
     items = evaluate.score_loss(tuned, tokenizer, rows.to_score(train, unseen), run_spec.train.max_length)
     return {item.item: item.loglikelihoods[0] for item in items}

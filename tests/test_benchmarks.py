@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from engine import benchmarks, evaluations, events, report, runs, starter
+from engine import evaluations, events, report, runs, starter
+from engine.benchmarks import forms, library, own, shipped, speeds
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT, tunebook
 from tests.helpers import identity_in, kill, wait_until
 
-PACK = benchmarks.pack()
+PACK = shipped.pack()
 
 
 def lines(*rows: object) -> bytes:
@@ -26,18 +27,18 @@ def lines(*rows: object) -> bytes:
 
 
 def test_the_pack_has_about_1400_items_under_half_a_megabyte():
-    found = [benchmarks.find(name) for name in PACK]
+    found = [library.find(name) for name in PACK]
     assert 1_300 <= sum(one.size for one in found if one is not None) <= 1_500
-    size = sum(path.stat().st_size for path in benchmarks.HERE.iterdir() if path.suffix in (".jsonl", ".yaml", ".md"))
+    size = sum(path.stat().st_size for path in shipped.HERE.iterdir() if path.suffix in (".jsonl", ".yaml", ".md"))
     assert size < 500_000
 
 
 @pytest.mark.parametrize("name", PACK)
 def test_each_shipped_benchmark_is_whole_and_names_licence_and_source(name):
-    one = benchmarks.find(name)
+    one = library.find(name)
     assert one is not None and one.licence in ("CC BY 4.0", "MIT", "AFL-3.0", "Apache-2.0") and one.source
-    assert f"| {name} | {one.size} | {one.licence} |" in (benchmarks.HERE / "README.md").read_text("utf-8")
-    docs = benchmarks.docs(one)
+    assert f"| {name} | {one.size} | {one.licence} |" in (shipped.HERE / "README.md").read_text("utf-8")
+    docs = library.docs(one)
     assert len(docs) == one.size == len({doc["item"] for doc in docs})
     for doc in docs:
         if one.kind == "text":
@@ -49,32 +50,32 @@ def test_each_shipped_benchmark_is_whole_and_names_licence_and_source(name):
 
 @pytest.mark.parametrize("name", [n for n in PACK if n != "general-text"])
 def test_the_right_answer_is_not_always_in_the_same_place(name):
-    one = benchmarks.find(name)
+    one = library.find(name)
     assert one is not None
-    golds = [doc["gold"] for doc in benchmarks.docs(one)]
+    golds = [doc["gold"] for doc in library.docs(one)]
     assert max(golds.count(g) for g in set(golds)) < 0.62 * len(golds)
 
 
 def test_a_limit_spreads_over_the_whole_set():
-    one = benchmarks.find("blimp")
+    one = library.find("blimp")
     assert one is not None
-    docs = benchmarks.docs(one, 67)
+    docs = library.docs(one, 67)
     assert len(docs) == 67 and len({doc["item"].rpartition("-")[0] for doc in docs}) == 67
 
 
 def test_the_sets_name_benchmarks_that_exist():
     for toy in (True, False):
-        for name, one in benchmarks.sets(toy=toy).items():
-            assert one.name == name and all(benchmarks.find(b) for b in one.benchmarks)
-    assert starter.BENCHMARK_NAME not in benchmarks.sets(toy=False)["full"].benchmarks
+        for name, one in library.sets(toy=toy).items():
+            assert one.name == name and all(library.find(b) for b in one.benchmarks)
+    assert starter.BENCHMARK_NAME not in library.sets(toy=False)["full"].benchmarks
 
 
 def test_worked_examples_are_not_asked_again():
     docs = [{"item": str(i), "question": "q"} for i in range(10)]
-    shown, asked = benchmarks.examples_and_questions(docs, 3)
+    shown, asked = library.examples_and_questions(docs, 3)
     assert [d["item"] for d in shown] == ["0", "1", "2"] and not {d["item"] for d in shown} & {d["item"] for d in asked}
-    assert len(benchmarks.examples_and_questions(docs, 50)[0]) == 5
-    assert benchmarks.examples_and_questions([{"item": "a", "choices": ["x", "y"]}], 5)[0] == []
+    assert len(library.examples_and_questions(docs, 50)[0]) == 5
+    assert library.examples_and_questions([{"item": "a", "choices": ["x", "y"]}], 5)[0] == []
 
 
 # --- a person's own ------------------------------------------------------------------------------------------------
@@ -108,33 +109,33 @@ GOOD = {"question": "2 + 2?", "choices": ["3", "4"], "answer": 1}
 )  # fmt: skip
 def test_what_is_wrong_with_a_row_is_said_by_its_line_and_nothing_is_kept(row, said, workspace: Workspace):
     data = lines({**GOOD, "question": "1 + 1?"}, row, GOOD)
-    made, problems = benchmarks.add(workspace, data, "mine")
+    made, problems = library.add(workspace, data, "mine")
     assert made is None and len(problems) == 1
     assert problems[0].sentence.startswith(said)
     assert not (workspace.root / "benchmarks").exists()
 
 
 def test_all_problems_are_named_at_once():
-    _, problems = benchmarks.check(lines({**GOOD, "answer": 9}, b"x", {"question": "a?"}))
+    _, problems = own.check(lines({**GOOD, "answer": 9}, b"x", {"question": "a?"}))
     assert [problem.line for problem in problems] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("data", [b"", lines(GOOD), lines(GOOD, GOOD)])
 def test_one_item_cannot_show_a_change(data):
-    _, problems = benchmarks.check(data)
+    _, problems = own.check(data)
     assert problems[-1].rule == "bench-one-item" and "100 questions show" in problems[-1].sentence
 
 
 def test_a_persons_own_questions_are_kept_and_found_by_name(workspace: Workspace):
     rows = [{**GOOD, "question": f"{i} + 2?", "passage": "Sums." if i < 2 else "More."} for i in range(4)]
     rows[3]["answer"] = "3"
-    made, problems = benchmarks.add(workspace, lines(*rows), "My sums.jsonl")
+    made, problems = library.add(workspace, lines(*rows), "My sums.jsonl")
     assert made is not None and problems == [] and made.title == "My sums.jsonl" and made.size == 4
-    assert benchmarks.find(made.name, workspace) == made and benchmarks.find(made.name) is None
-    docs = benchmarks.docs(made)
+    assert library.find(made.name, workspace) == made and library.find(made.name) is None
+    docs = library.docs(made)
     assert [doc["gold"] for doc in docs] == [1, 1, 1, 0] and docs[0]["question"] == "Sums.\n\n0 + 2?"
     assert docs[0]["cluster"] == docs[1]["cluster"] != docs[2]["cluster"]
-    assert benchmarks.add(workspace, lines(*rows), "again")[0] is not None and len(list(
+    assert library.add(workspace, lines(*rows), "again")[0] is not None and len(list(
         (workspace.root / "benchmarks").iterdir())) == 1  # fmt: skip
 
 
@@ -155,15 +156,15 @@ def test_a_persons_own_questions_are_kept_and_found_by_name(workspace: Workspace
     ],
 )
 def test_the_form_of_an_answer_is_told(text, form, right):
-    assert benchmarks.form_problem(form) == ""
-    assert benchmarks.has_form(text, form) == right
+    assert forms.form_problem(form) == ""
+    assert forms.has_form(text, form) == right
 
 
 def test_right_answers_that_are_all_json_give_the_form_of_a_data_set():
-    form = benchmarks.form_of(['{"answer": "a", "x": 1}', '{"answer": "b"}'])
-    assert benchmarks.has_form('{"answer": "c"}', form) and not benchmarks.has_form('{"other": "c"}', form)
-    assert benchmarks.form_of(["[1]", '{"a": 1}']) == "json"
-    assert benchmarks.form_of(["free text"]) is None is benchmarks.form_of([]) and benchmarks.form_of(["42"]) is None
+    form = forms.form_of(['{"answer": "a", "x": 1}', '{"answer": "b"}'])
+    assert forms.has_form('{"answer": "c"}', form) and not forms.has_form('{"other": "c"}', form)
+    assert forms.form_of(["[1]", '{"a": 1}']) == "json"
+    assert forms.form_of(["free text"]) is None is forms.form_of([]) and forms.form_of(["42"]) is None
 
 
 # --- how long it takes ---------------------------------------------------------------------------------------------
@@ -171,18 +172,18 @@ def test_right_answers_that_are_all_json_give_the_form_of_a_data_set():
 
 def test_minutes_come_from_what_was_measured_and_from_nothing_else(workspace: Workspace):
     def ask(base: str, parameters: int | None, name: str, limit: int = 0) -> float | None:
-        return benchmarks.seconds(workspace, "cpu", base, parameters, [name], limit)
+        return speeds.seconds(workspace, "cpu", base, parameters, [name], limit)
 
     assert ask("a", 100, "blimp") is None
-    blimp = benchmarks.find("blimp")
+    blimp = library.find("blimp")
     assert blimp is not None
-    read = benchmarks.characters(benchmarks.docs(blimp))
+    read = speeds.characters(library.docs(blimp))
     told = {"device": "cpu", "base": "a", "parameters": 100, "benchmark": "blimp"}
-    benchmarks.note_speed(workspace, benchmarks.Speed(**told, items=670, seconds=67.0, characters=read))
+    speeds.note_speed(workspace, speeds.Speed(**told, items=670, seconds=67.0, characters=read))
     assert ask("a", 100, "blimp") == pytest.approx(67) and ask("a", 100, "blimp", 67) == pytest.approx(6.7)
     near, larger = ask("a", 100, "piqa-150"), ask("b", 300, "piqa-150")
     assert near is not None and larger == pytest.approx(3 * near)
-    assert benchmarks.seconds(workspace, "cuda:0", "a", 100, ["blimp"]) is None
+    assert speeds.seconds(workspace, "cuda:0", "a", 100, ["blimp"]) is None
     assert ask("a", 100, "mmlu") is None  # what it reads is not known before it is fetched
 
 
@@ -220,7 +221,9 @@ def test_ours_and_the_harnesss_own_reading_of_the_shipped_tasks_by_its_own_model
 import json, os
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from engine import bases, benchmarks, spec, starter
+from engine import bases, starter
+from engine.benchmarks import shipped
+from engine.spec import RunSpec, schema
 from engine.train import evaluate, evaluation, scores
 from engine.workspace import Workspace
 import torch
@@ -228,10 +231,10 @@ torch.set_num_threads(1)
 tokenizer = AutoTokenizer.from_pretrained(starter.MODEL_DIR)
 model = AutoModelForCausalLM.from_pretrained(starter.MODEL_DIR).eval()
 workspace = Workspace("/nonexistent")
-names = benchmarks.pack()
-made = spec.RunSpec(kind="evaluate", recipe=spec.RecipeRef("evaluate", "0"), base=spec.BaseRef("starter"),
-                    dataset=spec.DatasetRef(""), evaluate=spec.Evaluate(benchmarks=names, limit=0))
-os.chdir(benchmarks.HERE)
+names = shipped.pack()
+made = RunSpec(kind="evaluate", recipe=schema.RecipeRef("evaluate", "0"), base=schema.BaseRef("starter"),
+               dataset=schema.DatasetRef(""), evaluate=schema.Evaluate(benchmarks=names, limit=0))
+os.chdir(shipped.HERE)
 told = {}
 for question in scores.general(made, workspace, bases.describe("starter", workspace)):
     name, first = question.benchmark, question.asked[:12]
@@ -240,7 +243,7 @@ for question in scores.general(made, workspace, bases.describe("starter", worksp
     shared, evaluate._harness = evaluate._harness, lambda model, tokenizer, length, bos, answered: HFLM(
         pretrained=model, tokenizer=tokenizer, batch_size=16, max_length=length, add_bos_token=bos)
     theirs = evaluate.score_harness(model, tokenizer, task, limit=12, shots=0, chat=False, max_length=1024,
-                                    include_path=str(benchmarks.HERE))
+                                    include_path=str(shipped.HERE))
     evaluate._harness = shared
     told[name] = [len(ours), [i.choice for i in ours] == [i.choice for i in theirs],
                   [i.correct for i in ours] == [i.correct for i in theirs],

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from engine import bases, cli, datasets, events, machine, processes, report, runs, spec, starter
+from engine import bases, cli, datasets, events, machine, processes, report, runs, starter
+from engine.spec import RunSpec, recipes, schema
+from engine.spec import settings as spec_settings
 from engine.workspace import Workspace
 
 needs_starter = pytest.mark.skipif(
@@ -68,12 +70,12 @@ def tunebook(capsys, workspace):
 
 
 @pytest.fixture
-def started(monkeypatch) -> list[spec.RunSpec]:
+def started(monkeypatch) -> list[RunSpec]:
     """Specs whose run was asked for; the run folder is written, and no process begins."""
-    specs: list[spec.RunSpec] = []
+    specs: list[RunSpec] = []
 
     def spawn(run_dir: Path, module: str) -> processes.Identity | None:
-        specs.append(spec.decode(spec_json(run_dir)))
+        specs.append(schema.decode(spec_json(run_dir)))
         return processes.identify(os.getpid())
 
     monkeypatch.setattr(runs, "_spawn", spawn)
@@ -90,14 +92,14 @@ def file_of(tmp_path: Path, rows: list[Any], name: str = "mine.jsonl") -> str:
     return str(path)
 
 
-def finished(workspace: Workspace, run_id: str = RUN, run_spec: spec.RunSpec | None = None) -> Path:
+def finished(workspace: Workspace, run_id: str = RUN, run_spec: RunSpec | None = None) -> Path:
     """A finished run folder, written by hand."""
-    made, _ = spec.resolve(
-        spec.recipes()["lora"], base="owner/name", revision=None, parameters=None, dataset_id="d", overrides={}
+    made, _ = recipes.resolve(
+        recipes.recipes()["lora"], base="owner/name", revision=None, parameters=None, dataset_id="d", overrides={}
     )
     run_dir = workspace.run_dir(run_id)
     run_dir.mkdir(parents=True)
-    (run_dir / "spec.json").write_bytes(spec.encode(run_spec or made))
+    (run_dir / "spec.json").write_bytes(schema.encode(run_spec or made))
     (run_dir / "meta.json").write_text(json.dumps({"name": "Mine"}))
     log = events.EventLog(run_dir)
     log.append(events.Queued(device="cpu"))
@@ -209,9 +211,9 @@ def test_missing_evaluation_data_is_refused(tunebook, tmp_path):
 def test_a_recipe_file_that_cannot_be_read_is_named(tunebook, tmp_path, monkeypatch):
     folder = tmp_path / "recipes"
     folder.mkdir()
-    (folder / "lora.yaml").write_bytes((spec.RECIPES_DIR / "lora.yaml").read_bytes())
+    (folder / "lora.yaml").write_bytes((recipes.RECIPES_DIR / "lora.yaml").read_bytes())
     (folder / "mine.yaml").write_text("title: [")
-    monkeypatch.setattr(spec, "RECIPES_DIR", folder)
+    monkeypatch.setattr(recipes, "RECIPES_DIR", folder)
     said = tunebook("train", "mine", "--data", file_of(tmp_path, PAIRS), "--base", "owner/name")
     assert said.code == 2 and "mine.yaml" in said.err
 
@@ -395,8 +397,8 @@ def test_the_command_that_repeats_a_run_gives_an_equal_spec(tunebook, tmp_path, 
     first, second = started
     assert first == second
     for setting in settings:
-        path, value = spec.parse_setting(setting)  # pyright: ignore[reportGeneralTypeIssues]
-        assert spec.value_at(second, path) == spec.convert_setting(path, value)
+        path, value = spec_settings.parse_setting(setting)  # pyright: ignore[reportGeneralTypeIssues]
+        assert schema.value_at(second, path) == spec_settings.convert_setting(path, value)
 
 
 @needs_starter
@@ -412,8 +414,8 @@ def test_the_command_that_repeats_a_starter_run_gives_an_equal_spec(tunebook, st
 def test_a_run_on_the_sample_split_by_itself_can_be_repeated(tunebook, started, workspace):
     """The Train page can leave the sample's evaluation data out; the command line must be able to say so too."""
     sample = datasets.add_sample(workspace, starter.sample("new-facts"))
-    made, _ = spec.resolve(
-        spec.recipes()["full"],
+    made, _ = recipes.resolve(
+        recipes.recipes()["full"],
         base="starter",
         revision=None,
         parameters=bases.describe("starter", workspace).parameters,

@@ -27,11 +27,11 @@ from engine import (
     machine,
     preflight,
     runs,
-    spec,
     starter,
     turns,
     uploads,
 )
+from engine.spec import recipes, schema
 from engine.workspace import Workspace, default_workspace
 from tests.conftest import ROOT
 from tests.helpers import FakeRuns, fake_spec
@@ -225,14 +225,14 @@ def test_a_run_of_another_visitor_is_no_base(visitor):
     other = visitors_workspace()
     made = other.run_dir("20260101-000000-" + "a" * 32)
     (made / "model").mkdir(parents=True)
-    (made / "spec.json").write_bytes(spec.encode(fake_spec()))
+    (made / "spec.json").write_bytes(schema.encode(fake_spec()))
     for ref in (f"run:{made.name}", f"run:../../{other.root.name}/runs/{made.name}"):
         assert [problem.rule for problem in bases.describe(ref, visitor).problems] == ["base-run"]
 
 
 def test_every_recipe_trains_its_sample_within_the_limits(visitor):
     said = []
-    for name, recipe in spec.recipes().items():
+    for name, recipe in recipes.recipes().items():
         dataset = datasets.add_sample(visitor, starter.sample(recipe.sample))
         made, problems = preflight.build(visitor, name, base_ref="starter", dataset_id=dataset.id, overrides={})
         assert made is not None
@@ -322,7 +322,7 @@ def test_a_merge_counts_as_a_run_of_its_visitor_and_no_longer_than_it_lives(visi
     limited(live_runs_per_visitor=1)
     made = visitor.run_dir("20260101-000000-" + "a" * 32)
     (made / "adapter").mkdir(parents=True)
-    (made / "spec.json").write_bytes(spec.encode(fake_spec()))
+    (made / "spec.json").write_bytes(schema.encode(fake_spec()))
     home = FakeRuns(visitor.root)
     try:
         run_id = home.start("waits")
@@ -360,7 +360,7 @@ def test_a_run_whose_time_is_up_is_stopped_and_says_so(visitor, limited):
 def test_nothing_is_pushed_or_converted_for_a_visitor(visitor, what):
     made = visitor.run_dir("20260101-000000-" + "a" * 32)
     (made / "model").mkdir(parents=True)
-    (made / "spec.json").write_bytes(spec.encode(fake_spec()))
+    (made / "spec.json").write_bytes(schema.encode(fake_spec()))
     job = export.Job(what=what, repository="me/model", checkout="/opt/llama.cpp")
     with pytest.raises(export.NotExportable, match="this demo neither"):
         export.carry_out(visitor, made.name, job)

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import datasets, drafts, preflight, spec, starter
+from engine import datasets, drafts, preflight, starter
 from engine.drafts import Draft
+from engine.spec import RunSpec, recipes, schema
+from engine.spec import settings as spec_settings
 from engine.workspace import Workspace
 
 needs_starter = pytest.mark.skipif(
@@ -45,18 +47,18 @@ def data(workspace: Workspace) -> str:
     return datasets.add(workspace, source, "mine").id
 
 
-def ran(workspace: Workspace, base: str, dataset_id: str, recipe: str = "lora", **overrides: Any) -> spec.RunSpec:
+def ran(workspace: Workspace, base: str, dataset_id: str, recipe: str = "lora", **overrides: Any) -> RunSpec:
     """A run folder r1 as a start leaves it; overrides are written train__epochs=3."""
     settings = {path.replace("__", "."): value for path, value in overrides.items()}
     made, problems = preflight.build(workspace, recipe, base_ref=base, dataset_id=dataset_id, overrides=settings)
     assert made is not None and problems == []
     run_dir = workspace.run_dir("r1")
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "spec.json").write_bytes(spec.encode(made))
+    (run_dir / "spec.json").write_bytes(schema.encode(made))
     return made
 
 
-def opened(workspace: Workspace, draft: Draft) -> spec.RunSpec:
+def opened(workspace: Workspace, draft: Draft) -> RunSpec:
     """What the Train page makes of a draft."""
     made, problems = preflight.build(
         workspace, draft.recipe, base_ref=draft.base, dataset_id=draft.dataset, overrides=draft.overrides
@@ -70,7 +72,7 @@ def opened(workspace: Workspace, draft: Draft) -> spec.RunSpec:
 
 @given(
     st.dictionaries(
-        st.sampled_from(sorted(spec.fields())),
+        st.sampled_from(sorted(spec_settings.fields())),
         st.one_of(st.text(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False), st.none()),
     ),
     st.lists(st.text(), max_size=3),
@@ -149,5 +151,5 @@ def test_a_draft_survives_its_file(workspace, base):
 
 def test_a_run_of_a_recipe_that_is_gone_still_makes_a_draft(workspace, base, monkeypatch, tmp_path):
     ran(workspace, base, data(workspace), train__epochs=3)
-    monkeypatch.setattr(spec, "RECIPES_DIR", Path(tmp_path))
+    monkeypatch.setattr(recipes, "RECIPES_DIR", Path(tmp_path))
     assert drafts.of_run(workspace, "r1", came_from="r1").recipe == "lora"

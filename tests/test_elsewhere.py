@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from engine import datasets, elsewhere, events, export, runs, spec, starter
+from engine import datasets, elsewhere, events, export, runs, starter
 from engine.elsewhere import Recipe
+from engine.spec import recipes, schema
 from engine.workspace import Workspace
 from tests.conftest import tunebook
 
@@ -26,8 +27,8 @@ needs_starter = pytest.mark.skipif(not starter.MODEL_DIR.is_dir(), reason="engin
 
 def recipe(name: str, kind: str, base: str = HUB, depth: int | None = 28, **overrides: Any) -> Recipe:
     settings = {"train.threads": 1, **{path.replace("__", "."): value for path, value in overrides.items()}}
-    run_spec, problems = spec.resolve(
-        spec.recipes()[name], base=base, revision="c1899de289a04d12100db370d81485cdf75e47ca" if base == HUB else None,
+    run_spec, problems = recipes.resolve(
+        recipes.recipes()[name], base=base, revision="c1899de289a04d12100db370d81485cdf75e47ca" if base == HUB else None,
         parameters=None, dataset_id="d" * 64, overrides=settings,
     )  # fmt: skip
     assert problems == []
@@ -182,14 +183,14 @@ def test_the_script_turns_gpt2s_layers_and_names_those_of_chosen_ones():
 
 
 def ran(workspace: Workspace, name: str, dataset_id: str, base: str = "starter", **overrides: Any) -> str:
-    run_spec, problems = spec.resolve(
-        spec.recipes()[name], base=base, revision=None, parameters=1e6, dataset_id=dataset_id,
+    run_spec, problems = recipes.resolve(
+        recipes.recipes()[name], base=base, revision=None, parameters=1e6, dataset_id=dataset_id,
         overrides={path.replace("__", "."): value for path, value in overrides.items()},
     )  # fmt: skip
     assert problems == []
     run_dir = workspace.run_dir(f"r-{name}")
     run_dir.mkdir(parents=True)
-    (run_dir / "spec.json").write_bytes(spec.encode(run_spec))
+    (run_dir / "spec.json").write_bytes(schema.encode(run_spec))
     return run_dir.name
 
 
@@ -289,7 +290,7 @@ def test_the_trl_script_alone_reaches_the_loss_of_the_run(trained_home, tmp_path
     ],
 )
 def test_every_recipe_trains_as_a_script(workspace, tmp_path, name, sample, more):
-    wanted = sample or spec.recipes()[name].sample
+    wanted = sample or recipes.recipes()[name].sample
     stored = datasets.add_sample(workspace, starter.sample(wanted))
     run_id = ran(workspace, name, stored.id, train__max_steps=3, train__threads=1, train__evaluations=1, **more)
     elsewhere.write(workspace, run_id, "trl", tmp_path / "out")

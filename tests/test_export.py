@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import bases, datasets, export, runs, spec, starter, templates
+from engine import bases, datasets, export, runs, starter, templates
 from engine.processes import Identity
+from engine.spec import recipes, schema
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import tunebook
@@ -38,13 +39,13 @@ def workspace(tmp_path, monkeypatch) -> Workspace:
 
 def ran(workspace: Workspace, recipe: str, base: str, made: str | None, run_id: str = "r1") -> Path:
     """A run folder with what a run of `recipe` on `base` made."""
-    run_spec, problems = spec.resolve(
-        spec.recipes()[recipe], base=base, revision=None, parameters=None, dataset_id="a", overrides={}
+    run_spec, problems = recipes.resolve(
+        recipes.recipes()[recipe], base=base, revision=None, parameters=None, dataset_id="a", overrides={}
     )
     assert problems == []
     run_dir = workspace.run_dir(run_id)
     run_dir.mkdir(parents=True)
-    (run_dir / "spec.json").write_bytes(spec.encode(run_spec))
+    (run_dir / "spec.json").write_bytes(schema.encode(run_spec))
     if made is not None:
         (run_dir / made / "deep").mkdir(parents=True)
         (run_dir / made / MADE[made]).write_bytes(b"weights")
@@ -193,7 +194,7 @@ def test_files_dated_before_1980_can_be_packed(workspace):
 
 def test_the_spec_in_the_zip_is_one_that_can_be_read_again(workspace):
     ran(workspace, "full", "owner/name", "model")
-    read = spec.decode(content(export.write_zip(workspace, "r1"))["spec.json"])
+    read = schema.decode(content(export.write_zip(workspace, "r1"))["spec.json"])
     assert msgspec.to_builtins(read)["recipe"]["name"] == "full"
 
 
@@ -490,7 +491,8 @@ from pathlib import Path
 import msgspec, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from peft import PeftModel
-from engine import export as exports, spec
+from engine import export as exports
+from engine.spec import schema
 from engine.failures import RunRefused
 from engine.train import export
 
@@ -538,7 +540,7 @@ for name, patch in (("differs", lambda: setattr(export, "compare_logits", lambda
 
 other = AutoTokenizer.from_pretrained(home / "out")
 other.chat_template = other.chat_template.replace("<|assistant|>", "<|assistant|> ")
-scored = export._scored(spec.decode((run / "spec.json").read_bytes()), exports.Workspace(home))
+scored = export._scored(schema.decode((run / "spec.json").read_bytes()), exports.Workspace(home))
 found["tampered"] = msgspec.to_builtins(export.same_tokens(scored, tokenizer, other)[0])
 print(json.dumps(found))
 """

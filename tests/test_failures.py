@@ -8,7 +8,8 @@ import signal
 import msgspec
 import pytest
 
-from engine import failures, spec
+from engine import failures
+from engine.spec import schema, settings
 from engine.words.problem import Problem
 from tests.helpers import fake_spec
 
@@ -73,7 +74,7 @@ def test_the_kernels_count_can_be_read_here() -> None:
 
 
 def test_out_of_memory_offers_the_cheapest_change_first_and_the_batch_that_counts_stays() -> None:
-    made = msgspec.structs.replace(fake_spec(), adapter="lora", train=spec.Train(batch_size=6, accumulation=4))
+    made = msgspec.structs.replace(fake_spec(), adapter="lora", train=schema.Train(batch_size=6, accumulation=4))
     found = failures.remedies("oom", made)
     first = found[0].changes
     assert first == {"train.batch_size": 3, "train.accumulation": 8}
@@ -81,16 +82,16 @@ def test_out_of_memory_offers_the_cheapest_change_first_and_the_batch_that_count
     assert paths == [
         "train.batch_size", "train.accumulation", "train.gradient_checkpointing", "quantize", "train.max_length"
     ]  # fmt: skip
-    assert set(paths) <= set(spec.fields())
+    assert set(paths) <= set(settings.fields())
 
 
 def test_a_run_that_cannot_shrink_further_is_offered_nothing_that_changes_nothing() -> None:
-    small = spec.Train(batch_size=1, gradient_checkpointing=True, max_length=128)
+    small = schema.Train(batch_size=1, gradient_checkpointing=True, max_length=128)
     made = msgspec.structs.replace(fake_spec(), adapter="full", train=small)
     assert failures.remedies("oom", made) == []
     assert failures.remedies("bug", made) == []
 
 
 def test_a_run_that_diverged_is_offered_a_quarter_of_its_rate() -> None:
-    made = msgspec.structs.replace(fake_spec(), train=spec.Train(learning_rate=2e-4))
+    made = msgspec.structs.replace(fake_spec(), train=schema.Train(learning_rate=2e-4))
     assert failures.remedies("diverged", made)[0].changes == {"train.learning_rate": 5e-5}

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import advisor, fit, preflight, spec
+from engine import advisor, fit, preflight
 from engine.fit import Setup, count_parameters, estimate, read_shape
+from engine.spec import recipes
 from tests import forked
 from tests.conftest import ROOT
 from tests.helpers import examples
@@ -252,8 +253,8 @@ def test_answers_of_ppo_count_as_long_as_the_spec_lets_them_be() -> None:
     """The key-value cache of the rows written at once, and the scores of every answer of an update, twice in fp32."""
     one, rows, tokens = LLAMA_32_3B, 128, 300
     overrides = {"objective_args.answer_tokens": tokens, "train.batch_size": 8, "train.accumulation": rows // 8}
-    run, _ = spec.resolve(
-        spec.recipes()["ppo"], base="b", revision=None, parameters=3e9, dataset_id="d", overrides=overrides
+    run, _ = recipes.resolve(
+        recipes.recipes()["ppo"], base="b", revision=None, parameters=3e9, dataset_id="d", overrides=overrides
     )
     setup = fit.with_longest(fit.setup_of(run), 100)
     assert (setup.answer_tokens, setup.update_rows, setup.max_length) == (tokens, rows, 100 + tokens)
@@ -335,8 +336,8 @@ def test_a_range_in_words() -> None:
 
 
 def test_a_spec_and_a_choice_say_the_same_of_one_run() -> None:
-    recipe = spec.recipes()["lora"]
-    run, _ = spec.resolve(recipe, base="b", revision=None, parameters=7e9, dataset_id="d", overrides={})
+    recipe = recipes.recipes()["lora"]
+    run, _ = recipes.resolve(recipe, base="b", revision=None, parameters=7e9, dataset_id="d", overrides={})
     assert fit.setup_of(run) == Setup(batch_size=4, rank=16, max_length=1024)
     facts = advisor.Facts(rows=5000, data_type="prompt-completion", gpu_memory_gib=23.6, base_parameters=7e9)
     advice = advisor.advise(facts, runnable=advisor.runnable_now)

@@ -24,10 +24,10 @@ from engine import (
     report,
     report_files,
     runs,
-    spec,
     starter,
     sweeps,
 )
+from engine.spec import RunSpec, schema
 from engine.words.problem import Problem
 from engine.workspace import Workspace
 from pages import _forgetting_parts as parts
@@ -68,9 +68,9 @@ def test_names_beside_points_are_moved_apart_and_no_further(places, least):
     assert parts.apart(moved, least) == pytest.approx(moved, abs=1e-6)
 
 
-def sft(**changes) -> spec.RunSpec:
-    plain = spec.RunSpec(
-        recipe=spec.RecipeRef("lora", "0" * 64), base=spec.BaseRef("starter"), dataset=spec.DatasetRef("d" * 64)
+def sft(**changes) -> RunSpec:
+    plain = RunSpec(
+        recipe=schema.RecipeRef("lora", "0" * 64), base=schema.BaseRef("starter"), dataset=schema.DatasetRef("d" * 64)
     )
     return msgspec.structs.replace(plain, **changes)
 
@@ -80,7 +80,7 @@ def test_remedies_change_one_thing_and_name_their_source():
     assert list(found) == ["replay", "rank", "rate", "oft", "freeze"]
     assert found["replay"].changes == {"train.replay_share": 0.1}
     assert found["rank"].changes == {"adapter_args.rank": 8, "adapter_args.alpha": 16}
-    assert found["rate"].changes["train.learning_rate"] == pytest.approx(0.25 * spec.Train().learning_rate)
+    assert found["rate"].changes["train.learning_rate"] == pytest.approx(0.25 * schema.Train().learning_rate)
     assert (found["oft"].recipe, found["freeze"].recipe) == ("oft", "freeze-bottom")
     assert all(one.effect and one.source for one in found.values())
 
@@ -88,7 +88,7 @@ def test_remedies_change_one_thing_and_name_their_source():
 def test_a_remedy_that_is_taken_already_is_not_offered():
     assert "oft" not in [r.name for r in remedies.of(sft(adapter="oft"))]
     assert "freeze" not in [r.name for r in remedies.of(sft(adapter="full", layers="bottom_frozen:0.5"))]
-    assert "replay" not in [r.name for r in remedies.of(sft(train=spec.Train(replay_share=0.5)))]
+    assert "replay" not in [r.name for r in remedies.of(sft(train=schema.Train(replay_share=0.5)))]
     assert [r.name for r in remedies.of(sft(objective="dpo"))] == ["beta", "rank", "rate"]
     assert {r.recipe for r in remedies.of(sft(quantize="4bit")) if r.name == "oft"} == {"qoft"}
 

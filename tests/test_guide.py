@@ -10,7 +10,8 @@ from typing import get_args
 
 import pytest
 
-from engine import advisor, guide, spec
+from engine import advisor, guide
+from engine.spec import settings
 
 GUIDE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "guide.md"
 # How many rules each section has: A1 to A5, B1 to B7 and so on.
@@ -154,11 +155,11 @@ def test_a_number_has_one_home() -> None:
 
 def test_settings_are_of_the_spec_and_lie_in_their_range() -> None:
     for rule, setting in guide.settings():
-        assert setting.path in spec.fields() or setting.path == "effective_batch", rule.id
+        assert setting.path in settings.fields() or setting.path == "effective_batch", rule.id
         if setting.low is not None and setting.high is not None:
             assert setting.low <= setting.value <= setting.high, (rule.id, setting.path)
-        if setting.path in spec.fields():
-            converted = spec.convert_setting(setting.path, setting.value)
+        if setting.path in settings.fields():
+            converted = settings.convert_setting(setting.path, setting.value)
             assert converted == setting.value, (rule.id, setting.path)
 
 

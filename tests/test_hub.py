@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import bases, datasets, hub, jobs, mix, preflight, spec, starter
+from engine import bases, datasets, hub, jobs, mix, preflight, starter
+from engine.spec import schema
 from engine.words import RULES
 from engine.workspace import Workspace
 from tests.conftest import tunebook
@@ -369,5 +370,5 @@ def test_from_an_empty_cache_a_hub_model_trains_pinned_to_its_commit(server, tmp
     workspace = Workspace(tmp_path / "home")
     run = workspace.run_dir(json.loads(done.stdout)["id"])
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
-    assert spec.decode((run / "spec.json").read_bytes()).base.ref == "tiny/llama"
+    assert schema.decode((run / "spec.json").read_bytes()).base.ref == "tiny/llama"
     assert bases.describe("tiny/llama", workspace).folder is not None

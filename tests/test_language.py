@@ -21,8 +21,9 @@ from google.protobuf.message import Message
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 
-from engine import cli, datasets, events, failures, guide, processes, report, runs, spec, starter
+from engine import cli, datasets, events, failures, guide, processes, report, runs, starter
 from engine.check import check
+from engine.spec import recipes, schema
 from engine.words import environment_language, language_of, languages
 from engine.words import text as words_text
 from engine.words.problem import Problem
@@ -329,11 +330,11 @@ def made_run(workspace: Workspace, dataset_id: str, number: int, *ending: events
     run_id = f"20260101-00000{number}-00000{number}"
     folder = workspace.run_dir(run_id)
     folder.mkdir(parents=True)
-    recipe = spec.recipes()["lora"]
-    run_spec, _ = spec.resolve(
+    recipe = recipes.recipes()["lora"]
+    run_spec, _ = recipes.resolve(
         recipe, base="starter", revision=None, parameters=1e6, dataset_id=dataset_id, overrides={}
     )
-    (folder / "spec.json").write_bytes(spec.encode(run_spec))
+    (folder / "spec.json").write_bytes(schema.encode(run_spec))
     runs.rename(workspace, run_id, "a run of mine")
     log = events.EventLog(folder)
     why = later("no GPU was found")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from engine import datasets, drafts, events, guide, preflight, report, runs, spec, starter
+from engine import datasets, drafts, events, guide, preflight, report, runs, starter
+from engine.spec import schema
 from engine.workspace import Workspace
 from tests.conftest import ROOT, SHARED_DATA
 
@@ -428,7 +429,7 @@ def preference_run(workspace: Workspace) -> str:
     assert run_spec is not None and not problems
     run_dir = workspace.run_dir("20260101-000000-abcdef")
     (run_dir / "items").mkdir(parents=True)
-    (run_dir / "spec.json").write_bytes(spec.encode(run_spec))
+    (run_dir / "spec.json").write_bytes(schema.encode(run_spec))
     log = events.EventLog(run_dir)
     log.append(events.Started(attempt=1, versions={}, device="cpu", backend="plain", reason="test"))
     metrics: dict[str, float] = {}

@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import bases, choices, machine, preflight, spec
+from engine import bases, choices, machine, preflight
 from engine.machine import Gpu, MachineFacts
+from engine.spec import RunSpec, schema
 from tests.hub import TOKEN, Hub, Repository
 from tests.test_bases import model
 from tests.test_hub import repository
@@ -145,7 +146,7 @@ def test_on_apples_gpu_four_bits_and_unsloth_are_refused_in_words_and_lora_runs(
     assert found.backend == "plain" and not found.bf16
 
 
-def _setup(made: spec.RunSpec) -> Any:
+def _setup(made: RunSpec) -> Any:
     from engine import fit
 
     return fit.setup_of(made)
@@ -162,7 +163,7 @@ def test_a_pinned_base_is_kept_when_a_run_is_trained_again(server: Hub, workspac
     assert made is not None and made.base.pinned == f"tiny/one@{COMMIT}"
     run_dir = workspace.run_dir("20260101-000000-abcdef")
     (run_dir / "adapter").mkdir(parents=True)
-    (run_dir / "spec.json").write_bytes(spec.encode(msgspec.structs.replace(made, dataset=spec.DatasetRef("d"))))
+    (run_dir / "spec.json").write_bytes(schema.encode(msgspec.structs.replace(made, dataset=schema.DatasetRef("d"))))
     server.models["tiny/one"] = Repository(repository(size=2000), revisions={"main": "d" * 40, "old": COMMIT})
     hub.fetch("tiny/one")
     assert bases.describe("tiny/one", workspace).revision == "d" * 40

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import bases, chain, datasets, drafts, events, judges, preflight, report, runs, spec, starter
+from engine import bases, chain, datasets, drafts, events, judges, preflight, report, runs, starter
 from engine.datasets import add_sample
 from engine.report import Item
+from engine.spec import RunSpec, recipes, schema
 from engine.train import ppo
 from engine.workspace import Workspace
 from tests import forked
@@ -75,7 +76,7 @@ def finished_run(workspace: Workspace, number: int, recipe: str, base: str = "st
     run_id = f"20260101-0000{number:02d}-abcdef"
     run_dir = workspace.run_dir(run_id)
     (run_dir / "adapter").mkdir(parents=True)
-    (run_dir / "spec.json").write_bytes(spec.encode(made))
+    (run_dir / "spec.json").write_bytes(schema.encode(made))
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(starter.MODEL_DIR / name, run_dir / "adapter" / name)
     shutil.copy(starter.MODEL_DIR / "model.safetensors", run_dir / "adapter" / "adapter_model.safetensors")
@@ -94,7 +95,7 @@ def finished_run(workspace: Workspace, number: int, recipe: str, base: str = "st
     return f"run:{run_id}"
 
 
-def build(workspace: Workspace, base: str = "starter", **overrides: Any) -> tuple[spec.RunSpec, list[str]]:
+def build(workspace: Workspace, base: str = "starter", **overrides: Any) -> tuple[RunSpec, list[str]]:
     prompts = add_sample(workspace, starter.sample("ppo-prompts"))
     changes = {path.replace("__", "."): value for path, value in overrides.items()}
     made, problems = preflight.build(workspace, "ppo", base_ref=base, dataset_id=prompts.id, overrides=changes)
@@ -176,8 +177,13 @@ def test_ppo_reads_questions_alone(workspace: Workspace) -> None:
 
 def test_rates_follow_the_adapter_for_real_models_alone() -> None:
     def learns(name: str, parameters: float, overrides: dict[str, Any]) -> float:
-        made, problems = spec.resolve(
-            spec.recipes()[name], base="o/n", revision=None, parameters=parameters, dataset_id="d", overrides=overrides
+        made, problems = recipes.resolve(
+            recipes.recipes()[name],
+            base="o/n",
+            revision=None,
+            parameters=parameters,
+            dataset_id="d",
+            overrides=overrides,
         )
         assert problems == []
         return made.train.learning_rate

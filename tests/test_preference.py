@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from engine import datasets, events, export, preflight, report, runs, spec, starter
+from engine import datasets, events, export, preflight, report, runs, starter
 from engine.datasets import add_sample
+from engine.spec import counts, recipes, schema
 from engine.train import preference
 from engine.train.callback import EventCallback, chosen_fell
 from engine.train.kto import mismatched, shuffled
@@ -106,8 +107,8 @@ def test_a_pair_that_does_not_fit_is_left_out_and_a_judge_sees_no_cut_answer() -
     assert cut is not None and cut.cut and len(cut.prompt_ids) + len(cut.chosen_ids) == fits - 1
 
     def read_by(objective: str) -> Any:
-        made, _ = spec.resolve(
-            spec.recipes()[objective],
+        made, _ = recipes.resolve(
+            recipes.recipes()[objective],
             base="starter",
             revision=None,
             parameters=1e6,
@@ -124,7 +125,7 @@ def test_a_pair_that_does_not_fit_is_left_out_and_a_judge_sees_no_cut_answer() -
 
 @given(st.integers(1, 100_000), st.integers(1, 100_000))
 def test_one_weight_is_one_and_good_over_bad_is_1_15(good: int, bad: int) -> None:
-    weight_good, weight_bad = spec.kto_weights(good, bad)
+    weight_good, weight_bad = counts.kto_weights(good, bad)
     assert 1.0 in (weight_good, weight_bad)
     assert (
         good * weight_good / (bad * weight_bad) == pytest.approx(1.15, rel=2e-3) or min(weight_good, weight_bad) < 0.1
@@ -254,7 +255,7 @@ def test_a_reward_run_is_no_base(workspace: Workspace, made: str) -> None:
     assert run_spec is not None and run_spec.evaluate.benchmarks == []
     run_dir = workspace.run_dir("20260101-000000-abcdef")
     (run_dir / made).mkdir(parents=True)
-    (run_dir / "spec.json").write_bytes(spec.encode(run_spec))
+    (run_dir / "spec.json").write_bytes(schema.encode(run_spec))
     if made == "adapter":
         (run_dir / made / "adapter_model.safetensors").write_bytes(
             (starter.MODEL_DIR / "model.safetensors").read_bytes()

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from engine import bases, datasets, machine, preflight, spec, starter
+from engine import bases, datasets, machine, preflight, starter
+from engine.spec import RunSpec, recipes, schema
 from engine.words.problem import Problem
 from engine.workspace import Workspace
 from tests import forked
@@ -52,7 +53,7 @@ def add(workspace: Workspace, rows: list[Any], name: str = "mine", **more: Any) 
 
 def build(
     workspace: Workspace, base: str, dataset_id: str | None, recipe: str = "lora", **overrides: Any
-) -> tuple[spec.RunSpec, list[Problem]]:
+) -> tuple[RunSpec, list[Problem]]:
     """A spec and its problems; overrides are written train__epochs=3."""
     settings = {path.replace("__", "."): value for path, value in overrides.items()}
     made, problems = preflight.build(workspace, recipe, base_ref=base, dataset_id=dataset_id, overrides=settings)
@@ -73,7 +74,7 @@ def rules(workspace: Workspace, base: str, dataset_id: str | None, recipe: str =
 def test_a_good_spec_has_no_problem(workspace, base, recipe):
     made, problems = build(workspace, base, add(workspace, PAIRS), recipe)
     assert problems == []
-    assert spec.decode(spec.encode(made)) == made
+    assert schema.decode(schema.encode(made)) == made
 
 
 @needs_starter
@@ -107,15 +108,17 @@ def test_the_longest_row_follows_the_window_and_never_the_other_way(workspace, t
 
 def test_a_recipe_that_says_nothing_of_the_longest_row_does_not_get_the_whole_window(workspace, tmp_path, monkeypatch):
     kept = [
-        line for line in (spec.RECIPES_DIR / "lora.yaml").read_text().splitlines() if "train.max_length: " not in line
+        line
+        for line in (recipes.RECIPES_DIR / "lora.yaml").read_text().splitlines()
+        if "train.max_length: " not in line
     ]
     folder = tmp_path / "recipes"
     folder.mkdir()
     (folder / "lora.yaml").write_text("\n".join(kept))
-    monkeypatch.setattr(spec, "RECIPES_DIR", folder)
+    monkeypatch.setattr(recipes, "RECIPES_DIR", folder)
     large = str(model(tmp_path / "large", {**CONFIG, "max_position_embeddings": 131_072}))
     made, _ = build(workspace, large, add(workspace, PAIRS))
-    assert made.train.max_length == spec.Train().max_length
+    assert made.train.max_length == schema.Train().max_length
 
 
 def test_what_a_person_chose_goes_before_what_follows_from_base_and_data(workspace, base):
@@ -218,11 +221,11 @@ def test_layers_that_the_base_has_are_taken(workspace, base, layers):
 
 ADAPTED = """
 import sys, peft, transformers
-from engine import spec
+from engine.spec import schema
 from engine.train import adapters
 config = transformers.LlamaConfig(
     vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=4, num_attention_heads=2)
-prepared = adapters.prepare(transformers.LlamaForCausalLM(config), spec.decode(sys.argv[1].encode()))
+prepared = adapters.prepare(transformers.LlamaForCausalLM(config), schema.decode(sys.argv[1].encode()))
 assert isinstance(prepared.model, peft.PeftModel)
 print(*(name for name, parameter in prepared.model.named_parameters() if parameter.requires_grad))
 """
@@ -233,7 +236,7 @@ def test_lora_on_some_layers_passes_only_when_peft_takes_it(workspace, base):
     """peft refuses to choose layers while the target modules are one word such as all-linear."""
     made, problems = build(workspace, base, add(workspace, PAIRS), layers="top:0.5")
     assert made is not None and problems == []
-    done = forked.run_python(ADAPTED, spec.encode(made).decode(), cwd=ROOT)
+    done = forked.run_python(ADAPTED, schema.encode(made).decode(), cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     trained = done.stdout.split()
     assert trained and all(".layers.2." in name or ".layers.3." in name for name in trained)

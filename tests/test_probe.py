@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import datasets, events, failures, machine, preflight, spec, starter
+from engine import datasets, events, failures, machine, preflight, starter
+from engine.spec import RunSpec, schema
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT, tunebook
@@ -20,7 +21,7 @@ from tests.helpers import FakeRuns
 TRAINED = """
 import hashlib, json, sys, tempfile
 from pathlib import Path
-from engine import events, preflight, spec
+from engine import events, preflight
 from engine.train import adapters, arguments, backend, callback, dpo, kto, load, preference, probe, reward, rows, sft
 from engine.workspace import Workspace
 import torch, transformers
@@ -135,7 +136,7 @@ def test_a_child_killed_while_it_tries_ran_out_of_memory_and_says_what_would_fit
     assert last.kind == "oom" and "gradient_checkpointing = true" in str(last.fix)
 
 
-def a_spec(workspace: Workspace, **overrides: Any) -> spec.RunSpec:
+def a_spec(workspace: Workspace, **overrides: Any) -> RunSpec:
     data = datasets.add_sample(workspace, starter.sample("new-facts"))
     made, _ = preflight.build(workspace, "full", base_ref="starter", dataset_id=data.id, overrides=overrides)
     assert made is not None
@@ -155,7 +156,7 @@ def test_what_would_fit_keeps_the_rows_of_a_step(workspace: Workspace, monkeypat
 
 
 def test_where_nothing_is_known_of_the_base_the_usual_advice_stays(workspace: Workspace) -> None:
-    made = msgspec.structs.replace(a_spec(workspace), base=spec.BaseRef("owner/not-here"))
+    made = msgspec.structs.replace(a_spec(workspace), base=schema.BaseRef("owner/not-here"))
     before = failures.from_exception(MemoryError()).fix
     assert preflight.that_would_fit(made, workspace) is None
     assert preflight.with_remedy(failures.from_exception(MemoryError()), made, workspace).fix == before

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import export, preflight, runs, spec, starter
+from engine import export, preflight, runs, starter
 from engine.datasets import add_sample
+from engine.spec import counts, recipes, schema
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT
@@ -18,7 +19,7 @@ from tests.test_train import SHORT, losses, train
 
 pytestmark = pytest.mark.train
 
-RECIPES = sorted(spec.recipes())
+RECIPES = sorted(recipes.recipes())
 
 # Runs in a child. Which tensors moved away from the base, and by how much do the scores of the last benchmark, asked of
 # what was saved and loaded anew, differ from those the run itself wrote down?
@@ -29,12 +30,13 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
-from engine import bases, report, spec, starter
+from engine import bases, report, starter
+from engine.spec import schema
 from engine.train import ppo, preference, rows, scores
 from engine.workspace import Workspace
 
 run_dir = Path(sys.argv[1])
-run_spec = spec.decode((run_dir / "spec.json").read_bytes())
+run_spec = schema.decode((run_dir / "spec.json").read_bytes())
 made = run_dir / ("model" if run_spec.adapter == "full" else "adapter")
 reward = run_spec.objective == "reward"
 kind, extra = AutoModelForCausalLM, {}
@@ -78,24 +80,24 @@ print(json.dumps(told))
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_default_spec_comes_back_from_its_file_and_the_sample_passes_the_check(recipe: str, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "home")
-    found = spec.recipes()[recipe]
+    found = recipes.recipes()[recipe]
     dataset = add_sample(workspace, starter.sample(found.sample))
     assert dataset.report.type in found.data_types and not dataset.report.errors
     made, problems = preflight.build(workspace, recipe, base_ref="starter", dataset_id=dataset.id, overrides={})
     assert made is not None
     missing = {"ppo-no-reward"} if found.needs else set()  # the run that a recipe stands on is not there yet
     assert {p.rule for p in problems if p.severity == "error"} == missing
-    assert spec.decode(spec.encode(made)) == made
+    assert schema.decode(schema.encode(made)) == made
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_trains_moves_what_it_says_and_saves_what_loads_elsewhere(recipe: str, tmp_path: Path) -> None:
-    found = spec.recipes()[recipe]
+    found = recipes.recipes()[recipe]
     short = SHORT
     if (
         found.needs is not None
     ):  # PPO's loss says nothing, and its steps are long: tests/test_ppo.py looks at its reward
-        needed = spec.recipes()[found.needs]
+        needed = recipes.recipes()[found.needs]
         assert train(tmp_path, needed.name, "--data", needed.sample, *SHORT)[0] == 0
         short = (*SHORT, "--set", "train.max_steps=2", "--set", "objective_args.least_reward_accuracy=0.5")
     status, run_id, run_dir = train(tmp_path, recipe, "--data", found.sample, *short)
@@ -116,7 +118,7 @@ def test_a_recipe_trains_moves_what_it_says_and_saves_what_loads_elsewhere(recip
     run_spec = runs.load_spec(workspace, run_id)
     if run_spec.adapter == "full":
         depth = 4
-        chosen = set(spec.layer_indices(run_spec.layers, depth) or range(depth))
+        chosen = set(counts.layer_indices(run_spec.layers, depth) or range(depth))
         moved = {int(name.split(".")[2]) for name in told["moved"] if ".layers." in name}
         still = {int(name.split(".")[2]) for name in told["still"] if ".layers." in name}
         assert moved == chosen and still == set(range(depth)) - chosen

@@ -12,8 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine import bases, datasets, preflight, spec, starter
+from engine import bases, datasets, preflight, starter
 from engine.report import SEEN, UNSEEN
+from engine.spec import RunSpec
 from engine.train import divergence, replay, rows
 from engine.train.tokenize import IGNORED, PLAIN_TEMPLATE, Encoded
 from engine.workspace import Workspace
@@ -39,7 +40,7 @@ def add(workspace: Workspace, given: list[dict[str, Any]], name: str) -> str:
     return datasets.add(workspace, source, name).id
 
 
-def asked(workspace: Workspace, base: str, data: str, **overrides: Any) -> tuple[spec.RunSpec, list[str]]:
+def asked(workspace: Workspace, base: str, data: str, **overrides: Any) -> tuple[RunSpec, list[str]]:
     settings = {path.replace("__", "."): value for path, value in overrides.items()}
     made, problems = preflight.build(workspace, "lora", base_ref=base, dataset_id=data, overrides=settings)
     assert made is not None and all("{" not in problem.sentence for problem in problems)

@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import events, failures, machine, processes, runs, spec, turns
+from engine import events, failures, machine, processes, runs, turns
+from engine.spec import schema
 from engine.workspace import BadId, Workspace
 from tests.helpers import PROJECT_DIR, SUPERVISOR, FakeRuns, fake_spec, kill, wait_until
 
@@ -45,7 +46,7 @@ def write_run(workspace: Workspace, run_id: str, *happened: events.Event) -> Pat
     """Write the folder of a run by hand."""
     folder = workspace.run_dir(run_id)
     folder.mkdir(parents=True)
-    (folder / "spec.json").write_bytes(spec.encode(fake_spec()))
+    (folder / "spec.json").write_bytes(schema.encode(fake_spec()))
     log = events.EventLog(folder)
     for event in happened:
         log.append(event)
@@ -61,7 +62,7 @@ def files_under(path: Path) -> list[Path]:
 def test_a_finished_run_has_the_files_that_everybody_reads(home):
     run_id = home.ended("finishes", "finished")
     folder = home.folder(run_id)
-    assert spec.decode((folder / "spec.json").read_bytes()) == fake_spec()
+    assert schema.decode((folder / "spec.json").read_bytes()) == fake_spec()
     assert runs.load_spec(home.workspace, run_id) == fake_spec()
     assert home.supervisor(run_id) is not None
     assert msgspec.json.decode((folder / "summary.json").read_bytes(), type=runs.Summary).status == "finished"
@@ -549,8 +550,8 @@ def test_a_run_that_another_one_stands_on_is_not_deleted(home):
     write_run(home.workspace, RUN_ID, events.Queued(device="cpu"), events.Finished(step=1))
     later = RUN_ID.replace("0a1b2c", "0a1b2d")
     folder = write_run(home.workspace, later, events.Queued(device="cpu"), events.Finished(step=1))
-    base = spec.BaseRef(f"run:{RUN_ID}")
-    (folder / "spec.json").write_bytes(spec.encode(msgspec.structs.replace(fake_spec(), base=base)))
+    base = schema.BaseRef(f"run:{RUN_ID}")
+    (folder / "spec.json").write_bytes(schema.encode(msgspec.structs.replace(fake_spec(), base=base)))
     with pytest.raises(runs.CannotDelete, match="stand on it"):
         runs.delete(home.workspace, RUN_ID)
     runs.delete(home.workspace, later)
@@ -607,7 +608,7 @@ def test_a_list_of_200_finished_runs_reads_no_events(home, monkeypatch):
     for number in range(200):
         folder = home.workspace.run_dir(f"20261124-2015{number // 60:02d}-{number:06x}")
         folder.mkdir(parents=True)
-        (folder / "spec.json").write_bytes(spec.encode(fake_spec()))
+        (folder / "spec.json").write_bytes(schema.encode(fake_spec()))
         short = runs.Summary(id=folder.name, status="finished", created=float(number), step=3, total_steps=3)
         (folder / "summary.json").write_bytes(msgspec.json.encode(short))
         (folder / "events.jsonl").write_bytes(b"")

@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import benchmarks, datasets, drafts, evaluations, events, export, jobs, runs, spec, uploads
+from engine import datasets, drafts, evaluations, events, export, jobs, runs, uploads
+from engine.benchmarks import library
+from engine.spec import schema, settings
 from engine.workspace import BadId, Workspace, checked
 from tests.conftest import ROOT
 from tests.helpers import fake_spec
@@ -40,7 +42,7 @@ def test_no_id_of_any_kind_leads_out_of_a_workspace(workspace: Workspace, name: 
     assert not runs.exists(workspace, name)
     assert drafts.load(workspace, name) is None
     assert uploads.path_of(workspace, name) is None
-    assert benchmarks.find(name, workspace) is None
+    assert library.find(name, workspace) is None
     assert evaluations.reference(workspace, name) == name  # looked up, found to be no run, left as it is
     for use in (datasets.load, datasets.delete, datasets.rows_path):
         with pytest.raises(datasets.DatasetError):
@@ -61,7 +63,7 @@ def test_a_download_holds_nothing_that_a_link_in_the_run_leads_to(workspace: Wor
     (tmp_path / "secret").write_text("secret")
     run_dir = workspace.run_dir("20260101-000000-abcdef")
     (run_dir / "model").mkdir(parents=True)
-    (run_dir / "spec.json").write_bytes(spec.encode(fake_spec()))
+    (run_dir / "spec.json").write_bytes(schema.encode(fake_spec()))
     (run_dir / "model" / "config.json").write_text("{}")
     (run_dir / "model" / "training_args.bin").write_bytes(b"a pickle")
     import zipfile
@@ -86,7 +88,7 @@ def test_no_text_of_a_user_is_an_argument_of_a_process(workspace: Workspace, mon
 
     monkeypatch.setattr(subprocess, "Popen", Process)
     hostile = msgspec.structs.replace(
-        fake_spec(), base=spec.BaseRef("--config=/etc/passwd; id"), recipe=spec.RecipeRef("-c import os", "0" * 64)
+        fake_spec(), base=schema.BaseRef("--config=/etc/passwd; id"), recipe=schema.RecipeRef("-c import os", "0" * 64)
     )
     run_id = runs.start(workspace, hostile, name="--help $(id)")
     jobs.start(jobs.Call(workspace=str(workspace.root), source="-rf /", name="--help"))
@@ -107,7 +109,7 @@ def test_files_that_are_bombs_cost_a_run_its_place_and_nobody_else_theirs(worksp
     good, bad = (workspace.run_dir(f"20260101-00000{n}-abcdef") for n in (1, 2))
     for run_dir in (good, bad):
         run_dir.mkdir(parents=True)
-        (run_dir / "spec.json").write_bytes(spec.encode(fake_spec()))
+        (run_dir / "spec.json").write_bytes(schema.encode(fake_spec()))
     for name in ("spec.json", "summary.json", "meta.json", "pid.json", "events.jsonl"):
         (bad / name).write_bytes(bomb)
     workspace.draft_path("bomb").parent.mkdir()
@@ -120,9 +122,9 @@ def test_files_that_are_bombs_cost_a_run_its_place_and_nobody_else_theirs(worksp
 
 @pytest.mark.parametrize("value", ["[" * 5_000, "{a: " * 5_000, "&a [*a, *a]", "!!python/object/apply:os.system [id]"])
 def test_a_setting_that_is_a_bomb_or_an_object_is_a_problem(value: str) -> None:
-    parsed = spec.parse_setting(f"layers={value}")
+    parsed = settings.parse_setting(f"layers={value}")
     if isinstance(parsed, tuple):
-        converted = spec.convert_setting(*parsed)
+        converted = settings.convert_setting(*parsed)
         assert getattr(converted, "rule", "") == "setting-value" or converted == value
 
 
@@ -130,8 +132,8 @@ def test_a_setting_that_is_a_bomb_or_an_object_is_a_problem(value: str) -> None:
 def test_names_logs_answers_and_failures_with_markup_are_shown_as_text(workspace: Workspace) -> None:
     run_dir = workspace.run_dir("20260101-000000-abcdef")
     run_dir.mkdir(parents=True)
-    made = msgspec.structs.replace(fake_spec(), base=spec.BaseRef(f"/models/{MARKUP}"))
-    (run_dir / "spec.json").write_bytes(spec.encode(made))
+    made = msgspec.structs.replace(fake_spec(), base=schema.BaseRef(f"/models/{MARKUP}"))
+    (run_dir / "spec.json").write_bytes(schema.encode(made))
     (run_dir / "meta.json").write_bytes(json.dumps({"name": MARKUP, "note": MARKUP}).encode())
     log = events.EventLog(run_dir)
     for event in (

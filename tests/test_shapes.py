@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from engine import bases, judges, preflight, spec
+from engine import bases, judges, preflight
+from engine.spec import recipes
 from tests.conftest import ROOT
 from tests.test_backend import HUB_SHAPES, settings, train_all, trained
 from tests.test_bases import model
 
 # Reward models first: PPO takes one of the same shape.
-RECIPES = sorted(spec.recipes(), key=lambda name: (name == "ppo", name))
+RECIPES = sorted(recipes.recipes(), key=lambda name: (name == "ppo", name))
 
 
 @pytest.mark.slow

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import spec
+from engine.spec import RunSpec, counts, recipes, schema
+from engine.spec import settings as spec_settings
 from engine.words.problem import Problem
 
-RECIPES = sorted(path.stem for path in spec.RECIPES_DIR.glob("*.yaml"))
+RECIPES = sorted(path.stem for path in recipes.RECIPES_DIR.glob("*.yaml"))
 TOY, SMALL, LARGE = 1e6, 5e8, 7e9
 EXACT = 2**53  # whole numbers up to here are exact as a float too
 VALID_LAYERS = st.one_of(
@@ -29,10 +30,10 @@ VALID_LAYERS = st.one_of(
 )
 
 
-def resolved(recipe: str = "lora", parameters: float | None = LARGE, **overrides: Any) -> spec.RunSpec:
+def resolved(recipe: str = "lora", parameters: float | None = LARGE, **overrides: Any) -> RunSpec:
     """The spec of a recipe; overrides are written train__epochs=3."""
-    made, problems = spec.resolve(
-        spec.recipes()[recipe],
+    made, problems = recipes.resolve(
+        recipes.recipes()[recipe],
         base="owner/name",
         revision=None,
         parameters=parameters,
@@ -45,8 +46,8 @@ def resolved(recipe: str = "lora", parameters: float | None = LARGE, **overrides
 
 def read(text: str) -> Any:
     """What --set makes of a text: the value as it goes into the spec, or the Problem."""
-    parsed = spec.parse_setting(text)
-    return parsed if isinstance(parsed, Problem) else spec.convert_setting(*parsed)
+    parsed = spec_settings.parse_setting(text)
+    return parsed if isinstance(parsed, Problem) else spec_settings.convert_setting(*parsed)
 
 
 # --- the dotted paths --------------------------------------------------------------------------------------------
@@ -60,20 +61,20 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> set[str]:
 
 
 def test_every_leaf_of_spec_json_is_a_setting_but_what_names_the_run():
-    written = leaves(json.loads(spec.encode(resolved())))
+    written = leaves(json.loads(schema.encode(resolved())))
     named = {"schema", "kind", "recipe.name", "recipe.sha256", "base.ref", "base.revision", "dataset.id"}
-    assert set(spec.fields()) == written - named
+    assert set(spec_settings.fields()) == written - named
 
 
 def test_every_setting_has_a_title_and_a_help_text():
-    for path, field in spec.fields().items():
+    for path, field in spec_settings.fields().items():
         assert field.path == path
         assert field.title and field.title != path.rpartition(".")[2], path
         assert field.help.endswith("."), path
 
 
 def test_a_choice_lists_its_words_and_a_number_its_limits():
-    fields = spec.fields()
+    fields = spec_settings.fields()
     assert fields["quantize"].choices == ("none", "8bit", "4bit")
     assert fields["train.schedule"].choices == ("cosine", "linear", "constant")
     assert fields["train.learning_rate"].limits == {"gt": 0, "le": 1}
@@ -83,11 +84,11 @@ def test_a_choice_lists_its_words_and_a_number_its_limits():
 
 def test_value_at_reads_every_path():
     made = msgspec.to_builtins(resolved())
-    for path in spec.fields():
+    for path in spec_settings.fields():
         node: Any = made
         for part in path.split("."):
             node = node[part]
-        assert spec.value_at(resolved(), path) == node
+        assert schema.value_at(resolved(), path) == node
 
 
 # --- the recipes that ship ---------------------------------------------------------------------------------------
@@ -95,7 +96,7 @@ def test_value_at_reads_every_path():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_loads_with_at_most_six_basic_fields_and_a_source_for_every_number(name):
-    recipe = spec.recipes()[name]
+    recipe = recipes.recipes()[name]
     assert recipe.name == name and len(recipe.sha256) == 64
     assert recipe.title and recipe.when and recipe.trade and recipe.data_types
     assert 1 <= len(recipe.basic) <= 6 and len(set(recipe.basic)) == len(recipe.basic)
@@ -108,19 +109,19 @@ def test_a_recipe_loads_with_at_most_six_basic_fields_and_a_source_for_every_num
 @pytest.mark.parametrize("parameters", [None, TOY, SMALL, LARGE, 7e10])
 def test_the_default_spec_of_a_recipe_is_the_same_after_spec_json(name, parameters):
     made = resolved(name, parameters)
-    assert spec.decode(spec.encode(made)) == made
+    assert schema.decode(schema.encode(made)) == made
     assert made.recipe.name == name and made.train.threads >= 1
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_a_recipe_says_is_what_its_spec_holds(name):
-    recipe = spec.recipes()[name]
+    recipe = recipes.recipes()[name]
     for parameters in (None, TOY, SMALL, LARGE):
         made = resolved(name, parameters)
-        for path in spec.fields():
+        for path in spec_settings.fields():
             default = recipe.default(path, parameters)
             if default is not None:
-                assert spec.value_at(made, path) == default.value, (path, parameters)
+                assert schema.value_at(made, path) == default.value, (path, parameters)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -128,7 +129,7 @@ def test_the_samples_and_kinds_of_data_a_recipe_names_exist(name):
     from engine import starter
     from engine.read import formats
 
-    recipe = spec.recipes()[name]
+    recipe = recipes.recipes()[name]
     assert set(recipe.data_types) <= set(formats.TYPES)
     assert starter.sample(recipe.sample).type in recipe.data_types
 
@@ -138,7 +139,7 @@ def test_the_samples_and_kinds_of_data_a_recipe_names_exist(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_no_base_is_of_two_sizes(name):
-    sizes = sorted(spec.recipes()[name].sizes, key=lambda size: size.at_least_parameters)
+    sizes = sorted(recipes.recipes()[name].sizes, key=lambda size: size.at_least_parameters)
     for size in sizes:
         assert size.at_least_parameters < size.below_parameters
     for below, above in itertools.pairwise(sizes):
@@ -154,12 +155,12 @@ def test_the_rates_of_a_toy_do_not_reach_a_7b_base_nor_the_other_way(name):
     assert large.train.learning_rate <= highest and toy.train.learning_rate >= 1e-3
     assert large.train.epochs <= 5 < toy.train.epochs
     assert resolved(name, None).train == msgspec.structs.replace(
-        large.train, learning_rate=spec.recipes()[name].defaults["train.learning_rate"].value
+        large.train, learning_rate=recipes.recipes()[name].defaults["train.learning_rate"].value
     )
 
 
 def test_a_size_begins_at_its_lower_bound_and_ends_before_its_upper_one():
-    recipe = spec.recipes()["full"]
+    recipe = recipes.recipes()["full"]
     rate = {p: recipe.default("train.learning_rate", p) for p in (5e7 - 1, 5e7, 1e9 - 1, 1e9, 6.5e9 - 1, 6.5e9)}
     values = [default.value for default in rate.values() if default is not None]
     assert values == [2e-3, 1e-4, 1e-4, 2e-5, 2e-5, 1e-5]
@@ -206,8 +207,8 @@ def write(tmp_path: Path, text: str | bytes, name: str = "mine.yaml") -> Path:
 
 def test_a_recipe_dropped_into_the_folder_is_found(tmp_path, monkeypatch):
     write(tmp_path, GOOD)
-    monkeypatch.setattr(spec, "RECIPES_DIR", tmp_path)
-    assert list(spec.recipes()) == ["mine"]
+    monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path)
+    assert list(recipes.recipes()) == ["mine"]
     assert resolved("mine", TOY).train.epochs == 20 and resolved("mine", LARGE).train.epochs == 2
 
 
@@ -240,14 +241,14 @@ def test_a_recipe_dropped_into_the_folder_is_found(tmp_path, monkeypatch):
 )
 def test_a_recipe_file_that_cannot_be_used_is_refused_with_its_name(tmp_path, old, new):
     assert old in GOOD
-    with pytest.raises(spec.RecipeError, match=r"^mine\.yaml: "):
-        spec.load_recipe(write(tmp_path, GOOD.replace(old, new)))
+    with pytest.raises(recipes.RecipeError, match=r"^mine\.yaml: "):
+        recipes.load_recipe(write(tmp_path, GOOD.replace(old, new)))
 
 
 @pytest.mark.parametrize("data", [b"", b"- 1\n", b"\xff\xfe\x00", b"a: " + b"[" * 5000, b"just words"])
 def test_a_file_that_is_no_recipe_at_all_is_refused_with_its_name(tmp_path, data):
-    with pytest.raises(spec.RecipeError, match=r"^mine\.yaml: "):
-        spec.load_recipe(write(tmp_path, data))
+    with pytest.raises(recipes.RecipeError, match=r"^mine\.yaml: "):
+        recipes.load_recipe(write(tmp_path, data))
 
 
 def bomb(levels: int = 9) -> list[str]:
@@ -263,8 +264,8 @@ def test_a_yaml_bomb_is_refused_at_once(tmp_path, place):
     packed = "[" + ", ".join(bomb()) + "]"
     new = f"data_types: {packed}" if place.startswith("data") else f"evaluate.benchmarks: {{value: {packed},"
     start = time.perf_counter()
-    with pytest.raises(spec.RecipeError, match=r"^mine\.yaml: "):
-        spec.load_recipe(write(tmp_path, GOOD.replace(place, new)))
+    with pytest.raises(recipes.RecipeError, match=r"^mine\.yaml: "):
+        recipes.load_recipe(write(tmp_path, GOOD.replace(place, new)))
     assert time.perf_counter() - start < 2
 
 
@@ -272,8 +273,8 @@ def test_a_yaml_bomb_in_a_setting_is_a_problem_and_not_the_end_of_the_process():
     code = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
-from engine import spec
-print(type(spec.convert_setting(*spec.parse_setting("evaluate.benchmarks=[" + {", ".join(bomb())!r} + "]"))).__name__)
+from engine.spec import settings
+print(type(settings.convert_setting(*settings.parse_setting("evaluate.benchmarks=[" + {", ".join(bomb())!r} + "]"))).__name__)
 """
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=30)
@@ -349,10 +350,10 @@ def test_a_setting_that_cannot_be_is_a_problem_that_names_it(text, rule):
 
 @given(st.text())
 def test_no_text_whatever_makes_a_setting_raise(text):
-    assert isinstance(spec.parse_setting(text), Problem | tuple)
+    assert isinstance(spec_settings.parse_setting(text), Problem | tuple)
 
 
-@given(st.sampled_from(sorted(spec.fields())), st.text())
+@given(st.sampled_from(sorted(spec_settings.fields())), st.text())
 def test_no_value_whatever_makes_a_setting_raise(path, text):
     read(f"{path}={text}")
 
@@ -365,8 +366,8 @@ def test_infinity_is_refused_since_spec_json_cannot_hold_it(path):
 
 def test_all_wrong_settings_come_back_at_once_and_keep_their_defaults():
     wrong = {"train.epochs": -1, "no.such": 1, "quantize": "3bit", "train.batch_size": "x", "train.seed": 5}
-    made, problems = spec.resolve(
-        spec.recipes()["lora"], base="owner/name", revision=None, parameters=LARGE, dataset_id="a", overrides=wrong
+    made, problems = recipes.resolve(
+        recipes.recipes()["lora"], base="owner/name", revision=None, parameters=LARGE, dataset_id="a", overrides=wrong
     )
     assert [(p.rule, p.where) for p in problems] == [
         ("setting-value", "train.epochs"),
@@ -386,7 +387,7 @@ def test_all_wrong_settings_come_back_at_once_and_keep_their_defaults():
 # --- spec.json ---------------------------------------------------------------------------------------------------
 
 
-def values(field: spec.Field) -> st.SearchStrategy[Any]:
+def values(field: spec_settings.Field) -> st.SearchStrategy[Any]:
     """Values of a setting's type within its limits."""
 
     def of(annotation: Any) -> st.SearchStrategy[Any]:
@@ -418,27 +419,27 @@ def values(field: spec.Field) -> st.SearchStrategy[Any]:
     return of(field.type)
 
 
-MAY_BE_EMPTY = (*spec.NAMES_DATA, "objective_args.reward_model")  # an empty text is none
-OVERRIDES = st.fixed_dictionaries({}, optional={path: values(field) for path, field in spec.fields().items()})
+MAY_BE_EMPTY = (*spec_settings.NAMES_DATA, "objective_args.reward_model")  # an empty text is none
+OVERRIDES = st.fixed_dictionaries({}, optional={path: values(field) for path, field in spec_settings.fields().items()})
 
 
 @settings(deadline=None, max_examples=60)
 @given(OVERRIDES)
 def test_any_valid_override_comes_back_from_spec_json_as_it_was(overrides):
-    made, problems = spec.resolve(
-        spec.recipes()["lora"], base="owner/name", revision="r", parameters=None, dataset_id="a", overrides=overrides
+    made, problems = recipes.resolve(
+        recipes.recipes()["lora"], base="owner/name", revision="r", parameters=None, dataset_id="a", overrides=overrides
     )
     assert problems == []
-    again = spec.decode(spec.encode(made))
+    again = schema.decode(schema.encode(made))
     assert again == made
     for path, value in overrides.items():
         if (path, value) not in (("train.threads", 0), *((name, "") for name in MAY_BE_EMPTY)):
-            assert spec.value_at(again, path) == value
+            assert schema.value_at(again, path) == value
 
 
 @given(st.data())
 def test_a_value_written_for_the_command_line_is_read_back_as_itself(data):
-    fields = [f for p, f in spec.fields().items() if p not in ("evaluate.benchmarks", *MAY_BE_EMPTY)]
+    fields = [f for p, f in spec_settings.fields().items() if p not in ("evaluate.benchmarks", *MAY_BE_EMPTY)]
     field = data.draw(st.sampled_from(fields))
     value = data.draw(VALID_LAYERS if field.path == "layers" else values(field))
     shown = value if isinstance(value, str) else json.dumps(value)
@@ -447,19 +448,19 @@ def test_a_value_written_for_the_command_line_is_read_back_as_itself(data):
 
 @pytest.mark.parametrize("place", [(), ("train",), ("machine",), ("recipe",), ("base",), ("adapter_args",)])
 def test_an_unknown_field_in_spec_json_is_refused(place):
-    tree = json.loads(spec.encode(resolved()))
+    tree = json.loads(schema.encode(resolved()))
     node = tree
     for part in place:
         node = node[part]
     node["trust_remote_code"] = True
     with pytest.raises(msgspec.ValidationError, match="trust_remote_code"):
-        spec.decode(json.dumps(tree).encode())
+        schema.decode(json.dumps(tree).encode())
 
 
 def test_a_spec_of_a_later_schema_is_refused():
-    tree = json.loads(spec.encode(resolved())) | {"schema": 2}
+    tree = json.loads(schema.encode(resolved())) | {"schema": 2}
     with pytest.raises(msgspec.ValidationError):
-        spec.decode(json.dumps(tree).encode())
+        schema.decode(json.dumps(tree).encode())
 
 
 def test_a_spec_cannot_be_changed():
@@ -474,14 +475,14 @@ SHARES = st.floats(0, 1, exclude_min=True, exclude_max=True)
 
 @given(st.integers(1, 200), SHARES)
 def test_top_trains_the_last_layers_and_at_least_one(depth, share):
-    found = spec.layer_indices(f"top:{share}", depth)
+    found = counts.layer_indices(f"top:{share}", depth)
     assert found is not None and found == list(range(found[0], depth))
     assert found[0] >= 0 and (len(found) == 1 or abs(len(found) - depth * share) <= 0.5)
 
 
 @given(st.integers(1, 200), SHARES)
 def test_bottom_frozen_freezes_the_first_layers_and_never_all(depth, share):
-    found = spec.layer_indices(f"bottom_frozen:{share}", depth)
+    found = counts.layer_indices(f"bottom_frozen:{share}", depth)
     assert found is not None and found == list(range(found[0], depth))
     assert found[0] >= 0 and (len(found) == 1 or abs(found[0] - depth * share) <= 0.5 + 1e-9)
 
@@ -489,14 +490,14 @@ def test_bottom_frozen_freezes_the_first_layers_and_never_all(depth, share):
 @given(st.lists(st.integers(-3, 12), max_size=6), st.integers(1, 10))
 def test_indices_are_sorted_and_inside_the_model_or_refused(chosen, depth):
     if chosen and all(0 <= index < depth for index in chosen):
-        assert spec.layer_indices(chosen, depth) == sorted(set(chosen))
+        assert counts.layer_indices(chosen, depth) == sorted(set(chosen))
     else:
         with pytest.raises(ValueError, match=f"0 to {depth - 1}"):
-            spec.layer_indices(chosen, depth)
+            counts.layer_indices(chosen, depth)
 
 
 def test_all_layers_are_no_list():
-    assert spec.layer_indices("all", 12) is None
+    assert counts.layer_indices("all", 12) is None
 
 
 @pytest.mark.parametrize(
@@ -504,7 +505,7 @@ def test_all_layers_are_no_list():
 )
 def test_layers_in_no_known_form_are_refused_with_the_forms(layers):
     with pytest.raises(ValueError, match=r"top:0\.25"):
-        spec.layer_indices(layers, 12)
+        counts.layer_indices(layers, 12)
 
 
 def counted_steps(rows: int, batch_size: int, accumulation: int, epochs: int) -> int:
@@ -521,22 +522,22 @@ def counted_steps(rows: int, batch_size: int, accumulation: int, epochs: int) ->
 
 @given(st.integers(1, 300), st.integers(1, 20), st.integers(1, 9), st.integers(1, 5))
 def test_steps_are_those_of_going_through_the_rows(rows, batch_size, accumulation, epochs):
-    train = spec.Train(epochs=epochs, batch_size=batch_size, accumulation=accumulation)
-    assert spec.optimizer_steps(train, rows) == counted_steps(rows, batch_size, accumulation, epochs)
+    train = schema.Train(epochs=epochs, batch_size=batch_size, accumulation=accumulation)
+    assert counts.optimizer_steps(train, rows) == counted_steps(rows, batch_size, accumulation, epochs)
 
 
 @given(st.integers(1, 300), st.integers(1, 8), st.integers(1, 20))
 def test_parts_of_an_epoch_are_rounded_up_to_a_step(rows, batch_size, quarters):
-    train = spec.Train(epochs=quarters / 4, batch_size=batch_size, accumulation=1)
+    train = schema.Train(epochs=quarters / 4, batch_size=batch_size, accumulation=1)
     whole = counted_steps(rows, batch_size, 1, 1)
-    assert spec.optimizer_steps(train, rows) == math.ceil(quarters * whole / 4)
+    assert counts.optimizer_steps(train, rows) == math.ceil(quarters * whole / 4)
 
 
 def test_a_number_of_steps_goes_before_the_epochs():
-    assert spec.optimizer_steps(spec.Train(epochs=50, max_steps=7), 10_000) == 7
+    assert counts.optimizer_steps(schema.Train(epochs=50, max_steps=7), 10_000) == 7
 
 
 @given(st.integers(1, 100_000), st.floats(0, 0.9))
 def test_the_replay_share_is_that_share_of_the_mix(rows, share):
-    added = spec.replayed_rows(spec.Train(replay_share=share), rows)
+    added = counts.replayed_rows(schema.Train(replay_share=share), rows)
     assert abs(added - share * (rows + added)) <= 0.5 + 1e-6

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import split
+from engine.spec import split
 
 SHARES = st.floats(0.01, 0.9)
 

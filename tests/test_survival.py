@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from engine import datasets, events, machine, preflight, processes, runs, spec, turns
+from engine import datasets, events, machine, preflight, processes, runs, turns
+from engine.spec import schema
 from engine.workspace import Workspace
 from tests import forked
 from tests.helpers import PROJECT_DIR, FakeRuns, fake_spec, kill, wait_until
@@ -383,7 +384,7 @@ def test_a_list_of_200_interrupted_runs_opens_within_a_second(home: FakeRuns) ->
     """Interrupted runs have no summary: each is rebuilt from its events."""
     first = home.workspace.run_dir("20261124-000000-000000")
     first.mkdir(parents=True)
-    (first / "spec.json").write_bytes(spec.encode(fake_spec()))
+    (first / "spec.json").write_bytes(schema.encode(fake_spec()))
     log = events.EventLog(first)
     log.append(events.Queued(device="cpu"))
     for step in range(1, 101):
@@ -444,7 +445,7 @@ def test_a_run_that_hangs_and_what_it_noticed_are_said_on_its_page(
     run_id = "20260101-000000-abcdef"
     folder = home.workspace.run_dir(run_id)
     folder.mkdir(parents=True)
-    (folder / "spec.json").write_bytes(spec.encode(fake_spec()))
+    (folder / "spec.json").write_bytes(schema.encode(fake_spec()))
     monkeypatch.setattr(runs, "_supervised", lambda run_dir: True)
     log = events.EventLog(folder)
     log.append(events.Started(attempt=1, versions={}, device="cpu", backend="plain", reason="a fake"))
@@ -500,7 +501,7 @@ def test_the_page_of_a_failed_run_starts_again_with_what_would_help_and_deletes_
     assert made is not None
     run_id = "20260101-000000-abcdef"
     workspace.run_dir(run_id).mkdir(parents=True)
-    (workspace.run_dir(run_id) / "spec.json").write_bytes(spec.encode(made))
+    (workspace.run_dir(run_id) / "spec.json").write_bytes(schema.encode(made))
     log = events.EventLog(workspace.run_dir(run_id))
     log.append(events.Queued(device="cpu"))
     log.append(failures.from_exception(MemoryError()))

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import datasets, events, report, runs, spec, starter, sweeps
+from engine import datasets, events, report, runs, starter, sweeps
+from engine.spec import RunSpec, schema
 from engine.words.problem import Problem
 from engine.workspace import Workspace
 from tests import forked
@@ -102,7 +103,7 @@ class Queue:
         for name in ("start", "resume", "status", "exists", "stop"):
             monkeypatch.setattr(sweeps.runs, name, getattr(self, name))
 
-    def start(self, workspace: Workspace, run_spec: spec.RunSpec, *, name: str, click_id: str) -> str:
+    def start(self, workspace: Workspace, run_spec: RunSpec, *, name: str, click_id: str) -> str:
         if click_id in self.started:
             return f"run-{self.started.index(click_id)}"
         self.started.append(click_id)
@@ -183,13 +184,13 @@ def test_killed_between_a_start_and_its_note_the_same_run_is_found_again(workspa
 
 
 def configuration(recipe: str, changes: list[float], gain: float = 0.7, **more: Any) -> sweeps.Configuration:
-    made = spec.RunSpec(
-        recipe=spec.RecipeRef(recipe, "0"),
-        base=spec.BaseRef("starter"),
-        dataset=spec.DatasetRef("d"),
+    made = RunSpec(
+        recipe=schema.RecipeRef(recipe, "0"),
+        base=schema.BaseRef("starter"),
+        dataset=schema.DatasetRef("d"),
         adapter=recipe if recipe in ("lora", "oft") else "full",
         layers="bottom_frozen:0.5" if recipe == "freeze-bottom" else "all",
-        train=spec.Train(replay_share=more.get("replay", 0.0), learning_rate=more.get("rate", 2e-3)),
+        train=schema.Train(replay_share=more.get("replay", 0.0), learning_rate=more.get("rate", 2e-3)),
     )
     seeds = [
         report.Point(name="", runs=[f"{recipe}-{i}"], measure="new-task-choices", gain=gain, gain_low=gain, gain_high=gain,

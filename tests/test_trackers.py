@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine import datasets, preflight, spec, starter, worker
+from engine import datasets, preflight, starter, worker
+from engine.spec import RunSpec, schema
 from tests import forked
 from tests.conftest import tunebook
 from tests.helpers import PROJECT_DIR
@@ -19,7 +20,7 @@ def dataset(workspace) -> datasets.Dataset:
     return datasets.add_sample(workspace, starter.sample("new-facts"))
 
 
-def built(workspace, dataset, **train: Any) -> tuple[spec.RunSpec, list[str]]:
+def built(workspace, dataset, **train: Any) -> tuple[RunSpec, list[str]]:
     overrides = {f"train.{name}": value for name, value in train.items()}
     run_spec, problems = preflight.build(
         workspace, "lora", base_ref="starter", dataset_id=dataset.id, overrides=overrides
@@ -87,14 +88,14 @@ def test_the_trainer_is_told_which_tracker_and_the_name_of_the_run(workspace, da
     code = """
 import json, sys
 from pathlib import Path
-from engine import spec
+from engine.spec import schema
 from engine.choices import Chosen
 from engine.train import arguments
-run_spec = spec.decode(sys.argv[1].encode())
+run_spec = schema.decode(sys.argv[1].encode())
 chosen = Chosen("plain", False, False, "adamw", False, ())
 told = arguments.common(run_spec, Path("/x/r1"), 10, evaluates=False, cuda=False, chosen=chosen)
 print(json.dumps([told["report_to"], told["run_name"], told["project"]]))
 """
     run_spec, _ = built(workspace, dataset, report_to="trackio")
-    done = forked.run_python(code, spec.encode(run_spec).decode(), cwd=PROJECT_DIR)
+    done = forked.run_python(code, schema.encode(run_spec).decode(), cwd=PROJECT_DIR)
     assert json.loads(done.stdout.splitlines()[-1]) == ["trackio", "r1", "tunebook"], done.stderr

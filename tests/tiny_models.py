@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from engine import bases, datasets, events, hub, preflight, runs, spec, starter
+from engine import bases, datasets, events, hub, preflight, runs, starter
+from engine.spec import schema
 from engine.words.text import t
 from engine.workspace import Workspace, new_run_id
 from tests.hub import Hub, Repository
@@ -73,7 +74,7 @@ def train(workspace: Workspace, base: str, recipe: str, data: str, settings: dic
         return {"refused": [problem.rule for problem in problems]}
     run_dir = workspace.run_dir(new_run_id(random_bytes=8))
     run_dir.mkdir(parents=True)
-    (run_dir / "spec.json").write_bytes(spec.encode(made))
+    (run_dir / "spec.json").write_bytes(schema.encode(made))
     log = events.EventLog(run_dir)
     status = run(run_dir, log)
     log.close()

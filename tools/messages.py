@@ -52,15 +52,16 @@ def _in_code(path: Path) -> Iterator[str]:
 
 def _in_tables() -> Iterator[tuple[str, str]]:
     """Yield file and text of the tables whose texts are looked up when they are shown."""
-    from engine import check, spec, starter
+    from engine import check, starter
     from engine.read import source
+    from engine.spec import settings
     from engine.words import CHECK_HELP, RULES
 
     for text in CHECK_HELP.values():
         yield "engine/words/rules.py", text
     for texts in RULES.values():
         yield from (("engine/words/rules.py", text) for text in texts)
-    for field in spec.fields().values():
+    for field in settings.fields().values():
         yield from (("engine/spec.py", text) for text in (field.title, field.help))
     for sample in starter.SAMPLES:
         yield from (("engine/starter/__init__.py", text) for text in (sample.title, sample.description))

@@ -13,7 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from engine import events, failures, report, runs, spec
+from engine import events, failures, report, runs
+from engine.spec import counts as spec_counts
+from engine.spec import schema
 from engine.train import ranks
 from engine.words import later
 from engine.workspace import Workspace
@@ -51,7 +53,7 @@ def _with_remedy(failure: events.Failed, run_dir: Path) -> events.Failed:
         with suppress(Exception):
             from engine import preflight
 
-            run_spec = spec.decode((run_dir / "spec.json").read_bytes())
+            run_spec = schema.decode((run_dir / "spec.json").read_bytes())
             return preflight.with_remedy(failure, run_spec, Workspace(run_dir.parents[1]))
     return failure
 
@@ -63,7 +65,7 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     from engine import preflight  # noqa: F401 - while there is memory: it says what would fit when there is none left
     from engine.train import backend
 
-    run_spec = spec.decode((run_dir / "spec.json").read_bytes())
+    run_spec = schema.decode((run_dir / "spec.json").read_bytes())
     workspace = Workspace(run_dir.parents[1])
     together = run_spec.machine.devices if ranks.launched() else 1
     torch.set_num_threads(max(1, run_spec.train.threads // together))
@@ -218,7 +220,7 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     )  # fmt: skip
     callback.loss_should_fall = objective != "ppo"
     train_rows = sft.one_pass(run_spec, data.train, data.replay) if data.replay else data.train
-    steps = spec.optimizer_steps(run_spec.train, len(data.train))
+    steps = spec_counts.optimizer_steps(run_spec.train, len(data.train))
     # KTO holds an answer against those of other questions: with a single row there is none.
     evaluates = len(data.evaluate) > (1 if objective == "kto" else 0)
     common = arguments.common(run_spec, run_dir, steps, evaluates=evaluates, cuda=where == "cuda", chosen=chosen)
@@ -293,7 +295,7 @@ def run(run_dir: Path, log: events.EventLog) -> int:
 def main() -> int:
     _die_with_parent()
     run_dir = Path(sys.argv[1]).resolve()
-    asked = spec.decode((run_dir / "spec.json").read_bytes())
+    asked = schema.decode((run_dir / "spec.json").read_bytes())
     if asked.kind == "train" and asked.machine.devices > 1 and not ranks.launched():
         ranks.launch(run_dir, asked.machine.devices)
     log: Any = events.EventLog(run_dir) if ranks.first() else ranks.Silence()

@@ -11,7 +11,7 @@ from peft import LoraConfig, OFTConfig, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
 from engine.choices import Chosen
-from engine.spec import RunSpec, layer_indices
+from engine.spec import RunSpec, counts
 from engine.train import backend, oft
 from engine.words import Text, later
 
@@ -33,7 +33,7 @@ class Prepared(NamedTuple):
 def prepare(model: Any, spec: RunSpec, decided: Chosen | None = None) -> Prepared:
     """Freeze and wrap the model as the spec says; return it with its parameter counts."""
     depth = model.config.get_text_config().num_hidden_layers
-    chosen = layer_indices(spec.layers, depth)
+    chosen = counts.layer_indices(spec.layers, depth)
     if spec.adapter == "oft":
         return _with_oft(model, spec, chosen)
     if spec.adapter == "lora":

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 
 from engine.choices import Chosen
-from engine.spec import RunSpec, share_of_step
+from engine.spec import RunSpec, counts
 from engine.train import ranks
 from engine.train.callback import EventCallback
 from engine.words import Text, later
@@ -24,7 +24,7 @@ def common(spec: RunSpec, run_dir: Path, steps: int, *, evaluates: bool, cuda: b
     train = spec.train
     keeps_best = evaluates and (train.keep_best or train.early_stopping > 0)
     every = math.ceil(steps / train.evaluations)  # the last one falls on the last step
-    batch_size, accumulation = share_of_step(spec)
+    batch_size, accumulation = counts.share_of_step(spec)
     return {
         "output_dir": str(run_dir / "checkpoints"),
         "max_steps": train.max_steps or -1,

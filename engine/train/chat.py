@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine import bases, chat, failures, machine, runs, spec, turns
+from engine import bases, chat, failures, machine, runs, turns
 from engine.failures import RunRefused
+from engine.spec import RunSpec, schema
 from engine.words import Problem
 from engine.workspace import Workspace
 
@@ -33,7 +34,7 @@ class Key(NamedTuple):
     """What one loaded base is for: its reference, its bits, and the kind of adapter laid over it ("" for none)."""
 
     base: str
-    quantize: spec.Quantize
+    quantize: schema.Quantize
     adapter: str
 
 
@@ -43,8 +44,8 @@ class Host:
     def __init__(self, key: Key, workspace: Workspace):
         from engine.train import load
 
-        plain = spec.RunSpec(
-            recipe=spec.RecipeRef("chat", "0" * 64), base=spec.BaseRef(key.base), dataset=spec.DatasetRef(""),
+        plain = RunSpec(
+            recipe=schema.RecipeRef("chat", "0" * 64), base=schema.BaseRef(key.base), dataset=schema.DatasetRef(""),
             quantize=key.quantize, adapter="lora",
         )  # fmt: skip
         loaded = load.load(plain, workspace)

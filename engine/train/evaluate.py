@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engine import benchmarks
+from engine.benchmarks import forms
 from engine.failures import RunRefused
 from engine.report import UNSEEN, Item
 from engine.train.likelihood import LOGIT_CHUNK_TOKENS, MOST_LOGITS, Reader
@@ -228,7 +228,7 @@ def score_answers(
                 item.correct = " ".join(text.lower().split()) == " ".join(item.reference.lower().split())
                 item.bleu, item.rouge_l = text_figures(text, item.reference, unspaced=unspaced)
             if doc.get("form") is not None:
-                item.valid = benchmarks.has_form(text, doc["form"])
+                item.valid = forms.has_form(text, doc["form"])
             items.append(item)
     return items
 
@@ -501,7 +501,7 @@ def score_exact(
                     prompt=shown,
                     correct=same,
                     text=text[:500],
-                    valid=None if form is None else benchmarks.has_form(text, form),
+                    valid=None if form is None else forms.has_form(text, form),
                 )
             )
     return items

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from engine import bases, events, runs
 from engine.failures import RunRefused
 from engine.report import read_items, write_items
-from engine.spec import BaseRef, RunSpec
+from engine.spec import RunSpec, schema
 from engine.train import load, oft, scores
 from engine.train.tokenize import ensure_template
 from engine.words import Problem, Text
@@ -147,7 +147,7 @@ def _score(
 def _model(run_spec: RunSpec, workspace: Workspace, base: bases.Base) -> tuple[Any, list[Text]]:
     """Load a model to be asked. An adapter is laid over its base as it was trained, also over one in 4 bits: merging
     would round again."""
-    plain = msgspec.structs.replace(run_spec, adapter="lora", base=BaseRef(base.ref, run_spec.base.revision))
+    plain = msgspec.structs.replace(run_spec, adapter="lora", base=schema.BaseRef(base.ref, run_spec.base.revision))
     if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
         below = runs.load_spec(workspace, base.ref.removeprefix("run:"))
         loaded = load.load(msgspec.structs.replace(plain, base=below.base), workspace)

@@ -17,8 +17,9 @@ from typing import Any
 
 import msgspec
 
-from engine import bases, export, failures, runs, spec
+from engine import bases, export, failures, runs
 from engine.failures import RunRefused
+from engine.spec import RunSpec, schema
 from engine.templates import for_template
 from engine.train.rows import Named
 from engine.train.tokenize import conversation, ensure_template, render
@@ -94,7 +95,7 @@ def write_parity(run_dir: Path, folder: Path, trained: Any, scored: list[Named])
     write_atomically(run_dir / export.PARITY, msgspec.json.encode(found))
 
 
-def _scored(run_spec: spec.RunSpec, workspace: Workspace) -> list[Named]:
+def _scored(run_spec: RunSpec, workspace: Workspace) -> list[Named]:
     from engine.train import rows
 
     try:
@@ -103,7 +104,7 @@ def _scored(run_spec: spec.RunSpec, workspace: Workspace) -> list[Named]:
         return []
 
 
-def _tokenizer(run_spec: spec.RunSpec, base: bases.Base) -> Any:
+def _tokenizer(run_spec: RunSpec, base: bases.Base) -> Any:
     """Return the tokenizer as training had it (load.py)."""
     from transformers import AutoTokenizer
 
@@ -116,7 +117,7 @@ def _tokenizer(run_spec: spec.RunSpec, base: bases.Base) -> Any:
     return tokenizer
 
 
-def _with_adapter(run_spec: spec.RunSpec, workspace: Workspace, adapter: Path, tokenizer: Any) -> Any:
+def _with_adapter(run_spec: RunSpec, workspace: Workspace, adapter: Path, tokenizer: Any) -> Any:
     """Return the base, as it is stored, under a run's adapter; an adapter below it is merged first."""
     from engine.train import oft, reward
 
@@ -126,7 +127,7 @@ def _with_adapter(run_spec: spec.RunSpec, workspace: Workspace, adapter: Path, t
     return oft.lay_over(model, adapter).eval()
 
 
-def _whole(run_spec: spec.RunSpec, workspace: Workspace) -> Any:
+def _whole(run_spec: RunSpec, workspace: Workspace) -> Any:
     """Return the base of a run in the number format of its files, on the processor: it need not fit the card."""
     from transformers import AutoModelForCausalLM
 
@@ -174,7 +175,7 @@ def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export.Pa
 
     Raises RunRefused when the base is gone, the disk is too small or the logits differ; nothing is left behind then.
     """
-    run_spec, workspace = spec.decode((run_dir / "spec.json").read_bytes()), Workspace(run_dir.parents[1])
+    run_spec, workspace = schema.decode((run_dir / "spec.json").read_bytes()), Workspace(run_dir.parents[1])
     made = export.made_by(run_dir)
     if made is None:
         raise RunRefused(Problem(rule="export-nothing"))
@@ -200,7 +201,7 @@ def _room(target: Path, needed_bytes: int) -> None:
         raise RunRefused(problem)
 
 
-def _copied(run_spec: spec.RunSpec, workspace: Workspace, made: Path, partial: Path, told: Told) -> export.Parity:
+def _copied(run_spec: RunSpec, workspace: Workspace, made: Path, partial: Path, told: Told) -> export.Parity:
     from transformers import AutoTokenizer
 
     _room(partial, sum(path.stat().st_size for path in made.rglob("*") if path.is_file()))
@@ -217,7 +218,7 @@ def _copied(run_spec: spec.RunSpec, workspace: Workspace, made: Path, partial: P
 
 
 def _merged(
-    run_spec: spec.RunSpec, workspace: Workspace, adapter: Path, partial: Path, dtype_name: str, told: Told
+    run_spec: RunSpec, workspace: Workspace, adapter: Path, partial: Path, dtype_name: str, told: Told
 ) -> export.Parity:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer

@@ -34,7 +34,8 @@ from engine import bases, fit, judges, runs, words
 from engine.failures import RunRefused
 from engine.preflight import USUAL_PPO_BETA
 from engine.report import ANSWERS, Item
-from engine.spec import RunSpec, optimizer_steps
+from engine.spec import RunSpec
+from engine.spec import counts as spec_counts
 from engine.train import backend, load, oft, reward, rows, scores
 from engine.train.callback import EventCallback
 from engine.train.rows import Named
@@ -355,7 +356,7 @@ def trainer(
     # Trained whole, so in fp32, whatever the judge is held in.
     value = copy.deepcopy(judge.model).float().requires_grad_(True).train()
     model.generation_config.pad_token_id = padding
-    total = optimizer_steps(spec.train, len(train_rows))
+    total = spec_counts.optimizer_steps(spec.train, len(train_rows))
     args.total_episodes = total * spec.train.batch_size * spec.train.accumulation
     made = _Resumable(
         prompts=train_rows,

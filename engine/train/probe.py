@@ -23,7 +23,8 @@ import pyarrow.compute as compute
 import torch
 from transformers import TrainerCallback
 
-from engine import calibration, events, fit, machine, spec
+from engine import calibration, events, fit, machine
+from engine.spec import RunSpec
 from engine.train import oft
 from engine.words import later
 from engine.workspace import Workspace
@@ -164,12 +165,12 @@ def _put_back(trainer: Any, kept: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(kept["cuda"])
 
 
-def setup(run_spec: spec.RunSpec, tokens: int) -> fit.Setup:
+def setup(run_spec: RunSpec, tokens: int) -> fit.Setup:
     """Return what decided the memory of a run whose longest row had so many tokens."""
     return fit.with_longest(fit.setup_of(run_spec), tokens)
 
 
-def estimate(run_spec: spec.RunSpec, shape: fit.Shape | None, tokens: int, device: str) -> int | None:
+def estimate(run_spec: RunSpec, shape: fit.Shape | None, tokens: int, device: str) -> int | None:
     """Return what the formula says of such a run, in bytes; the library part aside on a card, as torch counts no such."""
     found = fit.estimate(shape, setup(run_spec, tokens), device="cpu" if device == "cpu" else "cuda:0")
     if found.parts is None:
@@ -178,7 +179,7 @@ def estimate(run_spec: spec.RunSpec, shape: fit.Shape | None, tokens: int, devic
 
 
 def record(
-    workspace: Workspace, run: str, run_spec: spec.RunSpec, shape: fit.Shape | None, tried: Probe, trainer: Any, *,
+    workspace: Workspace, run: str, run_spec: RunSpec, shape: fit.Shape | None, tried: Probe, trainer: Any, *,
     baseline_bytes: int, peak_bytes: int, step_s: float | None, base_s: float, whole: bool,
 ) -> None:  # fmt: skip
     """Keep what a finished run took for the estimates to come. `whole`: it ran in one piece, so its length counts."""

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as parquet
 
-from engine import bases, datasets, split
+from engine import bases, datasets
 from engine.failures import RunRefused
 from engine.report import SEEN, UNSEEN
-from engine.spec import RunSpec, replayed_rows
+from engine.spec import RunSpec, split
+from engine.spec import counts as spec_counts
 from engine.starter import world
 from engine.train.tokenize import Encoded, encode, render
 from engine.words import Problem, Text, later
@@ -82,7 +83,7 @@ def prepare(
         notes.append(later("{n} rows were left out: nothing of their answer fits {length} tokens.", **counts))
     if cut:
         notes.append(later("{n} of {total} rows were cut to {length} tokens.", n=cut, total=len(coded), length=length))
-    per_epoch = replayed_rows(spec.train, len(kept))
+    per_epoch = spec_counts.replayed_rows(spec.train, len(kept))
     replay, replay_notes = _replay(spec, workspace, tokenizer, per_epoch, generate)
     notes += replay_notes
     counts = {"rows": len(kept), "tokens": sum(row.trained_tokens for row in kept), "out": len(unseen)}

@@ -19,7 +19,8 @@ import msgspec
 import numpy
 import torch
 
-from engine import bases, benchmarks, events, machine
+from engine import bases, events, machine
+from engine.benchmarks import forms, library, shipped, speeds
 from engine.report import SEEN, Item, at_step, chance_of, read_items, step_of, write_items
 from engine.spec import RunSpec
 from engine.train import evaluate
@@ -88,7 +89,7 @@ def questions(
     unseen_pairs = [row for row in pairs if row[1] != SEEN]
     exact = unseen_pairs if docs else pairs
     if exact:
-        form = benchmarks.form_of([row["completion"][-1]["content"] for _, _, row in exact])
+        form = forms.form_of([row["completion"][-1]["content"] for _, _, row in exact])
 
         def score_exact(m: Any, t: Any, rows: list[Any]) -> list[Item]:
             return evaluate.score_exact(m, t, rows, asked_to_stop, form)
@@ -96,7 +97,7 @@ def questions(
         found.append(Question(TASK_EXACT, exact, score_exact, {"form": form}))
     if scored:
         found.append(Question(TASK_LOSS, scored, lambda m, t, rows: evaluate.score_loss(m, t, rows, length), used))
-    if benchmarks.HELD_OUT in spec.evaluate.benchmarks and unseen_pairs:
+    if shipped.HELD_OUT in spec.evaluate.benchmarks and unseen_pairs:
         found.append(_texts(unseen_pairs[:MOST_TEXTS], length))
     return found
 
@@ -118,13 +119,13 @@ def general(spec: RunSpec, workspace: Workspace, base: bases.Base) -> list[Quest
     found = []
     window = min(base.window_tokens or MOST_WINDOW_TOKENS, MOST_WINDOW_TOKENS)
     for name in spec.evaluate.benchmarks:
-        benchmark = benchmarks.find(name, workspace)
+        benchmark = library.find(name, workspace)
         if benchmark is None:
             continue  # preflight names it; HELD_OUT is made of the run's own rows
         asked = spec.evaluate.template
         chat = (benchmark.template if asked == "auto" else asked) == "chat"
-        docs = benchmarks.docs(benchmark, spec.evaluate.limit)
-        examples, docs = benchmarks.examples_and_questions(docs, spec.evaluate.shots)
+        docs = library.docs(benchmark, spec.evaluate.limit)
+        examples, docs = library.examples_and_questions(docs, spec.evaluate.shots)
         shots = spec.evaluate.shots if benchmark.kind == "harness" else len(examples)
         used = {"shots": shots, "template": "chat" if chat else "none", "window_tokens": window}
         if benchmark.kind == "harness":
@@ -135,7 +136,7 @@ def general(spec: RunSpec, workspace: Workspace, base: bases.Base) -> list[Quest
                 Question(name, [name], lambda m, t, _, f=whole: f(m, t, None), used, 0, size, score_whole=whole)
             )
             continue
-        read = benchmarks.characters(docs)
+        read = speeds.characters(docs)
         docs = [_as_read(doc, examples, benchmark, chat) for doc in docs]
         if benchmark.kind == "text":
             found.append(Question(name, docs, lambda m, t, d, w=window: evaluate.score_text(m, t, d, w), used, read))
@@ -163,7 +164,7 @@ def _harness_score(spec: RunSpec, name: str, chat: bool, window: int) -> Callabl
 
 
 def _as_read(
-    doc: dict[str, Any], examples: list[dict[str, Any]], benchmark: benchmarks.Benchmark, chat: bool
+    doc: dict[str, Any], examples: list[dict[str, Any]], benchmark: shipped.Benchmark, chat: bool
 ) -> dict[str, Any]:
     """Return a question as it is put to a model: after worked examples, as messages or as plain text."""
     if benchmark.kind == "text" or "contexts" in doc:
@@ -385,9 +386,9 @@ def keep(target: Path, items: list[Item], question: Question, key: str | None) -
 def note_speed(workspace: Workspace, base: bases.Base, question: Question, new: int, seconds: float) -> None:
     """Keep how long a whole benchmark took, for the estimates of later runs; a few questions say too little."""
     if new == question.size and new and (question.pace_by or question.questions):
-        benchmarks.note_speed(
+        speeds.note_speed(
             workspace,
-            benchmarks.Speed(
+            speeds.Speed(
                 device=machine.facts().device, base=base.ref, benchmark=question.benchmark, items=new,
                 seconds=round(seconds, 3), parameters=base.parameters, characters=question.pace_by,
             ),

@@ -9,7 +9,7 @@ from datasets import Dataset, Features, List, Value
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from engine.spec import RunSpec, rows_with_replay
+from engine.spec import RunSpec, counts
 from engine.train import arguments
 from engine.train.callback import EventCallback
 from engine.train.tokenize import Encoded
@@ -33,7 +33,7 @@ def one_pass(spec: RunSpec, rows: list[Encoded], replay: list[list[Encoded]]) ->
         epoch = [*rows, *general]
         dice.shuffle(epoch)
         laid += epoch
-    return laid[: rows_with_replay(spec.train, len(rows))]
+    return laid[: counts.rows_with_replay(spec.train, len(rows))]
 
 
 def config(spec: RunSpec, common: dict[str, Any]) -> SFTConfig:

@@ -13,7 +13,8 @@ import os
 import sys
 from pathlib import Path
 
-from engine import runs, spec, worker
+from engine import runs, worker
+from engine.spec import schema
 from tests import helpers
 
 
@@ -26,7 +27,7 @@ def main() -> None:
     if name := os.environ.get("FAKE_SLOW_START"):
         helpers.wait_until(Path(name).exists, 60)
     chosen = run_dir / "fake"
-    child = chosen.read_text() if chosen.exists() else spec.decode((run_dir / "spec.json").read_bytes()).recipe.name
+    child = chosen.read_text() if chosen.exists() else schema.decode((run_dir / "spec.json").read_bytes()).recipe.name
     if child == "ignores_sigterm":
         worker.STOP_GRACE_S = worker.TERMINATE_GRACE_S = 0.2
     if child == "hangs":

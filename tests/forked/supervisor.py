@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import functools
-import subprocess
-from types import SimpleNamespace
 from typing import Any
 
-from engine import runs, worker
+from engine import processes, runs, worker
 from tests.forked.parent import Child
 
 
-def start(arguments: list[str], *, env: dict[str, str], cwd: Any, **_: Any) -> Child:
-    """Take the place of `subprocess.Popen([python, "-m", "engine.train", RUN_DIR], ...)`."""
-    assert arguments[1:3] == ["-m", "engine.train"]
-    return Child(run=arguments[3], env=env, cwd=str(cwd))
+def start(module: str, *arguments: str, **how: Any) -> Any:
+    """Fork engine.train; start anything else, such as the supervisors of a sweep's runs, as ever."""
+    if module != "engine.train":
+        return usual(module, *arguments, **how)
+    return Child(run=arguments[0], env=how["env"], cwd=str(processes.PROJECT_DIR))
+
+
+usual = processes.start
 
 
 if __name__ == "__main__":
     for name in ("start", "resume"):  # the runs of a sweep
         setattr(runs, name, functools.partial(getattr(runs, name), module="tests.forked.supervisor"))
-    worker.subprocess = SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL)
+    processes.start = start
     worker.main()

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from engine.spec import DatasetRef
+from engine.spec.schema import DatasetRef
 
 # Enough for an interval of a few points; more would only cost time on every evaluation.
 MOST_HELD_OUT = 500

@@ -1,0 +1,110 @@
+"""Every benchmark that can be named, the sets of them, and the questions of one. Reading only; no torch.
+
+There are the starter's own, a pack that ships with Tunebook (README.md: sources and licences), the tasks of
+lm-evaluation-harness by name when the Hugging Face hub can be reached, and a person's own JSON Lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import msgspec
+
+from engine import starter
+from engine.benchmarks import own as benchmarks_own
+from engine.benchmarks.own import Own, check, own_dir
+from engine.benchmarks.shipped import HARNESS, Benchmark, Kind, pack, shipped, starters
+from engine.words import Problem, t
+from engine.workspace import Workspace, write_atomically
+
+
+def available(workspace: Workspace | None = None) -> list[Benchmark]:
+    """Return every benchmark that can be named: the starter's, the pack, a person's own, and the harness's."""
+    harness = [
+        Benchmark(name=name, title=name, about=t("A task of lm-evaluation-harness, from the Hugging Face hub."),
+                  kind="harness", size=size)
+        for name, size in HARNESS.items()
+    ]  # fmt: skip
+    return [starters(), *shipped(), *(benchmarks_own.own(workspace) if workspace is not None else []), *harness]
+
+
+def find(name: str, workspace: Workspace | None = None) -> Benchmark | None:
+    """Return the benchmark of that name, or None."""
+    return next((one for one in available(workspace) if one.name == name), None)
+
+
+def title(name: str) -> str:
+    """Return a benchmark's title; a name that is not known stands for itself."""
+    one = find(name)
+    return one.title if one is not None else name
+
+
+class Set(msgspec.Struct, frozen=True, kw_only=True):
+    """A choice of benchmarks with so many questions each; 0 means all."""
+
+    name: str
+    benchmarks: list[str]
+    limit: int = 0
+
+
+def sets(*, toy: bool) -> dict[str, Set]:
+    """Return quick, standard and full for a toy base or a real one. The grammar pairs and general text go first: they
+    need no prompt, and show damage earliest. Full fetches the harness's tasks from the hub, for a real base."""
+    if toy:
+        own = [starter.BENCHMARK_NAME]
+        return {
+            "quick": Set(name="quick", benchmarks=own, limit=150),
+            "standard": Set(name="standard", benchmarks=own),
+            "full": Set(name="full", benchmarks=[*own, "general-text"]),
+        }
+    small = ["general-text", "blimp"]
+    return {
+        "quick": Set(name="quick", benchmarks=small, limit=200),
+        "standard": Set(name="standard", benchmarks=[*small, *(n for n in pack() if n not in small)]),
+        "full": Set(
+            name="full",
+            benchmarks=[*small, *(n for n in pack() if n not in small), "mmlu", "hellaswag", "arc_challenge"],
+        ),
+    }
+
+
+def docs(benchmark: Benchmark, limit: int = 0) -> list[dict[str, Any]]:
+    """Return the questions of a benchmark, `limit` of them spread evenly, each with item, family and what is asked:
+    question, choices and gold; or contexts, continuation and gold; or text; or question with reference or form.
+
+    The harness's own tasks have none here: they are read when they are scored.
+    """
+    if benchmark.path is None:
+        return []
+    rows = [json.loads(line) for line in benchmark.path.read_text("utf-8").split("\n") if line.strip()]
+    rows = rows[:: max(1, len(rows) // limit)][:limit] if limit else rows
+    return [
+        {"family": benchmark.name, **row, **({"question": row["prompt"]} if "prompt" in row else {})} for row in rows
+    ]
+
+
+def examples_and_questions(
+    found: list[dict[str, Any]], shots: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the first `shots` questions as worked examples, and the others. Sentences without a question take none,
+    and no more than half of a set is given away."""
+    shots = min(shots, len(found) // 2) if found and found[0].get("question") else 0
+    return found[:shots], found[shots:]
+
+
+def add(workspace: Workspace, data: bytes, name: str) -> tuple[Benchmark | None, list[Problem]]:
+    """Check a person's own questions and keep them. Returns the benchmark, or None when there are errors; nothing is
+    kept then, and the file itself is never touched."""
+    rows, problems = check(data)
+    if any(problem.severity == "error" for problem in problems):
+        return None, problems
+    kind: Kind = "choices" if "choices" in rows[0] else "text" if "text" in rows[0] else "answers"
+    content = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+    own = f"own-{hashlib.sha256(content).hexdigest()[:16]}"
+    folder = own_dir(workspace, own)
+    write_atomically(folder / "items.jsonl", content)
+    shown = " ".join(name.split())[:80] or own
+    write_atomically(folder / "meta.json", msgspec.json.encode(Own(name=shown, kind=kind, items=len(rows))))
+    return find(own, workspace), problems

@@ -1,0 +1,89 @@
+"""How long scoring took on this machine, and so how long it will take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.benchmarks.library import docs, find
+from engine.workspace import Workspace
+
+
+class Speed(msgspec.Struct, kw_only=True):
+    """One measurement: so many seconds for so many questions of a benchmark, by a base on a device."""
+
+    device: str
+    base: str
+    benchmark: str
+    items: int
+    seconds: float
+    parameters: int | None = None
+    characters: int = 0
+
+
+def _speeds_path(workspace: Workspace) -> Path:
+    return workspace.root / "evals" / "speeds.jsonl"
+
+
+def note_speed(workspace: Workspace, speed: Speed) -> None:
+    """Keep a measurement, for the estimates of later runs."""
+    path = _speeds_path(workspace)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(msgspec.json.encode(speed) + b"\n")
+
+
+def speeds(workspace: Workspace) -> list[Speed]:
+    """Return all measurements, oldest first."""
+    found = []
+    try:
+        lines = _speeds_path(workspace).read_bytes().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            found.append(msgspec.json.decode(line, type=Speed))
+        except msgspec.MsgspecError:
+            continue  # a line that was cut off
+    return found
+
+
+def characters(asked: list[dict[str, Any]]) -> int:
+    """Return how many characters a model reads for these questions: each choice is read after the whole question."""
+    total = 0
+    for doc in asked:
+        choices = doc.get("choices") or doc.get("contexts") or [doc.get("reference") or ""]
+        question = len(doc.get("question") or doc.get("text") or doc.get("continuation") or "")
+        total += sum(question + len(one) for one in choices)
+    return total
+
+
+def seconds(
+    workspace: Workspace, device: str, base: str, parameters: int | None, names: list[str], limit: int = 0
+) -> float | None:
+    """Return the estimated seconds of scoring one model on benchmarks, from what was measured on this device: the same
+    base and benchmark by questions; else the same base, or one of another size in proportion, by characters. None when
+    nothing was measured that says anything."""
+    measured = [s for s in speeds(workspace) if s.device == device and s.seconds > 0][::-1]
+    total = 0.0
+    for name in names:
+        one = find(name, workspace)
+        if one is None:
+            return None
+        n = min(one.size, limit) if limit else one.size
+        same = next((s for s in measured if s.base == base and s.benchmark == name and s.items), None)
+        if same is not None:
+            total += same.seconds * n / same.items
+            continue
+        read = characters(docs(one, limit))
+        near = next((s for s in measured if s.base == base and s.characters), None)
+        scale = 1.0
+        if near is None and parameters:
+            near = next((s for s in measured if s.parameters and s.characters), None)
+            scale = parameters / near.parameters if near is not None and near.parameters else 1.0
+        if near is None or not read:
+            return None
+        total += near.seconds / near.characters * read * scale
+    return total

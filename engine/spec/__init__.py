@@ -1,0 +1,15 @@
+"""What a run is: one typed spec of two axes, and the recipes that fill it in.
+
+RunSpec is spec.json; settings.fields() lists the paths that may be set; recipes.resolve(recipe, ...) makes a spec;
+counts and split say what follows from one; objectives what this version trains.
+"""
+
+from typing import TYPE_CHECKING
+
+from engine._faces import lazily
+
+if TYPE_CHECKING:
+    from engine.spec.schema import RunSpec
+
+__all__ = ["RunSpec", "counts", "objectives", "recipes", "schema", "settings", "split"]
+__getattr__ = lazily(__name__, schema="RunSpec")

@@ -1,0 +1,260 @@
+"""RunSpec: everything a run is, fully resolved, as it stands in spec.json. Frozen; unknown fields are refused.
+
+Two axes, objective and adapter; quantisation and layers are orthogonal to both.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+SCHEMA = 1
+
+Objective = Literal["sft", "dpo", "kto", "reward", "ppo"]
+Adapter = Literal["full", "lora", "oft"]
+Quantize = Literal["none", "8bit", "4bit"]
+Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
+def _about(title: str, help_text: str, **limits: Any) -> msgspec.Meta:
+    return msgspec.Meta(title=title, description=help_text, **limits)
+
+
+class RecipeRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    sha256: str
+
+
+class AdapterArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    rank: Annotated[
+        int,
+        _about("Rank", "Width of the two LoRA matrices. Higher learns more, needs more memory, forgets more.", ge=1),
+    ] = 16
+    alpha: Annotated[
+        int, _about("Alpha", "LoRA's change is scaled by alpha / rank. Twice the rank is the usual choice.", ge=1)
+    ] = 32
+    dropout: Annotated[
+        float, _about("Dropout", "Share of adapter inputs dropped while training, against overfitting.", ge=0, lt=1)
+    ] = 0.0
+    block_size: Annotated[int, _about("Block size", "Size of the rotated blocks of OFT.", ge=2)] = 32
+    target_modules: Annotated[
+        str,
+        _about("Target modules", 'Which linear layers get an adapter: "all-linear" or names such as "q_proj,v_proj".'),
+    ] = "all-linear"
+
+
+class BaseRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`revision` is the commit of a hub model, which a run keeps to when its branch moves on."""
+
+    ref: str
+    revision: str | None = None
+
+    @property
+    def pinned(self) -> str:
+        """The ref with its commit, as owner/name@revision: what to start from again."""
+        return f"{self.ref}@{self.revision}" if self.revision else self.ref
+
+
+class DatasetRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    eval_id: Annotated[str | None, _about("Evaluation data", "A data set that is only scored, never trained on.")] = (
+        None
+    )
+    split_seed: Annotated[int, _about("Split seed", "Decides which rows are held out.", ge=0)] = 0
+    eval_share: Annotated[
+        Share,
+        _about("Held-out share", "Share of the rows that is kept out of training and scored before and after."),
+    ] = 0.1
+    most_rows: Annotated[
+        int, _about("Most rows", "Train on so many rows, drawn by the split seed, for a first try; 0 means all.", ge=0)
+    ] = 0
+
+
+class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    epochs: Annotated[
+        float, _about("Epochs", "How often the run goes through all rows. More learns more and forgets more.", gt=0)
+    ] = 2.0
+    max_steps: Annotated[
+        int, _about("Most steps", "Stop after so many steps; 0 means as many as the epochs ask for.", ge=0)
+    ] = 0
+    learning_rate: Annotated[
+        float,
+        _about("Learning rate", "How far each step moves the weights. The setting that matters most.", gt=0, le=1),
+    ] = 2e-4
+    schedule: Annotated[
+        Literal["cosine", "linear", "constant"], _about("Schedule", "How the learning rate falls over the run.")
+    ] = "cosine"
+    warmup: Annotated[
+        float, _about("Warm-up", "Share of the steps over which the rate rises from 0; 1 or more is a count.", ge=0)
+    ] = 0.05
+    weight_decay: Annotated[float, _about("Weight decay", "Pull of the weights towards 0.", ge=0, lt=1)] = 0.0
+    max_grad_norm: Annotated[float, _about("Gradient clip", "Longest gradient a step may use.", gt=0)] = 1.0
+    batch_size: Annotated[int, _about("Batch size", "Rows per forward pass. Lower it when memory runs out.", ge=1)] = 8
+    accumulation: Annotated[
+        int, _about("Accumulation", "Forward passes per step: a larger batch without more memory.", ge=1)
+    ] = 2
+    max_length: Annotated[int, _about("Longest row", "Rows are cut after so many tokens.", ge=8)] = 1024
+    replay_share: Annotated[
+        Share, _about("Replay", "Share of general rows mixed in so that the model forgets less.")
+    ] = 0.0
+    replay_data: Annotated[
+        str | None,
+        _about(
+            "Replay data",
+            "A data set of general rows to mix in. Without one the base itself writes them before training.",
+        ),
+    ] = None
+    early_stopping: Annotated[
+        int,
+        _about(
+            "Early stopping",
+            "Patience: stop after so many evaluations in a row without a lower held-out loss; 0 is off. The best weights "
+            "are kept.",
+            ge=0,
+        ),
+    ] = 0
+    keep_best: Annotated[
+        bool,
+        _about("Keep the best", "Keep the weights of the evaluation with the lowest held-out loss, not the last ones."),
+    ] = False
+    evaluations: Annotated[
+        int, _about("Evaluations", "How often the held-out loss is measured during the run.", ge=1, le=100)
+    ] = 5
+    gradient_checkpointing: Annotated[
+        bool | None,
+        _about(
+            "Gradient checkpointing", "Less memory, about a third slower. Left open, it is on where memory is short."
+        ),
+    ] = None
+    optimizer: Annotated[
+        Literal["auto", "adamw", "adamw_8bit"],
+        _about("Optimizer", "AdamW, or the same with its state in 8 bits, where memory is short."),
+    ] = "auto"
+    padding_free: Annotated[
+        bool | None,
+        _about(
+            "Padding-free", "Rows of a batch end to end instead of filled up. Left open, it is on where that works."
+        ),
+    ] = None
+    seed: Annotated[int, _about("Seed", "The same seed, data and machine give the same run.", ge=0, le=2**32 - 1)] = 0
+    report_to: Annotated[
+        Literal["none", "trackio", "tensorboard", "wandb", "mlflow"],
+        _about(
+            "Tracker",
+            "Also send the figures to this tracker, which must be installed; wandb keeps them on its servers.",
+        ),
+    ] = "none"
+    threads: Annotated[int, _about("Threads", "Processor threads; 0 means all cores.", ge=0, le=1024)] = 0
+
+
+class ObjectiveArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    beta: Annotated[
+        Annotated[float, msgspec.Meta(gt=0)] | None,
+        _about("Beta", "How strongly preference training is held to the reference model."),
+    ] = None
+    weights: Annotated[
+        list[float] | None, _about("Weights", "KTO's weights of good and of bad rows; set from their counts.")
+    ] = None
+    reward_model: Annotated[
+        str | None,
+        _about("Reward model", "The run that judges answers in PPO, as run:<id>. Unset: your newest one that fits."),
+    ] = None
+    least_reward_accuracy: Annotated[
+        float,
+        _about(
+            "Least accuracy of the reward model",
+            "PPO refuses a reward model that judges fewer of the pairs it has not seen as the person did. Chance is 0.5.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.65
+    answer_tokens: Annotated[
+        int, _about("Longest answer", "PPO lets the model write at most so many tokens.", ge=1, le=4096)
+    ] = 53
+    temperature: Annotated[
+        float, _about("Temperature", "How freely answers are drawn in PPO; lower tries less.", gt=0, le=2)
+    ] = 0.7
+    ppo_epochs: Annotated[
+        int, _about("Passes over each batch of answers", "How often PPO learns from the same answers.", ge=1, le=16)
+    ] = 4
+    missing_end_penalty: Annotated[
+        float, _about("Penalty for no end", "Taken off the reward of an answer that does not come to an end.", ge=0)
+    ] = 1.0
+
+
+class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    benchmarks: Annotated[
+        list[str], _about("Benchmarks", "Question sets scored before and after, to see what was forgotten.")
+    ] = []
+    limit: Annotated[int, _about("Most questions", "Questions per benchmark; 0 means all.", ge=0)] = 0
+    shots: Annotated[
+        int, _about("Examples", "Worked examples before each question; the same for base and tuned.", ge=0, le=50)
+    ] = 0
+    template: Annotated[
+        Literal["auto", "chat", "none"],
+        _about("Template", "Put questions through the chat template, or not; auto: as is usual for the benchmark."),
+    ] = "auto"
+    along: Annotated[
+        int,
+        _about(
+            "Points on the way",
+            "Score the model so many times during the run too, to see what it gains and loses step by step; 0 is off. Each "
+            "takes as long as scoring once. Not for reward models and PPO.",
+            ge=0,
+            le=50,
+        ),
+    ] = 0
+    against: Annotated[
+        str, _about("Compare with", "The base of an evaluation; empty where a base is only scored by itself.")
+    ] = ""
+
+
+class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    backend: Annotated[
+        Literal["auto", "unsloth", "plain"], _about("Backend", "Unsloth where there is a GPU, or plain transformers.")
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"],
+        _about("Precision", "The number format of the arithmetic: 16 bits where the device has them, or 32."),
+    ] = "auto"
+    devices: Annotated[int, _about("Devices", "How many GPUs the run may use.", ge=1)] = 1
+
+
+class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    schema: Literal[1] = SCHEMA
+    kind: Literal["train", "evaluate", "probe", "chat", "sweep"] = "train"
+    recipe: RecipeRef
+    objective: Annotated[Objective, _about("Objective", "What the run optimises.")] = "sft"
+    adapter: Annotated[Adapter, _about("Adapter", "Which weights move: all of them, or a small adapter.")] = "lora"
+    adapter_args: AdapterArgs = AdapterArgs()
+    quantize: Annotated[Quantize, _about("Quantise", "Hold the frozen base in fewer bits, to save memory.")] = "none"
+    layers: Annotated[
+        str | list[int],
+        _about("Layers", "Which layers train: all, top:0.25, bottom_frozen:0.5, or indices such as [2, 3]."),
+    ] = "all"
+    train_head: Annotated[bool, _about("Train the head", "Also train the output layer.")] = True
+    base: BaseRef
+    dataset: DatasetRef
+    train: Train = Train()
+    objective_args: ObjectiveArgs = ObjectiveArgs()
+    evaluate: Evaluate = Evaluate()
+    machine: Machine = Machine()
+
+
+def value_at(spec: RunSpec, path: str) -> Any:
+    """Return the value of a dotted path."""
+    node: Any = spec
+    for part in path.split("."):
+        node = getattr(node, part)
+    return node
+
+
+def encode(spec: RunSpec) -> bytes:
+    """Return spec.json."""
+    return msgspec.json.format(msgspec.json.encode(spec), indent=2)
+
+
+def decode(data: bytes) -> RunSpec:
+    """Read spec.json; unknown fields and wrong types are refused with the path. Raises msgspec.ValidationError."""
+    return msgspec.json.decode(data, type=RunSpec)

@@ -1,0 +1,113 @@
+"""The dotted paths of a spec: what may be set, and how a text from a form or the command line becomes a value."""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+import types
+import typing
+from functools import lru_cache
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from engine.spec.schema import RunSpec
+from engine.words import Problem, t
+
+
+class Field(typing.NamedTuple):
+    """One dotted path of the spec: its type, title, help and limits, as the form and --set need them."""
+
+    path: str
+    type: Any
+    title: str
+    help: str
+    limits: dict[str, float]
+    choices: tuple[str, ...]
+
+
+# Settings that name a data set; an empty text means none.
+NAMES_DATA = ("dataset.eval_id", "train.replay_data")
+_FIXED = {"schema", "kind", "recipe.name", "recipe.sha256", "base.ref", "base.revision", "dataset.id"}
+
+
+@lru_cache(maxsize=1)
+def fields() -> dict[str, Field]:
+    """Return every dotted path that may be set, in the order of the spec."""
+    found: dict[str, Field] = {}
+
+    def walk(struct: type, prefix: str) -> None:
+        for name, annotation in typing.get_type_hints(struct, include_extras=True).items():
+            path = f"{prefix}{name}"
+            metas = [m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, msgspec.Meta)]
+            plain = typing.get_args(annotation)[0] if metas else annotation
+            if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
+                walk(plain, f"{path}.")
+            elif path not in _FIXED:
+                limits = {k: v for m in metas for k in ("ge", "gt", "le", "lt") if (v := getattr(m, k)) is not None}
+                title = next((m.title for m in metas if m.title), name)
+                help_text = next((m.description for m in metas if m.description), "")
+                choices = typing.get_args(plain) if typing.get_origin(plain) is Literal else ()
+                found[path] = Field(path, annotation, title, help_text, limits, choices)
+
+    walk(RunSpec, "")
+    return found
+
+
+def _without_optional(annotation: Any) -> Any:
+    plain = typing.get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+    if typing.get_origin(plain) in (types.UnionType, typing.Union):
+        members = [a for a in typing.get_args(plain) if a is not type(None)]
+        return members[0] if len(members) == 1 else plain
+    return plain
+
+
+def parse_setting(text: str) -> tuple[str, Any] | Problem:
+    """Turn "train.epochs=3" into its path and value, or say what is wrong with it."""
+    path, equals, value = text.partition("=")
+    field = fields().get(path.strip())
+    if not equals or field is None:
+        return Problem(rule="setting-unknown", where=path.strip()[:80])
+    if _without_optional(field.type) is str:
+        return field.path, value
+    try:
+        # JSON first: to YAML 1.1, 1e-05 is a text
+        return field.path, json.loads(value, parse_constant=str)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        loaded = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        # ValueError: 2020-99-99 is a date to YAML, 0b_ a number
+        loaded = value
+    return field.path, loaded
+
+
+def _wanted(field: Field) -> str:
+    """Return in words what a setting takes."""
+    plain = _without_optional(field.type)
+    kinds = {int: t("a whole number"), float: t("a number"), bool: t("true or false"), str: t("text")}
+    kind = kinds.get(plain, t("a list")) if not field.choices else t("one of: {names}", names=", ".join(field.choices))
+    if field.path == "layers":
+        kind = t("all, top:0.25, bottom_frozen:0.5 or a list such as [2, 3]")
+    bounds = {"ge": t("at least"), "gt": t("above"), "le": t("at most"), "lt": t("below")}
+    limits = [f"{bounds[name]} {value:g}" for name, value in field.limits.items()]
+    return t("it takes {kind}", kind=", ".join([kind, *limits]))
+
+
+def convert_setting(path: str, value: Any) -> Any | Problem:
+    """Return `value` as the type of `path`, or a Problem that says what the setting takes."""
+    try:
+        # strict=False lets "3" stand for 3, as it comes from a form or a command line
+        converted = msgspec.convert(value, fields()[path].type, strict=not isinstance(value, str | int))
+        numbers = converted if isinstance(converted, list) else [converted]
+        if not any(isinstance(number, float) and math.isinf(number) for number in numbers):
+            return None if converted == "" and path in (*NAMES_DATA, "objective_args.reward_model") else converted
+        reason = t("it must be finite")
+    except msgspec.ValidationError:
+        reason = _wanted(fields()[path])
+    # reprlib: a few characters of YAML can stand for more text than memory holds
+    shown = value if isinstance(value, str) else reprlib.repr(value)
+    return Problem(rule="setting-value", where=path, parameters={"value": shown[:60], "reason": reason})
