@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from engine import __version__, datasets, drafts, events, report, runs
+from engine import __version__, datasets, drafts, events, runs
+from engine.report import items, paired
 from engine.spec import RunSpec
 from engine.workspace import Workspace
 
@@ -18,9 +19,9 @@ _BENCHMARKS = {
     "new-task-exact": "new task, exact answers",
     "new-task-loss": "new task, loss in nats per token (lower is better)",
     "new-task-preference": "better answer likelier",
-    report.GAP: "gap between good and bad answers, nats",
-    report.REWARD: "pairs in the right order",
-    report.MARGIN: "reward margin",
+    items.GAP: "gap between good and bad answers, nats",
+    items.REWARD: "pairs in the right order",
+    items.MARGIN: "reward margin",
 }
 
 
@@ -44,14 +45,14 @@ def _base(run_spec: RunSpec) -> str:
 
 def _scores(workspace: Workspace, run_id: str) -> list[str]:
     try:
-        rows = report.compare_run(workspace.run_dir(run_id))
-    except (report.ItemsDiffer, OSError, msgspec.MsgspecError, ValueError):
+        rows = paired.compare_run(workspace.run_dir(run_id))
+    except (paired.ItemsDiffer, OSError, msgspec.MsgspecError, ValueError):
         rows = []
     if not rows:
         return ["It was not scored before and after."]
     lines = ["| What was asked | Rows | n | Before | After | Change (95 % interval) |", "|---|---|---|---|---|---|"]
     for row in rows:
-        scale, unit = (1, "") if report.is_loss(row) else (100, " %")
+        scale, unit = (1, "") if paired.is_loss(row) else (100, " %")
         lines.append(
             f"| {_BENCHMARKS.get(row.benchmark, row.benchmark)} | {row.family.replace('|', '/')} | {row.n} "
             f"| {row.base * scale:.2f}{unit} | {row.tuned * scale:.2f}{unit} "

@@ -503,11 +503,12 @@ def resume(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Print what runs gained and lost on the same items, with 95 % intervals."""
-    from engine import evaluations, report, runs, sweeps
+    from engine import evaluations, runs, sweeps
     from engine.benchmarks import library
+    from engine.report import Comparison, paired, verdicts
 
-    rows: list[report.Comparison] = []
-    judged: list[report.Judged] = []
+    rows: list[Comparison] = []
+    judged: list[verdicts.Judged] = []
     titles = {one.name: one.title for one in library.available(workspace)}
     for run_id in arguments.runs:
         if not _known_run(workspace, run_id):
@@ -523,8 +524,8 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
                 continue
             new, chance = evaluations.rows(workspace, run_id)
             rows += new
-            judged += report.judge(new, chance, titles=titles)
-        except (report.ItemsDiffer, OSError, msgspec.MsgspecError) as error:
+            judged += verdicts.judge(new, chance, titles=titles)
+        except (paired.ItemsDiffer, OSError, msgspec.MsgspecError) as error:
             print(f"{run_id}: {error}", file=sys.stderr)
             return EXIT_FAILED
     if arguments.json:
@@ -533,8 +534,8 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     if not rows and not any(runs.load_spec(workspace, one).kind == "sweep" for one in arguments.runs):
         print(t("Nothing was scored yet: the scores come at the end of a run."))
     for row in rows:
-        unit = report.unit(row)
-        scale = 1 if report.is_loss(row) else 100
+        unit = verdicts.unit(row)
+        scale = 1 if paired.is_loss(row) else 100
         print(
             f"{row.run}  {row.benchmark:<19} {row.family:<12} n={row.n:<5} "
             f"{row.base * scale:8.2f} -> {row.tuned * scale:8.2f} {unit:<10} "

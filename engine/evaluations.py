@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine import bases, demo, drafts, events, machine, report, runs
+from engine import bases, demo, drafts, events, machine, runs
 from engine.benchmarks import library, speeds
+from engine.report import Comparison, frontier, items, paired, verdicts
 from engine.spec import RunSpec, schema
 from engine.spec import settings as spec_settings
 from engine.words import Problem, t
@@ -133,35 +134,35 @@ def of_run(workspace: Workspace, run_id: str) -> list[str]:
     return found
 
 
-def rows(workspace: Workspace, run_id: str) -> tuple[list[report.Comparison], dict[str, float]]:
+def rows(workspace: Workspace, run_id: str) -> tuple[list[Comparison], dict[str, float]]:
     """Return all lines of a run and the chance level of its benchmarks: its own, and those of later evaluations of it,
     the newest for each benchmark. Raises report.ItemsDiffer, OSError, msgspec.MsgspecError for broken items."""
-    found = report.compare_run(workspace.run_dir(run_id))
-    chance = report.chances(workspace.run_dir(run_id))
+    found = paired.compare_run(workspace.run_dir(run_id))
+    chance = verdicts.chances(workspace.run_dir(run_id))
     for other in of_run(workspace, run_id):
         have = {row.benchmark for row in found}
-        for row in report.compare_run(workspace.run_dir(other)):
+        for row in paired.compare_run(workspace.run_dir(other)):
             if row.benchmark not in have:
                 found.append(msgspec.structs.replace(row, run=run_id))
-        chance = {**report.chances(workspace.run_dir(other)), **chance}
+        chance = {**verdicts.chances(workspace.run_dir(other)), **chance}
     return found, chance
 
 
-def along(workspace: Workspace, run_id: str) -> list[report.Point]:
+def along(workspace: Workspace, run_id: str) -> list[frontier.Point]:
     """Return a point for each step of a run that was scored on its way, and one for its end, in order; nothing when it
     was scored only at its end. All by the benchmarks of the first. Raises what rows() raises."""
     folder = workspace.run_dir(run_id)
-    steps = report.steps_scored(folder)
+    steps = items.steps_scored(folder)
     if not steps:
         return []
-    name, chance = runs.name(workspace, run_id), report.chances(folder)
-    lines = {step: report.compare_run(folder, report.at_step(step)) for step in steps}
+    name, chance = runs.name(workspace, run_id), verdicts.chances(folder)
+    lines = {step: paired.compare_run(folder, items.at_step(step)) for step in steps}
     last = max((event.step for event in events.read(folder)[0] if isinstance(event, events.Finished)), default=0)
     if last:
         asked = {row.benchmark for row in lines[steps[0]]}
-        lines[last] = [row for row in report.compare_run(folder) if row.benchmark in asked]
+        lines[last] = [row for row in paired.compare_run(folder) if row.benchmark in asked]
     return [
-        msgspec.structs.replace(report.point(t("{name}, step {step}", name=name, step=step), rows, chance), step=step)
+        msgspec.structs.replace(frontier.point(t("{name}, step {step}", name=name, step=step), rows, chance), step=step)
         for step, rows in lines.items()
         if rows
     ]
@@ -185,7 +186,7 @@ def along_cost(workspace: Workspace, run_id: str) -> AlongCost | None:
     ended = [one for one in found if isinstance(one, events.Finished)]
     began = [one for one in found if isinstance(one, events.Phase) and one.detail == "tuned"]
     scored = [
-        one for one in found if isinstance(one, events.Scored) and one.model == "tuned" and one.benchmark != report.KL
+        one for one in found if isinstance(one, events.Scored) and one.model == "tuned" and one.benchmark != items.KL
     ]
     if len(started) != 1 or not ended or not began or not scored:
         return None  # resumed, or not scored: its clock says nothing
@@ -208,13 +209,13 @@ def settings_of(workspace: Workspace, run_id: str) -> dict[str, dict[str, object
         return {}
 
 
-def points(workspace: Workspace, run_ids: Sequence[str]) -> list[report.Point]:
+def points(workspace: Workspace, run_ids: Sequence[str]) -> list[frontier.Point]:
     """Return a point per run, marked where it is on the frontier of gain against retention. A run whose items cannot be
     compared is left out."""
     found = []
     for run_id in run_ids:
         try:
-            found.append(report.point(runs.name(workspace, run_id), *rows(workspace, run_id)))
-        except (report.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError):
+            found.append(frontier.point(runs.name(workspace, run_id), *rows(workspace, run_id)))
+        except (paired.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError):
             continue
-    return report.frontier([one for one in found if one.runs])
+    return frontier.frontier([one for one in found if one.runs])

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine import report, runs
+from engine import runs
 from engine.bases import Base
+from engine.report import Comparison, items, paired
 from engine.workspace import BadId, Workspace
 
 
@@ -33,15 +34,15 @@ def made_by(workspace: Workspace, ref: str) -> Path | None:
     return next((run_dir / name for name in ("model", "adapter") if (run_dir / name).is_dir()), None)
 
 
-def accuracy(run_dir: Path) -> report.Comparison | None:
+def accuracy(run_dir: Path) -> Comparison | None:
     """Return how a reward run judges pairs it has not seen: `tuned` is the share judged as the person did, `n` the pairs.
     None when no pair was held out or the run has not been scored."""
     try:
-        found = report.compare_run(run_dir)
+        found = paired.compare_run(run_dir)
     except (OSError, ValueError, msgspec.MsgspecError):
         return None
-    rows = [row for row in found if row.benchmark == report.REWARD]
-    return next((row for row in rows if row.family == report.UNSEEN), None)
+    rows = [row for row in found if row.benchmark == items.REWARD]
+    return next((row for row in rows if row.family == items.UNSEEN), None)
 
 
 def reads_alike(base: Base, folder: Path) -> bool | None:

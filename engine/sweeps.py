@@ -19,7 +19,8 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from engine import datasets, evaluations, events, preflight, report, runs, statistics
+from engine import datasets, evaluations, events, preflight, runs
+from engine.report import frontier, items, statistics
 from engine.spec import RunSpec, schema
 from engine.spec import recipes as spec_recipes
 from engine.spec import settings as spec_settings
@@ -318,8 +319,8 @@ class Configuration(msgspec.Struct, kw_only=True):
     name: str
     recipe: str
     set: dict[str, Any]
-    point: report.Point
-    seeds: list[report.Point]
+    point: frontier.Point
+    seeds: list[frontier.Point]
     spec: RunSpec
 
 
@@ -355,16 +356,16 @@ def result(workspace: Workspace, sweep_id: str) -> Result:
         ended = [one.run for one in trials if one.run is not None and _status(workspace, one.run) == "finished"]
         if not ended:
             continue
-        points = [report.point(run_id, *evaluations.rows(workspace, run_id)) for run_id in ended]
+        points = [frontier.point(run_id, *evaluations.rows(workspace, run_id)) for run_id in ended]
         first = trials[0]
         name = label(first.recipe, first.set)
         found.append(
             Configuration(
-                name=name, recipe=first.recipe, set=first.set, point=report.over_seeds(name, points), seeds=points,
+                name=name, recipe=first.recipe, set=first.set, point=frontier.over_seeds(name, points), seeds=points,
                 spec=runs.load_spec(workspace, ended[0]),
             )
         )  # fmt: skip
-    marked = report.frontier([one.point for one in found])
+    marked = frontier.frontier([one.point for one in found])
     found = [msgspec.structs.replace(one, point=point) for one, point in zip(found, marked, strict=True)]
     return Result(
         id=sweep_id,
@@ -516,11 +517,11 @@ def _untested(rule: str, claim: str) -> Claim:
     return Claim(rule=rule, claim=claim, verdict="not tested", sentence=t("This sweep holds nothing to compare."))
 
 
-def _is_share(point: report.Point) -> bool:
-    return point.measure not in (report.GAP, "new-task-loss", None)
+def _is_share(point: frontier.Point) -> bool:
+    return point.measure not in (items.GAP, "new-task-loss", None)
 
 
-def _gain(point: report.Point) -> str:
+def _gain(point: frontier.Point) -> str:
     if point.gain is None or point.gain_low is None or point.gain_high is None:
         return "–"
     if not _is_share(point):

@@ -8,7 +8,8 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import evaluations, report, report_files, runs, sweeps
+from engine import evaluations, runs, sweeps
+from engine.report import Comparison, files, frontier, items, paired
 from engine.spec import RunSpec, schema, settings
 from engine.words import t
 from engine.workspace import Workspace
@@ -45,18 +46,18 @@ def show(workspace: Workspace, scored: list[runs.Run], run_id: str | None) -> No
     for one in chosen:
         try:
             rows, chance = evaluations.rows(workspace, one)
-        except (report.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError) as error:
+        except (paired.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError) as error:
             st.error(_ui.say("{name} cannot be compared: {reason}", name=names[one], reason=error))
             continue
         if rows:
-            points.append(report.point(names[one], rows, chance))
+            points.append(frontier.point(names[one], rows, chance))
             lines[one] = rows
     groups = _recipes({one: specs[one] for one in lines})
     if any(len(group) > 1 for group in groups.values()) and st.toggle(
         t("Runs that differ only in their seed are one point"), value=True, key="by_seed"
     ):
         by_run = {point.runs[0]: point for point in points}
-        points = [report.over_seeds(label, [by_run[one] for one in group]) for label, group in groups.items()]
+        points = [frontier.over_seeds(label, [by_run[one] for one in group]) for label, group in groups.items()]
     walked = {one: evaluations.along(workspace, one) for one in lines}
     if any(walked.values()) and st.toggle(
         t("With the points along each run"), value=True, key="with_along",
@@ -66,7 +67,7 @@ def show(workspace: Workspace, scored: list[runs.Run], run_id: str | None) -> No
         for one, steps in walked.items():
             if one in shown and steps:  # its end is the last of them
                 points = [point for point in points if point.runs != [one]] + steps
-    points = report.frontier(points)
+    points = frontier.frontier(points)
     if not points:
         return
     picked = parts.trade(points, "compare")
@@ -81,8 +82,8 @@ def show(workspace: Workspace, scored: list[runs.Run], run_id: str | None) -> No
     with st.container(horizontal=True):
         flat = [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in one.items()} for one in found]
         for label, data, ending in (
-            (t("Figures (CSV)"), report_files.as_csv(flat), "csv"),
-            (t("Figures (JSON)"), report_files.as_json(found), "json"),
+            (t("Figures (CSV)"), files.as_csv(flat), "csv"),
+            (t("Figures (JSON)"), files.as_json(found), "json"),
         ):
             st.download_button(label, data, file_name=f"frontier.{ending}", on_click="ignore", key=f"frontier_{ending}")
 
@@ -123,12 +124,12 @@ def _differing(specs: list[RunSpec]) -> list[str]:
     return found
 
 
-def _beside(lines: dict[str, list[report.Comparison]], names: dict[str, str], titled: dict[str, str]) -> pd.DataFrame:
+def _beside(lines: dict[str, list[Comparison]], names: dict[str, str], titled: dict[str, str]) -> pd.DataFrame:
     """Return a line per benchmark with every run's change beside the others."""
     told: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for run_id, rows in lines.items():
         for row in rows:
-            if row.family in (report.ALL, report.SEEN, report.UNSEEN):
+            if row.family in (items.ALL, items.SEEN, items.UNSEEN):
                 ends = f"{parts.number(row, row.low, signed=True)} … {parts.number(row, row.high, signed=True)}"
                 change = f"{parts.number(row, row.change, signed=True)} [{ends}]"
                 told[row.benchmark, row.family][names[run_id]] = change

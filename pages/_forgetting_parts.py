@@ -10,8 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine import report
 from engine.benchmarks import library
+from engine.report import Comparison, frontier, items, paired, statistics, verdicts
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _ui
@@ -35,21 +35,23 @@ def name(benchmark: str, titled: dict[str, str]) -> str:
         "new-task-exact": t("new task, same words"),
         "new-task-loss": t("loss per token (lower is better)"),
         "new-task-preference": t("better answer likelier than the worse one"),
-        report.GAP: t("good minus bad answers, nats (higher is better)"),
-        report.REWARD: t("pairs judged as the person did"),
-        report.ANSWERS: t("reward of its answers (higher is better)"),
-        report.MARGIN: t("reward of better minus worse answers (higher is better)"),
-        report.KL: t("distance from the base: KL per token, nats"),
+        items.GAP: t("good minus bad answers, nats (higher is better)"),
+        items.REWARD: t("pairs judged as the person did"),
+        items.ANSWERS: t("reward of its answers (higher is better)"),
+        items.MARGIN: t("reward of better minus worse answers (higher is better)"),
+        items.KL: t("distance from the base: KL per token, nats"),
     }
     base, _, _ = benchmark.partition(":")
-    return names.get(benchmark) or report.title(benchmark, {**titled, **{k: v for k, v in names.items() if k == base}})
+    return names.get(benchmark) or verdicts.title(
+        benchmark, {**titled, **{k: v for k, v in names.items() if k == base}}
+    )
 
 
 def family(value: str) -> str:
     words = {
-        report.ALL: t("all questions"),
-        report.SEEN: t("rows it was trained on"),
-        report.UNSEEN: t("held-out rows"),
+        items.ALL: t("all questions"),
+        items.SEEN: t("rows it was trained on"),
+        items.UNSEEN: t("held-out rows"),
     }
     return words.get(value, value)
 
@@ -65,47 +67,47 @@ def verdict(value: str) -> str:
     }.get(value, value)
 
 
-def is_share(row: report.Comparison) -> bool:
-    return not report.is_loss(row)
+def is_share(row: Comparison) -> bool:
+    return not paired.is_loss(row)
 
 
-def number(row: report.Comparison, value: float, *, signed: bool = False) -> str:
+def number(row: Comparison, value: float, *, signed: bool = False) -> str:
     """Return a figure of a line: shares in per cent (changes in points), the others as they are."""
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    if report.is_loss(row):
+    if paired.is_loss(row):
         return f"{value:+.3f}" if signed else f"{value:.3f}"
     return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f} %"
 
 
-def _lower_is_better(row: report.Comparison) -> bool:
-    return report.is_loss(row) and report.unit(row) in ("nats/token", "bits/byte")
+def _lower_is_better(row: Comparison) -> bool:
+    return paired.is_loss(row) and verdicts.unit(row) in ("nats/token", "bits/byte")
 
 
-def verdict_of(row: report.Comparison, judged: dict[str, report.Judged]) -> str:
+def verdict_of(row: Comparison, judged: dict[str, verdicts.Judged]) -> str:
     """Return what a line says: the corrected verdict of a general benchmark, or whether the new task was learned."""
-    if row.benchmark == report.KL:
+    if row.benchmark == items.KL:
         return t("how far it moved")
-    if report.is_general(row.benchmark):
+    if verdicts.is_general(row.benchmark):
         told = judged.get(row.benchmark)
-        return verdict(told.verdict) if told is not None and row.family == report.ALL else beyond(row)
-    if not report.beyond_noise(row):
+        return verdict(told.verdict) if told is not None and row.family == items.ALL else beyond(row)
+    if not paired.beyond_noise(row):
         return t("no detectable change")
     return t("learned") if (row.change < 0) == _lower_is_better(row) else t("got worse")
 
 
-def beyond(row: report.Comparison) -> str:
-    return t("beyond noise") if report.beyond_noise(row) else t("within noise")
+def beyond(row: Comparison) -> str:
+    return t("beyond noise") if paired.beyond_noise(row) else t("within noise")
 
 
 def table(
-    rows: Sequence[report.Comparison], judged: Sequence[report.Judged], titled: dict[str, str], *, every: bool = False
+    rows: Sequence[Comparison], judged: Sequence[verdicts.Judged], titled: dict[str, str], *, every: bool = False
 ) -> pd.DataFrame:
     """Return a comparison as a person reads it; with `every` figure: flips, p-values, and what would have been seen."""
     about = {one.row.benchmark: one for one in judged}
     found = []
     for row in rows:
-        told = about.get(row.benchmark) if row.family == report.ALL else None
+        told = about.get(row.benchmark) if row.family == items.ALL else None
         line = {
             t("Questions"): name(row.benchmark, titled),
             t("Part"): family(row.family),
@@ -121,7 +123,9 @@ def table(
             line |= {
                 t("Lost"): "" if lost is None else str(lost),
                 t("Learned"): "" if won is None else str(won),
-                t("p (exact McNemar)"): "" if lost is None or won is None else f"{report.mcnemar(lost, won):.3g}",
+                t("p (exact McNemar)"): ""
+                if lost is None or won is None
+                else f"{float(statistics.mcnemar(lost, won)):.3g}",
                 t("p after Holm"): "" if told is None or told.p_holm is None else f"{told.p_holm:.3g}",
                 t("Would have shown a drop of"): ""
                 if told is None or told.detectable is None
@@ -134,12 +138,12 @@ def table(
     return pd.DataFrame(found)
 
 
-def changes(rows: Sequence[report.Comparison], titled: dict[str, str]) -> list[tuple[str, report.Comparison]]:
+def changes(rows: Sequence[Comparison], titled: dict[str, str]) -> list[tuple[str, Comparison]]:
     """Return the lines of the chart of changes: accuracies, with their labels."""
     return [
         (
             name(row.benchmark, titled)
-            if row.family == report.ALL
+            if row.family == items.ALL
             else f"{name(row.benchmark, titled)}: {family(row.family)}",
             row,
         )
@@ -148,7 +152,7 @@ def changes(rows: Sequence[report.Comparison], titled: dict[str, str]) -> list[t
     ]
 
 
-def changes_figure(rows: Sequence[report.Comparison], titled: dict[str, str]) -> go.Figure:
+def changes_figure(rows: Sequence[Comparison], titled: dict[str, str]) -> go.Figure:
     """Draw the changes in accuracy with their intervals, in points, against no change."""
     shown = changes(rows, titled)[::-1]
     figure = go.Figure(
@@ -159,7 +163,7 @@ def changes_figure(rows: Sequence[report.Comparison], titled: dict[str, str]) ->
             marker={
                 "size": 10,
                 "color": STRONG,
-                "symbol": ["diamond" if row.family == report.ALL else "circle" for _, row in shown],
+                "symbol": ["diamond" if row.family == items.ALL else "circle" for _, row in shown],
             },
             error_x={
                 "type": "data",
@@ -184,9 +188,9 @@ def changes_figure(rows: Sequence[report.Comparison], titled: dict[str, str]) ->
 # --- runs against each other ------------------------------------------------------------------------------------------
 
 
-def in_points(point: report.Point) -> bool:
+def in_points(point: frontier.Point) -> bool:
     """Whether the gain is a change of a share, told in points, or of a loss or gap, told in nats."""
-    return point.measure not in (report.GAP, "new-task-loss", None)
+    return point.measure not in (items.GAP, "new-task-loss", None)
 
 
 def figure_with(value: float | None, low: float | None, high: float | None, scale: float, *, signed: bool) -> str:
@@ -199,7 +203,7 @@ def figure_with(value: float | None, low: float | None, high: float | None, scal
     return f"{form.format(scale * value)} [{form.format(scale * low)} … {form.format(scale * high)}]"
 
 
-def frontier_figure(points: Sequence[report.Point], picked: report.Point | None) -> go.Figure:
+def frontier_figure(points: Sequence[frontier.Point], picked: frontier.Point | None) -> go.Figure:
     """Draw gain against retention: the frontier joined by a line, dominated points grey, the picked one ringed."""
     known = [one for one in points if one.gain is not None and one.retention is not None]
     scale = 100 if known and in_points(next((one for one in known if one.on_frontier), known[0])) else 1
@@ -213,7 +217,7 @@ def frontier_figure(points: Sequence[report.Point], picked: report.Point | None)
         hoverinfo="skip",
         showlegend=False,
     )
-    paths: dict[str, list[report.Point]] = {}
+    paths: dict[str, list[frontier.Point]] = {}
     for one in known:
         if one.step is not None:
             paths.setdefault(one.runs[0], []).append(one)
@@ -320,11 +324,11 @@ def apart(places: Sequence[float], least: float) -> list[float]:
     return [value + number * least for number, value in enumerate(values)]
 
 
-def _barred(one: report.Point) -> bool:
+def _barred(one: frontier.Point) -> bool:
     return one.on_frontier or one.step is None
 
 
-def _label(one: report.Point, paths: dict[str, list[report.Point]], points: int) -> str:
+def _label(one: frontier.Point, paths: dict[str, list[frontier.Point]], points: int) -> str:
     """Return what stands beside a point. Of a path the ends are named, and what is on the frontier; where it is the only
     one its steps say enough."""
     path = paths.get(one.runs[0], []) if one.step is not None else []
@@ -353,12 +357,12 @@ def _bars(
     }
 
 
-def points_table(points: Sequence[report.Point], weight: float | None) -> pd.DataFrame:
+def points_table(points: Sequence[frontier.Point], weight: float | None) -> pd.DataFrame:
     """Return the table behind the frontier, what is on it first."""
     order = sorted(points, key=lambda one: (not one.on_frontier, -(one.gain if one.gain is not None else -math.inf)))
     found = []
     for one in order:
-        score = report.weighted_score(one, weight) if weight is not None else None
+        score = frontier.weighted_score(one, weight) if weight is not None else None
         found.append(
             {
                 t("Run"): one.name,
@@ -377,7 +381,7 @@ def points_table(points: Sequence[report.Point], weight: float | None) -> pd.Dat
     return pd.DataFrame(found)
 
 
-def trade(points: Sequence[report.Point], key: str) -> report.Point | None:
+def trade(points: Sequence[frontier.Point], key: str) -> frontier.Point | None:
     """Show the frontier with its two sliders and the table behind it; returns the point to pick."""
     left, right = st.columns(2)
     tolerance = left.slider(
@@ -388,7 +392,7 @@ def trade(points: Sequence[report.Point], key: str) -> report.Point | None:
         t("Weight of the new task in the score (%)"), 0, 100, 50, 5, key=f"weight_{key}",
         help=t("The guide's weighted mean (M8): this share of the new task's score, the rest of what was kept."),
     )  # fmt: skip
-    picked = report.pick(points, tolerance / 100)
+    picked = frontier.pick(points, tolerance / 100)
 
     if picked is not None:
         st.success(
@@ -422,7 +426,7 @@ def trade(points: Sequence[report.Point], key: str) -> report.Point | None:
     if at_chance:
         st.caption(
             _ui.say(
-                "Left out, since the base does not know them: {names}.", names=", ".join(map(report.title, at_chance))
+                "Left out, since the base does not know them: {names}.", names=", ".join(map(verdicts.title, at_chance))
             )
         )
     st.caption(

@@ -6,8 +6,10 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import bases, demo, drafts, evaluations, events, remedies, report, report_files, runs
+from engine import bases, demo, drafts, evaluations, events, runs
 from engine.benchmarks import library
+from engine.forgetting import remedies
+from engine.report import Comparison, files, frontier, headline, items, paired, questions, verdicts
 from engine.spec import RunSpec
 from engine.words import t
 from engine.workspace import Workspace
@@ -27,10 +29,10 @@ def show(workspace: Workspace, run_id: str) -> None:
     titled = parts.titles(workspace)
     try:
         rows, chance = evaluations.rows(workspace, run_id)
-    except (report.ItemsDiffer, OSError, msgspec.MsgspecError) as error:
+    except (paired.ItemsDiffer, OSError, msgspec.MsgspecError) as error:
         st.error(_ui.say("The scores of this run cannot be compared: {reason}", reason=error))
         return
-    judged = report.judge(rows, chance, titles=titled)
+    judged = verdicts.judge(rows, chance, titles=titled)
     if rows:
         _figures(workspace, run_id, run_spec, rows, judged, titled)
     if rows and run_spec.kind == "train" and run_spec.objective not in ("reward", "ppo"):
@@ -47,22 +49,22 @@ def _figures(
     workspace: Workspace,
     run_id: str,
     run_spec: RunSpec,
-    rows: list[report.Comparison],
-    judged: list[report.Judged],
+    rows: list[Comparison],
+    judged: list[verdicts.Judged],
     titled: dict[str, str],
 ) -> None:
-    st.subheader(_ui.plain(report.headline(rows)))
+    st.subheader(_ui.plain(headline.headline(rows)))
     _ui.toy_note(bases.describe(run_spec.base.ref, workspace))
     if run_spec.objective == "reward":
         st.caption(t("A reward model writes no answers, so it is not asked about general knowledge."))
     elif not judged:
         st.caption(t("No general benchmark was asked, so what it forgot is not known yet. Ask one below."))
-    whole = [row for row in rows if row.family in (report.ALL, report.SEEN, report.UNSEEN)]
+    whole = [row for row in rows if row.family in (items.ALL, items.SEEN, items.UNSEEN)]
     st.dataframe(
         parts.table(whole, judged, titled), hide_index=True, alt=t("Scores of base and tuned model with their change")
     )
     _ui.bullets(one.sentence for one in judged)
-    distance = next((row for row in rows if row.benchmark == report.KL), None)
+    distance = next((row for row in rows if row.benchmark == items.KL), None)
     if distance is not None:
         st.caption(
             t(
@@ -76,8 +78,8 @@ def _figures(
             st.caption(
                 t(
                     "Perplexity on general text: {base} → {tuned}.",
-                    base=f"{report.perplexity(row.base):.1f}",
-                    tuned=f"{report.perplexity(row.tuned):.1f}",
+                    base=f"{verdicts.perplexity(row.base):.1f}",
+                    tuned=f"{verdicts.perplexity(row.tuned):.1f}",
                 )
             )
     if any(parts.is_share(row) for row in rows):
@@ -104,7 +106,7 @@ def _figures(
 
 def _along(workspace: Workspace, run_id: str) -> None:
     """Show gain against retention step by step, or offer the run again, scored on its way, with what that costs."""
-    points = report.frontier(evaluations.along(workspace, run_id))
+    points = frontier.frontier(evaluations.along(workspace, run_id))
     if points:
         st.subheader(t("Along the run"))
         picked = parts.trade(points, "along")
@@ -150,42 +152,15 @@ def _folders(workspace: Workspace, run_id: str) -> dict[str, str]:
     """Return which run holds the items of each benchmark: the run itself, or a later evaluation of it."""
     found: dict[str, str] = {}
     for holder in [run_id, *evaluations.of_run(workspace, run_id)]:
-        for benchmark in report.benchmarks_of(workspace.run_dir(holder)):
+        for benchmark in items.benchmarks_of(workspace.run_dir(holder)):
             found.setdefault(benchmark, holder)
     return found
 
 
-def _pairs(workspace: Workspace, holder: str, benchmark: str) -> list[tuple[report.Item, report.Item]]:
-    """Return the questions that have an answer, each as base and tuned gave it."""
-    folder = workspace.run_dir(holder) / "items"
-    base = {item.item: item for item in report.read_items(folder / f"base-{benchmark}.jsonl")}
-    return [
-        (base[after.item], after)
-        for after in report.read_items(folder / f"tuned-{benchmark}.jsonl")
-        if after.item in base and (after.correct is not None or after.text is not None)
-    ]
-
-
-def _flip(before: report.Item, after: report.Item) -> str:
-    if before.correct and after.correct is False:
-        return "lost"
-    return "learned" if after.correct and before.correct is False else ""
-
-
-def _said(item: report.Item) -> str:
-    if item.choice is not None and item.choice < len(item.choices):
-        return item.choices[item.choice]
-    return item.text or ""
-
-
-def _right(item: report.Item) -> str:
-    return item.choices[item.gold] if item.gold is not None and item.choices else item.reference or ""
-
-
 def _side_by_side(workspace: Workspace, run_id: str, titled: dict[str, str]) -> None:
     """Show single questions with both answers: the table, and one to be read in full."""
-    folders = {b: h for b, h in _folders(workspace, run_id).items() if b not in ("new-task-loss", report.GAP)}
-    folders = {b: h for b, h in folders.items() if _pairs(workspace, h, b)}
+    folders = {b: h for b, h in _folders(workspace, run_id).items() if b not in ("new-task-loss", items.GAP)}
+    folders = {b: h for b, h in folders.items() if questions.pairs(workspace, h, b)}
     if not folders:
         st.caption(t("These scores have no single answers."))
         return
@@ -194,11 +169,11 @@ def _side_by_side(workspace: Workspace, run_id: str, titled: dict[str, str]) -> 
     benchmark = left.selectbox(
         t("Questions"), list(folders), format_func=lambda b: parts.name(b, titled), key="questions"
     )
-    pairs = _pairs(workspace, folders[benchmark], benchmark)
+    pairs = questions.pairs(workspace, folders[benchmark], benchmark)
     families = sorted({after.family for _, after in pairs})
     family = middle.selectbox(
         t("Part"),
-        [report.ALL, *families],
+        [items.ALL, *families],
         format_func=parts.family,
         key=f"family_{benchmark}",
         disabled=len(families) < 2,
@@ -207,9 +182,9 @@ def _side_by_side(workspace: Workspace, run_id: str, titled: dict[str, str]) -> 
     pairs = [
         pair
         for pair in pairs
-        if (family == report.ALL or pair[1].family == family) and (not wanted or _flip(*pair) == wanted)
+        if (family == items.ALL or pair[1].family == family) and (not wanted or questions.flip(*pair) == wanted)
     ]
-    pairs.sort(key=lambda pair: {"lost": 0, "learned": 1}.get(_flip(*pair), 2))
+    pairs.sort(key=lambda pair: {"lost": 0, "learned": 1}.get(questions.flip(*pair), 2))
     if not pairs:
         st.caption(t("No question here did that."))
         return
@@ -218,12 +193,12 @@ def _side_by_side(workspace: Workspace, run_id: str, titled: dict[str, str]) -> 
             [
                 {
                     t("No."): number,
-                    t("Flipped"): words[flip] if (flip := _flip(before, after)) else "",
+                    t("Flipped"): words[flip] if (flip := questions.flip(before, after)) else "",
                     t("Part"): parts.family(after.family),
                     t("Question"): after.prompt or after.item,
-                    t("Right answer"): _right(after),
-                    t("Base said"): _said(before),
-                    t("Tuned said"): _said(after),
+                    t("Right answer"): questions.right(after),
+                    t("Base said"): questions.said(before),
+                    t("Tuned said"): questions.said(after),
                 }
                 for number, (before, after) in enumerate(pairs[:MOST_SHOWN], start=1)
             ]
@@ -237,11 +212,11 @@ def _side_by_side(workspace: Workspace, run_id: str, titled: dict[str, str]) -> 
     before, after = pairs[int(chosen) - 1]
     with st.container(border=True):
         st.text(after.prompt or after.item)
-        if _right(after):
-            st.text(t("Right: {answer}", answer=_right(after)))
+        if questions.right(after):
+            st.text(t("Right: {answer}", answer=questions.right(after)))
         for column, title, item in zip(st.columns(2), (t("Base"), t("Tuned")), (before, after), strict=True):
             column.markdown(f"**{_ui.plain(title)}**")
-            column.text(_said(item) or "–")
+            column.text(questions.said(item) or "–")
             if item.choices and len(item.loglikelihoods) == len(item.choices):
                 column.dataframe(
                     pd.DataFrame({t("Choice"): item.choices, t("Log-likelihood, nats"): item.loglikelihoods}),
@@ -290,9 +265,6 @@ def _what_to_do(workspace: Workspace, run_id: str, run_spec: RunSpec) -> None:
                 made = remedies.draft(workspace, run_id, remedy)
                 _ui.go("train", draft=drafts.save(workspace, made))
     st.caption(t("When it has finished, both stand side by side under “Runs against each other”."))
-
-
-# --- more benchmarks --------------------------------------------------------------------------------------------------
 
 
 def _asking(workspace: Workspace, run_id: str) -> list[runs.Run]:
@@ -419,25 +391,22 @@ def _own(workspace: Workspace) -> None:
         st.caption(t("and {n} more", n=len(problems) - 50))
 
 
-# --- to take along ----------------------------------------------------------------------------------------------------
-
-
 def _downloads(
     workspace: Workspace,
     run_id: str,
     run_spec: RunSpec,
-    rows: list[report.Comparison],
-    judged: list[report.Judged],
+    rows: list[Comparison],
+    judged: list[verdicts.Judged],
     titled: dict[str, str],
 ) -> None:
-    found = report_files.records(rows, judged, titled)
+    found = files.records(rows, judged, titled)
 
     def page() -> bytes:
         return _html(workspace, run_id, run_spec, rows, judged, titled)
 
     kinds = (
-        (t("Figures (CSV)"), report_files.as_csv(found), "csv", "text/csv"),
-        (t("Figures (JSON)"), report_files.as_json(found), "json", "application/json"),
+        (t("Figures (CSV)"), files.as_csv(found), "csv", "text/csv"),
+        (t("Figures (JSON)"), files.as_json(found), "json", "application/json"),
         (t("Report (HTML)"), page, "html", "text/html"),
     )
     with st.container(horizontal=True):
@@ -456,33 +425,33 @@ def _html(
     workspace: Workspace,
     run_id: str,
     run_spec: RunSpec,
-    rows: list[report.Comparison],
-    judged: list[report.Judged],
+    rows: list[Comparison],
+    judged: list[verdicts.Judged],
     titled: dict[str, str],
 ) -> bytes:
     header, cells = _texts(parts.table(rows, judged, titled, every=True))
-    tables = [report_files.Table(title=t("Every figure"), header=header, rows=cells)]
+    tables = [files.Table(title=t("Every figure"), header=header, rows=cells)]
     flipped = []
     for benchmark, holder in _folders(workspace, run_id).items():
-        some = [(one, _flip(*one)) for one in _pairs(workspace, holder, benchmark)]
+        some = [(one, questions.flip(*one)) for one in questions.pairs(workspace, holder, benchmark)]
         flipped += [
             [parts.name(benchmark, titled), t("lost") if flip == "lost" else t("learned"), after.prompt or after.item,
-             _right(after), _said(before), _said(after)]
+             questions.right(after), questions.said(before), questions.said(after)]
             for (before, after), flip in some if flip
         ][:FLIPS_IN_REPORT]  # fmt: skip
     if flipped:
         names = [t("Questions"), t("Flipped"), t("Question"), t("Right answer"), t("Base said"), t("Tuned said")]
         told = t("Questions that flipped, at most {n} of each benchmark", n=FLIPS_IN_REPORT)
-        tables.append(report_files.Table(title=told, header=names, rows=flipped))
-    return report_files.as_html(
+        tables.append(files.Table(title=told, header=names, rows=flipped))
+    return files.as_html(
         heading=t("Forgetting: {name}", name=runs.name(workspace, run_id)),
-        sentence=report.headline(rows),
+        sentence=headline.headline(rows),
         about=[
             t("Run {id}: {recipe} on {base}", id=run_id, recipe=run_spec.recipe.name, base=run_spec.base.ref),
             *(one.sentence for one in judged),
         ],
         changes=[
-            report_files.Interval(label=label, value=100 * row.change, low=100 * row.low, high=100 * row.high)
+            files.Interval(label=label, value=100 * row.change, low=100 * row.low, high=100 * row.high)
             for label, row in parts.changes(rows, titled)
         ],
         tables=tables,

@@ -9,7 +9,8 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import bases, datasets, demo, preflight, report, report_files, runs, sweeps
+from engine import bases, datasets, demo, preflight, runs, sweeps
+from engine.report import files, paired
 from engine.spec import recipes as spec_recipes
 from engine.words import Problem, t
 from engine.workspace import Workspace
@@ -83,7 +84,7 @@ def _result(workspace: Workspace, sweep_id: str) -> None:
     """Show what a sweep has shown so far: the frontier, its table, and what the guide claims."""
     try:
         result = sweeps.result(workspace, sweep_id)
-    except (report.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError) as error:
+    except (paired.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError) as error:
         st.error(_ui.say("This sweep cannot be read: {reason}", reason=error))
         return
     if not result.configurations:
@@ -113,7 +114,7 @@ def _result(workspace: Workspace, sweep_id: str) -> None:
         _trials(workspace, sweep_id)
     with st.container(horizontal=True):
         for label, data, ending in (
-            (t("Figures (JSON)"), report_files.as_json(result), "json"),
+            (t("Figures (JSON)"), files.as_json(result), "json"),
             (t("Table (Markdown)"), sweeps.markdown(result), "md"),
         ):
             st.download_button(label, data, file_name=f"{sweep_id}.{ending}", on_click="ignore", key=f"sweep_{ending}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine import report, runs, sweeps
+from engine import runs, sweeps
+from engine.report import items
 from engine.words import t
 from pages import _forgetting_compare, _forgetting_run, _forgetting_sweeps, _run_parts, _ui
 
@@ -26,7 +27,7 @@ st.write(t("What the model gained, and what it cost: the same questions, before 
 
 workspace = _ui.workspace()
 known = runs.list_all(workspace)[:200]
-scored = [run for run in known if report.benchmarks_of(workspace.run_dir(run.id))]
+scored = [run for run in known if items.benchmarks_of(workspace.run_dir(run.id))]
 wanted = _ui.current("run")
 views = {"run": t("One run"), "compare": t("Runs against each other"), "sweep": t("Sweeps")}
 is_sweep = any(run.id == wanted and run.recipe == sweeps.RECIPE.name for run in known)

@@ -16,8 +16,9 @@ import msgspec
 import pytest
 from transformers import TrainerState
 
-from engine import choices, events, fit, machine, preflight, report
+from engine import choices, events, fit, machine, preflight
 from engine.choices import Device
+from engine.report import items as report_items
 from engine.spec import RunSpec, recipes, schema
 from engine.spec import settings as spec_settings
 from engine.train.arguments import kept_best
@@ -455,8 +456,8 @@ def test_the_best_weights_are_those_that_are_saved_and_scored(tmp_path):
         evals = {event.step: event.loss for event in read(run) if isinstance(event, events.Eval)}
         best = min(evals, key=evals.__getitem__)
         assert best != 60, evals
-        items = report.read_items(Path(run["run"]) / "items" / "tuned-new-task-loss.jsonl")
-        unseen = [item for item in items if item.family == report.UNSEEN]
+        items = report_items.read_items(Path(run["run"]) / "items" / "tuned-new-task-loss.jsonl")
+        unseen = [item for item in items if item.family == report_items.UNSEEN]
         loss = -sum(item.loglikelihoods[0] for item in unseen) / sum(item.tokens or 0 for item in unseen)
         # the Trainer's held-out loss is a mean over batches, ours over tokens: near, not equal
         assert abs(loss - evals[best]) < 0.25 * abs(loss - evals[60]), (loss, evals)
@@ -515,7 +516,7 @@ def test_unsloth_trains_lora_and_its_adapter_is_one_of_plain_peft(tmp_path):
     started = next(event for event in found if isinstance(event, events.Started))
     assert started.backend == "unsloth" and "unsloth" in started.versions and "asked for" in started.reason
     assert run["unsloth"] is True and not (ROOT / "unsloth_compiled_cache").exists()
-    items = report.read_items(Path(run["run"]) / "items" / "tuned-new-task-loss.jsonl")
+    items = report_items.read_items(Path(run["run"]) / "items" / "tuned-new-task-loss.jsonl")
     there = loss_in_plain_peft(Path(run["run"]))
     assert len(items) > 8
     assert all(abs(there[item.item] - item.loglikelihoods[0]) < 1e-2 for item in items)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import evaluations, events, report, runs, starter
+from engine import evaluations, events, runs, starter
 from engine.benchmarks import forms, library, own, shipped, speeds
+from engine.report import items, paired, verdicts
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT, tunebook
@@ -291,7 +292,7 @@ def test_a_killed_evaluation_goes_on_and_gives_the_figures_of_an_unbroken_one(tm
         first, second = (
             w.run_dir(r) / "items" / f"base-{name}.jsonl" for w, r in ((whole, unbroken), (broken, run_id))
         )
-        assert report.read_items(first) == report.read_items(second)
+        assert items.read_items(first) == items.read_items(second)
     told = [e for e in events.read(run_dir)[0] if isinstance(e, events.Progress)]
     resumed = [e.done for e in told][[e.done for e in told].index(64 * before.count(b"\n")) :]
     assert resumed[-1] == 670 + 452 and not part.exists()
@@ -308,7 +309,7 @@ def test_a_run_and_its_base_are_asked_more_questions_later_and_stand_in_the_runs
     run_id = runs.list_all(workspace)[0].id
     status, evaluation, said = evaluate(home, run_id, "--benchmarks", "general-text,winogrande-200", "--limit", "20")
     assert status == 0, said
-    assert {row.benchmark for row in report.compare_run(workspace.run_dir(evaluation))} == {
+    assert {row.benchmark for row in paired.compare_run(workspace.run_dir(evaluation))} == {
         "general-text", "general-text:bits-per-byte", "winogrande-200",
     }  # fmt: skip
     rows, chance = evaluations.rows(workspace, run_id)
@@ -319,7 +320,7 @@ def test_a_run_and_its_base_are_asked_more_questions_later_and_stand_in_the_runs
     # the same model against itself: no real drop, and nothing is scored twice
     status, again, said = evaluate(home, "starter", "--against", "starter", "--benchmarks", "toy-world")
     assert status == 0, said
-    (judged,) = report.judge(*evaluations.rows(workspace, again))
+    (judged,) = verdicts.judge(*evaluations.rows(workspace, again))
     assert judged.verdict == "equivalent"
 
 
@@ -352,5 +353,5 @@ def test_a_run_that_is_scored_on_its_way_has_the_losses_of_one_that_is_not(tmp_p
         assert done.returncode == 0, done.stderr
         folder = Workspace(home).run_dir(json.loads(done.stdout)["id"])
         losses.append([(e.step, e.loss) for e in events.read(folder)[0] if isinstance(e, events.Step)])
-        assert len(report.steps_scored(folder)) == points
+        assert len(items.steps_scored(folder)) == points
     assert losses[0] == losses[1]

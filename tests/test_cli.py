@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from engine import bases, cli, datasets, events, machine, processes, report, runs, starter
+from engine import bases, cli, datasets, events, machine, processes, runs, starter
+from engine.report import Item
+from engine.report import items as report_items
 from engine.spec import RunSpec, recipes, schema
 from engine.spec import settings as spec_settings
 from engine.workspace import Workspace
@@ -110,21 +112,21 @@ def finished(workspace: Workspace, run_id: str = RUN, run_spec: RunSpec | None =
 
 
 def scored(run_dir: Path) -> None:
-    def items(pattern: str) -> list[report.Item]:
+    def items(pattern: str) -> list[Item]:
         return [
-            report.Item(item=f"q{i}", family="ab"[i % 2], prompt_sha=f"p{i}", correct=letter == "r")
+            Item(item=f"q{i}", family="ab"[i % 2], prompt_sha=f"p{i}", correct=letter == "r")
             for i, letter in enumerate(pattern)
         ]
 
-    def rows(nats: list[float]) -> list[report.Item]:
+    def rows(nats: list[float]) -> list[Item]:
         return [
-            report.Item(item=f"r{i}", family=report.UNSEEN, prompt_sha=f"p{i}", loglikelihoods=[-x], tokens=2)
+            Item(item=f"r{i}", family=report_items.UNSEEN, prompt_sha=f"p{i}", loglikelihoods=[-x], tokens=2)
             for i, x in enumerate(nats)
         ]
 
     for model, pattern, nats in (("base", "rrrrww", [2.0, 4.0]), ("tuned", "rrwwrw", [1.0, 2.0])):
-        report.write_items(run_dir / "items" / f"{model}-toy-world.jsonl", items(pattern))
-        report.write_items(run_dir / "items" / f"{model}-new-task-loss.jsonl", rows(nats))
+        report_items.write_items(run_dir / "items" / f"{model}-toy-world.jsonl", items(pattern))
+        report_items.write_items(run_dir / "items" / f"{model}-new-task-loss.jsonl", rows(nats))
 
 
 # --- check -------------------------------------------------------------------------------------------------------

@@ -468,14 +468,14 @@ def test_the_card_names_base_recipe_data_by_hash_and_no_folder_of_this_machine(w
 
 @pytest.mark.train
 def test_the_card_of_a_real_run_says_what_it_gained_and_forgot_and_shows_no_row(trained_home):
-    from engine import report
     from engine.card import card
+    from engine.report import items, paired
 
     workspace = Workspace(trained_home)
     run = runs.list_all(workspace)[0]
     text = card(workspace, run.id)
-    for row in report.compare_run(workspace.run_dir(run.id)):
-        if row.family == report.ALL and not report.is_loss(row):
+    for row in paired.compare_run(workspace.run_dir(run.id)):
+        if row.family == items.ALL and not paired.is_loss(row):
             interval = f"{100 * row.change:+.2f} [{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
             assert interval in text
     for row in datasets.preview(workspace, run.dataset, 0, 20):

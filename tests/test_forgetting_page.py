@@ -13,20 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import (
-    bases,
-    datasets,
-    demo,
-    drafts,
-    evaluations,
-    events,
-    remedies,
-    report,
-    report_files,
-    runs,
-    starter,
-    sweeps,
-)
+from engine import bases, datasets, demo, drafts, evaluations, events, runs, starter, sweeps
+from engine.forgetting import remedies
+from engine.report import Item, files, paired
+from engine.report import items as report_items
 from engine.spec import RunSpec, schema
 from engine.words.problem import Problem
 from engine.workspace import Workspace
@@ -47,9 +37,9 @@ def test_a_run_that_goes_on_is_shown_until_its_scores_are_there(workspace: Works
     assert app.selectbox(key="scored_run").value == older and app.query_params["run"] in (run_id, [run_id])
 
     for model in ("base", "tuned"):
-        items = [report.Item(item=str(i), family="sums", prompt_sha="p", gold=0, correct=True) for i in range(30)]
+        items = [Item(item=str(i), family="sums", prompt_sha="p", gold=0, correct=True) for i in range(30)]
         (workspace.run_dir(run_id) / "items").mkdir(exist_ok=True)
-        report.write_items(workspace.run_dir(run_id) / "items" / f"{model}-toy-world.jsonl", items)
+        report_items.write_items(workspace.run_dir(run_id) / "items" / f"{model}-toy-world.jsonl", items)
     log = events.EventLog(workspace.run_dir(run_id))
     log.append(events.Finished(step=10))
     log.close()
@@ -162,7 +152,7 @@ def test_the_points_along_a_run_stand_on_its_page_and_beside_other_runs(workspac
     ("steps", "points", "found"), [(100, 4, {20, 40, 60, 80}), (3, 5, {1, 2}), (1, 5, set()), (10, 0, set())]
 )
 def test_points_on_the_way_are_spread_and_leave_out_the_ends(steps, points, found):
-    assert report.way_points(steps, points) - {0} == found
+    assert report_items.way_points(steps, points) - {0} == found
 
 
 def test_what_a_demo_refuses_is_said_where_an_evaluation_or_a_sweep_is_started(
@@ -210,10 +200,10 @@ EVIL = "<script>alert(1)</script>\"'&"
 
 
 def test_the_html_report_holds_no_script_and_asks_no_host() -> None:
-    page = report_files.as_html(
+    page = files.as_html(
         heading=EVIL, sentence=EVIL, about=[EVIL],
-        changes=[report_files.Interval(label=EVIL, value=-3.0, low=-5.0, high=-1.0)],
-        tables=[report_files.Table(title=EVIL, header=[EVIL], rows=[[EVIL]])],
+        changes=[files.Interval(label=EVIL, value=-3.0, low=-5.0, high=-1.0)],
+        tables=[files.Table(title=EVIL, header=[EVIL], rows=[[EVIL]])],
     ).decode()  # fmt: skip
     tags, shown = [], []
 
@@ -232,10 +222,10 @@ def test_the_html_report_holds_no_script_and_asks_no_host() -> None:
 
 
 def test_a_spreadsheet_takes_no_text_for_a_formula() -> None:
-    rows = report.compare_items(
+    rows = paired.compare_items(
         "r1", "=cmd()",
-        [report.Item(item="1", family="f", prompt_sha="p", choices=["a", "b"], gold=0, correct=True)],
-        [report.Item(item="1", family="f", prompt_sha="p", choices=["a", "b"], gold=0, correct=False)],
+        [Item(item="1", family="f", prompt_sha="p", choices=["a", "b"], gold=0, correct=True)],
+        [Item(item="1", family="f", prompt_sha="p", choices=["a", "b"], gold=0, correct=False)],
     )  # fmt: skip
-    (line,) = csv.DictReader(io.StringIO(report_files.as_csv(report_files.records(rows)).decode("utf-8-sig")))
+    (line,) = csv.DictReader(io.StringIO(files.as_csv(files.records(rows)).decode("utf-8-sig")))
     assert line["benchmark"] == "'=cmd()" and float(line["change"]) == -1.0

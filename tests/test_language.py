@@ -21,8 +21,9 @@ from google.protobuf.message import Message
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 
-from engine import cli, datasets, events, failures, guide, processes, report, runs, starter
+from engine import cli, datasets, events, failures, guide, processes, runs, starter
 from engine.check import check
+from engine.report import Item, items
 from engine.spec import recipes, schema
 from engine.words import environment_language, language_of, languages
 from engine.words import text as words_text
@@ -363,18 +364,18 @@ def scored(folder: Path) -> None:
     (folder / "items").mkdir()
     for model, right, loss in (("base", 30, -2.0), ("tuned", 10, -1.0)):
         known = [
-            report.Item(
+            Item(
                 item=f"{n}", family="capitals", prompt_sha="", prompt="asks for a capital", choices=["x", "y"], gold=0,
                 loglikelihoods=[0.0, -1.0], choice=int(n >= right), correct=n < right,
             )
             for n in range(40)
         ]  # fmt: skip
         losses = [
-            report.Item(item=f"{n}", family=family, prompt_sha="", loglikelihoods=[loss - n / 100], tokens=2)
-            for n, family in enumerate([report.SEEN, report.UNSEEN] * 20)
+            Item(item=f"{n}", family=family, prompt_sha="", loglikelihoods=[loss - n / 100], tokens=2)
+            for n, family in enumerate([items.SEEN, items.UNSEEN] * 20)
         ]
-        report.write_items(folder / "items" / f"{model}-toy-world.jsonl", known)
-        report.write_items(folder / "items" / f"{model}-new-task-loss.jsonl", losses)
+        items.write_items(folder / "items" / f"{model}-toy-world.jsonl", known)
+        items.write_items(folder / "items" / f"{model}-new-task-loss.jsonl", losses)
 
 
 def opened(language: str, page: str, **parameters: str) -> AppTest:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from engine import datasets, drafts, events, guide, preflight, report, runs, starter
+from engine import datasets, drafts, events, guide, preflight, runs, starter
+from engine.report import Item
+from engine.report import items as report_items
 from engine.spec import schema
 from engine.workspace import Workspace
 from tests.conftest import ROOT, SHARED_DATA
@@ -444,14 +446,14 @@ def preference_run(workspace: Workspace) -> str:
     log.append(events.Finished(step=3))
     for model, right in (("base", 10), ("tuned", 50)):
         for benchmark, family, correct in (
-            ("new-task-preference", report.UNSEEN, right),
+            ("new-task-preference", report_items.UNSEEN, right),
             ("toy-world", "sums", 70 - right),
         ):
             items = [
-                report.Item(item=str(i), family=family, prompt_sha="p", choices=["a", "b"], gold=0, correct=i < correct)
+                Item(item=str(i), family=family, prompt_sha="p", choices=["a", "b"], gold=0, correct=i < correct)
                 for i in range(60)
             ]
-            report.write_items(run_dir / "items" / f"{model}-{benchmark}.jsonl", items)
+            report_items.write_items(run_dir / "items" / f"{model}-{benchmark}.jsonl", items)
     return run_dir.name
 
 

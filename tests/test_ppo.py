@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import bases, chain, datasets, drafts, events, judges, preflight, report, runs, starter
+from engine import bases, chain, datasets, drafts, events, judges, preflight, runs, starter
 from engine.datasets import add_sample
-from engine.report import Item
+from engine.report import headline, paired
+from engine.report import items as report_items
+from engine.report.items import Item
 from engine.spec import RunSpec, recipes, schema
 from engine.train import ppo
 from engine.workspace import Workspace
@@ -88,10 +90,10 @@ def finished_run(workspace: Workspace, number: int, recipe: str, base: str = "st
             items = [
                 Item(item=str(i), family=family, prompt_sha="s", gold=0, choices=["a", "b"],
                      rewards=[1.0, 0.0] if i < hits else [0.0, 1.0], correct=i < hits)
-                for family, numbers in ((report.SEEN, range(10, 12)), (report.UNSEEN, range(10)))
+                for family, numbers in ((report_items.SEEN, range(10, 12)), (report_items.UNSEEN, range(10)))
                 for i in numbers
             ]  # fmt: skip
-            report.write_items(run_dir / "items" / f"{side}-{report.REWARD}.jsonl", items)
+            report_items.write_items(run_dir / "items" / f"{side}-{report_items.REWARD}.jsonl", items)
     return f"run:{run_id}"
 
 
@@ -235,15 +237,15 @@ def test_a_run_whose_only_checkpoint_was_cut_short_is_not_resumed(workspace: Wor
 def test_the_reward_of_answers_is_compared_question_by_question() -> None:
     def answered(shift: float) -> list[Item]:
         return [
-            Item(item=str(i), family=report.UNSEEN, prompt_sha="s", text="t", rewards=[i / 10 + shift])
+            Item(item=str(i), family=report_items.UNSEEN, prompt_sha="s", text="t", rewards=[i / 10 + shift])
             for i in range(30)
         ]
 
-    (row,) = report.compare_all("r", report.ANSWERS, answered(0), answered(2))
+    (row,) = paired.compare_all("r", report_items.ANSWERS, answered(0), answered(2))
     assert (row.n, row.change, row.low, row.high) == pytest.approx((30, 2, 2, 2))
-    assert "+1.45 → +3.45" in report.headline([row])
-    (row,) = report.compare_items("r", report.ANSWERS, answered(0), answered(-2))
-    assert "less" in report.headline([row])
+    assert "+1.45 → +3.45" in headline.headline([row])
+    (row,) = paired.compare_items("r", report_items.ANSWERS, answered(0), answered(-2))
+    assert "less" in headline.headline([row])
 
 
 # --- the chain ---------------------------------------------------------------------------------------------------
@@ -327,10 +329,10 @@ def test_the_chain_passes_models_along_and_a_stopped_ppo_run_ends_as_one_that_wa
     assert all(math.isfinite(value) for one in steps(whole) for value in one.metrics.values())
     found, _ = events.read(whole)
     assert len({e.prompt for e in found if isinstance(e, events.Sample)}) == 3
-    items = report.read_items(whole / "items" / f"tuned-{report.ANSWERS}.jsonl")
+    items = report_items.read_items(whole / "items" / f"tuned-{report_items.ANSWERS}.jsonl")
     assert len(items) == 60 and all(len(item.rewards) == 1 and item.text is not None for item in items)
-    assert [(r.benchmark, r.n) for r in report.compare_run(whole) if r.benchmark == report.ANSWERS] == [
-        (report.ANSWERS, 60)
+    assert [(r.benchmark, r.n) for r in paired.compare_run(whole) if r.benchmark == report_items.ANSWERS] == [
+        (report_items.ANSWERS, 60)
     ]
     assert (whole / "adapter" / "adapter_model.safetensors").is_file() and not (whole / "checkpoints").exists()
 
@@ -352,7 +354,7 @@ def test_the_chain_passes_models_along_and_a_stopped_ppo_run_ends_as_one_that_wa
 @pytest.mark.slow
 def test_ppo_raises_the_reward_well_beyond_noise_while_the_kl_stays_bounded(tmp_path: Path) -> None:
     made = chained(tmp_path)
-    row = next(r for r in report.compare_run(made["ppo"]) if r.benchmark == report.ANSWERS)
+    row = next(r for r in paired.compare_run(made["ppo"]) if r.benchmark == report_items.ANSWERS)
     assert row.low > 1.0 and row.n == 60
     taken = steps(made["ppo"])
     fifth = max(1, len(taken) // 5)
@@ -417,8 +419,8 @@ def test_runs_go_on_from_an_oft_adapter_and_onto_a_quantised_base(tmp_path: Path
 
     turned = train("oft", "--data", "new-facts")
     scored = tmp_path / "home" / "runs" / train("lora", "--data", "new-facts", "--base", f"run:{turned}")
-    before = report.read_items(tmp_path / "home" / "runs" / turned / "items" / "tuned-new-task-loss.jsonl")
-    after = report.read_items(scored / "items" / "base-new-task-loss.jsonl")
+    before = report_items.read_items(tmp_path / "home" / "runs" / turned / "items" / "tuned-new-task-loss.jsonl")
+    after = report_items.read_items(scored / "items" / "base-new-task-loss.jsonl")
     assert [i.item for i in before] == [i.item for i in after]
     for one, other in zip(before, after, strict=True):  # merged, it is the model that the run ended with
         assert one.loglikelihoods == pytest.approx(other.loglikelihoods, abs=1e-3)

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from engine import datasets, events, export, preflight, report, runs, starter
+from engine import datasets, events, export, preflight, runs, starter
 from engine.datasets import add_sample
+from engine.report import Comparison, headline, items, paired
 from engine.spec import counts, recipes, schema
 from engine.train import preference
 from engine.train.callback import EventCallback, chosen_fell
@@ -271,9 +272,9 @@ def test_a_reward_run_is_no_base(workspace: Workspace, made: str) -> None:
 # --- real trainings ----------------------------------------------------------------------------------------------
 
 
-def learned(run_dir: Path, benchmark: str) -> report.Comparison:
+def learned(run_dir: Path, benchmark: str) -> Comparison:
     return next(
-        r for r in report.compare_run(run_dir) if (r.benchmark, r.family) == (benchmark, report.UNSEEN)
+        r for r in paired.compare_run(run_dir) if (r.benchmark, r.family) == (benchmark, items.UNSEEN)
     )  # fmt: skip
 
 
@@ -283,7 +284,7 @@ def test_dpo_raises_the_chosen_answers_and_says_how(tmp_path: Path) -> None:
     assert status == 0
     found = learned(run_dir, "new-task-preference")
     assert found.low > 0.2 and found.n == 60
-    assert report.headline(report.compare_run(run_dir)).startswith("It learned the preference")
+    assert headline.headline(paired.compare_run(run_dir)).startswith("It learned the preference")
     said, _ = events.read(run_dir)
     first = next(e for e in said if isinstance(e, events.Step))
     assert first.loss == pytest.approx(0.6931, abs=1e-3)  # log 2: the reference is the base itself

@@ -30,7 +30,8 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
-from engine import bases, report, starter
+from engine import bases, starter
+from engine.report import items
 from engine.spec import schema
 from engine.train import ppo, preference, rows, scores
 from engine.workspace import Workspace
@@ -68,7 +69,7 @@ described, judged = bases.describe(run_spec.base.ref, workspace), None
 if run_spec.objective == "ppo":
     judged = ppo.question(run_spec, data.scored, ppo.load_judge(run_spec, workspace, tokenizer), workspace)
 question = scores.questions(run_spec, data.scored, lambda: False, workspace, described, judged)[-1]
-before = {i.item: i for i in report.read_items(run_dir / "items" / f"tuned-{question.benchmark}.jsonl")}
+before = {i.item: i for i in items.read_items(run_dir / "items" / f"tuned-{question.benchmark}.jsonl")}
 after = {i.item: i for i in question.score(model, tokenizer, question.asked)}
 value = lambda i: i.rewards or [v / (i.tokens or 1) for v in i.loglikelihoods]
 told["same"] = sorted(before) == sorted(after) and len(after) > 20

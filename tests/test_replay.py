@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine import bases, datasets, preflight, starter
-from engine.report import SEEN, UNSEEN
+from engine.report.items import SEEN, UNSEEN
 from engine.spec import RunSpec
 from engine.train import divergence, replay, rows
 from engine.train.tokenize import IGNORED, PLAIN_TEMPLATE, Encoded

@@ -12,8 +12,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from engine import report, statistics
-from engine.report import ALL, SEEN, UNSEEN, Comparison, Item
+from engine.forgetting import remedies
+from engine.report import frontier, headline, paired, statistics, verdicts
+from engine.report import items as report_items
+from engine.report.items import ALL, SEEN, UNSEEN, Item
+from engine.report.paired import Comparison
 
 COUNTS = st.tuples(*[st.integers(0, 300)] * 4).filter(lambda counts: sum(counts) > 0)
 
@@ -24,7 +27,7 @@ COUNTS = st.tuples(*[st.integers(0, 300)] * 4).filter(lambda counts: sum(counts)
 @given(COUNTS)
 def test_the_change_is_the_difference_of_the_two_accuracies(counts):
     both, base_only, tuned_only, neither = counts
-    change, _, _ = report.paired_change(*counts)
+    change, _, _ = statistics.paired_change(*counts)
     n = both + base_only + tuned_only + neither
     assert change == pytest.approx((both + tuned_only) / n - (both + base_only) / n)
 
@@ -33,7 +36,7 @@ def test_the_change_is_the_difference_of_the_two_accuracies(counts):
 def test_the_interval_is_bonett_and_prices_in_another_way_of_writing_it(counts):
     both, lost, won, neither = counts
     n = both + lost + won + neither
-    change, low, high = report.paired_change(*counts)
+    change, low, high = statistics.paired_change(*counts)
     # SE^2 = (b + c - (b - c)^2 / n) / n^2 with b + 1, c + 1 and n + 2 in place of b, c and n
     b, c, m = lost + 1, won + 1, n + 2
     half = 1.959963984540054 * math.sqrt((b + c - (b - c) ** 2 / m) / m**2)
@@ -44,26 +47,26 @@ def test_the_interval_is_bonett_and_prices_in_another_way_of_writing_it(counts):
 
 def test_a_known_interval():
     # 9 lost and 1 won of 100: (1+1-(9+1))/102 -+ 1.959964 * sqrt((12/102 - (8/102)^2) / 102)
-    assert report.paired_change(40, 9, 1, 50) == pytest.approx((-0.08, -0.143232, -0.013631), abs=1e-6)
+    assert statistics.paired_change(40, 9, 1, 50) == pytest.approx((-0.08, -0.143232, -0.013631), abs=1e-6)
 
 
 @given(COUNTS)
 def test_swapping_base_and_tuned_turns_the_interval_round(counts):
     both, base_only, tuned_only, neither = counts
-    change, low, high = report.paired_change(*counts)
-    assert report.paired_change(both, tuned_only, base_only, neither) == pytest.approx((-change, -high, -low))
+    change, low, high = statistics.paired_change(*counts)
+    assert statistics.paired_change(both, tuned_only, base_only, neither) == pytest.approx((-change, -high, -low))
 
 
 @given(COUNTS)
 def test_the_interval_holds_the_change_and_lies_between_minus_one_and_one(counts):
-    change, low, high = report.paired_change(*counts)
+    change, low, high = statistics.paired_change(*counts)
     assert -1 <= low <= change <= high <= 1
 
 
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_no_disagreement_at_all_does_not_claim_certainty(both, neither):
     assume(both + neither)
-    change, low, high = report.paired_change(both, 0, 0, neither)
+    change, low, high = statistics.paired_change(both, 0, 0, neither)
     assert change == 0 and low < 0 < high and low == pytest.approx(-high)
     assert high >= 1 / (both + neither + 2)
 
@@ -74,7 +77,7 @@ def test_no_disagreement_at_all_does_not_claim_certainty(both, neither):
 def test_the_interval_holds_the_true_change_in_93_of_100_draws_of_100_items(p):
     drawn = np.random.default_rng(11).multinomial(100, p, size=2000)
     true = p[2] - p[1]
-    inside = sum(low <= true <= high for _, low, high in (report.paired_change(*map(int, row)) for row in drawn))
+    inside = sum(low <= true <= high for _, low, high in (statistics.paired_change(*map(int, row)) for row in drawn))
     assert inside / len(drawn) >= 0.93
 
 
@@ -92,13 +95,13 @@ def test_the_interval_holds_the_true_change_in_93_of_100_draws_of_100_items(p):
     ],
 )
 def test_mcnemar_is_the_exact_binomial_test(base_only, tuned_only, p):
-    assert report.mcnemar(base_only, tuned_only) == pytest.approx(p, rel=1e-9)
+    assert statistics.mcnemar(base_only, tuned_only) == pytest.approx(p, rel=1e-9)
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
 def test_mcnemar_is_a_probability_and_the_same_both_ways(b, c):
-    p = report.mcnemar(b, c)
-    assert 0 < p <= 1 and p == report.mcnemar(c, b)
+    p = statistics.mcnemar(b, c)
+    assert 0 < p <= 1 and p == statistics.mcnemar(c, b)
 
 
 # --- losses on the same rows -------------------------------------------------------------------------------------
@@ -119,7 +122,7 @@ ROWS = st.lists(st.tuples(st.floats(0, 50), st.floats(0, 50), st.integers(1, 40)
 @given(ROWS)
 def test_losses_are_weighted_by_tokens_and_the_interval_holds_the_change(rows):
     before, after, tokens = (list(column) for column in zip(*rows, strict=True))
-    base, tuned, change, low, high = report.paired_loss(
+    base, tuned, change, low, high = paired.paired_loss(
         loss_items(before, tokens), loss_items(after, tokens), resamples=1000
     )
     assert base == pytest.approx(sum(before) / sum(tokens))
@@ -130,19 +133,19 @@ def test_losses_are_weighted_by_tokens_and_the_interval_holds_the_change(rows):
 
 def test_the_bootstrap_is_reproducible_and_depends_on_its_seed():
     before, after = loss_items([1.0] * 50), loss_items([1 + math.sin(i) for i in range(50)])
-    assert report.paired_loss(before, after) == report.paired_loss(before, after)
-    assert report.paired_loss(before, after, seed=1) != report.paired_loss(before, after)
+    assert paired.paired_loss(before, after) == paired.paired_loss(before, after)
+    assert paired.paired_loss(before, after, seed=1) != paired.paired_loss(before, after)
 
 
 def test_no_change_has_an_interval_of_no_width():
     same = loss_items([1.5, 2.5, 0.5], [3, 1, 2])
-    assert report.paired_loss(same, same) == pytest.approx((0.75, 0.75, 0, 0, 0))
+    assert paired.paired_loss(same, same) == pytest.approx((0.75, 0.75, 0, 0, 0))
 
 
 def test_the_bootstrap_agrees_with_the_normal_interval_on_many_rows():
     differences = np.random.default_rng(3).normal(-0.5, 1, 400)
     before, after = loss_items([5.0] * 400), loss_items(list(5 + differences))
-    _, _, change, low, high = report.paired_loss(before, after)
+    _, _, change, low, high = paired.paired_loss(before, after)
     half = 1.96 * differences.std() / math.sqrt(400)
     assert change == pytest.approx(differences.mean())
     assert (low, high) == pytest.approx((change - half, change + half), abs=0.01)
@@ -161,7 +164,7 @@ def answers(pattern: str, family: str = "a", start: int = 0) -> list[Item]:
 
 
 def compare(base: list[Item], tuned: list[Item], benchmark: str = "toy-world") -> dict[str, Comparison]:
-    rows = report.compare_items("r1", benchmark, base, tuned)
+    rows = paired.compare_items("r1", benchmark, base, tuned)
     assert len({row.family for row in rows}) == len(rows)
     assert all(row.run == "r1" and row.benchmark == benchmark for row in rows)
     return {row.family: row for row in rows}
@@ -177,7 +180,7 @@ def test_the_whole_comes_first_and_each_family_is_counted_on_its_own():
     assert (whole.base, whole.tuned) == pytest.approx((6 / 9, 5 / 9))
     assert (rows["a"].n, rows["a"].base_only_right, rows["a"].tuned_only_right) == (5, 1, 2)
     assert (rows["b"].n, rows["b"].base_only_right, rows["b"].tuned_only_right) == (4, 2, 0)
-    assert (whole.change, whole.low, whole.high) == report.paired_change(3, 3, 2, 1)
+    assert (whole.change, whole.low, whole.high) == statistics.paired_change(3, 3, 2, 1)
 
 
 def test_one_family_alone_is_the_whole():
@@ -199,19 +202,19 @@ def test_the_order_of_the_items_does_not_matter():
     ],
 )
 def test_other_questions_are_refused(tuned):
-    with pytest.raises(report.ItemsDiffer, match="toy-world"):
-        report.compare_items("r1", "toy-world", answers("rrr"), tuned)
+    with pytest.raises(paired.ItemsDiffer, match="toy-world"):
+        paired.compare_items("r1", "toy-world", answers("rrr"), tuned)
 
 
 @pytest.mark.parametrize("other", [{"choices": ["x", "z"], "gold": 0}, {"choices": ["x", "y"], "gold": 1}])
 def test_the_same_question_with_other_choices_is_another_question(other):
     base = [item("q", "a", True, choices=["x", "y"], gold=0)]
-    with pytest.raises(report.ItemsDiffer):
-        report.compare_items("r1", "toy-world", base, [item("q", "a", True, **other)])
+    with pytest.raises(paired.ItemsDiffer):
+        paired.compare_items("r1", "toy-world", base, [item("q", "a", True, **other)])
 
 
 def test_no_items_have_no_lines():
-    assert report.compare_items("r1", "toy-world", [], []) == []
+    assert paired.compare_items("r1", "toy-world", [], []) == []
 
 
 def test_seen_and_unseen_rows_are_kept_apart_and_never_summed():
@@ -230,7 +233,7 @@ def test_seen_rows_alone_still_say_that_they_were_seen():
 
 @pytest.mark.parametrize("family", [ALL, SEEN])
 def test_a_family_that_a_person_called_like_one_of_ours_is_not_counted_twice(family):
-    rows = report.compare_items(
+    rows = paired.compare_items(
         "r1", "new-task-choices", answers("rw", family) + answers("rr", "b"), answers("ww", family) + answers("rr", "b")
     )
     assert [row.n for row in rows if row.family == ALL] == [4]
@@ -246,24 +249,24 @@ def test_items_written_are_the_items_read(tmp_path):
         *loss_items([0.1], [7]),
     ]
     path = tmp_path / "items" / "base-x.jsonl"
-    report.write_items(path, items)
-    assert report.read_items(path) == items
+    report_items.write_items(path, items)
+    assert report_items.read_items(path) == items
     assert path.read_bytes().count(b"\n") == 3
 
 
 def test_a_benchmark_counts_when_it_was_asked_before_and_after(tmp_path):
     for name in ("base-toy-world", "tuned-toy-world", "base-half", "tuned-other", "base-a-b", "tuned-a-b"):
-        report.write_items(tmp_path / "items" / f"{name}.jsonl", answers("r"))
-    assert report.benchmarks_of(tmp_path) == ["a-b", "toy-world"]
-    assert report.benchmarks_of(tmp_path / "none") == []
+        report_items.write_items(tmp_path / "items" / f"{name}.jsonl", answers("r"))
+    assert report_items.benchmarks_of(tmp_path) == ["a-b", "toy-world"]
+    assert report_items.benchmarks_of(tmp_path / "none") == []
 
 
 def test_a_run_is_compared_from_its_items_alone(tmp_path):
     run_dir = tmp_path / "r1"
     for model, pattern in (("base", "rrrr"), ("tuned", "rrww")):
-        report.write_items(run_dir / "items" / f"{model}-toy-world.jsonl", answers(pattern))
-        report.write_items(run_dir / "items" / f"{model}-empty.jsonl", [])
-    (row,) = report.compare_run(run_dir)
+        report_items.write_items(run_dir / "items" / f"{model}-toy-world.jsonl", answers(pattern))
+        report_items.write_items(run_dir / "items" / f"{model}-empty.jsonl", [])
+    (row,) = paired.compare_run(run_dir)
     assert (row.run, row.benchmark, row.family, row.n, row.change) == ("r1", "toy-world", ALL, 4, -0.5)
 
 
@@ -274,14 +277,14 @@ def of(pattern: dict[str, int], benchmark: str, family: str = "a") -> list[Compa
     """The lines of a benchmark with so many items right for: both, base, tuned, neither."""
     marks = {"both": "rr", "base": "rw", "tuned": "wr", "neither": "ww"}
     pairs = [marks[kind] for kind, count in pattern.items() for _ in range(count)]
-    return report.compare_items(
+    return paired.compare_items(
         "r1", benchmark, answers("".join(p[0] for p in pairs), family), answers("".join(p[1] for p in pairs), family)
     )
 
 
 def losses(change: float, family: str = UNSEEN) -> list[Comparison]:
     before = [1.0, 2.0] * 15
-    return report.compare_items(
+    return paired.compare_items(
         "r1",
         "new-task-loss",
         loss_items(before, family=family),
@@ -315,23 +318,23 @@ ROSE = of({"both": 50, "tuned": 40, "neither": 10}, "toy-world")
     ],
 )  # fmt: skip
 def test_the_headline_says_what_was_learned_and_what_was_lost(rows, sentence):
-    assert report.headline(rows) == sentence
+    assert headline.headline(rows) == sentence
 
 
 def test_choices_go_before_matched_answers_and_these_before_the_loss():
     exact = of({"tuned": 20}, "new-task-exact", UNSEEN)
-    assert "on 100 held-out questions" in report.headline(losses(-1) + exact + LEARNED)
-    assert "on 20 held-out questions" in report.headline(losses(-1) + exact)
+    assert "on 100 held-out questions" in headline.headline(losses(-1) + exact + LEARNED)
+    assert "on 20 held-out questions" in headline.headline(losses(-1) + exact)
 
 
 def test_a_handful_of_matched_answers_says_less_than_the_loss():
-    few = of({"tuned": report.LEAST_EXACT - 1}, "new-task-exact", UNSEEN)
-    assert "loss on 30 held-out rows fell" in report.headline(few + losses(-1))
+    few = of({"tuned": headline.LEAST_EXACT - 1}, "new-task-exact", UNSEEN)
+    assert "loss on 30 held-out rows fell" in headline.headline(few + losses(-1))
 
 
 @pytest.mark.parametrize("rows", [losses(-0.5, SEEN), of({"tuned": 40}, "new-task-exact", SEEN)])
 def test_rows_that_were_trained_on_are_never_called_held_out(rows):
-    assert "held-out" not in report.headline(rows)
+    assert "held-out" not in headline.headline(rows)
 
 
 @given(COUNTS)
@@ -339,13 +342,13 @@ def test_a_change_is_beyond_noise_exactly_when_the_headline_says_so(counts):
     both, base_only, tuned_only, neither = counts
     rows = of({"both": both, "base": base_only, "tuned": tuned_only, "neither": neither}, "toy-world")
     row = rows[0]
-    assert report.beyond_noise(row) == (not row.low <= 0 <= row.high)
-    assert ("can be told from noise" in report.headline(rows)) == (not report.beyond_noise(row))
+    assert paired.beyond_noise(row) == (not row.low <= 0 <= row.high)
+    assert ("can be told from noise" in headline.headline(rows)) == (not paired.beyond_noise(row))
 
 
 @given(st.floats(0, 0.99))
 def test_the_next_replay_share_is_larger_until_it_is_half(share):
-    more = report.more_replay(share)
+    more = remedies.more_replay(share)
     assert 0.1 <= more <= 0.5 and (more > share or share >= 0.5)
 
 
@@ -372,7 +375,7 @@ def judged(margins: list[float], family: str = UNSEEN) -> list[Item]:
 
 def test_the_gap_is_the_difference_of_means_and_its_change_pairs_each_row_with_itself():
     base, tuned = marked([-10, -30], [-12, -14, -16]), marked([-5, -23], [-13, -15, -17])
-    before, after, change, low, high = report.paired_gap(base, tuned)
+    before, after, change, low, high = paired.paired_gap(base, tuned)
     assert (before, after, change) == pytest.approx((-6, 1, 7))
     assert low <= 7 <= high and low >= 6 - 1e-9 and high <= 8 + 1e-9  # rows moved by 5 and 7, and by -1
 
@@ -381,7 +384,7 @@ def test_the_interval_of_a_gap_agrees_with_the_normal_one_for_two_samples():
     dice = np.random.default_rng(5)
     good, bad = dice.normal(2, 3, 300), dice.normal(-1, 4, 200)
     base = marked([-20.0] * 300, [-20.0] * 200)
-    _, _, change, low, high = report.paired_gap(base, marked(list(good - 20), list(bad - 20)))
+    _, _, change, low, high = paired.paired_gap(base, marked(list(good - 20), list(bad - 20)))
     half = 1.96 * math.sqrt(good.var() / 300 + bad.var() / 200)
     assert change == pytest.approx(good.mean() - bad.mean())
     assert (low, high) == pytest.approx((change - half, change + half), abs=0.05)
@@ -390,14 +393,14 @@ def test_the_interval_of_a_gap_agrees_with_the_normal_one_for_two_samples():
 @pytest.mark.parametrize("items", [marked([-1.0, -2.0], []), marked([], [-1.0])])
 def test_answers_of_one_label_have_no_gap(items):
     with pytest.raises(ValueError, match="good and bad"):
-        report.paired_gap(items, items)
-    assert report.compare_items("r1", report.GAP, items, items) == []
+        paired.paired_gap(items, items)
+    assert paired.compare_items("r1", report_items.GAP, items, items) == []
 
 
 def test_a_reward_run_has_its_accuracy_and_its_margin_from_the_same_items(tmp_path):
     for model, margins in (("base", [0.1, -0.1, 0.2, -0.2]), ("tuned", [2.0, 1.0, 3.0, -1.0])):
-        report.write_items(tmp_path / "items" / f"{model}-new-task-reward.jsonl", judged(margins))
-    accuracy, margin = report.compare_run(tmp_path)
+        report_items.write_items(tmp_path / "items" / f"{model}-new-task-reward.jsonl", judged(margins))
+    accuracy, margin = paired.compare_run(tmp_path)
     assert (accuracy.benchmark, accuracy.base, accuracy.tuned) == ("new-task-reward", 0.5, 0.75)
     assert (margin.benchmark, margin.base_only_right) == ("new-task-margin", None)
     assert (margin.base, margin.tuned, margin.change) == pytest.approx((0, 1.25, 1.25))
@@ -411,9 +414,9 @@ PAIRS_SAME = of({"both": 30, "base": 3, "tuned": 4, "neither": 23}, "new-task-pr
 
 def gaps(change: float) -> list[Comparison]:
     wave = [math.sin(i) for i in range(20)]
-    return report.compare_items(
+    return paired.compare_items(
         "r1",
-        report.GAP,
+        report_items.GAP,
         marked([-9.0] * 20, [-9.0] * 20),
         marked([-9 + change + x for x in wave], [-9 + x for x in wave]),
     )
@@ -422,7 +425,7 @@ def gaps(change: float) -> list[Comparison]:
 def judging(before: int, after: int) -> list[Comparison]:
     """A reward model that had so many of 60 pairs right."""
     sides = ([1.0] * right + [-1.0] * (60 - right) for right in (before, after))
-    return report.compare_items("r1", report.REWARD, *(judged(side) for side in sides))
+    return paired.compare_items("r1", report_items.REWARD, *(judged(side) for side in sides))
 
 
 @pytest.mark.parametrize(
@@ -446,13 +449,13 @@ def judging(before: int, after: int) -> list[Comparison]:
     ],
 )
 def test_the_headline_of_preference_runs(rows, beginning):
-    assert report.headline(rows).startswith(beginning)
-    assert "It lost toy-world knowledge" in report.headline([*rows, *FORGOT])
+    assert headline.headline(rows).startswith(beginning)
+    assert "It lost toy-world knowledge" in headline.headline([*rows, *FORGOT])
 
 
 def test_pairs_that_were_trained_on_are_never_called_held_out():
     seen = of({"tuned": 40}, "new-task-preference", SEEN)
-    assert "held-out" not in report.headline(seen)
+    assert "held-out" not in headline.headline(seen)
 
 
 # --- the formulas against SciPy, sacrebleu and brute force -----------------------------------------------------------
@@ -465,7 +468,9 @@ def test_the_exact_test_over_arrays_is_scipys_binomial_test():
         stats.binomtest(int(b), int(b + c), 0.5).pvalue if b + c else 1.0 for b, c in zip(lost, won, strict=True)
     ]
     assert statistics.mcnemar(lost, won) == pytest.approx(expected, rel=1e-9)
-    assert [report.mcnemar(int(b), int(c)) for b, c in zip(lost, won, strict=True)] == pytest.approx(expected, rel=1e-9)
+    assert [statistics.mcnemar(int(b), int(c)) for b, c in zip(lost, won, strict=True)] == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_the_intervals_over_seeds_are_scipys():
@@ -560,8 +565,8 @@ def test_a_set_that_is_too_small_says_that_it_shows_nothing():
     assert statistics.detectable_drop(4, 0.0) is None
 
 
-def verdict_of(pattern: dict[str, int], chance: float = 0.25, **more: Any) -> report.Judged:
-    (judged,) = report.judge(of(pattern, "toy-world"), {"toy-world": chance}, **more)
+def verdict_of(pattern: dict[str, int], chance: float = 0.25, **more: Any) -> verdicts.Judged:
+    (judged,) = verdicts.judge(of(pattern, "toy-world"), {"toy-world": chance}, **more)
     return judged
 
 
@@ -588,41 +593,41 @@ def test_many_items_without_a_change_are_equivalent_and_not_merely_undetected():
 
 def test_two_evaluations_of_the_same_model_show_no_real_drop():
     same = of({"both": 300, "neither": 152}, "toy-world")
-    (judged,) = report.judge(same, {"toy-world": 0.25})
+    (judged,) = verdicts.judge(same, {"toy-world": 0.25})
     assert judged.verdict == "equivalent" and judged.p == 1.0
 
 
 def test_a_base_at_chance_cannot_show_forgetting_and_stays_out_of_score_and_frontier():
     rows = of({"both": 20, "base": 10, "neither": 90}, "toy-world") + LEARNED
-    (judged,) = report.judge(rows, {"toy-world": 0.25})
+    (judged,) = verdicts.judge(rows, {"toy-world": 0.25})
     assert judged.verdict == "at chance" and "it cannot show forgetting" in judged.sentence
-    found = report.point("r", rows, {"toy-world": 0.25})
+    found = frontier.point("r", rows, {"toy-world": 0.25})
     assert found.left_out == ["toy-world"] and found.retention is None
-    assert report.weighted_score(found, 0.5) is None and not report.frontier([found])[0].on_frontier
+    assert frontier.weighted_score(found, 0.5) is None and not frontier.frontier([found])[0].on_frontier
 
 
 def test_several_benchmarks_are_corrected_for():
     drop = {"both": 88, "base": 7, "neither": 5}
-    alone = report.judge(of(drop, "blimp"), {"blimp": 0.5})
+    alone = verdicts.judge(of(drop, "blimp"), {"blimp": 0.5})
     assert alone[0].verdict == "real drop" and alone[0].p == pytest.approx(2 / 2**7)
     others = [row for name in ("piqa-150", "misconceptions", "x", "y") for row in of({"both": 95, "neither": 5}, name)]
-    judged = report.judge(of(drop, "blimp") + others, {"blimp": 0.5})
+    judged = verdicts.judge(of(drop, "blimp") + others, {"blimp": 0.5})
     assert judged[0].p_holm == pytest.approx(5 * 2 / 2**7) and judged[0].verdict == "no detectable change"
 
 
 def test_a_rise_of_the_loss_on_general_text_is_a_real_drop_and_a_fall_is_not():
     for shift, verdict in ((0.3, "real drop"), (-0.3, "real gain"), (0.0, "equivalent")):
         wave = [0.01 * math.sin(i) for i in range(30)]
-        rows = report.compare_items(
+        rows = paired.compare_items(
             "r1", "general-text", loss_items([2.0] * 30), loss_items([2 + shift + x for x in wave])
         )
-        assert report.judge(rows)[0].verdict == verdict
+        assert verdicts.judge(rows)[0].verdict == verdict
 
 
 def test_bits_per_byte_come_from_the_same_items():
     told: dict[str, Any] = {"family": "x", "prompt_sha": "p", "tokens": 2, "size_bytes": 10}
     items = [[Item(item=str(i), loglikelihoods=[-nats], **told) for i in range(3)] for nats in (5.0, 6.0)]
-    rows = {row.benchmark: row for row in report.compare_all("r1", "general-text", *items)}
+    rows = {row.benchmark: row for row in paired.compare_all("r1", "general-text", *items)}
     assert rows["general-text"].base == pytest.approx(2.5)
     bits = rows["general-text:bits-per-byte"]
     assert (bits.base, bits.tuned) == pytest.approx((0.5 / math.log(2), 0.6 / math.log(2)))
@@ -632,16 +637,16 @@ def test_kl_is_read_per_token_and_never_taken_for_general_knowledge(tmp_path):
     (tmp_path / "items").mkdir()
     lines = [{"item": str(i), "family": "unseen rows", "kl_nats": 2.0 + i, "tokens": 4} for i in range(3)]
     (tmp_path / "items" / "kl-to-base.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (row,) = report.compare_run(tmp_path)
+    (row,) = paired.compare_run(tmp_path)
     assert (row.benchmark, row.base, row.tuned, row.n) == ("kl-to-base", 0.0, pytest.approx(9 / 12), 3)
-    assert row.low <= row.tuned <= row.high and report.judge([row]) == []
+    assert row.low <= row.tuned <= row.high and verdicts.judge([row]) == []
 
 
 # --- runs against each other -------------------------------------------------------------------------------------------
 
 
-def at(name: str, gain: float, retention: float, low: float = -0.01) -> report.Point:
-    return report.Point(
+def at(name: str, gain: float, retention: float, low: float = -0.01) -> frontier.Point:
+    return frontier.Point(
         name=name, runs=[name], measure="new-task-choices", gain=gain, new_task=gain, retention=retention,
         change=retention - 1, change_low=low, change_high=0.0,
     )  # fmt: skip
@@ -652,7 +657,7 @@ PLACES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, m
 
 @given(PLACES)
 def test_the_frontier_is_what_no_other_point_beats(places):
-    marked = report.frontier([at(str(i), x / 5, y / 5) for i, (x, y) in enumerate(places)])
+    marked = frontier.frontier([at(str(i), x / 5, y / 5) for i, (x, y) in enumerate(places)])
     for one, (x, y) in zip(marked, places, strict=True):
         beaten = any(a >= x and b >= y and (a, b) != (x, y) for a, b in places)
         assert one.on_frontier == (not beaten)
@@ -660,19 +665,22 @@ def test_the_frontier_is_what_no_other_point_beats(places):
 
 def test_the_point_to_take_is_chosen_by_the_bad_end_of_its_interval():
     points = [at("bold", 0.9, 0.9, low=-0.2), at("safe", 0.7, 0.99, low=-0.008), at("timid", 0.1, 1.0, low=0.0)]
-    assert [p.name for p in (report.pick(points, 0.01), report.pick(points, 0.3)) if p is not None] == ["safe", "bold"]
-    assert report.pick(points[:1], 0.01) is None
+    assert [p.name for p in (frontier.pick(points, 0.01), frontier.pick(points, 0.3)) if p is not None] == [
+        "safe",
+        "bold",
+    ]
+    assert frontier.pick(points[:1], 0.01) is None
 
 
 def test_the_weighted_score_is_the_mean_with_the_weights_shown():
-    assert report.weighted_score(at("a", 0.8, 0.9), 0.25) == pytest.approx(0.25 * 0.8 + 0.75 * 0.9)
+    assert frontier.weighted_score(at("a", 0.8, 0.9), 0.25) == pytest.approx(0.25 * 0.8 + 0.75 * 0.9)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        report.weighted_score(at("a", 0.8, 0.9), 1.5)
+        frontier.weighted_score(at("a", 0.8, 0.9), 1.5)
 
 
 def test_recipes_are_compared_over_seeds():
     seeds = [at("a", 0.8, 0.90), at("b", 0.9, 0.94), at("c", 0.85, 0.92)]
-    found = report.over_seeds("lora", seeds)
+    found = frontier.over_seeds("lora", seeds)
     assert (found.retention, found.retention_low, found.retention_high) == pytest.approx(
         statistics.t_interval([0.90, 0.94, 0.92])
     )

@@ -273,8 +273,8 @@ def test_a_yaml_bomb_in_a_setting_is_a_problem_and_not_the_end_of_the_process():
     code = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
-from engine.spec import settings
-print(type(settings.convert_setting(*settings.parse_setting("evaluate.benchmarks=[" + {", ".join(bomb())!r} + "]"))).__name__)
+from engine.spec.settings import convert_setting, parse_setting
+print(type(convert_setting(*parse_setting("evaluate.benchmarks=[" + {", ".join(bomb())!r} + "]"))).__name__)
 """
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=30)

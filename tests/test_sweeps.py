@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import datasets, events, report, runs, starter, sweeps
+from engine import datasets, events, runs, starter, sweeps
+from engine.report import frontier
 from engine.spec import RunSpec, schema
 from engine.words.problem import Problem
 from engine.workspace import Workspace
@@ -193,14 +194,14 @@ def configuration(recipe: str, changes: list[float], gain: float = 0.7, **more: 
         train=schema.Train(replay_share=more.get("replay", 0.0), learning_rate=more.get("rate", 2e-3)),
     )
     seeds = [
-        report.Point(name="", runs=[f"{recipe}-{i}"], measure="new-task-choices", gain=gain, gain_low=gain, gain_high=gain,
+        frontier.Point(name="", runs=[f"{recipe}-{i}"], measure="new-task-choices", gain=gain, gain_low=gain, gain_high=gain,
                      new_task=gain, change=x, change_low=x, change_high=x, retention=1 + x, retention_low=1 + x,
                      retention_high=1 + x)
         for i, x in enumerate(changes)
     ]  # fmt: skip
     name = sweeps.label(recipe, {"train.replay_share": more.get("replay", 0.0)})
     return sweeps.Configuration(
-        name=name, recipe=recipe, set={}, point=report.over_seeds(name, seeds), seeds=seeds, spec=made
+        name=name, recipe=recipe, set={}, point=frontier.over_seeds(name, seeds), seeds=seeds, spec=made
     )
 
 
@@ -235,7 +236,7 @@ def test_a_low_rate_says_what_it_cost_in_learning():
 
 def test_the_table_has_a_line_for_each_configuration_and_the_claims():
     found = [configuration("full", [-0.26, -0.25, -0.27], gain=0.76), configuration("lora", [-0.07, -0.06, -0.08])]
-    marked = report.frontier([one.point for one in found])
+    marked = frontier.frontier([one.point for one in found])
     found = [msgspec.structs.replace(one, point=point) for one, point in zip(found, marked, strict=True)]
     text = sweeps.markdown(
         sweeps.Result(id="s", title="t", status="finished", finished=6, total=6, configurations=found,

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import events, preflight, report, runs, starter
+from engine import events, preflight, runs, starter
 from engine.datasets import add_sample
+from engine.report import Comparison, items, paired
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT, SHARED_DATA, tunebook
@@ -55,13 +56,13 @@ def test_the_real_lora_run_is_whole(trained_home: Path) -> None:
     assert [e.seq for e in found] == list(range(1, len(found) + 1))
     assert {"Started", "Phase", "Step", "Eval", "Sample", "Saved", "Scored"} <= set(kinds)
     assert len({e.prompt for e in found if isinstance(e, events.Sample)}) == 3
-    benchmarks = set(report.benchmarks_of(run_dir))
+    benchmarks = set(items.benchmarks_of(run_dir))
     assert {"toy-world", "new-task-choices", "new-task-exact", "new-task-loss"} == benchmarks
-    rows = report.compare_run(run_dir)
+    rows = paired.compare_run(run_dir)
     assert all(row.low <= row.change <= row.high for row in rows)
-    toy = next(r for r in rows if r.benchmark == "toy-world" and r.family == report.ALL)
+    toy = next(r for r in rows if r.benchmark == "toy-world" and r.family == items.ALL)
     assert toy.n >= 400 and toy.base >= 0.95
-    unseen = next(r for r in rows if r.benchmark == "new-task-loss" and r.family == report.UNSEEN)
+    unseen = next(r for r in rows if r.benchmark == "new-task-loss" and r.family == items.UNSEEN)
     assert unseen.high < 0  # it has learned, beyond noise
 
 
@@ -160,7 +161,7 @@ def test_alpaca_rows_train_on_the_starter_and_compare_with_intervals(tmp_path: P
     assert (run_dir / "adapter").is_dir() and (run_dir / "items").is_dir()
     done = tunebook("compare", run_id, "--json", home=tmp_path / "home", machine=tmp_path / "machine")
     rows = json.loads(done.stdout)
-    keys = list(report.Comparison.__struct_fields__)
+    keys = list(Comparison.__struct_fields__)
     assert all(list(row) == keys for row in rows)
     loss = next(r for r in rows if r["benchmark"] == "new-task-loss" and r["family"] == "unseen rows")
     assert loss["high"] < 0 and loss["base"] > loss["tuned"]
@@ -170,7 +171,7 @@ def test_alpaca_rows_train_on_the_starter_and_compare_with_intervals(tmp_path: P
 def test_full_fine_tuning_without_replay_learns_and_forgets(tmp_path: Path) -> None:
     status, _, run_dir = train(tmp_path, "full", "--data", "new-facts", "--set", "train.replay_share=0")
     assert status == 0
-    rows = {r.benchmark: r for r in report.compare_run(run_dir) if r.family == report.ALL}
+    rows = {r.benchmark: r for r in paired.compare_run(run_dir) if r.family == items.ALL}
     assert rows["new-task-choices"].tuned >= 0.9
     assert rows["toy-world"].change <= -0.1
 
@@ -179,5 +180,5 @@ def test_full_fine_tuning_without_replay_learns_and_forgets(tmp_path: Path) -> N
 def test_lora_at_its_defaults_for_the_starter_learns(tmp_path: Path) -> None:
     status, _, run_dir = train(tmp_path, "lora", "--data", "new-facts")
     assert status == 0
-    rows = {r.benchmark: r for r in report.compare_run(run_dir) if r.family == report.ALL}
+    rows = {r.benchmark: r for r in paired.compare_run(run_dir) if r.family == items.ALL}
     assert rows["new-task-choices"].tuned >= 0.8

@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from engine import events, failures, report, runs
+from engine import events, failures, runs
+from engine.report import items
 from engine.spec import counts as spec_counts
 from engine.spec import schema
 from engine.train import ranks
@@ -207,7 +208,7 @@ def run(run_dir: Path, log: events.EventLog) -> int:
         if not ranks.first():
             return
         was_training = prepared.model.training
-        log.append(events.Phase(phase="evaluating", detail=report.at_step(step)))
+        log.append(events.Phase(phase="evaluating", detail=items.at_step(step)))
         scores.score_on_the_way(prepared.model, tokenizer, asked, step, run_dir, log, stop.asked)
         backend.back_to_training(prepared.model, was_training)
         log.append(events.Phase(phase="training"))

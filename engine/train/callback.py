@@ -14,8 +14,9 @@ import psutil
 import torch
 from transformers import TrainerCallback
 
-from engine import events, report
+from engine import events
 from engine.failures import RunRefused
+from engine.report import items
 from engine.train import oft, ranks
 from engine.words import Problem, later
 
@@ -146,7 +147,7 @@ class EventCallback(TrainerCallback):
 
     def _score(self, state: Any) -> None:
         """Score the model where a point on the way is due; the time is no training's."""
-        if self._score_at is None or state.global_step not in report.way_points(state.max_steps, self._score_at[0]):
+        if self._score_at is None or state.global_step not in items.way_points(state.max_steps, self._score_at[0]):
             return
         began_s = time.monotonic()
         self._score_at[1](state.global_step)

@@ -19,7 +19,7 @@ import torch
 
 from engine import events
 from engine.choices import Chosen
-from engine.report import SEEN
+from engine.report import items as report_items
 from engine.spec import RunSpec
 from engine.train import load
 from engine.train.rows import Named
@@ -147,7 +147,7 @@ def report(
     """Measure a run's divergence on its held-out prompts, or on trained ones where none are held out, and keep it with
     the run. With an adapter the base is the model with the adapter off; else it is loaded once more, in the place of
     the optimizer's state. Where memory is too short for that, the run says so and ends well."""
-    unseen = [row for row in scored if row[1] != SEEN]
+    unseen = [row for row in scored if row[1] != report_items.SEEN]
     asked = prompts(unseen or scored, tokenizer, min(MOST_PROMPTS, spec.evaluate.limit or MOST_PROMPTS))
     if not asked:
         return

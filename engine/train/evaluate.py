@@ -11,7 +11,8 @@ import torch
 
 from engine.benchmarks import forms
 from engine.failures import RunRefused
-from engine.report import UNSEEN, Item
+from engine.report import Item
+from engine.report import items as report_items
 from engine.train.likelihood import LOGIT_CHUNK_TOKENS, MOST_LOGITS, Reader
 from engine.train.preference import Pair, encode_marked, encode_pair
 from engine.train.rows import Named
@@ -514,7 +515,7 @@ def choice_docs(rows: list[tuple[str, str, dict[str, Any]]]) -> list[dict[str, A
         choices = row.get("choices")
         if choices and row.get("prompt"):
             right = row["completion"][-1]["content"]
-            family_name = row.get("family") or family or UNSEEN
+            family_name = row.get("family") or family or report_items.UNSEEN
             docs.append(
                 {
                     "item": name, "family": family_name, "messages": row["prompt"], "choices": list(choices),

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from engine import bases, events, runs
 from engine.failures import RunRefused
-from engine.report import read_items, write_items
+from engine.report import items as report_items
 from engine.spec import RunSpec, schema
 from engine.train import load, oft, scores
 from engine.train.tokenize import ensure_template
@@ -109,9 +109,9 @@ def _score(
         if target.exists() or kept.exists():
             cached = not target.exists()
             if cached:
-                scores.keep(target, read_items(kept), question, key if role == "base" else None)
+                scores.keep(target, report_items.read_items(kept), question, key if role == "base" else None)
                 told = events.Scored(
-                    model=role, benchmark=question.benchmark, items=len(read_items(target)), cached=True
+                    model=role, benchmark=question.benchmark, items=len(report_items.read_items(target)), cached=True
                 )
                 log.append(told)
             pace.add(question.size, question.benchmark, scored=False)
@@ -134,7 +134,7 @@ def _score(
             return False
         counted.upto(question.size)
         scores.note_speed(workspace, base, question, new, time.monotonic() - began_s)
-        write_items(kept, items)
+        report_items.write_items(kept, items)
         scores.keep(target, items, question, key if role == "base" else None)
         log.append(events.Scored(model=role, benchmark=question.benchmark, items=len(items)))
     del model

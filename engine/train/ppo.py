@@ -33,7 +33,8 @@ from trl.experimental.ppo.ppo_trainer import forward
 from engine import bases, fit, judges, runs, words
 from engine.failures import RunRefused
 from engine.preflight import USUAL_PPO_BETA
-from engine.report import ANSWERS, Item
+from engine.report import Item
+from engine.report import items as report_items
 from engine.spec import RunSpec
 from engine.spec import counts as spec_counts
 from engine.train import backend, load, oft, reward, rows, scores
@@ -434,4 +435,6 @@ def question(spec: RunSpec, scored: list[Named], judge: Judge, workspace: Worksp
     """Return what PPO is scored by before and after. The judge's weights are part of the settings."""
     length = spec.objective_args.answer_tokens
     used = {"judge": scores.weights_key(bases.describe(judge.ref, workspace)), "answer_tokens": length}
-    return scores.Question(ANSWERS, scored, lambda m, t, asked: score_answers(m, t, judge, asked, length), used)
+    return scores.Question(
+        report_items.ANSWERS, scored, lambda m, t, asked: score_answers(m, t, judge, asked, length), used
+    )

@@ -13,7 +13,7 @@ import pyarrow.parquet as parquet
 
 from engine import bases, datasets
 from engine.failures import RunRefused
-from engine.report import SEEN, UNSEEN
+from engine.report import items
 from engine.spec import RunSpec, split
 from engine.spec import counts as spec_counts
 from engine.starter import world
@@ -94,7 +94,7 @@ def prepare(
 
 def to_score(train: list[dict[str, Any]], unseen: list[dict[str, Any]]) -> list[Named]:
     """Return the rows that are scored before and after: some that are trained on, and all that are held out."""
-    return [*_named(train, SEEN)[:MOST_SEEN], *_named(unseen, UNSEEN)]
+    return [*_named(train, items.SEEN)[:MOST_SEEN], *_named(unseen, items.UNSEEN)]
 
 
 def _replay(

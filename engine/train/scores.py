@@ -21,7 +21,8 @@ import torch
 
 from engine import bases, events, machine
 from engine.benchmarks import forms, library, shipped, speeds
-from engine.report import SEEN, Item, at_step, chance_of, read_items, step_of, write_items
+from engine.report import Item, verdicts
+from engine.report import items as report_items
 from engine.spec import RunSpec
 from engine.train import evaluate
 from engine.train.rows import Named
@@ -82,11 +83,11 @@ def questions(
         ]
     if spec.objective == "kto":
         return [*found, Question(TASK_GAP, scored, lambda m, t, rows: evaluate.score_marked(m, t, rows, length), used)]
-    docs = evaluate.choice_docs([row for row in scored if row[1] != SEEN])
+    docs = evaluate.choice_docs([row for row in scored if row[1] != report_items.SEEN])
     if docs:
         found.append(Question(TASK_CHOICES, docs, lambda m, t, rows: evaluate.score_choices(m, t, rows, length), used))
     pairs = [row for row in scored if row[2].get("completion") and row[2].get("prompt")]
-    unseen_pairs = [row for row in pairs if row[1] != SEEN]
+    unseen_pairs = [row for row in pairs if row[1] != report_items.SEEN]
     exact = unseen_pairs if docs else pairs
     if exact:
         form = forms.form_of([row["completion"][-1]["content"] for _, _, row in exact])
@@ -226,13 +227,13 @@ def score_base(
         key = key_of(weights, question, tokenizer)
         kept = kept_items(workspace, key)
         cached = kept.exists()
-        items = read_items(kept) if cached else None
+        items = report_items.read_items(kept) if cached else None
         if items is None:
             began_s = time.monotonic()
             items, new = score(model, tokenizer, question, key, _part(target), stop)
             if items is None:
                 return  # what was asked for is a stop: what is scored so far waits in its part file
-            write_items(kept, items)
+            report_items.write_items(kept, items)
             note_speed(workspace, base, question, new, time.monotonic() - began_s)
         keep(target, items, question, key)
         log.append(events.Scored(model="base", benchmark=question.benchmark, items=len(items), cached=cached))
@@ -260,15 +261,15 @@ def score_on_the_way(
     python, numbers = random.getstate(), numpy.random.get_state()
     with torch.random.fork_rng():
         for question in asked:
-            target = run_dir / "items" / f"{at_step(step)}-{question.benchmark}.jsonl"
+            target = run_dir / "items" / f"{report_items.at_step(step)}-{question.benchmark}.jsonl"
             if target.exists():
                 continue
             items, _ = score(model, tokenizer, question, "", _part(target), stop)
             if items is None:
                 break
-            write_items(target, items)
+            report_items.write_items(target, items)
             _part(target).unlink(missing_ok=True)
-            log.append(events.Scored(model=at_step(step), benchmark=question.benchmark, items=len(items)))
+            log.append(events.Scored(model=report_items.at_step(step), benchmark=question.benchmark, items=len(items)))
     random.setstate(python)
     numpy.random.set_state(numbers)
 
@@ -276,7 +277,7 @@ def score_on_the_way(
 def forget_points_after(run_dir: Path, step: int) -> None:
     """Remove what was scored on the way after a step: a resumed run goes there again, with weights of its own."""
     for path in (run_dir / "items").glob("at-*"):
-        found = step_of(path.name)
+        found = report_items.step_of(path.name)
         if path.suffix == ".part" or (found is not None and found > step):
             path.unlink()
 
@@ -371,14 +372,14 @@ def _score_whole(
 
 def keep(target: Path, items: list[Item], question: Question, key: str | None) -> None:
     """Write the items of a model with what they were scored under, and take the part file away."""
-    write_items(target, items)
+    report_items.write_items(target, items)
     _part(target).unlink(missing_ok=True)
     path = target.parent / "settings.json"
     try:
         told = json.loads(path.read_bytes())
     except (OSError, ValueError):
         told = {}
-    used = {**question.settings, "questions": len(items), "chance": chance_of(items), "pieces": PIECE}
+    used = {**question.settings, "questions": len(items), "chance": verdicts.chance_of(items), "pieces": PIECE}
     told[question.benchmark] = {**told.get(question.benchmark, {}), **used, **({"base_key": key} if key else {})}
     write_atomically(path, json.dumps(told, indent=1, sort_keys=True).encode())
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 ALPHA = 0.05
 Z95, Z90 = 1.959964, 1.644854  # normal quantiles for two-sided 95 and 90 %
@@ -18,17 +19,27 @@ POWER = 0.85
 MARGIN = 0.01
 
 
-def bonett_price(lost: np.ndarray, won: np.ndarray, n: int, z: float = Z95) -> tuple[np.ndarray, np.ndarray]:
+def bonett_price(lost: ArrayLike, won: ArrayLike, n: int, z: float = Z95) -> tuple[np.ndarray, np.ndarray]:
     """Return both ends of Bonett and Price's adjusted Wald interval for paired proportions (Psychological Methods 17,
-    2012), for arrays of counts: items that only the base, and only the tuned model, got right, of `n`."""
+    2012), for counts or arrays of them: items that only the base, and only the tuned model, got right, of `n`."""
     b, c = (np.asarray(lost) + 1) / (n + 2), (np.asarray(won) + 1) / (n + 2)
     centre = c - b
     half = z * np.sqrt(np.maximum(0.0, (b + c - centre**2) / (n + 2)))
     return np.maximum(-1.0, centre - half), np.minimum(1.0, centre + half)
 
 
-def mcnemar(lost: np.ndarray, won: np.ndarray) -> np.ndarray:
-    """Return exact two-sided McNemar p-values for arrays of counts: twice the smaller tail of Binomial(b + c, 1/2)."""
+def paired_change(both: int, base_only: int, tuned_only: int, neither: int) -> tuple[float, float, float]:
+    """Return the change in accuracy on the same items and its 95 % interval, which always holds the change. One is added
+    to each kind of disagreement (bonett_price), so that no disagreement at all does not claim certainty."""
+    n = both + base_only + tuned_only + neither
+    change = (tuned_only - base_only) / n
+    low, high = (float(end) for end in bonett_price(base_only, tuned_only, n))
+    return change, min(low, change), max(high, change)
+
+
+def mcnemar(lost: ArrayLike, won: ArrayLike) -> np.ndarray:
+    """Return exact two-sided McNemar p-values, how often chance alone would split the disagreements so unevenly: twice the
+    smaller tail of Binomial(lost + won, 1/2). Takes counts or arrays of them."""
     from scipy.special import bdtr
 
     b, c = np.asarray(lost, dtype=np.int64), np.asarray(won, dtype=np.int64)

@@ -6,10 +6,16 @@ from typing import Any
 
 import msgspec
 
-from engine import drafts, preflight, report, runs
+from engine import drafts, preflight, runs
 from engine.spec import RunSpec
 from engine.words import t
 from engine.workspace import Workspace
+
+
+def more_replay(share: float) -> float:
+    """Return the next replay share to try: 10 % after none, then twice as much, at most half."""
+    return min(0.5, max(0.1, 2 * share))
+
 
 # A sweep of the guide's claims tries the same step: a quarter of the rate.
 LOWER_RATE = 0.25
@@ -33,7 +39,7 @@ def of(run_spec: RunSpec) -> list[Remedy]:
     """Return what a run leaves to be tried, the strongest first."""
     train, found = run_spec.train, []
     if run_spec.objective == "sft" and train.replay_share < 0.5:
-        share = report.more_replay(train.replay_share)
+        share = more_replay(train.replay_share)
         found.append(
             Remedy(
                 name="replay",

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from engine import __version__, report
+from engine import __version__
+from engine.report import items, paired, verdicts
 from engine.words import t
 
 # A spreadsheet takes a text that begins so for a formula.
@@ -49,18 +50,18 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def records(
-    rows: Sequence[report.Comparison], judged: Sequence[report.Judged] = (), titles: Mapping[str, str] | None = None
+    rows: Sequence[paired.Comparison], judged: Sequence[verdicts.Judged] = (), titles: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
     """Return one flat record per line of a comparison, with the verdict on general benchmarks."""
     about = {one.row.benchmark: one for one in judged}
     found = []
     for row in rows:
-        told = about.get(row.benchmark) if row.family == report.ALL else None
+        told = about.get(row.benchmark) if row.family == items.ALL else None
         found.append(
             {
                 **msgspec.structs.asdict(row),
-                "title": report.title(row.benchmark, titles),
-                "unit": report.unit(row),
+                "title": verdicts.title(row.benchmark, titles),
+                "unit": verdicts.unit(row),
                 "verdict": told.verdict if told else None,
                 "could_have_lost": told.could_have_lost if told else None,
                 "detectable": told.detectable if told else None,

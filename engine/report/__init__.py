@@ -1,0 +1,27 @@
+"""What a run gained and what it lost, from its items alone.
+
+items.read_items reads what was asked; paired.compare_run turns it into lines of figures, verdicts.judge says what they
+mean, headline.headline says it in one sentence; frontier weighs runs against each other.
+"""
+
+from typing import TYPE_CHECKING
+
+from engine._faces import lazily
+
+if TYPE_CHECKING:
+    from engine.report.items import Item
+    from engine.report.paired import Comparison
+
+__all__ = [
+    "Comparison",
+    "Item",
+    "files",
+    "frontier",
+    "headline",
+    "items",
+    "paired",
+    "questions",
+    "statistics",
+    "verdicts",
+]
+__getattr__ = lazily(__name__, items="Item", paired="Comparison")

@@ -1,0 +1,150 @@
+"""Runs against each other: gain on the new task against what was kept, and the one to pick."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from engine.report import statistics
+from engine.report.headline import LEAST_EXACT, unseen
+from engine.report.items import GAP, REWARD
+from engine.report.paired import Comparison
+from engine.report.verdicts import judge
+
+
+class Point(msgspec.Struct, kw_only=True):
+    """One run, or one recipe over several seeds, in the trade of gain against retention.
+
+    `gain` is the change on the new task by `measure` (a benchmark; a loss counts as gained where it fell), `new_task`
+    the tuned model's own score there. `change` is the mean change in accuracy over the general benchmarks that the base
+    knows, `retention` the mean share kept above chance; None where nothing general was asked. Intervals are over items
+    for one run and over seeds for several. `left_out` names benchmarks at chance. `step` is set for the points along one
+    run, its end among them.
+    """
+
+    name: str
+    runs: list[str]
+    measure: str | None = None
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
+    new_task: float | None = None
+    change: float | None = None
+    change_low: float | None = None
+    change_high: float | None = None
+    retention: float | None = None
+    retention_low: float | None = None
+    retention_high: float | None = None
+    left_out: list[str] = []
+    on_frontier: bool = False
+    step: int | None = None
+
+
+_MEASURES = ("new-task-choices", "new-task-exact", "new-task-preference", REWARD, GAP, "new-task-loss")
+
+
+def new_task(rows: Sequence[Comparison]) -> Comparison | None:
+    """Return the line that says how much of the new task was learned, on rows that were held out where there are any."""
+    for benchmark in _MEASURES:
+        row = unseen(list(rows), benchmark, LEAST_EXACT if benchmark == "new-task-exact" else 1)
+        if row is not None:
+            return row
+    return None
+
+
+def point(name: str, rows: Sequence[Comparison], chance: Mapping[str, float]) -> Point:
+    """Return where one run stands, from its own lines."""
+    found = Point(name=name, runs=sorted({row.run for row in rows}))
+    gained = new_task(rows)
+    if gained is not None:
+        loss = gained.benchmark == "new-task-loss"
+        found.measure, found.new_task = gained.benchmark, gained.tuned
+        ends = (-gained.high, -gained.low) if loss else (gained.low, gained.high)
+        found.gain, (found.gain_low, found.gain_high) = (-gained.change if loss else gained.change), ends
+    judged = judge(rows, chance)
+    found.left_out = [j.row.benchmark for j in judged if j.verdict == "at chance"]
+    told = [j for j in judged if j.retention is not None]
+    if told:
+        # Different benchmarks share no items, so that their errors are independent and add up as squares.
+        found.change, found.change_low, found.change_high = _mean([(j.row.change, j.row.low, j.row.high) for j in told])
+        found.retention, found.retention_low, found.retention_high = _mean(
+            [(j.retention or 0.0, j.retention_low or 0.0, j.retention_high or 0.0) for j in told]
+        )
+    return found
+
+
+def _mean(figures: list[tuple[float, float, float]]) -> tuple[float, float, float]:
+    k = len(figures)
+    mean = sum(value for value, _, _ in figures) / k
+    below = math.sqrt(sum((value - low) ** 2 for value, low, _ in figures)) / k
+    above = math.sqrt(sum((high - value) ** 2 for value, _, high in figures)) / k
+    return mean, mean - below, mean + above
+
+
+def over_seeds(name: str, points: Sequence[Point]) -> Point:
+    """Return one point for a recipe that was run with several seeds: means, with intervals over the seeds. Noise of the
+    items says nothing about the luck of a training, so that seeds are the unit; one seed keeps its own intervals."""
+    if len(points) == 1:
+        only = points[0]
+        return msgspec.structs.replace(only, name=name)
+    found = Point(name=name, runs=[run for one in points for run in one.runs])
+    measures = {one.measure for one in points}
+    if len(measures) == 1:
+        found.measure = points[0].measure
+        found.gain, found.gain_low, found.gain_high = _over(one.gain for one in points)
+        found.new_task = _over(one.new_task for one in points)[0]
+    found.change, found.change_low, found.change_high = _over(one.change for one in points)
+    found.retention, found.retention_low, found.retention_high = _over(one.retention for one in points)
+    found.left_out = sorted({benchmark for one in points for benchmark in one.left_out})
+    return found
+
+
+def _over(values: Iterable[float | None]) -> tuple[float | None, float | None, float | None]:
+    known = list(values)
+    if not known or any(value is None for value in known):
+        return None, None, None
+    return statistics.t_interval([value for value in known if value is not None])
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """Return the points, marked where no other has at least as much gain and as much retention, and more of one. Points
+    without both, or whose gain is measured otherwise than most, are on no frontier."""
+    names = [one.measure for one in points if one.gain is not None and one.retention is not None]
+    usual = max(dict.fromkeys(names), key=names.count) if names else None
+
+    def counts(one: Point) -> bool:
+        return one.gain is not None and one.retention is not None and one.measure == usual
+
+    def beats(other: Point, one: Point) -> bool:
+        a, b = (other.gain or 0.0, other.retention or 0.0), (one.gain or 0.0, one.retention or 0.0)
+        return a != b and a[0] >= b[0] and a[1] >= b[1]
+
+    rivals = [one for one in points if counts(one)]
+    return [
+        msgspec.structs.replace(one, on_frontier=counts(one) and not any(beats(other, one) for other in rivals))
+        for one in points
+    ]
+
+
+def pick(points: Sequence[Point], tolerance: float) -> Point | None:
+    """Return the point to take when at most `tolerance` (0.01: one point) may be lost: by the bad end of its interval
+    it stays within that, and it gains the most. None when no point is that safe."""
+    safe = [one for one in points if one.gain is not None and -(_least(one)) <= tolerance + 1e-12]
+    return max(safe, key=lambda one: (one.gain or 0.0, one.change or 0.0)) if safe else None
+
+
+def _least(one: Point) -> float:
+    return -math.inf if one.change_low is None else one.change_low
+
+
+def weighted_score(one: Point, weight: float) -> float | None:
+    """Return the guide's combined score (its rule M8): `weight` times the new task's score plus the rest times the
+    retention. None when either is unknown, or when the new task is measured by a loss, which no weight can turn into
+    points. Raises ValueError for a weight outside 0 to 1."""
+    if not 0 <= weight <= 1:
+        raise ValueError("a weight lies between 0 and 1")
+    if one.new_task is None or one.retention is None or one.measure in (GAP, "new-task-loss", None):
+        return None
+    return weight * one.new_task + (1 - weight) * one.retention

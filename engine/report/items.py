@@ -1,0 +1,107 @@
+"""Items: single questions with what a model made of them, and the files of a run that hold them.
+
+They lie in runs/<id>/items/<base|tuned>-<benchmark>.jsonl, one line per question, with the model's choice and
+log-likelihoods, so that anyone can recompute every figure.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+ALL = "all"  # the family that stands for the whole benchmark
+SEEN, UNSEEN = "seen rows", "unseen rows"
+KL = "kl-to-base"
+# Figures that come out of the same items as another benchmark's: its name, then one of these.
+BITS_PER_BYTE, BLEU, ROUGE_L, VALID = "bits-per-byte", "bleu", "rouge-l", "valid"
+# Marked answers have no right or wrong each; what is compared is a gap. A reward model's items also give its margin.
+GAP, REWARD, MARGIN = "new-task-gap", "new-task-reward", "new-task-margin"
+# PPO: what the reward model gives the answers to held-out questions.
+ANSWERS = "new-task-answers"
+
+
+class Item(msgspec.Struct, kw_only=True):
+    """One question and what a model made of it.
+
+    `prompt` is the question as a person reads it. With choices: `loglikelihoods` (nats) of each, `choice` the
+    likeliest, `gold` the right one. With a text to be matched: `text` is what the model wrote. For a loss: one
+    log-likelihood over `tokens` target tokens. For a marked answer: its log-likelihood, `choices` good and bad, `gold`
+    what a person called it. For a reward model: `rewards` of each choice; for a judged answer: its `text` and
+    reward. For running text: one log-likelihood over
+    `tokens` tokens and `size_bytes` bytes of UTF-8. For a text to be compared with a `reference`: `bleu` holds
+    sacrebleu's statistics (statistics.bleu) and `rouge_l` its F-measure; `valid` says whether it has the form asked
+    for. Items of one `cluster` share a passage.
+    """
+
+    item: str
+    family: str
+    prompt_sha: str
+    prompt: str | None = None
+    choices: list[str] = []
+    gold: int | None = None
+    loglikelihoods: list[float] = []
+    choice: int | None = None
+    correct: bool | None = None
+    tokens: int | None = None
+    text: str | None = None
+    rewards: list[float] = []
+    size_bytes: int | None = None
+    reference: str | None = None
+    bleu: list[int] = []
+    rouge_l: float | None = None
+    valid: bool | None = None
+    cluster: str | None = None
+
+
+def read_items(path: Path) -> list[Item]:
+    """Read one items file."""
+    decoder = msgspec.json.Decoder(Item)
+    return [decoder.decode(line) for line in path.read_bytes().splitlines() if line]
+
+
+def write_items(path: Path, items: list[Item]) -> None:
+    """Write one items file, one item a line."""
+    from engine.workspace import write_atomically
+
+    write_atomically(path, b"".join(msgspec.json.encode(item) + b"\n" for item in items))
+
+
+def benchmarks_of(run_dir: Path, model: str = "tuned") -> list[str]:
+    """Return the benchmarks a run has items of, both before and after."""
+    start = f"{model}-"
+    names = [p.name.removeprefix(start).removesuffix(".jsonl") for p in (run_dir / "items").glob(f"{start}*.jsonl")]
+    return sorted(n for n in names if (run_dir / "items" / f"base-{n}.jsonl").is_file())
+
+
+def at_step(step: int) -> str:
+    """Return what the model is called in items and events as it was after a step."""
+    return f"at-{step}"
+
+
+def step_of(name: str) -> int | None:
+    """Return the step of an items file that was scored on the way, None for any other."""
+    found = re.match(r"at-(\d+)-", name)
+    return int(found[1]) if found else None
+
+
+def way_points(steps: int, points: int) -> set[int]:
+    """Return the steps after which a run is scored on its way: evenly spread, its end left out, which is scored anyway."""
+    return {round(steps * n / (points + 1)) for n in range(1, points + 1)} - {0, steps}
+
+
+def steps_scored(run_dir: Path) -> list[int]:
+    """Return the steps of a run that were scored on its way, in order."""
+    found = {step_of(path.name) for path in (run_dir / "items").glob("at-*-*.jsonl")}
+    return sorted(step for step in found if step is not None)
+
+
+class KlItem(msgspec.Struct, kw_only=True):
+    """One line of items/kl-to-base.jsonl: how far the tuned model's next-token distribution has moved from the base's
+    on one answer, KL(base || tuned) in nats summed over `tokens` tokens."""
+
+    item: str
+    family: str
+    kl_nats: float
+    tokens: int
