@@ -27,7 +27,7 @@ COPY --chown=user recipes ./recipes
 COPY --chown=user .streamlit ./.streamlit
 RUN pip install -c constraints.txt -e .
 
-# TUNEBOOK_DEMO: every visitor has a workspace of their own and the limits of engine/demo.toml. The page stands in a frame
+# TUNEBOOK_DEMO: every visitor has a workspace of their own and the limits of engine/limits.toml. The page stands in a frame
 # of another site there, where the cookie of the XSRF check does not come along; uploads carry a ticket of their own.
 # The name of the host is the Space's; pages have no uploader but ours, so Streamlit's own takes next to nothing.
 ENV TUNEBOOK_DEMO=1 \

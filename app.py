@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from engine import __version__, demo, uploads
+from engine import __version__, limits, uploads, visitors
 from pages import _preload
 
 UPLOAD_ROUTE = "/api/uploads"
@@ -44,7 +44,7 @@ async def upload(request: Request) -> Response:
 async def lifespan(_: st.App) -> AsyncIterator[None]:
     """Get ready for the first visitor; while a hosted demo is served, delete what visitors left when its time is over."""
     _preload.begin()
-    end = demo.keep_clean() if demo.on() else None
+    end = visitors.keep_clean() if limits.on() else None
     yield
     if end is not None:
         end()

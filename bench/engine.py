@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import bases, datasets, events, preflight, processes, runs, starter
+from engine import bases, datasets, events, preflight, processes, starter
+from engine.runs import follow, lifecycle
 from engine.workspace import Workspace
 
 
@@ -32,11 +33,11 @@ def ours(folder: Path, recipe: str, overrides: dict[str, Any]) -> dict[str, floa
     if spec is None or problems:
         raise SystemExit("\n".join(p.sentence for p in problems))
     began_s = time.monotonic()
-    run_id = runs.start(workspace, spec)
-    status = runs.wait(workspace, run_id, poll_s=0.02)
+    run_id = lifecycle.start(workspace, spec)
+    status = follow.wait(workspace, run_id, poll_s=0.02)
     whole_s = time.monotonic() - began_s
     if status != "finished":
-        raise SystemExit(runs.log_tail(workspace.run_dir(run_id)))
+        raise SystemExit(follow.log_tail(workspace.run_dir(run_id)))
     found, _ = events.read(workspace.run_dir(run_id))
     steps = [e for e in found if isinstance(e, events.Step)]
     rate = (steps[-1].step - steps[0].step) / (steps[-1].monotonic_s - steps[0].monotonic_s)

@@ -32,7 +32,8 @@ from typing import Any
 import psutil
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from engine import events, runs
+from engine import events
+from engine.runs import follow, lifecycle, store
 from engine.workspace import Workspace, new_run_id
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -229,9 +230,9 @@ async def load(arguments: argparse.Namespace, folder: Path, browser: Browser) ->
 def tunebook_stop(server: Server, run_id: str) -> None:
     """Stop the run and wait for its end, so that nothing of it is left on the machine."""
     workspace = Workspace(server.environment["TUNEBOOK_HOME"])
-    runs.stop(workspace, run_id)
-    runs.wait(workspace, run_id)
-    runs.wait_for_end(workspace.run_dir(run_id), 60)
+    lifecycle.stop(workspace, run_id)
+    follow.wait(workspace, run_id)
+    follow.wait_for_end(workspace.run_dir(run_id), 60)
 
 
 async def many_runs(arguments: argparse.Namespace, folder: Path, browser: Browser, template: Path) -> None:
@@ -249,7 +250,7 @@ async def many_runs(arguments: argparse.Namespace, folder: Path, browser: Browse
             json.dumps({**short, "id": target.name, "created": 1_700_000_000 + 60 * number})
         )
     began_s = time.monotonic()
-    found = len(runs.list_all(workspace))
+    found = len(store.list_all(workspace))
     print(f"the engine lists {found} runs in {time.monotonic() - began_s:.2f} s")
     server = Server(folder)
     try:

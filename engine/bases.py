@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from engine import demo, fit, starter
+from engine import fit, limits, starter
 from engine.words import Problem, t
 from engine.workspace import BadId, Workspace, write_atomically
 
@@ -107,7 +107,7 @@ def describe(ref: str, workspace: Workspace, revision: str | None = None) -> Bas
     `revision` is what a spec pinned; a ref may name one itself, as owner/name@revision.
     """
     text = ref.strip()
-    refused = demo.base_problem(text)
+    refused = limits.base_problem(text)
     if refused is not None:  # before anything is looked up: whether a folder is there is nobody's business
         return Base(ref=text[:80], kind="hub", title=text[:80], problems=(refused,))
     if text == "starter":

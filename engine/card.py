@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
-from engine import __version__, datasets, drafts, events, runs
+from engine import __version__, datasets, drafts, events
 from engine.report import items, paired
+from engine.runs import store
 from engine.spec import RunSpec
 from engine.workspace import Workspace
 
@@ -83,7 +84,7 @@ def card(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
     adapter alone."""
     from huggingface_hub import ModelCard, ModelCardData
 
-    run_spec, run_dir = runs.load_spec(workspace, run_id), workspace.run_dir(run_id)
+    run_spec, run_dir = store.load_spec(workspace, run_id), workspace.run_dir(run_id)
     found, _ = events.read(run_dir)
     started = [event for event in found if isinstance(event, events.Started)]
     versions: dict[str, str] = {"tunebook": __version__, **(started[-1].versions if started else {})}

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from engine import bases, datasets, drafts, judges, preflight, runs, starter
+from engine import bases, datasets, drafts, judges, preflight, starter
+from engine.runs import Run, store
 from engine.spec import RunSpec
 from engine.words import Problem, t
 from engine.workspace import Workspace
@@ -80,17 +81,17 @@ def _words(name: str) -> tuple[str, str, str]:
 def look(workspace: Workspace, *, base: str = "starter", skip_sft: bool = False, sft: str | None = None) -> Chain:
     """Return the chain on a base as far as it has come. `sft` names the run of stage 1 where it is not the newest;
     `skip_sft` starts from the base as it is."""
-    listed = [(run, runs.load_spec(workspace, run.id)) for run in runs.list_all(workspace)]
+    listed = [(run, store.load_spec(workspace, run.id)) for run in store.list_all(workspace)]
     stored = datasets.list_all(workspace)
 
-    def candidates(objective: str, on: str) -> list[runs.Run]:
+    def candidates(objective: str, on: str) -> list[Run]:
         return [run for run, told in listed if told.objective == objective and told.base.ref == on]
 
-    def stage(name: str, found: list[runs.Run], chosen: str | None = None) -> Stage:
+    def stage(name: str, found: list[Run], chosen: str | None = None) -> Stage:
         title, purpose, needs = _words(name)
         finished = [run.id for run in found if run.status == "finished"]
         filled = chosen if chosen in finished else next(iter(finished), None)
-        going = next((run.id for run in found if run.status in runs.LIVE), None)
+        going = next((run.id for run in found if run.status in store.LIVE), None)
         data = next((d.id for kind in NEEDS[name] for d in stored if d.report.type == kind and d.report.trainable
                      and not d.name.endswith("(evaluation)")), None)  # fmt: skip
         return Stage(

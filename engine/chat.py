@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from engine import bases, datasets, failures, processes, runs
+from engine import bases, datasets, processes
+from engine.runs import Run, failures, store
 from engine.words import Problem, Text
 from engine.workspace import Workspace, write_atomically
 
@@ -111,11 +112,11 @@ read_request = msgspec.json.Decoder(Request).decode
 read_reply = msgspec.json.Decoder(Reply).decode
 
 
-def models(workspace: Workspace, known: list[runs.Run] | None = None) -> list[str]:
+def models(workspace: Workspace, known: list[Run] | None = None) -> list[str]:
     """Return what can be talked to: the starter, every base that runs here were made from, and what those runs made."""
     found: dict[str, None] = {"starter": None}
     own: dict[str, None] = {}
-    for run in runs.list_all(workspace) if known is None else known:
+    for run in store.list_all(workspace) if known is None else known:
         folder = workspace.run_dir(run.id)
         if run.status != "finished" or not any((folder / name).is_dir() for name in ("adapter", "model")):
             continue
@@ -124,7 +125,7 @@ def models(workspace: Workspace, known: list[runs.Run] | None = None) -> list[st
             continue
         own[base.ref] = None
         try:
-            below = bases.describe(runs.load_spec(workspace, run.id).base.pinned, workspace)
+            below = bases.describe(store.load_spec(workspace, run.id).base.pinned, workspace)
         except (OSError, ValueError):
             continue
         if not below.problems and below.folder is not None:

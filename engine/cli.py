@@ -31,9 +31,9 @@ def _refuse(problems: list[Problem]) -> int:
 
 
 def _known_run(workspace: Workspace, run_id: str) -> bool:
-    from engine import runs
+    from engine.runs import store
 
-    if runs.exists(workspace, run_id):
+    if store.exists(workspace, run_id):
         return True
     print(t("There is no run {id}; `tunebook runs` lists them.", id=run_id[:80]), file=sys.stderr)
     return False
@@ -223,15 +223,16 @@ def _probe(workspace: Workspace, run_spec: Any) -> dict[str, Any]:
     """Let a child try the longest batch once, when the device is free; return what it took. Nothing of it is kept."""
     import shutil
 
-    from engine import events, runs
+    from engine import events
     from engine import fit as estimates
+    from engine.runs import follow, lifecycle
 
-    run_id = runs.start(workspace, msgspec.structs.replace(run_spec, kind="probe"), name=t("Memory probe"))
+    run_id = lifecycle.start(workspace, msgspec.structs.replace(run_spec, kind="probe"), name=t("Memory probe"))
     run_dir = workspace.run_dir(run_id)
     try:
-        status = runs.wait(workspace, run_id)
+        status = follow.wait(workspace, run_id)
     except KeyboardInterrupt:
-        runs.stop(workspace, run_id)
+        lifecycle.stop(workspace, run_id)
         raise
     found, _ = events.read(run_dir)
     measured = next((event for event in found if isinstance(event, events.Measured)), None)
@@ -244,7 +245,7 @@ def _probe(workspace: Workspace, run_spec: Any) -> dict[str, Any]:
         )
     else:
         sentence = t("Tried: {what}; {fix}", what=failed.message, fix=failed.fix) if failed else status
-    runs.wait_for_end(run_dir)
+    follow.wait_for_end(run_dir)
     shutil.rmtree(run_dir, ignore_errors=True)
     return {
         "status": status,
@@ -256,8 +257,9 @@ def _probe(workspace: Workspace, run_spec: Any) -> dict[str, Any]:
 
 def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Start a run; with --wait follow it to its end."""
-    from engine import datasets, preflight, runs
+    from engine import datasets, preflight
     from engine.check import DatasetError
+    from engine.runs import lifecycle, store
 
     overrides, problems = _overrides(arguments.set)
     dataset_id = None
@@ -277,10 +279,10 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
     problems += [p for p in found if dataset_id is not None or p.rule != "dataset-none"]
     if run_spec is None or problems:
         return _refuse(problems)
-    run_id = runs.start(workspace, run_spec, name=arguments.name)
+    run_id = lifecycle.start(workspace, run_spec, name=arguments.name)
     if not arguments.wait:
         if arguments.json:
-            _print_json({"id": run_id, "status": runs.status(workspace, run_id)})
+            _print_json({"id": run_id, "status": store.status(workspace, run_id)})
         else:
             print(t("Started {id}. Follow it with: tunebook show {id}", id=run_id))
         return EXIT_OK
@@ -288,19 +290,19 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 
 def _follow(workspace: Workspace, run_id: str, *, as_json: bool) -> int:
-    from engine import runs
+    from engine.runs import follow, store
 
     print(run_id, file=sys.stderr)
     try:
-        status = runs.wait(workspace, run_id, _print_event)
+        status = follow.wait(workspace, run_id, _print_event)
     except KeyboardInterrupt:
         print(t("\nThe run goes on. Stop it with: tunebook stop {id}", id=run_id), file=sys.stderr)
-        status = runs.status(workspace, run_id)
+        status = store.status(workspace, run_id)
     if as_json:
         _print_json({"id": run_id, "status": status})
     else:
         print(f"{run_id} {status}")
-    return {"finished": EXIT_OK, "stopped": EXIT_STOPPED}.get(status, EXIT_OK if status in runs.LIVE else EXIT_FAILED)
+    return {"finished": EXIT_OK, "stopped": EXIT_STOPPED}.get(status, EXIT_OK if status in store.LIVE else EXIT_FAILED)
 
 
 def _print_event(event: Any) -> None:
@@ -333,8 +335,8 @@ def _print_event(event: Any) -> None:
 def chain(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Run SFT, a reward model and PPO in turn, each on the run before it, and follow them to the end."""
     from engine import chain as chains
-    from engine import runs
     from engine.check import DatasetError
+    from engine.runs import follow, lifecycle, store
 
     given = {"sft": arguments.sft_data, "reward": arguments.preference_data, "ppo": arguments.prompts}
     try:
@@ -354,13 +356,13 @@ def chain(arguments: argparse.Namespace, workspace: Workspace) -> int:
         run_spec, problems = chains.build(workspace, name, policy, data[name], judge, settings.get(name, {}))
         if run_spec is None or problems:
             return _refuse(problems)
-        run_id = made[name] = runs.start(workspace, run_spec, name=t("chain: {stage}", stage=name))
+        run_id = made[name] = lifecycle.start(workspace, run_spec, name=t("chain: {stage}", stage=name))
         print(f"{name}: {run_id}", file=sys.stderr)
         try:
-            status = runs.wait(workspace, run_id, _print_event)
+            status = follow.wait(workspace, run_id, _print_event)
         except KeyboardInterrupt:
             print(t("\nThe run goes on. Stop it with: tunebook stop {id}", id=run_id), file=sys.stderr)
-            status = runs.status(workspace, run_id)
+            status = store.status(workspace, run_id)
         if status != "finished":
             print(t("The chain ends here: {stage} is {status}.", stage=name, status=status), file=sys.stderr)
             return EXIT_STOPPED if status == "stopped" else EXIT_FAILED
@@ -397,9 +399,9 @@ def _stage_settings(texts: list[str] | None) -> tuple[dict[str, dict[str, Any]],
 
 def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """List all runs, newest first."""
-    from engine import runs
+    from engine.runs import store
 
-    found = runs.list_all(workspace)
+    found = store.list_all(workspace)
     if arguments.json:
         _print_json(found)
     elif not found:
@@ -412,18 +414,18 @@ def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
 def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Show one run with its spec, its summary and what it took."""
     from engine import fit as estimates
-    from engine import runs
+    from engine.runs import store
 
     if not _known_run(workspace, arguments.run):
         return EXIT_FAILED
     try:
-        runs.load_spec(workspace, arguments.run)
+        store.load_spec(workspace, arguments.run)
     except msgspec.MsgspecError as error:
         print(f"{arguments.run}: {error}", file=sys.stderr)
         return EXIT_FAILED
-    line = msgspec.to_builtins(runs.describe(workspace, arguments.run))
-    run_spec = msgspec.to_builtins(runs.load_spec(workspace, arguments.run))
-    found = runs.summary(workspace, arguments.run)
+    line = msgspec.to_builtins(store.describe(workspace, arguments.run))
+    run_spec = msgspec.to_builtins(store.load_spec(workspace, arguments.run))
+    found = store.summary(workspace, arguments.run)
     if found.failure:  # in the reader's language
         found.failure = {key: str(value) for key, value in found.failure.items()}
     summary = msgspec.to_builtins(found)
@@ -445,10 +447,11 @@ def repeat_command(workspace: Workspace, run_id: str) -> str:
     """Return the command that repeats a run."""
     import shlex
 
-    from engine import drafts, runs
+    from engine import drafts
+    from engine.runs import store
     from engine.spec import settings as spec_settings
 
-    run_spec = runs.load_spec(workspace, run_id)
+    run_spec = store.load_spec(workspace, run_id)
     if run_spec.kind == "evaluate":
         asked = run_spec.evaluate
         words = [
@@ -478,24 +481,24 @@ def repeat_command(workspace: Workspace, run_id: str) -> str:
 
 def stop(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Ask a run to stop after a checkpoint."""
-    from engine import runs
+    from engine.runs import lifecycle
 
     if not _known_run(workspace, arguments.run):
         return EXIT_FAILED
-    runs.stop(workspace, arguments.run)
+    lifecycle.stop(workspace, arguments.run)
     print(t("Asked {id} to stop; it saves a checkpoint first.", id=arguments.run))
     return EXIT_OK
 
 
 def resume(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Let a stopped, interrupted or failed run go on from its last checkpoint."""
-    from engine import runs
+    from engine.runs import lifecycle
 
     if not _known_run(workspace, arguments.run):
         return EXIT_FAILED
     try:
-        runs.resume(workspace, arguments.run)
-    except runs.CannotResume as error:
+        lifecycle.resume(workspace, arguments.run)
+    except lifecycle.CannotResume as error:
         print(error, file=sys.stderr)
         return EXIT_REFUSED
     return _follow(workspace, arguments.run, as_json=arguments.json) if arguments.wait else EXIT_OK
@@ -503,9 +506,10 @@ def resume(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Print what runs gained and lost on the same items, with 95 % intervals."""
-    from engine import evaluations, runs, sweeps
+    from engine import evaluations, sweeps
     from engine.benchmarks import library
     from engine.report import Comparison, paired, verdicts
+    from engine.runs import store
 
     rows: list[Comparison] = []
     judged: list[verdicts.Judged] = []
@@ -514,7 +518,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
         if not _known_run(workspace, run_id):
             return EXIT_FAILED
         try:
-            if runs.load_spec(workspace, run_id).kind == "sweep":
+            if store.load_spec(workspace, run_id).kind == "sweep":
                 found = sweeps.result(workspace, run_id)
                 if not arguments.json:
                     print(sweeps.markdown(found))
@@ -531,7 +535,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     if arguments.json:
         _print_json(rows)
         return EXIT_OK
-    if not rows and not any(runs.load_spec(workspace, one).kind == "sweep" for one in arguments.runs):
+    if not rows and not any(store.load_spec(workspace, one).kind == "sweep" for one in arguments.runs):
         print(t("Nothing was scored yet: the scores come at the end of a run."))
     for row in rows:
         unit = verdicts.unit(row)
@@ -602,8 +606,9 @@ def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:
 
 def evaluate(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Ask a run and its base, or any two models, a set of benchmarks, without training."""
-    from engine import bases, evaluations, runs
+    from engine import bases, evaluations
     from engine.benchmarks import library
+    from engine.runs import store
 
     toy = bases.describe(evaluations.reference(workspace, arguments.ref), workspace).is_toy
     chosen = library.sets(toy=toy)[arguments.set]
@@ -634,7 +639,7 @@ def evaluate(arguments: argparse.Namespace, workspace: Workspace) -> int:
     run_id = evaluations.start(workspace, run_spec, name=arguments.name)
     if arguments.wait:
         return _follow(workspace, run_id, as_json=arguments.json)
-    return _started(run_id, runs.status(workspace, run_id), as_json=arguments.json)
+    return _started(run_id, store.status(workspace, run_id), as_json=arguments.json)
 
 
 def _started(run_id: str, status: str, *, as_json: bool) -> int:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import msgspec
 from filelock import FileLock
 
-from engine import demo
+from engine import limits
 from engine.check import DatasetError, Report, check, checked_mapping, os_problem
 from engine.convert import ParquetSink
 from engine.fixes import DROP_BAD_ROWS, FIXES, Edit, apply, write_edited
@@ -139,8 +139,8 @@ def add(
     fixes = (*(edits[row] for row in sorted(edits)), *(fix for fix in FIXES if fix in wanted))
     mapping = checked_mapping(mapping)
     with _told(source):
-        if demo.on():
-            demo.check_source(workspace, source)
+        if limits.on():
+            limits.check_source(workspace, source)
         if source.is_dir():
             raise DatasetError(Problem(rule="file-is-folder", parameters={"path": str(source)}))
         with source.open("rb") as file:  # before any folder is made
@@ -201,8 +201,8 @@ def _fill(
             _repair(original, fixes, mapping, progress)
         report = _check_and_convert(original, name, mapping, progress)
         sha256 = hashing.result()
-    if demo.on():
-        demo.check_rows(report.rows)
+    if limits.on():
+        limits.check_rows(report.rows)
     if report.problems_file:
         report = msgspec.structs.replace(report, problems_file="problems.jsonl")
     meta = _Meta(name=name, created=time.time(), parent=parent, eval_id=eval_id, fixes=fixes, mapping=mapping)
@@ -457,7 +457,7 @@ def _told(path: Path) -> Iterator[None]:
     """Turn an OSError, and what a hosted demo refuses, into the DatasetError that says what it means."""
     try:
         yield
-    except demo.Refused as refused:
+    except limits.Refused as refused:
         raise DatasetError(refused.problems[0]) from refused
     except OSError as error:
         raise DatasetError(os_problem(error, error.filename or path)) from error

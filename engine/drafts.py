@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from engine import demo, preflight, runs
+from engine import limits, preflight
+from engine.runs import store
 from engine.spec import RunSpec, schema, settings
 from engine.workspace import Workspace, write_atomically
 
@@ -42,12 +43,12 @@ def load(workspace: Workspace, draft_id: str) -> Draft | None:
 def base_of(run_spec: RunSpec) -> str:
     """Return the base of a run as a draft names it: at the commit the run was made on, though its branch may have moved.
     A demo knows the bases of its list alone."""
-    return run_spec.base.ref if demo.on() else run_spec.base.pinned
+    return run_spec.base.ref if limits.on() else run_spec.base.pinned
 
 
 def of_run(workspace: Workspace, run_id: str, *, came_from: str, changes: dict[str, Any] | None = None) -> Draft:
     """Return a draft that repeats a run: the same recipe, base, data and every setting that its recipe did not give."""
-    run_spec = runs.load_spec(workspace, run_id)
+    run_spec = store.load_spec(workspace, run_id)
     return Draft(
         recipe=run_spec.recipe.name,
         base=base_of(run_spec),

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from engine import bases, datasets, runs
+from engine import bases, datasets
 from engine.export import STRAIGHTEN_IMPORT, STRAIGHTEN_LINES, NotExportable, because, is_conv1d
 from engine.preflight import USUAL_BETA
+from engine.runs import store
 from engine.spec import RunSpec, counts, split
 from engine.templates import PLAIN_TEMPLATE, for_template
 from engine.words import Problem, t
@@ -59,7 +60,7 @@ def _cannot(tool: str, reason: str, remedy: str) -> NotExportable:
 
 def recipe_of(workspace: Workspace, run_id: str) -> Recipe:
     """Return a run as other trainers need it. Raises NotExportable when its data is gone."""
-    run_spec = runs.load_spec(workspace, run_id)
+    run_spec = store.load_spec(workspace, run_id)
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
     first = _first_row(workspace, run_spec.dataset.id)
     if run_spec.objective in ("dpo", "reward"):

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine import bases, demo, drafts, events, machine, runs
+from engine import bases, drafts, events, machine
 from engine.benchmarks import library, speeds
 from engine.report import Comparison, frontier, items, paired, verdicts
+from engine.runs import admission, lifecycle, store
 from engine.spec import RunSpec, schema
 from engine.spec import settings as spec_settings
 from engine.words import Problem, t
@@ -19,7 +20,7 @@ RECIPE = schema.RecipeRef("evaluate", "0" * 64)
 
 def reference(workspace: Workspace, ref: str) -> str:
     """Return what a person named as a base reference: a run's id stands for what that run made."""
-    return f"run:{ref}" if runs.exists(workspace, ref) else ref
+    return f"run:{ref}" if store.exists(workspace, ref) else ref
 
 
 def build(
@@ -42,7 +43,7 @@ def build(
     tuned = bases.describe(ref, workspace)
     quantize = "none"
     if ref.startswith("run:") and not tuned.problems:
-        made = runs.load_spec(workspace, ref.removeprefix("run:"))
+        made = store.load_spec(workspace, ref.removeprefix("run:"))
         quantize = made.quantize
         against = against or made.base.pinned
     if against is not None:
@@ -89,20 +90,20 @@ def build(
         train=schema.Train(max_length=window, threads=threads or machine.facts().cores),
         evaluate=evaluate,
     )
-    refused = demo.problems(made, workspace)
+    refused = admission.problems(made, workspace)
     return (None, refused) if refused else (made, [])
 
 
 def name_of(workspace: Workspace, run_spec: RunSpec) -> str:
     """Return what an evaluation is called in lists."""
     ref = run_spec.base.ref
-    shown = runs.name(workspace, ref.removeprefix("run:")) if ref.startswith("run:") else ref.rpartition("/")[2]
+    shown = store.name(workspace, ref.removeprefix("run:")) if ref.startswith("run:") else ref.rpartition("/")[2]
     return f"evaluate {shown}"
 
 
 def start(workspace: Workspace, run_spec: RunSpec, *, name: str | None = None, click_id: str | None = None) -> str:
     """Queue an evaluation and return its run id."""
-    return runs.start(workspace, run_spec, name=name or name_of(workspace, run_spec), click_id=click_id)
+    return lifecycle.start(workspace, run_spec, name=name or name_of(workspace, run_spec), click_id=click_id)
 
 
 def seconds(workspace: Workspace, ref: str, names: Sequence[str], limit: int = 0) -> float | None:
@@ -113,7 +114,7 @@ def seconds(workspace: Workspace, ref: str, names: Sequence[str], limit: int = 0
     one = speeds.seconds(workspace, device, described.ref, described.parameters, list(names), limit)
     if one is None or not ref.startswith("run:"):
         return one
-    below = bases.describe(runs.load_spec(workspace, ref.removeprefix("run:")).base.pinned, workspace)
+    below = bases.describe(store.load_spec(workspace, ref.removeprefix("run:")).base.pinned, workspace)
     other = speeds.seconds(workspace, device, below.ref, below.parameters, list(names), limit)
     return None if other is None else one + other
 
@@ -121,14 +122,14 @@ def seconds(workspace: Workspace, ref: str, names: Sequence[str], limit: int = 0
 def of_run(workspace: Workspace, run_id: str) -> list[str]:
     """Return the ids of finished evaluations that compare a run with the base it was made from, newest first."""
     try:
-        base = runs.load_spec(workspace, run_id).base
+        base = store.load_spec(workspace, run_id).base
     except (OSError, ValueError, msgspec.MsgspecError):
         return []
     found = []
-    for run in runs.list_all(workspace):
+    for run in store.list_all(workspace):
         if run.status != "finished" or run.base != f"run:{run_id}":
             continue
-        made = runs.load_spec(workspace, run.id)
+        made = store.load_spec(workspace, run.id)
         if made.kind == "evaluate" and made.evaluate.against in (base.ref, base.pinned):
             found.append(run.id)
     return found
@@ -155,7 +156,7 @@ def along(workspace: Workspace, run_id: str) -> list[frontier.Point]:
     steps = items.steps_scored(folder)
     if not steps:
         return []
-    name, chance = runs.name(workspace, run_id), verdicts.chances(folder)
+    name, chance = store.name(workspace, run_id), verdicts.chances(folder)
     lines = {step: paired.compare_run(folder, items.at_step(step)) for step in steps}
     last = max((event.step for event in events.read(folder)[0] if isinstance(event, events.Finished)), default=0)
     if last:
@@ -197,7 +198,7 @@ def along_cost(workspace: Workspace, run_id: str) -> AlongCost | None:
 
 def along_draft(workspace: Workspace, run_id: str) -> drafts.Draft:
     """Return a run made again with all of its settings, scored at several points on its way."""
-    told = t("The same as {name}, scored {n} times on its way", name=runs.name(workspace, run_id), n=POINTS)
+    told = t("The same as {name}, scored {n} times on its way", name=store.name(workspace, run_id), n=POINTS)
     return drafts.of_run(workspace, run_id, came_from=told, changes={"evaluate.along": POINTS})
 
 
@@ -215,7 +216,7 @@ def points(workspace: Workspace, run_ids: Sequence[str]) -> list[frontier.Point]
     found = []
     for run_id in run_ids:
         try:
-            found.append(frontier.point(runs.name(workspace, run_id), *rows(workspace, run_id)))
+            found.append(frontier.point(store.name(workspace, run_id), *rows(workspace, run_id)))
         except (paired.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError):
             continue
     return frontier.frontier([one for one in found if one.runs])

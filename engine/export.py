@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from engine import bases, demo, events, failures, processes, runs, templates
+from engine import bases, events, limits, processes, templates
+from engine.runs import admission, failures, lifecycle, store
 from engine.words import Problem, Text, later, t
 from engine.workspace import Workspace, write_atomically
 
@@ -99,7 +100,7 @@ def load_lines(workspace: Workspace, run_id: str, question: str = "What is the c
 
     The starter travels inside the download as base/, since nobody else has it.
     """
-    run_spec = runs.load_spec(workspace, run_id)
+    run_spec = store.load_spec(workspace, run_id)
     reward = run_spec.objective == "reward"
     if run_spec.adapter == "full":
         load = _REWARD_MODEL_LINES if reward else _MODEL_LINES
@@ -222,7 +223,7 @@ def parity(folder: Path) -> Parity | None:
 def travels_whole(workspace: Workspace, run_id: str) -> bool:
     """Whether a run can only be taken along merged: its adapter stands on what another run made."""
     made = made_by(workspace.run_dir(run_id))
-    ref = runs.load_spec(workspace, run_id).base.ref
+    ref = store.load_spec(workspace, run_id).base.ref
     return made is not None and made.name == "adapter" and ref.startswith("run:")
 
 
@@ -236,7 +237,7 @@ def write_zip(workspace: Workspace, run_id: str, *, merged: bool = False) -> Pat
     made = run_dir / MERGED if merged else made_by(run_dir)
     if made is None or not made.is_dir():
         raise _refused("export-nothing")
-    run_spec = runs.load_spec(workspace, run_id)
+    run_spec = store.load_spec(workspace, run_id)
     base = bases.describe(run_spec.base.pinned, workspace)
     if not merged and travels_whole(workspace, run_id):
         raise _refused("export-on-run")
@@ -280,7 +281,7 @@ def merged_lines(
     workspace: Workspace, run_id: str, folder: str, question: str = "What is the capital of France?"
 ) -> str:
     """Return the Python that loads the whole model from `folder` with transformers alone and asks it something."""
-    reward = runs.load_spec(workspace, run_id).objective == "reward"
+    reward = store.load_spec(workspace, run_id).objective == "reward"
     load = (_REWARD_MODEL_LINES if reward else _MODEL_LINES).replace('"model"', repr(folder))
     return load + (_JUDGE_LINES if reward else _ASK_LINES).format(question=question)
 
@@ -493,7 +494,7 @@ def size_bytes(workspace: Workspace, run_id: str) -> int | None:
     made = made_by(workspace.run_dir(run_id))
     if made is not None and made.name == "model":
         return sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
-    return bases.describe(runs.load_spec(workspace, run_id).base.pinned, workspace).weights_bytes
+    return bases.describe(store.load_spec(workspace, run_id).base.pinned, workspace).weights_bytes
 
 
 def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
@@ -501,18 +502,18 @@ def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
     run_dir = workspace.run_dir(run_id)
     if made_by(run_dir) is None:
         return Problem(rule="export-nothing")
-    if demo.on():
+    if limits.on():
         # A push would take the server's own login, a conversion runs a program from a folder that is named.
         if job.what != "merged" or job.to is not None:
             return Problem(rule="demo-export")
         try:
-            demo.check_disk(workspace, size_bytes(workspace, run_id) or 0)
-        except demo.Refused as refused:
+            limits.check_disk(workspace, size_bytes(workspace, run_id) or 0)
+        except limits.Refused as refused:
             return refused.problems[0]
     if job.to is not None and (Path(job.to).is_file() or (Path(job.to).is_dir() and any(Path(job.to).iterdir()))):
         return Problem(rule="export-in-the-way", parameters={"folder": job.to})
     if job.what == "gguf":
-        if runs.load_spec(workspace, run_id).objective == "reward":
+        if store.load_spec(workspace, run_id).objective == "reward":
             return Problem(rule="export-reward-gguf")
         if not job.checkout or not (Path(job.checkout).expanduser() / "convert_hf_to_gguf.py").is_file():
             return Problem(rule="export-checkout", parameters={"folder": job.checkout or "-"})
@@ -554,9 +555,9 @@ def carry_out(
 
 def _environment(workspace: Workspace, run_dir: Path) -> dict[str, str]:
     """Return the environment of the child that merges: the one of training (engine/worker.py)."""
-    from engine import worker
+    from engine.runs import environment
 
-    chosen = worker.environment(run_dir, runs.load_spec(workspace, run_dir.name))
+    chosen = environment.environment(run_dir, store.load_spec(workspace, run_dir.name))
     return {name: value for name, value in chosen.items() if name != "TUNEBOOK_SUPERVISOR"}
 
 
@@ -663,7 +664,7 @@ def _without(token: str | None, text: str) -> str:
 def start(workspace: Workspace, run_id: str, job: Job, *, token: str | None = None) -> None:
     """Let a process of its own carry out a job. The token goes there by a pipe: no file, command line or environment
     holds it. Raises NotExportable when the job cannot start or another one is under way."""
-    with runs._one_at_a_time(workspace):  # of two clicks one starts it
+    with lifecycle.one_at_a_time(workspace):  # of two clicks one starts it
         found = problem(workspace, run_id, job)
         if found is not None:
             raise because(found)
@@ -672,13 +673,13 @@ def start(workspace: Workspace, run_id: str, job: Job, *, token: str | None = No
             raise _refused("export-busy")
         run_dir = workspace.run_dir(run_id)
         try:
-            with demo.beside(workspace, run_id) as begun:
+            with admission.beside(workspace, run_id) as begun:
                 child = processes.start(
                     "engine.export", str(run_dir),
                     stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )  # fmt: skip
                 begun(child.pid)
-        except demo.Refused as refused:
+        except limits.Refused as refused:
             raise because(refused.problems[0]) from None
         state = State(job=job, process=processes.identify(child.pid))
         write_atomically(run_dir / STATE, msgspec.json.encode(state))
@@ -706,7 +707,7 @@ def forget(workspace: Workspace, run_id: str) -> None:
 
 def main() -> int:
     """Carry out the job that stands on stdin."""
-    demo.limit_this_process()
+    limits.limit_this_process()
     run_dir = Path(sys.argv[1]).resolve()
     asked: dict[str, Any] = json.loads(sys.stdin.read())
     job = msgspec.convert(asked["job"], Job)

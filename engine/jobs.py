@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from engine import datasets, demo, hub, processes
+from engine import datasets, hub, limits, processes
 from engine.fixes import Edit
 from engine.words import Problem, set_language
 from engine.workspace import Workspace, write_atomically
@@ -216,10 +216,10 @@ def main(folder: Path) -> int:
         os.replace(beside, folder / "progress.json")
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    if demo.on():
+    if limits.on():
         import resource
 
-        most_s = demo.limits().check_cpu_s  # SIGXCPU ends it, and result() says that it ended
+        most_s = limits.limits().check_cpu_s  # SIGXCPU ends it, and result() says that it ended
         resource.setrlimit(resource.RLIMIT_CPU, (most_s, most_s + 5))
     call = msgspec.json.decode((folder / "call.json").read_bytes(), type=Call)
     set_language(call.language)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine import runs
 from engine.bases import Base
 from engine.report import Comparison, items, paired
+from engine.runs import store
 from engine.workspace import BadId, Workspace
 
 
@@ -99,8 +99,8 @@ def _template(folder: Path) -> str | None:
 def candidates(workspace: Workspace) -> list[str]:
     """Return run:<id> of every finished reward run, newest first."""
     found = []
-    for run in runs.list_all(workspace):
-        if run.status == "finished" and runs.load_spec(workspace, run.id).objective == "reward":
+    for run in store.list_all(workspace):
+        if run.status == "finished" and store.load_spec(workspace, run.id).objective == "reward":
             found.append(f"run:{run.id}")
     return found
 

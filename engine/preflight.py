@@ -10,24 +10,11 @@ from typing import Any
 
 import msgspec
 
-from engine import (
-    advisor,
-    bases,
-    calibration,
-    choices,
-    datasets,
-    demo,
-    fit,
-    judges,
-    lengths,
-    machine,
-    runs,
-    starter,
-    timing,
-)
+from engine import advisor, bases, calibration, choices, datasets, fit, judges, lengths, machine, starter, timing
 from engine.bases import Base
 from engine.benchmarks import library, shipped
 from engine.events import Failed
+from engine.runs import admission, store
 from engine.spec import RunSpec, recipes, schema, split
 from engine.spec import counts as spec_counts
 from engine.words import Problem, Text, later, t
@@ -119,7 +106,7 @@ def build(
     )
     run_spec = resolve_objective(run_spec, dataset, base, workspace)
     found += base.problems
-    found += (one for one in demo.problems(run_spec, workspace) if one not in found)
+    found += (one for one in admission.problems(run_spec, workspace) if one not in found)
     return run_spec, [*wrong, *found, *problems(run_spec, recipe, base, dataset, workspace)]
 
 
@@ -272,7 +259,7 @@ def _check_judge(run_spec: RunSpec, base: Base, workspace: Workspace, say: Any) 
         return
     ref, folder = args.reward_model[:80], judges.made_by(workspace, args.reward_model)
     try:
-        told = runs.load_spec(workspace, args.reward_model.removeprefix("run:")) if folder is not None else None
+        told = store.load_spec(workspace, args.reward_model.removeprefix("run:")) if folder is not None else None
     except (OSError, ValueError, msgspec.MsgspecError):
         told = None
     if folder is None or told is None:

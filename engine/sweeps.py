@@ -19,8 +19,9 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from engine import datasets, evaluations, events, preflight, runs
+from engine import datasets, evaluations, events, preflight
 from engine.report import frontier, items, statistics
+from engine.runs import Run, lifecycle, store
 from engine.spec import RunSpec, schema
 from engine.spec import recipes as spec_recipes
 from engine.spec import settings as spec_settings
@@ -209,7 +210,7 @@ def start(workspace: Workspace, made: Plan, *, click_id: str | None = None) -> s
         train=schema.Train(threads=1),
     )
     files = {"sweep.json": msgspec.json.format(msgspec.json.encode(made), indent=1)}
-    return runs.start(workspace, run_spec, name=made.title, click_id=click_id, files=files)
+    return lifecycle.start(workspace, run_spec, name=made.title, click_id=click_id, files=files)
 
 
 def load(workspace: Workspace, sweep_id: str) -> Plan:
@@ -221,9 +222,9 @@ def _read(run_dir: Path) -> Plan:
     return msgspec.json.decode((run_dir / "sweep.json").read_bytes(), type=Plan)
 
 
-def list_all(workspace: Workspace) -> list[runs.Run]:
+def list_all(workspace: Workspace) -> list[Run]:
     """Return all sweeps, newest first."""
-    return [run for run in runs.list_all(workspace) if run.recipe == RECIPE.name]
+    return [run for run in store.list_all(workspace) if run.recipe == RECIPE.name]
 
 
 def drive(run_dir: Path) -> None:
@@ -265,13 +266,13 @@ def drive(run_dir: Path) -> None:
 def _start(workspace: Workspace, run_dir: Path, made: Plan, index: int, name: str, log: events.EventLog) -> bool:
     """Start or resume the run of a point; False when it cannot be, which is said in the log."""
     trial = made.trials[index]
-    if trial.run is not None and runs.exists(workspace, trial.run):
-        if _status(workspace, trial.run) in runs.LIVE:
+    if trial.run is not None and store.exists(workspace, trial.run):
+        if _status(workspace, trial.run) in store.LIVE:
             return True  # it went on while the sweep was gone
         try:
-            runs.resume(workspace, trial.run)
+            lifecycle.resume(workspace, trial.run)
             return True
-        except runs.CannotResume as error:
+        except lifecycle.CannotResume as error:
             log.append(events.Log(level="warning", text=f"{name}: {error}"))
             return False
     run_spec, problems = preflight.build(
@@ -286,13 +287,13 @@ def _start(workspace: Workspace, run_dir: Path, made: Plan, index: int, name: st
         log.append(events.Log(level="warning", text=f"{name}: {text}"))
         return False
     # Killed between the start and the note of it, the next attempt finds the same run by its click.
-    trial.run = runs.start(workspace, run_spec, name=name[:120], click_id=f"{run_dir.name}-{index}")
+    trial.run = lifecycle.start(workspace, run_spec, name=name[:120], click_id=f"{run_dir.name}-{index}")
     write_atomically(run_dir / "sweep.json", msgspec.json.format(msgspec.json.encode(made), indent=1))
     return True
 
 
 def _status(workspace: Workspace, run_id: str) -> str:
-    return runs.status(workspace, run_id) if runs.exists(workspace, run_id) else "gone"
+    return store.status(workspace, run_id) if store.exists(workspace, run_id) else "gone"
 
 
 def _finished(workspace: Workspace, made: Plan) -> int:
@@ -302,9 +303,9 @@ def _finished(workspace: Workspace, made: Plan) -> int:
 def _wait(workspace: Workspace, run_id: str, run_dir: Path) -> str:
     """Wait for a run to end; a stop of the sweep is passed on to it once."""
     asked = False
-    while (state := _status(workspace, run_id)) in runs.LIVE:
+    while (state := _status(workspace, run_id)) in store.LIVE:
         if not asked and (run_dir / "stop").exists():
-            runs.stop(workspace, run_id)
+            lifecycle.stop(workspace, run_id)
             asked = True
         time.sleep(POLL_S)
     return state
@@ -362,7 +363,7 @@ def result(workspace: Workspace, sweep_id: str) -> Result:
         found.append(
             Configuration(
                 name=name, recipe=first.recipe, set=first.set, point=frontier.over_seeds(name, points), seeds=points,
-                spec=runs.load_spec(workspace, ended[0]),
+                spec=store.load_spec(workspace, ended[0]),
             )
         )  # fmt: skip
     marked = frontier.frontier([one.point for one in found])
@@ -370,7 +371,7 @@ def result(workspace: Workspace, sweep_id: str) -> Result:
     return Result(
         id=sweep_id,
         title=made.title,
-        status=runs.status(workspace, sweep_id),
+        status=store.status(workspace, sweep_id),
         finished=_finished(workspace, made),
         total=len(made.trials),
         configurations=found,

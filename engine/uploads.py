@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from engine import demo
+from engine import limits
 from engine.words import Problem
 from engine.workspace import BadId, Workspace, checked
 
@@ -66,8 +66,8 @@ def route() -> str | None:
 
 def limit_bytes() -> int:
     """The largest upload: 20 GiB, or $TUNEBOOK_UPLOAD_LIMIT_MIB; in a hosted demo its own limit."""
-    if demo.on():
-        return demo.limits().upload_mib << 20
+    if limits.on():
+        return limits.limits().upload_mib << 20
     given = os.environ.get("TUNEBOOK_UPLOAD_LIMIT_MIB", "")
     return (int(given) if given.isdecimal() else LIMIT_MIB) << 20
 
@@ -106,10 +106,10 @@ def check_room(workspace: Workspace, announced: str | None) -> int:
     size = int(announced)
     if size > limit_bytes():
         raise UploadRefused(413, "upload-too-large", limit_mib=limit_bytes() >> 20)
-    if demo.on():
+    if limits.on():
         try:
-            demo.check_disk(workspace, size)
-        except demo.Refused as refused:
+            limits.check_disk(workspace, size)
+        except limits.Refused as refused:
             raise UploadRefused(507, refused.problems[0].rule, **refused.problems[0].parameters) from refused  # type: ignore[arg-type]
     try:
         workspace.uploads_dir.mkdir(parents=True, exist_ok=True)

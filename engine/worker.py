@@ -17,9 +17,9 @@ from typing import Any
 
 import msgspec
 
-from engine import bases, demo, events, failures, machine, processes, runs, turns
-from engine.benchmarks import shipped
-from engine.spec import RunSpec, schema
+from engine import events, limits, machine, processes
+from engine.runs import environment, failures, follow, lifecycle, store, turns
+from engine.spec import schema
 from engine.workspace import Workspace, write_atomically
 
 # A polite stop ends after the step in hand and a checkpoint; then SIGTERM, then SIGKILL.
@@ -28,48 +28,6 @@ TERMINATE_GRACE_S = 10.0
 # A child that has written its last event has nothing left to do; one that hangs there would hold the device.
 EXIT_GRACE_S = 30.0
 POLL_S = 0.05
-# Set where Tunebook itself was started as one of several processes; the child would take itself for one of them.
-_OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# Blocks from this size on are given back to the kernel when they are freed. Of a Llama of 51 million parameters, 4 rows of
-# 512 tokens on a processor, training took half the memory (1.26 instead of 2.52 GB above the libraries, LoRA). A toy has
-# nothing to spare, and getting new pages each step cost it 7 % of its steps per second.
-LARGE_BLOCK_BYTES = 2**20
-
-
-def environment(run_dir: Path, run_spec: RunSpec, cards: tuple[str, ...] = ()) -> dict[str, str]:
-    """Return the child's environment: no telemetry, caches of its own, no network where none is needed, and of the
-    cards those alone whose turn it has."""
-    chosen = {
-        # where a tracker (train.report_to) puts the figures, unless the user has said otherwise
-        "TENSORBOARD_LOGGING_DIR": str(run_dir / "tensorboard"),
-        "WANDB_PROJECT": "tunebook",
-        "MLFLOW_EXPERIMENT_NAME": "tunebook",
-        # mlflow 3 no longer writes into plain folders
-        "MLFLOW_TRACKING_URI": f"sqlite:///{run_dir.parents[1] / 'mlflow.db'}",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        **{name: value for name, value in os.environ.items() if name not in _OF_A_GROUP},
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "DISABLE_MULTIPROC": "1",
-        "PYTHONUNBUFFERED": "1",
-        "TQDM_DISABLE": "1",  # a bar fills a log file with fragments; events say how far it is
-        "HF_DATASETS_CACHE": str(run_dir / "cache"),
-        "OMP_NUM_THREADS": str(run_spec.train.threads),
-        "TUNEBOOK_SUPERVISOR": str(os.getpid()),
-    }
-    if cards and cards != ("cpu",):
-        chosen["CUDA_VISIBLE_DEVICES"] = ",".join(card.removeprefix("cuda:") for card in cards)
-    ref = run_spec.base.ref
-    base = bases.describe(ref, Workspace(run_dir.parents[1]), run_spec.base.revision)
-    if not base.is_toy:
-        # glibc raises this limit by itself, up to 32 MiB, and then keeps what is freed between layers: mallopt(3).
-        chosen.setdefault("MALLOC_MMAP_THRESHOLD_", str(LARGE_BLOCK_BYTES))
-    fetched = set(run_spec.evaluate.benchmarks) & set(shipped.HARNESS)
-    # a hub model that is whole on this machine needs no network either
-    local = ref == "starter" or ref.startswith(("run:", "/")) or base.folder is not None
-    if local and not fetched:
-        chosen["HF_HUB_OFFLINE"] = "1"
-    return chosen
 
 
 def supervise(run_dir: Path, module: str = "engine.train") -> None:
@@ -84,7 +42,7 @@ def supervise(run_dir: Path, module: str = "engine.train") -> None:
         return
     found, _ = events.read(run_dir)
     queued = [event for event in found if isinstance(event, events.Queued)]
-    drawn_ns = runs.drawn_ns(queued[-1]) if queued else time.time_ns()
+    drawn_ns = lifecycle.drawn_ns(queued[-1]) if queued else time.time_ns()
     facts = machine.facts()
     turn = turns.Turn(facts.device, run_dir.name, drawn_ns, facts.slots, run_spec.machine.devices)
     try:
@@ -98,7 +56,7 @@ def supervise(run_dir: Path, module: str = "engine.train") -> None:
         (found, offset), log_start = events.read(run_dir), (run_dir / "worker.log").stat().st_size
         before = len(found)
         kills = failures.memory_kills()
-        child = processes.start(module, str(run_dir), env=environment(run_dir, run_spec, turn.holds))
+        child = processes.start(module, str(run_dir), env=environment.environment(run_dir, run_spec, turn.holds))
         _watch(child, run_dir, offset)
         found, _ = events.read(run_dir)
         if any(isinstance(event, events.TERMINAL) for event in found[before:]):
@@ -106,7 +64,7 @@ def supervise(run_dir: Path, module: str = "engine.train") -> None:
         elif (run_dir / "stop").exists() and child.returncode in (-signal.SIGTERM, -signal.SIGKILL):
             _write_last(run_dir, _stopped(found))
         else:
-            tail, more = runs.log_tail(run_dir, after=log_start), failures.memory_kills()
+            tail, more = follow.log_tail(run_dir, after=log_start), failures.memory_kills()
             memory = kills is not None and more is not None and more > kills
             # nothing but the kernel kills a child while it tries its longest batch
             memory = memory or (child.returncode == -signal.SIGKILL and _probing(found[before:]))
@@ -141,7 +99,7 @@ def _say(text: str) -> None:
 def _write_summary(run_dir: Path) -> None:
     """Write the summary; it can be rebuilt, so a full disk here must not make a failure of a finished run."""
     try:
-        runs.write_summary(run_dir)
+        store.write_summary(run_dir)
     except OSError as error:
         _say(f"the summary could not be written: {error}")
 
@@ -152,7 +110,7 @@ def _watch(child: subprocess.Popen[bytes], run_dir: Path, offset: int) -> None:
     done_s: float | None = None
     asked_s: float | None = None
     terminated_s: float | None = None
-    until_s = time.monotonic() + demo.run_limit_s()
+    until_s = time.monotonic() + limits.run_limit_s()
     while child.poll() is None:
         now_s = time.monotonic()
         if done_s is None:
@@ -162,7 +120,7 @@ def _watch(child: subprocess.Popen[bytes], run_dir: Path, offset: int) -> None:
         elif now_s - done_s > EXIT_GRACE_S:
             processes.signal_group(child.pid, signal.SIGKILL)
         if now_s > until_s and not (run_dir / "stop").exists():
-            (run_dir / "stop").write_bytes(demo.TIME_IS_UP)
+            (run_dir / "stop").write_bytes(limits.TIME_IS_UP)
         if asked_s is None and (run_dir / "stop").exists():
             asked_s = now_s
         if asked_s is not None and terminated_s is None and now_s - asked_s > STOP_GRACE_S:

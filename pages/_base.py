@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from engine import bases, choices, demo, fit, hub, jobs, machine, preflight, runs
+from engine import bases, choices, fit, hub, jobs, limits, machine, preflight
+from engine.runs import store
 from engine.spec import recipes
 from engine.words import Problem, language, t
 from engine.workspace import Workspace
@@ -26,10 +27,10 @@ TOKEN_RULES = ("hub-gated", "hub-gated-refused", "hub-token", "hub-forbidden", "
 def select(workspace: Workspace, opened: str = "") -> bases.Base:
     """Show the list of what can be started from and return the chosen base; one of the hub is looked at first."""
     made = [
-        f"run:{run.id}" for run in runs.list_all(workspace) if run.status == "finished" and _writes(workspace, run.id)
+        f"run:{run.id}" for run in store.list_all(workspace) if run.status == "finished" and _writes(workspace, run.id)
     ]
     current = _ui.current("base") or "starter"
-    here = demo.limits().models if demo.on() else [*bases.cached()[:50], *bases.folders(workspace)[:50]]
+    here = limits.limits().models if limits.on() else [*bases.cached()[:50], *bases.folders(workspace)[:50]]
     options = list(dict.fromkeys(["starter", current, *made[:20], *here]))
     ref = st.selectbox(
         t("Model to start from"),
@@ -37,9 +38,9 @@ def select(workspace: Workspace, opened: str = "") -> bases.Base:
         index=options.index(current),
         format_func=lambda one: _title(one, workspace),
         key=f"base~{opened}~{st.session_state.get('picked', 0)}",
-        accept_new_options=not demo.on(),
+        accept_new_options=not limits.on(),
         help=t("What this demo has, and what your own runs made.")
-        if demo.on()
+        if limits.on()
         else t("Type a folder on this machine or a Hugging Face id, or choose one from the list."),
     )
     base = bases.describe(ref or "starter", workspace)
@@ -47,7 +48,7 @@ def select(workspace: Workspace, opened: str = "") -> bases.Base:
         _ui.choose("base", base.ref)
     if base.kind == "folder" and not base.problems:
         bases.remember_folder(workspace, base.ref)
-    if base.kind == "hub" and base.folder is None and not demo.on():
+    if base.kind == "hub" and base.folder is None and not limits.on():
         _look(base.ref)
         base = bases.describe(base.ref, workspace)
     return base
@@ -55,12 +56,12 @@ def select(workspace: Workspace, opened: str = "") -> bases.Base:
 
 def _writes(workspace: Workspace, run_id: str) -> bool:
     """Whether a run made something that writes text: a reward model gives scores."""
-    return runs.load_spec(workspace, run_id).objective != "reward"
+    return store.load_spec(workspace, run_id).objective != "reward"
 
 
 def _title(ref: str, workspace: Workspace) -> str:
-    if ref.startswith("run:") and runs.exists(workspace, ref[4:]):
-        return t("Go on from: {name}", name=runs.name(workspace, ref[4:]))
+    if ref.startswith("run:") and store.exists(workspace, ref[4:]):
+        return t("Go on from: {name}", name=store.name(workspace, ref[4:]))
     return bases.describe(ref, workspace).title
 
 
@@ -108,7 +109,7 @@ def panel(workspace: Workspace, base: bases.Base, recipe_name: str) -> None:
     seen = _looks().get(base.ref)
     _ui.bullets(_facts(workspace, base, seen if isinstance(seen, hub.Model) else None, recipe_name))
     _ui.toy_note(base)
-    if demo.on():
+    if limits.on():
         return
     if base.kind == "hub" and base.folder is None:
         _download(workspace, base, seen)

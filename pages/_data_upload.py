@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 from streamlit.components.v2 import component
 
-from engine import datasets, demo, jobs, uploads
+from engine import datasets, jobs, limits, uploads
 from engine.fixes import Edit
 from engine.words import language, t
 from engine.workspace import Workspace
@@ -139,8 +139,8 @@ def widget(workspace: Workspace) -> None:
     ticket = uploads.ticket(workspace, st.session_state.get("upload_ticket"))
     st.session_state["upload_ticket"] = ticket
     size = _size(uploads.limit_bytes())
-    if demo.on():
-        rows = f"{demo.limits().rows:,}"
+    if limits.on():
+        rows = f"{limits.limits().rows:,}"
         st.caption(
             t(
                 "JSON Lines, a JSON array or CSV, also gzipped; in this demo at most {size} and {n} rows.",

@@ -8,8 +8,9 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import evaluations, runs, sweeps
+from engine import evaluations, sweeps
 from engine.report import Comparison, files, frontier, items, paired
+from engine.runs import Run, store
 from engine.spec import RunSpec, schema, settings
 from engine.words import t
 from engine.workspace import Workspace
@@ -17,9 +18,9 @@ from pages import _forgetting_parts as parts
 from pages import _ui
 
 
-def alike(workspace: Workspace, scored: list[runs.Run], run_id: str | None) -> list[str]:
+def alike(workspace: Workspace, scored: list[Run], run_id: str | None) -> list[str]:
     """Return the scored trainings on the same rows and base as a run, itself among them, newest first."""
-    trained = {run.id: runs.load_spec(workspace, run.id) for run in scored}
+    trained = {run.id: store.load_spec(workspace, run.id) for run in scored}
     trained = {name: one for name, one in trained.items() if one.kind == "train"}
     own = trained.get(run_id or "") or next(iter(trained.values()), None)
     if own is None:
@@ -27,7 +28,7 @@ def alike(workspace: Workspace, scored: list[runs.Run], run_id: str | None) -> l
     return [name for name, one in trained.items() if one.dataset.id == own.dataset.id and one.base.ref == own.base.ref]
 
 
-def show(workspace: Workspace, scored: list[runs.Run], run_id: str | None) -> None:
+def show(workspace: Workspace, scored: list[Run], run_id: str | None) -> None:
     """Let a person pick runs, and show where they stand."""
     names = {run.id: f"{run.name} · {run.id[-6:]}" for run in scored if run.recipe != evaluations.RECIPE.name}
     usual = alike(workspace, scored, run_id)[:30]
@@ -42,7 +43,7 @@ def show(workspace: Workspace, scored: list[runs.Run], run_id: str | None) -> No
         if not chosen:
             return
     points, lines = [], {}
-    specs = {one: runs.load_spec(workspace, one) for one in chosen}
+    specs = {one: store.load_spec(workspace, one) for one in chosen}
     for one in chosen:
         try:
             rows, chance = evaluations.rows(workspace, one)

@@ -6,10 +6,11 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import bases, demo, drafts, evaluations, events, runs
+from engine import bases, drafts, evaluations, events, limits
 from engine.benchmarks import library
 from engine.forgetting import remedies
 from engine.report import Comparison, files, frontier, headline, items, paired, questions, verdicts
+from engine.runs import Run, lifecycle, store
 from engine.spec import RunSpec
 from engine.words import t
 from engine.workspace import Workspace
@@ -25,7 +26,7 @@ FLIPS_IN_REPORT = 100
 
 def show(workspace: Workspace, run_id: str) -> None:
     """Show one run, from its items alone."""
-    run_spec = runs.load_spec(workspace, run_id)
+    run_spec = store.load_spec(workspace, run_id)
     titled = parts.titles(workspace)
     try:
         rows, chance = evaluations.rows(workspace, run_id)
@@ -123,7 +124,7 @@ def _along(workspace: Workspace, run_id: str) -> None:
             and picked.step < last
             and st.button(t("Same run, {n} steps", n=picked.step), key="shorter_run")
         ):
-            told = t("The same as {name}: it picks step {step}", name=runs.name(workspace, run_id), step=picked.step)
+            told = t("The same as {name}: it picks step {step}", name=store.name(workspace, run_id), step=picked.step)
             made = drafts.of_run(workspace, run_id, came_from=told, changes={"train.max_steps": picked.step})
             _ui.go("train", draft=drafts.save(workspace, made))
         return
@@ -267,16 +268,16 @@ def _what_to_do(workspace: Workspace, run_id: str, run_spec: RunSpec) -> None:
     st.caption(t("When it has finished, both stand side by side under “Runs against each other”."))
 
 
-def _asking(workspace: Workspace, run_id: str) -> list[runs.Run]:
+def _asking(workspace: Workspace, run_id: str) -> list[Run]:
     """Return the evaluations of a run that are under way."""
     return [
         run
-        for run in runs.list_all(workspace)
-        if run.base == f"run:{run_id}" and run.recipe == evaluations.RECIPE.name and run.status in runs.LIVE
+        for run in store.list_all(workspace)
+        if run.base == f"run:{run_id}" and run.recipe == evaluations.RECIPE.name and run.status in store.LIVE
     ]
 
 
-def progress(workspace: Workspace, run: runs.Run) -> None:
+def progress(workspace: Workspace, run: Run) -> None:
     """Show how far an evaluation or sweep is."""
     found, _ = events.read(workspace.run_dir(run.id))
     told = next((event for event in reversed(found) if isinstance(event, events.Progress)), None)
@@ -297,7 +298,7 @@ def _watch(run_id: str) -> None:
     for run in asking:
         progress(workspace, run)
         if st.button(t("Stop"), key=f"stop_asking_{run.id}", disabled=run.status == "stopping"):
-            runs.stop(workspace, run.id)
+            lifecycle.stop(workspace, run.id)
             st.rerun()
 
 
@@ -306,7 +307,7 @@ def _ask_more(workspace: Workspace, run_id: str) -> None:
     if _asking(workspace, run_id):
         st.subheader(t("Being asked"))
         _watch(run_id)
-    for run in runs.list_all(workspace):
+    for run in store.list_all(workspace):
         halted = run.status in ("stopped", "interrupted", "failed") and run.recipe == evaluations.RECIPE.name
         if halted and run.base == f"run:{run_id}":
             left, right = st.columns([4, 1])
@@ -315,9 +316,9 @@ def _ask_more(workspace: Workspace, run_id: str) -> None:
             )
             if right.button(t("Go on"), key=f"resume_asking_{run.id}"):
                 try:
-                    runs.resume(workspace, run.id)
+                    lifecycle.resume(workspace, run.id)
                     st.rerun()
-                except (runs.CannotResume, demo.Refused) as error:
+                except (lifecycle.CannotResume, limits.Refused) as error:
                     left.error(_ui.plain(error))
     with st.expander(t("Ask it more benchmarks")):
         ref = f"run:{run_id}"
@@ -359,7 +360,7 @@ def _ask_more(workspace: Workspace, run_id: str) -> None:
             assert made is not None
             try:
                 evaluations.start(workspace, made)
-            except demo.Refused as refused:
+            except limits.Refused as refused:
                 _ui.problem_list(refused.problems)
             else:
                 st.rerun()
@@ -444,7 +445,7 @@ def _html(
         told = t("Questions that flipped, at most {n} of each benchmark", n=FLIPS_IN_REPORT)
         tables.append(files.Table(title=told, header=names, rows=flipped))
     return files.as_html(
-        heading=t("Forgetting: {name}", name=runs.name(workspace, run_id)),
+        heading=t("Forgetting: {name}", name=store.name(workspace, run_id)),
         sentence=headline.headline(rows),
         about=[
             t("Run {id}: {recipe} on {base}", id=run_id, recipe=run_spec.recipe.name, base=run_spec.base.ref),

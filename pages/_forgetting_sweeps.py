@@ -9,8 +9,9 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import bases, datasets, demo, preflight, runs, sweeps
+from engine import bases, datasets, limits, preflight, sweeps
 from engine.report import files, paired
+from engine.runs import Run, lifecycle, store
 from engine.spec import recipes as spec_recipes
 from engine.words import Problem, t
 from engine.workspace import Workspace
@@ -44,37 +45,37 @@ def show(workspace: Workspace) -> None:
     )
     run = next(one for one in found if one.id == chosen)
     _controls(workspace, run)
-    if run.status in runs.LIVE:
+    if run.status in store.LIVE:
         _watch(chosen)
     else:
         _result(workspace, chosen)
 
 
-def _controls(workspace: Workspace, run: runs.Run) -> None:
-    if run.status in runs.LIVE:
+def _controls(workspace: Workspace, run: Run) -> None:
+    if run.status in store.LIVE:
         if st.button(
             t("Stop the sweep"), key="stop_sweep", disabled=run.status == "stopping", icon=":material/stop_circle:"
         ):
-            runs.stop(workspace, run.id)
+            lifecycle.stop(workspace, run.id)
             st.rerun()
     elif run.status in ("stopped", "failed", "interrupted"):
         st.caption(_ui.say("{name} was not finished: {status}.", name=run.name, status=_ui.status_word(run.status)))
-        summary = runs.summary(workspace, run.id)
+        summary = store.summary(workspace, run.id)
         if summary.failure:
             st.warning(_ui.plain(t("{message}; {fix}", message=summary.failure["message"], fix=summary.failure["fix"])))
         if st.button(t("Go on with the sweep"), key="resume_sweep", type="primary"):
             try:
-                runs.resume(workspace, run.id)
+                lifecycle.resume(workspace, run.id)
                 st.rerun()
-            except (runs.CannotResume, demo.Refused) as error:
+            except (lifecycle.CannotResume, limits.Refused) as error:
                 st.error(_ui.plain(error))
 
 
 @_ui.fragment(run_every=3.0)
 def _watch(sweep_id: str) -> None:
     workspace = _ui.workspace()
-    run = runs.describe(workspace, sweep_id)
-    if run.status not in runs.LIVE:
+    run = store.describe(workspace, sweep_id)
+    if run.status not in store.LIVE:
         st.rerun()
     _forgetting_run.progress(workspace, run)
     _result(workspace, sweep_id)
@@ -132,12 +133,12 @@ def _sentence(result: sweeps.Result) -> str:
 def _trials(workspace: Workspace, sweep_id: str) -> None:
     rows = []
     for trial in sweeps.load(workspace, sweep_id).trials:
-        known = trial.run is not None and runs.exists(workspace, trial.run)
+        known = trial.run is not None and store.exists(workspace, trial.run)
         rows.append(
             {
                 t("Run"): sweeps.label(trial.recipe, trial.set),
                 t("Seed"): trial.seed,
-                t("Status"): _ui.status_word(runs.status(workspace, str(trial.run))) if known else t("not started"),
+                t("Status"): _ui.status_word(store.status(workspace, str(trial.run))) if known else t("not started"),
                 t("Id"): trial.run or "",
             }
         )
@@ -212,7 +213,7 @@ def _new(workspace: Workspace) -> None:
         click = st.session_state.setdefault("sweep_click", secrets.token_hex(8))
         try:
             st.session_state["sweep_started"] = sweeps.start(workspace, made, click_id=click)
-        except demo.Refused as refused:
+        except limits.Refused as refused:
             _ui.problem_list(refused.problems)
             return
         del st.session_state["sweep_click"]

@@ -8,7 +8,8 @@ import time
 import pandas as pd
 import streamlit as st
 
-from engine import bases, demo, events, machine, runs, turns
+from engine import bases, events, limits, machine
+from engine.runs import Run, lifecycle, store, turns
 from engine.spec import settings
 from engine.words import t
 from engine.workspace import Workspace
@@ -22,10 +23,10 @@ MOST_COMPARED = 6
 @functools.lru_cache(maxsize=4096)
 def _disk_bytes(root: str, run_id: str, status: str, minute: int) -> int:
     """The size of a run's folder, looked up once a minute, and anew when its `status` is another."""
-    return runs.disk_bytes(Workspace(root), run_id)
+    return store.disk_bytes(Workspace(root), run_id)
 
 
-def size(workspace: Workspace, run: runs.Run) -> str:
+def size(workspace: Workspace, run: Run) -> str:
     """Return in words what a run takes on disk."""
     megabytes = _disk_bytes(str(workspace.root), run.id, run.status, int(time.time() // 60)) / 1e6
     return f"{megabytes / 1000:,.1f} GB" if megabytes >= 1000 else f"{megabytes:,.1f} MB"
@@ -35,7 +36,7 @@ def size(workspace: Workspace, run: runs.Run) -> str:
 def _queue(workspace: Workspace, shown: list[str]) -> None:
     """The runs that wait, the next one first. When one has got its turn, the whole page is read again."""
     there = turns.waiting(machine.facts().device)
-    mine = [run_id for run_id in there if runs.exists(workspace, run_id)]
+    mine = [run_id for run_id in there if store.exists(workspace, run_id)]
     if mine != shown:
         st.rerun()
     st.subheader(t("Waiting"))
@@ -43,28 +44,28 @@ def _queue(workspace: Workspace, shown: list[str]) -> None:
     for run_id in mine:
         with st.container(horizontal=True, vertical_alignment="center"):
             position = there.index(run_id) + 1
-            st.markdown(f"**{position}.** {_ui.plain(runs.name(workspace, run_id))}", width="stretch")
+            st.markdown(f"**{position}.** {_ui.plain(store.name(workspace, run_id))}", width="stretch")
             first = position == 1
             label, symbol = t("Move to the front"), ":material/vertical_align_top:"
             # Nobody overtakes strangers.
-            if not demo.on() and st.button(label, icon=symbol, key=f"front_{run_id}", disabled=first):
-                runs.move_first(workspace, run_id)
+            if not limits.on() and st.button(label, icon=symbol, key=f"front_{run_id}", disabled=first):
+                lifecycle.move_first(workspace, run_id)
                 st.rerun()
             if st.button(t("Remove"), icon=":material/close:", key=f"remove_{run_id}"):
-                runs.remove_waiting(workspace, run_id)
+                lifecycle.remove_waiting(workspace, run_id)
                 st.rerun()
-    if len(mine) < len(there) and not demo.on():
+    if len(mine) < len(there) and not limits.on():
         st.caption(t("{n} more waiting runs belong to another home on this machine.", n=len(there) - len(mine)))
 
 
 def queue(workspace: Workspace) -> None:
     """Show who waits, when somebody does."""
-    mine = [run_id for run_id in turns.waiting(machine.facts().device) if runs.exists(workspace, run_id)]
+    mine = [run_id for run_id in turns.waiting(machine.facts().device) if store.exists(workspace, run_id)]
     if mine:
         _queue(workspace, mine)
 
 
-def table(workspace: Workspace, found: list[runs.Run]) -> None:
+def table(workspace: Workspace, found: list[Run]) -> None:
     """Show all runs; the row that is clicked is the run that is shown."""
     shown = pd.DataFrame(
         {
@@ -92,7 +93,7 @@ def table(workspace: Workspace, found: list[runs.Run]) -> None:
         _ui.choose("run", found[rows[0]].id)
 
 
-def compare(workspace: Workspace, found: list[runs.Run]) -> None:
+def compare(workspace: Workspace, found: list[Run]) -> None:
     """Lay the losses of several runs over each other, with the settings in which they differ."""
     with st.expander(t("Compare the losses of several runs")):
         names = {run.id: f"{run.name} ({run.id[-6:]})" for run in found}
@@ -109,7 +110,7 @@ def compare(workspace: Workspace, found: list[runs.Run]) -> None:
             key="compared_losses",
             alt=t("The losses of the chosen runs over the steps"),
         )
-        different = runs.differences(workspace, chosen)
+        different = store.differences(workspace, chosen)
         if not different:
             st.caption(t("These runs have the same settings throughout."))
             return

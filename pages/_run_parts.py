@@ -7,7 +7,8 @@ from typing import Any
 
 import streamlit as st
 
-from engine import cli, demo, drafts, events, failures, machine, preflight, runs, turns
+from engine import cli, drafts, events, limits, machine, preflight
+from engine.runs import Run, failures, follow, lifecycle, store, turns
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _run_list, _ui
@@ -41,7 +42,7 @@ def followed(here: Workspace, run_id: str) -> Followed:
     return kept
 
 
-def tab_title(run: runs.Run) -> None:
+def tab_title(run: Run) -> None:
     """Say in the browser's tab how far the run is, so that it can be watched from another one."""
     done = f"{round(100 * run.progress)} % " if run.status in ("running", "stopping") else ""
     st.set_page_config(page_title=f"{done}{_ui.status_word(run.status)} · {run.name}")
@@ -74,16 +75,16 @@ def how_far(run_id: str, state: str, found: list[Any], last: events.Step | None)
         st.progress(min(1.0, last.step / max(1, last.total_steps)) if last else 0.0, text=text)
 
 
-def actions(here: Workspace, run: runs.Run) -> None:
+def actions(here: Workspace, run: Run) -> None:
     """Offer what can be done with a run."""
     with st.container(horizontal=True):
         if run.status in ("queued", "running") and st.button(t("Stop"), icon=":material/stop:", key="stop"):
-            runs.stop(here, run.id)
+            lifecycle.stop(here, run.id)
             st.rerun()
         if run.status in ("stopped", "interrupted", "failed") and st.button(t("Resume"), type="primary", key="resume"):
             try:
-                runs.resume(here, run.id)
-            except (runs.CannotResume, demo.Refused, OSError) as error:
+                lifecycle.resume(here, run.id)
+            except (lifecycle.CannotResume, limits.Refused, OSError) as error:
                 st.error(_ui.plain(error))
             else:
                 st.rerun()
@@ -93,26 +94,26 @@ def actions(here: Workspace, run: runs.Run) -> None:
         with st.popover(t("Rename")):
             new_name = st.text_input(t("Name"), run.name, key=f"rename_{run.id}")
             if st.button(t("Save the name"), key="save_name"):
-                runs.rename(here, run.id, new_name)
+                store.rename(here, run.id, new_name)
                 st.rerun()
         with st.popover(t("Note")):
             text = st.text_area(
-                t("What you want to remember of this run"), runs.note(here, run.id), key=f"note_{run.id}"
+                t("What you want to remember of this run"), store.note(here, run.id), key=f"note_{run.id}"
             )
             if st.button(t("Save the note"), key="save_note"):
-                runs.write_note(here, run.id, text)
+                store.write_note(here, run.id, text)
                 st.rerun()
         with st.popover(t("Repeat it")):
             st.caption(t("The command that repeats this run:"))
             st.code(cli.repeat_command(here, run.id), language="bash", wrap_lines=True)
-        if run.status not in runs.LIVE:
+        if run.status not in store.LIVE:
             with st.popover(t("Delete")):
                 _delete(here, run)
-    if note := runs.note(here, run.id):
+    if note := store.note(here, run.id):
         st.caption(_ui.plain(note))
 
 
-def _delete(here: Workspace, run: runs.Run) -> None:
+def _delete(here: Workspace, run: Run) -> None:
     size = _run_list.size(here, run)
     st.write(
         _ui.say(
@@ -121,15 +122,15 @@ def _delete(here: Workspace, run: runs.Run) -> None:
     )
     if st.button(t("Delete for good"), type="primary", icon=":material/delete:", key="delete"):
         try:
-            runs.delete(here, run.id)
-        except (runs.CannotDelete, OSError) as error:
+            lifecycle.delete(here, run.id)
+        except (lifecycle.CannotDelete, OSError) as error:
             st.error(_ui.plain(error))
         else:
             _ui.choose("run", None)
             st.rerun()
 
 
-def outcome(here: Workspace, run_id: str, short: runs.Summary) -> None:
+def outcome(here: Workspace, run_id: str, short: store.Summary) -> None:
     """Say how the run ended and what would help."""
     if short.status == "failed" and short.failure:
         st.error(
@@ -138,8 +139,8 @@ def outcome(here: Workspace, run_id: str, short: runs.Summary) -> None:
         _start_again(here, run_id, str(short.failure["kind"]))
     elif short.status == "interrupted":
         st.warning(t("Its process is gone without a word: it was killed, or the machine was switched off. Resume it."))
-    elif short.status == "stopped" and demo.time_was_up(here.run_dir(run_id)):
-        minutes = f"{demo.limits().minutes:g}"
+    elif short.status == "stopped" and limits.time_was_up(here.run_dir(run_id)):
+        minutes = f"{limits.limits().minutes:g}"
         st.info(t("Stopped: its {minutes} minutes in this demo were up. Try fewer steps.", minutes=minutes))
     elif short.status == "stopped":
         st.info(t("Stopped as asked. It can go on from where it was."))
@@ -147,7 +148,7 @@ def outcome(here: Workspace, run_id: str, short: runs.Summary) -> None:
 
 def _start_again(here: Workspace, run_id: str, kind: str) -> None:
     """Offer a new run with each change that is safe to try."""
-    run_spec = runs.load_spec(here, run_id)
+    run_spec = store.load_spec(here, run_id)
     found = failures.remedies(kind, run_spec)
     fitting = preflight.that_would_fit(run_spec, here) if kind == "oom" else None
     if fitting and not {"adapter", "objective"} & set(fitting):
@@ -160,14 +161,14 @@ def _start_again(here: Workspace, run_id: str, kind: str) -> None:
             if st.button(remedy.title[:1].upper() + remedy.title[1:], key=f"remedy_{number}"):
                 draft = drafts.of_run(
                     here, run_id, changes=remedy.changes,
-                    came_from=t("{name}, started again with {change}", name=runs.name(here, run_id), change=remedy.title),
+                    came_from=t("{name}, started again with {change}", name=store.name(here, run_id), change=remedy.title),
                 )  # fmt: skip
                 _ui.go("train", draft=drafts.save(here, draft))
 
 
 def silence(state: str, found: list[Any]) -> None:
     """Say when nothing was heard of a run for so long that it may hang."""
-    silent_s = runs.silent_s(found) if state == "running" else None
+    silent_s = follow.silent_s(found) if state == "running" else None
     if silent_s is not None:
         st.warning(
             t(

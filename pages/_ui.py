@@ -11,7 +11,8 @@ from typing import Any
 
 import streamlit as st
 
-from engine import bases, datasets, demo, jobs, runs
+from engine import bases, datasets, jobs, limits, visitors
+from engine.runs import store
 from engine.words import Problem, language_of, languages, set_language, t
 from engine.workspace import Workspace, default_workspace
 
@@ -122,20 +123,20 @@ def language_switch() -> None:
 
 def workspace() -> Workspace:
     """The workspace of this visitor: in a hosted demo their own, which the address names, else the one there is."""
-    if not demo.on():
+    if not limits.on():
         return default_workspace()
     known = (st.session_state.get("visitor"), st.query_params.get("visitor"))
-    visitor = next((one for one in known if one and demo.workspace_of(one)), None)
+    visitor = next((one for one in known if one and visitors.workspace_of(one)), None)
     if visitor is None:
         try:
-            visitor = demo.new_visitor()
-        except demo.Refused as refused:
+            visitor = visitors.new_visitor()
+        except limits.Refused as refused:
             st.error(plain(refused))
             st.stop()
     st.session_state["visitor"] = visitor
     if st.query_params.get("visitor") != visitor:
         st.query_params["visitor"] = visitor
-    found = demo.workspace_of(visitor)
+    found = visitors.workspace_of(visitor)
     assert found is not None
     return found
 
@@ -143,9 +144,9 @@ def workspace() -> Workspace:
 def demo_notice(first: bool) -> None:
     """Say, on every page of a hosted demo, what is allowed before anybody meets a limit, and for how long things are
     kept; on the `first` page also what this is."""
-    if not demo.on():
+    if not limits.on():
         return
-    hours = f"{demo.hours_left(workspace()):.0f}"
+    hours = f"{visitors.hours_left(workspace()):.0f}"
     if first:
         st.info(
             t(
@@ -154,7 +155,7 @@ def demo_notice(first: bool) -> None:
             )
         )
     with st.expander(t("What this demo allows; everything is deleted in {hours} hours", hours=hours)):
-        bullets(demo.sentences())
+        bullets(limits.sentences())
         st.caption(t("On your own machine none of these limits exists."))
 
 
@@ -186,10 +187,10 @@ def _is_path(value: str) -> bool:
 
 def known_run(run_id: str | None) -> str | None:
     """Return the id of a run that is here and that this version can read, else None."""
-    if not run_id or not runs.exists(workspace(), run_id):
+    if not run_id or not store.exists(workspace(), run_id):
         return None
     try:
-        runs.load_spec(workspace(), run_id)
+        store.load_spec(workspace(), run_id)
     except (OSError, ValueError, RecursionError):
         return None
     return run_id
@@ -216,7 +217,7 @@ def remember_from_url() -> None:
     run_id = known_run(current("run"))
     if run_id and not current("dataset"):
         # A link to a run alone brings its data and base along.
-        run_spec = runs.load_spec(workspace(), run_id)
+        run_spec = store.load_spec(workspace(), run_id)
         st.session_state["current_dataset"] = run_spec.dataset.id
         st.session_state["current_base"] = run_spec.base.pinned
 
@@ -235,7 +236,7 @@ def current_dataset() -> datasets.Dataset | None:
 def link_parameters() -> dict[str, str]:
     """Return the query parameters that take what is being worked on, and the language, along to another page."""
     working_on = {name: value for name in CURRENT if (value := current(name)) and not _is_path(value)}
-    if demo.on() and "visitor" in st.session_state:
+    if limits.on() and "visitor" in st.session_state:
         working_on["visitor"] = st.session_state["visitor"]
     return {**working_on, "lang": st.session_state["language"]} if "lang" in st.query_params else working_on
 
@@ -272,7 +273,7 @@ def sidebar() -> None:
         base = current("base") or "starter"
         _line(t("Base"), bases.describe(base, here).title)
         known = known_run(current("run"))
-        _line(t("Run"), f"{runs.name(here, known)} ({status_word(runs.status(here, known))})" if known else None)
+        _line(t("Run"), f"{store.name(here, known)} ({status_word(store.status(here, known))})" if known else None)
         language_switch()
 
 

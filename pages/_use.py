@@ -11,7 +11,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from engine import demo, elsewhere, export, runs
+from engine import elsewhere, export, limits
+from engine.runs import store
 from engine.words import Problem, t
 from engine.workspace import Workspace
 from pages import _ui
@@ -144,7 +145,7 @@ def _take(here: Workspace, run_id: str, adapter: bool) -> None:
     needs = t("transformers and peft") if adapter else t("transformers")
     st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=needs))
     st.code(export.load_lines(here, run_id), language="python")
-    if not adapter and runs.load_spec(here, run_id).objective != "reward":
+    if not adapter and store.load_spec(here, run_id).objective != "reward":
         st.caption(t("Or serve it with vLLM:"))
         st.code(export.vllm_lines("model"), language="bash", wrap_lines=True)
 
@@ -166,16 +167,16 @@ def _merged(here: Workspace, run_id: str) -> None:
     _checked(export.parity(folder))
     st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=t("transformers")))
     st.code(export.merged_lines(here, run_id, export.MERGED), language="python")
-    if runs.load_spec(here, run_id).objective != "reward":
+    if store.load_spec(here, run_id).objective != "reward":
         st.caption(t("Or serve it with vLLM:"))
         st.code(export.vllm_lines(export.MERGED), language="bash", wrap_lines=True)
 
 
 def _ollama(here: Workspace, run_id: str) -> None:
-    if runs.load_spec(here, run_id).objective == "reward":
+    if store.load_spec(here, run_id).objective == "reward":
         st.caption(t("A reward model gives scores, and llama.cpp writes text."))
         return
-    if demo.on():
+    if limits.on():
         st.caption(_ui.plain(Problem(rule="demo-export").sentence))
         return
     run_dir = here.run_dir(run_id)
@@ -200,7 +201,7 @@ def _ollama(here: Workspace, run_id: str) -> None:
 
 
 def _hub(here: Workspace, run_id: str, adapter: bool) -> None:
-    if demo.on():
+    if limits.on():
         st.caption(_ui.plain(Problem(rule="demo-export").sentence))
         return
     st.write(t("Upload it to the Hugging Face hub with its card. Nobody but you sees it."))

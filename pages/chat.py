@@ -6,14 +6,15 @@ from typing import Any
 
 import streamlit as st
 
-from engine import bases, chat, datasets, demo, runs
+from engine import bases, chat, datasets, limits
+from engine.runs import store
 from engine.words import t
 from pages import _ui
 
 st.title(t("Chat"))
 st.write(t("Ask the base and your runs the same thing and see what changed. Your votes become rows to train on."))
 
-if demo.on():
+if limits.on():
     st.info(
         t("Chat is not part of this demo: every visitor would need a model in memory. Run Tunebook yourself to use it.")
     )
@@ -191,12 +192,12 @@ def _votes() -> None:
             _ui.go("data", dataset=made.id)
 
 
-known = runs.list_all(workspace)[:200]
+known = store.list_all(workspace)[:200]
 names = {run.id: run.name for run in known}
 choices = chat.models(workspace, known)
 current_run = f"run:{_ui.current('run')}"
 usual = [current_run] if current_run in choices else [ref for ref in choices if ref.startswith("run:")][:1]
-below = runs.load_spec(workspace, usual[0].removeprefix("run:")).base.pinned if usual else "starter"
+below = store.load_spec(workspace, usual[0].removeprefix("run:")).base.pinned if usual else "starter"
 usual = [*([below] if below in choices else []), *usual]
 chosen = st.multiselect(
     t("Models"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from engine import datasets, demo, hub, jobs, mix, starter
+from engine import datasets, hub, jobs, limits, mix, starter
 from engine.read import formats
 from engine.words import language, t
 from pages import _data_numbers, _data_rows, _data_upload, _ui
@@ -127,7 +127,7 @@ ways = {
     "stored": (t("Data from before"), _stored_before),
     "mix": (t("A mix of stored data"), _mix),
 }
-if demo.on():
+if limits.on():
     ways = {name: way for name, way in ways.items() if name in ("upload", "sample", "stored")}
 way = st.radio(
     t("Where are your rows?"), list(ways), format_func=lambda name: ways[name][0], horizontal=True, key="way"

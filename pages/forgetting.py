@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine import runs, sweeps
+from engine import sweeps
 from engine.report import items
+from engine.runs import store
 from engine.words import t
 from pages import _forgetting_compare, _forgetting_run, _forgetting_sweeps, _run_parts, _ui
 
@@ -15,8 +16,8 @@ REFRESH_S = 2.0
 @_ui.fragment(run_every=REFRESH_S)
 def _going_on(run_id: str) -> None:
     """Show how far a run is that has not ended, and read the whole page again when it has: then its scores are there."""
-    state = runs.status(workspace, run_id)
-    if state not in runs.LIVE:
+    state = store.status(workspace, run_id)
+    if state not in store.LIVE:
         st.rerun()
     found = _run_parts.followed(workspace, run_id)
     _run_parts.how_far(run_id, state, found.others, found.steps[-1] if found.steps else None)
@@ -26,7 +27,7 @@ st.title(t("Forgetting"))
 st.write(t("What the model gained, and what it cost: the same questions, before and after."))
 
 workspace = _ui.workspace()
-known = runs.list_all(workspace)[:200]
+known = store.list_all(workspace)[:200]
 scored = [run for run in known if items.benchmarks_of(workspace.run_dir(run.id))]
 wanted = _ui.current("run")
 views = {"run": t("One run"), "compare": t("Runs against each other"), "sweep": t("Sweeps")}
@@ -39,7 +40,7 @@ view = st.radio(
     label_visibility="collapsed",
 )  # fmt: skip
 going_on = _ui.known_run(wanted)
-if going_on and runs.status(workspace, going_on) not in runs.LIVE:
+if going_on and store.status(workspace, going_on) not in store.LIVE:
     going_on = None
 if going_on and view == "run" and not is_sweep:
     st.session_state["waited_for"] = going_on

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import pandas as pd
 import streamlit as st
 
-from engine import chain, datasets, drafts, guide, runs, starter
+from engine import chain, datasets, drafts, guide, starter
+from engine.runs import store
 from engine.spec import recipes as spec_recipes
 from engine.spec import settings as spec_settings
 from engine.words import t
@@ -221,8 +222,8 @@ def _methods() -> None:
 
 def _newest_answers() -> str:
     """Return the newest finished run with answers as a base, else the starter."""
-    for run in runs.list_all(workspace)[:50]:
-        if run.status == "finished" and runs.load_spec(workspace, run.id).objective == "sft":
+    for run in store.list_all(workspace)[:50]:
+        if run.status == "finished" and store.load_spec(workspace, run.id).objective == "sft":
             return f"run:{run.id}"
     return "starter"
 

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine import bases, events, fit, runs
+from engine import bases, events, fit
+from engine.runs import follow, store
 from engine.spec import settings
 from engine.words import t
 from pages import _charts, _run_list, _run_parts, _ui, _use
@@ -111,10 +112,10 @@ def _live(run_id: str) -> None:
 def _moving(run_id: str, young_until_s: float) -> None:
     """The part that is looked at most often. Reads the whole page again when the run has ended, or is young no longer."""
     began_s = st.session_state.setdefault(f"watched_{run_id}", time.monotonic())
-    run = runs.describe(workspace, run_id)
+    run = store.describe(workspace, run_id)
     _run_parts.tab_title(run)
     _show_moving(run_id, run.status)
-    if run.status not in runs.LIVE or began_s < young_until_s < time.monotonic():
+    if run.status not in store.LIVE or began_s < young_until_s < time.monotonic():
         st.session_state[f"watched_{run_id}"] = time.monotonic()
         st.rerun()
 
@@ -123,7 +124,7 @@ def _show_moving(run_id: str, state: str) -> None:
     """How far it is, the charts, and what wants to be read at once."""
     found = _run_parts.followed(workspace, run_id)
     steps, evals = found.steps, found.evals
-    objective = runs.load_spec(workspace, run_id).objective
+    objective = store.load_spec(workspace, run_id).objective
     _run_parts.silence(state, found.all)
     _progress(run_id, state, found.others, steps)
     if steps and objective != "ppo":  # PPO's loss says nothing about how it goes
@@ -166,10 +167,10 @@ def _show_details(run_id: str) -> None:
                 st.caption(_ui.say("Device {device}: {reason}", device=event.device, reason=event.reason))
             if isinstance(event, events.Log):
                 st.caption(_ui.plain(event.text))
-        st.code(runs.log_tail(workspace.run_dir(run_id)) or " ", language=None)
+        st.code(follow.log_tail(workspace.run_dir(run_id)) or " ", language=None)
 
 
-all_runs = runs.list_all(workspace)[:LIST_LENGTH]
+all_runs = store.list_all(workspace)[:LIST_LENGTH]
 if not all_runs:
     _ui.empty(t("No runs yet. Start one; with the starter it takes a minute."), "train", t("Go to Train"))
 else:
@@ -183,22 +184,22 @@ else:
     run_id = _ui.current("run") or all_runs[0].id
     if _ui.current("run") != run_id:
         _ui.choose("run", run_id)
-    run = runs.describe(workspace, run_id)
+    run = store.describe(workspace, run_id)
     st.subheader(f"{_ui.STATUS_ICONS.get(run.status, '')} {_ui.plain(run.name)} · {_ui.status_word(run.status)}")
     st.caption(
         f"{run.id} · {t('{recipe} on {base}', recipe=run.recipe, base=_ui.plain(bases.short(run.base, workspace)))}"
     )
     _run_parts.actions(workspace, run)
     _run_parts.tab_title(run)
-    if run.status in runs.LIVE:
+    if run.status in store.LIVE:
         _live(run_id)
     else:
-        _run_parts.outcome(workspace, run_id, runs.summary(workspace, run_id))
+        _run_parts.outcome(workspace, run_id, store.summary(workspace, run_id))
         _show_moving(run_id, run.status)
         _show_details(run_id)
     if run.status == "finished":
         _use.show(workspace, run_id)
-    ended = run.status not in runs.LIVE
+    ended = run.status not in store.LIVE
     if len(all_runs) > 1:
         _run_list.compare(workspace, all_runs)
     _ui.next_step(

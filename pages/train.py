@@ -10,7 +10,8 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine import bases, chain, datasets, demo, drafts, fit, judges, machine, preflight, runs
+from engine import bases, chain, datasets, drafts, fit, judges, limits, machine, preflight
+from engine.runs import lifecycle, store
 from engine.spec import RunSpec, schema, settings
 from engine.spec import recipes as spec_recipes
 from engine.words import Problem, t
@@ -111,13 +112,13 @@ def _chain_stage(found: chain.Chain, stage: chain.Stage, *, skipped: bool) -> No
         st.markdown(t("Skipped"))
         return
     if stage.filled:
-        st.markdown(":material/check_circle: " + _ui.say("Done by: {name}", name=runs.name(workspace, stage.filled)))
+        st.markdown(":material/check_circle: " + _ui.say("Done by: {name}", name=store.name(workspace, stage.filled)))
         if stage.name == "reward" and (judged := judges.accuracy(workspace.run_dir(stage.filled))) is not None:
             share = f"{100 * judged.tuned:.0f} %"
             st.caption(_ui.say("Right on {share} of {n} unseen pairs; chance is 50 %.", share=share, n=judged.n))
         return
     if stage.going:
-        st.markdown(":material/play_circle: " + _ui.say("On its way: {name}", name=runs.name(workspace, stage.going)))
+        st.markdown(":material/play_circle: " + _ui.say("On its way: {name}", name=store.name(workspace, stage.going)))
         if st.button(t("Watch it"), key=f"chain_watch_{stage.name}"):
             _ui.choose("run", stage.going)
             _ui.go("runs")
@@ -301,11 +302,11 @@ def _judge() -> None:
 
 
 def _judge_title(ref: str) -> str:
-    if not runs.exists(workspace, ref.removeprefix("run:")):
+    if not store.exists(workspace, ref.removeprefix("run:")):
         return ref
     judged = judges.accuracy(workspace.run_dir(ref.removeprefix("run:")))
     share = "?" if judged is None else f"{100 * judged.tuned:.0f}"
-    return t("{name}: right on {share} % of unseen pairs", name=runs.name(workspace, ref[4:]), share=share)
+    return t("{name}: right on {share} % of unseen pairs", name=store.name(workspace, ref[4:]), share=share)
 
 
 st.subheader(t("Settings"))
@@ -440,7 +441,7 @@ with st.expander(t("The whole specification (spec.json)")):
 if problems:
     st.error(t("This run cannot start yet:"))
     _ui.problem_list(problems)
-waiting = sum(run.status in runs.LIVE for run in runs.list_all(workspace)[:50])
+waiting = sum(run.status in store.LIVE for run in store.list_all(workspace)[:50])
 if waiting:
     st.info(t("{n} run is going on or waiting; this one waits its turn.", n=waiting))
 
@@ -454,8 +455,8 @@ if time.monotonic() - started.get(click, (0.0, ""))[0] > DOUBLE_CLICK_S:
 if st.button(t("Start"), type="primary", icon=":material/play_arrow:", disabled=bool(problems), key="start"):
     token, run_id = st.session_state.setdefault("click_token", secrets.token_hex(8)), started.get(click, (0, ""))[1]
     try:
-        run_id = run_id or runs.start(workspace, run_spec, name=name.strip() or None, click_id=f"{click}-{token}")
-    except demo.Refused as refused:
+        run_id = run_id or lifecycle.start(workspace, run_spec, name=name.strip() or None, click_id=f"{click}-{token}")
+    except limits.Refused as refused:
         st.error(t("This run cannot start yet:"))
         _ui.problem_list(refused.problems)
     except OSError as error:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from engine import events, processes, runs
+from engine import events, processes
+from engine.runs import follow, lifecycle, store
 from engine.spec import RunSpec, schema
 from engine.workspace import Workspace
 
@@ -65,26 +66,26 @@ class FakeRuns:
         self.workspace = Workspace(root)
 
     def start(self, child: str = "finishes", **more: Any) -> str:
-        return runs.start(self.workspace, fake_spec(child), module=SUPERVISOR, **more)
+        return lifecycle.start(self.workspace, fake_spec(child), module=SUPERVISOR, **more)
 
     def resume(self, run_id: str, child: str | None = None) -> None:
         if child is not None:
             (self.folder(run_id) / "fake").write_text(child)
-        runs.resume(self.workspace, run_id, module=SUPERVISOR)
+        lifecycle.resume(self.workspace, run_id, module=SUPERVISOR)
 
     def folder(self, run_id: str) -> Path:
         return self.workspace.run_dir(run_id)
 
     def status(self, run_id: str) -> str:
-        return runs.status(self.workspace, run_id)
+        return store.status(self.workspace, run_id)
 
     def wait_for(self, run_id: str, *states: str) -> str:
         """Wait until the run has one of these states; any other end is a failure, shown with the log."""
 
         def reached() -> str:
             state = self.status(run_id)
-            ended = state not in runs.LIVE and state not in states
-            assert not ended, f"{state} instead of {states}\n{runs.log_tail(self.folder(run_id))}"
+            ended = state not in store.LIVE and state not in states
+            assert not ended, f"{state} instead of {states}\n{follow.log_tail(self.folder(run_id))}"
             return state if state in states else ""
 
         return wait_until(reached, what=f"{run_id} is {states}")

@@ -23,7 +23,7 @@ from engine.spec import RunSpec, recipes, schema
 from engine.spec import settings as spec_settings
 from engine.train.arguments import kept_best
 from engine.train.callback import EventCallback, early_stop
-from engine.words.problem import Problem
+from engine.words import Problem
 from tests import forked
 from tests.conftest import ROOT
 from tests.tiny_models import SHAPES

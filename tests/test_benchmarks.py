@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from engine import evaluations, events, runs, starter
+from engine import evaluations, events, starter
 from engine.benchmarks import forms, library, own, shipped, speeds
 from engine.report import items, paired, verdicts
+from engine.runs import follow, lifecycle, store
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT, tunebook
@@ -276,18 +277,18 @@ def test_a_killed_evaluation_goes_on_and_gives_the_figures_of_an_unbroken_one(tm
     assert made is not None
     whole = Workspace(tmp_path / "whole")
     unbroken = evaluations.start(whole, made)
-    assert runs.wait(whole, unbroken) == "finished"
+    assert follow.wait(whole, unbroken) == "finished"
     broken = Workspace(tmp_path / "broken")
     run_id = evaluations.start(broken, made)
     run_dir = broken.run_dir(run_id)
     part = run_dir / "items" / "base-blimp.part"
     wait_until(lambda: part.exists() and part.read_bytes().count(b"\n") >= 3, timeout_s=240)
     kill(identity_in(run_dir / "pid.json"))  # the child dies with its supervisor
-    wait_until(lambda: runs.status(broken, run_id) == "interrupted")
+    wait_until(lambda: store.status(broken, run_id) == "interrupted")
     before = part.read_bytes()
     part.write_bytes(before + b'{"key": "torn')
-    runs.resume(broken, run_id)
-    assert runs.wait(broken, run_id) == "finished"
+    lifecycle.resume(broken, run_id)
+    assert follow.wait(broken, run_id) == "finished"
     for name in ("blimp", "toy-world"):
         first, second = (
             w.run_dir(r) / "items" / f"base-{name}.jsonl" for w, r in ((whole, unbroken), (broken, run_id))
@@ -306,7 +307,7 @@ def test_a_run_and_its_base_are_asked_more_questions_later_and_stand_in_the_runs
     home = tmp_path / "home"
     shutil.copytree(trained_home, home)
     workspace = Workspace(home)
-    run_id = runs.list_all(workspace)[0].id
+    run_id = store.list_all(workspace)[0].id
     status, evaluation, said = evaluate(home, run_id, "--benchmarks", "general-text,winogrande-200", "--limit", "20")
     assert status == 0, said
     assert {row.benchmark for row in paired.compare_run(workspace.run_dir(evaluation))} == {
@@ -336,7 +337,7 @@ def test_a_base_that_splits_text_otherwise_is_refused_in_a_sentence(tmp_path: Pa
     (other / "tokenizer.json").write_text(json.dumps(told))
     status, run_id, _ = evaluate(tmp_path / "home", "starter", "--against", os.fspath(other), "--benchmarks", "blimp")
     assert status == 1
-    failure = runs.summary(Workspace(tmp_path / "home"), run_id).failure
+    failure = store.summary(Workspace(tmp_path / "home"), run_id).failure
     assert failure is not None and "split text into tokens differently" in str(failure["message"])
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
-from engine import datasets, drafts, events, runs, starter
+from engine import datasets, drafts, events, starter
+from engine.runs import follow, lifecycle, store
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT, SHARED_DATA, chromium
@@ -104,11 +105,11 @@ def server(one_server: Server) -> Iterator[Server]:
         one_server.start()
     yield one_server
     workspace = Workspace(one_server.home)
-    going_on = [run.id for run in runs.list_all(workspace) if run.status in runs.LIVE]
+    going_on = [run.id for run in store.list_all(workspace) if run.status in store.LIVE]
     for run_id in going_on:
-        runs.stop(workspace, run_id)
+        lifecycle.stop(workspace, run_id)
     for run_id in going_on:
-        wait_until(lambda run_id=run_id: runs.status(workspace, run_id) not in runs.LIVE, timeout_s=60)
+        wait_until(lambda run_id=run_id: store.status(workspace, run_id) not in store.LIVE, timeout_s=60)
 
 
 @pytest.fixture
@@ -193,8 +194,8 @@ def test_from_an_uploaded_file_to_a_forgetting_report(server: Server, page: Page
 
     expect(page).to_have_url(re.compile("/runs"))
     workspace = Workspace(server.home)
-    wait_until(lambda: len(runs.list_all(workspace)) == 1, timeout_s=30)
-    run_id = runs.list_all(workspace)[0].id
+    wait_until(lambda: len(store.list_all(workspace)) == 1, timeout_s=30)
+    run_id = store.list_all(workspace)[0].id
     # The chart moves in place: the canvas that drew the first points draws the later ones too.
     canvas = page.get_by_test_id("stEChartsChart").locator("canvas").first
     expect(canvas).to_be_visible(timeout=SLOW_MS)
@@ -203,7 +204,7 @@ def test_from_an_uploaded_file_to_a_forgetting_report(server: Server, page: Page
     wait_until(lambda: page.get_by_test_id("stMetricValue").first.inner_text() != first, timeout_s=60)
     assert canvas.evaluate("node => node.dataset.same") == "yes"
     expect(page.get_by_text("Use it")).to_be_visible(timeout=5 * SLOW_MS)
-    assert [run.id for run in runs.list_all(workspace)] == [run_id]  # the double click started one run
+    assert [run.id for run in store.list_all(workspace)] == [run_id]  # the double click started one run
     page.get_by_role("button", name="Next: what it gained and what it forgot").click()
 
     expect(page.get_by_text(re.compile("It learned from the rows|It learned the new task"))).to_be_visible()
@@ -222,8 +223,8 @@ def started_on_the_page(server: Server, page: Page, **overrides: object) -> str:
     start = page.get_by_role("button", name="Start", exact=True)
     expect(start).to_be_enabled(timeout=SLOW_MS)
     start.click()
-    wait_until(lambda: runs.list_all(workspace), timeout_s=60)
-    return runs.list_all(workspace)[0].id
+    wait_until(lambda: store.list_all(workspace), timeout_s=60)
+    return store.list_all(workspace)[0].id
 
 
 def test_a_refresh_a_second_tab_and_a_server_that_ends_or_is_killed_all_show_the_same_run_going_on(
@@ -233,8 +234,8 @@ def test_a_refresh_a_second_tab_and_a_server_that_ends_or_is_killed_all_show_the
     workspace = Workspace(server.home)
 
     def goes_on() -> None:
-        before = runs.summary(workspace, run_id).step
-        wait_until(lambda: runs.summary(workspace, run_id).step > before, timeout_s=60)
+        before = store.summary(workspace, run_id).step
+        wait_until(lambda: store.summary(workspace, run_id).step > before, timeout_s=60)
 
     expect(page).to_have_url(re.compile("/runs"))
     expect(page.get_by_text("Training: step")).to_be_visible(timeout=SLOW_MS)
@@ -266,8 +267,8 @@ def test_a_run_whose_browser_is_closed_at_once_is_found_finished_later(server: S
     run_id = started_on_the_page(server, context.new_page(), **{"train.max_steps": 5})
     context.close()
     workspace = Workspace(server.home)
-    assert runs.status(workspace, run_id) in ("queued", "running")
-    assert runs.wait(workspace, run_id) == "finished"
+    assert store.status(workspace, run_id) in ("queued", "running")
+    assert follow.wait(workspace, run_id) == "finished"
     later = browser.new_context().new_page()
     later.goto(f"{server.url}/runs")
     expect(later.get_by_text("Use it")).to_be_visible(timeout=SLOW_MS)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import bases, chat, datasets, processes, runs
+from engine import bases, chat, datasets, processes
+from engine.runs import store
 from engine.workspace import Workspace
 from tests import forked
 from tests.helpers import wait_until
@@ -118,7 +119,7 @@ def test_base_and_run_answer_from_one_loaded_base_alike_for_the_same_seed(
 ):
     monkeypatch.setattr(chat, "MODULE", forked.module("chat"))
     shutil.copytree(trained_home, workspace.root)
-    run = f"run:{runs.list_all(workspace)[0].id}"
+    run = f"run:{store.list_all(workspace)[0].id}"
     assert chat.models(workspace) == ["starter", run] and bases.describe(run, workspace).folder is not None
     try:
         both = said(workspace, ["starter", run], "What is the opposite of hot?", temperature=0, most_tokens=8)

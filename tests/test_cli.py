@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from engine import bases, cli, datasets, events, machine, processes, runs, starter
+from engine import bases, cli, datasets, events, machine, processes, starter
 from engine.report import Item
 from engine.report import items as report_items
+from engine.runs import follow, lifecycle, store
 from engine.spec import RunSpec, recipes, schema
 from engine.spec import settings as spec_settings
 from engine.workspace import Workspace
@@ -53,7 +54,7 @@ def workspace(tmp_path, monkeypatch) -> Workspace:
     def spawn(*_: object) -> None:
         pytest.fail("a training was started")
 
-    monkeypatch.setattr(runs, "_spawn", spawn)
+    monkeypatch.setattr(lifecycle, "_spawn", spawn)
     return Workspace(tmp_path / "home")
 
 
@@ -80,7 +81,7 @@ def started(monkeypatch) -> list[RunSpec]:
         specs.append(schema.decode(spec_json(run_dir)))
         return processes.identify(os.getpid())
 
-    monkeypatch.setattr(runs, "_spawn", spawn)
+    monkeypatch.setattr(lifecycle, "_spawn", spawn)
     return specs
 
 
@@ -232,7 +233,7 @@ def test_words_that_are_no_command_end_with_2_and_the_usage(tunebook, words):
 def test_train_without_wait_prints_the_id_and_the_status(tunebook, tmp_path, started, workspace):
     said = tunebook("train", "lora", "--data", file_of(tmp_path, PAIRS), "--base", "owner/name", "--json")
     assert said.code == 0 and list(said.json) == ["id", "status"]
-    assert said.json["status"] == "queued" and runs.exists(workspace, said.json["id"])
+    assert said.json["status"] == "queued" and store.exists(workspace, said.json["id"])
     assert len(started) == 1
     plain = tunebook("train", "lora", "--data", file_of(tmp_path, PAIRS), "--base", "owner/name", "--name", "Zoë")
     assert "tunebook show" in plain.out and "Zoë" in tunebook("runs").out
@@ -242,7 +243,7 @@ def test_train_without_wait_prints_the_id_and_the_status(tunebook, tmp_path, sta
     ("status", "code"), [("finished", 0), ("failed", 1), ("stopped", 3), ("interrupted", 1), ("running", 0)]
 )
 def test_train_wait_ends_with_the_code_of_the_status(tunebook, tmp_path, started, monkeypatch, status, code):
-    monkeypatch.setattr(runs, "wait", lambda *_: status)
+    monkeypatch.setattr(follow, "wait", lambda *_: status)
     words = ("train", "lora", "--data", file_of(tmp_path, PAIRS), "--base", "owner/name", "--wait", "--json")
     said = tunebook(*words)
     assert said.code == code and list(said.json) == ["id", "status"] and said.json["status"] == status
@@ -252,7 +253,7 @@ def test_ctrl_c_leaves_the_run_going_and_says_how_to_stop_it(tunebook, tmp_path,
     def interrupted(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "wait", interrupted)
+    monkeypatch.setattr(follow, "wait", interrupted)
     said = tunebook("train", "lora", "--data", file_of(tmp_path, PAIRS), "--base", "owner/name", "--wait", "--json")
     assert said.code == 0 and said.json["status"] == "queued"
     assert f"tunebook stop {said.json['id']}" in said.err

@@ -18,7 +18,7 @@ from engine.check import DatasetError, check
 from engine.fixes import DROP_BAD_ROWS, Edit, one_line
 from engine.rowcheck import check_row
 from engine.templates import PLAIN_TEMPLATE, Coder, NoTokenizer
-from engine.words.problem import Problem
+from engine.words import Problem
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT

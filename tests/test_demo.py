@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from streamlit.testing.v1 import AppTest
 from engine import (
     bases,
     datasets,
-    demo,
     drafts,
     evaluations,
     events,
@@ -26,11 +27,12 @@ from engine import (
     jobs,
     machine,
     preflight,
-    runs,
     starter,
-    turns,
     uploads,
+    visitors,
 )
+from engine import limits as engine_limits
+from engine.runs import admission, lifecycle, turns
 from engine.spec import recipes, schema
 from engine.workspace import Workspace, default_workspace
 from tests.conftest import ROOT
@@ -44,9 +46,9 @@ ROWS = b"".join(
 
 @pytest.fixture
 def limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Turn the demo on; returns a function that changes limits of demo.toml."""
+    """Turn the demo on; returns a function that changes limits of limits.toml."""
     monkeypatch.setenv("TUNEBOOK_DEMO", "1")
-    usual = msgspec.to_builtins(demo.limits())
+    usual = msgspec.to_builtins(engine_limits.limits())
 
     def change(**limits: Any) -> None:
         path = tmp_path / f"demo-{len(list(tmp_path.iterdir()))}.toml"
@@ -62,7 +64,7 @@ def visitor(limited: Any) -> Workspace:
 
 
 def visitors_workspace() -> Workspace:
-    found = demo.workspace_of(demo.new_visitor())
+    found = visitors.workspace_of(visitors.new_visitor())
     assert found is not None
     return found
 
@@ -89,27 +91,27 @@ def refused(workspace: Workspace, source: Path) -> str:
 def test_a_space_or_a_switch_turns_the_demo_on(monkeypatch, chosen, space, on):
     monkeypatch.setenv("TUNEBOOK_DEMO", chosen)
     monkeypatch.setenv("SPACE_ID", space)
-    assert demo.on() == on
+    assert engine_limits.on() == on
 
 
 def test_a_file_of_limits_that_lacks_one_or_misspells_one_opens_no_demo(limited, tmp_path, monkeypatch):
     limited(stepps=3)
     with pytest.raises(msgspec.ValidationError, match="stepps"):
-        demo.limits()
+        engine_limits.limits()
     (tmp_path / "few.toml").write_text("rows = 3\n")
     monkeypatch.setenv("TUNEBOOK_DEMO_LIMITS", str(tmp_path / "few.toml"))
     with pytest.raises(msgspec.ValidationError, match="missing"):
-        demo.limits()
+        engine_limits.limits()
 
 
 # --- visitors ---------------------------------------------------------------------------------------------------------
 def test_a_visitors_number_has_128_bits_of_chance_and_a_folder_of_its_own(limited):
-    found = {demo.new_visitor() for _ in range(20)}
+    found = {visitors.new_visitor() for _ in range(20)}
     assert len(found) == 20 and all(re.fullmatch(r"[0-9a-f]{32}", one) for one in found)
     bits = [int(one, 16) for one in found]
     assert all(any(one >> bit & 1 for one in bits) for bit in range(128))  # none of them is always 0
-    roots = {demo.workspace_of(one).root for one in found}  # type: ignore[union-attr]
-    assert len(roots) == 20 and all(root.parent == demo.visitors_dir().resolve() for root in roots)
+    roots = {visitors.workspace_of(one).root for one in found}  # type: ignore[union-attr]
+    assert len(roots) == 20 and all(root.parent == visitors.visitors_dir().resolve() for root in roots)
     assert all(root.stat().st_mode & 0o077 == 0 for root in roots)
 
 
@@ -118,40 +120,40 @@ def test_a_visitors_number_has_128_bits_of_chance_and_a_folder_of_its_own(limite
     ["", "0" * 32, "../" + "0" * 29, "..", ".", "/", "F" * 32, "0" * 31, "0" * 33, None, 7, "\0" * 32, "é" * 32],
 )
 def test_a_number_that_was_not_drawn_here_opens_nothing(visitor, guess):
-    assert demo.workspace_of(guess) is None
+    assert visitors.workspace_of(guess) is None
 
 
 def test_a_full_demo_takes_nobody_more_until_empty_workspaces_are_old(limited):
     limited(visitors=2)
-    first, second = demo.new_visitor(), demo.new_visitor()
-    with pytest.raises(demo.Refused, match="come back later"):
-        demo.new_visitor()
+    first, second = visitors.new_visitor(), visitors.new_visitor()
+    with pytest.raises(engine_limits.Refused, match="come back later"):
+        visitors.new_visitor()
     for one in (first, second):
-        os.utime(demo.visitors_dir() / one / ".arrived", (0, demo.time.time() - 700))
-    in_uploads(demo.workspace_of(second), b"x")  # type: ignore[arg-type]
-    assert demo.workspace_of(demo.new_visitor()) is not None
-    assert demo.workspace_of(first) is None and demo.workspace_of(second) is not None
+        os.utime(visitors.visitors_dir() / one / ".arrived", (0, time.time() - 700))
+    in_uploads(visitors.workspace_of(second), b"x")  # type: ignore[arg-type]
+    assert visitors.workspace_of(visitors.new_visitor()) is not None
+    assert visitors.workspace_of(first) is None and visitors.workspace_of(second) is not None
 
 
 def test_everything_of_a_visitor_is_deleted_when_the_stated_time_is_over(limited, monkeypatch):
-    old, new = demo.new_visitor(), demo.new_visitor()
-    workspace = demo.workspace_of(old)
-    assert workspace is not None and 23.9 < demo.hours_left(workspace) <= 24
+    old, new = visitors.new_visitor(), visitors.new_visitor()
+    workspace = visitors.workspace_of(old)
+    assert workspace is not None and 23.9 < visitors.hours_left(workspace) <= 24
     run_dir = workspace.run_dir("20260101-000000-" + "a" * 32)
     run_dir.mkdir(parents=True)
-    os.utime(workspace.root / ".arrived", (0, demo.time.time() - 24.1 * 3600))
+    os.utime(workspace.root / ".arrived", (0, time.time() - 24.1 * 3600))
     with monkeypatch.context() as patch:
         patch.setattr(turns, "live", lambda device: [run_dir.name])
-        assert demo.sweep() == 0 and (run_dir / "stop").exists()  # it goes on: stopped first
-    assert demo.sweep() == 1
-    assert [path.name for path in demo.visitors_dir().iterdir()] == [new]
-    assert demo.workspace_of(old) is None
+        assert visitors.sweep() == 0 and (run_dir / "stop").exists()  # it goes on: stopped first
+    assert visitors.sweep() == 1
+    assert [path.name for path in visitors.visitors_dir().iterdir()] == [new]
+    assert visitors.workspace_of(old) is None
 
 
 def test_the_server_sweeps_when_it_starts(limited, monkeypatch):
-    swept = demo.threading.Event()
-    monkeypatch.setattr(demo, "sweep", swept.set)
-    end = demo.keep_clean()
+    swept = threading.Event()
+    monkeypatch.setattr(visitors, "sweep", swept.set)
+    end = visitors.keep_clean()
     assert swept.wait(10)
     end()
 
@@ -261,8 +263,8 @@ def test_all_that_is_beyond_the_limits_is_said_before_the_start_and_refused_at_i
         ("demo-limit", "machine.devices"), ("demo-steps", "train.max_steps"), ("demo-model", "base"),
         ("demo-benchmark", "evaluate.benchmarks"),
     }  # fmt: skip
-    with pytest.raises(demo.Refused) as refusal:
-        runs.start(visitor, made)
+    with pytest.raises(engine_limits.Refused) as refusal:
+        lifecycle.start(visitor, made)
     assert {(problem.rule, problem.where) for problem in refusal.value.problems} == found
     assert [path.name for path in visitor.runs_dir.iterdir() if path.is_dir()] == []
 
@@ -277,7 +279,7 @@ def test_many_epochs_are_counted_as_steps_though_no_steps_were_asked_for(visitor
 
 def test_sweeps_and_tasks_to_download_are_refused_for_evaluations_too(visitor):
     swept = msgspec.structs.replace(fake_spec(), kind="sweep")
-    assert [problem.rule for problem in demo.problems(swept, visitor)] == ["demo-kind"]
+    assert [problem.rule for problem in admission.problems(swept, visitor)] == ["demo-kind"]
     made, problems = evaluations.build(visitor, "starter", ["mmlu"])
     assert made is None and "demo-benchmark" in {problem.rule for problem in problems}
     assert evaluations.build(visitor, "starter", [starter.BENCHMARK_NAME])[1] == []
@@ -291,10 +293,10 @@ def test_runs_that_go_on_or_wait_are_counted_for_a_visitor_and_for_all(visitor, 
         run_id = mine.start("waits", click_id="c1")
         assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{32}", run_id)
         assert mine.start("waits", click_id="c1") == run_id  # the second click of a double click is no second run
-        with pytest.raises(demo.Refused, match="1 of your runs"):
+        with pytest.raises(engine_limits.Refused, match="1 of your runs"):
             mine.start("waits")
         other.start("waits")
-        with pytest.raises(demo.Refused, match="2 runs of all visitors"):
+        with pytest.raises(engine_limits.Refused, match="2 runs of all visitors"):
             third.start("waits")
     finally:
         for one in (mine, other, third):
@@ -307,7 +309,7 @@ def test_nobody_overtakes_strangers(visitor):
     mine, other = FakeRuns(visitor.root), FakeRuns(visitors_workspace().root)
     try:
         first, second = other.start("waits"), mine.start("waits")
-        runs.move_first(visitor, second)
+        lifecycle.move_first(visitor, second)
         assert turns.waiting(machine.facts().device) == [first, second]
         page = open_link("runs", visitor=visitor.root.name)
         assert f"remove_{second}" in {b.key for b in page.button} and "belong to another home" not in texts(page)
@@ -333,12 +335,12 @@ def test_a_merge_counts_as_a_run_of_its_visitor_and_no_longer_than_it_lives(visi
         home.wait_for(run_id, "finished")
         home.wait_for_supervisor(run_id)
         with subprocess.Popen(["sleep", "60"]) as work:
-            with demo.beside(visitor, made.name) as begun:
+            with admission.beside(visitor, made.name) as begun:
                 begun(work.pid)
-            with pytest.raises(demo.Refused, match="1 of your runs"), demo.gate() as admit:
+            with pytest.raises(engine_limits.Refused, match="1 of your runs"), admission.gate() as admit:
                 admit(visitor, fake_spec())
             work.kill()
-        with demo.gate() as admit:
+        with admission.gate() as admit:
             admit(visitor, fake_spec())
     finally:
         home.close()
@@ -351,7 +353,7 @@ def test_a_run_whose_time_is_up_is_stopped_and_says_so(visitor, limited):
         run_id = home.start("waits")
         home.wait_for(run_id, "stopped")
         home.wait_for_supervisor(run_id)
-        assert demo.time_was_up(home.folder(run_id)) and home.events(run_id, events.Stopped)
+        assert engine_limits.time_was_up(home.folder(run_id)) and home.events(run_id, events.Stopped)
     finally:
         home.close()
 
@@ -371,8 +373,8 @@ def test_nothing_is_pushed_or_converted_for_a_visitor(visitor, what):
 def test_without_a_demo_nothing_is_limited(workspace, tmp_path):
     (tmp_path / "rows.jsonl").write_bytes(ROWS)
     assert datasets.add(workspace, tmp_path / "rows.jsonl", "rows").report.rows == 40
-    assert demo.problems(msgspec.structs.replace(fake_spec(), kind="sweep"), workspace) == []
-    assert demo.run_limit_s() == float("inf") and uploads.limit_bytes() == uploads.LIMIT_MIB << 20
+    assert admission.problems(msgspec.structs.replace(fake_spec(), kind="sweep"), workspace) == []
+    assert engine_limits.run_limit_s() == float("inf") and uploads.limit_bytes() == uploads.LIMIT_MIB << 20
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------
@@ -397,7 +399,7 @@ def test_two_visitors_see_nothing_of_each_other(limited):
     first.radio(key="way").set_value("sample").run()
     button(first, "sample_new-facts").click().run()
     assert not first.exception
-    here = demo.workspace_of(visitor_of(first))
+    here = visitors.workspace_of(visitor_of(first))
     assert here is not None
     dataset = next(one for one in datasets.list_all(here) if one.eval_id)
     draft = drafts.save(here, drafts.Draft(recipe="oft", came_from="A secret plan"))
@@ -412,8 +414,8 @@ def test_two_visitors_see_nothing_of_each_other(limited):
 @pytest.mark.parametrize("guess", ["0" * 32, "../..", "<script>"])
 def test_an_address_with_a_guessed_number_is_a_new_visitor(limited, guess):
     app = open_link("data", visitor=guess)
-    assert visitor_of(app) != guess and demo.workspace_of(visitor_of(app)) is not None
-    assert [path.name for path in demo.visitors_dir().iterdir()] == [visitor_of(app)]
+    assert visitor_of(app) != guess and visitors.workspace_of(visitor_of(app)) is not None
+    assert [path.name for path in visitors.visitors_dir().iterdir()] == [visitor_of(app)]
 
 
 def test_a_full_demo_says_so_on_the_page(limited):
@@ -424,6 +426,6 @@ def test_a_full_demo_says_so_on_the_page(limited):
 def test_the_limits_are_on_the_page_before_anybody_meets_them(limited):
     shown = texts(open_page("data"))
     assert "share this page's address with nobody" in shown
-    for sentence in demo.sentences():
+    for sentence in engine_limits.sentences():
         assert sentence in shown
     assert "A file on this machine" not in open_page("data").radio(key="way").options

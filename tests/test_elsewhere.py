@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from engine import datasets, elsewhere, events, export, runs, starter
+from engine import datasets, elsewhere, events, export, starter
 from engine.elsewhere import Recipe
+from engine.runs import store
 from engine.spec import recipes, schema
 from engine.workspace import Workspace
 from tests.conftest import tunebook
@@ -262,7 +263,7 @@ def test_the_trl_script_alone_reaches_the_loss_of_the_run(trained_home, tmp_path
     home = tmp_path / "home"
     shutil.copytree(trained_home, home)
     workspace = Workspace(home)
-    run_id = runs.list_all(workspace)[0].id
+    run_id = store.list_all(workspace)[0].id
     done = tunebook("export", run_id, "--what", "trl", "--to", str(tmp_path / "out"), home=home, machine=tmp_path / "m")
     assert done.returncode == 0, done.stderr
     logged = run_script(tmp_path / "out")

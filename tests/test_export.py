@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import bases, datasets, export, runs, starter, templates
+from engine import bases, datasets, export, starter, templates
 from engine.processes import Identity
+from engine.runs import store
 from engine.spec import recipes, schema
 from engine.workspace import Workspace
 from tests import forked
@@ -472,7 +473,7 @@ def test_the_card_of_a_real_run_says_what_it_gained_and_forgot_and_shows_no_row(
     from engine.report import items, paired
 
     workspace = Workspace(trained_home)
-    run = runs.list_all(workspace)[0]
+    run = store.list_all(workspace)[0]
     text = card(workspace, run.id)
     for row in paired.compare_run(workspace.run_dir(run.id)):
         if row.family == items.ALL and not paired.is_loss(row):
@@ -493,7 +494,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from peft import PeftModel
 from engine import export as exports
 from engine.spec import schema
-from engine.failures import RunRefused
+from engine.runs.failures import RunRefused
 from engine.train import export
 
 home, first = Path(sys.argv[1]), sys.argv[2]
@@ -551,7 +552,7 @@ print(json.dumps(found))
 def test_a_merged_model_says_the_same_as_base_and_adapter_and_what_does_not_is_not_kept(trained_home, tmp_path):
     home = tmp_path / "home"
     shutil.copytree(trained_home, home)
-    first = runs.list_all(Workspace(home))[0].id
+    first = store.list_all(Workspace(home))[0].id
     at_the_end = export.parity(Workspace(home).run_dir(first))
     assert at_the_end is not None and at_the_end.tokens > 100 and not at_the_end.differences
     done = forked.run_python(MERGES, home, first, cwd=PROJECT_DIR)
@@ -579,7 +580,7 @@ def test_a_merged_model_says_the_same_as_base_and_adapter_and_what_does_not_is_n
 def test_the_command_line_merges_in_a_child_and_says_how_it_compares(trained_home, tmp_path):
     home = tmp_path / "home"
     shutil.copytree(trained_home, home)
-    run_id = runs.list_all(Workspace(home))[0].id
+    run_id = store.list_all(Workspace(home))[0].id
     target = tmp_path / "merged"
     done = tunebook("export", run_id, "--to", str(target), home=home, machine=tmp_path / "machine")
     assert done.returncode == 0, done.stderr

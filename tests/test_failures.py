@@ -8,9 +8,9 @@ import signal
 import msgspec
 import pytest
 
-from engine import failures
+from engine.runs import failures
 from engine.spec import schema, settings
-from engine.words.problem import Problem
+from engine.words import Problem
 from tests.helpers import fake_spec
 
 

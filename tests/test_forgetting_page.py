@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import bases, datasets, demo, drafts, evaluations, events, runs, starter, sweeps
+from engine import bases, datasets, drafts, evaluations, events, limits, starter, sweeps
 from engine.forgetting import remedies
 from engine.report import Item, files, paired
 from engine.report import items as report_items
+from engine.runs import lifecycle, store
 from engine.spec import RunSpec, schema
-from engine.words.problem import Problem
+from engine.words import Problem
 from engine.workspace import Workspace
 from pages import _forgetting_parts as parts
 from tests.test_language import made_run
@@ -89,7 +90,7 @@ def test_a_click_makes_the_same_run_with_a_lower_rate(workspace: Workspace) -> N
     button(app, "more_rate").click().run()
     (saved,) = (workspace.root / "drafts").glob("*.json")
     draft = drafts.load(workspace, saved.stem)
-    rate = runs.load_spec(workspace, run_id).train.learning_rate
+    rate = store.load_spec(workspace, run_id).train.learning_rate
     assert draft is not None and draft.overrides["train.learning_rate"] == pytest.approx(rate / 4)
     assert "arXiv 2605.26097" in draft.reasons[0]
 
@@ -159,9 +160,9 @@ def test_what_a_demo_refuses_is_said_where_an_evaluation_or_a_sweep_is_started(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise demo.Refused(Problem(rule="demo-full"))
+        raise limits.Refused(Problem(rule="demo-full"))
 
-    monkeypatch.setattr(runs, "start", refuse)
+    monkeypatch.setattr(lifecycle, "start", refuse)
     monkeypatch.setattr(evaluations, "build", lambda *_, **__: (sft(kind="evaluate"), []))
     monkeypatch.setattr(bases, "describe", functools.partial(_sound, bases.describe))
     said = Problem(rule="demo-full").sentence

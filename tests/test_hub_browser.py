@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from engine import export, runs, starter
+from engine import export, starter
+from engine.runs import store
 from engine.workspace import Workspace
 from tests.helpers import wait_until
 from tests.hub import COMMIT, TOKEN, Hub, Repository
@@ -158,8 +159,8 @@ def test_from_an_empty_cache_to_an_answer_elsewhere(
     expect(page).to_have_url(re.compile("/runs"))
     expect(page.get_by_role("heading", name="Use it")).to_be_visible(timeout=8 * SLOW_MS)
     workspace = Workspace(server.home)
-    run_id = runs.list_all(workspace)[0].id
-    told = runs.load_spec(workspace, run_id)
+    run_id = store.list_all(workspace)[0].id
+    told = store.load_spec(workspace, run_id)
     assert (told.base.ref, told.base.revision, told.recipe.name) == (NAME, COMMIT, "lora")
 
     for section in ("GGUF, Ollama", "Hub", "Other trainers", "Adapter"):
@@ -194,7 +195,7 @@ def test_from_an_empty_cache_to_an_answer_elsewhere(
 
     server.kill()
     if gated:
-        wait_until(lambda: not runs.summary(workspace, run_id).status.startswith("run"), what="the run has ended")
+        wait_until(lambda: not store.summary(workspace, run_id).status.startswith("run"), what="the run has ended")
         written = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
         assert len(written) > 50 and any(path.name == "server.log" for path in written)
         assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []

@@ -21,13 +21,13 @@ from google.protobuf.message import Message
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 
-from engine import cli, datasets, events, failures, guide, processes, runs, starter
+from engine import cli, datasets, events, guide, processes, starter
 from engine.check import check
 from engine.report import Item, items
+from engine.runs import failures, store
 from engine.spec import recipes, schema
-from engine.words import environment_language, language_of, languages
+from engine.words import Problem, environment_language, language_of, languages
 from engine.words import text as words_text
-from engine.words.problem import Problem
 from engine.words.text import Text, later, set_language, t
 from engine.workspace import Workspace
 from tests.conftest import ROOT
@@ -203,7 +203,7 @@ def test_a_failure_is_told_in_the_language_of_its_reader(tmp_path):
     log.append(failures.from_exception(refused))
     log.close()
     set_language("en")
-    summary = runs.summarise(tmp_path)
+    summary = store.summarise(tmp_path)
     assert summary.failure is not None and "no token would be trained" in summary.failure["message"]
     set_language("zh")
     assert "没有词元会被训练" in summary.failure["message"] and "25" in summary.failure["fix"]
@@ -336,7 +336,7 @@ def made_run(workspace: Workspace, dataset_id: str, number: int, *ending: events
         recipe, base="starter", revision=None, parameters=1e6, dataset_id=dataset_id, overrides={}
     )
     (folder / "spec.json").write_bytes(schema.encode(run_spec))
-    runs.rename(workspace, run_id, "a run of mine")
+    store.rename(workspace, run_id, "a run of mine")
     log = events.EventLog(folder)
     why = later("no GPU was found")
     step = {"rewards/chosen": 0.1, "rewards/accuracies": 0.5, "kl": 0.1}

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from engine import datasets, drafts, events, guide, preflight, runs, starter
+from engine import datasets, drafts, events, guide, preflight, starter
 from engine.report import Item
 from engine.report import items as report_items
+from engine.runs import lifecycle, store
 from engine.spec import schema
 from engine.workspace import Workspace
 from tests.conftest import ROOT, SHARED_DATA
@@ -62,7 +63,7 @@ def new_facts(workspace: Workspace) -> datasets.Dataset:
 def real_run(workspace: Workspace, trained_home: Path) -> str:
     """A copy of the one real run, so that a page may rename it."""
     shutil.copytree(trained_home, workspace.root)
-    return runs.list_all(workspace)[0].id
+    return store.list_all(workspace)[0].id
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -264,7 +265,7 @@ def test_settings_of_a_toy_do_not_travel_to_a_real_model(
 def test_a_double_click_on_start_starts_one_run(
     workspace: Workspace, new_facts: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "_spawn", lambda *_: None)  # the run folder is what counts here; nothing is trained
+    monkeypatch.setattr(lifecycle, "_spawn", lambda *_: None)  # the run folder is what counts here; nothing is trained
     app = open_page("train", dataset=new_facts.id)
     button(app, "start").click().run()
     started = app.session_state["started"]

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import bases, chain, datasets, drafts, events, judges, preflight, runs, starter
+from engine import bases, chain, datasets, drafts, events, judges, preflight, starter
 from engine.datasets import add_sample
-from engine.report import headline, paired
+from engine.report import Item, headline, paired
 from engine.report import items as report_items
-from engine.report.items import Item
+from engine.runs import checkpoints, follow, lifecycle, store
 from engine.spec import RunSpec, recipes, schema
 from engine.train import ppo
 from engine.workspace import Workspace
@@ -220,15 +220,15 @@ def test_a_run_whose_only_checkpoint_was_cut_short_is_not_resumed(workspace: Wor
         shutil.copy(starter.MODEL_DIR / "model.safetensors", folder / "adapter_model.safetensors")
         shutil.copy(starter.MODEL_DIR / "model.safetensors", folder / "optimizer.safetensors")
         (folder / "trainer_state.json").write_text("{}")
-    assert runs.last_checkpoint(run_dir) == run_dir / "checkpoints" / "checkpoint-10"
+    assert checkpoints.last_checkpoint(run_dir) == run_dir / "checkpoints" / "checkpoint-10"
     for number in (10, 5):
         weights = run_dir / "checkpoints" / f"checkpoint-{number}" / "optimizer.safetensors"
         weights.write_bytes(weights.read_bytes()[:1000])
         earlier = run_dir / "checkpoints" / "checkpoint-5" if number == 10 else None
-        assert runs.last_checkpoint(run_dir) == earlier
-    with pytest.raises(runs.CannotResume, match="checkpoint-10 is cut short"):
-        runs.resume(workspace, run_dir.name)
-    assert runs.status(workspace, run_dir.name) == "stopped"
+        assert checkpoints.last_checkpoint(run_dir) == earlier
+    with pytest.raises(lifecycle.CannotResume, match="checkpoint-10 is cut short"):
+        lifecycle.resume(workspace, run_dir.name)
+    assert store.status(workspace, run_dir.name) == "stopped"
 
 
 # --- the figures -------------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ def test_the_chain_passes_models_along_and_a_stopped_ppo_run_ends_as_one_that_wa
     made = chained(tmp_path, *short, *(f"ppo:{one}" for one in QUICK), "ppo:train.max_steps=4",
                    "ppo:objective_args.least_reward_accuracy=0.5")  # fmt: skip
     workspace, whole = Workspace(tmp_path / "home"), made["ppo"]
-    told = runs.load_spec(workspace, whole.name)
+    told = store.load_spec(workspace, whole.name)
     assert told.base.ref == f"run:{made['sft'].name}"
     assert told.objective_args.reward_model == f"run:{made['reward'].name}"
     assert chain.look(workspace).next is None
@@ -338,13 +338,13 @@ def test_the_chain_passes_models_along_and_a_stopped_ppo_run_ends_as_one_that_wa
 
     def stop_early(event: object) -> None:
         if isinstance(event, events.Step):
-            runs.stop(workspace, again)
+            lifecycle.stop(workspace, again)
 
-    again = runs.start(workspace, told, module=forked.module("supervisor"))
-    assert runs.wait(workspace, again, stop_early) == "stopped"
-    assert runs.last_checkpoint(workspace.run_dir(again)) is not None
-    runs.resume(workspace, again, module=forked.module("supervisor"))
-    assert runs.wait(workspace, again) == "finished"
+    again = lifecycle.start(workspace, told, module=forked.module("supervisor"))
+    assert follow.wait(workspace, again, stop_early) == "stopped"
+    assert checkpoints.last_checkpoint(workspace.run_dir(again)) is not None
+    lifecycle.resume(workspace, again, module=forked.module("supervisor"))
+    assert follow.wait(workspace, again) == "finished"
     resumed = steps(workspace.run_dir(again))
     assert [one.step for one in resumed] == [1, 2, 3, 4]
     assert [one.loss for one in resumed] == pytest.approx([one.loss for one in steps(whole)], abs=1e-4)
@@ -388,18 +388,18 @@ def test_a_stopped_run_resumes_to_the_same_number_of_steps(tmp_path: Path, recip
         overrides={"train.max_steps": 120, "evaluate.benchmarks": []},
     )  # fmt: skip
     assert made is not None and problems == []
-    run_id = runs.start(workspace, made, module=forked.module("supervisor"))
+    run_id = lifecycle.start(workspace, made, module=forked.module("supervisor"))
 
     def stop_early(event: object) -> None:
         if isinstance(event, events.Step) and event.step > 5:
-            runs.stop(workspace, run_id)
+            lifecycle.stop(workspace, run_id)
 
-    assert runs.wait(workspace, run_id, stop_early) == "stopped"
-    stopped = runs.summary(workspace, run_id).step
+    assert follow.wait(workspace, run_id, stop_early) == "stopped"
+    stopped = store.summary(workspace, run_id).step
     assert 5 < stopped < 120
-    runs.resume(workspace, run_id, module=forked.module("supervisor"))
-    assert runs.wait(workspace, run_id) == "finished"
-    ended = runs.summary(workspace, run_id)
+    lifecycle.resume(workspace, run_id, module=forked.module("supervisor"))
+    assert follow.wait(workspace, run_id) == "finished"
+    ended = store.summary(workspace, run_id)
     assert (ended.step, ended.attempts) == (120, 2)
     # the loss goes on from where it was
     found = steps(workspace.run_dir(run_id))

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from engine import datasets, events, export, preflight, runs, starter
+from engine import datasets, events, export, preflight, starter
 from engine.datasets import add_sample
 from engine.report import Comparison, headline, items, paired
+from engine.runs import follow, lifecycle, store
 from engine.spec import counts, recipes, schema
 from engine.train import preference
 from engine.train.callback import EventCallback, chosen_fell
@@ -333,18 +334,18 @@ def test_a_stopped_dpo_run_goes_on_with_the_same_reference(tmp_path: Path) -> No
         overrides={"train.max_steps": 60, "evaluate.benchmarks": []},
     )
     assert run_spec is not None and not problems
-    run_id = runs.start(workspace, run_spec, module=forked.module("supervisor"))
+    run_id = lifecycle.start(workspace, run_spec, module=forked.module("supervisor"))
 
     def stop_when_training(event: object) -> None:
         if isinstance(event, events.Step) and event.step > 12:
-            runs.stop(workspace, run_id)
+            lifecycle.stop(workspace, run_id)
 
-    assert runs.wait(workspace, run_id, stop_when_training) == "stopped"
-    stopped = runs.summary(workspace, run_id)
+    assert follow.wait(workspace, run_id, stop_when_training) == "stopped"
+    stopped = store.summary(workspace, run_id)
     assert 12 < stopped.step < 60
-    runs.resume(workspace, run_id, module=forked.module("supervisor"))
-    assert runs.wait(workspace, run_id) == "finished"
-    assert runs.summary(workspace, run_id).step == 60
+    lifecycle.resume(workspace, run_id, module=forked.module("supervisor"))
+    assert follow.wait(workspace, run_id) == "finished"
+    assert store.summary(workspace, run_id).step == 60
     found, _ = events.read(workspace.run_dir(run_id))
     second = next(i for i, e in enumerate(found) if isinstance(e, events.Started) and e.attempt == 2)
     resumed = next(e for e in found[second:] if isinstance(e, events.Step))

@@ -12,7 +12,7 @@ import pytest
 
 from engine import bases, datasets, machine, preflight, starter
 from engine.spec import RunSpec, recipes, schema
-from engine.words.problem import Problem
+from engine.words import Problem
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT

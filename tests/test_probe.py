@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import datasets, events, failures, machine, preflight, starter
+from engine import datasets, events, machine, preflight, starter
+from engine.runs import failures
 from engine.spec import RunSpec, schema
 from engine.workspace import Workspace
 from tests import forked

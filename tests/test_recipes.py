@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import export, preflight, runs, starter
+from engine import export, preflight, starter
 from engine.datasets import add_sample
+from engine.runs import store
 from engine.spec import counts, recipes, schema
 from engine.workspace import Workspace
 from tests import forked
@@ -116,7 +117,7 @@ def test_a_recipe_trains_moves_what_it_says_and_saves_what_loads_elsewhere(recip
     assert starter.verify() == []  # the base on disk is bit for bit what it was
     assert told["zero"] == []
     workspace = Workspace(tmp_path / "home")
-    run_spec = runs.load_spec(workspace, run_id)
+    run_spec = store.load_spec(workspace, run_id)
     if run_spec.adapter == "full":
         depth = 4
         chosen = set(counts.layer_indices(run_spec.layers, depth) or range(depth))

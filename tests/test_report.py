@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from engine.forgetting import remedies
-from engine.report import frontier, headline, paired, statistics, verdicts
+from engine.report import Comparison, frontier, headline, paired, statistics, verdicts
 from engine.report import items as report_items
 from engine.report.items import ALL, SEEN, UNSEEN, Item
-from engine.report.paired import Comparison
 
 COUNTS = st.tuples(*[st.integers(0, 300)] * 4).filter(lambda counts: sum(counts) > 0)
 

@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import events, failures, machine, processes, runs, turns
+from engine import events, machine, processes
+from engine.runs import failures, follow, lifecycle, store, turns
 from engine.spec import schema
 from engine.workspace import BadId, Workspace
 from tests.helpers import PROJECT_DIR, SUPERVISOR, FakeRuns, fake_spec, kill, wait_until
@@ -63,9 +64,9 @@ def test_a_finished_run_has_the_files_that_everybody_reads(home):
     run_id = home.ended("finishes", "finished")
     folder = home.folder(run_id)
     assert schema.decode((folder / "spec.json").read_bytes()) == fake_spec()
-    assert runs.load_spec(home.workspace, run_id) == fake_spec()
+    assert store.load_spec(home.workspace, run_id) == fake_spec()
     assert home.supervisor(run_id) is not None
-    assert msgspec.json.decode((folder / "summary.json").read_bytes(), type=runs.Summary).status == "finished"
+    assert msgspec.json.decode((folder / "summary.json").read_bytes(), type=store.Summary).status == "finished"
     assert msgspec.json.decode((folder / "meta.json").read_bytes()) == {"name": "finishes on starter"}
     assert (folder / "reserve").stat().st_size == events.RESERVE_BYTES
     assert (folder / "worker.log").exists()
@@ -84,12 +85,12 @@ def test_the_numbers_of_events_go_on_from_process_to_process(home):
 def test_a_finished_run_in_the_list_and_in_short(home):
     began_s = time.time()
     run_id = home.ended("finishes", "finished")
-    (line,) = runs.list_all(home.workspace)
-    assert line == runs.describe(home.workspace, run_id)
+    (line,) = store.list_all(home.workspace)
+    assert line == store.describe(home.workspace, run_id)
     assert (line.id, line.status, line.progress) == (run_id, "finished", 1.0)
     assert (line.recipe, line.base, line.dataset) == ("finishes", "starter", "d" * 64)
     assert began_s - 1 <= line.created <= time.time()
-    short = runs.summary(home.workspace, run_id)
+    short = store.summary(home.workspace, run_id)
     assert (short.step, short.total_steps, short.attempts) == (3, 3, 1)
     assert short.loss == pytest.approx(2 / 3)
     assert short.eval_loss == 0.5
@@ -109,14 +110,14 @@ def test_a_run_goes_on_in_a_session_of_its_own(home):
 
 def test_a_run_given_a_name_has_it(home):
     run_id = home.start(name="My run")
-    assert runs.name(home.workspace, run_id) == "My run"
+    assert store.name(home.workspace, run_id) == "My run"
     home.wait_for(run_id, "finished")
 
 
 def test_waiting_hands_on_every_event_once(home):
     run_id = home.start("finishes")
     seen: list[events.Event] = []
-    assert runs.wait(home.workspace, run_id, seen.append, poll_s=0.02) == "finished"
+    assert follow.wait(home.workspace, run_id, seen.append, poll_s=0.02) == "finished"
     assert seen == home.events(run_id)
 
 
@@ -125,7 +126,7 @@ def test_a_double_click_starts_one_run(home):
     first = home.start(click_id="0a1b")
     assert home.start(click_id="0a1b") == first
     assert home.start(click_id="0a1c") != first
-    assert len(runs.list_all(home.workspace)) == 2
+    assert len(store.list_all(home.workspace)) == 2
 
 
 def test_two_clicks_at_the_very_same_time_start_one_run(home, monkeypatch):
@@ -147,7 +148,7 @@ def test_two_clicks_at_the_very_same_time_start_one_run(home, monkeypatch):
     ids.append(home.start(click_id="0a1b"))
     looked.set()
     first.join()
-    assert [runs.exists(home.workspace, run_id) for run_id in ids] == [True, True]
+    assert [store.exists(home.workspace, run_id) for run_id in ids] == [True, True]
     assert len(set(ids)) == 1
 
 
@@ -166,7 +167,7 @@ def test_many_clicks_at_once_start_one_run(home):
         thread.join()
     assert len(ids) == 8
     assert len(set(ids)) == 1
-    assert len(runs.list_all(home.workspace)) == 1
+    assert len(store.list_all(home.workspace)) == 1
 
 
 def test_a_click_that_met_a_full_disk_can_be_repeated(home, monkeypatch):
@@ -177,9 +178,9 @@ def test_a_click_that_met_a_full_disk_can_be_repeated(home, monkeypatch):
         patch.setattr(events, "make_reserve", full)
         with pytest.raises(OSError, match="No space"):
             home.start(click_id="0a1b")
-    assert runs.list_all(home.workspace) == []  # nothing half-made is shown
+    assert store.list_all(home.workspace) == []  # nothing half-made is shown
     run_id = home.start(click_id="0a1b")
-    assert runs.exists(home.workspace, run_id)
+    assert store.exists(home.workspace, run_id)
     home.wait_for(run_id, "finished")
 
 
@@ -191,7 +192,7 @@ def test_a_run_whose_supervisor_cannot_be_started_says_so(home, monkeypatch):
         patch.setattr(subprocess, "Popen", refused)
         with pytest.raises(OSError, match="temporarily"):
             home.start(click_id="0a1b")
-    assert not [line for line in runs.list_all(home.workspace) if line.status in runs.LIVE]
+    assert not [line for line in store.list_all(home.workspace) if line.status in store.LIVE]
 
 
 # --- how a run ends ---------------------------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ def test_a_killed_child_fails_as_killed(home):
     run_id = home.ended("killed", "failed")
     last = last_words(home, run_id)
     assert last.kind == "killed"
-    short = runs.summary(home.workspace, run_id)
+    short = store.summary(home.workspace, run_id)
     assert short.failure == {"kind": "killed", "message": last.message, "fix": last.fix}
 
 
@@ -216,7 +217,7 @@ def test_a_child_with_a_traceback_fails_with_its_last_line(home):
     assert last.kind == "bug"
     assert "the fake has come to grief" in last.message
     assert "Traceback" not in last.message
-    assert "Traceback" in runs.log_tail(home.folder(run_id))
+    assert "Traceback" in follow.log_tail(home.folder(run_id))
 
 
 def test_a_child_that_ends_silently_fails_with_its_exit_status(home):
@@ -265,12 +266,12 @@ def test_a_polite_stop_keeps_a_checkpoint(home):
     run_id = home.start("waits")
     home.wait_for_event(run_id, events.Step)
     assert home.status(run_id) == "running"
-    runs.stop(home.workspace, run_id)
+    lifecycle.stop(home.workspace, run_id)
     assert home.status(run_id) in ("stopping", "stopped")
     home.wait_for(run_id, "stopped")
     last = last_words(home, run_id)
     assert (last.step, last.resumable) == (1, True)
-    runs.stop(home.workspace, run_id)  # again, when it has ended: harmless
+    lifecycle.stop(home.workspace, run_id)  # again, when it has ended: harmless
     assert home.status(run_id) == "stopped"
 
 
@@ -279,7 +280,7 @@ def test_a_stop_that_needs_force_ends_the_whole_group(home):
     home.wait_for_event(run_id, events.Step)
     grandchild = msgspec.json.decode((home.folder(run_id) / "grandchild").read_bytes(), type=processes.Identity)
     assert processes.alive(grandchild)
-    runs.stop(home.workspace, run_id)
+    lifecycle.stop(home.workspace, run_id)
     home.wait_for(run_id, "stopped")
     assert not processes.alive(home.child(run_id))
     wait_until(lambda: not processes.alive(grandchild), what="the grandchild is gone")
@@ -291,7 +292,7 @@ def test_a_stop_before_its_turn_starts_nothing(home, device):
     run_id = home.start("finishes")
     wait_until(lambda: turns.place(machine.facts().device, run_id) == 1, what="it waits behind this test")
     assert home.status(run_id) == "queued"
-    runs.stop(home.workspace, run_id)
+    lifecycle.stop(home.workspace, run_id)
     home.wait_for(run_id, "stopped")
     assert [type(event) for event in home.events(run_id)] == [events.Queued, events.Stopped]
     assert home.child(run_id) is None
@@ -299,7 +300,7 @@ def test_a_stop_before_its_turn_starts_nothing(home, device):
 
 def test_a_stop_right_after_the_start_is_heard(home):
     run_id = home.start("waits")
-    runs.stop(home.workspace, run_id)
+    lifecycle.stop(home.workspace, run_id)
     home.wait_for(run_id, "stopped")
     assert isinstance(last_words(home, run_id), events.Stopped)
 
@@ -307,13 +308,13 @@ def test_a_stop_right_after_the_start_is_heard(home):
 def test_a_stop_before_the_turn_of_a_resumed_run_keeps_what_it_has(home):
     run_id = home.start("waits")
     home.wait_for_event(run_id, events.Step)
-    runs.stop(home.workspace, run_id)
+    lifecycle.stop(home.workspace, run_id)
     home.wait_for(run_id, "stopped")
     home.wait_for_supervisor(run_id)
     turn = turns.Turn(machine.facts().device, "held-by-a-test", 1)
     assert turn.wait(lambda: False)
     home.resume(run_id)
-    runs.stop(home.workspace, run_id)
+    lifecycle.stop(home.workspace, run_id)
     wait_until(lambda: len(home.events(run_id, events.Stopped)) == 2, what="it has stopped again")
     turn.close()
     last = home.events(run_id, events.Stopped)[-1]
@@ -327,7 +328,7 @@ def test_a_run_whose_supervisor_is_killed_is_interrupted(home):
     kill(home.supervisor(run_id))
     wait_until(lambda: home.status(run_id) == "interrupted", 5.0, "the run is interrupted")
     wait_until(lambda: not processes.alive(home.child(run_id)), 5.0, "the child does not train on without the lock")
-    assert runs.describe(home.workspace, run_id).status == "interrupted"
+    assert store.describe(home.workspace, run_id).status == "interrupted"
 
 
 def test_a_run_whose_supervisor_is_killed_in_the_queue_is_interrupted(home, device):
@@ -355,7 +356,7 @@ def test_a_run_started_by_another_server_can_be_stopped_here(home):
         assert server.stdout is not None
         run_id = server.stdout.readline().strip()
         home.wait_for_event(run_id, events.Step)
-        runs.stop(home.workspace, run_id)
+        lifecycle.stop(home.workspace, run_id)
         home.wait_for(run_id, "stopped")
         server.kill()
 
@@ -377,7 +378,7 @@ def test_a_run_that_goes_on_is_not_resumed(home, device):
     run_id = home.start("waits")
     for _ in ("queued", "running"):
         before = (home.folder(run_id) / "events.jsonl").read_bytes()
-        with pytest.raises(runs.CannotResume):
+        with pytest.raises(lifecycle.CannotResume):
             home.resume(run_id)
         assert (home.folder(run_id) / "events.jsonl").read_bytes() == before
         device.close()
@@ -387,7 +388,7 @@ def test_a_run_that_goes_on_is_not_resumed(home, device):
 def test_a_finished_run_is_not_resumed(home):
     run_id = home.ended("finishes", "finished")
     before = (home.folder(run_id) / "events.jsonl").read_bytes()
-    with pytest.raises(runs.CannotResume):
+    with pytest.raises(lifecycle.CannotResume):
         home.resume(run_id)
     assert (home.folder(run_id) / "events.jsonl").read_bytes() == before
     assert home.status(run_id) == "finished"
@@ -396,7 +397,7 @@ def test_a_finished_run_is_not_resumed(home):
 def stopped(home: FakeRuns) -> str:
     run_id = home.start("waits")
     home.wait_for_event(run_id, events.Step)
-    runs.stop(home.workspace, run_id)
+    lifecycle.stop(home.workspace, run_id)
     home.wait_for(run_id, "stopped")
     home.wait_for_supervisor(run_id)
     return run_id
@@ -417,15 +418,15 @@ def failed(home: FakeRuns) -> str:
 @pytest.mark.parametrize("first", [stopped, failed, interrupted])
 def test_a_run_that_ended_early_is_resumed_under_its_id(home, first: Callable[[FakeRuns], str]):
     run_id = first(home)
-    assert runs.summary(home.workspace, run_id).attempts == 1
+    assert store.summary(home.workspace, run_id).attempts == 1
     home.resume(run_id, "finishes")
     home.wait_for(run_id, "finished")
     assert [event.attempt for event in home.events(run_id, events.Started)] == [1, 2]
-    short = runs.summary(home.workspace, run_id)
+    short = store.summary(home.workspace, run_id)
     assert (short.status, short.attempts, short.failure) == ("finished", 2, None)
     assert len(home.events(run_id, events.Interrupted)) == (first is interrupted)
     assert [event.seq for event in home.events(run_id)] == list(range(1, len(home.events(run_id)) + 1))
-    assert len(runs.list_all(home.workspace)) == 1
+    assert len(store.list_all(home.workspace)) == 1
 
 
 def test_a_resumed_run_has_a_reserve_again(home):
@@ -439,7 +440,7 @@ def test_two_resumes_at_once_start_one_attempt(home, monkeypatch):
     """Two tabs, or two servers on one home: both have seen that the run ended."""
     run_id = failed(home)
     (home.folder(run_id) / "fake").write_text("waits")
-    seen, status = threading.Barrier(2), runs.status
+    seen, status = threading.Barrier(2), store.status
     outcomes: list[str] = []
 
     def status_seen_by_both(workspace: Workspace, asked: str) -> str:
@@ -450,13 +451,13 @@ def test_two_resumes_at_once_start_one_attempt(home, monkeypatch):
 
     def resume() -> None:
         try:
-            runs.resume(home.workspace, run_id, module=SUPERVISOR)
+            lifecycle.resume(home.workspace, run_id, module=SUPERVISOR)
             outcomes.append("resumed")
-        except runs.CannotResume:
+        except lifecycle.CannotResume:
             outcomes.append("refused")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "status", status_seen_by_both)
+        patch.setattr(store, "status", status_seen_by_both)
         threads = [threading.Thread(target=resume) for _ in range(2)]
         for thread in threads:
             thread.start()
@@ -475,7 +476,7 @@ def test_a_resume_while_the_old_supervisor_still_lives_does_no_harm(home):
     def resumed() -> bool:
         try:
             home.resume(run_id)
-        except runs.CannotResume:
+        except lifecycle.CannotResume:
             return False
         return True
 
@@ -500,7 +501,7 @@ def test_a_resumed_run_is_never_seen_as_interrupted_before_it_starts(home, devic
     popen = subprocess.Popen
 
     def look_first(*arguments, **named):
-        seen.append(runs.status(home.workspace, run_id))
+        seen.append(store.status(home.workspace, run_id))
         return popen(*arguments, **named)
 
     with monkeypatch.context() as patch:
@@ -513,36 +514,36 @@ def test_a_resumed_run_is_never_seen_as_interrupted_before_it_starts(home, devic
 # --- names, summaries, lists ------------------------------------------------------------------------------------------
 def test_a_run_can_be_renamed(home):
     write_run(home.workspace, RUN_ID, events.Queued(device="cpu"), events.Finished(step=1))
-    runs.rename(home.workspace, RUN_ID, "  a\nbetter \t name ")
-    assert runs.describe(home.workspace, RUN_ID).name == "a better name"
-    runs.rename(home.workspace, RUN_ID, " \n ")
-    assert runs.name(home.workspace, RUN_ID) == "a better name"
-    runs.rename(home.workspace, RUN_ID, "x" * 500)
-    assert len(runs.name(home.workspace, RUN_ID)) == 120
+    store.rename(home.workspace, RUN_ID, "  a\nbetter \t name ")
+    assert store.describe(home.workspace, RUN_ID).name == "a better name"
+    store.rename(home.workspace, RUN_ID, " \n ")
+    assert store.name(home.workspace, RUN_ID) == "a better name"
+    store.rename(home.workspace, RUN_ID, "x" * 500)
+    assert len(store.name(home.workspace, RUN_ID)) == 120
 
 
 def test_a_note_stays_with_the_run_whatever_its_name(home):
     write_run(home.workspace, RUN_ID, events.Queued(device="cpu"), events.Finished(step=1))
-    assert runs.note(home.workspace, RUN_ID) == ""
-    runs.write_note(home.workspace, RUN_ID, "  the rate was too high\n")
-    runs.rename(home.workspace, RUN_ID, "another name")
-    assert runs.note(home.workspace, RUN_ID) == "the rate was too high"
-    assert runs.name(home.workspace, RUN_ID) == "another name"
+    assert store.note(home.workspace, RUN_ID) == ""
+    store.write_note(home.workspace, RUN_ID, "  the rate was too high\n")
+    store.rename(home.workspace, RUN_ID, "another name")
+    assert store.note(home.workspace, RUN_ID) == "the rate was too high"
+    assert store.name(home.workspace, RUN_ID) == "another name"
 
 
 def test_a_deleted_run_is_gone_with_all_it_made_and_a_living_one_stays(home):
     run_id = home.start("waits")
     home.wait_for_event(run_id, events.Step)
-    assert runs.disk_bytes(home.workspace, run_id) >= events.RESERVE_BYTES
-    with pytest.raises(runs.CannotDelete, match="still goes on"):
-        runs.delete(home.workspace, run_id)
+    assert store.disk_bytes(home.workspace, run_id) >= events.RESERVE_BYTES
+    with pytest.raises(lifecycle.CannotDelete, match="still goes on"):
+        lifecycle.delete(home.workspace, run_id)
     assert home.folder(run_id).is_dir()
-    runs.stop(home.workspace, run_id)
+    lifecycle.stop(home.workspace, run_id)
     home.wait_for(run_id, "stopped")
     home.wait_for_supervisor(run_id)
-    runs.delete(home.workspace, run_id)
+    lifecycle.delete(home.workspace, run_id)
     assert not home.folder(run_id).exists()
-    assert runs.list_all(home.workspace) == []
+    assert store.list_all(home.workspace) == []
     assert list(home.workspace.runs_dir.glob("*deleted*")) == []
 
 
@@ -552,18 +553,18 @@ def test_a_run_that_another_one_stands_on_is_not_deleted(home):
     folder = write_run(home.workspace, later, events.Queued(device="cpu"), events.Finished(step=1))
     base = schema.BaseRef(f"run:{RUN_ID}")
     (folder / "spec.json").write_bytes(schema.encode(msgspec.structs.replace(fake_spec(), base=base)))
-    with pytest.raises(runs.CannotDelete, match="stand on it"):
-        runs.delete(home.workspace, RUN_ID)
-    runs.delete(home.workspace, later)
-    runs.delete(home.workspace, RUN_ID)
-    assert runs.list_all(home.workspace) == []
+    with pytest.raises(lifecycle.CannotDelete, match="stand on it"):
+        lifecycle.delete(home.workspace, RUN_ID)
+    lifecycle.delete(home.workspace, later)
+    lifecycle.delete(home.workspace, RUN_ID)
+    assert store.list_all(home.workspace) == []
 
 
 def test_a_waiting_run_can_be_moved_to_the_front(home, device):
     waiting = [home.start("finishes") for _ in range(3)]
     for run_id in waiting:
         wait_until(lambda run_id=run_id: home.supervisor(run_id) is not None, what="its supervisor is up")
-    runs.move_first(home.workspace, waiting[2])
+    lifecycle.move_first(home.workspace, waiting[2])
     assert turns.place(machine.facts().device, waiting[2]) == 1
     device.close()
     for run_id in waiting:
@@ -576,14 +577,14 @@ def test_a_waiting_run_can_be_moved_to_the_front(home, device):
 def test_a_run_without_a_readable_name_is_called_by_its_id(home, meta):
     folder = write_run(home.workspace, RUN_ID, events.Queued(device="cpu"), events.Finished(step=1))
     (folder / "meta.json").write_bytes(meta)
-    assert runs.describe(home.workspace, RUN_ID).name == RUN_ID
+    assert store.describe(home.workspace, RUN_ID).name == RUN_ID
 
 
 def test_renaming_or_stopping_a_run_that_is_not_there_makes_no_folder(home):
     with suppress(OSError):
-        runs.rename(home.workspace, RUN_ID, "a name")
+        store.rename(home.workspace, RUN_ID, "a name")
     with suppress(OSError):
-        runs.stop(home.workspace, RUN_ID)
+        lifecycle.stop(home.workspace, RUN_ID)
     assert files_under(home.workspace.root) == []
 
 
@@ -598,10 +599,10 @@ def test_a_summary_is_rebuilt_when_it_is_missing_or_no_last_one(home, content):
     folder = write_run(home.workspace, RUN_ID, *happened)
     if content is not None:
         (folder / "summary.json").write_bytes(content)
-    short = runs.summary(home.workspace, RUN_ID)
+    short = store.summary(home.workspace, RUN_ID)
     assert (short.status, short.step, short.total_steps, short.loss, short.attempts) == ("failed", 5, 10, 1.5, 1)
     assert short.failure == {"kind": "oom", "message": "no memory", "fix": "less"}
-    assert runs.describe(home.workspace, RUN_ID).progress == 0.5
+    assert store.describe(home.workspace, RUN_ID).progress == 0.5
 
 
 def test_a_list_of_200_finished_runs_reads_no_events(home, monkeypatch):
@@ -609,7 +610,7 @@ def test_a_list_of_200_finished_runs_reads_no_events(home, monkeypatch):
         folder = home.workspace.run_dir(f"20261124-2015{number // 60:02d}-{number:06x}")
         folder.mkdir(parents=True)
         (folder / "spec.json").write_bytes(schema.encode(fake_spec()))
-        short = runs.Summary(id=folder.name, status="finished", created=float(number), step=3, total_steps=3)
+        short = store.Summary(id=folder.name, status="finished", created=float(number), step=3, total_steps=3)
         (folder / "summary.json").write_bytes(msgspec.json.encode(short))
         (folder / "events.jsonl").write_bytes(b"")
 
@@ -617,7 +618,7 @@ def test_a_list_of_200_finished_runs_reads_no_events(home, monkeypatch):
         raise AssertionError(f"the events of {run_dir.name} were read")
 
     monkeypatch.setattr(events, "read", read)
-    found = runs.list_all(home.workspace)
+    found = store.list_all(home.workspace)
     assert len(found) == 200
     assert {line.status for line in found} == {"finished"}
     assert [line.created for line in found] == sorted((line.created for line in found), reverse=True)
@@ -625,17 +626,17 @@ def test_a_list_of_200_finished_runs_reads_no_events(home, monkeypatch):
 
 def test_who_watches_a_live_run_reads_each_event_once(home, monkeypatch):
     folder = write_run(home.workspace, RUN_ID, events.Queued(device="cpu"))
-    monkeypatch.setattr(runs, "_supervised", lambda run_dir: True)
+    monkeypatch.setattr(store, "supervised", lambda run_dir: True)
     log, offsets, whole = events.EventLog(folder), [], events.read
     monkeypatch.setattr(events, "read", lambda run_dir, offset=0: (offsets.append(offset), whole(run_dir, offset))[1])
     for step in range(1, 6):
         log.append(events.Step(step=step, total_steps=5, epoch=1.0, loss=2.0 / step))
-        short = runs.summary(home.workspace, RUN_ID)
+        short = store.summary(home.workspace, RUN_ID)
         assert (short.step, short.loss) == (step, 2.0 / step)
-        assert short == runs.summarise(folder)
+        assert short == store.summarise(folder)
     log.append(events.Failed(kind="oom", message="no memory", fix="less"))
     log.close()
-    assert runs.summary(home.workspace, RUN_ID) == runs.summarise(folder)
+    assert store.summary(home.workspace, RUN_ID) == store.summarise(folder)
     watched = [offset for offset in offsets if offset]
     assert watched == sorted(watched) and len(set(watched)) == 5  # each look goes on where the last one ended
     assert offsets.count(0) == 1 + 6  # the first look, and the six that this test took at everything
@@ -643,21 +644,21 @@ def test_who_watches_a_live_run_reads_each_event_once(home, monkeypatch):
 
 def test_a_run_that_lies_where_another_one_lay_is_read_from_its_start(home):
     folder = write_run(home.workspace, RUN_ID, *[events.Log(text="x" * 99) for _ in range(9)], events.Finished(step=9))
-    assert runs.summary(home.workspace, RUN_ID).status == "finished"
+    assert store.summary(home.workspace, RUN_ID).status == "finished"
     (folder / "events.jsonl").unlink()
     (folder / "summary.json").unlink(missing_ok=True)
     log = events.EventLog(folder)
     log.append(events.Failed(kind="oom", message="no memory", fix="less"))
     log.close()
-    assert runs.summary(home.workspace, RUN_ID).status == "failed"
+    assert store.summary(home.workspace, RUN_ID).status == "failed"
 
 
 def test_runs_of_the_same_second_are_listed_newest_first(home):
     for number, tail in enumerate(("ffffff", "000000", "888888")):
         folder = write_run(home.workspace, f"20261124-201516-{tail}", events.Finished(step=1))
-        short = runs.Summary(id=folder.name, status="finished", created=1_000.0 + number / 10)
+        short = store.Summary(id=folder.name, status="finished", created=1_000.0 + number / 10)
         (folder / "summary.json").write_bytes(msgspec.json.encode(short))
-    assert [line.id[-6:] for line in runs.list_all(home.workspace)] == ["888888", "000000", "ffffff"]
+    assert [line.id[-6:] for line in store.list_all(home.workspace)] == ["888888", "000000", "ffffff"]
 
 
 def test_a_folder_that_is_no_run_does_not_spoil_the_list(home):
@@ -669,11 +670,11 @@ def test_a_folder_that_is_no_run_does_not_spoil_the_list(home):
     strange = home.workspace.runs_dir / "Not A Run"
     strange.mkdir()
     (strange / "spec.json").write_bytes(b"{}")
-    assert [line.id for line in runs.list_all(home.workspace)] == [RUN_ID]
+    assert [line.id for line in store.list_all(home.workspace)] == [RUN_ID]
 
 
 def test_an_empty_home_has_no_runs(home):
-    assert runs.list_all(home.workspace) == []
+    assert store.list_all(home.workspace) == []
     assert files_under(home.workspace.root) == []
 
 
@@ -691,17 +692,17 @@ def test_a_bad_id_never_touches_the_disk(home, run_id, monkeypatch):
     with monkeypatch.context() as patch:
         for function in watched:
             patch.setattr(Path, function, lambda self, *_, **__: touched.append(self))
-        assert runs.exists(home.workspace, run_id) is False
+        assert store.exists(home.workspace, run_id) is False
         for call in (
-            lambda: runs.status(home.workspace, run_id),
-            lambda: runs.summary(home.workspace, run_id),
-            lambda: runs.stop(home.workspace, run_id),
-            lambda: runs.resume(home.workspace, run_id, module=SUPERVISOR),
-            lambda: runs.rename(home.workspace, run_id, "name"),
-            lambda: runs.name(home.workspace, run_id),
-            lambda: runs.describe(home.workspace, run_id),
-            lambda: runs.load_spec(home.workspace, run_id),
-            lambda: runs.wait(home.workspace, run_id),
+            lambda: store.status(home.workspace, run_id),
+            lambda: store.summary(home.workspace, run_id),
+            lambda: lifecycle.stop(home.workspace, run_id),
+            lambda: lifecycle.resume(home.workspace, run_id, module=SUPERVISOR),
+            lambda: store.rename(home.workspace, run_id, "name"),
+            lambda: store.name(home.workspace, run_id),
+            lambda: store.describe(home.workspace, run_id),
+            lambda: store.load_spec(home.workspace, run_id),
+            lambda: follow.wait(home.workspace, run_id),
         ):
             with pytest.raises(BadId):
                 call()
@@ -716,7 +717,7 @@ def test_a_bad_click_id_starts_nothing(home, click_id):
 
 
 def test_an_id_that_names_no_run_is_looked_up_and_not_found(home):
-    assert not runs.exists(home.workspace, RUN_ID)
+    assert not store.exists(home.workspace, RUN_ID)
     with pytest.raises(OSError, match="No such file"):
-        runs.load_spec(home.workspace, RUN_ID)
+        store.load_spec(home.workspace, RUN_ID)
     assert files_under(home.workspace.root) == []

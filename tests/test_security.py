@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import datasets, drafts, evaluations, events, export, jobs, runs, uploads
+from engine import datasets, drafts, evaluations, events, export, jobs, uploads
 from engine.benchmarks import library
+from engine.runs import lifecycle, store
 from engine.spec import schema, settings
 from engine.workspace import BadId, Workspace, checked
 from tests.conftest import ROOT
@@ -39,7 +40,7 @@ def test_no_id_of_any_kind_leads_out_of_a_workspace(workspace: Workspace, name: 
     for make in (workspace.run_dir, workspace.dataset_dir, workspace.eval_dir, workspace.draft_path):
         with pytest.raises(BadId):
             make(name)
-    assert not runs.exists(workspace, name)
+    assert not store.exists(workspace, name)
     assert drafts.load(workspace, name) is None
     assert uploads.path_of(workspace, name) is None
     assert library.find(name, workspace) is None
@@ -90,7 +91,7 @@ def test_no_text_of_a_user_is_an_argument_of_a_process(workspace: Workspace, mon
     hostile = msgspec.structs.replace(
         fake_spec(), base=schema.BaseRef("--config=/etc/passwd; id"), recipe=schema.RecipeRef("-c import os", "0" * 64)
     )
-    run_id = runs.start(workspace, hostile, name="--help $(id)")
+    run_id = lifecycle.start(workspace, hostile, name="--help $(id)")
     jobs.start(jobs.Call(workspace=str(workspace.root), source="-rf /", name="--help"))
     python = commands[0][0]
     folder = commands[1][-1]
@@ -115,7 +116,7 @@ def test_files_that_are_bombs_cost_a_run_its_place_and_nobody_else_theirs(worksp
     workspace.draft_path("bomb").parent.mkdir()
     workspace.draft_path("bomb").write_bytes(bomb)
     began_s = time.monotonic()
-    assert good.name in [run.id for run in runs.list_all(workspace)]
+    assert good.name in [run.id for run in store.list_all(workspace)]
     assert drafts.load(workspace, "bomb") is None
     assert time.monotonic() - began_s < 20
 
@@ -188,7 +189,7 @@ def test_a_server_answers_neither_another_sites_name_nor_its_pages(tmp_path: Pat
         assert status("PUT", "/api/uploads", Host=own, Origin="http://evil.example") == 403
         assert status("PUT", "/api/uploads", Host=own, Origin=f"http://{own}") == 403  # without a ticket
         for path in (
-            "/../engine/demo.toml",
+            "/../engine/limits.toml",
             "/..%2f..%2fetc/passwd",
             "/static/../../../etc/passwd",
             "/app/static/..%2f",

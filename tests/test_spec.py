@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from engine.spec import RunSpec, counts, recipes, schema
 from engine.spec import settings as spec_settings
-from engine.words.problem import Problem
+from engine.words import Problem
 
 RECIPES = sorted(path.stem for path in recipes.RECIPES_DIR.glob("*.yaml"))
 TOY, SMALL, LARGE = 1e6, 5e8, 7e9

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from engine import datasets, events, machine, preflight, processes, runs, turns
+from engine import datasets, events, machine, preflight, processes
+from engine.runs import follow, lifecycle, store, turns
 from engine.spec import schema
 from engine.workspace import Workspace
 from tests import forked
@@ -54,23 +55,25 @@ class RealRuns:
         return made
 
     def start(self, **changes: Any) -> str:
-        return runs.start(self.workspace, self.spec(**changes), module=self.module)
+        return lifecycle.start(self.workspace, self.spec(**changes), module=self.module)
 
     def folder(self, run_id: str) -> Path:
         return self.workspace.run_dir(run_id)
 
     def ended(self, run_id: str) -> str:
         """Wait for the end, and for that of the supervisor; return the state."""
-        state = wait_until(lambda: (s := runs.status(self.workspace, run_id)) not in runs.LIVE and s, ENDS_S, "an end")
-        runs.wait_for_end(self.folder(run_id))
+        state = wait_until(
+            lambda: (s := store.status(self.workspace, run_id)) not in store.LIVE and s, ENDS_S, "an end"
+        )
+        follow.wait_for_end(self.folder(run_id))
         return str(state)
 
     def resumed(self, run_id: str) -> None:
         """Resume and expect the end that was meant from the start, with everything in its place."""
         before = self.events(run_id)
-        runs.resume(self.workspace, run_id, module=self.module)
+        lifecycle.resume(self.workspace, run_id, module=self.module)
         state = self.ended(run_id)
-        assert state == "finished", runs.log_tail(self.folder(run_id))
+        assert state == "finished", follow.log_tail(self.folder(run_id))
         found = self.events(run_id)
         assert [event.seq for event in found[: len(before)]] == [event.seq for event in before]
         assert found[-1] == next(event for event in found if isinstance(event, events.Finished))
@@ -111,10 +114,14 @@ def struck(real: RealRuns, monkeypatch: pytest.MonkeyPatch, fault: str, **change
     run_id = real.start(**changes)
     state = real.ended(run_id)
     monkeypatch.delenv("TUNEBOOK_TEST_FAULT")
-    assert state == "failed", runs.log_tail(real.folder(run_id))
+    assert state == "failed", follow.log_tail(real.folder(run_id))
     (said,) = real.events(run_id, *events.TERMINAL)
     assert isinstance(said, events.Failed) and said.message and said.fix
-    assert runs.summary(real.workspace, run_id).failure == {"kind": said.kind, "message": said.message, "fix": said.fix}
+    assert store.summary(real.workspace, run_id).failure == {
+        "kind": said.kind,
+        "message": said.message,
+        "fix": said.fix,
+    }
     return run_id, said
 
 
@@ -269,13 +276,13 @@ def test_two_processes_share_a_run_and_learn_what_one_would_have(real: RealRuns)
 def test_a_run_over_two_processes_stops_after_a_step_and_goes_on(real: RealRuns) -> None:
     run_id = real.start(**{"machine.devices": 2, "train.threads": 2, "train.max_steps": 4000})
     wait_until(lambda: real.events(run_id, events.Step), ENDS_S, "it trains")
-    runs.stop(real.workspace, run_id)
+    lifecycle.stop(real.workspace, run_id)
     assert real.ended(run_id) == "stopped"
     assert real.checkpoints(run_id)
     left = real.events(run_id, events.Stopped)[0].step
-    runs.resume(real.workspace, run_id, module=real.module)
+    lifecycle.resume(real.workspace, run_id, module=real.module)
     wait_until(lambda: real.events(run_id, events.Step)[-1].step > left, ENDS_S, "it goes on")
-    runs.stop(real.workspace, run_id)
+    lifecycle.stop(real.workspace, run_id)
     assert real.ended(run_id) == "stopped"
 
 
@@ -340,14 +347,15 @@ def test_the_queue_moves_on_when_no_server_is_alive(home: FakeRuns) -> None:
 
 def test_two_servers_on_one_home_do_not_start_a_run_twice(home: FakeRuns) -> None:
     code = (
-        "import sys; from engine import runs; from engine.workspace import Workspace; from tests.helpers import fake_spec;"
-        "print(runs.start(Workspace(sys.argv[1]), fake_spec('finishes'), click_id='0a1b', module='tests.fakes.supervisor'))"
+        "import sys; from engine.runs.lifecycle import start; from engine.workspace import Workspace;"
+        "from tests.helpers import fake_spec;"
+        "print(start(Workspace(sys.argv[1]), fake_spec('finishes'), click_id='0a1b', module='tests.fakes.supervisor'))"
     )
     command = [sys.executable, "-c", code, str(home.workspace.root)]
     servers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_DIR) for _ in range(2)]
     said = {server.communicate(timeout=60)[0].strip() for server in servers}
     assert len(said) == 1
-    (only,) = runs.list_all(home.workspace)
+    (only,) = store.list_all(home.workspace)
     assert {only.id} == said
     home.wait_for(only.id, "finished")
 
@@ -360,7 +368,7 @@ def test_a_clock_that_is_set_is_not_taken_for_the_end_of_a_run(home: FakeRuns, m
         with monkeypatch.context() as patch:
             patch.setattr(time, "time", lambda shift_s=shift_s: now_s() + shift_s)
             assert home.status(run_id) == "running"
-            assert runs.silent_s(home.events(run_id)) is None
+            assert follow.silent_s(home.events(run_id)) is None
             assert turns.place(machine.facts().device, run_id) == 0
     (home.folder(run_id) / "go").touch()
     home.wait_for(run_id, "finished")
@@ -373,11 +381,11 @@ def test_silence_is_told_by_the_pace_of_the_run() -> None:
     now_s = time.monotonic()
     quick = [said(n, now_s - 90 + n) for n in range(5)]
     slow = [said(n, now_s - 1000 + 200 * n) for n in range(5)]
-    assert runs.silent_s(quick) == pytest.approx(86, abs=1)
-    assert runs.silent_s(slow) is None  # a step takes 200 s here
-    assert runs.silent_s([events.Phase(phase="evaluating", monotonic_s=now_s - 600)]) is None
-    assert runs.silent_s([events.Phase(phase="evaluating", monotonic_s=now_s - 1000)]) is not None
-    assert runs.silent_s([]) is None
+    assert follow.silent_s(quick) == pytest.approx(86, abs=1)
+    assert follow.silent_s(slow) is None  # a step takes 200 s here
+    assert follow.silent_s([events.Phase(phase="evaluating", monotonic_s=now_s - 600)]) is None
+    assert follow.silent_s([events.Phase(phase="evaluating", monotonic_s=now_s - 1000)]) is not None
+    assert follow.silent_s([]) is None
 
 
 def test_a_list_of_200_interrupted_runs_opens_within_a_second(home: FakeRuns) -> None:
@@ -395,7 +403,7 @@ def test_a_list_of_200_interrupted_runs_opens_within_a_second(home: FakeRuns) ->
     took_s = []
     for _ in range(3):
         began_s = time.process_time()
-        found = runs.list_all(home.workspace)
+        found = store.list_all(home.workspace)
         took_s.append(time.process_time() - began_s)
         assert len(found) == 200 and {run.status for run in found} == {"interrupted"}
     assert min(took_s) < 1.0, took_s
@@ -426,14 +434,14 @@ def test_each_of_two_cards_takes_a_run_and_a_run_for_both_waits_for_both() -> No
 
 
 def test_a_run_sees_the_cards_alone_whose_turn_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from engine import worker
+    from engine.runs import environment
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    found = worker.environment(tmp_path, fake_spec(), ("GPU-b",))
+    found = environment.environment(tmp_path, fake_spec(), ("GPU-b",))
     assert found["CUDA_VISIBLE_DEVICES"] == "GPU-b" and "LOCAL_RANK" not in found
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert worker.environment(tmp_path, fake_spec(), ("cpu",))["CUDA_VISIBLE_DEVICES"] == ""
+    assert environment.environment(tmp_path, fake_spec(), ("cpu",))["CUDA_VISIBLE_DEVICES"] == ""
 
 
 # --- the page -----------------------------------------------------------------------------------------------------------
@@ -446,7 +454,7 @@ def test_a_run_that_hangs_and_what_it_noticed_are_said_on_its_page(
     folder = home.workspace.run_dir(run_id)
     folder.mkdir(parents=True)
     (folder / "spec.json").write_bytes(schema.encode(fake_spec()))
-    monkeypatch.setattr(runs, "_supervised", lambda run_dir: True)
+    monkeypatch.setattr(store, "supervised", lambda run_dir: True)
     log = events.EventLog(folder)
     log.append(events.Started(attempt=1, versions={}, device="cpu", backend="plain", reason="a fake"))
     log.append(events.Log(level="warning", text="The gradient is *far* too long."))
@@ -491,7 +499,8 @@ def test_the_page_lets_a_waiting_run_come_first_or_go(home: FakeRuns) -> None:
 
 
 def test_the_page_of_a_failed_run_starts_again_with_what_would_help_and_deletes_it(workspace: Workspace) -> None:
-    from engine import drafts, failures, starter
+    from engine import drafts, starter
+    from engine.runs import failures
     from tests.test_pages import button, has_button, open_page, texts
 
     data = datasets.add_sample(workspace, starter.sample("new-facts"))

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import datasets, events, runs, starter, sweeps
+from engine import datasets, events, starter, sweeps
 from engine.report import frontier
+from engine.runs import lifecycle, store
 from engine.spec import RunSpec, schema
-from engine.words.problem import Problem
+from engine.words import Problem
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import tunebook
@@ -101,8 +102,9 @@ class Queue:
         self.started: list[str] = []
         self.resumed: list[str] = []
         self._ends, self._workspace = ends, workspace
-        for name in ("start", "resume", "status", "exists", "stop"):
-            monkeypatch.setattr(sweeps.runs, name, getattr(self, name))
+        for module, names in ((lifecycle, ("start", "resume", "stop")), (store, ("status", "exists"))):
+            for name in names:
+                monkeypatch.setattr(module, name, getattr(self, name))
 
     def start(self, workspace: Workspace, run_spec: RunSpec, *, name: str, click_id: str) -> str:
         if click_id in self.started:
@@ -266,4 +268,4 @@ def test_a_real_sweep_of_two_points_ends_in_the_frontier(tmp_path: Path):
     assert all(one.point.gain is not None and one.point.retention is not None for one in found.configurations)
     shown = tunebook("compare", sweep.id, "--json", home=home, machine=machine)
     assert {row["run"] for row in json.loads(shown.stdout)} == {t.run for t in sweeps.load(workspace, sweep.id).trials}
-    assert runs.load_spec(workspace, sweep.id).kind == "sweep"
+    assert store.load_spec(workspace, sweep.id).kind == "sweep"

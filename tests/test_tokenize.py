@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from engine import starter
-from engine.failures import RunRefused
+from engine.runs.failures import RunRefused
 from engine.train.tokenize import IGNORED, PLAIN_TEMPLATE, encode, ensure_template
 from tests.helpers import examples
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine import datasets, preflight, starter, worker
+from engine import datasets, preflight, starter
+from engine.runs import environment
 from engine.spec import RunSpec, schema
 from tests import forked
 from tests.conftest import tunebook
@@ -56,12 +57,12 @@ def test_figures_lie_beside_the_run_unless_the_user_has_said_otherwise(workspace
     run_spec, _ = built(workspace, dataset)
     run_dir = workspace.run_dir("r1")
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    told = worker.environment(run_dir, run_spec)
+    told = environment.environment(run_dir, run_spec)
     assert told["TENSORBOARD_LOGGING_DIR"] == str(run_dir / "tensorboard")
     assert told["MLFLOW_TRACKING_URI"] == f"sqlite:///{workspace.root}/mlflow.db"
     assert told["WANDB_PROJECT"] == "tunebook"
     monkeypatch.setenv("WANDB_PROJECT", "mine")
-    assert worker.environment(run_dir, run_spec)["WANDB_PROJECT"] == "mine"
+    assert environment.environment(run_dir, run_spec)["WANDB_PROJECT"] == "mine"
 
 
 @pytest.mark.slow

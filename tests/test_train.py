@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from engine import events, preflight, runs, starter
+from engine import events, preflight, starter
 from engine.datasets import add_sample
 from engine.report import Comparison, items, paired
+from engine.runs import follow, lifecycle, store
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT, SHARED_DATA, tunebook
@@ -29,7 +30,7 @@ def train(tmp_path: Path, *arguments: str) -> tuple[int, str, Path]:
     told = json.loads(done.stdout) if done.stdout.strip() else {}
     run_dir = tmp_path / "home" / "runs" / told["id"] if told else tmp_path
     if done.returncode not in (0, 2) and told:
-        print(runs.log_tail(run_dir))
+        print(follow.log_tail(run_dir))
     print(done.stderr[-3000:])
     return done.returncode, told.get("id", ""), run_dir
 
@@ -45,7 +46,7 @@ def losses(run_dir: Path) -> list[float | None]:
 
 def test_the_real_lora_run_is_whole(trained_home: Path) -> None:
     workspace = Workspace(trained_home)
-    run = runs.list_all(workspace)[0]
+    run = store.list_all(workspace)[0]
     run_dir = workspace.run_dir(run.id)
     assert run.status == "finished" and run.progress == 1.0
     assert (run_dir / "adapter" / "adapter_model.safetensors").is_file()
@@ -85,7 +86,7 @@ def test_two_runs_of_one_spec_give_the_same_losses(tmp_path: Path) -> None:
 def test_a_run_that_would_train_no_token_is_refused_in_words(tmp_path: Path) -> None:
     status, run_id, run_dir = train(tmp_path, "lora", "--data", "new-facts", *SHORT, "--set", "train.max_length=8")
     assert status == 1
-    failure = runs.summary(Workspace(tmp_path / "home"), run_id).failure
+    failure = store.summary(Workspace(tmp_path / "home"), run_id).failure
     assert failure is not None and failure["kind"] == "data"
     assert "no token would be trained" in failure["message"] and "train.max_length" in failure["fix"]
     assert not losses(run_dir)
@@ -102,19 +103,19 @@ def test_a_stopped_run_keeps_a_checkpoint_and_resumes_to_the_same_number_of_step
         overrides={"train.max_steps": 150, "evaluate.benchmarks": []},
     )
     assert run_spec is not None and not problems
-    run_id = runs.start(workspace, run_spec, module=forked.module("supervisor"))
+    run_id = lifecycle.start(workspace, run_spec, module=forked.module("supervisor"))
 
     def stop_when_training(event: object) -> None:
         if isinstance(event, events.Step) and event.step > 5:
-            runs.stop(workspace, run_id)
+            lifecycle.stop(workspace, run_id)
 
-    assert runs.wait(workspace, run_id, stop_when_training) == "stopped"
-    stopped = runs.summary(workspace, run_id)
+    assert follow.wait(workspace, run_id, stop_when_training) == "stopped"
+    stopped = store.summary(workspace, run_id)
     assert 5 < stopped.step < 150
     assert list((workspace.run_dir(run_id) / "checkpoints").glob("checkpoint-*"))
-    runs.resume(workspace, run_id, module=forked.module("supervisor"))
-    assert runs.wait(workspace, run_id) == "finished"
-    ended = runs.summary(workspace, run_id)
+    lifecycle.resume(workspace, run_id, module=forked.module("supervisor"))
+    assert follow.wait(workspace, run_id) == "finished"
+    ended = store.summary(workspace, run_id)
     assert ended.step == 150 and ended.attempts == 2
     found, _ = events.read(workspace.run_dir(run_id))
     second = next(i for i, e in enumerate(found) if isinstance(e, events.Started) and e.attempt == 2)
@@ -125,12 +126,12 @@ def test_a_run_can_go_on_from_another_runs_adapter(trained_home: Path, tmp_path:
     import shutil
 
     shutil.copytree(trained_home, tmp_path / "home")
-    first = runs.list_all(Workspace(tmp_path / "home"))[0].id
+    first = store.list_all(Workspace(tmp_path / "home"))[0].id
     status, run_id, run_dir = train(tmp_path, "full", "--data", "answer-format", "--base", f"run:{first}", *SHORT)
     assert status == 0
     assert (run_dir / "model" / "model.safetensors").is_file()
     # Its loss before training is that of the tuned model, and toy defaults apply, since the run stands on the starter.
-    assert runs.load_spec(Workspace(tmp_path / "home"), run_id).train.learning_rate > 1e-4
+    assert store.load_spec(Workspace(tmp_path / "home"), run_id).train.learning_rate > 1e-4
 
 
 def test_a_known_answer_has_a_loss_near_zero() -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine import events, machine, processes, turns
+from engine import events, machine, processes
+from engine.runs import turns
 from engine.workspace import BadId, machine_dir
 from tests.helpers import PROJECT_DIR, FakeRuns, wait_until
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import msgspec
 
-from engine import bases, datasets, events, hub, preflight, runs, starter
+from engine import bases, datasets, events, hub, preflight, starter
+from engine.runs import store
 from engine.spec import schema
-from engine.words.text import t
+from engine.words import t
 from engine.workspace import Workspace, new_run_id
 from tests.hub import Hub, Repository
 
@@ -78,7 +79,7 @@ def train(workspace: Workspace, base: str, recipe: str, data: str, settings: dic
     log = events.EventLog(run_dir)
     status = run(run_dir, log)
     log.close()
-    runs.write_summary(run_dir)
+    store.write_summary(run_dir)
     return {"status": status, "run": str(run_dir), "unsloth": "unsloth" in sys.modules}
 
 

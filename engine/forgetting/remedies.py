@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from engine import drafts, preflight, runs
+from engine import drafts, preflight
+from engine.runs import store
 from engine.spec import RunSpec
 from engine.words import t
 from engine.workspace import Workspace
@@ -115,11 +116,11 @@ def of(run_spec: RunSpec) -> list[Remedy]:
 
 def draft(workspace: Workspace, run_id: str, remedy: Remedy) -> drafts.Draft:
     """Return the draft of the same run with a remedy: same base, rows, questions and seed."""
-    came_from = t("The same as {name}: {change}", name=runs.name(workspace, run_id), change=remedy.title)
+    came_from = t("The same as {name}: {change}", name=store.name(workspace, run_id), change=remedy.title)
     if remedy.recipe is None:
         made = drafts.of_run(workspace, run_id, came_from=came_from, changes=remedy.changes)
     else:
-        run_spec = runs.load_spec(workspace, run_id)
+        run_spec = store.load_spec(workspace, run_id)
         changed = drafts.changed(run_spec, workspace)
         made = drafts.Draft(
             recipe=remedy.recipe,

@@ -13,8 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from engine import events, failures, runs
+from engine import events
 from engine.report import items
+from engine.runs import checkpoints as runs_checkpoints
+from engine.runs import failures, store
 from engine.spec import counts as spec_counts
 from engine.spec import schema
 from engine.train import ranks
@@ -194,7 +196,7 @@ def run(run_dir: Path, log: events.EventLog) -> int:
             log.append(events.Sample(step=step, prompt=shown[:500], text=text[:500]))
 
     checkpoints = run_dir / "checkpoints"
-    whole = runs.last_checkpoint(run_dir)
+    whole = runs_checkpoints.last_checkpoint(run_dir)
     checkpoint = str(whole) if whole is not None else None
     if checkpoint is None:
         if not only_probe:
@@ -312,7 +314,7 @@ def main() -> int:
     finally:
         if ranks.first():
             with suppress(OSError):  # it is rebuilt from the events
-                runs.write_summary(run_dir)
+                store.write_summary(run_dir)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from engine import bases, choices, datasets, machine, preflight
-from engine.failures import RunRefused
+from engine.runs import failures
 from engine.spec import RunSpec
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace
@@ -66,7 +66,7 @@ def import_unsloth(run_dir: Path) -> Any:
         import unsloth  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError, NotImplementedError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise RunRefused(Problem(rule="unsloth-broken", parameters={"reason": reason})) from error
+        raise failures.RunRefused(Problem(rule="unsloth-broken", parameters={"reason": reason})) from error
     return unsloth
 
 

@@ -15,8 +15,8 @@ import torch
 from transformers import TrainerCallback
 
 from engine import events
-from engine.failures import RunRefused
 from engine.report import items
+from engine.runs import failures
 from engine.train import oft, ranks
 from engine.words import Problem, later
 
@@ -205,7 +205,7 @@ class EventCallback(TrainerCallback):
     def _refuse_no_number(self, loss: Any, step: int) -> None:
         """End a run whose loss is no longer a number: no later step brings the weights back. Raises RunRefused."""
         if isinstance(loss, int | float) and not math.isfinite(loss):
-            raise RunRefused(Problem(rule="diverged-loss", parameters={"step": step}))
+            raise failures.RunRefused(Problem(rule="diverged-loss", parameters={"step": step}))
 
     def _warn(self, text: Any) -> None:
         self._log.append(events.Log(level="warning", text=text))

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine import bases, chat, failures, machine, runs, turns
-from engine.failures import RunRefused
+from engine import bases, chat, machine
+from engine.runs import failures, store, turns
 from engine.spec import RunSpec, schema
 from engine.words import Problem
 from engine.workspace import Workspace
@@ -95,7 +95,7 @@ class Models:
         for ref in refs:
             base = bases.describe(ref, self._workspace)
             if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
-                made = runs.load_spec(self._workspace, ref.removeprefix("run:"))
+                made = store.load_spec(self._workspace, ref.removeprefix("run:"))
                 found[ref] = Key(made.base.pinned, made.quantize, made.adapter)
             else:
                 found[ref] = Key(ref, "none", "")
@@ -108,9 +108,9 @@ class Models:
         """Return the host of a model, loaded now where it is not there. Raises RunRefused."""
         base = bases.describe(ref, self._workspace)
         if base.problems:
-            raise RunRefused(base.problems[0])
+            raise failures.RunRefused(base.problems[0])
         if base.scores_only:
-            raise RunRefused(Problem(rule="evaluate-reward", where="base", parameters={"ref": ref[:80]}))
+            raise failures.RunRefused(Problem(rule="evaluate-reward", where="base", parameters={"ref": ref[:80]}))
         if key not in self._hosts:
             for other in [one for one in self._hosts if one not in needed]:
                 del self._hosts[other]
@@ -158,7 +158,9 @@ def answer(
     ids = host.tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
     room = (host.window or 1 << 20) - ids.shape[1]
     if room < 1:
-        raise RunRefused(Problem(rule="chat-too-long", parameters={"tokens": ids.shape[1], "window": host.window or 0}))
+        raise failures.RunRefused(
+            Problem(rule="chat-too-long", parameters={"tokens": ids.shape[1], "window": host.window or 0})
+        )
     most = min(sampling.most_tokens, room)
     drawn: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if sampling.temperature > 0:

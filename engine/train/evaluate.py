@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.benchmarks import forms
-from engine.failures import RunRefused
 from engine.report import Item
 from engine.report import items as report_items
+from engine.runs import failures
 from engine.train.likelihood import LOGIT_CHUNK_TOKENS, MOST_LOGITS, Reader
 from engine.train.preference import Pair, encode_marked, encode_pair
 from engine.train.rows import Named
@@ -254,7 +254,7 @@ def score_harness(
         if isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise RunRefused(Problem(rule="bench-hub", parameters={"name": name, "reason": reason})) from error
+        raise failures.RunRefused(Problem(rule="bench-hub", parameters={"name": name, "reason": reason})) from error
     items = []
     for task, samples in sorted(result["samples"].items()):
         for sample in sorted(samples, key=lambda s: s["doc_id"]):

@@ -12,9 +12,9 @@ import msgspec
 import torch
 from transformers import AutoTokenizer
 
-from engine import bases, events, runs
-from engine.failures import RunRefused
+from engine import bases, events
 from engine.report import items as report_items
+from engine.runs import failures, store
 from engine.spec import RunSpec, schema
 from engine.train import load, oft, scores
 from engine.train.tokenize import ensure_template
@@ -32,10 +32,10 @@ def run(run_spec: RunSpec, workspace: Workspace, run_dir: Path, log: events.Even
     described = {role: bases.describe(str(ref), workspace) for role, ref in wanted.items()}
     for one in described.values():
         if one.problems:
-            raise RunRefused(one.problems[0])
+            raise failures.RunRefused(one.problems[0])
     tokenizers = {role: _tokenizer(run_spec, one) for role, one in described.items()}
     if len(tokenizers) == 2 and not same_tokens(tokenizers["base"], tokenizers["tuned"]):
-        raise RunRefused(
+        raise failures.RunRefused(
             Problem(
                 rule="tokenizers-differ",
                 parameters={"base": described["base"].ref, "tuned": described["tuned"].ref},
@@ -149,7 +149,7 @@ def _model(run_spec: RunSpec, workspace: Workspace, base: bases.Base) -> tuple[A
     would round again."""
     plain = msgspec.structs.replace(run_spec, adapter="lora", base=schema.BaseRef(base.ref, run_spec.base.revision))
     if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
-        below = runs.load_spec(workspace, base.ref.removeprefix("run:"))
+        below = store.load_spec(workspace, base.ref.removeprefix("run:"))
         loaded = load.load(msgspec.structs.replace(plain, base=below.base), workspace)
         return oft.lay_over(loaded.model, base.folder).eval(), loaded.notes
     loaded = load.load(plain, workspace)
@@ -163,7 +163,7 @@ def _tokenizer(run_spec: RunSpec, base: bases.Base) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except OSError as error:
         reason = str(error).splitlines()[0][:200]
-        raise RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
+        raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
     ensure_template(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

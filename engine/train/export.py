@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from engine import bases, export, failures, runs
-from engine.failures import RunRefused
+from engine import bases, export
+from engine.runs import failures, store
 from engine.spec import RunSpec, schema
 from engine.templates import for_template
 from engine.train.rows import Named
@@ -136,9 +136,9 @@ def _whole(run_spec: RunSpec, workspace: Workspace) -> Any:
 
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
     if base.problems:
-        raise RunRefused(base.problems[0])
+        raise failures.RunRefused(base.problems[0])
     if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
-        below = runs.load_spec(workspace, base.ref.removeprefix("run:"))
+        below = store.load_spec(workspace, base.ref.removeprefix("run:"))
         return oft.merged(_with_adapter(below, workspace, base.folder, None))
     source = str(base.folder or base.ref)
     return _from_pretrained(AutoModelForCausalLM, source, run_spec, dtype="auto", use_safetensors=True)
@@ -178,7 +178,7 @@ def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export.Pa
     run_spec, workspace = schema.decode((run_dir / "spec.json").read_bytes()), Workspace(run_dir.parents[1])
     made = export.made_by(run_dir)
     if made is None:
-        raise RunRefused(Problem(rule="export-nothing"))
+        raise failures.RunRefused(Problem(rule="export-nothing"))
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,7 @@ def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export.Pa
 def _room(target: Path, needed_bytes: int) -> None:
     problem = export.too_small(target, needed_bytes)
     if problem is not None:
-        raise RunRefused(problem)
+        raise failures.RunRefused(problem)
 
 
 def _copied(run_spec: RunSpec, workspace: Workspace, made: Path, partial: Path, told: Told) -> export.Parity:
@@ -254,7 +254,7 @@ def _merged(
     )  # fmt: skip
     if not worst <= tolerance(dtype):  # NaN too
         off, allowed = f"{100 * worst:.2g}", f"{100 * tolerance(dtype):.2g}"
-        raise RunRefused(Problem(rule="export-differs", parameters={"off": off, "allowed": allowed}))
+        raise failures.RunRefused(Problem(rule="export-differs", parameters={"off": off, "allowed": allowed}))
     return parity
 
 

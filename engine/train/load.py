@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from engine import bases, hub
 from engine.choices import Chosen
-from engine.failures import RunRefused
+from engine.runs import failures
 from engine.spec import RunSpec
 from engine.train import backend, oft
 from engine.train.tokenize import ensure_template
@@ -33,7 +33,7 @@ def load(spec: RunSpec, workspace: Workspace, chosen: Chosen | None = None) -> L
     base = _here(spec, workspace)
     chosen = chosen or backend.decide(spec, workspace)
     if base.problems:
-        raise RunRefused(base.problems[0])
+        raise failures.RunRefused(base.problems[0])
     where = _device()
     half = where == "cuda" and chosen.bf16 and spec.adapter != "full"
     dtype = torch.bfloat16 if half else torch.float32
@@ -80,7 +80,7 @@ def _here(spec: RunSpec, workspace: Workspace) -> bases.Base:
         try:
             commit = hub.fetch(pinned)
         except hub.HubError as error:
-            raise RunRefused(error.problem) from error
+            raise failures.RunRefused(error.problem) from error
         base = bases.describe(spec.base.ref, workspace, commit)
     return base
 
@@ -142,17 +142,17 @@ def _from_pretrained(kind: Any, source: str, spec: RunSpec, **settings: Any) -> 
         return kind.from_pretrained(source, revision=spec.base.revision, trust_remote_code=False, **settings)
     except OSError as error:
         reason = str(error).splitlines()[0][:200]
-        raise RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
+        raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
 
 
 def _merged(base: bases.Base, spec: RunSpec, workspace: Workspace, dtype: torch.dtype, chosen: Chosen) -> Any:
     """Load the base below an earlier run and merge that run's adapter into it."""
     import msgspec
 
-    from engine import runs
+    from engine.runs import store
 
     assert base.folder is not None
-    below = runs.load_spec(workspace, base.ref.removeprefix("run:"))
+    below = store.load_spec(workspace, base.ref.removeprefix("run:"))
     plain = msgspec.structs.replace(spec, base=below.base, quantize="none")  # merging into 4 bits would round again
     lower = load(plain, workspace, chosen._replace(backend="plain")).model.to(dtype)
     return oft.merged(oft.lay_over(lower, base.folder))

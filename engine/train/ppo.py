@@ -30,11 +30,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Prin
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 from trl.experimental.ppo.ppo_trainer import forward
 
-from engine import bases, fit, judges, runs, words
-from engine.failures import RunRefused
+from engine import bases, fit, judges, words
 from engine.preflight import USUAL_PPO_BETA
 from engine.report import Item
 from engine.report import items as report_items
+from engine.runs import failures, store
 from engine.spec import RunSpec
 from engine.spec import counts as spec_counts
 from engine.train import backend, load, oft, reward, rows, scores
@@ -67,12 +67,12 @@ def load_judge(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> Judge:
     """
     ref = spec.objective_args.reward_model or ""
     try:
-        told = runs.load_spec(workspace, ref.removeprefix("run:"))
+        told = store.load_spec(workspace, ref.removeprefix("run:"))
         made = judges.made_by(workspace, ref)
     except (OSError, ValueError, msgspec.MsgspecError):
         made = None
     if made is None:
-        raise RunRefused(Problem(rule="ppo-reward-missing", parameters={"ref": ref[:80]}))
+        raise failures.RunRefused(Problem(rule="ppo-reward-missing", parameters={"ref": ref[:80]}))
     if made.name == "model":
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
             made, num_labels=1, use_safetensors=True, trust_remote_code=False
@@ -84,7 +84,7 @@ def load_judge(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> Judge:
     own = AutoTokenizer.from_pretrained(made, trust_remote_code=False)
     ensure_template(own)
     if own.get_vocab() != tokenizer.get_vocab() or own.chat_template != tokenizer.chat_template:
-        raise RunRefused(Problem(rule="ppo-tokenizer", parameters={"ref": ref[:80]}))
+        raise failures.RunRefused(Problem(rule="ppo-tokenizer", parameters={"ref": ref[:80]}))
     where = backend.here().name
     loaded.requires_grad_(False)
     return Judge(loaded.to(where).eval(), ref)
@@ -111,7 +111,7 @@ def prepare(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
     kept = [ids for ids in coded if len(ids) <= room]
     if not kept:
         needed = min(map(len, coded), default=0) + spec.objective_args.answer_tokens
-        raise RunRefused(
+        raise failures.RunRefused(
             Problem(rule="data-nothing-trained", parameters={"length": spec.train.max_length, "needed": needed})
         )
     notes = []
@@ -304,7 +304,7 @@ class _Resumable(PPOTrainer):
         tensors = load_file(checkpoint / "optimizer.safetensors")
         saved, moving = load_file(checkpoint / "model.safetensors"), self._moving()
         if saved.keys() != moving.keys():
-            raise RunRefused(Problem(rule="checkpoint-broken", parameters={"checkpoint": checkpoint.name}))
+            raise failures.RunRefused(Problem(rule="checkpoint-broken", parameters={"checkpoint": checkpoint.name}))
         with torch.no_grad():
             for name, parameter in moving.items():
                 parameter.copy_(saved[name])

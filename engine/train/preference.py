@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.failures import RunRefused
+from engine.runs import failures
 from engine.spec import RunSpec
 from engine.train import rows
 from engine.train.tokenize import trained_spans
@@ -111,7 +111,7 @@ def prepare(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
     if not kept:
         whole = msgspec.structs.replace(spec, train=msgspec.structs.replace(spec.train, max_length=10**9))
         needed = max((longest(encode(row, tokenizer, whole)) for row in train[:200]), default=0)
-        raise RunRefused(Problem(rule="data-nothing-trained", parameters={"length": length, "needed": needed}))
+        raise failures.RunRefused(Problem(rule="data-nothing-trained", parameters={"length": length, "needed": needed}))
     notes = []
     if len(kept) < len(coded):
         counts = {"n": len(coded) - len(kept), "length": length}
@@ -121,7 +121,7 @@ def prepare(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
     if spec.objective == "kto":
         good = sum(row.label for row in kept if isinstance(row, Marked))
         if good in (0, len(kept)):
-            raise RunRefused(Problem(rule="kto-one-label", parameters={"label": "true" if good else "false"}))
+            raise failures.RunRefused(Problem(rule="kto-one-label", parameters={"label": "true" if good else "false"}))
         counts = {"good": good, "bad": len(kept) - good, "out": len(unseen)}
         notes.append(later("Training on {good} good and {bad} bad answers; {out} rows are held out.", **counts))
     else:

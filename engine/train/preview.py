@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from engine import bases, masks
-from engine.failures import RunRefused
+from engine.runs import failures
 from engine.train import preference, rows
 from engine.train.tokenize import IGNORED, encode, ensure_template
 from engine.words import Problem
@@ -61,13 +61,13 @@ def look(workspace: Workspace, dataset_id: str, base_ref: str) -> masks.Masks:
 
     base = bases.describe(base_ref, workspace)
     if base.problems:
-        raise RunRefused(base.problems[0])
+        raise failures.RunRefused(base.problems[0])
     source = str(base.folder) if base.folder is not None else base.ref
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
+        raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
     plain = ensure_template(tokenizer)
     window = base.window_tokens or WHOLE
     every = rows.read_rows(workspace, dataset_id, masks.COUNTED_ROWS)
@@ -78,7 +78,7 @@ def look(workspace: Workspace, dataset_id: str, base_ref: str) -> masks.Masks:
     for number, row in enumerate(every):
         try:
             found = parts(row, tokenizer)
-        except RunRefused as error:
+        except failures.RunRefused as error:
             refused, problem = refused + 1, problem or error.problem
             continue
         except Exception as error:  # whatever a template raises
@@ -108,7 +108,7 @@ def look(workspace: Workspace, dataset_id: str, base_ref: str) -> masks.Masks:
                 )
             )
     if refused == len(every) and problem is not None:
-        raise RunRefused(problem)
+        raise failures.RunRefused(problem)
     if not trained:
         problem = Problem(rule="mask-nothing", parameters={"window": window})
     return masks.Masks(
@@ -121,7 +121,7 @@ def main() -> int:
     root, dataset_id, base_ref, out = sys.argv[1:5]
     try:
         found = look(Workspace(root), dataset_id, base_ref)
-    except RunRefused as error:
+    except failures.RunRefused as error:
         found = masks.Masks(problem=error.problem)
     write_atomically(Path(out), msgspec.json.encode(found))
     return 0

@@ -15,7 +15,7 @@ from datasets import Dataset, Features, List, Value
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
-from engine.failures import RunRefused
+from engine.runs import failures
 from engine.spec import RunSpec
 from engine.train import arguments
 from engine.train.callback import EventCallback
@@ -36,7 +36,7 @@ def judge(model: Any, tokenizer: Any, seed: int) -> Any:
     kind: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(settings), None)
     if kind is None:
         reason = later("transformers has no reward model of the kind {kind}", kind=settings.model_type)
-        raise RunRefused(Problem(rule="model-load", parameters={"reason": reason}))
+        raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason}))
     made = kind(settings).to(model.dtype)
     setattr(made, made.base_model_prefix, getattr(model, model.base_model_prefix))
     return made.to(model.device)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as parquet
 
 from engine import bases, datasets
-from engine.failures import RunRefused
 from engine.report import items
+from engine.runs import failures
 from engine.spec import RunSpec, split
 from engine.spec import counts as spec_counts
 from engine.starter import world
@@ -77,7 +77,9 @@ def prepare(
     cut = sum(row.cut for row in coded)
     if not kept:
         longest = max((len(encode(row, tokenizer, 10**9).input_ids) for row in train[:200]), default=0)
-        raise RunRefused(Problem(rule="data-nothing-trained", parameters={"length": length, "needed": longest}))
+        raise failures.RunRefused(
+            Problem(rule="data-nothing-trained", parameters={"length": length, "needed": longest})
+        )
     if len(kept) < len(coded):
         counts = {"n": len(coded) - len(kept), "length": length}
         notes.append(later("{n} rows were left out: nothing of their answer fits {length} tokens.", **counts))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from engine.failures import RunRefused
+from engine.runs import failures
 from engine.templates import PLAIN_TEMPLATE, for_template
 from engine.words import Problem
 
@@ -77,7 +77,7 @@ def _span_by_mark(
     marked = [{**m, "content": mark} if i == index else m for i, m in enumerate(messages)]
     before, found, after = render(tokenizer, marked, tools).partition(mark)
     if not found or len(before) + len(after) > len(whole) or not (whole.startswith(before) and whole.endswith(after)):
-        raise RunRefused(Problem(rule="data-template", parameters={"turn": index}))
+        raise failures.RunRefused(Problem(rule="data-template", parameters={"turn": index}))
     end = len(whole) - len(after)
     # The mark that ends the turn is learned too, so that the model stops.
     closing = next((token for token in tokenizer.all_special_tokens if after.startswith(token)), "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from engine import turns
+from engine.runs import turns
 from tests.fakes import _child
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine import events, runs
+from engine import events
+from engine.runs import store
 from tests.fakes import _child
 
 
@@ -12,7 +13,7 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     _child.begin(run_dir, log)
     log.append(events.Saved(step=1, path="checkpoints/checkpoint-1", what="checkpoint"))
     log.append(events.Stopped(step=1, resumable=True))
-    runs.write_summary(run_dir)
+    store.write_summary(run_dir)
     _child.wait_for(run_dir / "leave")
     return 3
 

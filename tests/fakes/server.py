@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 import time
 
-from engine import runs
+from engine.runs import lifecycle
 from engine.workspace import Workspace
 from tests import helpers
 
 
 def main() -> None:
     home, child = sys.argv[1:]
-    print(runs.start(Workspace(home), helpers.fake_spec(child), module=helpers.SUPERVISOR), flush=True)
+    print(lifecycle.start(Workspace(home), helpers.fake_spec(child), module=helpers.SUPERVISOR), flush=True)
     time.sleep(60)
 
 

@@ -13,7 +13,8 @@ import os
 import sys
 from pathlib import Path
 
-from engine import runs, worker
+from engine import worker
+from engine.runs import store
 from engine.spec import schema
 from tests import helpers
 
@@ -33,7 +34,7 @@ def main() -> None:
     if child == "hangs":
         worker.EXIT_GRACE_S = 0.3
     if os.environ.get("FAKE_FULL_DISK"):
-        runs.write_summary = _disk_is_full
+        store.write_summary = _disk_is_full
     worker.supervise = functools.partial(worker.supervise, module=f"tests.fakes.{child}")
     worker.main()
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import sys
 
-from engine import cli, runs
+from engine import cli
+from engine.runs import lifecycle
 
 if __name__ == "__main__":
-    runs.start = functools.partial(runs.start, module="tests.forked.supervisor")
-    runs.resume = functools.partial(runs.resume, module="tests.forked.supervisor")
+    lifecycle.start = functools.partial(lifecycle.start, module="tests.forked.supervisor")
+    lifecycle.resume = functools.partial(lifecycle.resume, module="tests.forked.supervisor")
     sys.exit(cli.main())

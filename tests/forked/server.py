@@ -7,10 +7,10 @@ import sys
 
 from streamlit.web import cli
 
-from engine import runs
+from engine.runs import lifecycle
 
 if __name__ == "__main__":
-    runs.start = functools.partial(runs.start, module="tests.forked.supervisor")
-    runs.resume = functools.partial(runs.resume, module="tests.forked.supervisor")
+    lifecycle.start = functools.partial(lifecycle.start, module="tests.forked.supervisor")
+    lifecycle.resume = functools.partial(lifecycle.resume, module="tests.forked.supervisor")
     sys.argv[0] = "streamlit"
     sys.exit(cli.main())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from engine import processes, runs, worker
+from engine import processes, worker
+from engine.runs import lifecycle
 from tests.forked.parent import Child
 
 
@@ -21,6 +22,6 @@ usual = processes.start
 
 if __name__ == "__main__":
     for name in ("start", "resume"):  # the runs of a sweep
-        setattr(runs, name, functools.partial(getattr(runs, name), module="tests.forked.supervisor"))
+        setattr(lifecycle, name, functools.partial(getattr(lifecycle, name), module="tests.forked.supervisor"))
     processes.start = start
     worker.main()

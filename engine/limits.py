@@ -1,0 +1,191 @@
+"""What a hosted demo allows: its numbers (limits.toml), and what they say of files, bases and rows.
+
+A demo is where TUNEBOOK_DEMO is set, as on a Space. Everywhere else nothing here refuses anything.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+import zlib
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+
+from engine import starter
+from engine.words import Problem, t
+from engine.workspace import Workspace
+
+ID_BYTES = 16
+# What stands in a run's stop file when its time was up and nobody has asked.
+TIME_IS_UP = b"time is up"
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings of limits.toml, where each is explained."""
+
+    models: list[str]
+    kinds: list[str]
+    upload_mib: int
+    rows: int
+    unpacked_mib: int
+    check_cpu_s: int
+    steps: int
+    minutes: float
+    batch_rows: int
+    row_tokens: int
+    live_runs_per_visitor: int
+    live_runs: int
+    visitors: int
+    disk_mib_per_visitor: int
+    free_disk_mib: int
+    hours_kept: float
+
+
+class Refused(ValueError):
+    """What a visitor asked for is beyond the demo's limits; `problems` says all of it."""
+
+    def __init__(self, *problems: Problem):
+        super().__init__(" ".join(problem.sentence for problem in problems))
+        self.problems = problems
+
+
+def on() -> bool:
+    """Whether this process belongs to a hosted demo."""
+    chosen = os.environ.get("TUNEBOOK_DEMO", "")
+    return chosen != "0" if chosen else bool(os.environ.get("SPACE_ID"))
+
+
+def limits() -> Limits:
+    """Return the limits. Raises OSError, ValueError or msgspec.ValidationError when their file cannot be used: a demo
+    without limits must not open."""
+    return _read(os.environ.get("TUNEBOOK_DEMO_LIMITS") or str(Path(__file__).with_name("limits.toml")))
+
+
+@lru_cache(maxsize=4)
+def _read(path: str) -> Limits:
+    return msgspec.convert(tomllib.loads(Path(path).read_text("utf-8")), Limits)
+
+
+def sentences() -> list[str]:
+    """Return every limit in words, for the page."""
+    most = limits()
+    return [
+        t("Models: {models}, and what your own runs made.", models=", ".join(most.models)),
+        t("Files: {mib} MiB and {rows} rows; JSON Lines, JSON or CSV.", mib=most.upload_mib, rows=f"{most.rows:,}"),
+        t("A run: {steps} steps and {minutes} minutes.", steps=most.steps, minutes=f"{most.minutes:g}"),
+        t(
+            "A step: {rows} rows (batch size times accumulation) of {tokens} tokens.",
+            rows=most.batch_rows,
+            tokens=f"{most.row_tokens:,}",
+        ),
+        t(
+            "One run trains at a time. {own} of yours may go on or wait, {all} of all visitors.",
+            own=most.live_runs_per_visitor,
+            all=most.live_runs,
+        ),
+        t("Disk: {mib} MiB for your data and runs.", mib=most.disk_mib_per_visitor),
+    ]
+
+
+def allows_base(ref: str) -> bool:
+    """Whether a base may be looked at: one of the list, or what a run made (looked up in the visitor's own runs)."""
+    return ref in limits().models or ref.startswith("run:")
+
+
+def check_source(workspace: Workspace, source: Path) -> None:
+    """Refuse a file to store that is not the visitor's own upload or a sample, is too large, or unpacks beyond measure.
+    Raises Refused; OSError where the file cannot be read."""
+    most, real = limits(), source.resolve()
+    if not (real.is_relative_to(workspace.root) or real.is_relative_to(starter.SAMPLES_DIR)):
+        raise Refused(Problem(rule="demo-path"))
+    size = source.stat().st_size
+    if size > most.upload_mib << 20:
+        raise Refused(Problem(rule="upload-too-large", parameters={"limit_mib": most.upload_mib}))
+    check_disk(workspace, size)
+    with source.open("rb") as file:
+        start = file.read(4)
+    if start == b"PAR1":
+        # A page of a Parquet file can name one long text any number of times: a few bytes fill the memory.
+        raise Refused(Problem(rule="demo-parquet"))
+    if start[:2] == b"\x1f\x8b" and _unpacks_beyond(source, most.unpacked_mib << 20):
+        raise Refused(Problem(rule="demo-unpacked", parameters={"most_mib": most.unpacked_mib}))
+
+
+def _unpacks_beyond(path: Path, most_bytes: int) -> bool:
+    """Whether a gzip file holds more than so many bytes, without holding them; damage is the check's to say."""
+    total, unpacker = 0, zlib.decompressobj(zlib.MAX_WBITS | 16)
+    with path.open("rb") as file:
+        held = file.read(1 << 16)
+        while held:
+            try:
+                total += len(unpacker.decompress(held, 1 << 20))
+            except zlib.error:
+                return False
+            if total > most_bytes:
+                return True
+            held = unpacker.unconsumed_tail
+            if unpacker.eof:  # the next member of the file
+                held, unpacker = unpacker.unused_data, zlib.decompressobj(zlib.MAX_WBITS | 16)
+            held = held or file.read(1 << 16)
+    return False
+
+
+def check_rows(rows: int) -> None:
+    """Refuse a file of too many rows. Raises Refused."""
+    if rows > limits().rows:
+        raise Refused(Problem(rule="demo-rows", parameters={"rows": rows, "most": limits().rows}))
+
+
+def check_disk(workspace: Workspace, more_bytes: int = 0) -> None:
+    """Refuse what would take a visitor over their share of the disk, or the disk near its end. Raises Refused."""
+    most = limits()
+    used = 0
+    for path in workspace.root.rglob("*"):
+        try:
+            used += path.lstat().st_size
+        except OSError:  # a file of a run that is just renamed
+            continue
+    if used + more_bytes > most.disk_mib_per_visitor << 20:
+        raise Refused(Problem(rule="demo-disk", parameters={"used": used >> 20, "most": most.disk_mib_per_visitor}))
+    workspace.root.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(workspace.root).free < most.free_disk_mib << 20:
+        raise Refused(Problem(rule="demo-full"))
+
+
+def model_problem() -> Problem:
+    return Problem(rule="demo-model", where="base", parameters={"models": ", ".join(limits().models)})
+
+
+def base_problem(ref: str) -> Problem | None:
+    """Return why a base may not be looked at in a demo, or None when it may."""
+    return None if not on() or allows_base(ref) else model_problem()
+
+
+def limit_this_process() -> None:
+    """Take the time of a run from a process that works beside the queue, and from its children: the kernel ends it."""
+    if on():
+        import resource
+
+        most_s = round(60 * limits().minutes)
+        resource.setrlimit(resource.RLIMIT_CPU, (most_s, most_s + 5))
+
+
+def run_id_bytes() -> int:
+    """Random bytes of a run's id: it must not be guessed where strangers meet."""
+    return ID_BYTES if on() else 3
+
+
+def run_limit_s() -> float:
+    """Return how long a run may take from its turn on; for ever where this is no demo."""
+    return 60 * limits().minutes if on() else float("inf")
+
+
+def time_was_up(run_dir: Path) -> bool:
+    """Whether a run was stopped because its time was up."""
+    try:
+        return (run_dir / "stop").read_bytes() == TIME_IS_UP
+    except OSError:
+        return False

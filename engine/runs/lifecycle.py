@@ -1,0 +1,201 @@
+"""Start, stop, resume and delete runs. A double click starts one; of two servers on one home one goes first."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock
+
+from engine import events, limits, machine, processes
+from engine.runs import admission, store, turns
+from engine.runs.checkpoints import broken_checkpoint, last_checkpoint
+from engine.runs.store import LIVE, exists, list_all, load_spec, status, supervised
+from engine.spec import RunSpec, schema
+from engine.words import Problem, later, t
+from engine.workspace import Workspace, checked, new_run_id, write_atomically
+
+
+def start(
+    workspace: Workspace,
+    run_spec: RunSpec,
+    *,
+    name: str | None = None,
+    click_id: str | None = None,
+    module: str = "engine.worker",
+    files: dict[str, bytes] | None = None,
+) -> str:
+    """Write the run folder, start its supervisor in a session of its own and return the run's id.
+
+    `click_id` makes a double click start one run: the second call returns the first one's id. `files` are written
+    beside the spec before anything starts: the plan of a sweep.
+    `module` is the supervisor to run; tests put a fake one there. Raises OSError when the folder cannot be written, and
+    demo.Refused when the run is beyond the limits of a hosted demo.
+    """
+    click = workspace.runs_dir / f".click-{checked(click_id)}" if click_id is not None else None
+    with one_at_a_time(workspace), admission.gate() as admit:
+        if click is not None and click.exists():
+            earlier = click.read_text()
+            if exists(workspace, earlier):
+                return earlier
+        admit(workspace, run_spec)
+        run_id = new_run_id(random_bytes=limits.run_id_bytes())
+        run_dir = workspace.run_dir(run_id)
+        run_dir.mkdir(exist_ok=False)
+        try:
+            write_atomically(run_dir / "spec.json", schema.encode(run_spec))
+            write_atomically(run_dir / "meta.json", msgspec.json.encode({"name": name or _default_name(run_spec)}))
+            for file, content in (files or {}).items():
+                write_atomically(run_dir / file, content)
+            events.make_reserve(run_dir)
+            _queue(run_dir, module, waits=run_spec.kind != "sweep")
+            if click is not None:
+                _forget_old_clicks(workspace)
+                write_atomically(click, run_id.encode())
+        except BaseException:
+            (run_dir / "stop").touch()
+            shutil.rmtree(run_dir, ignore_errors=True)
+            raise
+    return run_id
+
+
+def _forget_old_clicks(workspace: Workspace) -> None:
+    """A click counts for the seconds of a double click; its file need not stay for ever."""
+    for path in workspace.runs_dir.glob(".click-*"):
+        if time.time() - path.stat().st_mtime > 3600:
+            path.unlink(missing_ok=True)
+
+
+def one_at_a_time(workspace: Workspace) -> FileLock:
+    """Of two clicks, or two servers on one home, one starts or resumes first, and the other sees what it did."""
+    workspace.runs_dir.mkdir(parents=True, exist_ok=True)
+    return FileLock(workspace.runs_dir / ".lock")
+
+
+def _queue(run_dir: Path, module: str, *before: events.Event, waits: bool = True) -> None:
+    """Write that the run waits, and start its supervisor. Until that is up, this process answers for the run. A sweep
+    waits for no device: its runs do."""
+    queued = events.Queued(device=machine.facts().device)
+    _answer_for(run_dir, processes.identify(os.getpid()))
+    log = events.EventLog(run_dir)
+    for event in (*before, queued):
+        log.append(event)
+    log.close()
+    if not waits:
+        identity = None
+        try:
+            identity = _spawn(run_dir, module)
+        finally:
+            _answer_for(run_dir, identity)
+        return
+    place = (queued.device, run_dir.name, drawn_ns(queued))
+    ticket = turns.draw(*place, processes.identify(os.getpid()))
+    identity = None
+    try:
+        identity = _spawn(run_dir, module)
+    finally:
+        _answer_for(run_dir, identity)
+        if identity is None:
+            ticket.unlink(missing_ok=True)
+        else:
+            turns.hand_over(ticket, identity)  # if it has ended by now, the next reader of the queue clears it away
+
+
+def drawn_ns(queued: events.Queued) -> int:
+    """The time on the ticket of a run."""
+    return int(queued.time * 1e9)
+
+
+def _answer_for(run_dir: Path, identity: processes.Identity | None) -> None:
+    if identity is None:
+        (run_dir / "pid.json").unlink(missing_ok=True)
+    else:
+        write_atomically(run_dir / "pid.json", msgspec.json.encode(identity))
+
+
+def _default_name(run_spec: RunSpec) -> str:
+    base = run_spec.base.ref.rstrip("/").rpartition("/")[2]
+    return f"{run_spec.recipe.name} on {base}"
+
+
+def _spawn(run_dir: Path, module: str) -> processes.Identity | None:
+    with (run_dir / "worker.log").open("ab") as log:
+        process = processes.start(module, str(run_dir), stdout=log, stderr=log)
+    return processes.identify(process.pid)
+
+
+def stop(workspace: Workspace, run_id: str) -> None:
+    """Ask a run to stop; it saves a checkpoint first. Harmless when it has ended or was asked before."""
+    (workspace.run_dir(run_id) / "stop").touch()
+
+
+class CannotResume(ValueError):
+    """The run cannot go on; the text says why."""
+
+
+def resume(workspace: Workspace, run_id: str, *, module: str = "engine.worker") -> None:
+    """Start the next attempt of a run that was stopped, interrupted or failed, from its last checkpoint if there is one."""
+    run_dir = workspace.run_dir(run_id)
+    with one_at_a_time(workspace), admission.gate() as admit:
+        state = status(workspace, run_id)
+        if state in LIVE:
+            raise CannotResume(t("The run is {state}; wait until it has ended.", state=state))
+        if state == "finished":
+            raise CannotResume(t("The run has finished; duplicate it to run it again."))
+        if last_checkpoint(run_dir) is None and (broken := broken_checkpoint(run_dir)) is not None:
+            raise CannotResume(Problem(rule="checkpoint-broken", parameters={"checkpoint": broken}).sentence)
+        # The last event is written a moment before the processes end; two supervisors must not share a folder.
+        end_s = time.monotonic() + 2
+        while supervised(run_dir):
+            if time.monotonic() > end_s:
+                raise CannotResume(t("The run is just ending; try again in a moment."))
+            time.sleep(0.05)
+        admit(workspace, load_spec(workspace, run_id))
+        (run_dir / "stop").unlink(missing_ok=True)
+        (run_dir / "summary.json").unlink(missing_ok=True)
+        if not (run_dir / "reserve").exists():
+            events.make_reserve(run_dir)
+        gone = events.Interrupted(reason=later("the processes of the earlier attempt were gone"))
+        waits = load_spec(workspace, run_id).kind != "sweep"
+        _queue(run_dir, module, *([gone] if state == "interrupted" else []), waits=waits)
+
+
+class CannotDelete(ValueError):
+    """The run must stay; the text says why."""
+
+
+def delete(workspace: Workspace, run_id: str) -> None:
+    """Delete a run and all it made. Raises CannotDelete while it goes on, or while another run stands on it."""
+    run_dir = workspace.run_dir(run_id)
+    with one_at_a_time(workspace):
+        if status(workspace, run_id) in LIVE or supervised(run_dir):
+            raise CannotDelete(t("The run still goes on; stop it first."))
+        standing = [store.name(workspace, run.id) for run in list_all(workspace) if run.base == f"run:{run_id}"]
+        if standing:
+            raise CannotDelete(t("These runs stand on it; delete them first: {names}", names=", ".join(standing)))
+        # Renamed first: a folder that is half deleted must not be taken for a run.
+        gone = run_dir.with_name(f".deleted-{run_dir.name}")
+        shutil.rmtree(gone, ignore_errors=True)
+        run_dir.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def move_first(workspace: Workspace, run_id: str) -> None:
+    """Let a waiting run be the next on its device. Harmless when it has started or ended, and in a hosted demo, where the
+    others that wait are strangers."""
+    if limits.on():
+        return
+    run_dir = workspace.run_dir(run_id)
+    found, _ = events.read(run_dir)
+    queued = next((event for event in reversed(found) if isinstance(event, events.Queued)), None)
+    if queued is not None and status(workspace, run_id) == "queued":
+        turns.move_first(queued.device, run_id)
+
+
+def remove_waiting(workspace: Workspace, run_id: str) -> None:
+    """Take a run out of the queue. Harmless when it has started: that is what stop is for."""
+    if status(workspace, run_id) == "queued":
+        stop(workspace, run_id)

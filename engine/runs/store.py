@@ -1,0 +1,261 @@
+"""What a run is and how it stands, told from its folder. Owns the layout of runs/<id>/, which everything reads:
+
+spec.json      what was asked for, fully resolved          meta.json     the name a person gave it
+events.jsonl   what happened                               summary.json  the same in short, rebuilt when missing
+pid.json       which process supervises it                 stop          asks it to stop
+worker.log     output of supervisor and child              reserve       freed when the disk is full
+checkpoints/   to resume from                              adapter/ or model/   what was made
+items/         every scored question, before and after
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine import events, processes
+from engine.spec import RunSpec, schema, settings
+from engine.words import Text
+from engine.workspace import Workspace, write_atomically
+
+LIVE = ("queued", "running", "stopping")
+
+
+_MEASURED = ("peak_bytes", "baseline_bytes", "step_s", "longest_tokens", "estimated_bytes")
+
+
+class Summary(msgspec.Struct, kw_only=True):
+    """A run in short. `status` is the last lifecycle event; whether its process lives is asked when it is read."""
+
+    id: str
+    status: str
+    created: float
+    ended: float | None = None
+    step: int = 0
+    total_steps: int = 0
+    loss: float | None = None
+    eval_loss: float | None = None
+    phase: str = ""
+    attempts: int = 0
+    failure: dict[str, str | Text] | None = None
+    measured: dict[str, float | None] | None = None  # the figures of events.Measured
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """One line of the list of runs. `progress` is the share of steps done, 0 to 1."""
+
+    id: str
+    name: str
+    status: str
+    recipe: str
+    base: str
+    dataset: str
+    created: float
+    progress: float
+
+
+def load_spec(workspace: Workspace, run_id: str) -> RunSpec:
+    """Return a run's spec. Raises OSError when there is no such run, msgspec.ValidationError when it is of a later
+    version."""
+    return schema.decode((workspace.run_dir(run_id) / "spec.json").read_bytes())
+
+
+def exists(workspace: Workspace, run_id: str) -> bool:
+    """Whether such a run is there; False for anything that is no id."""
+    try:
+        return (workspace.run_dir(run_id) / "spec.json").is_file()
+    except ValueError:
+        return False
+
+
+def summarise(run_dir: Path) -> Summary:
+    """Rebuild a run's summary from all its events."""
+    return _go_on(_nothing_yet(run_dir), run_dir, 0)[1]
+
+
+def _nothing_yet(run_dir: Path) -> Summary:
+    return Summary(id=run_dir.name, status="queued", created=_created(run_dir))
+
+
+def _go_on(known: Summary, run_dir: Path, offset: int) -> tuple[int, Summary]:
+    """Return a summary brought up to date with the events after byte `offset`, and the offset to go on from."""
+    short = msgspec.structs.replace(known)  # a copy, for two threads may be here at once
+    found, after = events.read(run_dir, offset)
+    if found and not offset:
+        short.created = found[0].time
+    for event in found:
+        _take_in(short, event)
+    return after, short
+
+
+def _take_in(short: Summary, event: Any) -> None:
+    match event:
+        case events.Queued():
+            short.status, short.ended, short.failure = "queued", None, None
+        case events.Started():
+            short.status, short.attempts = "running", event.attempt
+        case events.Phase():
+            short.status, short.phase = "running", event.phase
+        case events.Step():
+            short.step, short.total_steps = event.step, event.total_steps
+            short.loss = event.loss if event.loss is not None else short.loss
+        case events.Eval():
+            short.eval_loss = event.loss
+        case events.Measured():
+            told = msgspec.to_builtins(event)
+            short.measured = {name: told[name] for name in _MEASURED}
+        case events.Progress():
+            short.step, short.total_steps = event.done, event.total
+        case events.Finished() | events.Stopped() | events.Failed() | events.Interrupted():
+            short.status = type(event).__name__.lower()
+            short.ended = event.time
+            if isinstance(event, events.Failed):
+                short.failure = {"kind": event.kind, "message": event.message, "fix": event.fix}
+
+
+# How far the events of runs without a summary were read, and what they came to: events are only ever appended, and
+# whoever watches a run asks every second.
+_followed: dict[Path, tuple[int, Summary]] = {}
+MOST_FOLLOWED = 1000
+
+
+def _followed_summary(run_dir: Path) -> Summary:
+    """Return what summarise() does, reading only the events that are new since this process last asked."""
+    offset, known = _followed.get(run_dir, (0, _nothing_yet(run_dir)))
+    if events.size(run_dir) < offset:  # another file: the run was deleted, and one of its name is here
+        offset, known = 0, _nothing_yet(run_dir)
+    offset, short = _go_on(known, run_dir, offset)
+    if len(_followed) >= MOST_FOLLOWED:
+        _followed.clear()
+    _followed[run_dir] = (offset, short)
+    return msgspec.structs.replace(short)
+
+
+def write_summary(run_dir: Path) -> None:
+    """Write summary.json beside and rename it, so that a list of many runs opens at once."""
+    write_atomically(run_dir / "summary.json", msgspec.json.encode(summarise(run_dir)))
+
+
+def summary(workspace: Workspace, run_id: str) -> Summary:
+    """Return a run's summary with its true status: an unfinished run whose supervisor is gone is interrupted."""
+    run_dir = workspace.run_dir(run_id)
+    try:
+        found = msgspec.json.decode((run_dir / "summary.json").read_bytes(), type=Summary)
+        if found.status not in ("finished", "stopped", "failed"):
+            raise ValueError("written while the run went on")
+    except (OSError, ValueError, RecursionError):
+        found = _followed_summary(run_dir)
+    if found.status in ("queued", "running"):
+        if not supervised(run_dir):
+            found = _followed_summary(run_dir)  # it may have ended between the two looks
+            if found.status in ("queued", "running"):
+                found.status = "interrupted"
+        elif (run_dir / "stop").exists():
+            found.status = "stopping"
+    return found
+
+
+def status(workspace: Workspace, run_id: str) -> str:
+    """queued, running, stopping, finished, stopped, failed or interrupted."""
+    return summary(workspace, run_id).status
+
+
+def _created(run_dir: Path) -> float:
+    try:
+        return time.mktime(time.strptime(run_dir.name[:15], "%Y%m%d-%H%M%S"))
+    except ValueError:
+        return 0.0
+
+
+def supervised(run_dir: Path) -> bool:
+    processes.reap()
+    try:
+        identity = msgspec.json.decode((run_dir / "pid.json").read_bytes(), type=processes.Identity)
+    except (OSError, msgspec.MsgspecError, RecursionError):
+        return False
+    return processes.alive(identity)
+
+
+def _meta(workspace: Workspace, run_id: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode((workspace.run_dir(run_id) / "meta.json").read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError, RecursionError):
+        return {}
+
+
+def name(workspace: Workspace, run_id: str) -> str:
+    return str(_meta(workspace, run_id).get("name", run_id))
+
+
+def rename(workspace: Workspace, run_id: str, new_name: str) -> None:
+    """Give a run another name; an empty one is ignored."""
+    run_dir, cleaned = workspace.run_dir(run_id), " ".join(new_name.split())[:120]
+    if cleaned and run_dir.is_dir():
+        write_atomically(run_dir / "meta.json", msgspec.json.encode({**_meta(workspace, run_id), "name": cleaned}))
+
+
+def note(workspace: Workspace, run_id: str) -> str:
+    """Return what a person has written down about a run; empty when nothing."""
+    return str(_meta(workspace, run_id).get("note", ""))
+
+
+def write_note(workspace: Workspace, run_id: str, text: str) -> None:
+    """Keep a person's note with the run, up to 10,000 characters."""
+    run_dir = workspace.run_dir(run_id)
+    if run_dir.is_dir():
+        meta = {**_meta(workspace, run_id), "note": text.strip()[:10_000]}
+        write_atomically(run_dir / "meta.json", msgspec.json.encode(meta))
+
+
+def disk_bytes(workspace: Workspace, run_id: str) -> int:
+    """Return how much the run's folder takes on disk."""
+    total = 0
+    for folder, _, names in os.walk(workspace.run_dir(run_id)):
+        for name in names:
+            with suppress(OSError):  # a checkpoint may be renamed while we look
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
+
+
+def differences(workspace: Workspace, run_ids: list[str]) -> list[tuple[str, list[Any]]]:
+    """Return the settings in which these runs differ, as dotted paths with each run's value."""
+    specs = [load_spec(workspace, run_id) for run_id in run_ids]
+    found: list[tuple[str, list[Any]]] = []
+    for path in ("recipe.name", "base.ref", "dataset.id", *settings.fields()):
+        values = [schema.value_at(one, path) for one in specs]
+        if any(value != values[0] for value in values):
+            found.append((path, values))
+    return found
+
+
+def describe(workspace: Workspace, run_id: str) -> Run:
+    """Return the list line of one run."""
+    short = summary(workspace, run_id)
+    run_spec = load_spec(workspace, run_id)
+    done = 1.0 if short.status == "finished" else short.step / short.total_steps if short.total_steps else 0.0
+    return Run(
+        id=run_id,
+        name=name(workspace, run_id),
+        status=short.status,
+        recipe=run_spec.recipe.name,
+        base=run_spec.base.ref,
+        dataset=run_spec.dataset.id,
+        created=short.created,
+        progress=min(1.0, done),
+    )
+
+
+def list_all(workspace: Workspace) -> list[Run]:
+    """Return all runs, newest first. A folder that is no run, or of a later version, is passed over."""
+    found = []
+    for path in workspace.runs_dir.glob("*/spec.json"):
+        try:
+            found.append(describe(workspace, path.parent.name))
+        except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
+            continue
+    return sorted(found, key=lambda run: (run.created, run.id), reverse=True)
