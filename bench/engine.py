@@ -20,7 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import bases, datasets, events, preflight, processes, starter
+from engine import datasets, events, processes, starter
+from engine.data import division
+from engine.models import bases
+from engine.plan import build
 from engine.runs import follow, lifecycle
 from engine.workspace import Workspace
 
@@ -29,7 +32,7 @@ def ours(folder: Path, recipe: str, overrides: dict[str, Any]) -> dict[str, floa
     """Start a run as the Train page does and return its times."""
     workspace = Workspace(folder)
     dataset = datasets.add_sample(workspace, starter.sample("new-facts"))
-    spec, problems = preflight.build(workspace, recipe, base_ref="starter", dataset_id=dataset.id, overrides=overrides)
+    spec, problems = build.build(workspace, recipe, base_ref="starter", dataset_id=dataset.id, overrides=overrides)
     if spec is None or problems:
         raise SystemExit("\n".join(p.sentence for p in problems))
     began_s = time.monotonic()
@@ -76,11 +79,11 @@ def main() -> None:
         os.environ["TUNEBOOK_MACHINE_DIR"] = f"{home}/machine"
         workspace = Workspace(f"{home}/plan")
         dataset = datasets.add_sample(workspace, starter.sample("new-facts"))
-        spec, _ = preflight.build(
+        spec, _ = build.build(
             workspace, chosen.recipe, base_ref="starter", dataset_id=dataset.id, overrides={"train.replay_share": 0.0}
         )
         assert spec is not None
-        steps = preflight.steps(spec, dataset.report.rows)
+        steps = division.steps(spec, dataset.report.rows)
         settings = {
             "data": str(starter.sample("new-facts").file),
             "base": str(bases.describe("starter", workspace).folder),

@@ -27,8 +27,9 @@ from typing import Any
 
 os.environ.update(HF_HUB_OFFLINE="1", DISABLE_MULTIPROC="1", TQDM_DISABLE="1", TOKENIZERS_PARALLELISM="false")
 
-from engine import bases, starter
+from engine import starter
 from engine.benchmarks import library, shipped
+from engine.models import bases
 from engine.spec import RunSpec, schema
 from engine.workspace import Workspace
 

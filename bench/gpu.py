@@ -296,7 +296,7 @@ def main() -> None:
 
     import torch
 
-    from engine import choices
+    from engine.estimate import choices
 
     if device() == "cpu" and not given.tiny:
         sys.exit("There is no card here. --tiny runs the same code on a processor.")

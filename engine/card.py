@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from engine import __version__, datasets, drafts, events
+from engine import __version__, datasets, events
+from engine.plan import drafts
 from engine.report import items, paired
 from engine.runs import store
 from engine.spec import RunSpec
@@ -101,7 +102,7 @@ def card(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
     method = _METHODS.get(run_spec.objective, run_spec.objective)
     adapter = {"full": "all weights", "lora": "LoRA", "oft": "OFT"}[run_spec.adapter]
     bits = "" if run_spec.quantize == "none" else f", the base held in {run_spec.quantize.removesuffix('bit')} bits"
-    changed = drafts.changed(run_spec, workspace)
+    changed = drafts.changed_settings(run_spec, workspace)
     body = [
         f"# {run_spec.recipe.name}, run {run_id}",
         "",

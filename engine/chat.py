@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from engine import bases, datasets, processes
+from engine import datasets, processes
+from engine.models import bases
 from engine.runs import Run, failures, store
 from engine.words import Problem, Text
 from engine.workspace import Workspace, write_atomically

@@ -42,7 +42,7 @@ from engine.spec import split
 from engine.words import Problem, Text, language, later, t
 
 if TYPE_CHECKING:
-    from engine.bases import Base
+    from engine.models import Base
 
 CHECKER_VERSION = 3
 # The layout is decided on the first rows, up to whichever of these comes first.
@@ -291,11 +291,11 @@ class Window:
     """The window of a base, and what counts the tokens of a row. Raises DatasetError when they cannot be counted."""
 
     def __init__(self, base: Base):
-        from engine.templates import Coder, NoTokenizer
+        from engine.models import templates
 
         try:
-            self.coder = Coder(base)
-        except NoTokenizer as error:
+            self.coder = templates.Coder(base)
+        except templates.NoTokenizer as error:
             raise DatasetError(error.problem) from None
         self.tokens = base.window_tokens or 1 << 62
         # What a template adds to the shortest exchange. Each further turn brings more bytes of JSON than tokens.

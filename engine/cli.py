@@ -43,9 +43,9 @@ def check(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Check a file and name every bad row; exit 0 when it can be trained on."""
     import tempfile
 
-    from engine import bases
     from engine.check import DatasetError, problem_to_json
     from engine.check import check as check_file
+    from engine.models import bases
     from engine.workspace import write_atomically
 
     if arguments.rules:
@@ -100,7 +100,8 @@ def _mapping(arguments: argparse.Namespace) -> dict[str, str]:
 def _add_data(arguments: argparse.Namespace, workspace: Workspace) -> str:
     """Return the id of the data named on the command line: a stored id, a sample, a file that is stored now, a data set
     of the hub (hf:owner/name[:config][:split]), or several of these mixed by weight (mix:A=3,B=1)."""
-    from engine import datasets, hub, jobs, mix, starter
+    from engine import datasets, jobs, mix, starter
+    from engine.models import hub_client
 
     how = {"drop_bad_rows": arguments.drop_bad_rows, "fixes": arguments.fix or (), "mapping": _mapping(arguments)}
     if arguments.data.startswith("mix:"):
@@ -117,7 +118,7 @@ def _add_data(arguments: argparse.Namespace, workspace: Workspace) -> str:
     if arguments.data.startswith("hf:"):
         try:
             return jobs.add_from_hub(workspace, arguments.data, **how).id
-        except hub.HubError as error:
+        except hub_client.HubError as error:
             raise datasets.DatasetError(error.problem) from error
     source = Path(arguments.data)
     if not source.exists():
@@ -150,9 +151,11 @@ def _overrides(texts: list[str] | None) -> tuple[dict[str, Any], list[Problem]]:
 
 def fit(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Estimate the memory and time of a run; exit 0 when it may fit, 1 when it cannot or nothing is known."""
-    from engine import bases, datasets, machine, preflight
-    from engine import fit as estimates
+    from engine import datasets, machine
     from engine.check import DatasetError
+    from engine.estimate import memory
+    from engine.models import bases
+    from engine.plan import build, takes
     from engine.spec import recipes as spec_recipes
 
     overrides, problems = _overrides(arguments.set)
@@ -166,7 +169,7 @@ def fit(arguments: argparse.Namespace, workspace: Workspace) -> int:
             dataset = datasets.load(workspace, _add_data(arguments, workspace))
         except DatasetError as error:
             problems.append(error.problem)
-    run_spec, found = preflight.build(
+    run_spec, found = build.build(
         workspace,
         arguments.recipe,
         base_ref=arguments.base,
@@ -179,10 +182,10 @@ def fit(arguments: argparse.Namespace, workspace: Workspace) -> int:
     if run_spec is None or problems:
         return _refuse(problems)
     base, facts = bases.describe(arguments.base, workspace), machine.facts()
-    one = preflight.memory(run_spec, base, dataset, workspace)
-    time = preflight.duration(run_spec, base, dataset, workspace) if dataset is not None else None
+    one = takes.memory_of(run_spec, base, dataset, workspace)
+    time = takes.duration_of(run_spec, base, dataset, workspace) if dataset is not None else None
     have_bytes = facts.device_memory_bytes
-    sentence = estimates.verdict(one, have_bytes)
+    sentence = memory.verdict(one, have_bytes)
     probed = _probe(workspace, run_spec) if arguments.probe else None
     if arguments.json:
         answer = {
@@ -202,9 +205,9 @@ def fit(arguments: argparse.Namespace, workspace: Workspace) -> int:
         }
         _print_json(answer)
     else:
-        words = estimates.part_words()
+        words = memory.part_words()
         for name, size_bytes in (one.parts or {}).items():
-            print(f"{words[name]:<28} {estimates.size_words(size_bytes):>10}")
+            print(f"{words[name]:<28} {memory.size_words(size_bytes):>10}")
         print(sentence)
         if one.runs:
             print(t("Corrected by {n} finished runs of this kind on this machine.", n=one.runs))
@@ -224,7 +227,7 @@ def _probe(workspace: Workspace, run_spec: Any) -> dict[str, Any]:
     import shutil
 
     from engine import events
-    from engine import fit as estimates
+    from engine.estimate import memory
     from engine.runs import follow, lifecycle
 
     run_id = lifecycle.start(workspace, msgspec.structs.replace(run_spec, kind="probe"), name=t("Memory probe"))
@@ -241,7 +244,7 @@ def _probe(workspace: Workspace, run_spec: Any) -> dict[str, Any]:
         sentence = t(
             "Tried: the longest batch ({tokens} tokens a row) takes {size}.",
             tokens=measured.longest_tokens,
-            size=estimates.size_words(measured.peak_bytes),
+            size=memory.size_words(measured.peak_bytes),
         )
     else:
         sentence = t("Tried: {what}; {fix}", what=failed.message, fix=failed.fix) if failed else status
@@ -257,8 +260,9 @@ def _probe(workspace: Workspace, run_spec: Any) -> dict[str, Any]:
 
 def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Start a run; with --wait follow it to its end."""
-    from engine import datasets, preflight
+    from engine import datasets
     from engine.check import DatasetError
+    from engine.plan import build
     from engine.runs import lifecycle, store
 
     overrides, problems = _overrides(arguments.set)
@@ -273,7 +277,7 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
             overrides["train.replay_data"] = datasets.add(workspace, Path(general), Path(general).name).id
     except DatasetError as error:
         problems.append(error.problem)
-    run_spec, found = preflight.build(
+    run_spec, found = build.build(
         workspace, arguments.recipe, base_ref=arguments.base, dataset_id=dataset_id, overrides=overrides
     )
     problems += [p for p in found if dataset_id is not None or p.rule != "dataset-none"]
@@ -334,8 +338,8 @@ def _print_event(event: Any) -> None:
 
 def chain(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Run SFT, a reward model and PPO in turn, each on the run before it, and follow them to the end."""
-    from engine import chain as chains
     from engine.check import DatasetError
+    from engine.plan import chains
     from engine.runs import follow, lifecycle, store
 
     given = {"sft": arguments.sft_data, "reward": arguments.preference_data, "ppo": arguments.prompts}
@@ -380,7 +384,7 @@ def chain(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def _stage_settings(texts: list[str] | None) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
     """Return what --set STAGE:PATH=VALUE says for each stage, and what is wrong with the others."""
-    from engine import chain as chains
+    from engine.plan import chains
 
     by_stage: dict[str, list[str]] = {}
     problems = []
@@ -413,7 +417,7 @@ def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Show one run with its spec, its summary and what it took."""
-    from engine import fit as estimates
+    from engine.estimate import memory
     from engine.runs import store
 
     if not _known_run(workspace, arguments.run):
@@ -436,9 +440,9 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
     for key, value in {**line, **{k: v for k, v in summary.items() if k not in line and v is not None}}.items():
         print(f"{key:<13} {value}")
     if measured is not None:
-        print(f"{'peak_memory':<13} {estimates.size_words(measured['peak_bytes'])}")
+        print(f"{'peak_memory':<13} {memory.size_words(measured['peak_bytes'])}")
         if measured["estimated_bytes"]:
-            print(f"{'estimated':<13} {estimates.size_words(measured['estimated_bytes'])}")
+            print(f"{'estimated':<13} {memory.size_words(measured['estimated_bytes'])}")
     print(repeat_command(workspace, arguments.run))
     return EXIT_OK
 
@@ -447,7 +451,7 @@ def repeat_command(workspace: Workspace, run_id: str) -> str:
     """Return the command that repeats a run."""
     import shlex
 
-    from engine import drafts
+    from engine.plan import drafts
     from engine.runs import store
     from engine.spec import settings as spec_settings
 
@@ -467,7 +471,7 @@ def repeat_command(workspace: Workspace, run_id: str) -> str:
     if run_spec.kind == "sweep":
         return shlex.join(["tunebook", "resume", run_id, "--wait"])
     words = ["tunebook", "train", run_spec.recipe.name, "--data", run_spec.dataset.id, "--base", run_spec.base.pinned]
-    for path, value in drafts.changed(run_spec, workspace).items():
+    for path, value in drafts.changed_settings(run_spec, workspace).items():
         shown = (
             ""
             if path in spec_settings.NAMES_DATA and value is None
@@ -606,8 +610,9 @@ def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:
 
 def evaluate(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Ask a run and its base, or any two models, a set of benchmarks, without training."""
-    from engine import bases, evaluations
+    from engine import evaluations
     from engine.benchmarks import library
+    from engine.models import bases
     from engine.runs import store
 
     toy = bases.describe(evaluations.reference(workspace, arguments.ref), workspace).is_toy
@@ -706,12 +711,17 @@ def sweep(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def advise(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Say which recipe suits some data, a machine and a goal, by which rules, and what would change that."""
-    from engine import advisor, bases, judges, machine, outlook, preflight
+    from engine import machine
+    from engine.advise import Facts, otherwise, outlook, ways
+    from engine.advise import advice as advise_advice
+    from engine.advise import fits as advise_fits
+    from engine.models import Base, bases
+    from engine.plan import judges
     from engine.spec import schema
 
     try:
         given = json.loads(Path(arguments.facts).read_bytes()) if arguments.facts else {}
-        facts = msgspec.convert(given, advisor.Facts)
+        facts = msgspec.convert(given, Facts)
     except (OSError, ValueError, RecursionError) as error:
         print(t("{path} cannot be read as facts: {reason}", path=arguments.facts, reason=error), file=sys.stderr)
         return EXIT_REFUSED
@@ -730,16 +740,16 @@ def advise(arguments: argparse.Namespace, workspace: Workspace) -> int:
         known["gpu_memory_gib"] = gpus[0].memory_mib / 1024
     flags = {name: getattr(arguments, name) for name in _FACTS if getattr(arguments, name) is not None}
     facts = msgspec.structs.replace(facts, **{**known, **flags})
-    shape = preflight.shape_for(base, facts.base_parameters)
-    planned = base or bases.Base(ref="", kind="hub", title="")
-    fits = preflight.fits(planned, facts.gpu_memory_gib, facts.base_parameters)
-    need = preflight.need(planned, facts.gpu_memory_gib, facts.base_parameters)
-    tight = preflight.tight(planned, facts.gpu_memory_gib, facts.base_parameters)
-    advice = advisor.advise(facts, runnable=advisor.runnable_now, fits=fits, need=need, tight=tight)
+    shape = advise_fits.shape_for(base, facts.base_parameters)
+    planned = base or Base(ref="", kind="hub", title="")
+    fits = advise_fits.fits(planned, facts.gpu_memory_gib, facts.base_parameters)
+    need = advise_fits.need(planned, facts.gpu_memory_gib, facts.base_parameters)
+    tight = advise_fits.tight(planned, facts.gpu_memory_gib, facts.base_parameters)
+    advice = advise_advice.advise(facts, runnable=ways.runnable_now, fits=fits, need=need, tight=tight)
     outlooks = outlook.of(advice, shape, workspace, row_tokens=None)
     problems = [*advice.problems, *_base_problems(base)]
     if arguments.json:
-        mentioned = [one._asdict() for one in advisor.mentioned()]
+        mentioned = [one._asdict() for one in otherwise.mentioned()]
         found = {**msgspec.to_builtins(advice), "problems": problems, "outlook": outlooks, "mentioned": mentioned}
         _print_json(found)
         return EXIT_OK
@@ -772,14 +782,13 @@ def _base_problems(base: Any) -> list[Problem]:
 
 def _range_words(one: Any) -> str:
     """Return what an alternative takes, in one line."""
-    from engine import fit as estimates
-    from engine import timing
+    from engine.estimate import duration, memory
 
     parts = [t("fits") if one.fits else t("does not fit")]
     if one.low_bytes is not None:
-        parts.append(f"{estimates.size_words(one.low_bytes)} - {estimates.size_words(one.high_bytes)}")
+        parts.append(f"{memory.size_words(one.low_bytes)} - {memory.size_words(one.high_bytes)}")
     if one.time is not None:
-        parts.append(f"{timing.duration_words(one.time.low_s)} - {timing.duration_words(one.time.high_s)}")
+        parts.append(f"{duration.duration_words(one.time.low_s)} - {duration.duration_words(one.time.high_s)}")
     return ", ".join(parts)
 
 
@@ -808,7 +817,7 @@ def _facts_of(file: Path) -> dict[str, Any]:
 
 def download(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Fetch a model from the hub; one that was stopped goes on. A token comes from HF_TOKEN or the hub's own login."""
-    from engine import hub
+    from engine.models import hub, hub_client
 
     shown = -1
 
@@ -821,7 +830,7 @@ def download(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
     try:
         commit = hub.fetch(arguments.ref, progress=told)
-    except hub.HubError as error:
+    except hub_client.HubError as error:
         print(error.problem.sentence, file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -958,12 +967,14 @@ def parser() -> argparse.ArgumentParser:
     for name, kind in (("rows", int), ("good-rows", int), ("bad-rows", int), ("gpu-memory-gib", float),
                        ("base-parameters", float), ("time-budget-minutes", float)):  # fmt: skip
         sub.add_argument(f"--{name}", type=kind)
-    from engine import advisor
+    from engine.advise import facts as advise_facts
 
-    sub.add_argument("--data-type", choices=advisor.DATA_TYPES)
-    sub.add_argument("--goal", choices=advisor.GOALS)
-    sub.add_argument("--alignment-data", choices=advisor.ALIGNMENT_DATA, help="what people have said about answers")
-    sub.add_argument("--forgetting-tolerance", choices=advisor.TOLERANCES)
+    sub.add_argument("--data-type", choices=advise_facts.DATA_TYPES)
+    sub.add_argument("--goal", choices=advise_facts.GOALS)
+    sub.add_argument(
+        "--alignment-data", choices=advise_facts.ALIGNMENT_DATA, help="what people have said about answers"
+    )
+    sub.add_argument("--forgetting-tolerance", choices=advise_facts.TOLERANCES)
     sub.add_argument("--has-reward-model", action="store_true", default=None)
     sub.add_argument("--base-is-tuned", action="store_true", default=None)
     command("app", app, as_json=False).set_defaults(streamlit=[])

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from engine import bases, datasets
+from engine import datasets
 from engine.export import STRAIGHTEN_IMPORT, STRAIGHTEN_LINES, NotExportable, because, is_conv1d
-from engine.preflight import USUAL_BETA
+from engine.models import bases, templates
 from engine.runs import store
-from engine.spec import RunSpec, counts, split
-from engine.templates import PLAIN_TEMPLATE, for_template
+from engine.spec import RunSpec, counts, objectives, split
 from engine.words import Problem, t
 from engine.workspace import Workspace
 
@@ -101,7 +100,7 @@ def _row(row: dict[str, Any], kind: str, tool: str) -> dict[str, Any] | None:
     if kind == "text" or row.get("text") is not None:
         return {"text": row["text"]}
     parts = {
-        name: for_template(row[name])
+        name: templates.for_template(row[name])
         for name in ("prompt", "completion", "chosen", "rejected", "messages")
         if row.get(name)
     }
@@ -376,7 +375,7 @@ def _trl(recipe: Recipe) -> dict[str, str]:
         "if tokenizer.pad_token is None:",
         "    tokenizer.pad_token = tokenizer.eos_token",
         "if not tokenizer.chat_template:",
-        f"    tokenizer.chat_template = {PLAIN_TEMPLATE!r}",
+        f"    tokenizer.chat_template = {templates.PLAIN_TEMPLATE!r}",
     ]
     dtype = "torch.float32" if run_spec.adapter == "full" else "torch.bfloat16 if bf16 else torch.float32"
     lines.append(f"dtype = {dtype}")
@@ -549,7 +548,7 @@ def _trl_arguments(recipe: Recipe, config: str, *, replay: bool) -> list[str]:
             "train_sampling_strategy": "sequential", "desirable_weight": good, "undesirable_weight": bad,
         }  # fmt: skip
     if run_spec.objective in ("dpo", "kto"):
-        settings["beta"] = run_spec.objective_args.beta or USUAL_BETA
+        settings["beta"] = run_spec.objective_args.beta or objectives.USUAL_BETA
         settings["precompute_ref_log_probs"] = run_spec.adapter == "full"
     if run_spec.objective == "reward":
         settings["center_rewards_coefficient"] = 0.01
@@ -671,7 +670,7 @@ def _llama_factory(recipe: Recipe) -> dict[str, str]:
     if chosen is not None and run_spec.adapter != "full":
         lost.append(f"layers = {run_spec.layers}: the adapter sits on all layers there")
     if run_spec.objective in ("dpo", "kto"):
-        settings["pref_beta"] = run_spec.objective_args.beta or USUAL_BETA
+        settings["pref_beta"] = run_spec.objective_args.beta or objectives.USUAL_BETA
     if run_spec.objective == "kto":
         good, bad = run_spec.objective_args.weights or (1.0, 1.0)
         settings |= {"kto_chosen_weight": good, "kto_rejected_weight": bad}
@@ -782,7 +781,7 @@ def _axolotl(recipe: Recipe) -> dict[str, str]:
             settings["unfrozen_parameters"] += [r"^lm_head\.", last_norm]
             lost.append("where the output layer is the embedding, it stays frozen there and trains in the run")
     if run_spec.objective == "dpo":
-        settings |= {"rl": "dpo", "rl_beta": run_spec.objective_args.beta or USUAL_BETA}
+        settings |= {"rl": "dpo", "rl_beta": run_spec.objective_args.beta or objectives.USUAL_BETA}
     settings["datasets"] = [_axolotl_data(recipe, TRAIN)]
     if recipe.evaluates:
         settings["test_datasets"] = [{**_axolotl_data(recipe, EVALUATE), "split": "train"}]

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine import bases, drafts, events, machine
+from engine import events, machine
 from engine.benchmarks import library, speeds
+from engine.models import bases
+from engine.plan import drafts
 from engine.report import Comparison, frontier, items, paired, verdicts
 from engine.runs import admission, lifecycle, store
 from engine.spec import RunSpec, schema

@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from engine import bases, events, limits, processes, templates
+from engine import events, limits, processes
+from engine.models import Base, bases, templates
 from engine.runs import admission, failures, lifecycle, store
 from engine.words import Problem, Text, later, t
 from engine.workspace import Workspace, write_atomically
@@ -116,7 +117,7 @@ def load_lines(workspace: Workspace, run_id: str, question: str = "What is the c
     return load + (_JUDGE_LINES if reward else _ASK_LINES).format(question=question)
 
 
-def is_conv1d(base: bases.Base) -> bool:
+def is_conv1d(base: Base) -> bool:
     """Whether a base is built of Conv1D layers, which hold the weights of a linear layer transposed."""
     return base.shape is not None and base.shape.layout == "gpt2"
 
@@ -321,7 +322,7 @@ def ollama_template(template: str, tokens: dict[str, str]) -> tuple[str, str, st
     import jinja2
 
     try:
-        compiled = templates._compiled(template, bases.Base(ref="export", kind="folder", title=""))
+        compiled = templates._compiled(template, Base(ref="export", kind="folder", title=""))
     except templates.NoTokenizer:
         return None
     s, u, a, v, b = ("tunebook0s", "tunebook0u", "tunebook0a", "tunebook0v", "tunebook0b")

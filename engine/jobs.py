@@ -21,8 +21,10 @@ from typing import Any
 
 import msgspec
 
-from engine import datasets, hub, limits, processes
+from engine import datasets, limits, processes
+from engine.data import hub_data
 from engine.fixes import Edit
+from engine.models import hub, hub_client
 from engine.words import Problem, set_language
 from engine.workspace import Workspace, write_atomically
 
@@ -112,7 +114,7 @@ def _from_hub(call: Call, workspace: Workspace, progress: datasets.Progress | No
             return Result(commit=hub.fetch(call.model, progress=progress))
         made = add_from_hub(workspace, call.data or "", call.name, progress=progress, move=True, wait_for_rows=False)
         return Result(dataset=made.id)
-    except (hub.HubError, datasets.DatasetError) as error:
+    except (hub_client.HubError, datasets.DatasetError) as error:
         return Result(problem=error.problem)
 
 
@@ -122,7 +124,7 @@ def add_from_hub(
     """Fetch hf:owner/name[:config][:split], check and store it as any file. Raises HubError and DatasetError."""
     workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".hub-", dir=workspace.uploads_dir) as folder:
-        file, title = hub.fetch_data(ref, Path(folder), progress=progress)
+        file, title = hub_data.fetch_data(ref, Path(folder), progress=progress)
         return datasets.add(workspace, file, name or title, progress=progress, **how)
 
 

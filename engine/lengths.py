@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from engine import datasets
-from engine.bases import Base
+from engine.models import Base
 from engine.workspace import Workspace
 
 # A row is counted from so many spread over the data set; the longest by their bytes are counted too.

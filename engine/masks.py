@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from engine import datasets, numbers, processes
-from engine.bases import Base
+from engine.models import Base
 from engine.words import Problem
 from engine.workspace import Workspace, write_atomically
 

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine import datasets
-from engine.bases import Base
+from engine.models import Base, templates
 from engine.spec import schema
 from engine.spec import split as spec_split
-from engine.templates import Coder, NoTokenizer
 from engine.words import Problem
 from engine.workspace import Workspace, write_atomically
 
@@ -191,8 +190,8 @@ def _tokens(
 ) -> tuple[list[int | None], bool, Problem | None]:
     """The lengths of sampled rows in random order, as many as the budget of characters allows."""
     try:
-        coder = Coder(base)
-    except NoTokenizer as error:
+        coder = templates.Coder(base)
+    except templates.NoTokenizer as error:
         return [], False, error.problem
     dice.shuffle(sampled)
     kept, spent = [], 0

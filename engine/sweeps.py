@@ -19,7 +19,8 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from engine import datasets, evaluations, events, preflight
+from engine import datasets, evaluations, events
+from engine.plan import build
 from engine.report import frontier, items, statistics
 from engine.runs import Run, lifecycle, store
 from engine.spec import RunSpec, schema
@@ -136,7 +137,7 @@ def plan(
             combinations.append((recipe, dict(zip(paths, values, strict=True))))
     for one in also:
         chosen = dict(one.set)
-        made, found = preflight.build(
+        made, found = build.build(
             workspace, one.recipe, base_ref=base, dataset_id=data, overrides={**(overrides or {}), **chosen}
         )
         if made is None:
@@ -154,7 +155,7 @@ def plan(
         if (key := json.dumps([recipe, together], sort_keys=True, default=str)) in seen:
             continue
         seen.add(key)
-        made, found = preflight.build(workspace, recipe, base_ref=base, dataset_id=data, overrides=together)
+        made, found = build.build(workspace, recipe, base_ref=base, dataset_id=data, overrides=together)
         problems += [_of_point(label(recipe, chosen), problem) for problem in found]
         trials += [Trial(recipe=recipe, set=together, seed=seed) for seed in range(seeds)] if made is not None else []
     # by seed first, so that a sweep that is stopped early has every configuration as often as possible
@@ -275,7 +276,7 @@ def _start(workspace: Workspace, run_dir: Path, made: Plan, index: int, name: st
         except lifecycle.CannotResume as error:
             log.append(events.Log(level="warning", text=f"{name}: {error}"))
             return False
-    run_spec, problems = preflight.build(
+    run_spec, problems = build.build(
         workspace,
         trial.recipe,
         base_ref=made.base,

@@ -11,7 +11,10 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from engine import bases, choices, fit, hub, jobs, limits, machine, preflight
+from engine import jobs, limits, machine
+from engine.estimate import choices, memory
+from engine.models import Base, bases, cache, hub, hub_client, shortlist
+from engine.plan import build, takes
 from engine.runs import store
 from engine.spec import recipes
 from engine.words import Problem, language, t
@@ -24,13 +27,13 @@ TOKEN_RULES = ("hub-gated", "hub-gated-refused", "hub-token", "hub-forbidden", "
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------
-def select(workspace: Workspace, opened: str = "") -> bases.Base:
+def select(workspace: Workspace, opened: str = "") -> Base:
     """Show the list of what can be started from and return the chosen base; one of the hub is looked at first."""
     made = [
         f"run:{run.id}" for run in store.list_all(workspace) if run.status == "finished" and _writes(workspace, run.id)
     ]
     current = _ui.current("base") or "starter"
-    here = limits.limits().models if limits.on() else [*bases.cached()[:50], *bases.folders(workspace)[:50]]
+    here = limits.limits().models if limits.on() else [*cache.cached()[:50], *shortlist.folders(workspace)[:50]]
     options = list(dict.fromkeys(["starter", current, *made[:20], *here]))
     ref = st.selectbox(
         t("Model to start from"),
@@ -47,7 +50,7 @@ def select(workspace: Workspace, opened: str = "") -> bases.Base:
     if _ui.current("base") != base.ref:
         _ui.choose("base", base.ref)
     if base.kind == "folder" and not base.problems:
-        bases.remember_folder(workspace, base.ref)
+        shortlist.remember_folder(workspace, base.ref)
     if base.kind == "hub" and base.folder is None and not limits.on():
         _look(base.ref)
         base = bases.describe(base.ref, workspace)
@@ -87,11 +90,11 @@ def _look(ref: str) -> None:
     with st.spinner(_ui.say("Looking at {name} ...", name=ref)):
         try:
             _looks()[ref] = hub.look(ref, token=_token())
-        except hub.HubError as error:
+        except hub_client.HubError as error:
             _looks()[ref] = error.problem
 
 
-def problems(base: bases.Base) -> list[Problem]:
+def problems(base: Base) -> list[Problem]:
     """Return what keeps a run from starting that only the hub knows, and that a model must be here first."""
     if base.kind != "hub" or base.folder is not None:
         return []
@@ -104,7 +107,7 @@ def problems(base: bases.Base) -> list[Problem]:
 
 
 # --- what is known ---------------------------------------------------------------------------------------------------
-def panel(workspace: Workspace, base: bases.Base, recipe_name: str) -> None:
+def panel(workspace: Workspace, base: Base, recipe_name: str) -> None:
     """Say all that is known of the chosen base, offer its download, and the ways to another one."""
     seen = _looks().get(base.ref)
     _ui.bullets(_facts(workspace, base, seen if isinstance(seen, hub.Model) else None, recipe_name))
@@ -117,7 +120,7 @@ def panel(workspace: Workspace, base: bases.Base, recipe_name: str) -> None:
         _find(workspace, recipe_name)
 
 
-def _facts(workspace: Workspace, base: bases.Base, seen: hub.Model | None, recipe_name: str) -> list[str]:
+def _facts(workspace: Workspace, base: Base, seen: hub.Model | None, recipe_name: str) -> list[str]:
     facts = []
     if base.parameters:
         facts.append(_size(base.parameters))
@@ -144,10 +147,10 @@ def _facts(workspace: Workspace, base: bases.Base, seen: hub.Model | None, recip
     if base.pads_with_end:
         lines.append(t("Has no padding token of its own: its end token fills up rows, and is not trained there."))
     if base.shape is not None:
-        run_spec, _ = preflight.build(workspace, recipe_name, base_ref=base.ref, dataset_id=None, overrides={})
+        run_spec, _ = build.build(workspace, recipe_name, base_ref=base.ref, dataset_id=None, overrides={})
         if run_spec is not None:
-            found = preflight.memory(run_spec, base, _ui.current_dataset(), workspace)
-            title, verdict = t(recipes.recipes()[recipe_name].title), fit.verdict(found, _memory_bytes())
+            found = takes.memory_of(run_spec, base, _ui.current_dataset(), workspace)
+            title, verdict = t(recipes.recipes()[recipe_name].title), memory.verdict(found, _memory_bytes())
             words = {True: t("fits"), False: t("does not fit"), None: t("may not fit")}
             if found.parts:
                 lines.append(t("{name}: {word}. {text}", name=title, word=words[_fits_here(found)], text=verdict))
@@ -158,7 +161,7 @@ def _facts(workspace: Workspace, base: bases.Base, seen: hub.Model | None, recip
     return lines
 
 
-def _fits_here(found: fit.Estimate) -> bool | None:
+def _fits_here(found: memory.Estimate) -> bool | None:
     """Whether an estimate fits this machine; None where only its lower end does."""
     have = _memory_bytes()
     return False if found.low_bytes > have else None if found.high_bytes > have else True
@@ -179,7 +182,7 @@ def _gigabytes(size_bytes: float) -> str:
 
 
 # --- access and download ---------------------------------------------------------------------------------------------
-def _download(workspace: Workspace, base: bases.Base, seen: hub.Model | Problem | None) -> None:
+def _download(workspace: Workspace, base: Base, seen: hub.Model | Problem | None) -> None:
     last = st.session_state.pop("download_problem", None)
     wrong = [seen] if isinstance(seen, Problem) else list(seen.problems) if seen is not None else []
     if wrong or last is not None:
@@ -206,7 +209,7 @@ def _download(workspace: Workspace, base: bases.Base, seen: hub.Model | Problem 
         return
     if base.problems:
         return  # said below the settings: it could not be trained
-    begun = bases.begun(base.ref)
+    begun = cache.begun(base.ref)
     label = t("Go on with the download") if begun else t("Download this model")
     if st.button(label, icon=":material/download:", type="primary", key="download_base"):
         call = jobs.Call(workspace=str(workspace.root), model=base.ref, language=language())
@@ -259,8 +262,8 @@ def _short_list(recipe_name: str) -> None:
     st.caption(
         _ui.say("Open models, smallest first; whether each fits is estimated for {recipe}, by its shape.", recipe=title)
     )
-    here = set(bases.cached())
-    for known in bases.curated():
+    here = set(cache.cached())
+    for known in shortlist.curated():
         name, said, button = st.columns([5, 3, 2], vertical_alignment="center")
         kind = t("base model") if known.kind == "base" else t("follows instructions")
         facts = [_size(known.parameters), kind, t("reads {n} tokens", n=f"{known.window_tokens:,}")]
@@ -279,17 +282,17 @@ def _short_list(recipe_name: str) -> None:
             _pick(known.id)
 
 
-def _fits(known: bases.Known, recipe_name: str) -> str:
+def _fits(known: shortlist.Known, recipe_name: str) -> str:
     """Whether a model of the short list fits this machine, in a word with a mark."""
     run_spec, _ = recipes.resolve(
         recipes.recipes()[recipe_name], base=known.id, revision=None, parameters=known.parameters, dataset_id="",
         overrides={},
     )  # fmt: skip
-    base = bases.Base(ref=known.id, kind="hub", title=known.id, shape=known.shape)
-    found = preflight.memory(run_spec, base)
+    base = Base(ref=known.id, kind="hub", title=known.id, shape=known.shape)
+    found = takes.memory_of(run_spec, base)
     if found.parts is None:
         return "?"
-    low, high = fit.size_words(found.low_bytes), fit.size_words(found.high_bytes)
+    low, high = memory.size_words(found.low_bytes), memory.size_words(found.high_bytes)
     if _fits_here(found) is False:
         return ":material/close: " + _ui.say("does not fit: {low} to {high}", low=low, high=high)
     if _fits_here(found) is None:
@@ -303,7 +306,7 @@ def _search() -> None:
         if st.form_submit_button(t("Search"), icon=":material/search:", key="search_hub") and typed.strip():
             try:
                 st.session_state["hub_found"] = hub.search(typed.strip(), token=_token())
-            except hub.HubError as error:
+            except hub_client.HubError as error:
                 st.session_state.pop("hub_found", None)
                 st.error(_ui.plain(error.problem.sentence))
     found = st.session_state.get("hub_found")
@@ -330,7 +333,7 @@ def _folder(workspace: Workspace) -> None:
             if found.problems:
                 _ui.problem_list(found.problems)
             else:
-                bases.remember_folder(workspace, found.ref)
+                shortlist.remember_folder(workspace, found.ref)
                 _pick(found.ref)
 
 

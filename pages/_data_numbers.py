@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.components.v2 import component
 
-from engine import bases, datasets, masks, numbers
+from engine import datasets, masks, numbers
+from engine.models import Base, bases
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _ui
@@ -55,7 +56,7 @@ export default function ({ parentElement, data }) {
 _tokens = component("tunebook_tokens", css=_TOKENS_CSS, js=_TOKENS_JS)
 
 
-def _base(workspace: Workspace) -> bases.Base:
+def _base(workspace: Workspace) -> Base:
     base = bases.describe(_ui.current("base") or "starter", workspace)
     st.caption(_ui.say("Tokens as {base} reads them; the base is chosen on the Train page.", base=base.title))
     return base

@@ -6,9 +6,11 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import bases, drafts, evaluations, events, limits
+from engine import evaluations, events, limits
 from engine.benchmarks import library
 from engine.forgetting import remedies
+from engine.models import bases
+from engine.plan import drafts
 from engine.report import Comparison, files, frontier, headline, items, paired, questions, verdicts
 from engine.runs import Run, lifecycle, store
 from engine.spec import RunSpec

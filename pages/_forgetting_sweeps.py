@@ -9,7 +9,9 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import bases, datasets, limits, preflight, sweeps
+from engine import datasets, limits, sweeps
+from engine.models import bases
+from engine.plan import build, takes
 from engine.report import files, paired
 from engine.runs import Run, lifecycle, store
 from engine.spec import recipes as spec_recipes
@@ -232,10 +234,10 @@ def _likely_s(workspace: Workspace, made: sweeps.Plan) -> float | None:
     for trial in made.trials:
         key = sweeps.label(trial.recipe, trial.set)
         if key not in known:
-            run_spec, _ = preflight.build(
+            run_spec, _ = build.build(
                 workspace, trial.recipe, base_ref=made.base, dataset_id=made.data, overrides=trial.set
             )
-            time = preflight.duration(run_spec, base, dataset, workspace) if run_spec is not None else None
+            time = takes.duration_of(run_spec, base, dataset, workspace) if run_spec is not None else None
             if time is None:
                 return None
             known[key] = time.likely_s

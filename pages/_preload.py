@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 
 import pages
-from engine import guide
+from engine.advise import guide
 from engine.spec import recipes
 
 

@@ -8,7 +8,8 @@ import time
 import pandas as pd
 import streamlit as st
 
-from engine import bases, events, limits, machine
+from engine import events, limits, machine
+from engine.models import bases
 from engine.runs import Run, lifecycle, store, turns
 from engine.spec import settings
 from engine.words import t

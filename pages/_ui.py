@@ -11,7 +11,8 @@ from typing import Any
 
 import streamlit as st
 
-from engine import bases, datasets, jobs, limits, visitors
+from engine import datasets, jobs, limits, visitors
+from engine.models import Base, bases
 from engine.runs import store
 from engine.words import Problem, language_of, languages, set_language, t
 from engine.workspace import Workspace, default_workspace
@@ -281,7 +282,7 @@ def _line(label: str, value: str | None) -> None:
     st.markdown(say("**{name}**: {text}", name=label, text=value or t("none yet")))
 
 
-def toy_note(base: bases.Base) -> None:
+def toy_note(base: Base) -> None:
     """Say what the starter is for, wherever it is used."""
     if base.is_toy:
         st.caption(

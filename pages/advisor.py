@@ -8,7 +8,13 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine import advisor, bases, datasets, drafts, fit, guide, judges, lengths, machine, outlook, preflight, timing
+from engine import datasets, lengths, machine
+from engine.advise import Advice, Facts, fits, guide, handoff, otherwise, outlook, tables, ways
+from engine.advise import advice as advise_advice
+from engine.advise import facts as advise_facts
+from engine.estimate import duration, memory
+from engine.models import Base
+from engine.plan import drafts, judges
 from engine.spec import schema  # fmt: skip
 from engine.words import t
 from pages import _base, _ui
@@ -40,7 +46,7 @@ def _data_words() -> dict[str, str]:
     }
 
 
-def _facts(dataset: datasets.Dataset | None, base: bases.Base) -> advisor.Facts:
+def _facts(dataset: datasets.Dataset | None, base: Base) -> Facts:
     """Fill in what the file and the machine say; what only the person knows is asked."""
     report = dataset.report if dataset is not None else None
     found = machine.facts()
@@ -48,18 +54,18 @@ def _facts(dataset: datasets.Dataset | None, base: bases.Base) -> advisor.Facts:
         st.markdown(f"**{t('What is known')}**")
         lines = st.container()
         left, right = st.columns(2)
-        goal = _choice(left, t("What should the model learn?"), advisor.goal_words(), "goal")
+        goal = _choice(left, t("What should the model learn?"), advise_facts.goal_words(), "goal")
         known = (
             {"preference": "comparisons", "unpaired-preference": "good_bad"}.get(report.type or "") if report else None
         )
-        judged = advisor.alignment_words()
+        judged = advise_facts.alignment_words()
         alignment = _choice(right, t("Have people judged answers of a model?"), judged, "judged", known)
-    planned = _plan(dataset, advisor.marketed_gb(found.gpus[0].memory_mib / 1024) if found.gpus else None, base)
+    planned = _plan(dataset, advise_facts.marketed_gb(found.gpus[0].memory_mib / 1024) if found.gpus else None, base)
     with lines:
         _ui.bullets([_data_line(dataset, planned), _card_line(planned), _base_line(base, planned)])
     labels = report.label_counts if report is not None else None
     same_data = planned["data_type"] is None
-    return advisor.Facts(
+    return Facts(
         rows=planned["rows"] or (dataset.good_rows if dataset is not None else None),
         data_type=planned["data_type"] or (report.type if report is not None else None),
         good_rows=planned["good"] or (labels.get("true") if labels and same_data else None),
@@ -96,12 +102,12 @@ def _card_line(planned: dict[str, Any]) -> str:
     if planned["other_gpu"]:
         return t("GPU: {gb} GB, as planned below", gb=planned["gpu"])
     if gpus and planned["gpu"]:
-        size = advisor.marketed_gb(gpus[0].memory_mib / 1024)
+        size = advise_facts.marketed_gb(gpus[0].memory_mib / 1024)
         return t("GPU: {name}, sold as {gb} GB", name=gpus[0].name, gb=size)
     return t("No GPU: training runs on the processor, and no rule about GPU memory applies.")
 
 
-def _base_line(base: bases.Base, planned: dict[str, Any]) -> str:
+def _base_line(base: Base, planned: dict[str, Any]) -> str:
     if planned["billions"]:
         return t("Base: {size}B, as planned below", size=f"{planned['billions']:g}")
     return t("Base: {name}", name=base.title)
@@ -126,7 +132,7 @@ def _choice(place: Any, label: str, words: dict[str, str], key: str, known: str 
     return shown or known
 
 
-def _plan(dataset: datasets.Dataset | None, memory_gb: int | None, base: bases.Base) -> dict[str, Any]:
+def _plan(dataset: datasets.Dataset | None, memory_gb: int | None, base: Base) -> dict[str, Any]:
     """Let somebody on a laptop plan for another machine; an empty field means what was found. All of it stands in the
     URL, so that a scenario can be sent to somebody."""
     rows, parameters = dataset.good_rows if dataset is not None else None, base.parameters
@@ -189,7 +195,7 @@ def _own_judge() -> str | None:
     return judges.newest(workspace, base, schema.ObjectiveArgs().least_reward_accuracy)
 
 
-def _verdict(advice: advisor.Advice) -> None:
+def _verdict(advice: Advice) -> None:
     """The verdict in one sentence, then the reasons."""
     st.subheader(_ui.say("Advice: {what}", what=advice.headline))
     if advice.advised is not None and not advice.runs:
@@ -213,8 +219,8 @@ def _level(confidence: str) -> str:
 
 def _bars(outlooks: list[outlook.Outlook], memory_bytes: float, names: list[str]) -> go.Figure:
     """Return a bar of parts for each way, its range as a line across, and where the memory of the machine ends."""
-    figure, words = go.Figure(), fit.part_words()
-    for part in fit.PARTS:
+    figure, words = go.Figure(), memory.part_words()
+    for part in memory.PARTS:
         sizes = [(one.memory.parts or {}).get(part, 0) / 2**30 for one in outlooks]
         if any(sizes):
             figure.add_bar(x=sizes, y=names, name=words[part], orientation="h",
@@ -228,7 +234,7 @@ def _bars(outlooks: list[outlook.Outlook], memory_bytes: float, names: list[str]
             "arrayminus": [total - (one.low_bytes or 0) / 2**30 for one, total in zip(outlooks, totals, strict=True)],
         },
         hovertemplate=[
-            f"{name}: {fit.size_words(one.low_bytes or 0)} – {fit.size_words(one.high_bytes or 0)}<extra></extra>"
+            f"{name}: {memory.size_words(one.low_bytes or 0)} – {memory.size_words(one.high_bytes or 0)}<extra></extra>"
             for one, name in zip(outlooks, names, strict=True)
         ],
     )  # fmt: skip
@@ -253,7 +259,7 @@ def _between(low: str, high: str) -> str:
     return " – ".join(end.replace(" ", "\u00a0") for end in (low, high))
 
 
-def _ways(advice: advisor.Advice, outlooks: list[outlook.Outlook]) -> None:
+def _ways(advice: Advice, outlooks: list[outlook.Outlook]) -> None:
     """Every way the data can feed, side by side: memory against the machine's, time, and what one trades."""
     if not outlooks:
         return
@@ -283,13 +289,13 @@ def _ways(advice: advisor.Advice, outlooks: list[outlook.Outlook]) -> None:
             t("Way"): names,
             _ui.unbroken(t("Fits")): ["?" if unknown else t("yes") if one.fits else t("no") for one in outlooks],
             t("Memory"): [
-                _between(fit.size_words(one.low_bytes), fit.size_words(one.high_bytes))
+                _between(memory.size_words(one.low_bytes), memory.size_words(one.high_bytes))
                 if one.low_bytes and one.high_bytes
                 else "?"
                 for one in outlooks
             ],
             t("Time"): [
-                _between(timing.duration_words(one.time.low_s), timing.duration_words(one.time.high_s))
+                _between(duration.duration_words(one.time.low_s), duration.duration_words(one.time.high_s))
                 if one.time
                 else "?"
                 for one in outlooks
@@ -317,7 +323,7 @@ def _ways(advice: advisor.Advice, outlooks: list[outlook.Outlook]) -> None:
 # --- the plan and the others ------------------------------------------------------------------------------------------
 
 
-def _staged_plan(advice: advisor.Advice) -> None:
+def _staged_plan(advice: Advice) -> None:
     if not advice.plan:
         return
     st.subheader(t("The plan"))
@@ -332,7 +338,7 @@ def _staged_plan(advice: advisor.Advice) -> None:
             place.caption(_ui.say("Rules of the guide: {rules}", rules=", ".join(stage.rules)))
 
 
-def _others(advice: advisor.Advice) -> None:
+def _others(advice: Advice) -> None:
     if advice.would_change:
         st.subheader(t("What would change this advice"))
         _ui.bullets(advice.would_change)
@@ -360,14 +366,14 @@ def _others(advice: advisor.Advice) -> None:
             else:
                 st.markdown("- " + _ui.say("{rule} was not followed: {why}", **parts))
     with st.expander(t("Ways that the guide only mentions")):
-        for one in advisor.mentioned():
+        for one in otherwise.mentioned():
             st.markdown(f"- **{_ui.plain(one.title)}** ({one.rule}): {_ui.plain(one.verdict)}")
 
 
 # --- the guide's tables ---------------------------------------------------------------------------------------------
 
 
-def _scenario_tables(advice: advisor.Advice) -> None:
+def _scenario_tables(advice: Advice) -> None:
     """The guide's three tables: the row that applies in the guide's words with its verdict, then the table whole."""
     st.subheader(t("What the guide says"))
     rules = guide.rules()
@@ -383,7 +389,7 @@ def _scenario_tables(advice: advisor.Advice) -> None:
         st.table(_frame([rules[rule] for rule in rows], fired), hide_index=True)
 
 
-def _fired(rule: guide.Rule, row: advisor.TableRow) -> None:
+def _fired(rule: guide.Rule, row: tables.TableRow) -> None:
     """The row that applies, with everything said about it."""
     title = _ui.say(
         "{id} · “{phrase}” · {says}", id=rule.id, phrase=guide.without_marks(rule.phrase), says=t(rule.says)
@@ -419,7 +425,7 @@ def _frame(rules: list[guide.Rule], marked: set[str]) -> Any:
     )
 
 
-def _all_tables(advice: advisor.Advice) -> None:
+def _all_tables(advice: Advice) -> None:
     """Every other table of the guide, the rules that speak for this advice highlighted."""
     with st.expander(t("Every table of the guide, with the rules that speak here")):
         marked = {*advice.fired, *advice.rules}
@@ -431,8 +437,8 @@ def _all_tables(advice: advisor.Advice) -> None:
                 st.table(_frame(rules, marked), hide_index=True)
 
 
-def _draft(advice: advisor.Advice, choice: advisor.Choice | None = None) -> drafts.Draft | None:
-    return advisor.draft(
+def _draft(advice: Advice, choice: ways.Choice | None = None) -> drafts.Draft | None:
+    return handoff.draft(
         advice, base=base.ref, dataset=_ui.current("dataset"), choice=choice, reward_model=_own_judge()
     )
 
@@ -449,13 +455,13 @@ if base.problems:
 if dataset is None and facts.data_type is None and facts.rows is None and facts.alignment_data is None:
     st.caption(t("Or plan without data: fill in the fields above."))
     raise _ui.PageEnds
-shape = preflight.shape_for(base, facts.base_parameters)
-advice = advisor.advise(
+shape = fits.shape_for(base, facts.base_parameters)
+advice = advise_advice.advise(
     facts,
-    runnable=advisor.runnable_now,
-    fits=preflight.fits(base, facts.gpu_memory_gib, facts.base_parameters),
-    need=preflight.need(base, facts.gpu_memory_gib, facts.base_parameters),
-    tight=preflight.tight(base, facts.gpu_memory_gib, facts.base_parameters),
+    runnable=ways.runnable_now,
+    fits=fits.fits(base, facts.gpu_memory_gib, facts.base_parameters),
+    need=fits.need(base, facts.gpu_memory_gib, facts.base_parameters),
+    tight=fits.tight(base, facts.gpu_memory_gib, facts.base_parameters),
 )
 counted = lengths.of(dataset, base, workspace) if dataset is not None else None
 _verdict(advice)

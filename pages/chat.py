@@ -6,7 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from engine import bases, chat, datasets, limits
+from engine import chat, datasets, limits
+from engine.models import bases
 from engine.runs import store
 from engine.words import t
 from pages import _ui

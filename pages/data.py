@@ -6,7 +6,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from engine import datasets, hub, jobs, limits, mix, starter
+from engine import datasets, jobs, limits, mix, starter
+from engine.data import hub_data
+from engine.models import hub_client
 from engine.read import formats
 from engine.words import language, t
 from pages import _data_numbers, _data_rows, _data_upload, _ui
@@ -53,8 +55,8 @@ def _hub() -> None:
         if st.form_submit_button(t("Show its parts"), key="list_hub_data") and typed.strip():
             token = st.session_state.get("kept_token")
             try:
-                st.session_state["hub_parts"] = typed.strip(), hub.data_parts(typed.strip(), token=token)
-            except hub.HubError as error:
+                st.session_state["hub_parts"] = typed.strip(), hub_data.data_parts(typed.strip(), token=token)
+            except hub_client.HubError as error:
                 st.session_state.pop("hub_parts", None)
                 st.error(_ui.plain(error.problem.sentence))
     name, parts = st.session_state.get("hub_parts", ("", ()))

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import pandas as pd
 import streamlit as st
 
-from engine import chain, datasets, drafts, guide, starter
+from engine import datasets, starter
+from engine.advise import guide
+from engine.plan import chains, drafts
 from engine.runs import store
 from engine.spec import recipes as spec_recipes
 from engine.spec import settings as spec_settings
@@ -180,11 +182,11 @@ def _try_in_turn(base: str, key: str) -> None:
     about = t("Three runs on the starter, one after the other: SFT, reward model and PPO.")
     if st.button(t("Try it"), key=key, icon=":material/linear_scale:", help=about):
         st.session_state["chain_base"] = base
-        found = chain.look(workspace, base=base)
+        found = chains.look(workspace, base=base)
         if found.next is None:  # all done, or one is under way: Train says which
             _ui.go("train", chain="1")
         else:
-            made = chain.draft(found, found.next, dataset=chain.sample_id(workspace, found.next))
+            made = chains.draft(found, found.next, dataset=chains.sample_id(workspace, found.next))
             _ui.go("train", chain="1", draft=drafts.save(workspace, made))
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine import bases, events, fit
+from engine import events
+from engine.estimate import memory
+from engine.models import bases
 from engine.runs import follow, store
 from engine.spec import settings
 from engine.words import t
@@ -54,8 +56,8 @@ def _measured(found: list[Any]) -> None:
     measured = next((event for event in reversed(found) if isinstance(event, events.Measured)), None)
     if measured is None:
         return
-    peak = fit.size_words(measured.peak_bytes)
-    words = {"peak": peak, "baseline": fit.size_words(measured.baseline_bytes), "tokens": measured.longest_tokens}
+    peak = memory.size_words(measured.peak_bytes)
+    words = {"peak": peak, "baseline": memory.size_words(measured.baseline_bytes), "tokens": measured.longest_tokens}
     text = _ui.say("Memory of training at its peak: {peak}; longest row {tokens} tokens.", **words)
     if measured.baseline_bytes:
         text = _ui.say(
@@ -66,7 +68,7 @@ def _measured(found: list[Any]) -> None:
         share = f"{100 * (measured.estimated_bytes / measured.peak_bytes - 1):+.0f}"
         text += " " + _ui.say(
             "The formula said {estimated} ({share} %). The next estimate on this machine goes by this run.",
-            estimated=fit.size_words(measured.estimated_bytes),
+            estimated=memory.size_words(measured.estimated_bytes),
             share=share,
         )
     st.caption(text)

@@ -10,9 +10,13 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine import bases, chain, datasets, drafts, fit, judges, limits, machine, preflight
+from engine import datasets, limits, machine
+from engine.data import division
+from engine.estimate import memory
+from engine.models import bases
+from engine.plan import build, chains, drafts, judges, takes
 from engine.runs import lifecycle, store
-from engine.spec import RunSpec, schema, settings
+from engine.spec import RunSpec, objectives, schema, settings
 from engine.spec import recipes as spec_recipes
 from engine.words import Problem, t
 from pages import _base, _ui
@@ -82,7 +86,7 @@ def _chain() -> None:
         )  # fmt: skip
         # The chain stands on a base of its own: stage 2 changes the base of the form below.
         root = st.session_state.setdefault("chain_base", _chain_root())
-        found = chain.look(workspace, base=root, skip_sft=skip, sft=st.session_state.get("chain_sft"))
+        found = chains.look(workspace, base=root, skip_sft=skip, sft=st.session_state.get("chain_sft"))
         st.caption(_ui.say("Base of the chain: {base}", base=bases.describe(root, workspace).title))
         for column, stage in zip(st.columns(3), found.stages, strict=True):
             with column:
@@ -105,7 +109,7 @@ def _chain_root() -> str:
     return "starter" if bases.describe(ref, workspace).kind == "run" else ref
 
 
-def _chain_stage(found: chain.Chain, stage: chain.Stage, *, skipped: bool) -> None:
+def _chain_stage(found: chains.Chain, stage: chains.Stage, *, skipped: bool) -> None:
     st.markdown(f"**{_ui.plain(stage.title)}**")
     st.caption(_ui.plain(stage.purpose))
     if skipped:
@@ -133,8 +137,8 @@ def _chain_stage(found: chain.Chain, stage: chain.Stage, *, skipped: bool) -> No
     else:
         label = t("Set it up with the sample")
     if st.button(label, type="primary", icon=":material/arrow_forward:", key=f"chain_{stage.name}"):
-        dataset_id = stage.data or chain.sample_id(workspace, stage.name)
-        _ui.go("train", draft=drafts.save(workspace, chain.draft(found, stage.name, dataset=dataset_id)), chain="1")
+        dataset_id = stage.data or chains.sample_id(workspace, stage.name)
+        _ui.go("train", draft=drafts.save(workspace, chains.draft(found, stage.name, dataset=dataset_id)), chain="1")
 
 
 if st.query_params.get("chain"):
@@ -199,7 +203,7 @@ else:
 # --- settings ---------------------------------------------------------------------------------------------------
 overrides: dict[str, Any] = st.session_state.setdefault("overrides", {})
 # Everything changeable is resolved once without the changes (to mark them) and once with them.
-plain_spec, _ = preflight.build(
+plain_spec, _ = build.build(
     workspace, recipe_name, base_ref=base.ref, dataset_id=dataset.id if dataset else None, overrides={}
 )
 assert plain_spec is not None  # the recipe is one of the list
@@ -229,7 +233,7 @@ def _field(path: str) -> None:
     key, label, help_text = f"set_{path}~{st.session_state.get('form', 0)}", t(field.title), "\n\n".join(parts)
     new: Any
     if path == "train.replay_data":
-        general = [None, *(i for i, one in stored.items() if one.report.type in preflight.OBJECTIVE_DATA["sft"])]
+        general = [None, *(i for i, one in stored.items() if one.report.type in objectives.OBJECTIVE_DATA["sft"])]
         new = st.selectbox(
             label,
             general,
@@ -332,19 +336,19 @@ if overrides and st.button(t("Back to the defaults"), key="reset"):
     st.rerun()
 
 # --- what will happen, and start --------------------------------------------------------------------------------
-run_spec, problems = preflight.build(
+run_spec, problems = build.build(
     workspace, recipe_name, base_ref=base.ref, dataset_id=dataset.id if dataset else None, overrides=overrides
 )
 assert run_spec is not None
 problems += [one for one in _base.problems(base) if one not in problems]
 st.subheader(t("What will happen"))
 if dataset is not None and dataset.report.trainable:
-    rows, _ = preflight.split_rows(run_spec, dataset, workspace)
-    forecast = preflight.duration(run_spec, base, dataset, workspace)
+    rows, _ = division.split_rows(run_spec, dataset, workspace)
+    forecast = takes.duration_of(run_spec, base, dataset, workspace)
     a, b, c, d = st.columns(4)
     a.metric(t("Rows to train on"), f"{rows:,}")
     b.metric(t("Effective batch"), run_spec.train.batch_size * run_spec.train.accumulation)
-    c.metric(t("Steps"), f"{preflight.steps(run_spec, rows):,}")
+    c.metric(t("Steps"), f"{division.steps(run_spec, rows):,}")
     d.metric(t("Device"), machine.facts().device)
     if forecast is not None:
         said = forecast.sentence
@@ -390,11 +394,11 @@ if run_spec.objective == "kto" and run_spec.objective_args.weights and len(run_s
     )
 
 
-def _memory_bar(estimate: fit.Estimate, memory_bytes: int) -> go.Figure:
+def _memory_bar(estimate: memory.Estimate, memory_bytes: int) -> go.Figure:
     """One bar of the parts, and a line where the memory of the device ends."""
-    figure, words = go.Figure(), fit.part_words()
+    figure, words = go.Figure(), memory.part_words()
     for name, size_bytes in (estimate.parts or {}).items():
-        hover = f"{words[name]}: {fit.size_words(size_bytes)}<extra></extra>"
+        hover = f"{words[name]}: {memory.size_words(size_bytes)}<extra></extra>"
         figure.add_bar(
             x=[size_bytes / 2**30], y=[""], name=words[name], orientation="h", width=0.5, hovertemplate=hover
         )
@@ -410,8 +414,8 @@ def _memory_bar(estimate: fit.Estimate, memory_bytes: int) -> go.Figure:
     return figure
 
 
-estimate, memory_bytes = preflight.memory(run_spec, base, dataset, workspace), machine.facts().device_memory_bytes
-st.markdown(_ui.say("**{name}**: {text}", name=t("Memory"), text=fit.verdict(estimate, memory_bytes)))
+estimate, memory_bytes = takes.memory_of(run_spec, base, dataset, workspace), machine.facts().device_memory_bytes
+st.markdown(_ui.say("**{name}**: {text}", name=t("Memory"), text=memory.verdict(estimate, memory_bytes)))
 if estimate.parts is not None:
     st.plotly_chart(
         _memory_bar(estimate, memory_bytes),
@@ -419,9 +423,9 @@ if estimate.parts is not None:
         alt=t("The memory the run needs, part by part, beside all there is"),
     )
     with st.expander(t("Memory, part by part")):
-        words = fit.part_words()
+        words = memory.part_words()
         _ui.bullets(
-            t("{name}: {text}", name=words[name], text=fit.size_words(size)) for name, size in estimate.parts.items()
+            t("{name}: {text}", name=words[name], text=memory.size_words(size)) for name, size in estimate.parts.items()
         )
         if estimate.runs:
             st.caption(t("Corrected by {n} finished runs of this kind on this machine.", n=estimate.runs))

@@ -12,8 +12,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine import advisor, bases, guide, preflight, words
-from engine.advisor import Advice, Choice, Facts, advise, draft, marketed_gb, rough_need_gib, runnable_now
+from engine import words
+from engine.advise import Advice, Facts, guide, ways
+from engine.advise import advice as advise_advice
+from engine.advise import facts as advise_facts
+from engine.advise import fits as advise_fits
+from engine.advise.advice import advise
+from engine.advise.facts import marketed_gb
+from engine.advise.handoff import draft
+from engine.advise.ways import Choice, rough_need_gib, runnable_now
+from engine.models import Base
 from engine.spec import counts, recipes
 from engine.spec import settings as spec_settings
 from tests.helpers import examples
@@ -53,16 +61,16 @@ def maybe(strategy: st.SearchStrategy) -> st.SearchStrategy:
 any_facts = st.builds(
     Facts,
     rows=maybe(st.integers(-5, 2_000_000) | st.sampled_from([0, 1, 10_000, 10_001, 50_000, 100_000, 100_001])),
-    data_type=maybe(st.sampled_from(advisor.DATA_TYPES)),
+    data_type=maybe(st.sampled_from(advise_facts.DATA_TYPES)),
     good_rows=maybe(st.integers(-1, 100_000)),
     bad_rows=maybe(st.integers(-1, 100_000)),
     gpu_memory_gib=maybe(st.floats(-1, 300) | st.sampled_from([0.0, 7.6, 8.0, 15.7, 16.0, 79.0, 80.0, float("nan")])),
     base_parameters=maybe(st.floats(0, 4e11) | st.sampled_from([1e6, 1e9, 7e9, 7e10])),
     base_is_tuned=st.booleans(),
-    goal=maybe(st.sampled_from(advisor.GOALS)),
-    alignment_data=maybe(st.sampled_from(advisor.ALIGNMENT_DATA)),
+    goal=maybe(st.sampled_from(advise_facts.GOALS)),
+    alignment_data=maybe(st.sampled_from(advise_facts.ALIGNMENT_DATA)),
     has_reward_model=st.booleans(),
-    forgetting_tolerance=st.sampled_from(advisor.TOLERANCES),
+    forgetting_tolerance=st.sampled_from(advise_facts.TOLERANCES),
     time_budget_minutes=maybe(st.floats(-10, 10_000)),
 )
 
@@ -71,16 +79,16 @@ def sound_facts(**fixed: st.SearchStrategy) -> st.SearchStrategy[Facts]:
     """Facts without impossible values, some of them held to a strategy."""
     known = {
         "rows": maybe(st.integers(1, 2_000_000)),
-        "data_type": maybe(st.sampled_from(advisor.DATA_TYPES)),
+        "data_type": maybe(st.sampled_from(advise_facts.DATA_TYPES)),
         "good_rows": maybe(st.integers(0, 100_000)),
         "bad_rows": maybe(st.integers(0, 100_000)),
         "gpu_memory_gib": maybe(st.floats(1, 300)),
         "base_parameters": maybe(st.floats(1e6, 4e11)),
         "base_is_tuned": st.booleans(),
-        "goal": maybe(st.sampled_from(advisor.GOALS)),
-        "alignment_data": maybe(st.sampled_from(advisor.ALIGNMENT_DATA)),
+        "goal": maybe(st.sampled_from(advise_facts.GOALS)),
+        "alignment_data": maybe(st.sampled_from(advise_facts.ALIGNMENT_DATA)),
         "has_reward_model": st.booleans(),
-        "forgetting_tolerance": st.sampled_from(advisor.TOLERANCES),
+        "forgetting_tolerance": st.sampled_from(advise_facts.TOLERANCES),
         "time_budget_minutes": maybe(st.floats(1, 10_000)),
     }
     return st.builds(Facts, **{**known, **fixed})
@@ -101,7 +109,7 @@ def test_it_always_answers_and_never_what_cannot_be(facts: Facts, fitting: froze
             continue
         assert way(choice) in fitting
         if advice.facts.data_type is not None:
-            assert choice.objective in advisor.FEEDS[advice.facts.data_type]
+            assert choice.objective in ways.FEEDS[advice.facts.data_type]
         if choice.objective == "ppo":
             assert advice.facts.has_reward_model
         if advice.facts.gpu_memory_gib is None:
@@ -148,7 +156,7 @@ def test_an_irrelevant_fact_changes_nothing(facts: Facts, data: st.DataObject) -
         good_rows=data.draw(maybe(st.integers(0, 1000))),
         bad_rows=data.draw(maybe(st.integers(0, 1000))),
         has_reward_model=data.draw(st.booleans()),
-        alignment_data=data.draw(maybe(st.sampled_from(advisor.ALIGNMENT_DATA))),
+        alignment_data=data.draw(maybe(st.sampled_from(advise_facts.ALIGNMENT_DATA))),
         time_budget_minutes=data.draw(maybe(st.floats(1, 1000))),
     )
     assert advise(facts, runnable=runnable_now).advised == advise(other, runnable=runnable_now).advised
@@ -160,8 +168,8 @@ def test_the_form_of_judged_rows_outweighs_their_number_and_what_is_said(facts: 
     other = msgspec.structs.replace(
         facts,
         rows=data.draw(maybe(st.integers(1, 10**6))),
-        alignment_data=data.draw(maybe(st.sampled_from(advisor.ALIGNMENT_DATA))),
-        goal=data.draw(maybe(st.sampled_from(advisor.GOALS))),
+        alignment_data=data.draw(maybe(st.sampled_from(advise_facts.ALIGNMENT_DATA))),
+        goal=data.draw(maybe(st.sampled_from(advise_facts.GOALS))),
         has_reward_model=data.draw(st.booleans()),
     )
     one, two = (advise(f, runnable=runnable_now).advised for f in (facts, other))
@@ -483,14 +491,14 @@ def test_what_it_advises_for_answers_has_a_recipe_of_its_own(
 ) -> None:
     name = "freeze" if layers != "all" else recipe
     choice = Choice(recipe=name, objective="sft", adapter=adapter, quantize=quantize, layers=layers)
-    assert advisor._recipe_for(choice) == recipe
+    assert ways.recipe_name_for(choice) == recipe
 
 
 def test_an_objective_runs_with_any_adapter_some_recipe_shows_to_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
     lora = recipes.recipes()["lora"]
     dpo = msgspec.structs.replace(lora, name="dpo", objective="dpo", data_types=["preference"])
     oft = msgspec.structs.replace(lora, name="oft", adapter="oft")
-    monkeypatch.setattr(advisor, "_recipes", lambda: {"dpo": dpo, "lora": lora, "oft": oft})
+    monkeypatch.setattr(ways, "known_recipes", lambda: {"dpo": dpo, "lora": lora, "oft": oft})
     pairs = ask(rows=3000, data_type="preference")
     assert pairs.runs and pairs.advised
     with_oft = next(r.choice for r in pairs.runners_up if r.choice.adapter == "oft")
@@ -565,7 +573,7 @@ def test_a_draft_is_a_spec_that_resolves(facts: Facts, base: str) -> None:
     assert made.reasons and set(made.rules) <= set(guide.rules())
     if base != "starter":
         assert "train.replay_share" not in made.overrides
-    if run_spec.objective in ("dpo", "kto") and (facts.base_parameters or 1e9) >= advisor.TOY_PARAMETERS:
+    if run_spec.objective in ("dpo", "kto") and (facts.base_parameters or 1e9) >= advise_facts.TOY_PARAMETERS:
         assert run_spec.train.learning_rate <= 5e-5
 
 
@@ -586,7 +594,7 @@ def test_the_advisors_numbers_and_the_recipes_are_the_same() -> None:
 
 
 def test_it_is_pure_and_quick() -> None:
-    code = "import sys, engine.advisor, engine.guide; print({'torch', 'streamlit', 'pandas'} & set(sys.modules))"
+    code = "import sys, engine.advise.advice, engine.advise.guide; print({'torch', 'streamlit', 'pandas'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.strip() == "set()"
     facts = Facts(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=23.6, base_parameters=7e9)
@@ -628,13 +636,13 @@ NINE: list[tuple[str, dict[str, Any], str, str, str]] = [
 )
 def test_the_nine_scenarios(facts: dict[str, Any], headline: str, rule: str, confidence: str) -> None:
     gib, size = facts.get("gpu_memory_gib"), facts["base_parameters"]
-    base = bases.Base(ref="", kind="hub", title="")
-    advice = advisor.advise(
+    base = Base(ref="", kind="hub", title="")
+    advice = advise_advice.advise(
         Facts(**facts),
-        runnable=advisor.runnable_now,
-        fits=preflight.fits(base, gib, size),
-        need=preflight.need(base, gib, size),
-        tight=preflight.tight(base, gib, size),
+        runnable=ways.runnable_now,
+        fits=advise_fits.fits(base, gib, size),
+        need=advise_fits.need(base, gib, size),
+        tight=advise_fits.tight(base, gib, size),
     )
     assert advice.headline == headline
     assert not rule or rule in advice.rules
@@ -645,6 +653,6 @@ def test_the_nine_scenarios(facts: dict[str, Any], headline: str, rule: str, con
     elif rule == "C6":
         assert any("56 GB" in said for said in advice.reasons)  # what full fine-tuning would take otherwise
     # what is named as fitting fits, by the same estimate
-    fits = preflight.fits(base, gib, size)
+    fits = advise_fits.fits(base, gib, size)
     for choice in (advice.advised, *(other.choice for other in advice.runners_up)):
         assert choice is None or fits is None or fits(choice)

@@ -16,8 +16,11 @@ import msgspec
 import pytest
 from transformers import TrainerState
 
-from engine import choices, events, fit, machine, preflight
-from engine.choices import Device
+from engine import events, machine
+from engine.estimate import choices, memory
+from engine.estimate.choices import Device
+from engine.models import shapes
+from engine.plan import build, takes
 from engine.report import items as report_items
 from engine.spec import RunSpec, recipes, schema
 from engine.spec import settings as spec_settings
@@ -29,13 +32,13 @@ from tests.conftest import ROOT
 from tests.tiny_models import SHAPES
 
 GIB = 2**30
-LLAMA = fit.read_shape(
+LLAMA = shapes.read_shape(
     {
         "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
         "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True,
     }
 )  # fmt: skip
-GPT2 = fit.read_shape({"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257})
+GPT2 = shapes.read_shape({"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257})
 CARD = Device("cuda", 24 * GIB, bf16=True, unsloth=True)
 PROCESSOR = Device("cpu", 24 * GIB)
 
@@ -49,9 +52,11 @@ def asked(recipe: str = "lora", **overrides: Any) -> RunSpec:
     return made
 
 
-def chosen(device: Device, shape: fit.Shape | None = LLAMA, recipe: str = "lora", **overrides: Any) -> choices.Chosen:
+def chosen(
+    device: Device, shape: shapes.Shape | None = LLAMA, recipe: str = "lora", **overrides: Any
+) -> choices.Chosen:
     made = asked(recipe, **overrides)
-    found = choices.choose(made, device, shape, fit.setup_of(made))
+    found = choices.choose(made, device, shape, memory.setup_of(made))
     assert all(one.reason and one.setting in spec_settings.fields() for one in found.why) and len(found.why) == 5
     return found
 
@@ -110,9 +115,9 @@ def test_the_optimizer_is_held_in_8_bits_only_where_that_makes_room():
 
 
 def test_8_bits_take_a_quarter_of_the_optimizers_memory():
-    setup = fit.setup_of(asked("full", train__optimizer="adamw_8bit"))
-    small = fit.estimate(LLAMA, setup, device="cuda:0").parts
-    large = fit.estimate(LLAMA, msgspec.structs.replace(setup, optimizer="adamw"), device="cuda:0").parts
+    setup = memory.setup_of(asked("full", train__optimizer="adamw_8bit"))
+    small = memory.estimate(LLAMA, setup, device="cuda:0").parts
+    large = memory.estimate(LLAMA, msgspec.structs.replace(setup, optimizer="adamw"), device="cuda:0").parts
     assert small and large and 4 * small["optimizer"] == large["optimizer"]
     assert {k: v for k, v in small.items() if k != "optimizer"} == {k: v for k, v in large.items() if k != "optimizer"}
 
@@ -127,7 +132,7 @@ def test_rows_go_without_padding_only_where_they_cannot_see_each_other():
     assert chosen(plain._replace(flash_attention=True), recipe="dpo").padding_free is False
 
 
-def said(device: Device, shape: fit.Shape | None = LLAMA, recipe: str = "lora", **overrides: Any) -> list[Problem]:
+def said(device: Device, shape: shapes.Shape | None = LLAMA, recipe: str = "lora", **overrides: Any) -> list[Problem]:
     found = choices.problems(asked(recipe, **overrides), device, shape)
     assert all(problem.where in spec_settings.fields() and "{" not in problem.sentence for problem in found)
     return found
@@ -149,7 +154,7 @@ def test_what_the_machine_cannot_do_is_refused_in_words():
 
 def test_preflight_asks_the_machine(workspace, monkeypatch):
     monkeypatch.setattr(choices, "installed", lambda package: False)
-    made, found = preflight.build(
+    made, found = build.build(
         workspace, "lora", base_ref="starter", dataset_id=None, overrides={"machine.backend": "unsloth"}
     )
     assert made is not None and {"unsloth-missing"} <= {problem.rule for problem in found}
@@ -159,7 +164,7 @@ def test_an_old_card_is_told_from_its_compute_capability(monkeypatch):
     for capability, bf16 in ((7.5, False), (8.0, True), (9.0, True)):
         facts = machine.MachineFacts(2, 8000, (machine.Gpu("a card", 16000, capability),))
         monkeypatch.setattr(machine, "facts", lambda facts=facts: facts)
-        assert preflight.device().bf16 is bf16 and preflight.device().memory_bytes == 16000 * 2**20
+        assert takes.device().bf16 is bf16 and takes.device().memory_bytes == 16000 * 2**20
 
 
 # --- early stopping and the best weights -------------------------------------------------------------------------

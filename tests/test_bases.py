@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine import bases, starter
+from engine import starter
+from engine.models import bases
 from engine.workspace import Workspace
 
 CONFIG = {"num_hidden_layers": 2, "hidden_size": 8, "max_position_embeddings": 64}

@@ -223,7 +223,8 @@ def test_ours_and_the_harnesss_own_reading_of_the_shipped_tasks_by_its_own_model
 import json, os
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from engine import bases, starter
+from engine import starter
+from engine.models import bases
 from engine.benchmarks import shipped
 from engine.spec import RunSpec, schema
 from engine.train import evaluate, evaluation, scores

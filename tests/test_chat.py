@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import bases, chat, datasets, processes
+from engine import chat, datasets, processes
+from engine.models import bases
 from engine.runs import store
 from engine.workspace import Workspace
 from tests import forked

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import bases
 from engine import check as check_module
 from engine.check import check
+from engine.models import bases
 from engine.read import lines
 from engine.read import source as read_source
 from engine.words import CHECK_HELP, RULES

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from engine import bases, datasets, jobs, masks, numbers, rowsearch, spots, starter
+from engine import datasets, jobs, masks, numbers, rowsearch, spots, starter
 from engine.check import DatasetError, check
 from engine.fixes import DROP_BAD_ROWS, Edit, one_line
+from engine.models import Base, bases
+from engine.models.templates import PLAIN_TEMPLATE, Coder, NoTokenizer
 from engine.rowcheck import check_row
-from engine.templates import PLAIN_TEMPLATE, Coder, NoTokenizer
 from engine.words import Problem
 from engine.workspace import Workspace
 from tests import forked
@@ -208,11 +209,11 @@ def test_whatever_is_typed_into_a_row_leaves_the_others_as_they_are(tmp_path_fac
 
 # --- numbers and what is trained --------------------------------------------------------------------------------------
 @pytest.fixture
-def base(workspace: Workspace) -> bases.Base:
+def base(workspace: Workspace) -> Base:
     return bases.describe("starter", workspace)
 
 
-def test_the_numbers_are_those_of_the_rows(workspace: Workspace, base: bases.Base) -> None:
+def test_the_numbers_are_those_of_the_rows(workspace: Workspace, base: Base) -> None:
     rows = [
         {"messages": [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "c" * n}] * turns}
         for n, turns in ((1, 1), (2, 1), (3, 2))
@@ -235,7 +236,7 @@ def test_the_numbers_are_those_of_the_rows(workspace: Workspace, base: bases.Bas
 
 
 def test_more_rows_than_the_sample_are_said_to_be_estimated(
-    workspace: Workspace, base: bases.Base, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(numbers, "SAMPLE_ROWS", 20)
     found = numbers.describe(workspace, stored(workspace, lines_of(good_rows(200))).id, base)
@@ -248,7 +249,7 @@ def test_a_base_without_a_tokenizer_here_is_said_so_and_the_rest_is_counted(work
     assert found.problem is not None and found.problem.rule == "tokenizer-none" and found.rows == 5
 
 
-def test_a_broken_tokenizer_or_template_is_said_so(workspace: Workspace, base: bases.Base, tmp_path: Path) -> None:
+def test_a_broken_tokenizer_or_template_is_said_so(workspace: Workspace, base: Base, tmp_path: Path) -> None:
     assert base.folder is not None
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(NoTokenizer):
@@ -278,7 +279,7 @@ def preview(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("preview")
 def test_what_is_trained_is_decided_by_the_function_of_training_and_counts_as_the_numbers_do(
-    workspace: Workspace, base: bases.Base
+    workspace: Workspace, base: Base
 ) -> None:
     rows = [
         {"prompt": "What is 1 plus 1?", "completion": "It is 2."},
@@ -303,7 +304,7 @@ def test_what_is_trained_is_decided_by_the_function_of_training_and_counts_as_th
 @pytest.mark.slow
 @pytest.mark.usefixtures("preview")
 def test_a_base_without_a_template_is_counted_and_shown_with_the_plain_one(
-    workspace: Workspace, base: bases.Base, tmp_path: Path
+    workspace: Workspace, base: Base, tmp_path: Path
 ) -> None:
     assert base.folder is not None
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
@@ -317,7 +318,7 @@ def test_a_base_without_a_template_is_counted_and_shown_with_the_plain_one(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("preview")
-def test_rows_of_which_nothing_is_trained_are_an_error_of_the_preview(workspace: Workspace, base: bases.Base) -> None:
+def test_rows_of_which_nothing_is_trained_are_an_error_of_the_preview(workspace: Workspace, base: Base) -> None:
     long = [{"prompt": "word " * 3000, "completion": f"a{n}"} for n in range(3)]
     made = masks.make(workspace, stored(workspace, lines_of(long)).id, base)
     assert made.problem is not None and made.problem.rule == "mask-nothing" and made.untrained == 3

@@ -17,21 +17,10 @@ import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from engine import (
-    bases,
-    datasets,
-    drafts,
-    evaluations,
-    events,
-    export,
-    jobs,
-    machine,
-    preflight,
-    starter,
-    uploads,
-    visitors,
-)
+from engine import datasets, evaluations, events, export, jobs, machine, starter, uploads, visitors
 from engine import limits as engine_limits
+from engine.models import bases, cache
+from engine.plan import build, drafts
 from engine.runs import admission, lifecycle, turns
 from engine.spec import recipes, schema
 from engine.workspace import Workspace, default_workspace
@@ -218,8 +207,8 @@ def test_checking_a_file_ends_when_its_processor_time_is_over(visitor, limited):
     "ref", ["/etc", "~", "../..", "engine", "Qwen/Qwen3-0.6B", "gpt2", "", "starter/../..", "C:\\x"]
 )
 def test_no_other_base_is_even_looked_up(visitor, monkeypatch, ref):
-    monkeypatch.setattr(bases, "_is_folder", lambda folder: pytest.fail(f"looked at {folder}"))
-    monkeypatch.setattr(bases, "_hub_snapshot", lambda ref: pytest.fail(f"looked for {ref}"))
+    monkeypatch.setattr(bases, "is_folder", lambda folder: pytest.fail(f"looked at {folder}"))
+    monkeypatch.setattr(cache, "hub_snapshot", lambda ref: pytest.fail(f"looked for {ref}"))
     assert [problem.rule for problem in bases.describe(ref, visitor).problems] == ["demo-model"]
 
 
@@ -236,7 +225,7 @@ def test_every_recipe_trains_its_sample_within_the_limits(visitor):
     said = []
     for name, recipe in recipes.recipes().items():
         dataset = datasets.add_sample(visitor, starter.sample(recipe.sample))
-        made, problems = preflight.build(visitor, name, base_ref="starter", dataset_id=dataset.id, overrides={})
+        made, problems = build.build(visitor, name, base_ref="starter", dataset_id=dataset.id, overrides={})
         assert made is not None
         said += [problem.sentence for problem in problems if problem.rule.startswith("demo")]
     assert said == []
@@ -255,7 +244,7 @@ BEYOND = {
 
 def test_all_that_is_beyond_the_limits_is_said_before_the_start_and_refused_at_it(visitor):
     dataset = datasets.add_sample(visitor, starter.sample("new-facts"))
-    made, problems = preflight.build(visitor, "lora", base_ref="gpt2", dataset_id=dataset.id, overrides=BEYOND)
+    made, problems = build.build(visitor, "lora", base_ref="gpt2", dataset_id=dataset.id, overrides=BEYOND)
     assert made is not None
     found = {(problem.rule, problem.where) for problem in problems if problem.rule.startswith("demo")}
     assert found == {
@@ -271,7 +260,7 @@ def test_all_that_is_beyond_the_limits_is_said_before_the_start_and_refused_at_i
 
 def test_many_epochs_are_counted_as_steps_though_no_steps_were_asked_for(visitor):
     dataset = datasets.add_sample(visitor, starter.sample("new-facts"))
-    _, problems = preflight.build(
+    _, problems = build.build(
         visitor, "lora", base_ref="starter", dataset_id=dataset.id, overrides={"train.epochs": 1000}
     )
     assert "demo-steps" in {problem.rule for problem in problems}

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import datasets, drafts, preflight, starter
-from engine.drafts import Draft
+from engine import datasets, starter
+from engine.plan import build, drafts
+from engine.plan.drafts import Draft
 from engine.spec import RunSpec, recipes, schema
 from engine.spec import settings as spec_settings
 from engine.workspace import Workspace
@@ -50,7 +51,7 @@ def data(workspace: Workspace) -> str:
 def ran(workspace: Workspace, base: str, dataset_id: str, recipe: str = "lora", **overrides: Any) -> RunSpec:
     """A run folder r1 as a start leaves it; overrides are written train__epochs=3."""
     settings = {path.replace("__", "."): value for path, value in overrides.items()}
-    made, problems = preflight.build(workspace, recipe, base_ref=base, dataset_id=dataset_id, overrides=settings)
+    made, problems = build.build(workspace, recipe, base_ref=base, dataset_id=dataset_id, overrides=settings)
     assert made is not None and problems == []
     run_dir = workspace.run_dir("r1")
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,7 @@ def ran(workspace: Workspace, base: str, dataset_id: str, recipe: str = "lora", 
 
 def opened(workspace: Workspace, draft: Draft) -> RunSpec:
     """What the Train page makes of a draft."""
-    made, problems = preflight.build(
+    made, problems = build.build(
         workspace, draft.recipe, base_ref=draft.base, dataset_id=draft.dataset, overrides=draft.overrides
     )
     assert made is not None and problems == []
@@ -106,7 +107,7 @@ def test_a_draft_that_cannot_be_read_opens_nothing(workspace, text):
 
 
 def test_a_run_on_its_defaults_has_no_changes_that_would_travel_to_another_base(workspace, base):
-    assert drafts.changed(ran(workspace, base, data(workspace)), workspace) == {}
+    assert drafts.changed_settings(ran(workspace, base, data(workspace)), workspace) == {}
 
 
 def test_what_a_person_changed_is_in_the_draft(workspace, base):

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import bases, datasets, export, starter, templates
+from engine import datasets, export, starter
+from engine.models import Base, templates
 from engine.processes import Identity
 from engine.runs import store
 from engine.spec import recipes, schema
@@ -255,7 +256,7 @@ def test_ollama_writes_what_the_chat_template_writes(template, data):
     pairs = data.draw(st.lists(st.tuples(words, words), max_size=3))
     messages = [m for q, a in pairs for m in ({"role": "user", "content": q}, {"role": "assistant", "content": a})]
     messages = [{"role": "system", "content": "Be kind."}, *messages, {"role": "user", "content": data.draw(words)}]
-    compiled = templates._compiled(template, bases.Base(ref="x", kind="folder", title=""))
+    compiled = templates._compiled(template, Base(ref="x", kind="folder", title=""))
     shown = compiled.render(messages=messages, add_generation_prompt=True, tools=None, **TOKENS)
     assert as_ollama(made[0], messages) == shown.removeprefix("<|begin|>")  # llama.cpp puts that in by itself
 

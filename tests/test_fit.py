@@ -11,8 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import advisor, fit, preflight
-from engine.fit import Setup, count_parameters, estimate, read_shape
+from engine.advise import Facts, fits, ways
+from engine.advise import advice as advise_advice
+from engine.estimate import memory
+from engine.estimate.memory import Setup, estimate
+from engine.models import shapes as models_shapes
+from engine.models.shapes import count_parameters, read_shape
 from engine.spec import recipes
 from tests import forked
 from tests.conftest import ROOT
@@ -21,7 +25,7 @@ from tests.helpers import examples
 GB, GIB = 1e9, 2**30
 
 
-def shape(layers: int, hidden: int, wide: int, words: int, heads: int, kv: int, **more: Any) -> fit.Shape:
+def shape(layers: int, hidden: int, wide: int, words: int, heads: int, kv: int, **more: Any) -> models_shapes.Shape:
     config = {
         "model_type": "llama", "num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": wide,
         "vocab_size": words, "num_attention_heads": heads, "num_key_value_heads": kv, "tie_word_embeddings": False,
@@ -57,7 +61,7 @@ ASSUMED = {"batch_size": 8, "max_length": 512}
 # The three that methods.md 7.2 names: GPTQ's int4 keeps more in memory than NF4 at short rows, by about 3 GB whatever
 # the length; the third's per-GPU figure holds ZeRO-2's buffers.
 NAMED = {"Qwen-7B Q-LoRA 256", "Qwen-7B Q-LoRA 1024", "Llama-2-7B LoRA 8192, ZeRO-2"}
-PUBLISHED: list[tuple[str, fit.Shape, dict[str, Any], float]] = [
+PUBLISHED: list[tuple[str, models_shapes.Shape, dict[str, Any], float]] = [
     # LLaMA-Factory README, 2026-08
     ("Llama-2-7B full, bf16", LLAMA_2_7B, FULL_BF16, 60 * GB),
     ("Llama-2-7B full, AMP", LLAMA_2_7B, {"adapter": "full"}, 120 * GB),
@@ -90,7 +94,7 @@ PUBLISHED: list[tuple[str, fit.Shape, dict[str, Any], float]] = [
 
 @pytest.mark.parametrize(("name", "one", "how", "published_bytes"), PUBLISHED, ids=[row[0] for row in PUBLISHED])
 def test_within_a_fifth_of_what_was_published(
-    name: str, one: fit.Shape, how: dict[str, Any], published_bytes: float
+    name: str, one: models_shapes.Shape, how: dict[str, Any], published_bytes: float
 ) -> None:
     found = estimate(one, Setup(**{**EVERY, **how}), device="cuda:0")
     ratio = found.total_bytes / published_bytes
@@ -148,10 +152,10 @@ def test_parameters_are_counted_as_transformers_builds_them() -> None:
 
 # --- what may never need less ------------------------------------------------------------------------------------------
 @st.composite
-def shapes(draw: Any) -> fit.Shape:
+def shapes(draw: Any) -> models_shapes.Shape:
     heads = draw(st.integers(1, 8))
     config = {
-        "model_type": draw(st.sampled_from(fit.LAYOUTS)),
+        "model_type": draw(st.sampled_from(models_shapes.LAYOUTS)),
         "hidden_size": heads * draw(st.sampled_from([16, 64, 128])),
         "num_hidden_layers": draw(st.integers(1, 40)),
         "num_attention_heads": heads,
@@ -185,8 +189,8 @@ DEVICES = st.sampled_from(["cpu", "cuda:0"])
 
 @given(shapes(), SETUPS, DEVICES)
 @settings(max_examples=examples(200), deadline=None)
-def test_more_never_needs_less(one: fit.Shape, setup: Setup, device: str) -> None:
-    def needed(of: fit.Shape = one, **changes: Any) -> int:
+def test_more_never_needs_less(one: models_shapes.Shape, setup: Setup, device: str) -> None:
+    def needed(of: models_shapes.Shape = one, **changes: Any) -> int:
         found = estimate(of, msgspec.structs.replace(setup, **changes), device=device)
         assert found.parts is not None and all(size > 0 for size in found.parts.values())
         return found.total_bytes
@@ -232,7 +236,7 @@ def test_every_part_shows_where_it_belongs() -> None:
     assert parts(objective="dpo") == usual | {"adapter"}
     assert parts(objective="reward") == (usual | {"adapter"}) - {"logits"}
     assert parts(objective="ppo") == usual | {"adapter", "reward", "value", "rollout"}
-    assert set(fit.PARTS) == set(fit.part_words())
+    assert set(memory.PARTS) == set(memory.part_words())
 
 
 def test_attention_that_is_dropped_in_part_is_written_out_on_a_processor() -> None:
@@ -242,7 +246,7 @@ def test_attention_that_is_dropped_in_part_is_written_out_on_a_processor() -> No
     assert usual is not None and without is not None and usual.attention_dropout and not without.attention_dropout
     setup = Setup(adapter="full", batch_size=2, max_length=100)
 
-    def activations(one: fit.Shape, device: str) -> int:
+    def activations(one: models_shapes.Shape, device: str) -> int:
         return (estimate(one, setup, device=device).parts or {})["activations"]
 
     assert activations(usual, "cpu") - activations(without, "cpu") == 12 * 3 * 4 * 2 * 100 * 100
@@ -256,7 +260,7 @@ def test_answers_of_ppo_count_as_long_as_the_spec_lets_them_be() -> None:
     run, _ = recipes.resolve(
         recipes.recipes()["ppo"], base="b", revision=None, parameters=3e9, dataset_id="d", overrides=overrides
     )
-    setup = fit.with_longest(fit.setup_of(run), 100)
+    setup = memory.with_longest(memory.setup_of(run), 100)
     assert (setup.answer_tokens, setup.update_rows, setup.max_length) == (tokens, rows, 100 + tokens)
     found = estimate(one, setup, device="cuda:0").parts or {}
     cache = 2 * one.layers * one.kv_heads * one.head_dim * 2 * (100 + tokens) * 64
@@ -266,7 +270,7 @@ def test_answers_of_ppo_count_as_long_as_the_spec_lets_them_be() -> None:
 
 
 def test_frozen_lower_layers_keep_no_activations_unless_a_tied_head_trains() -> None:
-    def activations(one: fit.Shape, **how: Any) -> int:
+    def activations(one: models_shapes.Shape, **how: Any) -> int:
         return (estimate(one, Setup(adapter="full", **how), device="cuda:0").parts or {})["activations"]
 
     assert 2 * activations(LLAMA_2_7B, layers="bottom_frozen:0.5") == activations(LLAMA_2_7B)
@@ -293,7 +297,7 @@ def test_a_config_that_makes_no_sense_is_not_known(config: Any) -> None:
     assert read_shape(config) is None
     found = estimate(None, Setup(), device="cpu")
     assert found.parts is None and found.total_bytes == 0 and "cannot be estimated" in found.sentence
-    assert fit.verdict(found, GIB) == found.sentence
+    assert memory.verdict(found, GIB) == found.sentence
 
 
 def test_the_text_part_of_a_model_that_sees_is_read() -> None:
@@ -318,44 +322,46 @@ def test_a_setting_that_makes_no_sense_is_said(how: dict[str, Any]) -> None:
 # --- in use ------------------------------------------------------------------------------------------------------------
 def test_what_would_fit_fits_and_is_the_mildest() -> None:
     setup = Setup(batch_size=8, max_length=2048)
-    change = fit.smaller_settings(LLAMA_2_7B, setup, device="cuda:0", memory_bytes=40 * GIB)
+    change = memory.smaller_settings(LLAMA_2_7B, setup, device="cuda:0", memory_bytes=40 * GIB)
     assert change == {"train.gradient_checkpointing": True}
-    change = fit.smaller_settings(LLAMA_2_7B, setup, device="cuda:0", memory_bytes=17.5 * GIB)
+    change = memory.smaller_settings(LLAMA_2_7B, setup, device="cuda:0", memory_bytes=17.5 * GIB)
     assert change == {"train.batch_size": 1, "train.gradient_checkpointing": True}
-    full = fit.smaller_settings(LLAMA_2_7B, Setup(adapter="full", batch_size=4), device="cuda:0", memory_bytes=24 * GIB)
+    full = memory.smaller_settings(
+        LLAMA_2_7B, Setup(adapter="full", batch_size=4), device="cuda:0", memory_bytes=24 * GIB
+    )
     assert full == {"train.gradient_checkpointing": True, "adapter": "lora"}
-    assert fit.smaller_settings(LLAMA_2_7B, setup, device="cuda:0", memory_bytes=4 * GIB) is None
+    assert memory.smaller_settings(LLAMA_2_7B, setup, device="cuda:0", memory_bytes=4 * GIB) is None
 
 
 def test_a_range_in_words() -> None:
     found = estimate(LLAMA_2_7B, Setup(gradient_checkpointing=True, batch_size=1), device="cuda:0")
-    assert "does not fit" in fit.verdict(found, 8 * GIB)
-    assert "may be too much" in fit.verdict(found, found.total_bytes)
-    assert fit.verdict(found, 80 * GIB).endswith("the GPU's memory is 80.0 GiB.")
-    assert fit.size_words(GIB) == "1.0 GiB" and fit.size_words(5 * 2**20) == "5.0 MiB"
+    assert "does not fit" in memory.verdict(found, 8 * GIB)
+    assert "may be too much" in memory.verdict(found, found.total_bytes)
+    assert memory.verdict(found, 80 * GIB).endswith("the GPU's memory is 80.0 GiB.")
+    assert memory.size_words(GIB) == "1.0 GiB" and memory.size_words(5 * 2**20) == "5.0 MiB"
 
 
 def test_a_spec_and_a_choice_say_the_same_of_one_run() -> None:
     recipe = recipes.recipes()["lora"]
     run, _ = recipes.resolve(recipe, base="b", revision=None, parameters=7e9, dataset_id="d", overrides={})
-    assert fit.setup_of(run) == Setup(batch_size=4, rank=16, max_length=1024)
-    facts = advisor.Facts(rows=5000, data_type="prompt-completion", gpu_memory_gib=23.6, base_parameters=7e9)
-    advice = advisor.advise(facts, runnable=advisor.runnable_now)
+    assert memory.setup_of(run) == Setup(batch_size=4, rank=16, max_length=1024)
+    facts = Facts(rows=5000, data_type="prompt-completion", gpu_memory_gib=23.6, base_parameters=7e9)
+    advice = advise_advice.advise(facts, runnable=ways.runnable_now)
     assert advice.advised is not None
-    assert fit.setup_of_choice(advice.advised).adapter == advice.advised.adapter
+    assert fits.setup_of_choice(advice.advised).adapter == advice.advised.adapter
 
 
 @pytest.mark.parametrize(("gib", "recipe"), [(7.6, "qlora"), (23.6, "lora"), (79.1, "lora")])
 def test_the_advisor_goes_by_the_shape(gib: float, recipe: str) -> None:
     base: Any = SimpleNamespace(shape=LLAMA_2_7B)
-    facts = advisor.Facts(rows=5000, data_type="prompt-completion", gpu_memory_gib=gib, base_parameters=6.74e9)
-    advice = advisor.advise(facts, runnable=advisor.runnable_now, fits=preflight.fits(base, gib))
+    facts = Facts(rows=5000, data_type="prompt-completion", gpu_memory_gib=gib, base_parameters=6.74e9)
+    advice = advise_advice.advise(facts, runnable=ways.runnable_now, fits=fits.fits(base, gib))
     assert advice.advised is not None and advice.advised.recipe == recipe
 
 
 def test_without_a_shape_or_a_size_the_rule_of_thumb_decides() -> None:
     known: Any = SimpleNamespace(shape=LLAMA_2_7B)
     unknown: Any = SimpleNamespace(shape=None)
-    assert preflight.fits(unknown, 8.0) is None
-    assert all(preflight.fits(known, size) is None for size in (0.0, -1.0, float("nan"), float("inf")))
-    assert preflight.fits(known, None) is not None
+    assert fits.fits(unknown, 8.0) is None
+    assert all(fits.fits(known, size) is None for size in (0.0, -1.0, float("nan"), float("inf")))
+    assert fits.fits(known, None) is not None

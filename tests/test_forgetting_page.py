@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import bases, datasets, drafts, evaluations, events, limits, starter, sweeps
+from engine import datasets, evaluations, events, limits, starter, sweeps
 from engine.forgetting import remedies
+from engine.models import bases
+from engine.plan import drafts
 from engine.report import Item, files, paired
 from engine.report import items as report_items
 from engine.runs import lifecycle, store

@@ -32,12 +32,12 @@ def test_unsloth_is_compared_where_both_backends_ran():
 
 
 def test_the_7b_shape_is_that_of_a_7b_model():
-    from engine import fit
+    from engine.models import shapes
 
-    shape = fit.read_shape({"model_type": "llama", **gpu.SHAPES["7b"]})
-    assert shape is not None and fit.count_parameters(shape) == 6_738_415_616  # Llama-2-7B
-    small = fit.read_shape({"model_type": "llama", **gpu.SHAPES["1b"]})
-    assert small is not None and fit.count_parameters(small) == 1_235_814_400  # Llama-3.2-1B
+    shape = shapes.read_shape({"model_type": "llama", **gpu.SHAPES["7b"]})
+    assert shape is not None and shapes.count_parameters(shape) == 6_738_415_616  # Llama-2-7B
+    small = shapes.read_shape({"model_type": "llama", **gpu.SHAPES["1b"]})
+    assert small is not None and shapes.count_parameters(small) == 1_235_814_400  # Llama-3.2-1B
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from engine import advisor, guide
+from engine.advise import facts, guide
 from engine.spec import settings
 
 GUIDE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "guide.md"
@@ -128,9 +128,9 @@ def test_each_scenario_table_covers_every_value_once_and_gives_limits_to_the_sma
     bounds = [(None, 8), (8, 16), (16, 80), (80, None)]
     assert steps(memory, "memory_above_gb", "memory_at_most_gb") == bounds
     kinds = [kind for rule in alignment if rule.condition for kind in rule.condition.alignment]
-    assert sorted(kinds) == sorted(set(advisor.ALIGNMENT_DATA) - {"none"})
+    assert sorted(kinds) == sorted(set(facts.ALIGNMENT_DATA) - {"none"})
     imbalance = guide.rules()["C10"].condition
-    assert imbalance is not None and imbalance.imbalance_above == advisor.SEVERE_IMBALANCE
+    assert imbalance is not None and imbalance.imbalance_above == facts.SEVERE_IMBALANCE
 
 
 def test_a_number_has_one_home() -> None:
@@ -147,7 +147,7 @@ def test_a_number_has_one_home() -> None:
                         )
                     ]
                     assert len(paths) == len(set(paths)), (objective, adapter, parameters, paths)
-                    if parameters >= advisor.TOY_PARAMETERS:
+                    if parameters >= facts.TOY_PARAMETERS:
                         assert {"train.learning_rate", "train.epochs", "train.warmup"} <= set(paths) or (
                             objective == "ppo" and "train.learning_rate" in paths
                         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,12 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import bases, datasets, hub, jobs, mix, preflight, starter
+from engine import datasets, jobs, mix, starter
+from engine.data import hub_data
+from engine.models import bases, cache, hub, hub_client, shortlist
+from engine.plan import build, takes
 from engine.spec import schema
 from engine.words import RULES
 from engine.workspace import Workspace
 from tests.conftest import tunebook
 from tests.helpers import PROJECT_DIR, wait_until
+from tests.house.sources import sources
 from tests.hub import COMMIT, TOKEN, Hub, Repository
 from tests.test_bases import safetensors
 
@@ -66,7 +71,7 @@ def server(monkeypatch, tmp_path) -> Iterator[Hub]:
 
 def refused(action, *arguments, **named) -> str:
     """Return the rule of the problem, and hold that its sentence says what to do and repeats no token."""
-    with pytest.raises(hub.HubError) as caught:
+    with pytest.raises(hub_client.HubError) as caught:
         action(*arguments, **named)
     sentence = caught.value.problem.sentence
     assert "{" not in sentence and "; " in sentence and TOKEN not in sentence
@@ -74,7 +79,7 @@ def refused(action, *arguments, **named) -> str:
 
 
 def test_the_hubs_library_counts_nobody_and_asks_for_nothing_more():
-    code = "import engine.hub; from huggingface_hub import constants; assert constants.HF_HUB_DISABLE_TELEMETRY"
+    code = "import engine.models.hub; from huggingface_hub import constants; assert constants.HF_HUB_DISABLE_TELEMETRY"
     environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_DISABLE_TELEMETRY"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT_DIR, env=environment, capture_output=True, text=True
@@ -94,9 +99,9 @@ def test_a_look_tells_size_shape_and_template_and_fetches_no_weights(server, wor
     base = bases.describe("tiny/qwen", workspace)
     assert base.folder is None and base.revision == COMMIT and base.template == "own" and not base.pads_with_end
     assert base.shape is not None and base.shape.layout == "qwen2" and base.window_tokens == 256 and base.parameters
-    run_spec, _ = preflight.build(workspace, "lora", base_ref="tiny/qwen", dataset_id=None, overrides={})
+    run_spec, _ = build.build(workspace, "lora", base_ref="tiny/qwen", dataset_id=None, overrides={})
     assert run_spec is not None and (run_spec.base.ref, run_spec.base.revision) == ("tiny/qwen", COMMIT)
-    assert preflight.memory(run_spec, base).parts
+    assert takes.memory_of(run_spec, base).parts
 
 
 def test_a_gpt2_without_a_template_or_padding_says_so(server, workspace):
@@ -178,8 +183,8 @@ def test_a_download_that_is_cancelled_goes_on_where_it_ended(server, workspace):
     jobs.stop(folder)
     assert not folder.exists()
     half = bases.describe("tiny/large", workspace)
-    assert half.folder is None and half.problems == () and "tiny/large" not in bases.cached()
-    blobs = bases.hub_cache() / "models--tiny--large" / "blobs"
+    assert half.folder is None and half.problems == () and "tiny/large" not in cache.cached()
+    blobs = cache.hub_cache() / "models--tiny--large" / "blobs"
     there = sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
     assert there > 1 << 19
     server.delay_s = 0
@@ -197,7 +202,7 @@ def test_a_damaged_shard_is_thrown_away_and_named(server, workspace):
     server.corrupt.add("model.safetensors")
     assert refused(hub.fetch, "tiny/one") == "hub-corrupt"
     assert bases.describe("tiny/one", workspace).folder is None
-    repository_folder = bases.hub_cache() / "models--tiny--one"
+    repository_folder = cache.hub_cache() / "models--tiny--one"
     assert not list(repository_folder.rglob("*.incomplete")) and not list(repository_folder.rglob("*.safetensors"))
     server.corrupt.clear()
     hub.fetch("tiny/one")
@@ -221,13 +226,13 @@ def test_a_part_of_the_shards_is_no_model_yet(server, workspace):
     server.corrupt.clear()
     hub.fetch("tiny/two")
     base = bases.describe("tiny/two", workspace)
-    assert base.folder is not None and base.parameters == 12 and bases.cached() == ["tiny/two"]
+    assert base.folder is not None and base.parameters == 12 and cache.cached() == ["tiny/two"]
     assert not (base.folder / "consolidated.safetensors").exists()
 
 
 def test_a_disk_too_small_is_told_before_a_byte_is_fetched(server, monkeypatch):
     server.models["tiny/one"] = Repository(repository())
-    monkeypatch.setattr(hub.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     assert refused(hub.fetch, "tiny/one") == "hub-disk"
     assert not [asked for asked in server.requests if "resolve" in asked]
 
@@ -250,7 +255,7 @@ def test_what_the_huggingface_libraries_look_for_is_where_they_look(server):
 
     server.models["tiny/one"] = Repository(repository())
     hub.fetch("tiny/one")
-    found = try_to_load_from_cache("tiny/one", "model.safetensors", cache_dir=bases.hub_cache())
+    found = try_to_load_from_cache("tiny/one", "model.safetensors", cache_dir=cache.hub_cache())
     assert isinstance(found, str) and Path(found).read_bytes() == server.models["tiny/one"].files["model.safetensors"]
 
 
@@ -258,10 +263,10 @@ BASES = ("HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen2.5-0.5B", "meta-llama/Llama-3.
 
 
 def test_the_short_list_is_of_models_that_can_be_trained():
-    assert [one.id for one in bases.curated()] == [
-        one.id for one in sorted(bases.curated(), key=lambda o: o.parameters)
+    assert [one.id for one in shortlist.curated()] == [
+        one.id for one in sorted(shortlist.curated(), key=lambda o: o.parameters)
     ]
-    for one in bases.curated():
+    for one in shortlist.curated():
         assert 1.3e8 < one.parameters < 8.5e9 and one.kind in ("base", "instruct") and one.shape.layout
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", one.id) and one.checked and 1024 < one.window_tokens <= 2**17
         assert one.gated == one.id.startswith("meta-llama/") and one.kind == ("base" if one.id in BASES else "instruct")
@@ -271,7 +276,7 @@ def test_the_short_list_is_of_models_that_can_be_trained():
         )
     # A layer of SmolLM2-135M by hand: 2 x 576^2 + 2 x 576 x 192 (attention), 3 x 576 x 1536, two norms of 576.
     by_hand = 30 * (2 * 576**2 + 2 * 576 * 192 + 3 * 576 * 1536 + 2 * 576) + 49152 * 576 + 576
-    counted = {one.id: one.parameters for one in bases.curated()}
+    counted = {one.id: one.parameters for one in shortlist.curated()}
     assert counted["HuggingFaceTB/SmolLM2-135M"] == by_hand == 134_515_008
 
 
@@ -283,14 +288,14 @@ def test_data_by_its_card_by_its_names_and_by_the_hubs_own_copy(server):
     server.datasets["o/card"] = Repository({"a/1.jsonl": JSONL, "b.jsonl": b"x"}, card=card)
     server.datasets["o/names"] = Repository({"data/train-0-of-1.jsonl": JSONL, "data/test-0-of-1.jsonl": JSONL})
     server.datasets["o/script"] = Repository({"load.py": b""})
-    assert [(p.config, p.split, len(p.files)) for p in hub.data_parts("o/card")] == [("small", "train", 1)]
-    assert [(p.config, p.split) for p in hub.data_parts("o/names")] == [("default", "train"), ("default", "test")]
-    assert refused(hub.data_parts, "o/script") == "hub-data-none"
+    assert [(p.config, p.split, len(p.files)) for p in hub_data.data_parts("o/card")] == [("small", "train", 1)]
+    assert [(p.config, p.split) for p in hub_data.data_parts("o/names")] == [("default", "train"), ("default", "test")]
+    assert refused(hub_data.data_parts, "o/script") == "hub-data-none"
     copies = {"main": COMMIT, "refs/convert/parquet": "e" * 40}
     server.datasets["o/script"] = Repository({"x.py": b""}, revisions=copies)
-    assert refused(hub.data_parts, "o/script") == "hub-data-none"
+    assert refused(hub_data.data_parts, "o/script") == "hub-data-none"
     server.datasets["o/script"] = Repository({"c/train/0.parquet": b"x"}, revisions=copies)
-    assert [(p.config, p.split) for p in hub.data_parts("o/script")] == [("c", "train")]
+    assert [(p.config, p.split) for p in hub_data.data_parts("o/script")] == [("c", "train")]
 
 
 def test_data_from_the_hub_goes_through_the_same_check_and_into_the_list(server, workspace):
@@ -346,7 +351,7 @@ def test_a_mix_never_takes_more_than_there_is(parts):
 
 
 def test_every_problem_of_the_hub_is_told_in_words():
-    source = Path(hub.__file__).read_text()
+    source = "".join(path.read_text() for path in sources("engine/models", "engine/data/hub_data.py"))
     rules = set(re.findall(r'"(hub-[a-z-]+)"', source))
     assert len(rules) > 15 and rules <= set(RULES)
 

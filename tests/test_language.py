@@ -21,7 +21,8 @@ from google.protobuf.message import Message
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 
-from engine import cli, datasets, events, guide, processes, starter
+from engine import cli, datasets, events, processes, starter
+from engine.advise import guide
 from engine.check import check
 from engine.report import Item, items
 from engine.runs import failures, store

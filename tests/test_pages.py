@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from engine import datasets, drafts, events, guide, preflight, starter
+from engine import datasets, events, starter
+from engine.advise import guide
+from engine.plan import build, drafts
 from engine.report import Item
 from engine.report import items as report_items
 from engine.runs import lifecycle, store
@@ -304,7 +306,7 @@ def test_every_step_of_the_learning_paths_is_a_run_that_could_start(workspace: W
     assert len({(draft.recipe, draft.dataset) for draft in made if draft}) >= (10 if all_of_them else 3)
     for draft in made:
         assert draft is not None and draft.dataset is not None
-        _, problems = preflight.build(
+        _, problems = build.build(
             workspace, draft.recipe, base_ref=draft.base, dataset_id=draft.dataset, overrides=draft.overrides
         )
         assert problems == []
@@ -428,7 +430,7 @@ def test_real_rows_go_from_upload_to_advice(workspace: Workspace) -> None:
 def preference_run(workspace: Workspace) -> str:
     """A finished DPO run, written by hand: three steps, their rewards, and the items of before and after."""
     pairs = datasets.add_sample(workspace, starter.sample("preference-pairs"))
-    run_spec, problems = preflight.build(workspace, "dpo", base_ref="starter", dataset_id=pairs.id, overrides={})
+    run_spec, problems = build.build(workspace, "dpo", base_ref="starter", dataset_id=pairs.id, overrides={})
     assert run_spec is not None and not problems
     run_dir = workspace.run_dir("20260101-000000-abcdef")
     (run_dir / "items").mkdir(parents=True)

@@ -10,8 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import bases, choices, machine, preflight
+from engine import machine
+from engine.estimate import choices
 from engine.machine import Gpu, MachineFacts
+from engine.models import bases, shortlist
+from engine.plan import build, takes
 from engine.spec import RunSpec, schema
 from tests.hub import TOKEN, Hub, Repository
 from tests.test_bases import model
@@ -72,12 +75,12 @@ def test_the_short_list_says_for_each_model_whether_it_fits_and_shows_no_figure_
     monkeypatch.setattr(machine, "facts", lambda: PLAIN)
     app = open_page("train")
     shown = texts(app)
-    for known in bases.curated():
+    for known in shortlist.curated():
         assert known.id in shown and any(one.key == f"known_{known.id}" for one in app.button)
     assert ":material/close: does not fit" in shown and "about 16.4 GB to download" in shown
     facts = next(line for line in shown.splitlines() if "about 15.2 GB" in line)
     assert "apache" not in facts and "7.62 billion parameters" in facts  # its licence could not be confirmed
-    assert shown.count("asks for permission") == sum(known.gated for known in bases.curated())
+    assert shown.count("asks for permission") == sum(known.gated for known in shortlist.curated())
 
 
 # --- bad bases ---------------------------------------------------------------------------------------------------
@@ -97,7 +100,7 @@ def test_a_bad_base_keeps_a_run_from_starting_and_says_what_to_do(workspace, tmp
     config, files = BAD[rule]
     usual = {"num_hidden_layers": 2, "hidden_size": 8, "max_position_embeddings": 64}
     folder = model(tmp_path / "mine", {**usual, **config}, files)
-    _, problems = preflight.build(workspace, "lora", base_ref=str(folder), dataset_id=None, overrides={})
+    _, problems = build.build(workspace, "lora", base_ref=str(folder), dataset_id=None, overrides={})
     (found,) = [one for one in problems if one.rule == rule]
     what, todo = found.texts
     assert str(what) and str(todo) and "{" not in found.sentence
@@ -135,31 +138,33 @@ def test_on_apples_gpu_four_bits_and_unsloth_are_refused_in_words_and_lora_runs(
 
     def rules(recipe: str, **overrides: Any) -> list[str]:
         changes = {path.replace("__", "."): value for path, value in overrides.items()}
-        _, problems = preflight.build(workspace, recipe, base_ref=base, dataset_id=None, overrides=changes)
+        _, problems = build.build(workspace, recipe, base_ref=base, dataset_id=None, overrides=changes)
         return [one.rule for one in problems if one.rule != "dataset-none"]
 
     assert rules("lora") == [] and "quantize-apple" in rules("qlora")
     assert {"unsloth-apple", "no-bf16"} <= set(rules("lora", machine__backend="unsloth", machine__precision="bf16"))
-    made, _ = preflight.build(workspace, "lora", base_ref=base, dataset_id=None, overrides={})
+    made, _ = build.build(workspace, "lora", base_ref=base, dataset_id=None, overrides={})
     assert made is not None
-    found = choices.choose(made, preflight.device(), bases.describe(base, workspace).shape, _setup(made))
+    found = choices.choose(made, takes.device(), bases.describe(base, workspace).shape, _setup(made))
     assert found.backend == "plain" and not found.bf16
 
 
 def _setup(made: RunSpec) -> Any:
-    from engine import fit
+    from engine.estimate import memory
 
-    return fit.setup_of(made)
+    return memory.setup_of(made)
 
 
 def test_a_pinned_base_is_kept_when_a_run_is_trained_again(server: Hub, workspace) -> None:
     """Its branch has moved on; the run, its draft, its export and its chat stay on the commit."""
-    from engine import drafts, export, hub
+    from engine import export
+    from engine.models import hub
+    from engine.plan import drafts
     from tests.hub import COMMIT
 
     server.models["tiny/one"] = Repository(repository())
     hub.fetch("tiny/one")
-    made, _ = preflight.build(workspace, "lora", base_ref="tiny/one", dataset_id=None, overrides={})
+    made, _ = build.build(workspace, "lora", base_ref="tiny/one", dataset_id=None, overrides={})
     assert made is not None and made.base.pinned == f"tiny/one@{COMMIT}"
     run_dir = workspace.run_dir("20260101-000000-abcdef")
     (run_dir / "adapter").mkdir(parents=True)
@@ -169,7 +174,7 @@ def test_a_pinned_base_is_kept_when_a_run_is_trained_again(server: Hub, workspac
     assert bases.describe("tiny/one", workspace).revision == "d" * 40
     draft = drafts.of_run(workspace, run_dir.name, came_from="it")
     assert draft.base == f"tiny/one@{COMMIT}"
-    again, _ = preflight.build(workspace, draft.recipe, base_ref=draft.base, dataset_id=None, overrides={})
+    again, _ = build.build(workspace, draft.recipe, base_ref=draft.base, dataset_id=None, overrides={})
     assert again is not None and again.base == made.base
     described = bases.describe(draft.base, workspace)
     assert described.title == f"tiny/one@{COMMIT[:10]}" and described.parameters == 1000

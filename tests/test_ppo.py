@@ -13,8 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import bases, chain, datasets, drafts, events, judges, preflight, starter
+from engine import datasets, events, starter
 from engine.datasets import add_sample
+from engine.models import alike, bases
+from engine.plan import build as plan_build
+from engine.plan import chains, drafts, judges
 from engine.report import Item, headline, paired
 from engine.report import items as report_items
 from engine.runs import checkpoints, follow, lifecycle, store
@@ -73,7 +76,7 @@ def finished_run(workspace: Workspace, number: int, recipe: str, base: str = "st
     """A run folder as a finished one leaves it, with a real adapter file; a judge is right on so many of 10 pairs."""
     data = {"reward": "preference-pairs", "lora": "new-facts", "kto": "good-bad"}[recipe]
     dataset = add_sample(workspace, starter.sample(data))
-    made, _ = preflight.build(workspace, recipe, base_ref=base, dataset_id=dataset.id, overrides={})
+    made, _ = plan_build.build(workspace, recipe, base_ref=base, dataset_id=dataset.id, overrides={})
     assert made is not None
     run_id = f"20260101-0000{number:02d}-abcdef"
     run_dir = workspace.run_dir(run_id)
@@ -100,7 +103,7 @@ def finished_run(workspace: Workspace, number: int, recipe: str, base: str = "st
 def build(workspace: Workspace, base: str = "starter", **overrides: Any) -> tuple[RunSpec, list[str]]:
     prompts = add_sample(workspace, starter.sample("ppo-prompts"))
     changes = {path.replace("__", "."): value for path, value in overrides.items()}
-    made, problems = preflight.build(workspace, "ppo", base_ref=base, dataset_id=prompts.id, overrides=changes)
+    made, problems = plan_build.build(workspace, "ppo", base_ref=base, dataset_id=prompts.id, overrides=changes)
     assert made is not None and all("{" not in problem.sentence for problem in problems)
     return made, [problem.rule for problem in problems]
 
@@ -151,17 +154,17 @@ def test_a_judge_that_reads_text_otherwise_is_refused(workspace: Workspace, what
     folder = judges.made_by(workspace, judge)
     assert folder is not None
     base = bases.describe("starter", workspace)
-    assert judges.reads_alike(base, folder) is True
+    assert alike.reads_alike(base, folder) is True
     if what == "template":
         (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     else:
         told = json.loads((folder / "tokenizer.json").read_text())
         told["added_tokens"][-1]["content"] = "<|other|>"
         (folder / "tokenizer.json").write_text(json.dumps(told))
-    assert judges.reads_alike(base, folder) is False
+    assert alike.reads_alike(base, folder) is False
     assert build(workspace, objective_args__reward_model=judge)[1] == ["ppo-tokenizer"]
     (folder / "tokenizer.json").unlink()
-    assert judges.reads_alike(base, folder) is None  # the child looks again
+    assert alike.reads_alike(base, folder) is None  # the child looks again
 
 
 def test_an_answer_must_leave_room_for_the_question(workspace: Workspace) -> None:
@@ -173,7 +176,7 @@ def test_an_answer_must_leave_room_for_the_question(workspace: Workspace) -> Non
 def test_ppo_reads_questions_alone(workspace: Workspace) -> None:
     finished_run(workspace, 1, "reward")
     pairs = add_sample(workspace, starter.sample("preference-pairs"))
-    _, problems = preflight.build(workspace, "ppo", base_ref="starter", dataset_id=pairs.id, overrides={})
+    _, problems = plan_build.build(workspace, "ppo", base_ref="starter", dataset_id=pairs.id, overrides={})
     assert [p.rule for p in problems] == ["data-type"]
 
 
@@ -252,22 +255,22 @@ def test_the_reward_of_answers_is_compared_question_by_question() -> None:
 
 
 def test_the_chain_finds_its_runs_and_passes_them_on(workspace: Workspace) -> None:
-    found = chain.look(workspace)
+    found = chains.look(workspace)
     assert found.next == "sft" and found.policy == "starter" and found.alike is None
-    skipped = chain.look(workspace, skip_sft=True)
-    assert skipped.next == "reward" and chain.draft(skipped, "reward", dataset="d").base == "starter"
+    skipped = chains.look(workspace, skip_sft=True)
+    assert skipped.next == "reward" and chains.draft(skipped, "reward", dataset="d").base == "starter"
     policy = finished_run(workspace, 1, "lora")
     finished_run(workspace, 2, "reward")  # on the starter, so it belongs to another chain
-    found = chain.look(workspace)
+    found = chains.look(workspace)
     assert (found.policy, found.next) == (policy, "reward")
     judge = finished_run(workspace, 3, "reward", base=policy)
-    found = chain.look(workspace)
+    found = chains.look(workspace)
     assert (found.next, found.alike) == ("ppo", True)
-    prompts = chain.sample_id(workspace, "ppo")
-    assert chain.look(workspace).stage("ppo").data == prompts
-    draft = chain.draft(found, "ppo", dataset=prompts)
+    prompts = chains.sample_id(workspace, "ppo")
+    assert chains.look(workspace).stage("ppo").data == prompts
+    draft = chains.draft(found, "ppo", dataset=prompts)
     assert draft.base == policy and draft.overrides["objective_args.reward_model"] == judge
-    made, problems = preflight.build(
+    made, problems = plan_build.build(
         workspace, draft.recipe, base_ref=draft.base, dataset_id=prompts, overrides=draft.overrides
     )
     assert problems == [] and made is not None
@@ -322,7 +325,7 @@ def test_the_chain_passes_models_along_and_a_stopped_ppo_run_ends_as_one_that_wa
     told = store.load_spec(workspace, whole.name)
     assert told.base.ref == f"run:{made['sft'].name}"
     assert told.objective_args.reward_model == f"run:{made['reward'].name}"
-    assert chain.look(workspace).next is None
+    assert chains.look(workspace).next is None
     wanted = {"reward", "kl", "reward_less_kl", "entropy", "clip_fraction", "value_loss", "ended_share"}
     assert [set(one.metrics) for one in steps(whole)] == [wanted] * 4
     assert abs(steps(whole)[0].metrics["kl"]) < 1e-3  # the reference is the start
@@ -383,7 +386,7 @@ def test_ppo_trains_with_other_adapters_and_bases(tmp_path: Path, settings_: lis
 def test_a_stopped_run_resumes_to_the_same_number_of_steps(tmp_path: Path, recipe: str, sample: str) -> None:
     workspace = Workspace(tmp_path / "home")
     data = add_sample(workspace, starter.sample(sample))
-    made, problems = preflight.build(
+    made, problems = plan_build.build(
         workspace, recipe, base_ref="starter", dataset_id=data.id,
         overrides={"train.max_steps": 120, "evaluate.benchmarks": []},
     )  # fmt: skip

@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from engine import datasets, events, export, preflight, starter
+from engine import datasets, events, export, starter
 from engine.datasets import add_sample
+from engine.models.templates import PLAIN_TEMPLATE
+from engine.plan import build
 from engine.report import Comparison, headline, items, paired
 from engine.runs import follow, lifecycle, store
 from engine.spec import counts, recipes, schema
 from engine.train import preference
 from engine.train.callback import EventCallback, chosen_fell
 from engine.train.kto import mismatched, shuffled
-from engine.train.tokenize import PLAIN_TEMPLATE
 from engine.workspace import Workspace
 from tests import forked
 from tests.test_tokenize import CHATML, message
@@ -201,7 +202,7 @@ def stored(workspace: Workspace, rows: list[dict[str, Any]]) -> str:
 def refused(workspace: Workspace, recipe: str, dataset_id: str, **overrides: Any) -> list[str]:
     changes = {path.replace("__", "."): value for path, value in overrides.items()}
     base = changes.pop("base", "starter")
-    _, problems = preflight.build(workspace, recipe, base_ref=base, dataset_id=dataset_id, overrides=changes)
+    _, problems = build.build(workspace, recipe, base_ref=base, dataset_id=dataset_id, overrides=changes)
     assert all("{" not in problem.sentence for problem in problems)
     return [problem.rule for problem in problems]
 
@@ -241,7 +242,7 @@ def test_weights_follow_from_the_counts_unless_they_are_given(workspace: Workspa
     marked = add_sample(workspace, starter.sample("good-bad")).id
 
     def weights(**more: Any) -> list[float] | None:
-        made, _ = preflight.build(workspace, "kto", base_ref="starter", dataset_id=marked, overrides=more)
+        made, _ = build.build(workspace, "kto", base_ref="starter", dataset_id=marked, overrides=more)
         assert made is not None and made.objective_args.beta == 0.1
         return made.objective_args.weights
 
@@ -253,7 +254,7 @@ def test_weights_follow_from_the_counts_unless_they_are_given(workspace: Workspa
 def test_a_reward_run_is_no_base(workspace: Workspace, made: str) -> None:
     pairs = add_sample(workspace, starter.sample("preference-pairs")).id
     facts = add_sample(workspace, starter.sample("new-facts")).id
-    run_spec, _ = preflight.build(workspace, "reward", base_ref="starter", dataset_id=pairs, overrides={})
+    run_spec, _ = build.build(workspace, "reward", base_ref="starter", dataset_id=pairs, overrides={})
     assert run_spec is not None and run_spec.evaluate.benchmarks == []
     run_dir = workspace.run_dir("20260101-000000-abcdef")
     (run_dir / made).mkdir(parents=True)
@@ -326,7 +327,7 @@ def test_with_every_weight_the_reference_is_computed_before(tmp_path: Path, reci
 def test_a_stopped_dpo_run_goes_on_with_the_same_reference(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "home")
     pairs = add_sample(workspace, starter.sample("preference-pairs"))
-    run_spec, problems = preflight.build(
+    run_spec, problems = build.build(
         workspace,
         "dpo",
         base_ref="starter",

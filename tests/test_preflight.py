@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,11 @@ from typing import Any
 
 import pytest
 
-from engine import bases, datasets, machine, preflight, starter
+from engine import datasets, machine, starter
+from engine.data import division
+from engine.models import bases
+from engine.plan import build as plan_build
+from engine.plan import checks, takes
 from engine.spec import RunSpec, recipes, schema
 from engine.words import Problem
 from engine.workspace import Workspace
@@ -56,7 +61,7 @@ def build(
 ) -> tuple[RunSpec, list[Problem]]:
     """A spec and its problems; overrides are written train__epochs=3."""
     settings = {path.replace("__", "."): value for path, value in overrides.items()}
-    made, problems = preflight.build(workspace, recipe, base_ref=base, dataset_id=dataset_id, overrides=settings)
+    made, problems = plan_build.build(workspace, recipe, base_ref=base, dataset_id=dataset_id, overrides=settings)
     assert made is not None
     for problem in problems:
         assert problem.where and problem.sentence and "{" not in problem.sentence
@@ -259,7 +264,7 @@ def test_wrong_settings_are_all_told(workspace, base):
 
 
 def test_an_unknown_recipe_is_told_with_those_there_are(workspace, base):
-    made, (problem,) = preflight.build(workspace, "mystery", base_ref=base, dataset_id=None, overrides={})
+    made, (problem,) = plan_build.build(workspace, "mystery", base_ref=base, dataset_id=None, overrides={})
     assert made is None and problem.rule == "recipe-unknown"
     assert "lora" in problem.fix and "full" in problem.fix
 
@@ -320,7 +325,7 @@ def test_what_is_wrong_with_the_base_is_part_of_the_answer(workspace, base, tmp_
 
 
 def disk(monkeypatch, free: int) -> None:
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
 
 
 def test_a_disk_that_is_too_small_is_told_in_mib(workspace, base, monkeypatch):
@@ -335,7 +340,7 @@ def test_a_disk_that_is_too_small_is_told_in_mib(workspace, base, monkeypatch):
 
 def test_full_fine_tuning_asks_for_room_for_its_checkpoints(workspace, base, monkeypatch):
     dataset_id = add(workspace, PAIRS)
-    disk(monkeypatch, preflight.SPARE_BYTES + 4 * (Path(base) / "model.safetensors").stat().st_size)
+    disk(monkeypatch, checks.SPARE_BYTES + 4 * (Path(base) / "model.safetensors").stat().st_size)
     assert rules(workspace, base, dataset_id, "lora") == []
     assert rules(workspace, base, dataset_id, "full") == ["disk-too-small"]
 
@@ -381,7 +386,7 @@ def test_memory_is_refused_only_when_even_the_low_end_is_too_much(workspace, sha
     asked = {"train__batch_size": 64, "train__gradient_checkpointing": False, "train__optimizer": "adamw"}
     made, _ = build(workspace, shaped, dataset_id, **asked)
     dataset = datasets.load(workspace, dataset_id)
-    low_mib = preflight.memory(made, bases.describe(shaped, workspace), dataset, workspace).low_bytes / 2**20
+    low_mib = takes.memory_of(made, bases.describe(shaped, workspace), dataset, workspace).low_bytes / 2**20
     memory_of(monkeypatch, int(low_mib) + 1)
     assert rules(workspace, shaped, dataset_id, **asked) == []
     memory_of(monkeypatch, int(low_mib) - 1)
@@ -392,8 +397,8 @@ def test_short_rows_are_not_counted_as_long_as_they_may_be(workspace, shaped):
     short, long = add(workspace, PAIRS), add(workspace, [{**row, "completion": "x" * 2000} for row in PAIRS], "long")
     made, _ = build(workspace, shaped, short)
     base = bases.describe(shaped, workspace)
-    sizes = [preflight.memory(made, base, datasets.load(workspace, d), workspace).total_bytes for d in (short, long)]
-    assert sizes[0] < sizes[1] == preflight.memory(made, base).total_bytes
+    sizes = [takes.memory_of(made, base, datasets.load(workspace, d), workspace).total_bytes for d in (short, long)]
+    assert sizes[0] < sizes[1] == takes.memory_of(made, base).total_bytes
 
 
 def test_a_gpu_counts_by_its_own_memory_and_nothing_helps_where_the_libraries_do_not_fit(
@@ -448,13 +453,13 @@ def test_the_steps_shown_count_the_replayed_rows(workspace, base):
     made, _ = build(
         workspace, base, add(workspace, PAIRS), train__replay_share=0.5, train__epochs=1, train__batch_size=10
     )
-    assert preflight.steps(made, 100) == 20
+    assert division.steps(made, 100) == 20
 
 
 @pytest.mark.parametrize("setting", [{"quantize": "4bit"}, {"layers": "top:0.5"}])
 def test_a_reward_model_on_a_quantised_base_or_some_layers_is_refused_in_words(workspace, setting):
     pairs = datasets.add_sample(workspace, starter.sample("preference-pairs"))
-    _, problems = preflight.build(
+    _, problems = plan_build.build(
         workspace, "reward", base_ref="starter", dataset_id=pairs.id, overrides={"train.replay_share": 0.0, **setting}
     )
     assert "reward-plain" in {problem.rule for problem in problems}

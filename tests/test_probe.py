@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import datasets, events, machine, preflight, starter
+from engine import datasets, events, machine, starter
+from engine.plan import build, takes
 from engine.runs import failures
 from engine.spec import RunSpec, schema
 from engine.workspace import Workspace
@@ -22,7 +23,8 @@ from tests.helpers import FakeRuns
 TRAINED = """
 import hashlib, json, sys, tempfile
 from pathlib import Path
-from engine import events, preflight
+from engine import events
+from engine.plan import build
 from engine.train import adapters, arguments, backend, callback, dpo, kto, load, preference, probe, reward, rows, sft
 from engine.workspace import Workspace
 import torch, transformers
@@ -35,7 +37,7 @@ class Stop:
         return False
 
 def trained(workspace, recipe, dataset, probes, **overrides):
-    made, problems = preflight.build(workspace, recipe, base_ref="starter", dataset_id=dataset, overrides={
+    made, problems = build.build(workspace, recipe, base_ref="starter", dataset_id=dataset, overrides={
         "train.max_steps": 3, "train.batch_size": 4, "train.accumulation": 2, "train.threads": 1,
         "train.replay_share": 0.0, **overrides})
     assert not problems, problems
@@ -139,7 +141,7 @@ def test_a_child_killed_while_it_tries_ran_out_of_memory_and_says_what_would_fit
 
 def a_spec(workspace: Workspace, **overrides: Any) -> RunSpec:
     data = datasets.add_sample(workspace, starter.sample("new-facts"))
-    made, _ = preflight.build(workspace, "full", base_ref="starter", dataset_id=data.id, overrides=overrides)
+    made, _ = build.build(workspace, "full", base_ref="starter", dataset_id=data.id, overrides=overrides)
     assert made is not None
     return made
 
@@ -148,16 +150,16 @@ def test_what_would_fit_keeps_the_rows_of_a_step(workspace: Workspace, monkeypat
     made = a_spec(workspace, **{"train.batch_size": 64, "train.accumulation": 2, "train.gradient_checkpointing": True})
     small = machine.MachineFacts(2, 900, ())
     monkeypatch.setattr(machine, "facts", lambda: small)
-    change = preflight.that_would_fit(made, workspace)
+    change = takes.that_would_fit(made, workspace)
     assert change is not None and change["train.batch_size"] * change["train.accumulation"] == 128
-    failure = preflight.with_remedy(failures.from_exception(MemoryError()), made, workspace)
+    failure = takes.with_remedy(failures.from_exception(MemoryError()), made, workspace)
     assert failure.kind == "oom" and str(failure.fix).startswith("this would fit: train.batch_size = ")
     other = failures.from_exception(ValueError("x"))
-    assert preflight.with_remedy(other, made, workspace) is other and "fit" not in str(other.fix)
+    assert takes.with_remedy(other, made, workspace) is other and "fit" not in str(other.fix)
 
 
 def test_where_nothing_is_known_of_the_base_the_usual_advice_stays(workspace: Workspace) -> None:
     made = msgspec.structs.replace(a_spec(workspace), base=schema.BaseRef("owner/not-here"))
     before = failures.from_exception(MemoryError()).fix
-    assert preflight.that_would_fit(made, workspace) is None
-    assert preflight.with_remedy(failures.from_exception(MemoryError()), made, workspace).fix == before
+    assert takes.that_would_fit(made, workspace) is None
+    assert takes.with_remedy(failures.from_exception(MemoryError()), made, workspace).fix == before

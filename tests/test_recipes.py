@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import export, preflight, starter
+from engine import export, starter
 from engine.datasets import add_sample
+from engine.plan import build
 from engine.runs import store
 from engine.spec import counts, recipes, schema
 from engine.workspace import Workspace
@@ -31,7 +32,8 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
-from engine import bases, starter
+from engine import starter
+from engine.models import bases
 from engine.report import items
 from engine.spec import schema
 from engine.train import ppo, preference, rows, scores
@@ -85,7 +87,7 @@ def test_the_default_spec_comes_back_from_its_file_and_the_sample_passes_the_che
     found = recipes.recipes()[recipe]
     dataset = add_sample(workspace, starter.sample(found.sample))
     assert dataset.report.type in found.data_types and not dataset.report.errors
-    made, problems = preflight.build(workspace, recipe, base_ref="starter", dataset_id=dataset.id, overrides={})
+    made, problems = build.build(workspace, recipe, base_ref="starter", dataset_id=dataset.id, overrides={})
     assert made is not None
     missing = {"ppo-no-reward"} if found.needs else set()  # the run that a recipe stands on is not there yet
     assert {p.rule for p in problems if p.severity == "error"} == missing

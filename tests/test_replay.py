@@ -12,11 +12,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine import bases, datasets, preflight, starter
+from engine import datasets, starter
+from engine.models import bases
+from engine.models.templates import PLAIN_TEMPLATE
+from engine.plan import build
 from engine.report.items import SEEN, UNSEEN
 from engine.spec import RunSpec
 from engine.train import divergence, replay, rows
-from engine.train.tokenize import IGNORED, PLAIN_TEMPLATE, Encoded
+from engine.train.tokenize import IGNORED, Encoded
 from engine.workspace import Workspace
 
 torch.set_num_threads(1)
@@ -42,7 +45,7 @@ def add(workspace: Workspace, given: list[dict[str, Any]], name: str) -> str:
 
 def asked(workspace: Workspace, base: str, data: str, **overrides: Any) -> tuple[RunSpec, list[str]]:
     settings = {path.replace("__", "."): value for path, value in overrides.items()}
-    made, problems = preflight.build(workspace, "lora", base_ref=base, dataset_id=data, overrides=settings)
+    made, problems = build.build(workspace, "lora", base_ref=base, dataset_id=data, overrides=settings)
     assert made is not None and all("{" not in problem.sentence for problem in problems)
     return made, [problem.rule for problem in problems]
 

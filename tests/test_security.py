@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import datasets, drafts, evaluations, events, export, jobs, uploads
+from engine import datasets, evaluations, events, export, jobs, uploads
 from engine.benchmarks import library
+from engine.plan import drafts
 from engine.runs import lifecycle, store
 from engine.spec import schema, settings
 from engine.workspace import BadId, Workspace, checked

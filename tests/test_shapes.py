@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from engine import bases, judges, preflight
+from engine.models import Base, alike
+from engine.plan import build
 from engine.spec import recipes
 from tests.conftest import ROOT
 from tests.test_backend import HUB_SHAPES, settings, train_all, trained
@@ -83,7 +84,7 @@ def test_an_adapter_on_modules_that_the_base_lacks_is_refused_with_the_names_it_
 
     def found(targets: str) -> list[str]:
         overrides = {"adapter_args.target_modules": targets}
-        _, problems = preflight.build(workspace, "lora", base_ref=base, dataset_id=None, overrides=overrides)
+        _, problems = build.build(workspace, "lora", base_ref=base, dataset_id=None, overrides=overrides)
         return [one.sentence for one in problems if one.rule == "targets-unknown"]
 
     (said,) = found("q_proj, v_proj")
@@ -93,11 +94,9 @@ def test_an_adapter_on_modules_that_the_base_lacks_is_refused_with_the_names_it_
 
 def test_a_window_of_learned_positions_bounds_the_rows(workspace, tmp_path):
     base = str(model(tmp_path / "gpt2", GPT2))
-    made, _ = preflight.build(workspace, "lora", base_ref=base, dataset_id=None, overrides={})
+    made, _ = build.build(workspace, "lora", base_ref=base, dataset_id=None, overrides={})
     assert made is not None and made.train.max_length == 128
-    _, problems = preflight.build(
-        workspace, "lora", base_ref=base, dataset_id=None, overrides={"train.max_length": 129}
-    )
+    _, problems = build.build(workspace, "lora", base_ref=base, dataset_id=None, overrides={"train.max_length": 129})
     assert "window-too-long" in [one.rule for one in problems]
 
 
@@ -113,12 +112,10 @@ def tokenizer(folder: Path, merges: list[Any], added: list[tuple[int, str]] = ()
 
 def test_a_judge_reads_alike_whatever_form_its_tokenizer_was_saved_in(tmp_path):
     """Qwen2.5's file has merges as "a b"; what transformers saves has ["a", "b"], and what Qwen2Tokenizer adds."""
-    base = bases.Base(ref="b", kind="folder", title="b", folder=tokenizer(tmp_path / "base", ["a b"]))
+    base = Base(ref="b", kind="folder", title="b", folder=tokenizer(tmp_path / "base", ["a b"]))
     saved = tmp_path / "saved"
-    assert judges.reads_alike(base, tokenizer(saved, [["a", "b"]])) is not False
-    assert (
-        judges.reads_alike(base, tokenizer(saved, [["a", "b"]], [(3, "<|end|>")], normalizer={"type": "NFC"})) is None
-    )
-    assert judges.reads_alike(base, tokenizer(saved, [["b", "a"]])) is False
-    base = bases.Base(ref="b", kind="folder", title="b", folder=tokenizer(tmp_path / "base", [], [(3, "<s>")]))
-    assert judges.reads_alike(base, tokenizer(saved, [], [(3, "</s>")])) is False
+    assert alike.reads_alike(base, tokenizer(saved, [["a", "b"]])) is not False
+    assert alike.reads_alike(base, tokenizer(saved, [["a", "b"]], [(3, "<|end|>")], normalizer={"type": "NFC"})) is None
+    assert alike.reads_alike(base, tokenizer(saved, [["b", "a"]])) is False
+    base = Base(ref="b", kind="folder", title="b", folder=tokenizer(tmp_path / "base", [], [(3, "<s>")]))
+    assert alike.reads_alike(base, tokenizer(saved, [], [(3, "</s>")])) is False

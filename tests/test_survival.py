@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from engine import datasets, events, machine, preflight, processes
+from engine import datasets, events, machine, processes
+from engine.plan import build
 from engine.runs import follow, lifecycle, store, turns
 from engine.spec import schema
 from engine.workspace import Workspace
@@ -47,7 +48,7 @@ class RealRuns:
             "train.max_steps": STEPS, "train.evaluations": EVALUATIONS, "train.threads": 1, "train.batch_size": 4,
             "train.accumulation": 2, "train.replay_share": 0.0, "evaluate.benchmarks": [], **changes,
         }  # fmt: skip
-        made, problems = preflight.build(
+        made, problems = build.build(
             self.workspace, "lora", base_ref="starter", dataset_id=self.dataset.id, overrides=settings
         )
         # a disk is refused that is too small; one test has such a disk on purpose
@@ -499,14 +500,13 @@ def test_the_page_lets_a_waiting_run_come_first_or_go(home: FakeRuns) -> None:
 
 
 def test_the_page_of_a_failed_run_starts_again_with_what_would_help_and_deletes_it(workspace: Workspace) -> None:
-    from engine import drafts, starter
+    from engine import starter
+    from engine.plan import drafts
     from engine.runs import failures
     from tests.test_pages import button, has_button, open_page, texts
 
     data = datasets.add_sample(workspace, starter.sample("new-facts"))
-    made, _ = preflight.build(
-        workspace, "lora", base_ref="starter", dataset_id=data.id, overrides={"train.batch_size": 8}
-    )
+    made, _ = build.build(workspace, "lora", base_ref="starter", dataset_id=data.id, overrides={"train.batch_size": 8})
     assert made is not None
     run_id = "20260101-000000-abcdef"
     workspace.run_dir(run_id).mkdir(parents=True)

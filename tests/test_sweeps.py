@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from engine import datasets, events, starter, sweeps
+from engine.plan import build
 from engine.report import frontier
 from engine.runs import lifecycle, store
 from engine.spec import RunSpec, schema
@@ -86,7 +87,7 @@ def test_each_ready_made_sweep_can_run_on_the_starter(name, workspace, data):
 def test_the_guides_low_rate_is_a_quarter_of_the_recipes_own(workspace, data):
     ready = sweeps.ready_made()["claims"]
     made, _ = plan(workspace, data, recipes=[], also=ready.also)
-    usual, _ = sweeps.preflight.build(workspace, "full", base_ref="starter", dataset_id=data, overrides={})
+    usual, _ = build.build(workspace, "full", base_ref="starter", dataset_id=data, overrides={})
     assert usual is not None
     assert made.trials[0].set["train.learning_rate"] == pytest.approx(usual.train.learning_rate / 4)
 

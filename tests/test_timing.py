@@ -14,27 +14,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import bases, calibration, datasets, fit, lengths, preflight, starter, timing
-from engine.calibration import Measurement
+from engine import datasets, lengths, starter
+from engine.data import division
+from engine.estimate import duration, memory
+from engine.estimate import measured as estimate_measured
+from engine.estimate.measured import Measurement
+from engine.models import bases
+from engine.models import shapes as models_shapes
+from engine.plan import build, takes
 from engine.workspace import Workspace
 from tests.conftest import ROOT, tunebook
 from tests.helpers import examples
 from tests.test_fit import LLAMA_2_7B, QWEN_25_7B, SETUPS, shapes
 
-STARTER = fit.read_shape(
+STARTER = models_shapes.read_shape(
     {
         "model_type": "llama", "num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 352, "vocab_size": 1024,
         "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True,
     }
 )  # fmt: skip
-JOB = timing.Job(steps=100, rows_per_step=16, row_tokens=200.0, threads=2)
+JOB = duration.Job(steps=100, rows_per_step=16, row_tokens=200.0, threads=2)
 
 
 def measured(**changes: Any) -> Measurement:
     assert STARTER is not None
     usual: dict[str, Any] = {
-        "run": "20261124-000000-000000", "machine": calibration.machine_name(), "device": "cpu", "dataset": "d",
-        "shape": STARTER, "setup": fit.Setup(batch_size=16, max_length=30), "threads": 2, "rows_per_step": 16,
+        "run": "20261124-000000-000000", "machine": estimate_measured.machine_name(), "device": "cpu", "dataset": "d",
+        "shape": STARTER, "setup": memory.Setup(batch_size=16, max_length=30), "threads": 2, "rows_per_step": 16,
         "row_tokens": 20.0, "steps": 60, "peak_bytes": 700 * 2**20, "baseline_bytes": 580 * 2**20, "step_s": 0.04,
         "whole_s": 14.0, "base_s": 2.0,
     }  # fmt: skip
@@ -42,33 +48,36 @@ def measured(**changes: Any) -> Measurement:
 
 
 def needed(
-    shape: fit.Shape | None = LLAMA_2_7B, setup: fit.Setup | None = None, job: timing.Job = JOB, **how: Any
+    shape: models_shapes.Shape | None = LLAMA_2_7B,
+    setup: memory.Setup | None = None,
+    job: duration.Job = JOB,
+    **how: Any,
 ) -> Any:
     usual: dict[str, Any] = {"device": "cpu", "known": []}
-    return timing.estimate(shape, setup or fit.Setup(), job, **{**usual, **how})
+    return duration.estimate(shape, setup or memory.Setup(), job, **{**usual, **how})
 
 
 # --- FLOPs -------------------------------------------------------------------------------------------------------------
 def test_full_fine_tuning_takes_six_flops_for_each_weight_and_token() -> None:
     """C = 6 P D, EleutherAI's rule; the embedding is looked up and not multiplied with, attention comes on top."""
-    matrices = fit.count_parameters(LLAMA_2_7B) - LLAMA_2_7B.head_parameters
-    found = timing.token_flops(LLAMA_2_7B, fit.Setup(adapter="full"), 1.0)
+    matrices = models_shapes.count_parameters(LLAMA_2_7B) - LLAMA_2_7B.head_parameters
+    found = duration.token_flops(LLAMA_2_7B, memory.Setup(adapter="full"), 1.0)
     assert found == pytest.approx(6 * matrices, rel=0.001)
 
 
 def test_an_adapter_takes_two_thirds_and_checkpointing_a_third_more() -> None:
-    full = timing.token_flops(LLAMA_2_7B, fit.Setup(adapter="full"), 512)
-    lora = timing.token_flops(LLAMA_2_7B, fit.Setup(rank=8), 512)
+    full = duration.token_flops(LLAMA_2_7B, memory.Setup(adapter="full"), 512)
+    lora = duration.token_flops(LLAMA_2_7B, memory.Setup(rank=8), 512)
     assert 0.66 <= lora / full <= 0.69
-    again = timing.token_flops(LLAMA_2_7B, fit.Setup(adapter="full", gradient_checkpointing=True), 512)
+    again = duration.token_flops(LLAMA_2_7B, memory.Setup(adapter="full", gradient_checkpointing=True), 512)
     assert again / full == pytest.approx(4 / 3)
 
 
 @given(shapes(), SETUPS, st.floats(1, 4096))
 @settings(max_examples=examples(50), deadline=None)
-def test_more_work_never_takes_less_time(shape: fit.Shape, setup: fit.Setup, row_tokens: float) -> None:
+def test_more_work_never_takes_less_time(shape: models_shapes.Shape, setup: memory.Setup, row_tokens: float) -> None:
     try:
-        fit.trained_parameters(shape, setup)
+        memory.trained_parameters(shape, setup)
     except ValueError:
         return
     job = msgspec.structs.replace(JOB, row_tokens=row_tokens)
@@ -85,9 +94,9 @@ def test_more_work_never_takes_less_time(shape: fit.Shape, setup: fit.Setup, row
      (LLAMA_2_7B, msgspec.structs.replace(JOB, row_tokens=0.0)),
      (LLAMA_2_7B, msgspec.structs.replace(JOB, row_tokens=math.nan))],
 )  # fmt: skip
-def test_where_too_little_is_known_there_is_no_time(shape: fit.Shape | None, job: timing.Job) -> None:
+def test_where_too_little_is_known_there_is_no_time(shape: models_shapes.Shape | None, job: duration.Job) -> None:
     assert needed(shape, job=job) is None
-    assert needed(LLAMA_2_7B, fit.Setup(layers=[99])) is None
+    assert needed(LLAMA_2_7B, memory.Setup(layers=[99])) is None
 
 
 def test_without_a_run_the_assumption_is_said() -> None:
@@ -99,7 +108,7 @@ def test_without_a_run_the_assumption_is_said() -> None:
 
 # --- from finished runs ---------------------------------------------------------------------------------------------
 def test_a_run_of_the_same_kind_on_the_same_base_decides() -> None:
-    setup = fit.Setup(batch_size=16, max_length=30)
+    setup = memory.Setup(batch_size=16, max_length=30)
     job = msgspec.structs.replace(JOB, steps=600, row_tokens=20.0, dataset="d")
     found = needed(STARTER, setup, job, known=[measured()])
     assert found.basis == "measured" and found.runs == 1
@@ -121,45 +130,45 @@ def test_runs_of_another_kind_device_or_number_of_threads_say_nothing() -> None:
     for changes in (
         {"device": "cuda:0"},
         {"threads": 1},
-        {"setup": fit.Setup(adapter="full", batch_size=16, max_length=30)},
-        {"setup": fit.Setup(quantize="4bit", batch_size=16, max_length=30)},
+        {"setup": memory.Setup(adapter="full", batch_size=16, max_length=30)},
+        {"setup": memory.Setup(quantize="4bit", batch_size=16, max_length=30)},
         {"step_s": None},
     ):
         assert needed(STARTER, known=[measured(**changes)]).basis == "assumed", changes
 
 
 def test_the_file_of_measurements_keeps_what_can_be_read_and_only_of_this_machine(workspace: Workspace) -> None:
-    assert calibration.read(workspace) == []
-    calibration.record(workspace, measured(run="20261124-000000-000001"))
-    calibration.record(workspace, measured(run="20261124-000000-000002", machine="another"))
-    calibration.record(workspace, measured(run="20261124-000000-000003", step_s=-1.0))
+    assert estimate_measured.read(workspace) == []
+    estimate_measured.record(workspace, measured(run="20261124-000000-000001"))
+    estimate_measured.record(workspace, measured(run="20261124-000000-000002", machine="another"))
+    estimate_measured.record(workspace, measured(run="20261124-000000-000003", step_s=-1.0))
     with (workspace.root / "measurements.jsonl").open("ab") as file:
         file.write(b'{"run": "torn\n\xff\xfe\n[1, 2]\n')
-    calibration.record(workspace, measured(run="20261124-000000-000004"))
-    assert [one.run[-1] for one in calibration.read(workspace)] == ["4", "1"]
+    estimate_measured.record(workspace, measured(run="20261124-000000-000004"))
+    assert [one.run[-1] for one in estimate_measured.read(workspace)] == ["4", "1"]
 
 
 def test_memory_is_corrected_by_runs_of_a_like_size_alone() -> None:
     assert STARTER is not None
     one = measured()
-    same = calibration.memory([one], STARTER, one.setup, device="cpu")
+    same = estimate_measured.memory([one], STARTER, one.setup, device="cpu")
     assert same is not None and same.runs == 1
-    found = fit.estimate(STARTER, one.setup, device="cpu").calibrated(same)
+    found = memory.estimate(STARTER, one.setup, device="cpu").calibrated(same)
     assert found.runs == 1 and found.total_bytes == pytest.approx(one.peak_bytes, rel=0.01)
     assert found.low_bytes < one.peak_bytes < found.high_bytes
-    assert list(found.parts or {}) == [part for part in fit.PARTS if part in (found.parts or {})]
-    far = calibration.memory([one], QWEN_25_7B, fit.Setup(), device="cpu")
+    assert list(found.parts or {}) == [part for part in memory.PARTS if part in (found.parts or {})]
+    far = estimate_measured.memory([one], QWEN_25_7B, memory.Setup(), device="cpu")
     assert far is not None and far.runs == 0 and far.factor == 1.0  # only what importing takes is taken over
-    assert calibration.memory([one], STARTER, one.setup, device="cuda:0") is None
-    assert calibration.memory([one], None, one.setup, device="cpu") is None
+    assert estimate_measured.memory([one], STARTER, one.setup, device="cuda:0") is None
+    assert estimate_measured.memory([one], None, one.setup, device="cpu") is None
 
 
 def test_a_correction_never_halves_more_and_never_loses_a_part() -> None:
     assert STARTER is not None
-    low = calibration.memory(
-        [measured(peak_bytes=581 * 2**20)], STARTER, fit.Setup(batch_size=16, max_length=30), device="cpu"
+    low = estimate_measured.memory(
+        [measured(peak_bytes=581 * 2**20)], STARTER, memory.Setup(batch_size=16, max_length=30), device="cpu"
     )
-    assert low is not None and low.factor == calibration.LEAST_FACTOR
+    assert low is not None and low.factor == estimate_measured.LEAST_FACTOR
 
 
 # --- how long rows are -------------------------------------------------------------------------------------------------
@@ -180,12 +189,12 @@ def test_fewer_rows_take_fewer_steps_and_less_time(workspace: Workspace) -> None
     base = bases.describe("starter", workspace)
     found = []
     for most in (0, 100):
-        spec, problems = preflight.build(
+        spec, problems = build.build(
             workspace, "lora", base_ref="starter", dataset_id=data.id, overrides={"dataset.most_rows": most}
         )
         assert spec is not None and not problems
-        assert preflight.split_rows(spec, data, workspace) == ((240, 144) if not most else (100, 144))
-        found.append(preflight.duration(spec, base, data, workspace))
+        assert division.split_rows(spec, data, workspace) == ((240, 144) if not most else (100, 144))
+        found.append(takes.duration_of(spec, base, data, workspace))
     assert found[0].likely_s > found[1].likely_s
 
 
@@ -193,17 +202,17 @@ def test_fewer_rows_take_fewer_steps_and_less_time(workspace: Workspace) -> None
 @pytest.mark.train
 def test_a_finished_run_says_what_it_took_and_corrects_the_next_estimate(trained_home: Path) -> None:
     workspace = Workspace(trained_home)
-    (one,) = calibration.read(workspace)
+    (one,) = estimate_measured.read(workspace)
     assert one.steps == 60 and one.step_s and one.whole_s and one.setup.max_length == 30
-    estimated = fit.estimate(one.shape, one.setup, device="cpu").total_bytes
+    estimated = memory.estimate(one.shape, one.setup, device="cpu").total_bytes
     # What importing takes is the machine's own: installed extras are imported along by the libraries.
-    estimated += one.baseline_bytes - fit.IMPORT_BASELINE_BYTES
+    estimated += one.baseline_bytes - memory.IMPORT_BASELINE_BYTES
     assert estimated == pytest.approx(one.peak_bytes, rel=0.15)  # the starter's total, before any correction
-    spec, _ = preflight.build(workspace, "lora", base_ref="starter", dataset_id=one.dataset, overrides={})
+    spec, _ = build.build(workspace, "lora", base_ref="starter", dataset_id=one.dataset, overrides={})
     assert spec is not None
     base, data = bases.describe("starter", workspace), datasets.load(workspace, one.dataset)
-    assert preflight.memory(spec, base, data, workspace).runs == 1
-    forecast = preflight.duration(spec, base, data, workspace)
+    assert takes.memory_of(spec, base, data, workspace).runs == 1
+    forecast = takes.duration_of(spec, base, data, workspace)
     assert forecast is not None and (forecast.basis == "measured") == (spec.train.threads == one.threads)
 
 
@@ -221,14 +230,12 @@ def test_time_is_within_a_quarter_once_a_run_has_finished(tmp_path: Path) -> Non
 
     run(150)
     data = next(d for d in datasets.list_all(workspace) if d.name == "New facts")
-    spec, _ = preflight.build(
-        workspace, "lora", base_ref="starter", dataset_id=data.id, overrides={"train.max_steps": 450}
-    )
+    spec, _ = build.build(workspace, "lora", base_ref="starter", dataset_id=data.id, overrides={"train.max_steps": 450})
     assert spec is not None
-    forecast = preflight.duration(spec, bases.describe("starter", workspace), data, workspace)
+    forecast = takes.duration_of(spec, bases.describe("starter", workspace), data, workspace)
     assert forecast is not None and forecast.basis == "measured"
     run(450)
-    newest = calibration.read(workspace)[0]
+    newest = estimate_measured.read(workspace)[0]
     assert newest.steps == 450 and newest.whole_s is not None
     print(f"foretold {forecast.likely_s:.1f} s, took {newest.whole_s:.1f} s")
     assert forecast.likely_s == pytest.approx(newest.whole_s, rel=0.25)
@@ -299,6 +306,8 @@ def test_memory_on_a_processor_is_within_a_quarter_for_a_model_of_50_million(
     assert done.returncode == 0, done.stderr
     answer = msgspec.json.decode(done.stdout)
     assert length <= answer["probe"]["longest_tokens"] <= length + 1  # KTO counts the end of an answer on top
-    estimated, taken = (n - fit.IMPORT_BASELINE_BYTES for n in (answer["total_bytes"], answer["probe"]["peak_bytes"]))
+    estimated, taken = (
+        n - memory.IMPORT_BASELINE_BYTES for n in (answer["total_bytes"], answer["probe"]["peak_bytes"])
+    )
     print(f"{recipe}: estimated {estimated / 2**20:,.0f} MiB, took {taken / 2**20:,.0f}: {estimated / taken - 1:+.0%}")
     assert estimated == pytest.approx(taken, rel=0.25)

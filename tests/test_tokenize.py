@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from engine import starter
+from engine.models.templates import PLAIN_TEMPLATE
 from engine.runs.failures import RunRefused
-from engine.train.tokenize import IGNORED, PLAIN_TEMPLATE, encode, ensure_template
+from engine.train.tokenize import IGNORED, encode, ensure_template
 from tests.helpers import examples
 
 CHATML = (

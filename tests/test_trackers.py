@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine import datasets, preflight, starter
+from engine import datasets, starter
+from engine.plan import build, checks
 from engine.runs import environment
 from engine.spec import RunSpec, schema
 from tests import forked
@@ -23,9 +24,7 @@ def dataset(workspace) -> datasets.Dataset:
 
 def built(workspace, dataset, **train: Any) -> tuple[RunSpec, list[str]]:
     overrides = {f"train.{name}": value for name, value in train.items()}
-    run_spec, problems = preflight.build(
-        workspace, "lora", base_ref="starter", dataset_id=dataset.id, overrides=overrides
-    )
+    run_spec, problems = build.build(workspace, "lora", base_ref="starter", dataset_id=dataset.id, overrides=overrides)
     assert run_spec is not None
     return run_spec, [p.sentence for p in problems if p.where == "train.report_to"]
 
@@ -35,16 +34,16 @@ def test_nothing_is_reported_unless_asked_for(workspace, dataset):
     assert run_spec.train.report_to == "none" and not problems
 
 
-@pytest.mark.parametrize("name", preflight.TRACKERS)
+@pytest.mark.parametrize("name", checks.TRACKERS)
 def test_a_tracker_that_is_not_installed_is_refused_in_words(workspace, dataset, monkeypatch, name):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     (problem,) = built(workspace, dataset, report_to=name)[1]
     assert f"{name} is not installed" in problem and "pip install" in problem and "none" in problem
 
 
-@pytest.mark.parametrize("name", preflight.TRACKERS)
+@pytest.mark.parametrize("name", checks.TRACKERS)
 def test_a_tracker_that_is_installed_may_be_used(workspace, dataset, monkeypatch, name):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda module: module in preflight.TRACKERS[name])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: module in checks.TRACKERS[name])
     assert built(workspace, dataset, report_to=name)[1] == []
 
 
@@ -72,7 +71,7 @@ def test_figures_lie_beside_the_run_unless_the_user_has_said_otherwise(workspace
     [("tensorboard", "runs/*/tensorboard/events*"), ("trackio", "trackio/*.db"), ("mlflow", "mlflow.db")],
 )
 def test_a_run_reports_to_a_tracker_that_is_installed(workspace, tmp_path, monkeypatch, name, left):
-    if not any(importlib.util.find_spec(module) for module in preflight.TRACKERS[name]):
+    if not any(importlib.util.find_spec(module) for module in checks.TRACKERS[name]):
         pytest.skip(f"{name} is not installed")
     monkeypatch.setenv("TRACKIO_DIR", str(workspace.root / "trackio"))
     done = tunebook(
@@ -90,7 +89,7 @@ def test_the_trainer_is_told_which_tracker_and_the_name_of_the_run(workspace, da
 import json, sys
 from pathlib import Path
 from engine.spec import schema
-from engine.choices import Chosen
+from engine.estimate.choices import Chosen
 from engine.train import arguments
 run_spec = schema.decode(sys.argv[1].encode())
 chosen = Chosen("plain", False, False, "adamw", False, ())

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import events, preflight, starter
+from engine import events, starter
 from engine.datasets import add_sample
+from engine.plan import build
 from engine.report import Comparison, items, paired
 from engine.runs import follow, lifecycle, store
 from engine.workspace import Workspace
@@ -95,7 +96,7 @@ def test_a_run_that_would_train_no_token_is_refused_in_words(tmp_path: Path) -> 
 def test_a_stopped_run_keeps_a_checkpoint_and_resumes_to_the_same_number_of_steps(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "home")
     dataset = add_sample(workspace, starter.sample("new-facts"))
-    run_spec, problems = preflight.build(
+    run_spec, problems = build.build(
         workspace,
         "lora",
         base_ref="starter",

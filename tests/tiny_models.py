@@ -16,7 +16,9 @@ from typing import Any
 
 import msgspec
 
-from engine import bases, datasets, events, hub, preflight, starter
+from engine import datasets, events, starter
+from engine.models import cache, hub
+from engine.plan import build
 from engine.runs import store
 from engine.spec import schema
 from engine.words import t
@@ -70,7 +72,7 @@ def train(workspace: Workspace, base: str, recipe: str, data: str, settings: dic
     from engine.train.__main__ import run
 
     overrides = {**SHORT, **settings}
-    made, problems = preflight.build(workspace, recipe, base_ref=base, dataset_id=data, overrides=overrides)
+    made, problems = build.build(workspace, recipe, base_ref=base, dataset_id=data, overrides=overrides)
     if made is None or problems:
         return {"refused": [problem.rule for problem in problems]}
     run_dir = workspace.run_dir(new_run_id(random_bytes=8))
@@ -105,7 +107,7 @@ def fetched(folder: Path, shape: str) -> str:
     os.environ.pop("HF_HUB_OFFLINE", None)
     constants.HF_HUB_OFFLINE = False  # read when the library was imported
     name = f"tiny/{shape}"
-    if name not in bases.cached():
+    if name not in cache.cached():
         files = {path.name: path.read_bytes() for path in make(folder / "made", shape).iterdir()}
         server = Hub()
         server.models[name] = Repository(files)

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from engine import drafts, preflight
+from engine.plan import drafts
 from engine.runs import store
-from engine.spec import RunSpec
+from engine.spec import RunSpec, objectives
 from engine.words import t
 from engine.workspace import Workspace
 
@@ -53,7 +53,7 @@ def of(run_spec: RunSpec) -> list[Remedy]:
             )
         )
     if run_spec.objective in ("dpo", "kto"):
-        beta = min(preflight.MOST_BETA, 2 * (run_spec.objective_args.beta or preflight.USUAL_BETA))
+        beta = min(objectives.MOST_BETA, 2 * (run_spec.objective_args.beta or objectives.USUAL_BETA))
         found.append(
             Remedy(
                 name="beta",
@@ -121,7 +121,7 @@ def draft(workspace: Workspace, run_id: str, remedy: Remedy) -> drafts.Draft:
         made = drafts.of_run(workspace, run_id, came_from=came_from, changes=remedy.changes)
     else:
         run_spec = store.load_spec(workspace, run_id)
-        changed = drafts.changed(run_spec, workspace)
+        changed = drafts.changed_settings(run_spec, workspace)
         made = drafts.Draft(
             recipe=remedy.recipe,
             base=drafts.base_of(run_spec),

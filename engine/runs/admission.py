@@ -23,8 +23,9 @@ def problems(run_spec: RunSpec, workspace: Workspace) -> list[Problem]:
     """Return everything in a spec that is beyond the limits; nothing where this is no demo."""
     if not limits.on():
         return []
-    from engine import datasets, preflight
+    from engine import datasets
     from engine.benchmarks import shipped
+    from engine.data import division
 
     most, train, found = limits.limits(), run_spec.train, []
 
@@ -50,8 +51,8 @@ def problems(run_spec: RunSpec, workspace: Workspace) -> list[Problem]:
         except (datasets.DatasetError, OSError, ValueError):
             over("train.max_steps", train.max_steps, most.steps)  # that the data is missing is said elsewhere
         else:
-            rows, _ = preflight.split_rows(run_spec, dataset, workspace)
-            steps = preflight.steps(run_spec, rows)
+            rows, _ = division.split_rows(run_spec, dataset, workspace)
+            steps = division.steps(run_spec, rows)
             if steps > most.steps:
                 found.append(
                     Problem(rule="demo-steps", where="train.max_steps", parameters={"steps": steps, "most": most.steps})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from engine import bases
+from engine.models import weights as models_weights
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
@@ -23,7 +23,7 @@ def _is_whole(checkpoint: Path) -> bool:
     # optimizer.pt is a zip, whose table of contents is written last; PPO's is a safetensors file
     optimizer = zipfile.is_zipfile(checkpoint / "optimizer.pt") or (checkpoint / "optimizer.safetensors").is_file()
     told = (checkpoint / "trainer_state.json").is_file()
-    return told and optimizer and bool(weights) and all(map(bases.is_whole, weights))
+    return told and optimizer and bool(weights) and all(map(models_weights.is_whole, weights))
 
 
 def last_checkpoint(run_dir: Path) -> Path | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from engine import bases
 from engine.benchmarks import shipped
+from engine.models import bases
 from engine.spec import RunSpec
 from engine.workspace import Workspace
 

@@ -54,10 +54,10 @@ def _with_remedy(failure: events.Failed, run_dir: Path) -> events.Failed:
     """Name the settings that would fit when memory ran out; whatever else is wrong by now must not hide the failure."""
     if failure.kind == "oom":
         with suppress(Exception):
-            from engine import preflight
+            from engine.plan import takes
 
             run_spec = schema.decode((run_dir / "spec.json").read_bytes())
-            return preflight.with_remedy(failure, run_spec, Workspace(run_dir.parents[1]))
+            return takes.with_remedy(failure, run_spec, Workspace(run_dir.parents[1]))
     return failure
 
 
@@ -65,7 +65,7 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     """Carry out the spec of a run folder. Returns the exit status; raises what goes wrong."""
     import torch
 
-    from engine import preflight  # noqa: F401 - while there is memory: it says what would fit when there is none left
+    from engine.plan import takes  # noqa: F401 - while there is memory: it says what would fit when there is none left
     from engine.train import backend
 
     run_spec = schema.decode((run_dir / "spec.json").read_bytes())

@@ -12,14 +12,16 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 
-from engine.choices import Chosen
+from engine.estimate import choices
 from engine.spec import RunSpec, counts
 from engine.train import ranks
 from engine.train.callback import EventCallback
 from engine.words import Text, later
 
 
-def common(spec: RunSpec, run_dir: Path, steps: int, *, evaluates: bool, cuda: bool, chosen: Chosen) -> dict[str, Any]:
+def common(
+    spec: RunSpec, run_dir: Path, steps: int, *, evaluates: bool, cuda: bool, chosen: choices.Chosen
+) -> dict[str, Any]:
     """Return the arguments that TRL's trainers share; each objective adds its own and says how rows are drawn."""
     train = spec.train
     keeps_best = evaluates and (train.keep_best or train.early_stopping > 0)

@@ -12,7 +12,10 @@ from typing import Any
 import psutil
 import torch
 
-from engine import bases, choices, datasets, machine, preflight
+from engine import datasets, machine
+from engine.estimate import choices
+from engine.models import bases
+from engine.plan import takes
 from engine.runs import failures
 from engine.spec import RunSpec
 from engine.words import Problem, Text, later
@@ -52,9 +55,7 @@ def decide(spec: RunSpec, workspace: Workspace) -> choices.Chosen:
         dataset = datasets.load(workspace, spec.dataset.id)
     except (datasets.DatasetError, OSError, ValueError):
         dataset = None
-    return preflight.chosen(
-        spec, bases.describe(spec.base.ref, workspace, spec.base.revision), dataset, workspace, here()
-    )
+    return takes.chosen(spec, bases.describe(spec.base.ref, workspace, spec.base.revision), dataset, workspace, here())
 
 
 def import_unsloth(run_dir: Path) -> Any:

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine import bases, chat, machine
+from engine import chat, machine
+from engine.models import bases
 from engine.runs import failures, store, turns
 from engine.spec import RunSpec, schema
 from engine.words import Problem

@@ -18,7 +18,7 @@ import msgspec
 import torch
 
 from engine import events
-from engine.choices import Chosen
+from engine.estimate import choices
 from engine.report import items as report_items
 from engine.spec import RunSpec
 from engine.train import load
@@ -141,7 +141,8 @@ def write(path: Path, items: list[KlItem]) -> None:
 
 
 def report(
-    trainer: Any, tuned: Any, tokenizer: Any, scored: list[Named], spec: RunSpec, workspace: Workspace, chosen: Chosen,
+    trainer: Any, tuned: Any, tokenizer: Any, scored: list[Named], spec: RunSpec, workspace: Workspace,
+    chosen: choices.Chosen,
     run_dir: Path, log: events.EventLog, stop: Callable[[], bool],
 ) -> None:  # fmt: skip
     """Measure a run's divergence on its held-out prompts, or on trained ones where none are held out, and keep it with

@@ -13,8 +13,7 @@ from datasets import Dataset, Features, List, Value
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from engine.preflight import USUAL_BETA
-from engine.spec import RunSpec
+from engine.spec import RunSpec, objectives
 from engine.train import arguments
 from engine.train.callback import EventCallback
 from engine.train.preference import Pair, TokenIdsAlready
@@ -33,7 +32,7 @@ def config(spec: RunSpec, common: dict[str, Any]) -> DPOConfig:
     return DPOConfig(
         **common,
         num_train_epochs=spec.train.epochs,
-        beta=spec.objective_args.beta or USUAL_BETA,
+        beta=spec.objective_args.beta or objectives.USUAL_BETA,
         precompute_ref_log_probs=spec.adapter == "full",
     )
 

@@ -12,7 +12,8 @@ import msgspec
 import torch
 from transformers import AutoTokenizer
 
-from engine import bases, events
+from engine import events
+from engine.models import Base, bases
 from engine.report import items as report_items
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
@@ -95,7 +96,7 @@ class _Counted:
 
 
 def _score(
-    run_spec: RunSpec, workspace: Workspace, run_dir: Path, role: str, base: bases.Base, tokenizer: Any,
+    run_spec: RunSpec, workspace: Workspace, run_dir: Path, role: str, base: Base, tokenizer: Any,
     asked: list[scores.Question], log: events.EventLog, stop: Callable[[], bool], pace: _Pace,
 ) -> bool:  # fmt: skip
     """Score one model; False when a stop came first."""
@@ -144,7 +145,7 @@ def _score(
     return True
 
 
-def _model(run_spec: RunSpec, workspace: Workspace, base: bases.Base) -> tuple[Any, list[Text]]:
+def _model(run_spec: RunSpec, workspace: Workspace, base: Base) -> tuple[Any, list[Text]]:
     """Load a model to be asked. An adapter is laid over its base as it was trained, also over one in 4 bits: merging
     would round again."""
     plain = msgspec.structs.replace(run_spec, adapter="lora", base=schema.BaseRef(base.ref, run_spec.base.revision))
@@ -156,7 +157,7 @@ def _model(run_spec: RunSpec, workspace: Workspace, base: bases.Base) -> tuple[A
     return loaded.model.eval(), loaded.notes
 
 
-def _tokenizer(run_spec: RunSpec, base: bases.Base) -> Any:
+def _tokenizer(run_spec: RunSpec, base: Base) -> Any:
     source = str(base.folder) if base.folder is not None else base.ref
     revision = run_spec.base.revision if base.ref == run_spec.base.ref else None
     try:

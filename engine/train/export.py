@@ -17,10 +17,10 @@ from typing import Any
 
 import msgspec
 
-from engine import bases, export
+from engine import export
+from engine.models import Base, bases, templates
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
-from engine.templates import for_template
 from engine.train.rows import Named
 from engine.train.tokenize import conversation, ensure_template, render
 from engine.words import Problem
@@ -63,7 +63,7 @@ def _texts(scored: list[Named]) -> Iterator[tuple[str, Callable[[Any], list[int]
 
             def elsewhere(tokenizer: Any, part: Any = part, tools: Any = tools, ask: bool = ask) -> list[int]:
                 return tokenizer.apply_chat_template(
-                    for_template(part), tools=json.loads(tools) if tools else None, add_generation_prompt=ask,
+                    templates.for_template(part), tools=json.loads(tools) if tools else None, add_generation_prompt=ask,
                     tokenize=True, return_dict=True,
                 )["input_ids"]  # fmt: skip
 
@@ -104,7 +104,7 @@ def _scored(run_spec: RunSpec, workspace: Workspace) -> list[Named]:
         return []
 
 
-def _tokenizer(run_spec: RunSpec, base: bases.Base) -> Any:
+def _tokenizer(run_spec: RunSpec, base: Base) -> Any:
     """Return the tokenizer as training had it (load.py)."""
     from transformers import AutoTokenizer
 

@@ -15,8 +15,7 @@ from datasets import Dataset, Features, List, Value
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import KTOTrainer
 
-from engine.preflight import USUAL_BETA
-from engine.spec import RunSpec
+from engine.spec import RunSpec, objectives
 from engine.train import arguments
 from engine.train.callback import EventCallback
 from engine.train.dpo import drop_copied_reference
@@ -71,7 +70,7 @@ def config(spec: RunSpec, common: dict[str, Any]) -> KTOConfig:
         **{**common, "per_device_eval_batch_size": spec.train.batch_size},
         num_train_epochs=spec.train.epochs,
         train_sampling_strategy="sequential",
-        beta=spec.objective_args.beta or USUAL_BETA,
+        beta=spec.objective_args.beta or objectives.USUAL_BETA,
         desirable_weight=good,
         undesirable_weight=bad,
         precompute_ref_log_probs=spec.adapter == "full",

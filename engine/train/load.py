@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from engine import bases, hub
-from engine.choices import Chosen
+from engine.estimate import choices
+from engine.models import Base, bases, hub, hub_client
 from engine.runs import failures
 from engine.spec import RunSpec
 from engine.train import backend, oft
@@ -23,11 +23,11 @@ class Loaded(NamedTuple):
 
     model: Any
     tokenizer: Any
-    base: bases.Base
+    base: Base
     notes: list[Text]
 
 
-def load(spec: RunSpec, workspace: Workspace, chosen: Chosen | None = None) -> Loaded:
+def load(spec: RunSpec, workspace: Workspace, chosen: choices.Chosen | None = None) -> Loaded:
     """Load the base of a run onto the device. Full fine-tuning holds fp32 weights, an adapter run a bf16 base where
     the card computes in bf16, or one in 4 or 8 bits. Raises RunRefused when the base cannot be used."""
     base = _here(spec, workspace)
@@ -71,7 +71,7 @@ def embedded(model: Any) -> int:
     return model.get_input_embeddings().weight.shape[0]
 
 
-def _here(spec: RunSpec, workspace: Workspace) -> bases.Base:
+def _here(spec: RunSpec, workspace: Workspace) -> Base:
     """Describe the base; a hub model that is not on this machine is fetched first, which says at once what is wrong where
     transformers tries for most of a minute."""
     base = bases.describe(spec.base.ref, workspace, spec.base.revision)
@@ -79,7 +79,7 @@ def _here(spec: RunSpec, workspace: Workspace) -> bases.Base:
         pinned = f"{spec.base.ref}@{spec.base.revision}" if spec.base.revision else spec.base.ref
         try:
             commit = hub.fetch(pinned)
-        except hub.HubError as error:
+        except hub_client.HubError as error:
             raise failures.RunRefused(error.problem) from error
         base = bases.describe(spec.base.ref, workspace, commit)
     return base
@@ -92,7 +92,7 @@ def _device() -> str:
     return "mps" if backend.on_apple() else "cpu"
 
 
-def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: Chosen) -> Any:
+def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: choices.Chosen) -> Any:
     """Read a base from a folder or the hub, as the backend and the quantisation want it."""
     if chosen.backend == "unsloth":
         model = backend.load_unsloth(source, spec, dtype, checkpointing=chosen.gradient_checkpointing)
@@ -145,7 +145,7 @@ def _from_pretrained(kind: Any, source: str, spec: RunSpec, **settings: Any) -> 
         raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
 
 
-def _merged(base: bases.Base, spec: RunSpec, workspace: Workspace, dtype: torch.dtype, chosen: Chosen) -> Any:
+def _merged(base: Base, spec: RunSpec, workspace: Workspace, dtype: torch.dtype, chosen: choices.Chosen) -> Any:
     """Load the base below an earlier run and merge that run's adapter into it."""
     import msgspec
 

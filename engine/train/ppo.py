@@ -30,12 +30,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Prin
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 from trl.experimental.ppo.ppo_trainer import forward
 
-from engine import bases, fit, judges, words
-from engine.preflight import USUAL_PPO_BETA
+from engine import words
+from engine.estimate import memory
+from engine.models import bases
+from engine.plan import judges
 from engine.report import Item
 from engine.report import items as report_items
 from engine.runs import failures, store
-from engine.spec import RunSpec
+from engine.spec import RunSpec, objectives
 from engine.spec import counts as spec_counts
 from engine.train import backend, load, oft, reward, rows, scores
 from engine.train.callback import EventCallback
@@ -46,7 +48,7 @@ from engine.workspace import Workspace
 
 _FEATURES = Features({"input_ids": List(Value("int32"))})
 # How many answers are written at once; more only costs memory.
-ROLLOUT_BATCH = fit.PPO_ROWS_WRITTEN_AT_ONCE
+ROLLOUT_BATCH = memory.PPO_ROWS_WRITTEN_AT_ONCE
 
 
 class Judge(NamedTuple):
@@ -172,7 +174,7 @@ def config(spec: RunSpec, common: dict[str, Any]) -> PPOConfig:
         num_train_epochs=spec.train.epochs,
         num_ppo_epochs=args.ppo_epochs,
         num_mini_batches=1,
-        kl_coef=args.beta or USUAL_PPO_BETA,
+        kl_coef=args.beta or objectives.USUAL_PPO_BETA,
         response_length=args.answer_tokens,
         temperature=args.temperature,
         stop_token="eos",  # noqa: S106 - a token of text

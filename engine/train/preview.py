@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from engine import bases, masks
+from engine import masks
+from engine.models import bases
 from engine.runs import failures
 from engine.train import preference, rows
 from engine.train.tokenize import IGNORED, encode, ensure_template

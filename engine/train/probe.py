@@ -23,7 +23,9 @@ import pyarrow.compute as compute
 import torch
 from transformers import TrainerCallback
 
-from engine import calibration, events, fit, machine
+from engine import events, machine
+from engine.estimate import measured, memory
+from engine.models import shapes
 from engine.spec import RunSpec
 from engine.train import oft
 from engine.words import later
@@ -112,7 +114,7 @@ class Probe(TrainerCallback):
                 text=later(
                     "Memory was tried with the longest batch ({tokens} tokens a row) before the start: {size}.",
                     tokens=self.tokens,
-                    size=fit.size_words(self.peak_bytes),
+                    size=memory.size_words(self.peak_bytes),
                 )
             )
         )
@@ -165,30 +167,30 @@ def _put_back(trainer: Any, kept: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(kept["cuda"])
 
 
-def setup(run_spec: RunSpec, tokens: int) -> fit.Setup:
+def setup(run_spec: RunSpec, tokens: int) -> memory.Setup:
     """Return what decided the memory of a run whose longest row had so many tokens."""
-    return fit.with_longest(fit.setup_of(run_spec), tokens)
+    return memory.with_longest(memory.setup_of(run_spec), tokens)
 
 
-def estimate(run_spec: RunSpec, shape: fit.Shape | None, tokens: int, device: str) -> int | None:
+def estimate(run_spec: RunSpec, shape: shapes.Shape | None, tokens: int, device: str) -> int | None:
     """Return what the formula says of such a run, in bytes; the library part aside on a card, as torch counts no such."""
-    found = fit.estimate(shape, setup(run_spec, tokens), device="cpu" if device == "cpu" else "cuda:0")
+    found = memory.estimate(shape, setup(run_spec, tokens), device="cpu" if device == "cpu" else "cuda:0")
     if found.parts is None:
         return None
     return found.total_bytes if device == "cpu" else found.moving_bytes
 
 
 def record(
-    workspace: Workspace, run: str, run_spec: RunSpec, shape: fit.Shape | None, tried: Probe, trainer: Any, *,
+    workspace: Workspace, run: str, run_spec: RunSpec, shape: shapes.Shape | None, tried: Probe, trainer: Any, *,
     baseline_bytes: int, peak_bytes: int, step_s: float | None, base_s: float, whole: bool,
 ) -> None:  # fmt: skip
     """Keep what a finished run took for the estimates to come. `whole`: it ran in one piece, so its length counts."""
     if shape is None or not tried.tokens:
         return
     lengths = row_lengths(trainer.train_dataset)
-    found = calibration.Measurement(
+    found = measured.Measurement(
         run=run,
-        machine=calibration.machine_name(),
+        machine=measured.machine_name(),
         device=machine.facts().device,
         dataset=run_spec.dataset.id,
         shape=shape,
@@ -204,4 +206,4 @@ def record(
         base_s=base_s,
     )
     with suppress(OSError):  # a full disk must not fail a finished run
-        calibration.record(workspace, found)
+        measured.record(workspace, found)

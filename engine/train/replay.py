@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 import torch
 
-from engine import bases
+from engine.models import Base, templates
 from engine.train.scores import weights_key
-from engine.train.tokenize import IGNORED, PLAIN_TEMPLATE, Encoded, render
+from engine.train.tokenize import IGNORED, Encoded, render
 from engine.workspace import Workspace, write_atomically
 
 # More rows cost minutes on a small machine; beyond them they come again.
@@ -67,11 +67,11 @@ class _Kept(msgspec.Struct):
 
 def chats(tokenizer: Any) -> bool:
     """Whether the base brought a chat template of its own (tokenize.py gives one to a base that has none)."""
-    return tokenizer.chat_template != PLAIN_TEMPLATE
+    return tokenizer.chat_template != templates.PLAIN_TEMPLATE
 
 
 def from_base(
-    model: Any, tokenizer: Any, base: bases.Base, quantize: str, count: int, workspace: Workspace,
+    model: Any, tokenizer: Any, base: Base, quantize: str, count: int, workspace: Workspace,
     stop: Callable[[], bool],
 ) -> list[Encoded]:  # fmt: skip
     """Return at most `count` (and MOST_WRITTEN) rows written by the untouched base, from the cache as far as it goes.

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as parquet
 
-from engine import bases, datasets
+from engine import datasets
+from engine.models import bases
 from engine.report import items
 from engine.runs import failures
 from engine.spec import RunSpec, split

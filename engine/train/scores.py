@@ -19,8 +19,9 @@ import msgspec
 import numpy
 import torch
 
-from engine import bases, events, machine
+from engine import events, machine
 from engine.benchmarks import forms, library, shipped, speeds
+from engine.models import Base
 from engine.report import Item, verdicts
 from engine.report import items as report_items
 from engine.spec import RunSpec
@@ -61,7 +62,7 @@ class Question(NamedTuple):
 
 
 def questions(
-    spec: RunSpec, scored: list[Named], asked_to_stop: Callable[[], bool], workspace: Workspace, base: bases.Base,
+    spec: RunSpec, scored: list[Named], asked_to_stop: Callable[[], bool], workspace: Workspace, base: Base,
     judged: Question | None = None,
 ) -> list[Question]:  # fmt: skip
     """Return everything that is scored before and after a run; `judged` is PPO's own question (ppo.py)."""
@@ -115,7 +116,7 @@ def _texts(pairs: list[Named], length: int) -> Question:
     return Question(TASK_TEXTS, docs, lambda m, t, rows: evaluate.score_answers(m, t, rows, length, unspaced), used)
 
 
-def general(spec: RunSpec, workspace: Workspace, base: bases.Base) -> list[Question]:
+def general(spec: RunSpec, workspace: Workspace, base: Base) -> list[Question]:
     """Return the benchmarks of a spec: what is asked, with the same examples, template and window for every model."""
     found = []
     window = min(base.window_tokens or MOST_WINDOW_TOKENS, MOST_WINDOW_TOKENS)
@@ -189,7 +190,7 @@ def _as_read(
     return {**doc, "text": shown + question, "delimiter": delimiter}
 
 
-def weights_key(base: bases.Base) -> str:
+def weights_key(base: Base) -> str:
     """Return what names these weights: the commit of a hub snapshot, else the sha256 of the files."""
     if base.kind == "hub" and base.folder is not None:
         return f"hub:{base.ref}@{base.folder.name}"
@@ -215,7 +216,7 @@ def kept_items(workspace: Workspace, key: str) -> Path:
 
 
 def score_base(
-    model: Any, tokenizer: Any, base: bases.Base, quantize: str, asked: list[Question],
+    model: Any, tokenizer: Any, base: Base, quantize: str, asked: list[Question],
     workspace: Workspace, run_dir: Path, log: events.EventLog, stop: Callable[[], bool],
 ) -> None:  # fmt: skip
     """Score the untouched base, from the cache where it was scored before, and keep the items with the run."""
@@ -384,7 +385,7 @@ def keep(target: Path, items: list[Item], question: Question, key: str | None) -
     write_atomically(path, json.dumps(told, indent=1, sort_keys=True).encode())
 
 
-def note_speed(workspace: Workspace, base: bases.Base, question: Question, new: int, seconds: float) -> None:
+def note_speed(workspace: Workspace, base: Base, question: Question, new: int, seconds: float) -> None:
     """Keep how long a whole benchmark took, for the estimates of later runs; a few questions say too little."""
     if new == question.size and new and (question.pace_by or question.questions):
         speeds.note_speed(

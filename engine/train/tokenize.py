@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from engine.models import templates
 from engine.runs import failures
-from engine.templates import PLAIN_TEMPLATE, for_template
 from engine.words import Problem
 
 IGNORED = -100  # the label that cross-entropy passes over
@@ -33,14 +33,14 @@ def ensure_template(tokenizer: Any) -> bool:
     """Give a tokenizer without a chat template the plain one; return whether that was needed."""
     if tokenizer.chat_template:
         return False
-    tokenizer.chat_template = PLAIN_TEMPLATE
+    tokenizer.chat_template = templates.PLAIN_TEMPLATE
     return True
 
 
 def render(tokenizer: Any, messages: list[dict[str, Any]], tools: str | None = None, *, ask: bool = False) -> str:
     """Return the text of a conversation; with `ask` it ends where the assistant's answer begins."""
     return tokenizer.apply_chat_template(
-        for_template(messages),
+        templates.for_template(messages),
         tools=json.loads(tools) if tools else None,
         tokenize=False,
         add_generation_prompt=ask,

@@ -12,8 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from engine import fit, machine
+from engine import machine
+from engine.estimate import memory
 from engine.events import Choice
+from engine.models import shapes
 from engine.spec import RunSpec
 from engine.words import Problem, Text, later, t
 
@@ -91,7 +93,7 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def choose(run_spec: RunSpec, device: Device, shape: fit.Shape | None, setup: fit.Setup) -> Chosen:
+def choose(run_spec: RunSpec, device: Device, shape: shapes.Shape | None, setup: memory.Setup) -> Chosen:
     """Return what is used for everything that follows from the machine, with the reason in words.
 
     `shape` and `setup` are those of the memory estimate (fit.py); an unknown shape has none, and then the careful way
@@ -115,7 +117,7 @@ def choose(run_spec: RunSpec, device: Device, shape: fit.Shape | None, setup: fi
 
 
 def choose_backend(
-    run_spec: RunSpec, device: Device, shape: fit.Shape | None
+    run_spec: RunSpec, device: Device, shape: shapes.Shape | None
 ) -> tuple[Literal["plain", "unsloth"], Text]:
     """Return the backend of a run and why."""
     if run_spec.machine.backend != "auto":
@@ -148,18 +150,18 @@ def _precision(run_spec: RunSpec, device: Device) -> tuple[bool, Text]:
     return False, later("the card has no bf16, and fp16 overflows in training")
 
 
-def _need(shape: fit.Shape | None, setup: fit.Setup, device: Device) -> int | None:
+def _need(shape: shapes.Shape | None, setup: memory.Setup, device: Device) -> int | None:
     """Return the estimate in bytes, or None where there is none."""
-    found = fit.estimate(shape, setup, device="cuda:0" if device.name == "cuda" else device.name)
+    found = memory.estimate(shape, setup, device="cuda:0" if device.name == "cuda" else device.name)
     return found.total_bytes if found.parts is not None else None
 
 
 def _room(need: int, device: Device) -> dict[str, Any]:
-    return {"need": fit.size_words(need), "have": fit.size_words(device.memory_bytes)}
+    return {"need": memory.size_words(need), "have": memory.size_words(device.memory_bytes)}
 
 
 def choose_checkpointing(
-    run_spec: RunSpec, device: Device, shape: fit.Shape | None, setup: fit.Setup
+    run_spec: RunSpec, device: Device, shape: shapes.Shape | None, setup: memory.Setup
 ) -> tuple[bool, Text]:
     """Return whether layers are computed twice to save memory: only where the estimate without it leaves less than a
     tenth of the memory free, since it costs about a third of the speed (Chen and others, arXiv 1604.06174)."""
@@ -170,13 +172,13 @@ def choose_checkpointing(
         if device.name != "cuda":
             return False, later("the memory cannot be estimated, and main memory is seldom short")
         return True, later("the memory cannot be estimated, so the careful way")
-    if need <= fit.USABLE_SHARE * device.memory_bytes:
+    if need <= memory.USABLE_SHARE * device.memory_bytes:
         return False, later("without it the run needs {need} of {have}", **_room(need, device))
     return True, later("without it the run would need {need} of {have}", **_room(need, device))
 
 
 def choose_optimizer(
-    run_spec: RunSpec, device: Device, shape: fit.Shape | None, setup: fit.Setup
+    run_spec: RunSpec, device: Device, shape: shapes.Shape | None, setup: memory.Setup
 ) -> tuple[Literal["adamw", "adamw_8bit"], Text]:
     """Return the optimizer: AdamW, or with its moments in 8 bits where the estimate is too large otherwise and that
     saves a tenth of it (arXiv 2110.02861 finds the same losses; bitsandbytes 0.50 has it for processors too)."""
@@ -186,9 +188,9 @@ def choose_optimizer(
     less = _need(shape, msgspec.structs.replace(setup, optimizer="adamw_8bit"), device)
     if need is None or less is None:
         return "adamw", later("the memory cannot be estimated")
-    if need <= fit.USABLE_SHARE * device.memory_bytes:
+    if need <= memory.USABLE_SHARE * device.memory_bytes:
         return "adamw", later("with it the run needs {need} of {have}", **_room(need, device))
-    if less > fit.USABLE_SHARE * need:
+    if less > memory.USABLE_SHARE * need:
         return "adamw", later("its state is small beside the rest, so 8 bits would save little")
     return "adamw_8bit", later("in 32 bits the run would need {need} of {have}", **_room(need, device))
 
@@ -207,7 +209,7 @@ def _padding(run_spec: RunSpec, device: Device, backend: str) -> tuple[bool | No
     return True, later("FlashAttention keeps the rows apart")
 
 
-def problems(run_spec: RunSpec, device: Device, shape: fit.Shape | None) -> list[Problem]:
+def problems(run_spec: RunSpec, device: Device, shape: shapes.Shape | None) -> list[Problem]:
     """Return what was asked for and cannot be had on this machine."""
     found = []
     if run_spec.machine.backend == "unsloth":

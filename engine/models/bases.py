@@ -11,25 +11,20 @@ import importlib.util
 import json
 import os
 import re
-import struct
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
-from engine import fit, limits, starter
+from engine import limits, starter
+from engine.models import shapes, weights
+from engine.models.cache import hub_snapshot
+from engine.models.refs import HUB_ID, is_revision, split_ref
+from engine.models.weights import count_parameters, has_all_weights
 from engine.words import Problem, t
-from engine.workspace import BadId, Workspace, write_atomically
-
-# owner/name or a bare legacy name, as huggingface_hub's validator takes them
-_HUB_ID = re.compile(r"(?:\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
-# a branch, a tag, refs/pr/1 or a commit; git's rules are stricter still
-_REVISION = re.compile(r"[\w][\w.-]*(?:/[\w][\w.-]*){0,4}", re.ASCII)
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
-_HEADER_LIMIT_BYTES = 100 * 2**20
+from engine.workspace import BadId, Workspace
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +48,7 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
     window_tokens: int | None = None
     weights_bytes: int | None = None
     scores_only: bool = False  # a reward model, or another one with a head of scores: it writes no text
-    shape: fit.Shape | None = None
+    shape: shapes.Shape | None = None
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -90,17 +85,6 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
         return pads is None or pads == ends
 
 
-def split_ref(ref: str) -> tuple[str, str | None]:
-    """Return the id and the revision of owner/name@revision."""
-    name, _, revision = ref.strip().partition("@")
-    return (name, revision) if revision else (ref.strip(), None)
-
-
-def is_revision(text: str) -> bool:
-    """Whether a text can name a revision; it becomes part of a path, so .. never can."""
-    return len(text) <= 100 and bool(_REVISION.fullmatch(text)) and ".." not in text
-
-
 def describe(ref: str, workspace: Workspace, revision: str | None = None) -> Base:
     """Return what is known about a base and everything that is wrong with it. Never raises for a bad ref.
 
@@ -114,17 +98,17 @@ def describe(ref: str, workspace: Workspace, revision: str | None = None) -> Bas
         return _from_folder(starter.MODEL_DIR, ref="starter", kind="starter", title=t("Starter (toy model, built in)"))
     if text.startswith("run:"):
         return _from_run(text, workspace)
-    if text.startswith(("/", "./", "../", "~")) or (text and _is_folder(Path(text))):
+    if text.startswith(("/", "./", "../", "~")) or (text and is_folder(Path(text))):
         folder = Path(os.path.expanduser(text)).absolute() if "\0" not in text else Path(text)
         return _from_folder(folder, ref=str(folder), kind="folder", title=folder.name)
     name, named = split_ref(text)
-    if _HUB_ID.fullmatch(name) and not re.search(r"--|\.\.|\.git$", name) and (named is None or is_revision(named)):
+    if HUB_ID.fullmatch(name) and not re.search(r"--|\.\.|\.git$", name) and (named is None or is_revision(named)):
         return _from_hub(text, name, named or revision)
     problem = Problem(rule="base-unknown", where="base", parameters={"ref": text[:80]})
     return Base(ref=text, kind="folder", title=text[:80], problems=(problem,))
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except (OSError, ValueError):  # too long a name, no permission, a zero byte
@@ -139,25 +123,25 @@ def _short(ref: str) -> str:
 
 def _from_hub(ref: str, name: str, revision: str | None) -> Base:
     """Describe a hub model from its cached snapshot: all of it when the weights are whole, else what its config says."""
-    cached, title = _hub_snapshot(name, revision), _short(ref)
+    cached, title = hub_snapshot(name, revision), _short(ref)
     if cached is None:
         pinned = revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else None
         return Base(ref=ref, kind="hub", title=title, revision=pinned)
-    if _has_all_weights(cached):
+    if has_all_weights(cached):
         found = _from_folder(cached, ref=ref, kind="hub", title=title)
         return msgspec.structs.replace(found, revision=cached.name, looked_at=cached)
     config = _read_json(cached / "config.json")
     if not config:
         return Base(ref=ref, kind="hub", title=title, revision=cached.name)
     problems = _config_problems(config, cached)
-    shape = fit.read_shape(config)
+    shape = shapes.read_shape(config)
     return Base(
         ref=ref,
         kind="hub",
         title=title,
         looked_at=cached,
         revision=cached.name,
-        parameters=fit.count_parameters(shape) if shape is not None else None,
+        parameters=shapes.count_parameters(shape) if shape is not None else None,
         problems=tuple(problems),
         **_dimensions(config),
     )
@@ -193,7 +177,7 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
         return msgspec.structs.replace(found, adapter_of=toy, scores_only=objective == "reward" or found.scores_only)
     scores_only = objective == "reward" or lowest.scores_only
     problems = lowest.problems
-    if _count_parameters(made / "adapter_model.safetensors") is None:
+    if count_parameters(made / "adapter_model.safetensors") is None:
         problems = (*problems, Problem(rule="base-broken-weights", where="base", parameters={"folder": str(made)}))
     return msgspec.structs.replace(
         lowest, ref=ref, kind="run", title=title, folder=made, adapter_of=toy or below, scores_only=scores_only,
@@ -208,7 +192,7 @@ def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
         problem = Problem(rule=rule, where="base", parameters={"folder": str(folder)})
         return Base(ref=ref, kind=kind, title=title, folder=folder, problems=(*problems, problem))
 
-    if not _is_folder(folder):
+    if not is_folder(folder):
         return bad("base-missing")
     try:
         config = json.loads((folder / "config.json").read_bytes())
@@ -222,8 +206,8 @@ def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
     problems += _config_problems(config, folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         problems.append(Problem(rule="base-no-tokenizer", where="base", parameters={"folder": str(folder)}))
-    counts = [_count_parameters(path) for path in shards]
-    if any(count is None for count in counts) or not _shards(folder) <= {path.name for path in shards}:
+    counts = [count_parameters(path) for path in shards]
+    if any(count is None for count in counts) or not weights.shards(folder) <= {path.name for path in shards}:
         problems.append(Problem(rule="base-broken-weights", where="base", parameters={"folder": str(folder)}))
 
     return Base(
@@ -249,7 +233,7 @@ def _dimensions(config: dict[str, Any]) -> dict[str, Any]:
         "hidden": number("hidden_size", "n_embd"),
         "window_tokens": number("max_position_embeddings", "n_positions"),
         "scores_only": "ForSequenceClassification" in str(config.get("architectures")),
-        "shape": fit.read_shape(config),
+        "shape": shapes.read_shape(config),
     }
 
 
@@ -292,144 +276,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _shards(folder: Path) -> set[str]:
-    """Return the files that the index of a model in several files names; none where there is no index."""
-    try:
-        index = json.loads((folder / "model.safetensors.index.json").read_bytes())
-        return set(index["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return set()
-
-
-def is_whole(path: Path) -> bool:
-    """Return whether a safetensors file is there to its last byte."""
-    return _count_parameters(path) is not None
-
-
-def _count_parameters(path: Path) -> int | None:
-    """Count the numbers in a safetensors file from its header (8 bytes of length, then JSON); None when it is cut."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _HEADER_LIMIT_BYTES:
-                return None
-            header = json.loads(file.read(length))
-        total, end = 0, 0
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                size = 1
-                for dimension in tensor["shape"]:
-                    if not isinstance(dimension, int) or dimension < 0:
-                        return None
-                    size *= dimension
-                total += size
-                end = max(end, tensor["data_offsets"][1])
-        return total if path.stat().st_size == 8 + length + end else None
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def _has_all_weights(folder: Path) -> bool:
-    """Whether a cached snapshot has every weights file its index or their names speak of."""
-    here = {path.name for path in folder.glob("*.safetensors") if path.exists()}
-    counted = [int(found[2]) for name in here if (found := _PART.search(name))]
-    if counted and len([name for name in here if _PART.search(name)]) < max(counted):
-        return False
-    return bool(here) and _shards(folder) <= here
-
-
-def hub_cache() -> Path:
-    """Return the hub's cache, by the variables that huggingface_hub reads, as they are now."""
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-
-
-def _hub_snapshot(name: str, wanted: str | None = None) -> Path | None:
-    """Return the cached snapshot of a hub id, without asking the network."""
-    repository = hub_cache() / ("models--" + name.replace("/", "--"))
-    revision = wanted or "main"
-    if not re.fullmatch(r"[0-9a-f]{40}", revision):
-        try:
-            revision = (repository / "refs" / revision).read_text("utf-8").strip()
-        except (OSError, ValueError):
-            return None
-    snapshot = repository / "snapshots" / revision
-    return snapshot if re.fullmatch(r"[0-9a-f]{40}", revision) and snapshot.is_dir() else None
-
-
-# --- what can be chosen -----------------------------------------------------------------------------------------------
-
-MOST_CACHED = 200
-
-
-def cached() -> list[str]:
-    """Return the ids of models whose weights are whole in the hub's cache, newest first."""
-    found = []
-    for repository in hub_cache().glob("models--*"):
-        name = repository.name.removeprefix("models--").replace("--", "/", 1)
-        snapshot = _hub_snapshot(name) if _HUB_ID.fullmatch(name) else None
-        if snapshot is not None and (snapshot / "config.json").is_file() and _has_all_weights(snapshot):
-            found.append((snapshot.stat().st_mtime, name))
-    return [name for _, name in sorted(found, reverse=True)][:MOST_CACHED]
-
-
-def begun(ref: str) -> bool:
-    """Whether an earlier download of a hub model has left a part of a file."""
-    blobs = hub_cache() / ("models--" + split_ref(ref)[0].replace("/", "--")) / "blobs"
-    return any(blobs.glob("*.incomplete"))
-
-
-def folders(workspace: Workspace) -> list[str]:
-    """Return the folders with models that a person has named, those that are still there."""
-    try:
-        found = msgspec.json.decode((workspace.root / "folders.json").read_bytes(), type=list[str])
-    except (OSError, msgspec.MsgspecError):
-        return []
-    return [folder for folder in found if _is_folder(Path(folder))]
-
-
-def remember_folder(workspace: Workspace, folder: str) -> None:
-    """Keep a folder for the list of models on this machine."""
-    known = folders(workspace)
-    if folder not in known:
-        write_atomically(workspace.root / "folders.json", msgspec.json.encode([folder, *known][:MOST_CACHED]))
-
-
-class Known(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model of the short list. `config` is what decides its shape in its config.json, `checked` where that was read;
-    what could not be confirmed is None. What the hub says when it is chosen counts."""
-
-    id: str
-    kind: str  # base or instruct
-    config: dict[str, str | int | bool]
-    checked: str
-    licence: str | None = None
-    gated: bool = False
-
-    @property
-    def shape(self) -> fit.Shape:
-        found = fit.read_shape(self.config)
-        assert found is not None, self.id
-        return found
-
-    @property
-    def parameters(self) -> int:
-        return fit.count_parameters(self.shape)
-
-    @property
-    def window_tokens(self) -> int:
-        return int(self.config["max_position_embeddings"])
-
-    @property
-    def weights_bytes(self) -> int:
-        """The size of the weights in 16 bits, as such models are stored; the tokenizer adds a few MB."""
-        return 2 * self.parameters
-
-
-@lru_cache(maxsize=1)
-def curated() -> tuple[Known, ...]:
-    """Return the short list of open models, smallest first (engine/models.yaml)."""
-    found = yaml.safe_load((Path(__file__).parent / "models.yaml").read_text("utf-8"))
-    return tuple(msgspec.convert(found, list[Known]))

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from engine import advisor, calibration, fit, machine, timing
+from engine import machine
+from engine.advise import advice as advise_advice
+from engine.advise import facts as advise_facts
+from engine.advise import fits as advise_fits
+from engine.advise import ways
+from engine.estimate import duration, measured
+from engine.estimate import memory as estimate_memory
+from engine.models import shapes
 from engine.workspace import Workspace
 
 # Tokens of a row when no data is there to count: a question with a short answer.
@@ -20,15 +27,15 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     fits: bool
     runs: bool
     trade: str
-    memory: fit.Estimate
+    memory: estimate_memory.Estimate
     low_bytes: int | None
     high_bytes: int | None
-    time: timing.Time | None
+    time: duration.Time | None
 
 
 def of(
-    advice: advisor.Advice,
-    shape: fit.Shape | None,
+    advice: advise_advice.Advice,
+    shape: shapes.Shape | None,
     workspace: Workspace,
     *,
     row_tokens: float | None,
@@ -39,15 +46,15 @@ def of(
     device = "cpu" if facts.gpu_memory_gib is None else "cuda:0"
     gpus = machine.facts().gpus
     own_card = bool(gpus) and facts.gpu_memory_gib is not None and (
-        advisor.marketed_gb(gpus[0].memory_mib / 1024) == advisor.marketed_gb(facts.gpu_memory_gib))  # fmt: skip
-    known = calibration.read(workspace) if device == machine.facts().device else []
+        advise_facts.marketed_gb(gpus[0].memory_mib / 1024) == advise_facts.marketed_gb(facts.gpu_memory_gib))  # fmt: skip
+    known = measured.read(workspace) if device == machine.facts().device else []
     found = []
     for one in advice.alternatives:
-        setup = fit.setup_of_choice(one.choice)
-        memory = fit.estimate(shape, setup, device=device)
+        setup = advise_fits.setup_of_choice(one.choice)
+        memory = estimate_memory.estimate(shape, setup, device=device)
         time = None
         if facts.rows:
-            time = timing.estimate(
+            time = duration.estimate(
                 shape,
                 _as_advised(one.choice, setup, facts),
                 _job(one.choice, facts, row_tokens or USUAL_ROW_TOKENS, dataset),
@@ -72,30 +79,30 @@ def of(
     return found
 
 
-def _value(choice: advisor.Choice, facts: advisor.Facts, path: str, otherwise: float) -> float:
+def _value(choice: ways.Choice, facts: advise_facts.Facts, path: str, otherwise: float) -> float:
     """Return a setting as a run would have it: a toy goes by its recipe, a real base by the advice."""
-    recipe = advisor.recipe_for(choice)
+    recipe = ways.recipe_for(choice)
     default = recipe.default(path, facts.base_parameters) if recipe is not None else None
     usual = default.value if default is not None else None
-    toy = (facts.base_parameters or advisor.TOY_PARAMETERS) < advisor.TOY_PARAMETERS
+    toy = (facts.base_parameters or advise_facts.TOY_PARAMETERS) < advise_facts.TOY_PARAMETERS
     order = (usual, choice.value(path)) if toy else (choice.value(path), usual)
     return next((value for value in order if value is not None), otherwise)
 
 
-def _as_advised(choice: advisor.Choice, setup: fit.Setup, facts: advisor.Facts) -> fit.Setup:
+def _as_advised(choice: ways.Choice, setup: estimate_memory.Setup, facts: advise_facts.Facts) -> estimate_memory.Setup:
     checkpointing = bool(_value(choice, facts, "train.gradient_checkpointing", False))
     return msgspec.structs.replace(setup, gradient_checkpointing=checkpointing)
 
 
-def _job(choice: advisor.Choice, facts: advisor.Facts, row_tokens: float, dataset: str) -> timing.Job:
-    toy = (facts.base_parameters or advisor.TOY_PARAMETERS) < advisor.TOY_PARAMETERS
+def _job(choice: ways.Choice, facts: advise_facts.Facts, row_tokens: float, dataset: str) -> duration.Job:
+    toy = (facts.base_parameters or advise_facts.TOY_PARAMETERS) < advise_facts.TOY_PARAMETERS
     batch = _value(choice, facts, "train.batch_size", 8) * _value(choice, facts, "train.accumulation", 2)
     per_step = max(1, round(batch if toy else choice.value("effective_batch") or batch))
     rows = facts.rows or 0
     steps = max(1, round(_value(choice, facts, "train.epochs", 2) * rows / per_step))
     threads = round(_value(choice, facts, "train.threads", 0)) or machine.facts().cores
     longest = _value(choice, facts, "train.max_length", 1024)
-    return timing.Job(
+    return duration.Job(
         steps=steps,
         rows_per_step=per_step,
         row_tokens=min(row_tokens, longest),

@@ -10,7 +10,11 @@ from typing import Any
 
 import msgspec
 
-from engine import bases, datasets, drafts, judges, preflight, starter
+from engine import datasets, starter
+from engine.models import alike as models_alike
+from engine.models import bases
+from engine.plan import build as plan_build
+from engine.plan import drafts, judges
 from engine.runs import Run, store
 from engine.spec import RunSpec
 from engine.words import Problem, t
@@ -112,7 +116,7 @@ def look(workspace: Workspace, *, base: str = "starter", skip_sft: bool = False,
     alike = None
     if judge is not None:
         folder = judges.made_by(workspace, judge)
-        alike = judges.reads_alike(bases.describe(policy, workspace), folder) if folder is not None else None
+        alike = models_alike.reads_alike(bases.describe(policy, workspace), folder) if folder is not None else None
     stages = (first, second, third)
     # A stage that was skipped is filled by the base.
     open_stages = [one for one in stages if one.filled is None and not (skip_sft and one is first)]
@@ -146,4 +150,4 @@ def build(
     """Return the spec of a stage and everything that keeps it from starting, as preflight.build does."""
     if name == "ppo" and judge is not None:
         overrides = {"objective_args.reward_model": judge, **overrides}
-    return preflight.build(workspace, RECIPES[name], base_ref=policy, dataset_id=dataset, overrides=overrides)
+    return plan_build.build(workspace, RECIPES[name], base_ref=policy, dataset_id=dataset, overrides=overrides)

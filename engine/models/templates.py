@@ -9,13 +9,10 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engine.bases import Base
+from engine.models.bases import Base
 from engine.words import Problem
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 # For bases without a chat template. Plain words, so that no new token has to be learned; saved with the tokenizer.
 PLAIN_TEMPLATE = (

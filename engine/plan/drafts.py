@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from engine import limits, preflight
+from engine import limits
+from engine.plan import build
 from engine.runs import store
 from engine.spec import RunSpec, schema, settings
 from engine.workspace import Workspace, write_atomically
@@ -53,14 +54,14 @@ def of_run(workspace: Workspace, run_id: str, *, came_from: str, changes: dict[s
         recipe=run_spec.recipe.name,
         base=base_of(run_spec),
         dataset=run_spec.dataset.id,
-        overrides={**changed(run_spec, workspace), **(changes or {})},
+        overrides={**changed_settings(run_spec, workspace), **(changes or {})},
         came_from=came_from,
     )
 
 
-def changed(run_spec: RunSpec, workspace: Workspace) -> dict[str, Any]:
+def changed_settings(run_spec: RunSpec, workspace: Workspace) -> dict[str, Any]:
     """Return the settings of a spec that differ from what its recipe would give on its base now."""
-    plain, _ = preflight.build(
+    plain, _ = build.build(
         workspace, run_spec.recipe.name, base_ref=base_of(run_spec), dataset_id=run_spec.dataset.id, overrides={}
     )
     if plain is None:

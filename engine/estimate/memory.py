@@ -10,18 +10,14 @@ d the width, f the width of the feed-forward part, V the vocabulary, T the token
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
+from engine.models import shapes
 from engine.spec import RunSpec, schema
 from engine.spec import counts as spec_counts
 from engine.words import t
-
-if TYPE_CHECKING:
-    from engine.advisor import Choice
-    from engine.calibration import Calibration
 
 # The range around the sum: fragmentation and what the allocator keeps cost 5 to 15 %, kernels need room of their own.
 LOW, HIGH = 0.95, 1.25
@@ -48,7 +44,6 @@ LOGIT_CHUNK_TOKENS = 256
 QUANTIZED_BYTES = {"4bit": 4.127 / 8, "8bit": 1.0}
 # PPO writes so many answers at once (engine/train/ppo.py).
 PPO_ROWS_WRITTEN_AT_ONCE = 64
-_MOST = 10**7  # no dimension of a real model is larger
 
 PARTS = (
     *("weights", "gradients", "optimizer", "activations", "logits", "adapter"),
@@ -72,173 +67,6 @@ def part_words() -> dict[str, str]:
         "measured": t("More, as finished runs took"),
         "fixed": t("Libraries and device"),
     }
-
-
-# --- shapes ----------------------------------------------------------------------------------------------------------
-
-
-class Linear(NamedTuple):
-    """One linear layer inside each transformer layer; names are those of `target_modules`."""
-
-    name: str
-    inputs: int
-    outputs: int
-    bias: bool = False
-
-    @property
-    def parameters(self) -> int:
-        return self.inputs * self.outputs + self.outputs * self.bias
-
-
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """The dimensions of a dense decoder. `positions` is 0 unless positions are learned (GPT-2). `attention_dropout`: its
-    attention is dropped in part while it trains; `gelu_in_steps`: its GELU is written as one operation after another.
-    """
-
-    layout: str
-    layers: int
-    hidden: int
-    intermediate: int
-    vocabulary: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    tied: bool
-    positions: int = 0
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    attention_dropout: bool = False
-    gelu_in_steps: bool = False
-
-    @property
-    def gated(self) -> bool:
-        """Whether the feed-forward part has a gate (SwiGLU, GeGLU) or is a plain GELU pair."""
-        return self.layout not in ("gpt2", "gpt_neox")
-
-    @property
-    def linears(self) -> tuple[Linear, ...]:
-        """The linear layers of one transformer layer, as transformers builds them."""
-        d, f, wide, kv = self.hidden, self.intermediate, self.heads * self.head_dim, self.kv_heads * self.head_dim
-        bias, mlp = self.attention_bias, self.mlp_bias
-        if self.layout == "gpt2":
-            return (Linear("c_attn", d, 3 * d, True), Linear("c_proj", d, d, True),
-                    Linear("c_fc", d, f, True), Linear("c_proj", f, d, True))  # fmt: skip
-        if self.layout == "gpt_neox":
-            return (Linear("query_key_value", d, 3 * d, bias), Linear("dense", d, d, bias),
-                    Linear("dense_h_to_4h", d, f, True), Linear("dense_4h_to_h", f, d, True))  # fmt: skip
-        if self.layout == "phi3":
-            return (Linear("qkv_proj", d, wide + 2 * kv), Linear("o_proj", wide, d),
-                    Linear("gate_up_proj", d, 2 * f), Linear("down_proj", f, d))  # fmt: skip
-        return (Linear("q_proj", d, wide, bias), Linear("k_proj", d, kv, bias), Linear("v_proj", d, kv, bias),
-                Linear("o_proj", wide, d, bias and self.layout != "qwen2"), Linear("gate_proj", d, f, mlp),
-                Linear("up_proj", d, f, mlp), Linear("down_proj", f, d, mlp))  # fmt: skip
-
-    @property
-    def layer_parameters(self) -> int:
-        """The parameters of one transformer layer with its norms."""
-        norms = {"gpt2": 4, "gpt_neox": 4, "gemma2": 4}.get(self.layout, 2) * self.hidden
-        norms += 2 * self.head_dim if self.layout == "qwen3" else 0
-        return norms + sum(linear.parameters for linear in self.linears)
-
-    @property
-    def head_parameters(self) -> int:
-        return self.vocabulary * self.hidden
-
-    @property
-    def final_norm_parameters(self) -> int:
-        return self.hidden * (1 if self.gated else 2)
-
-
-# Of models as they are published (config.json of Qwen2.5): layers, width, feed-forward width, heads, key-value heads.
-_TYPICAL = (
-    (24, 896, 4864, 14, 2), (28, 1536, 8960, 12, 2), (36, 2048, 11008, 16, 2), (28, 3584, 18944, 28, 4),
-    (48, 5120, 13824, 40, 8), (64, 5120, 27648, 40, 8), (80, 8192, 29568, 64, 8),
-)  # fmt: skip
-_TYPICAL_VOCABULARY = 128_256  # Llama 3's; Qwen's is 151,936, older ones have 32,000
-
-
-def typical_shape(parameters: float) -> Shape | None:
-    """Return the shape of a usual model of so many parameters, to plan for a base of which only the size is known.
-
-    The published model of the nearest size, with as many layers more or fewer as make up the difference. None below
-    100 million, where no shape is usual.
-    """
-    if not 1e8 <= parameters <= 1e12:
-        return None
-
-    def made(layers: int, dims: tuple[int, ...]) -> Shape:
-        hidden, wide, heads, kv = dims
-        return Shape(layout="llama", layers=layers, hidden=hidden, intermediate=wide, vocabulary=_TYPICAL_VOCABULARY,
-                     heads=heads, kv_heads=kv, head_dim=hidden // heads, tied=parameters < 4e9)  # fmt: skip
-
-    shapes = [made(layers, dims) for layers, *rest in _TYPICAL for dims in [tuple(rest)]]
-    nearest = min(shapes, key=lambda one: abs(math.log(count_parameters(one) / parameters)))
-    missing = (parameters - count_parameters(nearest)) / nearest.layer_parameters
-    return msgspec.structs.replace(nearest, layers=max(1, nearest.layers + round(missing)))
-
-
-# transformers writes only what differs from a layout's own defaults in older files; these are the ones that matter.
-_TIED = {"gemma", "gemma2", "gpt2"}
-_HEAD_DIM = {"gemma": 256, "gemma2": 256, "qwen3": 128}
-LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "gpt2", "gpt_neox")
-
-
-def read_shape(config: Any) -> Shape | None:
-    """Return the shape a config.json describes, or None when its layout is not known or a dimension makes no sense.
-
-    A model that reads pictures too keeps its text part under text_config; only that is counted.
-    """
-    if not isinstance(config, dict):
-        return None
-    if isinstance(config.get("text_config"), dict) and config.get("model_type") not in LAYOUTS:
-        config = config["text_config"]
-    layout = config.get("model_type")
-    if layout not in LAYOUTS:
-        return None
-
-    def number(*names: str, default: int | None = None) -> int:
-        """Return the first of these that is set; -1 for what is no count."""
-        value = next((config[name] for name in names if config.get(name) is not None), default)
-        return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST else -1
-
-    def flag(name: str, default: bool) -> bool:
-        value = config.get(name)
-        return value if isinstance(value, bool) else default
-
-    hidden, heads = number("hidden_size", "n_embd"), number("num_attention_heads", "n_head")
-    whole = layout in ("gpt2", "gpt_neox")  # as many key-value heads as heads, side by side as wide as the model
-    found = Shape(
-        layout=layout,
-        layers=number("num_hidden_layers", "n_layer"),
-        hidden=hidden,
-        intermediate=number("intermediate_size", "n_inner", default=4 * hidden if layout == "gpt2" else None),
-        vocabulary=number("vocab_size"),
-        heads=heads,
-        kv_heads=heads if whole else number("num_key_value_heads", default=heads),
-        head_dim=hidden // heads if whole else number("head_dim", default=_HEAD_DIM.get(layout, hidden // heads)),
-        tied=flag("tie_word_embeddings", layout in _TIED),
-        positions=number("max_position_embeddings", "n_positions", default=1024) if layout == "gpt2" else 0,
-        attention_bias=layout == "qwen2" or (layout != "mistral" and flag("attention_bias", layout == "gpt_neox")),
-        mlp_bias=layout == "llama" and flag("mlp_bias", False),
-        attention_dropout=_is_above_zero(config.get("attn_pdrop", 0.1 if layout == "gpt2" else 0))
-        or _is_above_zero(config.get("attention_dropout", 0)),
-        gelu_in_steps=layout == "gpt2" and config.get("activation_function", "gelu_new") == "gelu_new",
-    )
-    counts = (found.layers, hidden, found.intermediate, found.vocabulary, heads, found.kv_heads, found.head_dim)
-    return None if min(counts) < 1 or found.positions < 0 else found
-
-
-def _is_above_zero(value: Any) -> bool:
-    return isinstance(value, int | float) and value > 0
-
-
-def count_parameters(shape: Shape) -> int:
-    """Return the exact number of parameters, each tensor once: checked against transformers on the meta device."""
-    outside = (shape.vocabulary + shape.positions) * shape.hidden + shape.final_norm_parameters
-    return outside + shape.layers * shape.layer_parameters + (0 if shape.tied else shape.head_parameters)
-
-
-# --- what is to be run -----------------------------------------------------------------------------------------------
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
@@ -296,24 +124,6 @@ def with_longest(setup: Setup, tokens: int) -> Setup:
     return msgspec.structs.replace(setup, max_length=max(1, min(setup.max_length, tokens + answer)))
 
 
-def setup_of_choice(choice: Choice) -> Setup:
-    """Return the least a choice of the advisor can be run with: where it sets nothing, one row of 1,024 tokens at a
-    time with gradient checkpointing, as its rule of thumb counts."""
-    return Setup(
-        objective=choice.objective,
-        adapter=choice.adapter,
-        quantize=choice.quantize,
-        layers=choice.layers,
-        rank=choice.value("adapter_args.rank") or 16,
-        batch_size=choice.value("train.batch_size") or (4 if choice.objective == "kto" else 1),
-        max_length=choice.value("train.max_length") or 1024,
-        gradient_checkpointing=True,
-    )
-
-
-# --- the estimate ----------------------------------------------------------------------------------------------------
-
-
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes by part, in the order of PARTS, those of no size left out; `parts` is None when nothing is known and
     `sentence` says why. `runs`: how many finished runs of this machine the figures were corrected by."""
@@ -357,7 +167,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, parts={n: parts[n] for n in PARTS if parts.get(n)}, runs=found.runs)
 
 
-def trained_parameters(shape: Shape, setup: Setup) -> int:
+def trained_parameters(shape: shapes.Shape, setup: Setup) -> int:
     """Return how many parameters a run trains. LoRA of rank r on a linear layer d -> o has r(d + o), OFT with blocks of b
     d(b - 1)/2 (peft 0.21, tuners/oft/layer.py). Raises ValueError for layers the shape does not have."""
     chosen = spec_counts.layer_indices(setup.layers, shape.layers)
@@ -372,24 +182,24 @@ def trained_parameters(shape: Shape, setup: Setup) -> int:
     return count * shape.layer_parameters + head
 
 
-def _held_parameters(shape: Shape, setup: Setup) -> int:
+def _held_parameters(shape: shapes.Shape, setup: Setup) -> int:
     """Return the parameters in memory: a reward model has a score instead of the output layer."""
     without_head = setup.objective == "reward" and not shape.tied
-    return count_parameters(shape) - (shape.head_parameters if without_head else 0)
+    return shapes.count_parameters(shape) - (shape.head_parameters if without_head else 0)
 
 
-def _adapted(shape: Shape, setup: Setup) -> list[Linear]:
+def _adapted(shape: shapes.Shape, setup: Setup) -> list[shapes.Linear]:
     if setup.target_modules == "all-linear":
         return list(shape.linears)
     names = {name.strip() for name in setup.target_modules.split(",")}
     return [linear for linear in shape.linears if linear.name in names]
 
 
-def _block(linear: Linear, setup: Setup) -> int:
+def _block(linear: shapes.Linear, setup: Setup) -> int:
     return max(1, min(setup.block_size, linear.inputs))
 
 
-def estimate(shape: Shape | None, setup: Setup, *, device: str) -> Estimate:
+def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estimate:
     """Return the memory of a run on `device` ("cpu" or "cuda:0"), by part.
 
     - weights, gradients, optimizer: 4 + 4 + 8 bytes for each trained parameter in 32 bits (Adam keeps two moments), and
@@ -452,12 +262,14 @@ def estimate(shape: Shape | None, setup: Setup, *, device: str) -> Estimate:
     return Estimate(
         device=device,
         parts={name: round(parts[name]) for name in PARTS if parts.get(name)},
-        parameters=count_parameters(shape),
+        parameters=shapes.count_parameters(shape),
         trained_parameters=trained,
     )
 
 
-def _held_bytes(shape: Shape, setup: Setup, trained: int, held: int, element_bytes: int) -> tuple[float, float, float]:
+def _held_bytes(
+    shape: shapes.Shape, setup: Setup, trained: int, held: int, element_bytes: int
+) -> tuple[float, float, float]:
     """Return the bytes of weights, gradients and optimizer: two moments for each trained parameter, of 4 bytes each, or
     of 1 in 8 bits (8-bit Optimizers via Block-wise Quantization, arXiv 2110.02861), the constants aside."""
     moments = 2 if setup.optimizer == "adamw_8bit" else 8
@@ -475,7 +287,7 @@ def _held_bytes(shape: Shape, setup: Setup, trained: int, held: int, element_byt
     return base + 4 * trained, 4 * trained, moments * trained
 
 
-def _layers_with_activations(shape: Shape, setup: Setup) -> int:
+def _layers_with_activations(shape: shapes.Shape, setup: Setup) -> int:
     chosen = spec_counts.layer_indices(setup.layers, shape.layers)
     if chosen is None:
         return shape.layers
@@ -483,7 +295,7 @@ def _layers_with_activations(shape: Shape, setup: Setup) -> int:
     return shape.layers if through else shape.layers - chosen[0]
 
 
-def _activation_bytes(shape: Shape, setup: Setup, tokens: int, element_bytes: int) -> float:
+def _activation_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: int) -> float:
     wide = max(shape.hidden, shape.heads * shape.head_dim)
     per_token = 22 * wide + 8 * shape.intermediate if shape.gated else 18 * wide + 4 * shape.intermediate
     per_token += 6 * shape.intermediate if shape.gelu_in_steps else 0
@@ -496,7 +308,7 @@ def _activation_bytes(shape: Shape, setup: Setup, tokens: int, element_bytes: in
     return layer * deep
 
 
-def _logit_bytes(shape: Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
+def _logit_bytes(shape: shapes.Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
     if setup.objective == "reward":
         return 0
     if setup.objective == "sft" and not setup.plain_logits:
@@ -504,7 +316,7 @@ def _logit_bytes(shape: Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
     return (10 if on_gpu else 12) * tokens * shape.vocabulary
 
 
-def _adapter_bytes(shape: Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
+def _adapter_bytes(shape: shapes.Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
     if setup.adapter == "full":
         return 0
     adapted, chosen = _adapted(shape, setup), spec_counts.layer_indices(setup.layers, shape.layers)
@@ -517,7 +329,7 @@ def _adapter_bytes(shape: Shape, setup: Setup, tokens: int, on_gpu: bool) -> int
     return found + 4 * tokens * setup.rank * len(adapted) * at_once
 
 
-def _ppo_bytes(shape: Shape, setup: Setup, held: int, element_bytes: int) -> dict[str, float]:
+def _ppo_bytes(shape: shapes.Shape, setup: Setup, held: int, element_bytes: int) -> dict[str, float]:
     rows = setup.update_rows or setup.batch_size
     answer = min(setup.answer_tokens, setup.max_length)
     at_once = min(rows, PPO_ROWS_WRITTEN_AT_ONCE)
@@ -525,15 +337,6 @@ def _ppo_bytes(shape: Shape, setup: Setup, held: int, element_bytes: int) -> dic
     value = 16 * shape.hidden if setup.value_model == "head" else (8 if element_bytes == 2 else 16) * held
     scores = 2 * 4 * rows * answer * shape.vocabulary
     return {"reward": element_bytes * held, "value": value, "rollout": cache + scores}
-
-
-# --- against a machine -----------------------------------------------------------------------------------------------
-
-
-def fits_choice(shape: Shape, choice: Choice, *, device: str, memory_bytes: float) -> bool:
-    """Whether the advisor may name a choice: its sum leaves a tenth of the memory free."""
-    found = estimate(shape, setup_of_choice(choice), device=device)
-    return found.parts is not None and found.total_bytes <= USABLE_SHARE * memory_bytes
 
 
 def verdict(found: Estimate, memory_bytes: float) -> str:
@@ -549,7 +352,7 @@ def verdict(found: Estimate, memory_bytes: float) -> str:
     return t("It needs {low} to {high}; {device} is {have}.", **words)
 
 
-def smaller_settings(shape: Shape, setup: Setup, *, device: str, memory_bytes: float) -> dict[str, Any] | None:
+def smaller_settings(shape: shapes.Shape, setup: Setup, *, device: str, memory_bytes: float) -> dict[str, Any] | None:
     """Return the mildest change of settings, by path, whose sum fits: checkpointing, fewer rows a pass, shorter rows,
     an adapter; in that order. None when nothing helps."""
     batches = [setup.batch_size // 2**n for n in range(1, 12) if setup.batch_size // 2**n >= 1]
@@ -579,3 +382,12 @@ def size_words(size_bytes: float) -> str:
     if size_gib < 1:
         return t("{n} MiB", n=f"{size_bytes / 2**20:,.{0 if size_bytes >= 10 * 2**20 else 1}f}")
     return t("{n} GiB", n=f"{size_gib:,.{1 if size_gib < 100 else 0}f}")
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """By how much the formula of memory is corrected, the import baseline of this machine if one was measured, and how
+    many runs these stand on."""
+
+    factor: float
+    baseline_bytes: int | None
+    runs: int

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from engine import fit, machine
+from engine import machine
+from engine.estimate import memory as estimate_memory
+from engine.estimate.memory import Calibration
+from engine.models import shapes
 from engine.workspace import Workspace
 
 # A run says nothing about one more than so many times as large or small: the C library, the kernel's pages and the
@@ -35,8 +38,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     machine: str
     device: str
     dataset: str
-    shape: fit.Shape
-    setup: fit.Setup
+    shape: shapes.Shape
+    setup: estimate_memory.Setup
     threads: int
     rows_per_step: int
     row_tokens: float
@@ -46,15 +49,6 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     step_s: float | None = None
     whole_s: float | None = None
     base_s: float = 0.0
-
-
-class Calibration(msgspec.Struct, frozen=True, kw_only=True):
-    """By how much the formula of memory is corrected, the import baseline of this machine if one was measured, and how
-    many runs these stand on."""
-
-    factor: float
-    baseline_bytes: int | None
-    runs: int
 
 
 @lru_cache(maxsize=1)
@@ -110,26 +104,28 @@ def _read(path: str, _changed: int, _size: int, here: str) -> tuple[Measurement,
     return tuple(reversed(found))
 
 
-def same_kind(one: fit.Setup, other: fit.Setup) -> bool:
+def same_kind(one: estimate_memory.Setup, other: estimate_memory.Setup) -> bool:
     """Whether two runs train the same way; size, rows and tokens aside."""
     return (one.objective, one.adapter, one.quantize, one.gradient_checkpointing) == (
         other.objective, other.adapter, other.quantize, other.gradient_checkpointing)  # fmt: skip
 
 
-def memory(known: list[Measurement], shape: fit.Shape | None, setup: fit.Setup, *, device: str) -> Calibration | None:
+def memory(
+    known: list[Measurement], shape: shapes.Shape | None, setup: estimate_memory.Setup, *, device: str
+) -> Calibration | None:
     """Return how the estimate of a run is corrected by what finished ones took, or None when none is near enough."""
     if shape is None:
         return None
     here = [one for one in known if one.device == device]
-    own = fit.estimate(shape, setup, device=device)
+    own = estimate_memory.estimate(shape, setup, device=device)
     ratios = []
     for one in here:
-        theirs = fit.estimate(one.shape, one.setup, device=device)
+        theirs = estimate_memory.estimate(one.shape, one.setup, device=device)
         if not own.parts or not theirs.parts or not same_kind(one.setup, setup):
             continue
         apart = max(own.moving_bytes, theirs.moving_bytes) / max(1, min(own.moving_bytes, theirs.moving_bytes))
         if apart <= MOST_TIMES_LARGER and one.peak_bytes > one.baseline_bytes:
-            later = fit.LATER_BYTES if device == "cpu" else 0
+            later = estimate_memory.LATER_BYTES if device == "cpu" else 0
             ratios.append(max(LEAST_FACTOR, (one.peak_bytes - one.baseline_bytes - later) / theirs.moving_bytes))
     baselines = [one.baseline_bytes for one in here[:MOST_RUNS] if one.baseline_bytes]
     if not ratios and not baselines:

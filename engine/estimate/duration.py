@@ -12,8 +12,11 @@ from typing import Literal
 
 import msgspec
 
-from engine import calibration, fit, machine
-from engine.calibration import Measurement
+from engine import machine
+from engine.estimate import measured as estimate_measured
+from engine.estimate import memory
+from engine.estimate.measured import Measurement
+from engine.models import shapes
 from engine.spec import counts
 from engine.words import t
 
@@ -70,14 +73,14 @@ class Time(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
 
 
-def forward_flops(shape: fit.Shape, row_tokens: float, *, head: bool = True) -> float:
+def forward_flops(shape: shapes.Shape, row_tokens: float, *, head: bool = True) -> float:
     """Return the FLOPs of one token's forward pass in a row of so many."""
     weights = shape.layers * sum(one.inputs * one.outputs for one in shape.linears)
     weights += shape.head_parameters if head else 0
     return 2 * weights + 4 * shape.layers * shape.heads * shape.head_dim * row_tokens
 
 
-def token_flops(shape: fit.Shape, setup: fit.Setup, row_tokens: float) -> float:
+def token_flops(shape: shapes.Shape, setup: memory.Setup, row_tokens: float) -> float:
     """Return the FLOPs of training on one token of a row: forward, backward, the reference where there is one."""
     forward = forward_flops(shape, row_tokens, head=setup.objective != "reward")
     chosen = counts.layer_indices(setup.layers, shape.layers)
@@ -85,7 +88,7 @@ def token_flops(shape: fit.Shape, setup: fit.Setup, row_tokens: float) -> float:
     if setup.adapter == "full":
         once = forward * (1 + 2 * share)
     else:
-        once = forward * (1 + share) + 6 * fit.trained_parameters(shape, setup)
+        once = forward * (1 + share) + 6 * memory.trained_parameters(shape, setup)
         once *= TURNING if setup.adapter == "oft" else 1
     once += forward if setup.gradient_checkpointing else 0
     once *= UNPACKING if setup.quantize != "none" else 1
@@ -115,8 +118,8 @@ def assumed_flops(device: str, threads: int, card: str, memory_gib: float | None
 
 
 def estimate(
-    shape: fit.Shape | None,
-    setup: fit.Setup,
+    shape: shapes.Shape | None,
+    setup: memory.Setup,
     job: Job,
     *,
     device: str,
@@ -134,7 +137,7 @@ def estimate(
     alike = [
         one
         for one in known
-        if one.device == device and one.step_s and calibration.same_kind(one.setup, setup)
+        if one.device == device and one.step_s and estimate_measured.same_kind(one.setup, setup)
         and (device != "cpu" or one.threads == job.threads)
     ]  # fmt: skip
     same = [one for one in alike if one.shape == shape and one.setup.layers == setup.layers]
@@ -143,7 +146,7 @@ def estimate(
     def apart(one: Measurement) -> float:
         return abs(math.log(work / _work_of(one)))
 
-    chosen = sorted(chosen, key=apart)[: calibration.MOST_RUNS]
+    chosen = sorted(chosen, key=apart)[: estimate_measured.MOST_RUNS]
     chosen = [one for one in chosen if apart(one) <= apart(chosen[0]) + 0.3]  # runs far less alike do not vote
     if chosen:
         basis: Literal["measured", "scaled", "assumed"] = "measured" if same else "scaled"
@@ -173,7 +176,7 @@ def estimate(
     )
 
 
-def _step_flops(shape: fit.Shape, setup: fit.Setup, rows: int, row_tokens: float) -> float:
+def _step_flops(shape: shapes.Shape, setup: memory.Setup, rows: int, row_tokens: float) -> float:
     if setup.objective == "ppo":  # its rows are questions, to be answered
         row_tokens += setup.answer_tokens
     return rows * row_tokens * token_flops(shape, setup, row_tokens)
@@ -190,16 +193,16 @@ def _measured_rest(same: list[Measurement], job: Job) -> float | None:
         return None
     scored = any(one.dataset == job.dataset for one in same)
     base_s = 0.0 if scored else statistics.median(one.base_s for one in same)
-    return max(0.0, statistics.median(rests[: calibration.MOST_RUNS])) + base_s
+    return max(0.0, statistics.median(rests[: estimate_measured.MOST_RUNS])) + base_s
 
 
-def _computed_rest(shape: fit.Shape, job: Job, rate: float) -> float:
+def _computed_rest(shape: shapes.Shape, job: Job, rate: float) -> float:
     forward = job.row_tokens * forward_flops(shape, job.row_tokens)
     scored = 2 * (MOST_SEEN + job.held_out) + job.evaluations * job.held_out
     return START_S + scored * forward / rate
 
 
-def _scoring_s(shape: fit.Shape, job: Job, rate: float, same: list[Measurement]) -> float:
+def _scoring_s(shape: shapes.Shape, job: Job, rate: float, same: list[Measurement]) -> float:
     """Return what scoring a model once takes: as long as the base took where it was measured, else by its tokens."""
     measured = [one.base_s for one in same if one.dataset == job.dataset and one.base_s > 1.0]  # less: it was cached
     if measured:

@@ -1,0 +1,156 @@
+"""The facts advice depends on, checked: data, machine, base and goal. What is not known is None."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import msgspec
+
+from engine.words import Problem, t
+
+DATA_TYPES = (
+    "language-modeling",
+    "prompt-only",
+    "prompt-completion",
+    "preference",
+    "unpaired-preference",
+    "stepwise",
+)
+GOALS = ("format", "knowledge", "alignment", "continue")
+ALIGNMENT_DATA = ("none", "ratings_large", "comparisons", "good_bad")
+TOLERANCES = ("low", "medium", "high")
+
+# Above this ratio of the two labels KTO's weights are needed: the ICML version of its paper keeps the weighted ratio
+# within 1 to 3/2 (arXiv 2402.01306, equation 9). It is what "severely unbalanced" (C10) means here.
+SEVERE_IMBALANCE = 1.5
+# The guide asks for 10,000 or more labels before PPO (H4).
+LARGE_ANNOTATION_ROWS = 10_000
+# Up to so many rows count as "few-shot" (G5); the guide gives no number.
+FEW_ROWS = 100
+# So many rows make rank 16 tight (arXiv 2405.09673, section 4.7, recommends 64 to 256 for much or foreign data).
+MANY_ROWS = 50_000
+VERY_MANY_ROWS = 100_000
+# Below this the recipes bring settings of their own: rates for a toy must not travel to a real model, nor back.
+TOY_PARAMETERS = 5e7
+# Numbers that depend on the size of a base which is not known are those of a model of this size.
+UNKNOWN_PARAMETERS = 3e9
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the advice depends on; None means not known. For `gpu_memory_gib` None means that there is no GPU.
+
+    `base_is_tuned`: the base was fine-tuned before and what it learned then should stay, such as run:<id>.
+    `alignment_data`: what people have said about answers, beyond the file; see alignment_words().
+    """
+
+    rows: int | None = None
+    data_type: str | None = None
+    good_rows: int | None = None
+    bad_rows: int | None = None
+    gpu_memory_gib: float | None = None
+    base_parameters: float | None = None
+    base_is_tuned: bool = False
+    goal: Literal["format", "knowledge", "alignment", "continue"] | None = None
+    alignment_data: Literal["none", "ratings_large", "comparisons", "good_bad"] | None = None
+    has_reward_model: bool = False
+    forgetting_tolerance: Literal["low", "medium", "high"] = "medium"
+    time_budget_minutes: float | None = None
+
+
+def alignment_words() -> dict[str, str]:
+    """Return the answers to "Have people judged answers of a model?", in words that cannot be misread."""
+    return {
+        "none": t("No, nobody has judged answers"),
+        "good_bad": t("Yes, single answers are marked good or bad"),
+        "comparisons": t("Yes, pairs: of two answers to one question, which is better"),
+        "ratings_large": t("Yes, ratings or comparisons of more than 10,000 answers"),
+    }
+
+
+def goal_words() -> dict[str, str]:
+    """Return the answers to "What should the model learn?"."""
+    return {
+        "format": t("Answer in a certain form, style or language"),
+        "knowledge": t("Know a new subject"),
+        "alignment": t("Prefer the answers that people prefer"),
+        "continue": t("More, on top of an earlier fine-tuning"),
+    }
+
+
+# Memory of cards as they are sold. GeForce to data centre; 5, 10, 20, 40 and 71 are also slices of a shared card.
+_MARKETED_GB = (
+    *(1, 2, 3, 4, 5, 6, 8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 64, 71, 80, 94, 96, 128, 141, 144, 180, 192, 256, 288),
+)
+
+
+def marketed_gb(gib: float) -> int:
+    """Return the size a card is sold as, from the GiB it reports: 7.6 is 8, 15.7 is 16, 44.5 is 48, 79 is 80.
+
+    A card reports up to a tenth less than its name says, because the driver and error correction keep a part (an L40S of
+    48 GB reports 44.5 GiB, a T4 of 16 GB 14.6). A figure that is no card's is rounded up.
+    """
+    size = next((s for s in _MARKETED_GB if s * 1.01 >= gib), None)
+    return size if size is not None and gib >= 0.9 * size else math.ceil(gib)
+
+
+def checked(facts: Facts) -> tuple[Facts, list[Problem]]:
+    """Return the facts with every impossible one set to "not known", and what was wrong with them."""
+    problems: list[Problem] = []
+    changes: dict[str, Any] = {}
+    numbers = {"rows": 1, "good_rows": 0, "bad_rows": 0, "gpu_memory_gib": None, "base_parameters": None}
+    for name, least in {**numbers, "time_budget_minutes": None}.items():
+        value = getattr(facts, name)
+        if value is None:
+            continue
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not usable or (value <= 0 if least is None else value < least):
+            changes[name] = None
+            problems.append(Problem(rule="fact-number", where=name, parameters={"value": str(value)[:40]}))
+    words = {"data_type": (DATA_TYPES, None), "goal": (GOALS, None), "alignment_data": (ALIGNMENT_DATA, None)}
+    for name, (known, otherwise) in {**words, "forgetting_tolerance": (TOLERANCES, "medium")}.items():
+        value = getattr(facts, name)
+        if value is not None and value not in known:
+            changes[name] = otherwise
+            problems.append(
+                Problem(rule="fact-word", where=name, parameters={"value": str(value)[:40], "known": ", ".join(known)})
+            )
+    return msgspec.structs.replace(facts, **changes), problems
+
+
+def alignment(facts: Facts) -> str | None:
+    """Return what human judgement there is: what was answered, else what the file itself holds."""
+    if facts.alignment_data is not None:
+        return facts.alignment_data
+    if facts.data_type == "preference":
+        return "ratings_large" if (facts.rows or 0) > LARGE_ANNOTATION_ROWS else "comparisons"
+    return "good_bad" if facts.data_type == "unpaired-preference" else None
+
+
+def imbalance(facts: Facts) -> float | None:
+    """Return how many times the rarer label the other one is there, or None when the counts are not known."""
+    if facts.good_rows is None or facts.bad_rows is None:
+        return None
+    fewer, more = sorted((facts.good_rows, facts.bad_rows))
+    return more / fewer if fewer else (math.inf if more else None)
+
+
+def new_domain(facts: Facts) -> bool:
+    """Whether the rows are a subject the base does not know: said so, or plain text without another goal."""
+    return facts.goal == "knowledge" or (facts.goal is None and facts.data_type == "language-modeling")
+
+
+def tuned_again(facts: Facts) -> bool:
+    return facts.base_is_tuned or facts.goal == "continue"
+
+
+def count(number: float | None) -> str:
+    return f"{number:,.0f}" if number is not None else "?"
+
+
+def billions(parameters: float) -> str:
+    """Return a size as people say it: 7B, 1.5B, 360M."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if parameters >= unit:
+            return f"{parameters / unit:.2g}{letter}" if parameters < 10 * unit else f"{parameters / unit:.0f}{letter}"
+    return f"{parameters:.0f}"

@@ -1,0 +1,379 @@
+"""Why this advice: reasons in the order of precedence, rules that speak for it, and rules that were overruled."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from engine.advise import facts as advise_facts
+from engine.advise import guide
+from engine.advise.facts import (
+    FEW_ROWS,
+    LARGE_ANNOTATION_ROWS,
+    SEVERE_IMBALANCE,
+    VERY_MANY_ROWS,
+    Facts,
+    billions,
+    count,
+    marketed_gb,
+    new_domain,
+    tuned_again,
+)
+from engine.advise.stages import plan
+from engine.advise.ways import USABLE_SHARE, Choice, Need, named, objective_title, rough_need_gib
+from engine.words import t
+
+
+class Overruled(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule that applies and was not followed; `partly` when it was, but not in all it says."""
+
+    rule: str
+    why: str
+    partly: bool = False
+
+
+def reasons(
+    facts: Facts, advised: Choice | None, ranked: list[Choice], *, estimated: bool, need: Need | None
+) -> list[str]:
+    """Return why, in the order of precedence: what fits, the form of the data, the rows, preference.
+
+    `estimated`: the caller has an estimate of memory of its own, so the rule of thumb's figures are not named.
+    """
+    said: list[str] = []
+    if facts.gpu_memory_gib is None:
+        said.append(t("There is no GPU, so no rule about GPU memory applies."))
+        if facts.base_parameters is None:
+            said.append(t("The size of the base is not known; on a processor one below 1B is realistic."))
+        elif facts.base_parameters >= 1e9:
+            said.append(
+                t(
+                    "On a processor a base of {size} takes days; one below 1B is realistic.",
+                    size=billions(facts.base_parameters),
+                )
+            )
+    if advised is None:
+        if ranked:
+            said.append(_smallest_need(facts, ranked, estimated, need))
+        else:
+            said.append(_no_feed(facts))
+        return said
+    said += _fit_reasons(facts, advised, ranked, estimated, need)
+    said.append(_form_reason(facts, advised))
+    if advised.objective == "ppo" and not estimated and None not in (facts.gpu_memory_gib, facts.base_parameters):
+        said.append(t("PPO's memory counts a reward model as large as the base, and a value head on the model itself."))
+    rows = _rows_reason(facts, advised)
+    if rows:
+        said.append(rows)
+    if tuned_again(facts) and advised.objective == "sft":
+        if advised.adapter == "oft":
+            said.append(
+                t(
+                    "The base was tuned before. OFT turns the weights without stretching them, and forgot a little less "
+                    "than LoRA in the one independent comparison; measure it here (F6)."
+                )
+            )
+        else:
+            said.append(
+                t("The base was tuned before, so the run is kept gentle: a low rank and general rows mixed in.")
+            )
+    if facts.forgetting_tolerance == "low" and advised.objective == "sft":
+        said.append(
+            t("Little may be forgotten, so a tenth of the rows are general ones and the rate is at its lower end.")
+        )
+    moved = [s for s in advised.settings if s.reason and s.path == "objective_args.weights"]
+    if moved:
+        good, bad = moved[0].value
+        said.append(
+            t(
+                "Weights of {good} for good rows and {bad} for bad ones make both labels count alike.",
+                good=f"{good:g}",
+                bad=f"{bad:g}",
+            )
+        )
+    return said
+
+
+def _smallest_need(facts: Facts, ranked: list[Choice], estimated: bool, need: Need | None) -> str:
+    if need is not None and facts.base_parameters is not None:
+        least = min(ranked, key=lambda choice: rough_need_gib(choice, facts.base_parameters or 0))
+        return t(
+            "Even {choice}, the smallest way to train a base of {size}, needs {need}; {memory}.",
+            choice=least.title,
+            size=billions(facts.base_parameters),
+            need=need(least),
+            memory=_memory(facts),
+        )
+    if estimated or facts.base_parameters is None or facts.gpu_memory_gib is None:
+        return t("None of the methods fits, by the estimate of memory.")
+    least = min(ranked, key=lambda choice: rough_need_gib(choice, facts.base_parameters or 0))
+    return t(
+        "Even {choice}, the smallest way to train a base of {size}, needs about {need} GB; of the card's {gb} "
+        "a tenth stays free.",
+        choice=least.title,
+        size=billions(facts.base_parameters),
+        need=math.ceil(rough_need_gib(least, facts.base_parameters)),
+        gb=marketed_gb(facts.gpu_memory_gib),
+    )
+
+
+def _no_feed(facts: Facts) -> str:
+    if facts.data_type == "prompt-only":
+        return t(
+            "Your rows are questions without answers. PPO learns from these, but only with a reward model as the judge."
+        )
+    return t("Your rows mark single steps of answers; no method here learns from these.")
+
+
+def _memory(facts: Facts) -> str:
+    if facts.gpu_memory_gib is None:
+        return t("a tenth of this machine's memory stays free")
+    return t("the card has {gb} GB, of which a tenth stays free", gb=marketed_gb(facts.gpu_memory_gib))
+
+
+# Other ways to hold every weight than ours, which is 32 bits with Adam: bytes a parameter (LLaMA-Factory's table).
+_PURE_BF16_BYTES, _ADAM_8BIT_BYTES = 8, 6
+
+
+def _full_otherwise(facts: Facts) -> str:
+    """Return what full fine-tuning would take by ways that are not built."""
+    size = facts.base_parameters or 0
+    return t(
+        "Held in 16 bits alone, full fine-tuning of {size} takes about {bf16} GB, and about {adam} with an 8-bit "
+        "optimizer; neither is built here.",
+        size=billions(size),
+        bf16=round(_PURE_BF16_BYTES * size / 1e9),
+        adam=round(_ADAM_8BIT_BYTES * size / 1e9),
+    )
+
+
+def _fit_reasons(facts: Facts, advised: Choice, ranked: list[Choice], estimated: bool, need: Need | None) -> list[str]:
+    """Return what the memory decided: what fits, and which better choice it ruled out."""
+    better = next(iter(ranked[: ranked.index(advised)]), None)
+    if need is not None and facts.base_parameters is not None:
+        words = {"choice": named(advised, capital=True), "size": billions(facts.base_parameters)}
+        said = [
+            t(
+                "{choice} of a base of {size} needs {need} at the least; {memory}.",
+                need=need(advised),
+                memory=_memory(facts),
+                **words,
+            )
+        ]
+        if better is not None:
+            text = t(
+                "{better} comes first for such data, but needs {need}, which does not fit.",
+                better=named(better, capital=True),
+                need=need(better),
+            )
+            said.insert(0, text)
+            if better.adapter == "full" and better.layers == "all":
+                said.append(_full_otherwise(facts))
+        return said
+    if estimated:
+        if better is None:
+            return [t("{choice} fits this machine, by the estimate of memory.", choice=named(advised, capital=True))]
+        return [
+            t(
+                "{better} comes first for such data, but does not fit this machine by the memory estimate; {choice} does.",
+                better=named(better, capital=True),
+                choice=named(advised),
+            )
+        ]
+    if facts.gpu_memory_gib is None:
+        return []
+    size = marketed_gb(facts.gpu_memory_gib)
+    if facts.base_parameters is None:
+        return [t("The size of the base is not known, so the card of {gb} GB alone decided what fits.", gb=size)]
+    said = []
+    if better is not None:
+        said.append(
+            t(
+                "{better} comes first for such data, but a base of {size} would need about {need} GB; of the card's "
+                "{gb} a tenth stays free.",
+                better=named(better, capital=True),
+                size=billions(facts.base_parameters),
+                need=math.ceil(rough_need_gib(better, facts.base_parameters)),
+                gb=size,
+            )
+        )
+    said.append(
+        t(
+            "{choice} of a base of {size} needs about {need} GB at the least, and the card has {gb} GB.",
+            choice=named(advised, capital=True),
+            size=billions(facts.base_parameters),
+            need=math.ceil(rough_need_gib(advised, facts.base_parameters)),
+            gb=size,
+        )
+    )
+    return said
+
+
+def _form_reason(facts: Facts, advised: Choice) -> str:
+    if facts.data_type is None:
+        return t(
+            "No file is chosen yet; rows for {objective} are assumed.", objective=objective_title(advised.objective)
+        )
+    return {
+        "language-modeling": t("Your rows are plain text, so every word of them is learned (SFT)."),
+        "prompt-completion": t("Your rows are questions with answers, so the answers are learned (SFT)."),
+        "preference": t(
+            "Your rows are pairs of a better and a worse answer, which DPO learns from without a reward model."
+        ),
+        "unpaired-preference": t("Your rows are single answers marked good or bad, which is the form KTO learns from."),
+        "prompt-only": t("Your rows are questions alone and you have a reward model, which together feed PPO."),
+    }[facts.data_type]
+
+
+def _rows_reason(facts: Facts, advised: Choice) -> str:
+    if facts.rows is None:
+        return ""
+    rows = count(facts.rows)
+    if advised.objective == "ppo":
+        return t("PPO makes its own answers, so {rows} questions can be used again and again.", rows=rows)
+    if advised.objective != "sft":
+        return t("{rows} judged rows are learned gently: a small adapter, a low rate, one pass.", rows=rows)
+    if facts.rows <= FEW_ROWS:
+        return t("{rows} rows are very few: the model learns a form from them, hardly new facts.", rows=rows)
+    if facts.rows <= LARGE_ANNOTATION_ROWS:
+        return t("{rows} rows are enough for an adapter and too few to move every weight safely.", rows=rows)
+    if facts.rows <= VERY_MANY_ROWS:
+        return t("{rows} rows are what an adapter holds well.", rows=rows)
+    if new_domain(facts):
+        return t(
+            "{rows} rows of a new subject are what full fine-tuning is for, and a high-rank adapter comes close.",
+            rows=rows,
+        )
+    return t(
+        "{rows} rows are many, but for instructions an adapter of rank 64 or more learns as much as all weights.",
+        rows=rows,
+    )
+
+
+def speaking(facts: Facts, advised: Choice | None, fired: list[str]) -> list[str]:
+    """Return the rules that speak for the choice: fired rows of the tables first, then the rest of the guide."""
+    if advised is None:
+        return []
+    rules = guide.rules()
+    found = [rule for rule in fired if advised.parts & set(rules[rule].recommends)]
+    size = marketed_gb(facts.gpu_memory_gib) if facts.gpu_memory_gib is not None else None
+    imbalance = advise_facts.imbalance(facts)
+    sft = advised.objective == "sft"
+    speaks = {
+        "A2": sft and facts.goal == "format",
+        "A3": sft and facts.goal == "knowledge",
+        "A4": not sft,
+        "D1": sft,
+        "F6": sft and advised.adapter == "oft" and tuned_again(facts),
+        "H2": advised.objective in ("ppo", "reward"),
+        "I1": advised.objective == "dpo",
+        "J5": advised.objective == "kto" and imbalance is not None and imbalance > SEVERE_IMBALANCE,
+        "J8": advised.objective == "kto",
+        "L2": len(plan(facts, advised)) > 1,
+        "L5": size is not None and size <= 8 and advised.quantize == "4bit",
+        "L6": size == 16 and advised.adapter == "lora" and advised.quantize == "none",
+        "L7": size == 80 and advised.adapter == "full",
+        "L9": bool(advised.value("train.replay_share")),
+        "M5": advised.objective in ("dpo", "kto", "ppo"),
+        "N1": size is not None and size <= 8 and advised.quantize == "4bit",
+        "N3": advised.objective == "dpo",
+        "N4": advised.objective == "kto" and imbalance is not None and imbalance > SEVERE_IMBALANCE,
+        "N5": sft and (facts.rows or 0) > 1000,
+        # how the guide's contradictions were decided, where they touch these facts
+        "X6": facts.rows in (LARGE_ANNOTATION_ROWS, VERY_MANY_ROWS) or size in (8, 16, 80),
+        "X11": any(not advised.parts & set(rules[rule].recommends) for rule in fired),
+    }
+    return [*found, *(rule for rule, speaking in speaks.items() if speaking)]
+
+
+def overruled(
+    facts: Facts, advised: Choice | None, ranked: list[Choice], fitting: list[Choice], fired: list[str]
+) -> list[Overruled]:
+    """Return the rules that apply and were not followed, or only in part, each with the reason."""
+    rules = guide.rules()
+    found: list[Overruled] = []
+    for rule in fired:
+        if advised is None:
+            why = t("Nothing it recommends fits.") if ranked else t("The data cannot feed what it recommends.")
+            found.append(Overruled(rule=rule, why=why))
+        elif not advised.parts & set(rules[rule].recommends):
+            found.append(Overruled(rule=rule, why=_why_not(facts, advised, rules[rule], ranked, fitting)))
+        else:
+            part = _why_in_part(facts, advised, rule)
+            if part:
+                found.append(Overruled(rule=rule, why=part, partly=True))
+    if advised is not None:
+        if tuned_again(facts) and advised.objective == "sft" and advised.adapter != "oft":
+            found.append(Overruled(rule="F6", why=t("OFT does not fit this machine with this base.")))
+        if advised.objective == "sft" and 0 < (facts.rows or 0) <= FEW_ROWS and advised.layers == "all":
+            found.append(Overruled(rule="G5", why=t(rules["G5"].why)))
+        # the harmful numbers of the guide are named wherever they would apply
+        found += [
+            Overruled(rule=rule, why=t(rules[rule].why))
+            for rule, objective in (("I5", "dpo"), ("J9", "kto"))
+            if objective == advised.objective
+        ]
+    return found
+
+
+def _why_not(facts: Facts, advised: Choice, rule: guide.Rule, ranked: list[Choice], fitting: list[Choice]) -> str:
+    wanted = set(rule.recommends)
+    if rule.table == "alignment":
+        if advised.objective == "sft":
+            return t("Your rows hold answers to learn. Judged answers come after this run, as the plan says.")
+        if "ppo" in wanted:
+            return t("PPO needs a reward model, which there is not; the comparisons feed DPO directly.")
+        return t("The form of your rows decides, and it feeds {choice}.", choice=advised.title)
+    asked = [choice for choice in ranked if choice.parts & wanted]
+    if asked and not any(choice in fitting for choice in asked):
+        return t("What fits comes first: {choice} does not fit this machine with this base.", choice=asked[0].title)
+    if wanted == {"qlora"}:
+        return t("This base fits without being held in 4 bits, and each step is faster so.")
+    if advised.adapter == "oft" and tuned_again(facts):
+        return t("The base was tuned before, which speaks for OFT (F6); of LoRA's advice the small adapter stays.")
+    return t(rule.why)
+
+
+def _why_in_part(facts: Facts, advised: Choice, rule: str) -> str:
+    """Return which part of a followed rule was left out: freezing on top of an adapter, preference data from nothing."""
+    said = []
+    if rule in ("C2", "C3", "C5") and advised.adapter != "full":
+        said.append(t("Freezing is left out: an adapter leaves every weight of the base as it is."))
+    if rule == "C3" and advised.objective == "sft":
+        said.append(t("DPO and KTO are left for later: few rows do not make comparisons or labels."))
+    return " ".join(said)
+
+
+def confidence(
+    facts: Facts, advised: Choice | None, *, estimated: bool
+) -> tuple[Literal["high", "medium", "low"], str]:
+    """Return how sure the advice is: each fact that is missing, and thin evidence, make it less so."""
+    if advised is None:
+        return "high", t("This follows from the facts alone.")
+    missing = []
+    if facts.data_type is None:
+        missing.append(t("the form of the data"))
+    if facts.rows is None and advised.objective == "sft":
+        missing.append(t("the number of rows"))
+    if facts.base_parameters is None:
+        missing.append(t("the size of the base"))
+    if advised.objective == "kto" and advise_facts.imbalance(facts) is None:
+        missing.append(t("how many labels are good and bad"))
+    if missing:
+        listed = ", ".join(missing)
+        level = "low" if len(missing) > 1 or facts.data_type is None else "medium"
+        return level, t("Not known: {missing}.", missing=listed)
+    if advised.adapter == "oft":
+        return "medium", t("OFT's lead over LoRA rests on little evidence; the runner-up may do as well.")
+    if advised.objective == "ppo":
+        return "medium", t("PPO is hard to tune: it fails silently when the reward model is weak.")
+    if new_domain(facts) and (facts.rows or 0) > VERY_MANY_ROWS:
+        return "medium", t("Full fine-tuning and high ranks are close here, and the sources disagree.")
+    if facts.gpu_memory_gib is None and (facts.base_parameters or 0) >= 1e9:
+        return "low", t("The method is right, but a processor is too slow for a base of this size.")
+    if not estimated and facts.gpu_memory_gib is not None and facts.base_parameters is not None:
+        spare = USABLE_SHARE * facts.gpu_memory_gib - rough_need_gib(advised, facts.base_parameters)
+        if spare < 0.1 * facts.gpu_memory_gib:
+            return "medium", t("The memory is tight: keep rows short.")
+    return "high", t("The sources and the guide agree on this for such data.")

@@ -1,0 +1,27 @@
+"""Base models: what one is, read from its files alone, and the hub they come from. No weights, no torch.
+
+bases.describe(ref, workspace) says all that is known of starter, a folder, an id of the hub or run:<id>; shapes holds
+its dimensions; hub searches, looks and fetches; templates counts tokens as the base would.
+"""
+
+from typing import TYPE_CHECKING
+
+from engine._faces import lazily
+
+if TYPE_CHECKING:
+    from engine.models.bases import Base
+
+__all__ = [
+    "Base",
+    "alike",
+    "bases",
+    "cache",
+    "download",
+    "hub",
+    "hub_client",
+    "shapes",
+    "shortlist",
+    "templates",
+    "weights",
+]
+__getattr__ = lazily(__name__, bases="Base")

@@ -1,0 +1,68 @@
+"""Models to choose from: a short list of open ones (models.yaml), and folders that a person has named."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from engine.models import shapes
+from engine.models.bases import is_folder
+from engine.models.cache import MOST_CACHED
+from engine.workspace import Workspace, write_atomically
+
+
+def folders(workspace: Workspace) -> list[str]:
+    """Return the folders with models that a person has named, those that are still there."""
+    try:
+        found = msgspec.json.decode((workspace.root / "folders.json").read_bytes(), type=list[str])
+    except (OSError, msgspec.MsgspecError):
+        return []
+    return [folder for folder in found if is_folder(Path(folder))]
+
+
+def remember_folder(workspace: Workspace, folder: str) -> None:
+    """Keep a folder for the list of models on this machine."""
+    known = folders(workspace)
+    if folder not in known:
+        write_atomically(workspace.root / "folders.json", msgspec.json.encode([folder, *known][:MOST_CACHED]))
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model of the short list. `config` is what decides its shape in its config.json, `checked` where that was read;
+    what could not be confirmed is None. What the hub says when it is chosen counts."""
+
+    id: str
+    kind: str  # base or instruct
+    config: dict[str, str | int | bool]
+    checked: str
+    licence: str | None = None
+    gated: bool = False
+
+    @property
+    def shape(self) -> shapes.Shape:
+        found = shapes.read_shape(self.config)
+        assert found is not None, self.id
+        return found
+
+    @property
+    def parameters(self) -> int:
+        return shapes.count_parameters(self.shape)
+
+    @property
+    def window_tokens(self) -> int:
+        return int(self.config["max_position_embeddings"])
+
+    @property
+    def weights_bytes(self) -> int:
+        """The size of the weights in 16 bits, as such models are stored; the tokenizer adds a few MB."""
+        return 2 * self.parameters
+
+
+@lru_cache(maxsize=1)
+def curated() -> tuple[Known, ...]:
+    """Return the short list of open models, smallest first (engine/models.yaml)."""
+    found = yaml.safe_load((Path(__file__).parent / "models.yaml").read_text("utf-8"))
+    return tuple(msgspec.convert(found, list[Known]))
