@@ -13,7 +13,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from engine import __version__, limits, uploads, visitors
+from engine import __version__, limits, visitors
+from engine.data import uploads
 from pages import _preload
 
 UPLOAD_ROUTE = "/api/uploads"

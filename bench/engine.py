@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import datasets, events, processes, starter
-from engine.data import division
+from engine import events, processes, starter
+from engine.data import datasets, division
 from engine.models import bases
 from engine.plan import build
 from engine.runs import follow, lifecycle

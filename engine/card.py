@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 
-from engine import __version__, datasets, events
+from engine import __version__, events
+from engine.check import DatasetError
+from engine.data import datasets
 from engine.plan import drafts
 from engine.report import items, paired
 from engine.runs import store
@@ -71,7 +73,7 @@ def _data(workspace: Workspace, run_spec: RunSpec) -> list[str]:
     try:
         stored = datasets.load(workspace, run_spec.dataset.id)
         lines[0] += f", {stored.good_rows} rows of the kind {stored.report.type}"
-    except (datasets.DatasetError, OSError, ValueError):
+    except (DatasetError, OSError, ValueError):
         pass
     if run_spec.dataset.eval_id:
         lines.append(f"- Held-out data: sha256 id `{run_spec.dataset.eval_id}`")

@@ -23,7 +23,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from engine import datasets, processes
+from engine import processes
+from engine.check import DatasetError
+from engine.data import Dataset, datasets
 from engine.models import bases
 from engine.runs import Run, failures, store
 from engine.words import Problem, Text
@@ -355,11 +357,11 @@ def rows(workspace: Workspace, kind: Kind) -> list[dict[str, Any]]:
     return found
 
 
-def make_dataset(workspace: Workspace, kind: Kind, name: str) -> datasets.Dataset:
+def make_dataset(workspace: Workspace, kind: Kind, name: str) -> Dataset:
     """Store the rows of the votes so far as a data set. Raises datasets.DatasetError."""
     found = rows(workspace, kind)
     if not found:
-        raise datasets.DatasetError(Problem(rule="chat-no-votes"))
+        raise DatasetError(Problem(rule="chat-no-votes"))
     workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=workspace.uploads_dir, prefix=".chat-", suffix=".jsonl")
     try:

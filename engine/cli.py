@@ -43,8 +43,7 @@ def check(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Check a file and name every bad row; exit 0 when it can be trained on."""
     import tempfile
 
-    from engine.check import DatasetError, problem_to_json
-    from engine.check import check as check_file
+    from engine.check import DatasetError, check_file, problem_to_json
     from engine.models import bases
     from engine.workspace import write_atomically
 
@@ -100,7 +99,9 @@ def _mapping(arguments: argparse.Namespace) -> dict[str, str]:
 def _add_data(arguments: argparse.Namespace, workspace: Workspace) -> str:
     """Return the id of the data named on the command line: a stored id, a sample, a file that is stored now, a data set
     of the hub (hf:owner/name[:config][:split]), or several of these mixed by weight (mix:A=3,B=1)."""
-    from engine import datasets, jobs, mix, starter
+    from engine import starter
+    from engine.check import DatasetError
+    from engine.data import datasets, jobs, mix
     from engine.models import hub_client
 
     how = {"drop_bad_rows": arguments.drop_bad_rows, "fixes": arguments.fix or (), "mapping": _mapping(arguments)}
@@ -111,7 +112,7 @@ def _add_data(arguments: argparse.Namespace, workspace: Workspace) -> str:
             try:
                 share = float(weight)
             except ValueError:
-                raise datasets.DatasetError(Problem(rule="mix-weights")) from None
+                raise DatasetError(Problem(rule="mix-weights")) from None
             one = argparse.Namespace(**{**vars(arguments), "data": name})
             parts.append((_add_data(one, workspace), share))
         return mix.add(workspace, parts, arguments.data[:100]).id
@@ -119,7 +120,7 @@ def _add_data(arguments: argparse.Namespace, workspace: Workspace) -> str:
         try:
             return jobs.add_from_hub(workspace, arguments.data, **how).id
         except hub_client.HubError as error:
-            raise datasets.DatasetError(error.problem) from error
+            raise DatasetError(error.problem) from error
     source = Path(arguments.data)
     if not source.exists():
         if arguments.data in {sample.name for sample in starter.SAMPLES}:
@@ -151,8 +152,9 @@ def _overrides(texts: list[str] | None) -> tuple[dict[str, Any], list[Problem]]:
 
 def fit(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Estimate the memory and time of a run; exit 0 when it may fit, 1 when it cannot or nothing is known."""
-    from engine import datasets, machine
+    from engine import machine
     from engine.check import DatasetError
+    from engine.data import datasets
     from engine.estimate import memory
     from engine.models import bases
     from engine.plan import build, takes
@@ -260,8 +262,8 @@ def _probe(workspace: Workspace, run_spec: Any) -> dict[str, Any]:
 
 def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Start a run; with --wait follow it to its end."""
-    from engine import datasets
     from engine.check import DatasetError
+    from engine.data import datasets
     from engine.plan import build
     from engine.runs import lifecycle, store
 
@@ -798,8 +800,7 @@ _FACTS = ("rows", "data_type", "good_rows", "bad_rows", "gpu_memory_gib", "base_
 
 def _facts_of(file: Path) -> dict[str, Any]:
     """Return what a file says to the advisor."""
-    from engine.check import DatasetError
-    from engine.check import check as check_file
+    from engine.check import DatasetError, check_file
 
     try:
         report = check_file(file)
@@ -862,7 +863,7 @@ _FLAGS = [
 
 
 def parser() -> argparse.ArgumentParser:
-    from engine.fixes import FIXES
+    from engine.data import fixes
 
     main_parser = argparse.ArgumentParser(
         prog="tunebook", description="Fine-tune language models, and see what they forget."
@@ -903,7 +904,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--name", help="what to call the run")
     sub.add_argument("--drop-bad-rows", action="store_true", help="leave rows with errors out")
     sub.add_argument("--map", action="append", metavar="COLUMN=NAME", help="what a column is, such as reply=completion")
-    sub.add_argument("--fix", action="append", choices=FIXES, help="repair the file first")
+    sub.add_argument("--fix", action="append", choices=fixes.FIXES, help="repair the file first")
     sub.add_argument("--wait", action="store_true", help="follow the run to its end")
     sub = command("fit", fit)
     sub.add_argument("recipe", help="a file of recipes/, without .yaml")
@@ -958,7 +959,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--name", help="what to call the sweep")
     sub.add_argument("--drop-bad-rows", action="store_true", help="leave rows with errors out")
     sub.add_argument("--map", action="append", metavar="COLUMN=NAME", help="what a column is")
-    sub.add_argument("--fix", action="append", choices=FIXES, help="repair the file first")
+    sub.add_argument("--fix", action="append", choices=fixes.FIXES, help="repair the file first")
     sub.add_argument("--wait", action="store_true", help="follow the sweep to its end")
     sub = command("advise", advise)
     sub.add_argument("--facts", metavar="FILE", help="a JSON object of facts, by the names below with _ for -")

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from engine import datasets
+from engine.check import DatasetError
+from engine.data import datasets
 from engine.export import STRAIGHTEN_IMPORT, STRAIGHTEN_LINES, NotExportable, because, is_conv1d
 from engine.models import bases, templates
 from engine.runs import store
@@ -81,7 +82,7 @@ def _first_row(workspace: Workspace, dataset_id: str) -> dict[str, Any]:
     try:
         with pyarrow.parquet.ParquetFile(datasets.rows_path(workspace, dataset_id)) as file:
             return next(file.iter_batches(batch_size=1)).to_pylist()[0]
-    except (datasets.DatasetError, OSError, ValueError, StopIteration) as error:
+    except (DatasetError, OSError, ValueError, StopIteration) as error:
         raise because(Problem(rule="dataset-missing", parameters={"id": dataset_id[:80]})) from error
 
 
@@ -90,7 +91,7 @@ def _rows(workspace: Workspace, dataset_id: str) -> list[dict[str, Any]]:
 
     try:
         found = pyarrow.parquet.read_table(datasets.rows_path(workspace, dataset_id)).to_pylist()
-    except (datasets.DatasetError, OSError, ValueError) as error:
+    except (DatasetError, OSError, ValueError) as error:
         raise because(Problem(rule="dataset-missing", parameters={"id": dataset_id[:80]})) from error
     return found
 

@@ -19,7 +19,9 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from engine import datasets, evaluations, events
+from engine import evaluations, events
+from engine.check import DatasetError
+from engine.data import datasets
 from engine.plan import build
 from engine.report import frontier, items, statistics
 from engine.runs import Run, lifecycle, store
@@ -171,7 +173,7 @@ def plan(
 def _rows(workspace: Workspace, data: str) -> int | None:
     try:
         return datasets.load(workspace, data).report.rows
-    except (datasets.DatasetError, OSError, ValueError):
+    except (DatasetError, OSError, ValueError):
         return None
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from engine import jobs, limits, machine
+from engine import limits, machine
+from engine.data import jobs
 from engine.estimate import choices, memory
 from engine.models import Base, bases, cache, hub, hub_client, shortlist
 from engine.plan import build, takes

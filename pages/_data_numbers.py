@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.components.v2 import component
 
-from engine import datasets, masks, numbers
+from engine.check import DatasetError
+from engine.data import Dataset, datasets, masks, numbers
 from engine.models import Base, bases
 from engine.words import t
 from engine.workspace import Workspace
@@ -73,13 +74,13 @@ def _bars(counts: Mapping[str, int], name: str, title: str, key: str) -> None:
         st.dataframe(table, hide_index=True, alt=title)
 
 
-def show(workspace: Workspace, dataset: datasets.Dataset) -> None:
+def show(workspace: Workspace, dataset: Dataset) -> None:
     """Rows, turns, roles, characters, labels and token lengths, each as a chart with its table."""
     base = _base(workspace)
     try:
         with st.spinner(t("Counting ...")):
             found = numbers.describe(workspace, dataset.id, base)
-    except datasets.DatasetError as error:
+    except DatasetError as error:
         st.error(_ui.plain(error.problem.sentence))
         return
     if found.problem is not None:
@@ -137,7 +138,7 @@ def _lengths(found: numbers.Statistics) -> None:
         st.dataframe(table[table[t("Rows")] > 0], hide_index=True, alt=title)
 
 
-def mask(workspace: Workspace, dataset: datasets.Dataset) -> None:
+def mask(workspace: Workspace, dataset: Dataset) -> None:
     """Some rows as the base reads them, with the tokens that are trained in colour."""
     if dataset.report.type in ("prompt-only", "stepwise"):
         st.info(t("These rows have no answer to learn from, so no token of them is trained."))
@@ -191,7 +192,7 @@ def mask(workspace: Workspace, dataset: datasets.Dataset) -> None:
     _tokens(key=f"tokens_{dataset.id}", data={"parts": parts})
 
 
-def division(workspace: Workspace, dataset: datasets.Dataset) -> None:
+def division(workspace: Workspace, dataset: Dataset) -> None:
     """How a run divides the rows into trained and held-out ones, or which other data it is scored on."""
     _validation(workspace, dataset)
     if dataset.eval_id:
@@ -200,7 +201,7 @@ def division(workspace: Workspace, dataset: datasets.Dataset) -> None:
     try:
         with st.spinner(t("Counting ...")):
             found = numbers.describe(workspace, dataset.id, base).split
-    except datasets.DatasetError as error:
+    except DatasetError as error:
         st.error(_ui.plain(error.problem.sentence))
         return
     if found is None:
@@ -236,7 +237,7 @@ def division(workspace: Workspace, dataset: datasets.Dataset) -> None:
     st.dataframe(table(rows), hide_index=True, alt=t("Rows that are held out"))
 
 
-def _validation(workspace: Workspace, dataset: datasets.Dataset) -> None:
+def _validation(workspace: Workspace, dataset: Dataset) -> None:
     """Let a person say which other data the runs on this one are scored on."""
     known = {
         one.id: one.name
@@ -257,7 +258,7 @@ def _validation(workspace: Workspace, dataset: datasets.Dataset) -> None:
     if chosen != (dataset.eval_id or ""):
         try:
             datasets.attach(workspace, dataset.id, chosen or None)
-        except datasets.DatasetError as error:
+        except DatasetError as error:
             st.error(_ui.plain(error.problem.sentence))
         else:
             st.rerun()
@@ -268,5 +269,5 @@ def _validation(workspace: Workspace, dataset: datasets.Dataset) -> None:
 def _name(workspace: Workspace, dataset_id: str) -> str:
     try:
         return datasets.load(workspace, dataset_id).name
-    except datasets.DatasetError:
+    except DatasetError:
         return t("data that is gone")

@@ -9,11 +9,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine import datasets, fixes, rowsearch, spots
 from engine.check import DatasetError
-from engine.fixes import Edit, one_line
+from engine.data import Dataset, datasets, fixes, one_row
 from engine.read import lines
-from engine.rowcheck import check_row
 from engine.words import Problem, t
 from engine.workspace import Workspace
 from pages import _data_upload, _ui
@@ -28,15 +26,15 @@ SEARCHED_CHARACTERS = 200
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
-def _rows(original: str, mapping: dict[str, str], numbers: tuple[int, ...]) -> dict[int, rowsearch.Row]:
+def _rows(original: str, mapping: dict[str, str], numbers: tuple[int, ...]) -> dict[int, one_row.Row]:
     """Rows of a stored file by number. An id names bytes, so what was read once stays true."""
-    found = rowsearch.find(_path(original), mapping, count=len(numbers), only=set(numbers)).rows
+    found = one_row.find(_path(original), mapping, count=len(numbers), only=set(numbers)).rows
     return {row.row: row for row in found}
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
 def _found(original: str, mapping: dict[str, str], start: int, text: str, only: tuple[int, ...] | None) -> Any:
-    return rowsearch.find(_path(original), mapping, start=start, count=PREVIEW_ROWS, text=text, only=only)
+    return one_row.find(_path(original), mapping, start=start, count=PREVIEW_ROWS, text=text, only=only)
 
 
 def _path(original: str) -> Any:
@@ -45,14 +43,14 @@ def _path(original: str) -> Any:
     return Path(original)
 
 
-def _original(dataset: datasets.Dataset) -> str:
+def _original(dataset: Dataset) -> str:
     return str(dataset.folder / "original")
 
 
 # --- problems -----------------------------------------------------------------------------------------------------
 
 
-def problems(dataset: datasets.Dataset) -> None:
+def problems(dataset: Dataset) -> None:
     """Every rule that is broken, with its count, the first lines with the spot marked, and all lines as a download."""
     report = dataset.report
     chosen: dict[str, list[Problem]] = {}
@@ -71,7 +69,7 @@ def problems(dataset: datasets.Dataset) -> None:
     _download_problems(dataset)
 
 
-def _one_rule(dataset: datasets.Dataset, found: list[Problem], count: int, texts: dict[int, rowsearch.Row]) -> None:
+def _one_rule(dataset: Dataset, found: list[Problem], count: int, texts: dict[int, one_row.Row]) -> None:
     first = found[0]
     is_error = first.severity == "error"
     icon = ":material/error:" if is_error else ":material/warning:"
@@ -87,7 +85,7 @@ def _one_rule(dataset: datasets.Dataset, found: list[Problem], count: int, texts
                 if row and row.whole and st.button(t("Edit"), key=f"edit_{place}", width="content"):
                     _open(dataset, row.row, place)
             if row and row.text:
-                st.caption(_excerpt(row.text, spots.spot(row.text, problem)))
+                st.caption(_excerpt(row.text, one_row.spot(row.text, problem)))
             if row:
                 _editor(dataset, row, place)
         _ui.problem_list(found[SHOWN_SPOTS:LINES_PER_RULE])
@@ -110,7 +108,7 @@ def _excerpt(text: str, where: tuple[int, int] | None) -> str:
     return f"{_ui.plain(before)}:red-background[**{spot}**]{_ui.plain(after)}"
 
 
-def _download_problems(dataset: datasets.Dataset) -> None:
+def _download_problems(dataset: Dataset) -> None:
     report = dataset.report
     if not report.problem_count:
         return
@@ -128,7 +126,7 @@ def _download_problems(dataset: datasets.Dataset) -> None:
 # --- repairs ------------------------------------------------------------------------------------------------------
 
 
-def repairs(workspace: Workspace, dataset: datasets.Dataset) -> None:
+def repairs(workspace: Workspace, dataset: Dataset) -> None:
     """Offer the safe repairs and apply edited rows; each says what it does before it is done."""
     labels = {
         fixes.AS_TEXT: t("Make rows of the paragraphs"),
@@ -151,16 +149,16 @@ def repairs(workspace: Workspace, dataset: datasets.Dataset) -> None:
         wanted = fixes.DROP_BAD_ROWS if fixes.DROP_BAD_ROWS in offers else next(iter(offers))
         kind = "primary" if fix == wanted and not edits and report.errors else "secondary"
         if right.button(labels.get(fix, t("Repair")), type=kind, key=fix):
-            changed = tuple(Edit(row=row, text=text) for row, text in edits.items())
+            changed = tuple(fixes.Edit(row=row, text=text) for row, text in edits.items())
             _data_upload.change(workspace, dataset, fixes=(*changed, fix))
 
 
-def _edits(dataset: datasets.Dataset) -> dict[int, str]:
+def _edits(dataset: Dataset) -> dict[int, str]:
     """Rows that were written anew and wait to be applied: row -> text, blank for a row to be deleted."""
     return st.session_state.setdefault(f"edits_{dataset.id}", {})
 
 
-def _pending(workspace: Workspace, dataset: datasets.Dataset, edits: dict[int, str]) -> None:
+def _pending(workspace: Workspace, dataset: Dataset, edits: dict[int, str]) -> None:
     with st.container(border=True):
         rows = ", ".join(f"{row:,}" for row in sorted(edits)[:12]) + (" …" if len(edits) > 12 else "")
         st.markdown(_ui.say("**{n} changed, not yet applied:** rows {rows}", n=len(edits), rows=rows))
@@ -178,33 +176,33 @@ def _pending(workspace: Workspace, dataset: datasets.Dataset, edits: dict[int, s
         )
         buttons = st.container(horizontal=True)
         if buttons.button(t("Apply the changes"), type="primary", key="apply_edits"):
-            changed = tuple(Edit(row=row, text=text) for row, text in edits.items())
+            changed = tuple(fixes.Edit(row=row, text=text) for row, text in edits.items())
             _data_upload.change(workspace, dataset, fixes=changed)
         if buttons.button(t("Forget them"), key="forget_edits"):
             st.session_state[f"edits_{dataset.id}"] = {}
             st.rerun()
 
 
-def _is_bad(dataset: datasets.Dataset, text: str) -> bool:
+def _is_bad(dataset: Dataset, text: str) -> bool:
     found, _ = _checked(_original(dataset), dataset.mapping, text)
     return any(problem.severity == "error" for problem in found)
 
 
 @st.cache_data(max_entries=200, show_spinner=False)
 def _checked(original: str, mapping: dict[str, str], text: str) -> tuple[tuple[Problem, ...], dict[str, Any] | None]:
-    return check_row(_path(original), one_line(text), mapping)
+    return one_row.check_row(_path(original), fixes.one_line(text), mapping)
 
 
 # --- one row ------------------------------------------------------------------------------------------------------
 
 
-def _open(dataset: datasets.Dataset, row: int | None, place: str = "") -> None:
+def _open(dataset: Dataset, row: int | None, place: str = "") -> None:
     """Open a row for editing where it is shown, or close the one that is open."""
     st.session_state[f"open_row_{dataset.id}"] = (row, place)
     st.rerun()
 
 
-def _editor(dataset: datasets.Dataset, row: rowsearch.Row, where: str) -> None:
+def _editor(dataset: Dataset, row: one_row.Row, where: str) -> None:
     """The row, where it was opened: its text as it stands in the file, checked as it is changed."""
     if st.session_state.get(f"open_row_{dataset.id}") != (row.row, where):
         return
@@ -225,7 +223,7 @@ def _editor(dataset: datasets.Dataset, row: rowsearch.Row, where: str) -> None:
             st.caption(_ui.say("Before: {what}", what=_short(before)))
         if any(problem.severity == "error" for problem in after):
             st.error("  \n".join(_ui.plain(problem.sentence) for problem in after))
-            spot = next((s for problem in after if (s := spots.spot(text, problem))), None)
+            spot = next((s for problem in after if (s := one_row.spot(text, problem))), None)
             if spot:
                 st.caption(_excerpt(text, spot))
         else:
@@ -235,7 +233,7 @@ def _editor(dataset: datasets.Dataset, row: rowsearch.Row, where: str) -> None:
                 shown = {name: value for name, value in trained.items() if name != "line"}
                 st.dataframe(table([shown]), hide_index=True, alt=t("The row as it is trained"))
         buttons = st.container(horizontal=True)
-        same = text == row.text or not lines.parses(one_line(text))
+        same = text == row.text or not lines.parses(fixes.one_line(text))
         if buttons.button(t("Keep this change"), type="primary", disabled=same, key="keep_edit"):
             edits[number] = text
             _open(dataset, None)
@@ -253,7 +251,7 @@ def _short(found: Iterable[Problem]) -> str:
 # --- any row ------------------------------------------------------------------------------------------------------
 
 
-def browse(workspace: Workspace, dataset: datasets.Dataset) -> None:
+def browse(workspace: Workspace, dataset: Dataset) -> None:
     """Any row, by page or by a text in it: as it is trained, or as it stands in the file, where it can be edited."""
     report = dataset.report
     if not report.rows:
@@ -307,7 +305,7 @@ def _listed_rows(path: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _bad_rows(dataset: datasets.Dataset) -> tuple[int, ...]:
+def _bad_rows(dataset: Dataset) -> tuple[int, ...]:
     """The rows with errors: all of them, from the file of problems where the report holds only the first."""
     full = dataset.folder / (dataset.report.problems_file or "")
     if dataset.report.problems_file and full.exists():
@@ -315,7 +313,7 @@ def _bad_rows(dataset: datasets.Dataset) -> tuple[int, ...]:
     return tuple(sorted({p.row for p in dataset.report.problems if p.severity == "error" and p.row}))
 
 
-def _trained(workspace: Workspace, dataset: datasets.Dataset, first: int, searched: str) -> None:
+def _trained(workspace: Workspace, dataset: Dataset, first: int, searched: str) -> None:
     rows: list[dict[str, Any]] = []
     if not searched:
         rows = datasets.preview(workspace, dataset.id, first - 1, PREVIEW_ROWS)
@@ -341,7 +339,7 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame([{k: shown(v) for k, v in row.items() if v is not None} for row in rows])
 
 
-def columns_sample(dataset: datasets.Dataset) -> None:
+def columns_sample(dataset: Dataset) -> None:
     """The first rows of a file of an unknown layout, so that a person sees what its columns hold."""
     try:
         rows = _rows(_original(dataset), {}, (1, 2, 3)).values()

@@ -10,8 +10,9 @@ from typing import Any
 import streamlit as st
 from streamlit.components.v2 import component
 
-from engine import datasets, jobs, limits, uploads
-from engine.fixes import Edit
+from engine import limits
+from engine.data import Dataset, jobs, uploads
+from engine.data import fixes as data_fixes
 from engine.words import language, t
 from engine.workspace import Workspace
 from pages import _ui
@@ -218,7 +219,7 @@ def change(
     workspace: Workspace,
     dataset: Any,
     *,
-    fixes: tuple[str | Edit, ...] = (),
+    fixes: tuple[str | data_fixes.Edit, ...] = (),
     mapping: dict[str, str] | None = None,
 ) -> None:
     """Store a repaired or differently read copy of a data set and go on with it."""
@@ -273,7 +274,7 @@ def busy() -> bool:
     return True
 
 
-def rows_made(workspace: Workspace, dataset: datasets.Dataset) -> None:
+def rows_made(workspace: Workspace, dataset: Dataset) -> None:
     """See that the rows that training reads are there: those of a large file are made now, beside the page."""
     if dataset.has_rows:
         return

@@ -9,7 +9,9 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import datasets, limits, sweeps
+from engine import limits, sweeps
+from engine.check import DatasetError
+from engine.data import datasets
 from engine.models import bases
 from engine.plan import build, takes
 from engine.report import files, paired
@@ -226,7 +228,7 @@ def _likely_s(workspace: Workspace, made: sweeps.Plan) -> float | None:
     """Return how long all runs take by the estimates of each configuration; None when one has none."""
     try:
         dataset = datasets.load(workspace, made.data)
-    except (datasets.DatasetError, OSError, ValueError):
+    except (DatasetError, OSError, ValueError):
         return None
     base = bases.describe(made.base, workspace)
     known: dict[str, float] = {}

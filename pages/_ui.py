@@ -11,7 +11,9 @@ from typing import Any
 
 import streamlit as st
 
-from engine import datasets, jobs, limits, visitors
+from engine import limits, visitors
+from engine.check import DatasetError
+from engine.data import Dataset, datasets, jobs
 from engine.models import Base, bases
 from engine.runs import store
 from engine.words import Problem, language_of, languages, set_language, t
@@ -223,14 +225,14 @@ def remember_from_url() -> None:
         st.session_state["current_base"] = run_spec.base.pinned
 
 
-def current_dataset() -> datasets.Dataset | None:
+def current_dataset() -> Dataset | None:
     """Return the dataset being worked on, or None when there is none or it is gone."""
     dataset_id = current("dataset")
     if not dataset_id:
         return None
     try:
         return datasets.load(workspace(), dataset_id)
-    except (datasets.DatasetError, OSError, ValueError):
+    except (DatasetError, OSError, ValueError):
         return None
 
 

@@ -8,10 +8,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine import datasets, lengths, machine
+from engine import machine
 from engine.advise import Advice, Facts, fits, guide, handoff, otherwise, outlook, tables, ways
 from engine.advise import advice as advise_advice
 from engine.advise import facts as advise_facts
+from engine.data import Dataset, lengths
 from engine.estimate import duration, memory
 from engine.models import Base
 from engine.plan import drafts, judges
@@ -46,7 +47,7 @@ def _data_words() -> dict[str, str]:
     }
 
 
-def _facts(dataset: datasets.Dataset | None, base: Base) -> Facts:
+def _facts(dataset: Dataset | None, base: Base) -> Facts:
     """Fill in what the file and the machine say; what only the person knows is asked."""
     report = dataset.report if dataset is not None else None
     found = machine.facts()
@@ -81,7 +82,7 @@ def _facts(dataset: datasets.Dataset | None, base: Base) -> Facts:
     )
 
 
-def _data_line(dataset: datasets.Dataset | None, planned: dict[str, Any]) -> str:
+def _data_line(dataset: Dataset | None, planned: dict[str, Any]) -> str:
     if planned["rows"] or planned["data_type"] or dataset is None:
         rows, kind = planned["rows"], _data_words().get(planned["data_type"] or "")
         if rows and kind:
@@ -132,7 +133,7 @@ def _choice(place: Any, label: str, words: dict[str, str], key: str, known: str 
     return shown or known
 
 
-def _plan(dataset: datasets.Dataset | None, memory_gb: int | None, base: Base) -> dict[str, Any]:
+def _plan(dataset: Dataset | None, memory_gb: int | None, base: Base) -> dict[str, Any]:
     """Let somebody on a laptop plan for another machine; an empty field means what was found. All of it stands in the
     URL, so that a scenario can be sent to somebody."""
     rows, parameters = dataset.good_rows if dataset is not None else None, base.parameters

@@ -6,7 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from engine import chat, datasets, limits
+from engine import chat, limits
+from engine.check import DatasetError
 from engine.models import bases
 from engine.runs import store
 from engine.words import t
@@ -186,7 +187,7 @@ def _votes() -> None:
         if column.button(t("Make a data set and look at it"), key=f"make_{kind}", disabled=not count):
             try:
                 made = chat.make_dataset(workspace, kind, name)
-            except datasets.DatasetError as error:
+            except DatasetError as error:
                 column.error(_ui.plain(error.problem.sentence))
                 continue
             _ui.choose("dataset", made.id)

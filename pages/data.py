@@ -6,8 +6,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from engine import datasets, jobs, limits, mix, starter
-from engine.data import hub_data
+from engine import limits, starter
+from engine.check import DatasetError
+from engine.data import Dataset, datasets, hub_data, jobs, mix
 from engine.models import hub_client
 from engine.read import formats
 from engine.words import language, t
@@ -36,7 +37,7 @@ def _samples() -> None:
             if st.button(t("Use this sample"), key=f"sample_{sample.name}"):
                 try:
                     _ui.choose("dataset", datasets.add_sample(workspace, sample).id)
-                except datasets.DatasetError as error:
+                except DatasetError as error:
                     st.error(_ui.plain(error.problem.sentence))
 
 
@@ -100,7 +101,7 @@ def _mix() -> None:
         try:
             with st.spinner(t("Checking ...")):
                 made = mix.add(workspace, list(zip(chosen, weights, strict=True)), name)
-        except datasets.DatasetError as error:
+        except DatasetError as error:
             st.error(_ui.plain(error.problem.sentence))
         else:
             _ui.choose("dataset", made.id)
@@ -139,7 +140,7 @@ _data_upload.problem()
 _data_upload.busy()
 
 
-def _metrics(dataset: datasets.Dataset) -> None:
+def _metrics(dataset: Dataset) -> None:
     report = dataset.report
     a, b, c = st.columns([1, 1, 2])
     a.metric(t("Rows"), f"{report.rows:,}")
@@ -154,7 +155,7 @@ def _metrics(dataset: datasets.Dataset) -> None:
         st.caption(t("Only the answers are trained; questions and system messages are read, not learned."))
 
 
-def _map(dataset: datasets.Dataset) -> None:
+def _map(dataset: Dataset) -> None:
     """Let a person say what the columns of an unknown layout are."""
     columns = list(dataset.report.columns)
     if "unknown-layout" not in dataset.report.errors or not columns:
@@ -184,7 +185,7 @@ def _map(dataset: datasets.Dataset) -> None:
                 _data_upload.change(workspace, dataset, mapping={**mapping, **others})
 
 
-def _look(dataset: datasets.Dataset) -> None:
+def _look(dataset: Dataset) -> None:
     """Rows, numbers, what is trained, how it is divided: only the one that is chosen is worked out."""
     report = dataset.report
     if not report.rows:
@@ -203,13 +204,13 @@ def _look(dataset: datasets.Dataset) -> None:
         _data_rows.browse(workspace, dataset)
 
 
-def _manage(dataset: datasets.Dataset) -> None:
+def _manage(dataset: Dataset) -> None:
     with st.expander(t("Rename, download or delete")):
         new_name = st.text_input(t("Name"), dataset.name, key=f"name_{dataset.id}")
         if st.button(t("Rename"), key="rename_dataset") and new_name != dataset.name:
             try:
                 datasets.rename(workspace, dataset.id, new_name)
-            except datasets.DatasetError as error:
+            except DatasetError as error:
                 st.error(_ui.plain(error.problem.sentence))
             else:
                 st.rerun()
@@ -230,7 +231,7 @@ def _manage(dataset: datasets.Dataset) -> None:
         if st.button(t("Delete"), disabled=not sure, key="delete_dataset"):
             try:
                 datasets.delete(workspace, dataset.id)
-            except datasets.DatasetError as error:
+            except DatasetError as error:
                 st.error(_ui.plain(error.problem.sentence))
             else:
                 _ui.choose("dataset", None)

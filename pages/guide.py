@@ -7,8 +7,9 @@ from typing import NamedTuple
 import pandas as pd
 import streamlit as st
 
-from engine import datasets, starter
+from engine import starter
 from engine.advise import guide
+from engine.data import datasets
 from engine.plan import chains, drafts
 from engine.runs import store
 from engine.spec import recipes as spec_recipes

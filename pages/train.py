@@ -10,8 +10,8 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine import datasets, limits, machine
-from engine.data import division
+from engine import limits, machine
+from engine.data import datasets, division
 from engine.estimate import memory
 from engine.models import bases
 from engine.plan import build, chains, drafts, judges, takes

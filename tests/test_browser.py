@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
-from engine import datasets, events, starter
+from engine import events, starter
+from engine.data import datasets
 from engine.plan import drafts
 from engine.runs import follow, lifecycle, store
 from engine.workspace import Workspace

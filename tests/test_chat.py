@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import chat, datasets, processes
+from engine import chat, processes
+from engine.check import DatasetError
+from engine.data import datasets
 from engine.models import bases
 from engine.runs import store
 from engine.workspace import Workspace
@@ -89,7 +91,7 @@ def test_votes_become_data_that_kto_and_dpo_can_train_on(workspace):
 
 
 def test_no_votes_make_no_data(workspace):
-    with pytest.raises(datasets.DatasetError, match="no votes"):
+    with pytest.raises(DatasetError, match="no votes"):
         chat.make_dataset(workspace, "votes", "Votes")
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import repeats
-from engine.check import DatasetError, Report, check
+from engine.check import DatasetError, Report, check_file, repeats
 from engine.read import lines as read_lines
 from engine.read import source
 from engine.read.formats import LAYOUTS, layout_of
@@ -24,7 +23,7 @@ def report_of(tmp_path: Path, data: bytes | str | list, name: str = "data.jsonl"
         data = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in data)
     path = tmp_path / name
     path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return check(path)
+    return check_file(path)
 
 
 def faults(report: Report) -> list[tuple[int | None, str, str | None]]:
@@ -531,9 +530,9 @@ def test_an_empty_file_is_said_to_be_empty(tmp_path, data):
 
 def test_a_file_that_cannot_be_opened_has_a_sentence(tmp_path):
     with pytest.raises(DatasetError, match=r"there is no file .*; check the path"):
-        check(tmp_path / "nowhere.jsonl")
+        check_file(tmp_path / "nowhere.jsonl")
     with pytest.raises(DatasetError, match="is a folder; name one file in it"):
-        check(tmp_path)
+        check_file(tmp_path)
 
 
 # --- the report --------------------------------------------------------------------------------------------------
@@ -568,7 +567,7 @@ def test_more_than_a_thousand_problems_are_counted_and_kept_in_a_file(tmp_path):
     path = tmp_path / "data.jsonl"
     good = [json.dumps(PAIR | {"prompt": str(n)}) for n in range(1_600)]
     path.write_text("\n".join([*["{oops"] * 1_500, *good, *good]))
-    report = check(path, problems_path=tmp_path / "all.jsonl")
+    report = check_file(path, problems_path=tmp_path / "all.jsonl")
     assert len(report.problems) == 1_000 and report.errors == {"not-json": 1_500}
     assert report.problem_count == 3_100 and report.lines()[-1] == "and 2,100 more"
     assert report.problems_file == str(tmp_path / "all.jsonl")
@@ -605,14 +604,14 @@ def test_a_file_without_one_good_row_says_so(tmp_path):
 def test_a_file_name_that_is_no_text_is_shown_all_the_same(tmp_path):
     path = tmp_path / "caf\udce9.jsonl"
     path.write_text(json.dumps(PAIR))
-    assert json.dumps(check(path).to_json(), ensure_ascii=False).encode()
+    assert json.dumps(check_file(path).to_json(), ensure_ascii=False).encode()
 
 
 def test_progress_reaches_the_end(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps(PAIR))
     seen: list[tuple[int, int]] = []
-    check(path, progress=lambda done, total: seen.append((done, total)))
+    check_file(path, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (path.stat().st_size,) * 2
 
 
@@ -678,7 +677,7 @@ def test_real_files_are_read_as_their_sources_say(name):
     if not path.exists():
         pytest.skip("the folder of real data files is not beside this checkout")
     container, layout, kind, conversational, rows, bad, repeated, labels = REAL[name]
-    report = check(path)
+    report = check_file(path)
     assert (report.container, report.layout, report.type) == (container, layout, kind)
     assert (report.conversational, report.rows, report.bad_rows) == (conversational, rows, len(bad))
     assert [p.line for p in report.problems if p.severity == "error"] == bad
@@ -703,7 +702,7 @@ def test_a_real_file_of_an_unknown_layout_is_refused_once(name, container, rows)
     path = SHARED / name
     if not path.exists():
         pytest.skip("the folder of real data files is not beside this checkout")
-    report = check(path)
+    report = check_file(path)
     assert (report.container, report.layout, report.type) == (container, None, None)
     assert (report.rows, report.bad_rows, report.errors) == (rows, rows, {"unknown-layout": 1})
     assert [problem.line for problem in report.problems if problem.severity == "error"] == [None]

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import check as check_module
-from engine.check import check
+from engine.check import check_file, window
 from engine.models import bases
 from engine.read import lines
 from engine.read import source as read_source
@@ -26,8 +25,8 @@ def test_each_rule_names_the_line_of_its_case(rule, workspace, monkeypatch):
     monkeypatch.setattr(lines, "CHUNK_BYTES", 4_000)
     monkeypatch.setattr(read_source, "GZIP_FREE_BYTES", 1 << 20)
     if rule == "over-window-estimate":
-        monkeypatch.setattr(check_module, "WINDOW_BYTES", 20_000)
-    report = check(
+        monkeypatch.setattr(window, "WINDOW_BYTES", 20_000)
+    report = check_file(
         CASES / case["file"],
         base=bases.describe(case["base"], workspace) if "base" in case else None,
         against=CASES / case["against"] if "against" in case else None,
@@ -40,7 +39,7 @@ def test_each_rule_names_the_line_of_its_case(rule, workspace, monkeypatch):
 
 
 def test_each_rule_of_the_check_has_a_case_and_a_line_of_help():
-    names = ("engine/read", *(f"engine/{name}.py" for name in ("check", "rows", "rules", "content")))
+    names = ("engine/read", "engine/check")
     source = "".join(path.read_text() for path in sources(*names))
     elsewhere = {"file-missing", "file-is-folder", "file-no-permission", "file-unreadable", "disk-full",
                  "mapping-target", "mapping-twice"}  # fmt: skip

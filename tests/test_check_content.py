@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import content, repeats
-from engine.check import Report, check
+from engine.check import Report, check_file, content, repeats
 from engine.read import lines
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
@@ -17,7 +16,7 @@ CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "c
 def report_of(tmp_path: Path, rows: list) -> Report:
     path = tmp_path / "data.jsonl"
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return check(path)
+    return check_file(path)
 
 
 def faults(report: Report) -> list[tuple[int | None, str, str | None]]:

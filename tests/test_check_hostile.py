@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import check as check_module
-from engine.check import Report, check
+from engine.check import Report, check_file, file
 from engine.read import lines
 from tests.helpers import peak_mib_of
 
@@ -33,14 +32,14 @@ def verdict(report: Report) -> dict:
 @pytest.mark.parametrize("name", TABLE)
 def test_a_hostile_file_has_its_verdict_however_it_is_read(name, monkeypatch):
     path = HOSTILE / name
-    report = check(path)
+    report = check_file(path)
     assert verdict(report) == TABLE[name]
     assert all(problem.sentence.isprintable() and problem.fix for problem in report.problems)
     small = path.stat().st_size < SMALL_BYTES and not name.endswith(".gz")
     for chunk_bytes in (7, 250) if small else (50_000,) if report.rows else ():
         monkeypatch.setattr(lines, "CHUNK_BYTES", chunk_bytes)
-        monkeypatch.setattr(check_module, "PIECE_BYTES", 10 * chunk_bytes)
-        assert check(path, quick=chunk_bytes == 250) == report
+        monkeypatch.setattr(file, "PIECE_BYTES", 10 * chunk_bytes)
+        assert check_file(path, quick=chunk_bytes == 250) == report
 
 
 def test_every_hostile_file_is_in_the_table_and_small():
@@ -51,7 +50,7 @@ def test_every_hostile_file_is_in_the_table_and_small():
 @pytest.mark.slow
 def test_all_hostile_files_together_need_little_memory():
     peak = peak_mib_of(
-        "import sys; from engine.check import check; [check(name) for name in sys.argv[1:]]",
+        "import sys; from engine.check import check_file; [check_file(name) for name in sys.argv[1:]]",
         *(HOSTILE / name for name in TABLE),
     )
     # The longest record has 10 MB; a few copies of it, and of its text, are made while its fault is explained.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import datasets, fixes
-from engine.check import DatasetError, Report, check
+from engine.check import DatasetError, Report, check_file
+from engine.data import datasets, fixes
 from engine.workspace import Workspace
 
 
@@ -19,7 +19,7 @@ def written(tmp_path: Path, rows: list) -> Path:
 
 
 def report_of(tmp_path: Path, rows: list, mapping: dict[str, str] | None = None) -> Report:
-    return check(written(tmp_path, rows), mapping=mapping)
+    return check_file(written(tmp_path, rows), mapping=mapping)
 
 
 def faults(report: Report) -> list[tuple[int | None, str, str | None]]:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.check import Report, check, problem_to_json
-from engine.convert import canonical, schema, target_characters
+from engine.check import Report, check_file, problem_to_json
+from engine.check.canonical import canonical, schema, target_characters
 from engine.read.formats import LAYOUTS, TYPES, Reading
 from tests.helpers import examples
 
@@ -63,7 +63,7 @@ fragments = st.sampled_from((*PIECES, *RECORDS, b" ", b"\n", b"\r\n"))
 @given(data=st.one_of(st.binary(max_size=400), st.lists(fragments, max_size=30).map(b"".join)), packed=st.booleans())
 def test_any_bytes_give_a_sound_report(path, data, packed):
     path.write_bytes(gzip.compress(data) if packed else data)
-    is_sound(check(path, sink=Kept()))
+    is_sound(check_file(path, sink=Kept()))
 
 
 columns = sorted(
@@ -107,7 +107,7 @@ def test_any_json_rows_give_a_sound_report_and_good_rows_convert(path, rows, ind
 
     path.write_text(json.dumps(rows, indent=1) if indented else "\n".join(map(json.dumps, rows)))
     kept = Kept()
-    report = check(path, sink=kept)
+    report = check_file(path, sink=kept)
     is_sound(report)
     if report.type is None:
         return
@@ -150,7 +150,7 @@ def test_injected_faults_are_named_by_their_line(path, plan, ending, bom, seed):
             expected.append((number, kind))
     data = ending.join(lines) + chooser.choice(["", ending])
     path.write_bytes((b"\xef\xbb\xbf" if bom else b"") + data.encode())
-    report = check(path)
+    report = check_file(path)
     errors = [(p.line, p.rule) for p in report.problems if p.severity == "error"]
     # An empty object misses two fields at once.
     assert list(dict.fromkeys(errors)) == expected
@@ -168,7 +168,7 @@ def test_conversion_keeps_every_character_of_good_rows(path, rows):
     written = [{"prompt": prompt, "completion": completion} for prompt, completion in rows]
     path.write_text(json.dumps(written))
     kept = Kept()
-    check(path, sink=kept)
+    check_file(path, sink=kept)
     for _, row in kept.rows:
         result = canonical(row, kept.reading)
         assert result["prompt"][0]["content"] == row["prompt"]
@@ -181,10 +181,10 @@ def test_the_verdict_does_not_depend_on_the_chunk_size(path, data, chunk):
     from engine.read import lines as read_lines
 
     path.write_bytes(data)
-    whole = check(path)
+    whole = check_file(path)
     size = read_lines.CHUNK_BYTES
     read_lines.CHUNK_BYTES = chunk
     try:
-        assert check(path) == whole
+        assert check_file(path) == whole
     finally:
         read_lines.CHUNK_BYTES = size

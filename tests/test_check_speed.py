@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from engine import check as check_module
-from engine import check_worker, content, repeats
-from engine.check import Report, check
+from engine.check import Report, check_file, content, pool, repeats
+from engine.check import file as whole_file
+from engine.check.scan import Scan
 from engine.read import lines as read_lines
-from engine.scan import Scan
 from tests.helpers import examples, peak_mib_of
 
 QUICK = settings(max_examples=examples(160), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -83,13 +84,13 @@ def test_the_quick_way_says_what_the_careful_way_says(path, rows, more, chunk, p
     chooser = random.Random(len(rows))
     lines = [*good[:2], *chooser.sample(rows + good[2:], len(rows) + len(good) - 2)]
     path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
-    careful = check(path, quick=False)
-    held = read_lines.CHUNK_BYTES, check_module.PIECE_BYTES
-    read_lines.CHUNK_BYTES, check_module.PIECE_BYTES = chunk, piece
+    careful = check_file(path, quick=False)
+    held = read_lines.CHUNK_BYTES, whole_file.PIECE_BYTES
+    read_lines.CHUNK_BYTES, whole_file.PIECE_BYTES = chunk, piece
     try:
-        assert check(path, quick=True) == careful
+        assert check_file(path, quick=True) == careful
     finally:
-        read_lines.CHUNK_BYTES, check_module.PIECE_BYTES = held
+        read_lines.CHUNK_BYTES, whole_file.PIECE_BYTES = held
 
 
 @QUICK
@@ -120,24 +121,24 @@ def chats(count: int, faults: bool) -> list[str]:
 
 def test_several_processes_give_the_report_of_one(path, tmp_path, monkeypatch):
     path.write_text("\ufeff" + "\n".join(chats(15_000, faults=True)))
-    one = check(path, processes=1, problems_path=tmp_path / "one")
-    monkeypatch.setattr(check_module, "PIECE_BYTES", 60_000)
-    monkeypatch.setattr(check_worker.Pool, "takes_part", False)
+    one = check_file(path, processes=1, problems_path=tmp_path / "one")
+    monkeypatch.setattr(whole_file, "PIECE_BYTES", 60_000)
+    monkeypatch.setattr(pool.Pool, "takes_part", False)
     done: list[tuple[int, int]] = []
-    two = check(path, processes=2, problems_path=tmp_path / "two", progress=lambda *now: done.append(now))
+    two = check_file(path, processes=2, problems_path=tmp_path / "two", progress=lambda *now: done.append(now))
     assert two.problems_file == str(tmp_path / "two") and one.bad_rows > 500
-    assert one == check_module.msgspec.structs.replace(two, problems_file=one.problems_file)
+    assert one == msgspec.structs.replace(two, problems_file=one.problems_file)
     assert sorted((tmp_path / "one").read_bytes().splitlines()) == sorted((tmp_path / "two").read_bytes().splitlines())
     assert done == sorted(done) and done[-1] == (path.stat().st_size,) * 2
 
 
 def test_the_asking_process_works_beside_the_others_and_hashes_as_they_do(path, monkeypatch):
     path.write_text("\n".join([*chats(2_000, faults=True), *chats(2_000, faults=False)]))
-    one = check(path, processes=1)
-    monkeypatch.setattr(check_module, "PIECE_BYTES", 5_000)
+    one = check_file(path, processes=1)
+    monkeypatch.setattr(whole_file, "PIECE_BYTES", 5_000)
     here: list[int] = []
-    first, check_range = threading.Event(), check_module.check_range
-    talk = check_worker.Pool._talk
+    first, check_range = threading.Event(), pool.check_range
+    talk = pool.Pool._talk
 
     def answered(self, process, todo, done, stop):
         put = done.put
@@ -149,27 +150,27 @@ def test_the_asking_process_works_beside_the_others_and_hashes_as_they_do(path, 
         assert len(here) < 2 or first.wait(30), "no other process has answered"
         return check_range(checks, file, start, end)
 
-    monkeypatch.setattr(check_worker.Pool, "_talk", answered)
-    monkeypatch.setattr(check_module, "check_range", slow)
-    two = check(path, processes=2)
+    monkeypatch.setattr(pool.Pool, "_talk", answered)
+    monkeypatch.setattr(whole_file, "check_range", slow)
+    two = check_file(path, processes=2)
     assert two == one and one.warnings["duplicate-row"] > 1_000
     assert 0 < len(here) < path.stat().st_size // 5_000
 
 
 def test_a_worker_that_dies_costs_nothing_but_time(path, monkeypatch):
     path.write_text("\n".join(chats(3_000, faults=True)))
-    one = check(path, processes=1)
-    monkeypatch.setattr(check_worker.sys, "executable", "/bin/false")
-    assert check(path, processes=2) == one
+    one = check_file(path, processes=1)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert check_file(path, processes=2) == one
 
 
 def test_prompts_that_turn_out_to_have_answers_are_read_anew_by_all_processes(path, monkeypatch):
     prompt = '{"messages": [{"role": "user", "content": "%d"}]}'
     path.write_text("\n".join([*[prompt % n for n in range(3_000)], GOOD % 1]))
-    one = check(path, processes=1)
-    monkeypatch.setattr(check_module, "PIECE_BYTES", 30_000)
-    monkeypatch.setattr(check_worker.Pool, "takes_part", False)
-    report = check(path, processes=2)
+    one = check_file(path, processes=1)
+    monkeypatch.setattr(whole_file, "PIECE_BYTES", 30_000)
+    monkeypatch.setattr(pool.Pool, "takes_part", False)
+    report = check_file(path, processes=2)
     assert (report.type, report.bad_rows) == ("language-modeling", 3_000) and report == one
 
 
@@ -183,15 +184,15 @@ def test_what_repeats_is_the_same_in_memory_and_on_disk(path, monkeypatch, spill
     swapped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows[:40]]
     spaced = [{**row, "chosen": row["chosen"] + " "} for row in rows[100:110]]
     path.write_text("\n".join(map(json.dumps, [*rows, *swapped, *spaced, {"chosen": 1}])))
-    few = check(path)
+    few = check_file(path)
     assert few.warnings["contradiction"] == 80 and few.warnings["near-duplicate"] == 10
     assert few.warnings["duplicate-row"] == 600
     monkeypatch.setattr(repeats, "SMALL_ROWS", 10)
     monkeypatch.setattr(repeats, "SORT_ROWS", 64)
-    monkeypatch.setattr(check_module, "PIECE_BYTES", 9_000)
+    monkeypatch.setattr(whole_file, "PIECE_BYTES", 9_000)
     if spilled:
         monkeypatch.setattr(repeats, "SPILL_ROWS", 150)
-    assert check(path) == few
+    assert check_file(path) == few
 
 
 def test_past_a_number_of_rows_hashes_are_on_disk_and_no_longer_in_memory(path, monkeypatch):
@@ -207,14 +208,14 @@ def test_past_a_number_of_rows_hashes_are_on_disk_and_no_longer_in_memory(path, 
         most.append(len(held.ends))
 
     monkeypatch.setattr(repeats.Repeats, "extend", watched)
-    monkeypatch.setattr(check_module, "PIECE_BYTES", 5_000)
+    monkeypatch.setattr(whole_file, "PIECE_BYTES", 5_000)
     path.write_text("\n".join(map(json.dumps, pairs(3_000))))
-    assert check(path).rows == 3_000 and max(most) < 200 and len(most) > 20
+    assert check_file(path).rows == 3_000 and max(most) < 200 and len(most) > 20
 
 
 def peak_mib(path: Path) -> float:
     """Peak memory of a check in a process of its own, in MiB."""
-    return peak_mib_of("import sys; from engine.check import check; check(sys.argv[1], processes=1)", path)
+    return peak_mib_of("import sys; from engine.check import check_file; check_file(sys.argv[1], processes=1)", path)
 
 
 @pytest.mark.slow
@@ -232,14 +233,14 @@ def test_memory_does_not_grow_with_a_file_beyond_32_bytes_a_row(path):
 @pytest.mark.slow
 def test_one_line_of_fifty_megabytes_is_a_row_and_one_beyond_the_limit_is_an_error(path):
     path.write_text(json.dumps({"prompt": "a", "completion": "b" * 50_000_000}) + "\n" + json.dumps({"prompt": "c"}))
-    report: Report = check(path)
+    report: Report = check_file(path)
     assert (report.rows, report.errors) == (2, {"missing-field": 1})
     with path.open("wb") as out:
         out.write(b'{"prompt": "a", "completion": "')
         for _ in range(160):
             out.write(b"b" * (1 << 20))
         out.write(b'"}\n{"prompt": "c", "completion": "d"}\n')
-    report = check(path)
+    report = check_file(path)
     assert (report.rows, report.errors) == (2, {"too-long": 1})
     peak = peak_mib(path)
     print(peak)

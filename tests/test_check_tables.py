@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import datasets
-from engine.check import Report, check
+from engine.check import Report, check_file
+from engine.data import datasets
 from engine.read import lines as read_lines
 from engine.workspace import Workspace
 from tests.helpers import examples
@@ -26,7 +26,7 @@ QUICK = settings(max_examples=examples(120), deadline=None, suppress_health_chec
 def report_of(tmp_path: Path, data: str | bytes) -> Report:
     path = tmp_path / "data"
     path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return check(path)
+    return check_file(path)
 
 
 def parquet(rows: list[dict], schema: pa.Schema | None = None) -> bytes:
@@ -65,7 +65,7 @@ def test_cells_keep_line_breaks_quotes_and_separators(tmp_path):
     writer.writerows(rows)
     (tmp_path / "data").write_bytes(out.getvalue().encode())
     kept = Kept()
-    check(tmp_path / "data", sink=kept)
+    check_file(tmp_path / "data", sink=kept)
     assert kept.rows == rows
 
 
@@ -169,12 +169,12 @@ def test_any_table_a_writer_makes_is_read_back_whatever_the_chunk_size(tmp_path,
     path = tmp_path / "data"
     path.write_bytes(gzip.compress(out.getvalue().encode()))
     kept = Kept()
-    whole = check(path, sink=kept)
+    whole = check_file(path, sink=kept)
     assert whole.container == "csv.gz" and whole.rows == len(rows)
     assert all((row["prompt"], row["completion"]) in rows for row in kept.rows)
     size, read_lines.CHUNK_BYTES = read_lines.CHUNK_BYTES, chunk
     try:
-        assert check(path) == whole
+        assert check_file(path) == whole
     finally:
         read_lines.CHUNK_BYTES = size
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from engine import cli, datasets, events, machine, processes, starter
+from engine import cli, events, machine, processes, starter
+from engine.data import datasets
 from engine.models import bases
 from engine.report import Item
 from engine.report import items as report_items

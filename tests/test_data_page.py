@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from engine import datasets, jobs, masks, numbers, rowsearch, spots, starter
-from engine.check import DatasetError, check
-from engine.fixes import DROP_BAD_ROWS, Edit, one_line
+from engine import starter
+from engine.check import DatasetError, check_file
+from engine.data import Dataset, datasets, jobs, masks, numbers, one_row
+from engine.data.fixes import DROP_BAD_ROWS, Edit, one_line
+from engine.data.one_row import check_row
 from engine.models import Base, bases
 from engine.models.templates import PLAIN_TEMPLATE, Coder, NoTokenizer
-from engine.rowcheck import check_row
 from engine.words import Problem
 from engine.workspace import Workspace
 from tests import forked
@@ -34,7 +36,7 @@ def lines_of(rows: list[Any]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def stored(workspace: Workspace, content: bytes, name: str = "mine.jsonl") -> datasets.Dataset:
+def stored(workspace: Workspace, content: bytes, name: str = "mine.jsonl") -> Dataset:
     file = workspace.root / "brought"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
@@ -45,7 +47,7 @@ def good_rows(count: int) -> list[dict[str, str]]:
     return [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(count)]
 
 
-def broken(workspace: Workspace, count: int = 30) -> datasets.Dataset:
+def broken(workspace: Workspace, count: int = 30) -> Dataset:
     """Rows 5 and 9 are bad."""
     lines = lines_of(good_rows(count)).splitlines()
     lines[4] = b'{"prompt": "q4", "completion": null}'
@@ -53,7 +55,7 @@ def broken(workspace: Workspace, count: int = 30) -> datasets.Dataset:
     return stored(workspace, b"\n".join(lines) + b"\n")
 
 
-def original(dataset: datasets.Dataset) -> Path:
+def original(dataset: Dataset) -> Path:
     return dataset.folder / "original"
 
 
@@ -72,10 +74,10 @@ CONTAINERS = {
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_any_row_is_found_by_its_place_and_by_a_text_in_it(workspace: Workspace, container: str) -> None:
     dataset = stored(workspace, CONTAINERS[container](good_rows(50)))
-    page = rowsearch.find(original(dataset), {}, start=41, count=5)
+    page = one_row.find(original(dataset), {}, start=41, count=5)
     assert [row.row for row in page.rows] == [41, 42, 43, 44, 45] and page.next_row == 46
     assert "question 40" in page.rows[0].text
-    found = rowsearch.find(original(dataset), {}, text="ANSWER 37", count=5)
+    found = one_row.find(original(dataset), {}, text="ANSWER 37", count=5)
     assert [row.row for row in found.rows] == [38] and found.next_row is None
 
 
@@ -85,12 +87,12 @@ def test_a_text_is_found_however_json_writes_it(tmp_path_factory, text: str, esc
     file = tmp_path_factory.mktemp("search") / "rows.jsonl"
     rows = [{"text": "plain"}, {"text": f"before {text} after"}, {"text": "other"}]
     file.write_text("".join(json.dumps(row, ensure_ascii=escaped) + "\n" for row in rows), "utf-8")
-    assert 2 in [row.row for row in rowsearch.find(file, {}, text=text).rows]
+    assert 2 in [row.row for row in one_row.find(file, {}, text=text).rows]
 
 
 def test_a_search_among_rows_with_errors_sees_nothing_else(workspace: Workspace) -> None:
     dataset = broken(workspace)
-    page = rowsearch.find(original(dataset), {}, only=(5, 9))
+    page = one_row.find(original(dataset), {}, only=(5, 9))
     assert [row.row for row in page.rows] == [5, 9] and page.next_row is None
 
 
@@ -113,20 +115,20 @@ def problem(where: str | None, rule: str = "null-field") -> Problem:
     ],
 )  # fmt: skip
 def test_the_spot_of_a_problem_is_marked(text: str, found: Problem, marked: str) -> None:
-    span = spots.spot(text, found)
+    span = one_row.spot(text, found)
     assert span is not None and text[span[0] : span[1]] == marked
 
 
 def test_a_problem_without_a_spot_marks_nothing() -> None:
-    assert spots.spot('{"a": 1}', problem("b")) is None
-    assert spots.spot('{"a": 1}', problem(None, "duplicate-row")) is None
+    assert one_row.spot('{"a": 1}', problem("b")) is None
+    assert one_row.spot('{"a": 1}', problem(None, "duplicate-row")) is None
 
 
 @FAST
 @given(text=st.text(max_size=60), where=st.one_of(st.none(), st.text(max_size=20)))
 def test_a_spot_lies_inside_whatever_the_row_is(text: str, where: str | None) -> None:
     for rule in ("not-json", "nan", "null-field"):
-        span = spots.spot(text, problem(where, rule))
+        span = one_row.spot(text, problem(where, rule))
         assert span is None or 0 <= span[0] <= span[1] <= len(text)
 
 
@@ -274,7 +276,7 @@ def preview(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     if not forked.fresh:
-        monkeypatch.setattr(masks.subprocess, "run", run)
+        monkeypatch.setattr(subprocess, "run", run)
 
 
 @pytest.mark.usefixtures("preview")
@@ -547,6 +549,6 @@ def test_a_path_on_this_machine_is_checked_and_a_wrong_one_explained(workspace: 
 
 def test_a_check_and_its_report_agree_on_what_a_row_is(workspace: Workspace) -> None:
     dataset = broken(workspace)
-    for found in check(original(dataset)).problems:
-        (row,) = rowsearch.find(original(dataset), {}, only=(found.row or 0,)).rows
+    for found in check_file(original(dataset)).problems:
+        (row,) = one_row.find(original(dataset), {}, only=(found.row or 0,)).rows
         assert row.line == found.line

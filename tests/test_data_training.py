@@ -9,9 +9,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from engine import datasets, fixes
-from engine.check import check
-from engine.fixes import AS_TEXT, CONVERT_LABELS, STRIP_BOM
+from engine.check import check_file
+from engine.data import Dataset, datasets, fixes
+from engine.data.fixes import AS_TEXT, CONVERT_LABELS, STRIP_BOM
 from engine.read.formats import TYPES
 from engine.workspace import Workspace
 from tests.test_check_cases import CASES, INDEX
@@ -70,10 +70,10 @@ def fixable() -> list[str]:
 
 def _report(name: str):
     mapping = next((case.get("mapping") for case in INDEX.values() if case["file"] == name), None)
-    return check(CASES / name, mapping=mapping)
+    return check_file(CASES / name, mapping=mapping)
 
 
-def repaired(workspace: Workspace, name: str) -> datasets.Dataset:
+def repaired(workspace: Workspace, name: str) -> Dataset:
     offered = fixes.offers(_report(name))
     return datasets.add(workspace, CASES / name, name, fixes=list(offered))
 
@@ -81,7 +81,7 @@ def repaired(workspace: Workspace, name: str) -> datasets.Dataset:
 @pytest.mark.parametrize("name", fixable())
 def test_the_fix_of_each_fixable_sample_checked_again_has_no_errors(workspace, name):
     fixed = repaired(workspace, name)
-    again = check(fixed.folder / "original")
+    again = check_file(fixed.folder / "original")
     assert (again.errors, again.type) == ({}, fixed.report.type) and again.rows == fixed.good_rows > 0
 
 

@@ -13,10 +13,9 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from engine import datasets
-from engine.check import check
-from engine.convert import canonical, schema, target_characters
-from engine.datasets import DatasetError
+from engine.check import DatasetError, check_file
+from engine.check.canonical import ParquetSink, canonical, schema, target_characters
+from engine.data import datasets
 from engine.read.formats import BY_NAME, TYPES, Reading
 from engine.workspace import Workspace
 
@@ -114,7 +113,7 @@ def test_dropping_the_bad_rows_gives_a_clean_dataset_beside_the_untouched_origin
     fixed = datasets.fixed_copy(workspace, parent.id)
     assert fixed.id != parent.id and fixed.parent == parent.id and fixed.fixes == ("drop_bad_rows",)
     assert (fixed.report.rows, fixed.report.errors) == (2, {}) and fixed.trainable
-    assert check(fixed.folder / "original").errors == {}
+    assert check_file(fixed.folder / "original").errors == {}
     assert (fixed.folder / "original").read_text() == "".join(
         json.dumps(PAIR | {"prompt": p}) + "\n" for p in (PAIR["prompt"], "b")
     )
@@ -198,7 +197,7 @@ def test_a_file_without_permission_has_a_sentence(workspace, tmp_path, monkeypat
 
     monkeypatch.setattr(Path, "open", refuse)
     assert problem_of(lambda: datasets.add(workspace, source, "n")) == "file-no-permission"
-    assert problem_of(lambda: check(source)) == "file-no-permission"
+    assert problem_of(lambda: check_file(source)) == "file-no-permission"
 
 
 @pytest.mark.parametrize("place", ["copy", "rows", "meta"])
@@ -208,7 +207,7 @@ def test_a_full_disk_leaves_no_half_dataset_and_harms_nothing(workspace, tmp_pat
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    target = {"copy": (shutil, "copyfileobj"), "rows": (datasets.ParquetSink, "finish")}
+    target = {"copy": (shutil, "copyfileobj"), "rows": (ParquetSink, "finish")}
     monkeypatch.setattr(*target.get(place, (datasets, "write_atomically")), full)
     source = file_of(tmp_path, [PAIR | {"prompt": "b"}])
     with pytest.raises(DatasetError, match="the disk is full; free some space and try again"):
@@ -234,7 +233,7 @@ def test_a_large_file_is_reported_first_and_its_rows_are_made_after(workspace, t
         whole.report, file="Large"
     )
     checks: list[Path] = []
-    monkeypatch.setattr(datasets, "check", lambda path, **how: checks.append(path) or check(path, **how))
+    monkeypatch.setattr(datasets, "check_file", lambda path, **how: checks.append(path) or check_file(path, **how))
     with ThreadPoolExecutor(3) as several:  # whoever reads them first makes them, and the others wait
         paths = list(several.map(lambda _: datasets.rows_path(workspace, first.id), range(3)))
     assert len(checks) == 1 and first.has_rows and len(set(paths)) == 1
@@ -248,7 +247,7 @@ def test_rows_that_were_not_finished_are_made_anew(workspace, tmp_path, monkeypa
     monkeypatch.setattr(datasets, "ROWS_LATER_BYTES", 100)
     dataset = datasets.add(workspace, file_of(tmp_path, [PAIR] * 9), "Large", wait_for_rows=False)
     with monkeypatch.context() as broken:
-        broken.setattr(datasets.ParquetSink, "finish", lambda sink: sink._flush() or 1 / 0)
+        broken.setattr(ParquetSink, "finish", lambda sink: sink._flush() or 1 / 0)
         with pytest.raises(ZeroDivisionError):
             datasets.rows_path(workspace, dataset.id)
     assert not dataset.has_rows

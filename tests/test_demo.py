@@ -17,8 +17,10 @@ import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from engine import datasets, evaluations, events, export, jobs, machine, starter, uploads, visitors
+from engine import evaluations, events, export, machine, starter, visitors
 from engine import limits as engine_limits
+from engine.check import DatasetError
+from engine.data import datasets, jobs, uploads
 from engine.models import bases, cache
 from engine.plan import build, drafts
 from engine.runs import admission, lifecycle, turns
@@ -66,7 +68,7 @@ def in_uploads(workspace: Workspace, data: bytes, name: str = "a" * 32) -> Path:
 
 
 def refused(workspace: Workspace, source: Path) -> str:
-    with pytest.raises(datasets.DatasetError) as error:
+    with pytest.raises(DatasetError) as error:
         datasets.add(workspace, source, "rows")
     assert "demo" in error.value.problem.sentence or error.value.problem.rule == "upload-too-large"
     assert [path for path in workspace.datasets_dir.glob("*") if (path / "meta.json").exists()] == []
@@ -191,7 +193,7 @@ def test_an_upload_beyond_the_limits_is_refused_before_it_is_sent(visitor, limit
 @pytest.mark.slow
 def test_checking_a_file_ends_when_its_processor_time_is_over(visitor, limited):
     limited(check_cpu_s=1)
-    code = "import sys; from engine import jobs; jobs.carry_out = lambda *_: any(iter(int, 1)); "
+    code = "import sys; ; jobs.carry_out = lambda *_: any(iter(int, 1)); "
     code += "jobs.main(jobs.Path(sys.argv[1]))"
     folder = visitor.root / "jobs" / "one"
     folder.mkdir(parents=True)

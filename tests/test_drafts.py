@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import datasets, starter
+from engine import starter
+from engine.data import datasets
 from engine.plan import build, drafts
 from engine.plan.drafts import Draft
 from engine.spec import RunSpec, recipes, schema

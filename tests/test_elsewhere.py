@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from engine import datasets, elsewhere, events, export, starter
+from engine import elsewhere, events, export, starter
+from engine.data import datasets
 from engine.elsewhere import Recipe
 from engine.runs import store
 from engine.spec import recipes, schema

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import datasets, export, starter
+from engine import export, starter
+from engine.data import datasets
 from engine.models import Base, templates
 from engine.processes import Identity
 from engine.runs import store

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import datasets, evaluations, events, limits, starter, sweeps
+from engine import evaluations, events, limits, starter, sweeps
+from engine.data import datasets
 from engine.forgetting import remedies
 from engine.models import bases
 from engine.plan import drafts

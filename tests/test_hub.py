@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import datasets, jobs, mix, starter
-from engine.data import hub_data
+from engine import starter
+from engine.check import DatasetError
+from engine.data import datasets, hub_data, jobs, mix
 from engine.models import bases, cache, hub, hub_client, shortlist
 from engine.plan import build, takes
 from engine.spec import schema
@@ -337,7 +338,7 @@ def test_a_mix_takes_rows_by_weight_and_none_twice(workspace, tmp_path):
         ([(a, 1)], "mix-weights"),
         ([(a, 1), (b, 0)], "mix-weights"),
     ):
-        with pytest.raises(datasets.DatasetError) as caught:
+        with pytest.raises(DatasetError) as caught:
             mix.add(workspace, parts, "no")
         assert caught.value.problem.rule == rule and caught.value.problem.sentence
 

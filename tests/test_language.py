@@ -21,9 +21,10 @@ from google.protobuf.message import Message
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 
-from engine import cli, datasets, events, processes, starter
+from engine import cli, events, processes, starter
 from engine.advise import guide
-from engine.check import check
+from engine.check import check_file
+from engine.data import datasets
 from engine.report import Item, items
 from engine.runs import failures, store
 from engine.spec import recipes, schema
@@ -220,10 +221,10 @@ def test_a_stored_report_is_read_in_another_language(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "q", "completion": "a"}\n{"prompt": "q", "completion": 7}\n{"prompt": "q",}\n')
     set_language("zh")
-    stored = msgspec.json.encode(check(file).problems)
+    stored = msgspec.json.encode(check_file(file).problems)
     set_language("en")
     english = [problem.sentence for problem in msgspec.json.decode(stored, type=tuple[Problem, ...])]
-    assert english == [problem.sentence for problem in check(file).problems]
+    assert english == [problem.sentence for problem in check_file(file).problems]
     set_language("zh")
     chinese = [problem.sentence for problem in msgspec.json.decode(stored, type=tuple[Problem, ...])]
     assert all(map(CHINESE.search, chinese)) and not any(re.search(r"a number|comma", said) for said in chinese)

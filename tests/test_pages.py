@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from engine import datasets, events, starter
+from engine import events, starter
 from engine.advise import guide
+from engine.data import Dataset, datasets
 from engine.plan import build, drafts
 from engine.report import Item
 from engine.report import items as report_items
@@ -57,7 +58,7 @@ def has_button(app: AppTest, key: str) -> bool:
 
 
 @pytest.fixture
-def new_facts(workspace: Workspace) -> datasets.Dataset:
+def new_facts(workspace: Workspace) -> Dataset:
     return datasets.add_sample(workspace, starter.sample("new-facts"))
 
 
@@ -84,7 +85,7 @@ def test_every_page_opens_empty_and_says_what_to_do_next(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_page_keeps_what_is_worked_on_in_sight(name: str, new_facts: datasets.Dataset) -> None:
+def test_every_page_keeps_what_is_worked_on_in_sight(name: str, new_facts: Dataset) -> None:
     app = open_page(name, dataset=new_facts.id)
     sidebar = "\n".join(str(m.value) for m in app.sidebar.markdown)
     assert "New facts" in sidebar and "Starter" in sidebar and "Run" in sidebar
@@ -173,7 +174,7 @@ def test_every_sample_is_one_click_away_and_ready(sample: str) -> None:
 
 
 def test_the_advisor_answers_from_the_file_and_opens_train_with_a_draft(
-    workspace: Workspace, new_facts: datasets.Dataset
+    workspace: Workspace, new_facts: Dataset
 ) -> None:
     app = open_page("advisor", dataset=new_facts.id)
     said = texts(app)
@@ -188,7 +189,7 @@ def test_the_advisor_answers_from_the_file_and_opens_train_with_a_draft(
     assert draft is not None and draft.recipe == "lora" and "C3" in draft.rules and draft.reasons
 
 
-def test_somebody_on_a_laptop_can_plan_for_another_machine(new_facts: datasets.Dataset) -> None:
+def test_somebody_on_a_laptop_can_plan_for_another_machine(new_facts: Dataset) -> None:
     app = open_page("advisor", dataset=new_facts.id)
     next(n for n in app.number_input if n.key == "plan_gpu_gb").set_value(8)
     next(n for n in app.number_input if n.key == "plan_billions").set_value(7.0).run()
@@ -223,7 +224,7 @@ def test_train_shows_the_weights_of_kto_and_where_they_come_from(workspace: Work
     assert not button(st_app, "start").disabled
 
 
-def test_train_lists_every_reason_at_once_and_start_is_disabled(new_facts: datasets.Dataset) -> None:
+def test_train_lists_every_reason_at_once_and_start_is_disabled(new_facts: Dataset) -> None:
     app = open_page("train", dataset=new_facts.id)
     assert not button(app, "start").disabled
     field(app, "number_input", "train.batch_size").set_value(0)
@@ -233,7 +234,7 @@ def test_train_lists_every_reason_at_once_and_start_is_disabled(new_facts: datas
     assert "train.batch_size" in said and "train.learning_rate" in said
 
 
-def test_train_shows_what_changed_and_what_follows_from_it(new_facts: datasets.Dataset) -> None:
+def test_train_shows_what_changed_and_what_follows_from_it(new_facts: Dataset) -> None:
     app = open_page("train", dataset=new_facts.id)
     steps = next(m for m in app.metric if m.label == "Steps").value
     field(app, "text_input", "train.epochs").set_value("1").run()
@@ -244,7 +245,7 @@ def test_train_shows_what_changed_and_what_follows_from_it(new_facts: datasets.D
 
 
 def test_settings_of_a_toy_do_not_travel_to_a_real_model(
-    workspace: Workspace, new_facts: datasets.Dataset, tmp_path: Path
+    workspace: Workspace, new_facts: Dataset, tmp_path: Path
 ) -> None:
     app = open_page("train", dataset=new_facts.id)
     rate = field(app, "text_input", "train.learning_rate")
@@ -265,7 +266,7 @@ def test_settings_of_a_toy_do_not_travel_to_a_real_model(
 
 
 def test_a_double_click_on_start_starts_one_run(
-    workspace: Workspace, new_facts: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, new_facts: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "_spawn", lambda *_: None)  # the run folder is what counts here; nothing is trained
     app = open_page("train", dataset=new_facts.id)
@@ -352,7 +353,7 @@ def test_nonsense_in_the_address_is_left_aside() -> None:
     assert "Or plan without data" in said
 
 
-def test_a_runner_up_can_be_taken_instead(workspace: Workspace, new_facts: datasets.Dataset) -> None:
+def test_a_runner_up_can_be_taken_instead(workspace: Workspace, new_facts: Dataset) -> None:
     app = open_page("advisor", dataset=new_facts.id)
     button(app, "use_0").click().run()
     assert not app.exception
@@ -361,19 +362,19 @@ def test_a_runner_up_can_be_taken_instead(workspace: Workspace, new_facts: datas
     assert draft is not None and draft.recipe != "lora" and "instead of the advice" in draft.reasons[0]
 
 
-def test_a_base_that_cannot_be_read_does_not_stop_the_advice(new_facts: datasets.Dataset) -> None:
+def test_a_base_that_cannot_be_read_does_not_stop_the_advice(new_facts: Dataset) -> None:
     app = open_page("advisor", dataset=new_facts.id, base="owner/not..here")
     said = texts(app)
     assert "The base cannot be read" in said and "Advice: LoRA" in said
 
 
-def test_time_that_is_too_short_is_said(new_facts: datasets.Dataset) -> None:
+def test_time_that_is_too_short_is_said(new_facts: Dataset) -> None:
     app = open_page("advisor", dataset=new_facts.id, plan_billions="1", plan_rows="5000", plan_minutes="10")
     assert "more than the 10 minutes you have" in texts(app)
 
 
 # --- train: what will happen -----------------------------------------------------------------------------------------
-def test_train_says_how_long_it_takes_and_what_that_stands_on(new_facts: datasets.Dataset) -> None:
+def test_train_says_how_long_it_takes_and_what_that_stands_on(new_facts: Dataset) -> None:
     said = texts(open_page("train", dataset=new_facts.id))
     assert "Time: It takes" in said.replace("*", "") and "GFLOP/s" in said
     assert "No run of this kind has finished on this machine yet" in said

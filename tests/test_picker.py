@@ -184,7 +184,8 @@ def test_a_pinned_base_is_kept_when_a_run_is_trained_again(server: Hub, workspac
 
 
 def test_what_is_worked_on_is_put_back_into_an_address_that_lost_it(workspace) -> None:
-    from engine import datasets, starter
+    from engine import starter
+    from engine.data import datasets
 
     data = datasets.add_sample(workspace, starter.sample("new-facts")).id
     app = open_page("train", dataset=data)

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import datasets, events, starter
-from engine.datasets import add_sample
+from engine import events, starter
+from engine.data import datasets
+from engine.data.datasets import add_sample
 from engine.models import alike, bases
 from engine.plan import build as plan_build
 from engine.plan import chains, drafts, judges

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from engine import datasets, events, export, starter
-from engine.datasets import add_sample
+from engine import events, export, starter
+from engine.data import datasets
+from engine.data.datasets import add_sample
 from engine.models.templates import PLAIN_TEMPLATE
 from engine.plan import build
 from engine.report import Comparison, headline, items, paired

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from engine import datasets, machine, starter
-from engine.data import division
+from engine import machine, starter
+from engine.data import datasets, division
 from engine.models import bases
 from engine.plan import build as plan_build
 from engine.plan import checks, takes

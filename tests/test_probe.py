@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import datasets, events, machine, starter
+from engine import events, machine, starter
+from engine.data import datasets
 from engine.plan import build, takes
 from engine.runs import failures
 from engine.spec import RunSpec, schema

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine import export, starter
-from engine.datasets import add_sample
+from engine.data.datasets import add_sample
 from engine.plan import build
 from engine.runs import store
 from engine.spec import counts, recipes, schema

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine import datasets, starter
+from engine import starter
+from engine.data import datasets
 from engine.models import bases
 from engine.models.templates import PLAIN_TEMPLATE
 from engine.plan import build

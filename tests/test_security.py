@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import datasets, evaluations, events, export, jobs, uploads
+from engine import evaluations, events, export
 from engine.benchmarks import library
+from engine.check import DatasetError
+from engine.data import datasets, jobs, uploads
 from engine.plan import drafts
 from engine.runs import lifecycle, store
 from engine.spec import schema, settings
@@ -47,7 +49,7 @@ def test_no_id_of_any_kind_leads_out_of_a_workspace(workspace: Workspace, name: 
     assert library.find(name, workspace) is None
     assert evaluations.reference(workspace, name) == name  # looked up, found to be no run, left as it is
     for use in (datasets.load, datasets.delete, datasets.rows_path):
-        with pytest.raises(datasets.DatasetError):
+        with pytest.raises(DatasetError):
             use(workspace, name)
     assert not workspace.root.exists()
 
@@ -97,7 +99,7 @@ def test_no_text_of_a_user_is_an_argument_of_a_process(workspace: Workspace, mon
     python = commands[0][0]
     folder = commands[1][-1]
     assert commands[0] == [python, "-m", "engine.worker", str(workspace.run_dir(run_id))]
-    assert commands[1] == [python, "-m", "engine.jobs", folder]
+    assert commands[1] == [python, "-m", "engine.data.jobs", folder]
     assert Path(folder).parent == workspace.root / "jobs" and folder.startswith("/")
 
 

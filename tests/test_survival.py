@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from engine import datasets, events, machine, processes
+from engine import events, machine, processes
+from engine.data import datasets
 from engine.plan import build
 from engine.runs import follow, lifecycle, store, turns
 from engine.spec import schema

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import datasets, events, starter, sweeps
+from engine import events, starter, sweeps
+from engine.data import datasets
 from engine.plan import build
 from engine.report import frontier
 from engine.runs import lifecycle, store

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import datasets, lengths, starter
-from engine.data import division
+from engine import starter
+from engine.data import datasets, division, lengths
 from engine.estimate import duration, memory
 from engine.estimate import measured as estimate_measured
 from engine.estimate.measured import Measurement

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine import datasets, starter
+from engine import starter
+from engine.data import Dataset, datasets
 from engine.plan import build, checks
 from engine.runs import environment
 from engine.spec import RunSpec, schema
@@ -18,7 +19,7 @@ from tests.helpers import PROJECT_DIR
 
 
 @pytest.fixture
-def dataset(workspace) -> datasets.Dataset:
+def dataset(workspace) -> Dataset:
     return datasets.add_sample(workspace, starter.sample("new-facts"))
 
 

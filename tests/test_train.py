@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine import events, starter
-from engine.datasets import add_sample
+from engine.data.datasets import add_sample
 from engine.plan import build
 from engine.report import Comparison, items, paired
 from engine.runs import follow, lifecycle, store

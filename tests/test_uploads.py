@@ -20,7 +20,7 @@ from playwright.sync_api import expect, sync_playwright
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from engine import uploads
+from engine.data import uploads
 from engine.workspace import Workspace
 from tests.conftest import chromium
 from tests.test_browser import FLAGS, Server

@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from engine import datasets, events, starter
+from engine import events, starter
+from engine.data import datasets
 from engine.models import cache, hub
 from engine.plan import build
 from engine.runs import store

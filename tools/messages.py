@@ -52,7 +52,8 @@ def _in_code(path: Path) -> Iterator[str]:
 
 def _in_tables() -> Iterator[tuple[str, str]]:
     """Yield file and text of the tables whose texts are looked up when they are shown."""
-    from engine import check, starter
+    from engine import starter
+    from engine.check import report
     from engine.read import source
     from engine.spec import settings
     from engine.words import CHECK_HELP, RULES
@@ -65,7 +66,7 @@ def _in_tables() -> Iterator[tuple[str, str]]:
         yield from (("engine/spec.py", text) for text in (field.title, field.help))
     for sample in starter.SAMPLES:
         yield from (("engine/starter/__init__.py", text) for text in (sample.title, sample.description))
-    for texts in [("1 row", "{rows} rows"), *check._KINDS.values()]:
+    for texts in [("1 row", "{rows} rows"), *report._KINDS.values()]:
         yield from (("engine/check.py", text) for text in texts)
     for _, what in source._MAGIC:
         yield "engine/containers.py", what

@@ -1,3 +1,28 @@
-"""Data sets: stored, divided, mended, mixed, counted; and the files they come from."""
+"""Data sets: stored, divided, mended, mixed, counted; and the files they come from.
 
-__all__ = ["division", "hub_data"]
+datasets.add(workspace, path, name) checks and stores one, datasets.load(...) gives it back; uploads and jobs bring
+large files in; fixes mends, one_row finds and edits, division says how a run divides it.
+"""
+
+from typing import TYPE_CHECKING
+
+from engine._faces import lazily
+
+if TYPE_CHECKING:
+    from engine.data.datasets import Dataset
+
+__all__ = [
+    "Dataset",
+    "datasets",
+    "division",
+    "fixes",
+    "hub_data",
+    "jobs",
+    "lengths",
+    "masks",
+    "mix",
+    "numbers",
+    "one_row",
+    "uploads",
+]
+__getattr__ = lazily(__name__, datasets="Dataset")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from engine import datasets
+from engine.check import DatasetError
+from engine.data import datasets
 from engine.spec import RunSpec, split
 from engine.spec import counts as spec_counts
 from engine.workspace import Workspace
@@ -17,7 +18,7 @@ def split_rows(run_spec: RunSpec, dataset: datasets.Dataset, workspace: Workspac
     rows = min(rows, most)
     try:
         return rows, datasets.load(workspace, run_spec.dataset.eval_id).good_rows
-    except (datasets.DatasetError, OSError, ValueError):
+    except (DatasetError, OSError, ValueError):
         return rows, 0
 
 

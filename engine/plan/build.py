@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
-from engine import datasets, starter
+from engine import starter
 from engine.benchmarks import library
+from engine.check import DatasetError
+from engine.data import Dataset, datasets
 from engine.models import Base, bases
 from engine.plan import judges
 from engine.plan.checks import problems
@@ -18,7 +20,7 @@ from engine.words import Problem
 from engine.workspace import Workspace
 
 
-def defaults_for(base: Base, dataset: datasets.Dataset | None) -> dict[str, Any]:
+def defaults_for(base: Base, dataset: Dataset | None) -> dict[str, Any]:
     """Return the settings that follow from the base and the data: the benchmark the base can be asked, and the
     evaluation data that belongs to the data set."""
     found: dict[str, Any] = {}
@@ -75,7 +77,7 @@ def build(
     return run_spec, [*wrong, *found, *problems(run_spec, recipe, base, dataset, workspace)]
 
 
-def resolve_objective(run_spec: RunSpec, dataset: datasets.Dataset | None, base: Base, workspace: Workspace) -> RunSpec:
+def resolve_objective(run_spec: RunSpec, dataset: Dataset | None, base: Base, workspace: Workspace) -> RunSpec:
     """Fill in what follows from the objective: beta, KTO's weights from the counts of good and bad rows, PPO's reward
     model, and no questions for a reward model, which writes no answers."""
     args, evaluate = run_spec.objective_args, run_spec.evaluate
@@ -93,10 +95,10 @@ def resolve_objective(run_spec: RunSpec, dataset: datasets.Dataset | None, base:
     return msgspec.structs.replace(run_spec, objective_args=args, evaluate=evaluate)
 
 
-def _dataset(workspace: Workspace, dataset_id: str | None) -> tuple[datasets.Dataset | None, list[Problem]]:
+def _dataset(workspace: Workspace, dataset_id: str | None) -> tuple[Dataset | None, list[Problem]]:
     if not dataset_id:
         return None, [Problem(rule="dataset-none", where="dataset")]
     try:
         return datasets.load(workspace, dataset_id), []
-    except (datasets.DatasetError, OSError, ValueError):
+    except (DatasetError, OSError, ValueError):
         return None, [Problem(rule="dataset-missing", where="dataset", parameters={"id": dataset_id[:80]})]

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from engine import datasets, starter
+from engine import starter
+from engine.data import datasets
 from engine.models import alike as models_alike
 from engine.models import bases
 from engine.plan import build as plan_build

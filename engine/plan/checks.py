@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 
-from engine import datasets, machine
+from engine import machine
 from engine.benchmarks import library, shipped
+from engine.check import DatasetError
+from engine.data import Dataset, datasets
 from engine.estimate import choices, memory
 from engine.models import Base, alike, bases
 from engine.plan import judges
@@ -36,7 +38,7 @@ FULL_BYTES_PER_PARAMETER = 28
 
 
 def problems(
-    run_spec: RunSpec, recipe: recipes.Recipe, base: Base, dataset: datasets.Dataset | None, workspace: Workspace
+    run_spec: RunSpec, recipe: recipes.Recipe, base: Base, dataset: Dataset | None, workspace: Workspace
 ) -> list[Problem]:
     """Return everything that would make this run fail or mean nothing."""
     found: list[Problem] = []
@@ -198,7 +200,7 @@ def _check_replay(run_spec: RunSpec, workspace: Workspace, fault: Any) -> None:
         return
     try:
         report = datasets.load(workspace, name).report
-    except (datasets.DatasetError, OSError, ValueError):
+    except (DatasetError, OSError, ValueError):
         fault("replay-data", "train.replay_data", id=name[:80], reason=later("there is no such data set"))
         return
     if report.type not in objectives.OBJECTIVE_DATA["sft"]:
@@ -214,9 +216,7 @@ def _check_replay(run_spec: RunSpec, workspace: Workspace, fault: Any) -> None:
         )
 
 
-def _check_memory(
-    run_spec: RunSpec, base: Base, dataset: datasets.Dataset | None, workspace: Workspace, fault: Any
-) -> None:
+def _check_memory(run_spec: RunSpec, base: Base, dataset: Dataset | None, workspace: Workspace, fault: Any) -> None:
     """Refuse only what cannot fit: when even the low end of the estimate is above the device's memory."""
     found, facts = memory_of(run_spec, base, dataset, workspace), machine.facts()
     if base.shape is None or found.parts is None or found.low_bytes <= facts.device_memory_bytes:
@@ -236,9 +236,7 @@ def _check_memory(
     )
 
 
-def _check_data(
-    run_spec: RunSpec, recipe: recipes.Recipe, dataset: datasets.Dataset, workspace: Workspace, fault: Any
-) -> None:
+def _check_data(run_spec: RunSpec, recipe: recipes.Recipe, dataset: Dataset, workspace: Workspace, fault: Any) -> None:
     report, wanted = dataset.report, recipe.data_types
     if run_spec.objective != recipe.objective:
         wanted = objectives.OBJECTIVE_DATA.get(run_spec.objective, wanted)
@@ -253,7 +251,7 @@ def _check_data(
     if run_spec.dataset.eval_id:
         try:
             evaluation = datasets.load(workspace, run_spec.dataset.eval_id).report
-        except (datasets.DatasetError, OSError, ValueError):
+        except (DatasetError, OSError, ValueError):
             fault("dataset-missing", "dataset.eval_id", id=run_spec.dataset.eval_id[:80])
         else:
             if not evaluation.trainable or evaluation.type not in wanted:

@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
-from engine import datasets, lengths, machine
-from engine.data import division
+from engine import machine
+from engine.check import DatasetError
+from engine.data import Dataset, datasets, division, lengths
 from engine.estimate import choices, measured
 from engine.estimate import duration as estimate_duration
 from engine.estimate import memory as estimate_memory
@@ -33,7 +34,7 @@ def device() -> choices.Device:
 def chosen(
     run_spec: RunSpec,
     base: Base,
-    dataset: datasets.Dataset | None,
+    dataset: Dataset | None,
     workspace: Workspace | None,
     on: choices.Device | None = None,
 ) -> choices.Chosen:
@@ -43,7 +44,7 @@ def chosen(
 
 
 def memory_of(
-    run_spec: RunSpec, base: Base, dataset: datasets.Dataset | None = None, workspace: Workspace | None = None
+    run_spec: RunSpec, base: Base, dataset: Dataset | None = None, workspace: Workspace | None = None
 ) -> estimate_memory.Estimate:
     """Return the estimated memory of a run on the device of this machine; with the data, for rows as long as its own;
     corrected by what finished runs of its kind took here, where a workspace is given."""
@@ -55,7 +56,7 @@ def memory_of(
 
 
 def setup_here(
-    run_spec: RunSpec, base: Base, dataset: datasets.Dataset | None, workspace: Workspace | None
+    run_spec: RunSpec, base: Base, dataset: Dataset | None, workspace: Workspace | None
 ) -> estimate_memory.Setup:
     """Return what decides the memory, with what is left open as this machine decides it."""
     setup = _shortened(estimate_memory.setup_of(run_spec), base, dataset, workspace)
@@ -64,7 +65,7 @@ def setup_here(
 
 
 def _shortened(
-    setup: estimate_memory.Setup, base: Base, dataset: datasets.Dataset | None, workspace: Workspace | None
+    setup: estimate_memory.Setup, base: Base, dataset: Dataset | None, workspace: Workspace | None
 ) -> estimate_memory.Setup:
     """Return the setup with no row counted as longer than the data's longest."""
     found = lengths.of(dataset, base, workspace) if dataset is not None and workspace is not None else None
@@ -73,9 +74,7 @@ def _shortened(
     return estimate_memory.with_longest(setup, found.longest)
 
 
-def duration_of(
-    run_spec: RunSpec, base: Base, dataset: datasets.Dataset, workspace: Workspace
-) -> estimate_duration.Time | None:
+def duration_of(run_spec: RunSpec, base: Base, dataset: Dataset, workspace: Workspace) -> estimate_duration.Time | None:
     """Return how long a run takes on this machine, or None when the base's shape or the rows are not known."""
     found = lengths.of(dataset, base, workspace)
     if found is None:
@@ -118,7 +117,7 @@ def that_would_fit(run_spec: RunSpec, workspace: Workspace) -> dict[str, Any] | 
         return None
     try:
         dataset = datasets.load(workspace, run_spec.dataset.id)
-    except (datasets.DatasetError, OSError, ValueError):
+    except (DatasetError, OSError, ValueError):
         dataset = None
     setup = setup_here(run_spec, base, dataset, workspace)
     change = estimate_memory.smaller_settings(

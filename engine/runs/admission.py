@@ -23,9 +23,9 @@ def problems(run_spec: RunSpec, workspace: Workspace) -> list[Problem]:
     """Return everything in a spec that is beyond the limits; nothing where this is no demo."""
     if not limits.on():
         return []
-    from engine import datasets
     from engine.benchmarks import shipped
-    from engine.data import division
+    from engine.check import DatasetError
+    from engine.data import datasets, division
 
     most, train, found = limits.limits(), run_spec.train, []
 
@@ -48,7 +48,7 @@ def problems(run_spec: RunSpec, workspace: Workspace) -> list[Problem]:
     if run_spec.kind == "train":
         try:
             dataset = datasets.load(workspace, run_spec.dataset.id)
-        except (datasets.DatasetError, OSError, ValueError):
+        except (DatasetError, OSError, ValueError):
             over("train.max_steps", train.max_steps, most.steps)  # that the data is missing is said elsewhere
         else:
             rows, _ = division.split_rows(run_spec, dataset, workspace)

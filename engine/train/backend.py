@@ -12,7 +12,9 @@ from typing import Any
 import psutil
 import torch
 
-from engine import datasets, machine
+from engine import machine
+from engine.check import DatasetError
+from engine.data import datasets
 from engine.estimate import choices
 from engine.models import bases
 from engine.plan import takes
@@ -53,7 +55,7 @@ def decide(spec: RunSpec, workspace: Workspace) -> choices.Chosen:
     """Return what follows from this machine where the spec leaves it open."""
     try:
         dataset = datasets.load(workspace, spec.dataset.id)
-    except (datasets.DatasetError, OSError, ValueError):
+    except (DatasetError, OSError, ValueError):
         dataset = None
     return takes.chosen(spec, bases.describe(spec.base.ref, workspace, spec.base.revision), dataset, workspace, here())
 

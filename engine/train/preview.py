@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from engine import masks
+from engine.data import masks
 from engine.models import bases
 from engine.runs import failures
 from engine.train import preference, rows

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as parquet
 
-from engine import datasets
+from engine.data import datasets
 from engine.models import bases
 from engine.report import items
 from engine.runs import failures

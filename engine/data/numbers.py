@@ -10,19 +10,18 @@ import hashlib
 import random
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+import pyarrow
 
-from engine import datasets
+from engine.check import DatasetError
+from engine.data import datasets
 from engine.models import Base, templates
 from engine.spec import schema
 from engine.spec import split as spec_split
 from engine.words import Problem
 from engine.workspace import Workspace, write_atomically
-
-if TYPE_CHECKING:
-    import pyarrow
 
 VERSION = 1
 # The standard error of a share near one half is 1.1 points with so many rows.
@@ -89,7 +88,7 @@ def describe(workspace: Workspace, dataset_id: str, base: Base) -> Statistics:
         found = _count(path, base)
     except (OSError, pyarrow.ArrowException) as error:
         problem = Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})
-        raise datasets.DatasetError(problem) from error
+        raise DatasetError(problem) from error
     if found.problem is None:
         write_atomically(kept, msgspec.json.encode(found))
     return found

@@ -23,10 +23,9 @@ import msgspec
 from filelock import FileLock
 
 from engine import limits
-from engine.check import DatasetError, Report, check, checked_mapping, os_problem
-from engine.convert import ParquetSink
-from engine.fixes import DROP_BAD_ROWS, FIXES, Edit, apply, write_edited
-from engine.read import Progress, formats, lines, texts
+from engine.check import DatasetError, Report, canonical, check_file, checked_mapping, os_problem
+from engine.data.fixes import DROP_BAD_ROWS, FIXES, Edit, repair
+from engine.read import Progress, lines, texts
 from engine.words import Problem
 from engine.workspace import BadId, Workspace, checked, write_atomically
 
@@ -177,8 +176,8 @@ def make_rows(workspace: Workspace, dataset_id: str, progress: Progress | None =
     with _told(dataset.folder), FileLock(dataset.folder / "rows.lock"):
         if dataset.has_rows:
             return
-        with ParquetSink(made) as sink:
-            check(original, progress=progress, sink=sink, mapping=dataset.mapping)
+        with canonical.ParquetSink(made) as sink:
+            check_file(original, progress=progress, sink=sink, mapping=dataset.mapping)
             sink.finish()
         os.replace(made, dataset.folder / "rows.parquet")
 
@@ -198,7 +197,7 @@ def _fill(
         hashing = beside.submit(_sha256, original)
         if fixes:
             hashing.result()
-            _repair(original, fixes, mapping, progress)
+            repair(original, fixes, mapping, progress)
         report = _check_and_convert(original, name, mapping, progress)
         sha256 = hashing.result()
     if limits.on():
@@ -211,31 +210,18 @@ def _fill(
     return _dataset_id(sha256, meta.mapping, fixes)
 
 
-def _repair(original: Path, fixes: tuple[str | Edit, ...], mapping: dict[str, str], progress: Progress | None) -> None:
-    """Replace a file by its repaired one."""
-    fixed = original.with_name("fixed")
-    edits = [fix for fix in fixes if isinstance(fix, Edit)]
-    if edits:
-        write_edited(original, fixed, mapping, edits)
-        os.replace(fixed, original)
-    for fix in (fix for fix in fixes if isinstance(fix, str)):
-        if fix == DROP_BAD_ROWS:
-            _drop_bad_rows(original, mapping, progress)
-        else:
-            apply(fix, original, fixed, mapping)
-            os.replace(fixed, original)
-
-
 def _check_and_convert(original: Path, name: str, mapping: dict[str, str], progress: Progress | None) -> Report:
     """Check a file; write its rows in the same pass where it is not large."""
 
-    def checked_with(sink: ParquetSink | None) -> Report:
+    def checked_with(sink: canonical.ParquetSink | None) -> Report:
         problems_path = original.with_name("problems.jsonl")
-        return check(original, name=name, progress=progress, sink=sink, problems_path=problems_path, mapping=mapping)
+        return check_file(
+            original, name=name, progress=progress, sink=sink, problems_path=problems_path, mapping=mapping
+        )
 
     if original.stat().st_size >= ROWS_LATER_BYTES:
         return checked_with(None)
-    with ParquetSink(original.with_name("rows.parquet")) as sink:
+    with canonical.ParquetSink(original.with_name("rows.parquet")) as sink:
         report = checked_with(sink)
         sink.finish()
     return report
@@ -249,41 +235,6 @@ def _dataset_id(sha256: str, mapping: dict[str, str], fixes: tuple[str | Edit, .
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _drop_bad_rows(original: Path, mapping: dict[str, str], progress: Progress | None) -> None:
-    """Replace the file by its good rows as JSON Lines."""
-    kept_path = original.with_name("kept")
-    with _KeptLines(kept_path) as kept:
-        check(original, progress=progress, sink=kept, mapping=mapping)
-    if not kept.rows:
-        raise DatasetError(Problem(rule="nothing-to-keep"))
-    os.replace(kept_path, original)
-
-
-class _KeptLines:
-    """Writes the bytes of good rows one to a line; a row of an indented document is put on one line."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.rows = 0
-
-    def __enter__(self) -> _KeptLines:
-        self.file = self.path.open("wb")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def start(self, reading: formats.Reading) -> None:
-        self.file.seek(0)
-        self.file.truncate()
-        self.rows = 0
-
-    def add(self, line: int, row: dict[str, Any], raw: bytes) -> None:
-        # A line break cannot be part of a JSON string, so these stand between values and nothing is lost.
-        self.file.write(raw.rstrip(b"\r").replace(b"\n", b" ").replace(b"\r", b" ") + b"\n")
-        self.rows += 1
 
 
 def _into_place(folder: Path, final: Path) -> None:
@@ -447,9 +398,6 @@ def mapped_copy(
 def problems(workspace: Workspace, dataset_id: str) -> tuple[Problem, ...]:
     """The first 1,000 problems of a dataset."""
     return load(workspace, dataset_id).report.problems
-
-
-# --- within ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager

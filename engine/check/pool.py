@@ -1,4 +1,4 @@
-"""Pieces of one file checked by several processes: the parent's side (Pool) and `python -m engine.check_worker`.
+"""Pieces of one file checked by several processes: the parent's side (Pool) and `python -m engine.check.pool`.
 
 Threads do not pay here, and a fork of a server with threads is not safe, so each worker is a process of its own. It
 reads a job and then ranges of bytes from its input, one JSON line each, and answers each range with a Piece. The process
@@ -22,9 +22,9 @@ from typing import Any, BinaryIO
 import msgspec
 
 from engine import processes
+from engine.check.rows import HasAnswers, Piece, RowChecks
 from engine.read import formats
 from engine.read import lines as read_lines
-from engine.rows import HasAnswers, Piece, RowChecks
 from engine.words import set_language
 
 # A worker's import costs about what checking this much does.
@@ -101,7 +101,7 @@ class Pool:
     def __init__(self, job: Job, workers: int):
         self._processes = [
             processes.start(
-                "engine.check_worker", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                "engine.check.pool", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
             for _ in range(workers)
         ]

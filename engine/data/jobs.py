@@ -2,7 +2,7 @@
 a process of its own, and watched.
 
 A job is a folder with call.json (what to do), progress.json (how far) and result.json (the data set, or what is wrong).
-`python -m engine.jobs FOLDER` does it. Stopping it, or killing the server, leaves the stored data as it was.
+`python -m engine.data.jobs FOLDER` does it. Stopping it, or killing the server, leaves the stored data as it was.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from typing import Any
 
 import msgspec
 
-from engine import datasets, limits, processes
-from engine.data import hub_data
-from engine.fixes import Edit
+from engine import limits, processes, read
+from engine.check import DatasetError
+from engine.data import datasets, hub_data
+from engine.data.fixes import Edit
 from engine.models import hub, hub_client
 from engine.words import Problem, set_language
 from engine.workspace import Workspace, write_atomically
@@ -76,7 +77,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 _started: dict[str, subprocess.Popen[bytes]] = {}
 
 
-def carry_out(call: Call, progress: datasets.Progress | None = None) -> Result:
+def carry_out(call: Call, progress: read.Progress | None = None) -> Result:
     """Do what a call says, in this process."""
     workspace = Workspace(call.workspace)
     if call.model is not None or call.data is not None:
@@ -99,7 +100,7 @@ def carry_out(call: Call, progress: datasets.Progress | None = None) -> Result:
             made = datasets.mapped_copy(workspace, call.dataset, call.mapping, progress, wait_for_rows=False)
         else:
             made = datasets.fixed_copy(workspace, call.dataset, progress, fixes=call.fixes, wait_for_rows=False)
-    except datasets.DatasetError as error:
+    except DatasetError as error:
         return Result(problem=error.problem)
     finally:
         if call.remove_source and call.source:
@@ -107,19 +108,19 @@ def carry_out(call: Call, progress: datasets.Progress | None = None) -> Result:
     return Result(dataset=made.id)
 
 
-def _from_hub(call: Call, workspace: Workspace, progress: datasets.Progress | None) -> Result:
+def _from_hub(call: Call, workspace: Workspace, progress: read.Progress | None) -> Result:
     """Fetch what a call names; a token stands in the environment alone (HF_TOKEN), or is the user's own login."""
     try:
         if call.model is not None:
             return Result(commit=hub.fetch(call.model, progress=progress))
         made = add_from_hub(workspace, call.data or "", call.name, progress=progress, move=True, wait_for_rows=False)
         return Result(dataset=made.id)
-    except (hub_client.HubError, datasets.DatasetError) as error:
+    except (hub_client.HubError, DatasetError) as error:
         return Result(problem=error.problem)
 
 
 def add_from_hub(
-    workspace: Workspace, ref: str, name: str = "", *, progress: datasets.Progress | None = None, **how: Any
+    workspace: Workspace, ref: str, name: str = "", *, progress: read.Progress | None = None, **how: Any
 ) -> datasets.Dataset:
     """Fetch hf:owner/name[:config][:split], check and store it as any file. Raises HubError and DatasetError."""
     workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
@@ -140,7 +141,9 @@ def start(call: Call, token: str | None = None) -> Path:
     write_atomically(folder / "call.json", msgspec.json.encode(call))
     with (folder / "log").open("wb") as log:
         environment = {**os.environ, "HF_TOKEN": token} if token else None
-        _started[str(folder)] = processes.start("engine.jobs", str(folder), stdout=log, stderr=log, env=environment)
+        _started[str(folder)] = processes.start(
+            "engine.data.jobs", str(folder), stdout=log, stderr=log, env=environment
+        )
     return folder
 
 

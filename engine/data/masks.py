@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from engine import datasets, numbers, processes
+from engine import processes
+from engine.data import datasets, numbers
 from engine.models import Base
 from engine.words import Problem
 from engine.workspace import Workspace, write_atomically

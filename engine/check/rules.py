@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from xxhash import xxh3_64_intdigest as hash64
+
+from engine.check.ledger import Ledger
 from engine.read import formats, lines, texts
-from engine.repeats import hash64
 from engine.words import Text, later, t
-
-if TYPE_CHECKING:
-    from engine.rows import Ledger
 
 _LABEL_WORDS = {
     "true": "true", "yes": "true", "y": "true", "1": "true", "1.0": "true", "good": "true", "good answer": "true",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heappush, heappushpop
 from itertools import pairwise, repeat
@@ -18,14 +17,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import msgspec
+from xxhash import xxh3_64_intdigest as hash64
 
-from engine.content import ContentRules, row_flags
+from engine.check.content import ContentRules, row_flags
+from engine.check.ledger import Ledger
+from engine.check.repeats import Hashes
+from engine.check.rules import LEAK_CHARACTERS, Lengths, RowRules
 from engine.read import faults, formats, texts
-from engine.repeats import Hashes, hash64
-from engine.rules import LEAK_CHARACTERS, Lengths, RowRules
-from engine.words import Problem, Text, later
+from engine.words import Problem, later
 
-PROBLEMS_KEPT = 1_000
 COLUMNS_KEPT = 200
 # Rows that may be longer than the window are counted exactly up to this many, else estimated from as many.
 WINDOW_ROWS = 2_000
@@ -83,51 +83,6 @@ class Piece(msgspec.Struct, kw_only=True):
         return hashes
 
 
-class Ledger:
-    """Counts every problem and keeps the first ones, errors and warnings apart so that neither hides the other."""
-
-    def __init__(self, every: BinaryIO | None = None, has_cells: bool = False):
-        self.has_cells = has_cells
-        self.every = every  # all problems are written here, one JSON object a line
-        self.pending: list[Problem] = []  # warnings of the current row: said only when the row is good
-        self.line: int | None = None
-        self.row: int | None = None
-        self.clear()
-
-    def clear(self) -> None:
-        self.errors: Counter[str] = Counter()
-        self.warnings: Counter[str] = Counter()
-        self.kept_errors: list[Problem] = []
-        self.kept_warnings: list[Problem] = []
-
-    def error(self, rule: str, where: str | None = None, **parameters: str | int | Text) -> None:
-        if self.has_cells and rule == "null-field":  # an empty cell
-            rule, parameters = "blank-field", {}
-        self.errors[rule] += 1
-        if len(self.kept_errors) < PROBLEMS_KEPT or self.every:
-            self._keep(self.kept_errors, self._problem(rule, "error", where, parameters))
-
-    def warn(self, rule: str, where: str | None = None, **parameters: str | int | Text) -> None:
-        self.pending.append(self._problem(rule, "warning", where, parameters))
-
-    def settle(self, good: bool) -> None:
-        """Count the warnings of a row that turned out good; forget those of a bad one."""
-        if good:
-            for problem in self.pending:
-                self.warnings[problem.rule] += 1
-                self._keep(self.kept_warnings, problem)
-        self.pending.clear()
-
-    def _problem(self, rule: str, severity: str, where: str | None, parameters: dict[str, Any]) -> Problem:
-        return Problem(rule=rule, severity=severity, where=where, line=self.line, row=self.row, parameters=parameters)
-
-    def _keep(self, kept: list[Problem], problem: Problem) -> None:
-        if len(kept) < PROBLEMS_KEPT:
-            kept.append(problem)
-        if self.every:
-            self.every.write(msgspec.json.encode(problem) + b"\n")
-
-
 class _Columns:
     """The columns met, in their order: of all rows, and of rows that are of the file's layout."""
 
@@ -179,7 +134,7 @@ class RowChecks:
         self.rows_before = 0  # rows of the file that were taken already
         self.quick = self.scan = None
         if quick:
-            from engine.scan import Scan  # loads numpy, which takes longer than checking a small file
+            from engine.check.scan import Scan  # loads numpy, which takes longer than checking a small file
 
             self.scan = Scan()
             if reading and sink is None and overlap is None and example is not None:
@@ -401,9 +356,6 @@ _decode = msgspec.json.Decoder().decode
 _ALWAYS, _NEVER = repeat(True), repeat(-1)
 
 
-# --- keys that stand twice in one object -------------------------------------------------------------------------
-
-
 def _quotes(value: Any) -> int:
     """How many quotes the keys and texts of a value need."""
     kind = type(value)
@@ -443,9 +395,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
         if key in met:
             raise _Twice(key)
         met.add(key)
-
-
-# --- the quick way -----------------------------------------------------------------------------------------------
 
 
 def _quick_way(reading: formats.Reading, example: dict[str, Any]) -> QuickChat | None:

@@ -6,17 +6,68 @@ before it is applied. Dropping bad rows is the one repair that needs a check, an
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from engine.check import DatasetError, Report, opened
-from engine.read import lines
+from engine.check import DatasetError, Report, check_file, meant_label, opened
+from engine.read import Progress, formats, lines
 from engine.read import source as read_source
-from engine.rules import meant_label
 from engine.words import Problem, t
+
+
+def repair(original: Path, fixes: tuple[str | Edit, ...], mapping: dict[str, str], progress: Progress | None) -> None:
+    """Replace a file by its repaired one."""
+    fixed = original.with_name("fixed")
+    edits = [fix for fix in fixes if isinstance(fix, Edit)]
+    if edits:
+        write_edited(original, fixed, mapping, edits)
+        os.replace(fixed, original)
+    for fix in (fix for fix in fixes if isinstance(fix, str)):
+        if fix == DROP_BAD_ROWS:
+            _drop_bad_rows(original, mapping, progress)
+        else:
+            apply(fix, original, fixed, mapping)
+            os.replace(fixed, original)
+
+
+def _drop_bad_rows(original: Path, mapping: dict[str, str], progress: Progress | None) -> None:
+    """Replace the file by its good rows as JSON Lines."""
+    kept_path = original.with_name("kept")
+    with _KeptLines(kept_path) as kept:
+        check_file(original, progress=progress, sink=kept, mapping=mapping)
+    if not kept.rows:
+        raise DatasetError(Problem(rule="nothing-to-keep"))
+    os.replace(kept_path, original)
+
+
+class _KeptLines:
+    """Writes the bytes of good rows one to a line; a row of an indented document is put on one line."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows = 0
+
+    def __enter__(self) -> _KeptLines:
+        self.file = self.path.open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def start(self, reading: formats.Reading) -> None:
+        self.file.seek(0)
+        self.file.truncate()
+        self.rows = 0
+
+    def add(self, line: int, row: dict[str, Any], raw: bytes) -> None:
+        # A line break cannot be part of a JSON string, so these stand between values and nothing is lost.
+        self.file.write(raw.rstrip(b"\r").replace(b"\n", b" ").replace(b"\r", b" ") + b"\n")
+        self.rows += 1
+
 
 DROP_BAD_ROWS, CONVERT_LABELS, STRIP_BOM, AS_TEXT = "drop_bad_rows", "convert_labels", "strip_bom", "as_text"
 # In the order in which they are applied, after all edits: what is repaired first need not be dropped.

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import datasets
-from engine.datasets import Dataset, DatasetError
+from engine.check import DatasetError
+from engine.data import datasets
+from engine.data.datasets import Dataset
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+import pyarrow
 
+from engine.check.rules import repeated_prompt, shared_messages, shared_transcript
 from engine.read import formats, texts
-from engine.rules import repeated_prompt, shared_messages, shared_transcript
-
-if TYPE_CHECKING:
-    import pyarrow
 
 Message = dict[str, Any]
 

@@ -16,35 +16,27 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
+from xxhash import xxh3_64_intdigest as hash64
 
-from engine.check_worker import Job, Pool, PoolBroken, check_range, problems_path, workers_for
+from engine.check import pool as check_pool
+from engine.check import window as check_window
+from engine.check.ledger import PROBLEMS_KEPT
+from engine.check.pool import Job, Pool, PoolBroken, check_range, workers_for
+from engine.check.repeats import Hashes, Places, Repeats
+from engine.check.report import DatasetError, Report, os_problem
+from engine.check.rows import HasAnswers, Piece, RowChecks, RowSink, batches, judgements
+from engine.check.rules import Lengths
+from engine.check.totals import Totals
+from engine.check.window import Window
+from engine.models import Base
 from engine.read import Progress, documents, faults, formats, source, tables, texts
 from engine.read import lines as read_lines
-from engine.repeats import Hashes, Places, Repeats, hash64
-from engine.rows import (
-    COLUMNS_KEPT,
-    PROBLEMS_KEPT,
-    WINDOW_ROWS,
-    HasAnswers,
-    Piece,
-    RowChecks,
-    RowSink,
-    batches,
-    judgements,
-    moved,
-    problems_written,
-)
-from engine.rules import Lengths
 from engine.spec import split
-from engine.words import Problem, Text, language, later, t
+from engine.words import Problem, language, later
 
-if TYPE_CHECKING:
-    from engine.models import Base
-
-CHECKER_VERSION = 3
 # The layout is decided on the first rows, up to whichever of these comes first.
 SAMPLE_ROWS = 1_000
 SAMPLE_BYTES = 8 << 20
@@ -52,124 +44,11 @@ SAMPLE_BYTES = 8 << 20
 PIECE_BYTES = 4 << 20
 # Other files are checked as one stream; what was found is added up after so many rows.
 GROUP_ROWS = 100_000
-# Rows that may be too long for a model are counted token by token when they are no more than this.
-WINDOW_BYTES = 8 << 20
 # Smaller files are checked before what the quick way needs is loaded.
 QUICK_BYTES = 1 << 20
 
 
-class DatasetError(Exception):
-    """A file or dataset that cannot be read, stored or changed. `problem` has the sentence for a person."""
-
-    def __init__(self, problem: Problem):
-        super().__init__(problem.sentence)
-        self.problem = problem
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a check found. The first eleven fields and the rendered problems are what `tunebook check --json` prints."""
-
-    file: str
-    container: str | None  # jsonl, json, csv, each also as .gz, parquet, or None when it is no data
-    layout: str | None
-    type: str | None  # one of formats.TYPES
-    conversational: bool
-    rows: int  # all records, bad ones included
-    bad_rows: int  # rows with at least one error
-    errors: dict[str, int]  # rule -> how often
-    warnings: dict[str, int]
-    problems: tuple[Problem, ...]  # the first 1,000; errors have precedence
-    problems_file: str | None = None  # JSON Lines with all of them, where there are more
-    checker_version: int = CHECKER_VERSION
-    bytes: int = 0
-    columns: tuple[str, ...] = ()
-    label_counts: dict[str, int] | None = None  # {"true", "false"} over the good rows
-    target_characters: int = 0  # characters of the good rows that are trained on; tool calls not counted
-    sharegpt: bool = False
-    label_changes: dict[str, int] = {}  # what converting the labels would do, and in how many places
-    plain_text: bool = False  # no rows, but text that could be trained on
-
-    @property
-    def trainable(self) -> bool:
-        """True when a recipe can be run on the file as it is."""
-        return bool(self.type and self.type != "stepwise" and self.rows and not self.errors)
-
-    @property
-    def problem_count(self) -> int:
-        return sum(self.errors.values()) + sum(self.warnings.values())
-
-    @property
-    def whole_file_problem(self) -> Problem | None:
-        """The first error that is about the file and not about one row."""
-        for problem in self.problems:
-            if problem.line is None and problem.row is None and problem.severity == "error":
-                return problem
-        return None
-
-    @property
-    def sentence(self) -> str:
-        """The outcome in one line."""
-        if self.whole_file_problem:
-            return t("Cannot be trained on: {problem}", problem=self.whole_file_problem.sentence)
-        one, many = _KINDS.get(self.type or "", ("1 row", "{rows} rows"))
-        counted = t(one) if self.rows == 1 else t(many, rows=f"{self.rows:,}")
-        if self.bad_rows == self.rows:
-            return t("{counted}, none without errors: correct the file before training", counted=counted)
-        if self.bad_rows:
-            return t(
-                "{counted}, {bad} with errors: correct or drop these rows before training",
-                counted=counted,
-                bad=f"{self.bad_rows:,}",
-            )
-        if self.type == "stepwise":
-            return t("{counted}; no recipe trains on step labels yet", counted=counted)
-        return t("{counted}, ready to train on", counted=counted)
-
-    def lines(self) -> list[str]:
-        """The report for a terminal: a header, one line for each problem, and how many more there are."""
-        shown = [f"{texts.short(self.file, 200)}: {self.sentence}"]
-        for problem in self.problems:
-            if problem is not self.whole_file_problem:  # that one is in the header
-                shown.append((t("warning: ") if problem.severity == "warning" else "") + problem.sentence)
-        more = self.problem_count - len(self.problems)
-        if more > 0:
-            shown.append(t("and {more} more", more=f"{more:,}"))
-        return shown
-
-    def to_json(self) -> dict[str, Any]:
-        """What `tunebook check --json` prints."""
-        data = msgspec.to_builtins(self)
-        data["problems"] = [problem_to_json(problem) for problem in self.problems]
-        return {name: data[name] for name in _PRINTED}
-
-
-_PRINTED = ("file", "container", "layout", "type", "conversational", "rows", "bad_rows", "errors", "warnings", "problems",
-            "problems_file")  # fmt: skip
-
-_KINDS = {
-    "language-modeling": ("1 text or conversation", "{rows} texts or conversations"),
-    "prompt-only": ("1 prompt without an answer", "{rows} prompts without answers"),
-    "prompt-completion": ("1 prompt with its answer", "{rows} prompts with answers"),
-    "preference": ("1 pair of a better and a worse answer", "{rows} pairs of a better and a worse answer"),
-    "unpaired-preference": ("1 answer marked good or bad", "{rows} answers marked good or bad"),
-    "stepwise": ("1 answer with a label for each step", "{rows} answers with a label for each step"),
-}
-
-
-def problem_to_json(problem: Problem) -> dict[str, Any]:
-    """One problem as the JSON contract has it, in the language chosen now."""
-    return {
-        "severity": problem.severity,
-        "line": problem.line,
-        "row": problem.row,
-        "rule": problem.rule,
-        "where": problem.where,
-        "message": problem.message,
-        "fix": problem.fix,
-    }
-
-
-def check(
+def check_file(
     path: Path | str,
     *,
     name: str | None = None,
@@ -254,54 +133,13 @@ def checked_mapping(mapping: dict[str, str] | None) -> dict[str, str]:
     return mapping
 
 
-def os_problem(error: OSError, path: Path | str) -> Problem:
-    """The problem that tells a person what an OSError about `path` means."""
-    rule = {
-        "FileNotFoundError": "file-missing",
-        "IsADirectoryError": "file-is-folder",
-        "PermissionError": "file-no-permission",
-    }.get(type(error).__name__, "file-unreadable")
-    # pyarrow gives the number only in its text.
-    if error.errno in _DISK_FULL or "[errno 28]" in str(error).lower():
-        rule = "disk-full"
-    reason = error.strerror or texts.short(str(error), 200) or type(error).__name__
-    return Problem(rule=rule, parameters={"path": texts.short(str(path), 200), "reason": reason})
-
-
-_DISK_FULL = (28, 122)  # ENOSPC, EDQUOT
-
-
-# --- the check ---------------------------------------------------------------------------------------------------
-
-
 def _squeezed(raw: bytes) -> bytes:
     """A record without its white space, escaped line breaks included."""
     return raw.translate(None, b" \t\r\n").replace(b"\\n", b"")
 
 
-def _in_file(problem: Problem) -> tuple[int, int]:
-    return problem.line or 0, problem.row or 0
-
-
 # Whole-file errors that come after the container is known.
 _KNOWS_CONTAINER = ("gzip-bomb", "bad-gzip", "bad-parquet", "csv-header", "mapping-column")
-
-
-class Window:
-    """The window of a base, and what counts the tokens of a row. Raises DatasetError when they cannot be counted."""
-
-    def __init__(self, base: Base):
-        from engine.models import templates
-
-        try:
-            self.coder = templates.Coder(base)
-        except templates.NoTokenizer as error:
-            raise DatasetError(error.problem) from None
-        self.tokens = base.window_tokens or 1 << 62
-        # What a template adds to the shortest exchange. Each further turn brings more bytes of JSON than tokens.
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        [added] = self.coder.lengths([{"messages": turns}])
-        self.least_bytes = max(0, self.tokens - (added or 64))
 
 
 class _Canonical:
@@ -315,7 +153,7 @@ class _Canonical:
         self.kept.clear()
 
     def add(self, line: int, row: dict[str, Any], raw: bytes) -> None:
-        from engine.convert import canonical
+        from engine.check.canonical import canonical
 
         assert self.reading is not None
         self.kept.append((line, canonical(row, self.reading)))
@@ -339,7 +177,7 @@ class _Questions(_Canonical):
 
 def _question(row: dict[str, Any], reading: formats.Reading) -> int:
     """A hash of what a row asks, white space aside; rows that ask the same are never divided by a split either."""
-    from engine.convert import canonical
+    from engine.check.canonical import canonical
 
     asked = split.group_of(canonical(row, reading))  # JSON, where a line break is an escape
     return hash("".join(asked.replace("\\n", " ").split()))
@@ -348,112 +186,8 @@ def _question(row: dict[str, Any], reading: formats.Reading) -> int:
 def _questions(path: Path) -> dict[int, int]:
     """What the good rows of a validation file ask, with the line that asks it first."""
     sink = _Questions()
-    check(path, sink=sink)
+    check_file(path, sink=sink)
     return sink.asked
-
-
-class _Totals:
-    """What the pieces of a file add up to."""
-
-    LABEL_CHANGES = 20
-
-    def __init__(self, per_row: int, problems_path: Path | None):
-        self.rows = self.bad_rows = self.lines = 0
-        self.errors: Counter[str] = Counter()
-        self.warnings: Counter[str] = Counter()
-        self.kept_errors: list[Problem] = []
-        self.kept_warnings: list[Problem] = []
-        self.columns: dict[str, None] = {}
-        self.layout_columns: dict[str, None] = {}
-        self.has_objects = False
-        self.labels = [0, 0]  # good, bad
-        self.target_characters = 0
-        self.label_changes: dict[str, int] = {}
-        self.lengths = Lengths()
-        self.repeats = Repeats(per_row)
-        self.per_row = per_row
-        self.long_rows = self.long_bytes = 0
-        self.long_sample: list[tuple[int, int]] = []
-        self.path = problems_path
-        self.file: BinaryIO | None = problems_path.open("wb") if problems_path else None
-
-    def add(self, piece: Piece, every: Path | None = None) -> None:
-        """Add the next piece of the file; `every` has all its problems."""
-        rows, lines = self.rows, self.lines
-        self.repeats.extend(piece.hashes(self.per_row), lines)
-        self.errors.update(piece.errors)
-        self.warnings.update(piece.warnings)
-        for kept, more in ((self.kept_errors, piece.kept_errors), (self.kept_warnings, piece.kept_warnings)):
-            kept += [moved(problem, rows, lines) for problem in more[: PROBLEMS_KEPT - len(kept)]]
-        for known, names in ((self.columns, piece.columns), (self.layout_columns, piece.layout_columns)):
-            for name in names:
-                if len(known) < COLUMNS_KEPT:
-                    known[name] = None
-        self.has_objects = self.has_objects or piece.has_objects
-        self.labels[0] += piece.good_labels
-        self.labels[1] += piece.bad_labels
-        self.target_characters += piece.target_characters
-        for change, count in piece.label_changes.items():
-            self.label_changes[change] = self.label_changes.get(change, 0) + count
-        pairs, longer, total, squares = piece.lengths
-        self.lengths.pairs += pairs
-        self.lengths.longer += longer
-        self.lengths.total += total
-        self.lengths.squares += squares
-        self.long_rows += piece.long_rows
-        self.long_bytes += piece.long_bytes
-        more = [(mark, rows + row) for mark, row in piece.long_sample]
-        self.long_sample = sorted(self.long_sample + more)[:WINDOW_ROWS]
-        self.rows += piece.rows
-        self.bad_rows += piece.bad_rows
-        self.lines += piece.lines
-        if every is not None:
-            for problem in problems_written(every, rows, lines):
-                self._write(problem)
-            every.unlink()
-
-    def warn(
-        self, rule: str, *, row: int | None = None, line: int | None = None, **parameters: str | int | Text
-    ) -> None:
-        """Note a warning about a row, counted from 1, or about the whole file."""
-        self._note(Problem(rule=rule, severity="warning", row=row, line=line, parameters=dict(parameters)))
-
-    def error(self, rule: str, **parameters: str | int | Text) -> None:
-        self._note(Problem(rule=rule, parameters=dict(parameters)))
-
-    def _note(self, problem: Problem) -> None:
-        is_error = problem.severity == "error"
-        (self.errors if is_error else self.warnings)[problem.rule] += 1
-        kept = self.kept_errors if is_error else self.kept_warnings
-        if len(kept) < PROBLEMS_KEPT:
-            kept.append(problem)
-        self._write(problem)
-
-    def _write(self, problem: Problem) -> None:
-        if self.file is not None:
-            self.file.write(msgspec.json.encode(problem_to_json(problem)) + b"\n")
-
-    def first(self) -> tuple[Problem, ...]:
-        """The first 1,000 problems: errors have precedence; in the order of the file, whole-file ones in front."""
-        room = PROBLEMS_KEPT - len(self.kept_errors)
-        chosen = self.kept_errors + sorted(self.kept_warnings, key=_in_file)[:room]
-        return tuple(sorted(chosen, key=_in_file))
-
-    def problems_file(self) -> str | None:
-        """Finish the file of all problems; it is kept only when the report cannot hold them."""
-        self.close()
-        if self.path is None:
-            return None
-        if self.errors.total() + self.warnings.total() > PROBLEMS_KEPT:
-            return str(self.path)
-        self.path.unlink(missing_ok=True)
-        return None
-
-    def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
-            self.file = None
-        self.repeats.close()
 
 
 class _Check:
@@ -481,7 +215,7 @@ class _Check:
         self.container: str | None = None
         self.separator = ","
         self.has_bom = False
-        self.totals: _Totals | None = None
+        self.totals: Totals | None = None
         # Of pieces that are ranges of the file: first row, rows, lines before it, first byte, last byte.
         self.ranges: list[tuple[int, int, int, int, int]] = []
         self.example: dict[str, Any] | None = None  # a row as most are
@@ -581,7 +315,7 @@ class _Check:
     def _read(self, reading: formats.Reading | None, processes: int) -> Report:
         if self.totals:
             self.totals.close()
-        totals = self.totals = _Totals(judgements(reading), self.problems_path)
+        totals = self.totals = Totals(judgements(reading), self.problems_path)
         self.ranges.clear()
         if self.sink and reading:
             self.sink.start(reading)
@@ -595,7 +329,7 @@ class _Check:
             totals.warn("bom", line=1)
         return self._finish(reading, totals)
 
-    def _read_ranges(self, reading: formats.Reading | None, totals: _Totals, processes: int, every: str | None) -> None:
+    def _read_ranges(self, reading: formats.Reading | None, totals: Totals, processes: int, every: str | None) -> None:
         """Check JSON Lines in ranges of bytes, here and by other processes. Raises PoolBroken."""
         file = self.source.file
         job = Job(
@@ -617,13 +351,13 @@ class _Check:
         try:
             ranges = read_lines.line_pieces(file, len(source.BOM) if self.has_bom else 0, self.size, PIECE_BYTES)
             for index, (start, end, piece) in enumerate(pool.pieces(ranges, here)):
-                self._add(totals, piece, problems_path(every, index) if every else None, start, end)
+                self._add(totals, piece, check_pool.problems_path(every, index) if every else None, start, end)
                 if self.progress:
                     self.progress(end, self.size)
         finally:
             pool.close()
 
-    def _read_stream(self, reading: formats.Reading | None, totals: _Totals, every: str | None) -> None:
+    def _read_stream(self, reading: formats.Reading | None, totals: Totals, every: str | None) -> None:
         """Check the records of any container one after the other."""
         checks = self._checks(reading)
         self.source.progress = self.progress
@@ -670,12 +404,12 @@ class _Check:
         if folder is None:
             yield None
             return
-        path = problems_path(folder, index)
+        path = check_pool.problems_path(folder, index)
         with path.open("wb") as file:
             checks.ledger.every = file
             yield path
 
-    def _add(self, totals: _Totals, piece: Piece, written: Path | None, start: int | None = None, end: int = 0) -> None:
+    def _add(self, totals: Totals, piece: Piece, written: Path | None, start: int | None = None, end: int = 0) -> None:
         """Add what was found in a piece, which lies between `start` and `end` if it is a range of the file."""
         if piece.has_answers:
             raise HasAnswers
@@ -683,7 +417,7 @@ class _Check:
             self.ranges.append((totals.rows, piece.rows, totals.lines, start, end))
         totals.add(piece, written)
 
-    def _finish(self, reading: formats.Reading | None, totals: _Totals) -> Report:
+    def _finish(self, reading: formats.Reading | None, totals: Totals) -> Report:
         if not totals.rows:
             return self._refusal(Problem(rule="empty-file"))
         self._repetitions(totals)
@@ -722,10 +456,10 @@ class _Check:
             label_counts=label_counts,
             target_characters=totals.target_characters,
             sharegpt=bool(reading and reading.sharegpt),
-            label_changes=dict(itertools.islice(totals.label_changes.items(), _Totals.LABEL_CHANGES)),
+            label_changes=dict(itertools.islice(totals.label_changes.items(), Totals.LABEL_CHANGES)),
         )
 
-    def _repetitions(self, totals: _Totals) -> None:
+    def _repetitions(self, totals: Totals) -> None:
         """Warn of rows that repeat or contradict an earlier one."""
         limit = None if totals.path else PROBLEMS_KEPT
         same, near = totals.repeats.duplicates(limit)
@@ -738,7 +472,7 @@ class _Check:
         totals.warnings["contradiction"] += max(0, against.count - len(against))
         totals.warnings += Counter()  # drops what was found 0 times
 
-    def _warn_places(self, totals: _Totals, rule: str, places: Places) -> None:
+    def _warn_places(self, totals: Totals, rule: str, places: Places) -> None:
         for row, line, first in places:
             shown = later("line {line}", line=first) if self.has_lines else later("row {row}", row=first)
             totals.warn(rule, row=row + 1, line=line if self.has_lines else None, first=shown)
@@ -781,13 +515,13 @@ class _Check:
                     if position == len(rows):
                         return
 
-    def _over_window(self, reading: formats.Reading, totals: _Totals) -> None:
+    def _over_window(self, reading: formats.Reading, totals: Totals) -> None:
         """Count the tokens of the rows that may be too long, or of a sample of them that is drawn by their bytes."""
         assert self.window is not None
         sample, average = totals.long_sample, totals.long_bytes / totals.long_rows
-        is_exact = totals.long_rows <= len(sample) and totals.long_bytes <= WINDOW_BYTES
+        is_exact = totals.long_rows <= len(sample) and totals.long_bytes <= check_window.WINDOW_BYTES
         if not is_exact:
-            sample = sample[: max(50, int(WINDOW_BYTES / 4 / average))]
+            sample = sample[: max(50, int(check_window.WINDOW_BYTES / 4 / average))]
         chosen = array("q", sorted(row - 1 for _, row in sample))
         canonical_rows: list[tuple[int, dict[str, Any]]] = []
         checks = RowChecks(reading, mapping=self.mapping, sink=_Canonical(reading, canonical_rows), quick=False)
@@ -815,7 +549,7 @@ class _Check:
             )
 
     @staticmethod
-    def _balance(totals: _Totals, counts: dict[str, int]) -> None:
+    def _balance(totals: Totals, counts: dict[str, int]) -> None:
         """Say which weight makes up for labels that are out of balance, as KTO wants it."""
         good, bad = counts["true"], counts["false"]
         # Weight times number of the good over the same of the bad should lie between 1 and 4/3.
@@ -825,7 +559,7 @@ class _Check:
             totals.warn("label-balance", good=good, bad=bad, name=name, weight=f"{weight:.2f}")
 
     @staticmethod
-    def _length_bias(totals: _Totals) -> None:
+    def _length_bias(totals: Totals) -> None:
         lengths = totals.lengths
         if lengths.pairs >= Lengths.LEAST_PAIRS and abs(lengths.effect) >= Lengths.LARGE:
             which = later("longer") if lengths.effect > 0 else later("shorter")

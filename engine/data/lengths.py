@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from engine import datasets
+from engine.check import DatasetError
+from engine.data import datasets
 from engine.models import Base
 from engine.workspace import Workspace
 
@@ -41,7 +42,7 @@ def of(dataset: datasets.Dataset, base: Base, workspace: Workspace) -> Lengths |
     try:
         path = datasets.rows_path(workspace, dataset.id)
         changed = path.stat().st_mtime_ns
-    except (datasets.DatasetError, OSError, ValueError):
+    except (DatasetError, OSError, ValueError):
         return None
     tokenizer = base.folder / "tokenizer.json" if base.folder is not None else None
     return _measure(str(path), changed, str(tokenizer) if tokenizer is not None and tokenizer.is_file() else None)

@@ -13,9 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# The same in every process, unlike hash(), and quicker.
-from xxhash import xxh3_64_intdigest as hash64  # noqa: F401 - for those who make hashes
-
 # Up to here a dict is quicker than loading numpy.
 SMALL_ROWS = 100_000
 SPILL_ROWS = 10_000_000

@@ -1,0 +1,145 @@
+"""What a check found: counts, the first problems, what would mend them; and how it is printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.read import texts
+from engine.words import Problem, t
+
+CHECKER_VERSION = 3
+
+
+class DatasetError(Exception):
+    """A file or dataset that cannot be read, stored or changed. `problem` has the sentence for a person."""
+
+    def __init__(self, problem: Problem):
+        super().__init__(problem.sentence)
+        self.problem = problem
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check found. The first eleven fields and the rendered problems are what `tunebook check --json` prints."""
+
+    file: str
+    container: str | None  # jsonl, json, csv, each also as .gz, parquet, or None when it is no data
+    layout: str | None
+    type: str | None  # one of formats.TYPES
+    conversational: bool
+    rows: int  # all records, bad ones included
+    bad_rows: int  # rows with at least one error
+    errors: dict[str, int]  # rule -> how often
+    warnings: dict[str, int]
+    problems: tuple[Problem, ...]  # the first 1,000; errors have precedence
+    problems_file: str | None = None  # JSON Lines with all of them, where there are more
+    checker_version: int = CHECKER_VERSION
+    bytes: int = 0
+    columns: tuple[str, ...] = ()
+    label_counts: dict[str, int] | None = None  # {"true", "false"} over the good rows
+    target_characters: int = 0  # characters of the good rows that are trained on; tool calls not counted
+    sharegpt: bool = False
+    label_changes: dict[str, int] = {}  # what converting the labels would do, and in how many places
+    plain_text: bool = False  # no rows, but text that could be trained on
+
+    @property
+    def trainable(self) -> bool:
+        """True when a recipe can be run on the file as it is."""
+        return bool(self.type and self.type != "stepwise" and self.rows and not self.errors)
+
+    @property
+    def problem_count(self) -> int:
+        return sum(self.errors.values()) + sum(self.warnings.values())
+
+    @property
+    def whole_file_problem(self) -> Problem | None:
+        """The first error that is about the file and not about one row."""
+        for problem in self.problems:
+            if problem.line is None and problem.row is None and problem.severity == "error":
+                return problem
+        return None
+
+    @property
+    def sentence(self) -> str:
+        """The outcome in one line."""
+        if self.whole_file_problem:
+            return t("Cannot be trained on: {problem}", problem=self.whole_file_problem.sentence)
+        one, many = _KINDS.get(self.type or "", ("1 row", "{rows} rows"))
+        counted = t(one) if self.rows == 1 else t(many, rows=f"{self.rows:,}")
+        if self.bad_rows == self.rows:
+            return t("{counted}, none without errors: correct the file before training", counted=counted)
+        if self.bad_rows:
+            return t(
+                "{counted}, {bad} with errors: correct or drop these rows before training",
+                counted=counted,
+                bad=f"{self.bad_rows:,}",
+            )
+        if self.type == "stepwise":
+            return t("{counted}; no recipe trains on step labels yet", counted=counted)
+        return t("{counted}, ready to train on", counted=counted)
+
+    def lines(self) -> list[str]:
+        """The report for a terminal: a header, one line for each problem, and how many more there are."""
+        shown = [f"{texts.short(self.file, 200)}: {self.sentence}"]
+        for problem in self.problems:
+            if problem is not self.whole_file_problem:  # that one is in the header
+                shown.append((t("warning: ") if problem.severity == "warning" else "") + problem.sentence)
+        more = self.problem_count - len(self.problems)
+        if more > 0:
+            shown.append(t("and {more} more", more=f"{more:,}"))
+        return shown
+
+    def to_json(self) -> dict[str, Any]:
+        """What `tunebook check --json` prints."""
+        data = msgspec.to_builtins(self)
+        data["problems"] = [problem_to_json(problem) for problem in self.problems]
+        return {name: data[name] for name in _PRINTED}
+
+
+_PRINTED = ("file", "container", "layout", "type", "conversational", "rows", "bad_rows", "errors", "warnings", "problems",
+            "problems_file")  # fmt: skip
+
+_KINDS = {
+    "language-modeling": ("1 text or conversation", "{rows} texts or conversations"),
+    "prompt-only": ("1 prompt without an answer", "{rows} prompts without answers"),
+    "prompt-completion": ("1 prompt with its answer", "{rows} prompts with answers"),
+    "preference": ("1 pair of a better and a worse answer", "{rows} pairs of a better and a worse answer"),
+    "unpaired-preference": ("1 answer marked good or bad", "{rows} answers marked good or bad"),
+    "stepwise": ("1 answer with a label for each step", "{rows} answers with a label for each step"),
+}
+
+
+def problem_to_json(problem: Problem) -> dict[str, Any]:
+    """One problem as the JSON contract has it, in the language chosen now."""
+    return {
+        "severity": problem.severity,
+        "line": problem.line,
+        "row": problem.row,
+        "rule": problem.rule,
+        "where": problem.where,
+        "message": problem.message,
+        "fix": problem.fix,
+    }
+
+
+def os_problem(error: OSError, path: Path | str) -> Problem:
+    """The problem that tells a person what an OSError about `path` means."""
+    rule = {
+        "FileNotFoundError": "file-missing",
+        "IsADirectoryError": "file-is-folder",
+        "PermissionError": "file-no-permission",
+    }.get(type(error).__name__, "file-unreadable")
+    # pyarrow gives the number only in its text.
+    if error.errno in _DISK_FULL or "[errno 28]" in str(error).lower():
+        rule = "disk-full"
+    reason = error.strerror or texts.short(str(error), 200) or type(error).__name__
+    return Problem(rule=rule, parameters={"path": texts.short(str(path), 200), "reason": reason})
+
+
+_DISK_FULL = (28, 122)  # ENOSPC, EDQUOT
+
+
+def in_file(problem: Problem) -> tuple[int, int]:
+    return problem.line or 0, problem.row or 0
