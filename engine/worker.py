@@ -35,9 +35,9 @@ def supervise(run_dir: Path, module: str = "engine.train") -> None:
     write_atomically(run_dir / "pid.json", msgspec.json.encode(processes.identify(os.getpid())))
     run_spec = schema.decode((run_dir / "spec.json").read_bytes())
     if run_spec.kind == "sweep":
-        from engine import sweeps
+        from engine.forgetting import sweep_drive
 
-        sweeps.drive(run_dir)  # it trains nothing itself, so it needs no child and no device
+        sweep_drive.drive(run_dir)  # it trains nothing itself, so it needs no child and no device
         _write_summary(run_dir)
         return
     found, _ = events.read(run_dir)

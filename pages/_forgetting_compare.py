@@ -8,7 +8,7 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import evaluations, sweeps
+from engine.forgetting import evaluations, sweep_plan
 from engine.report import Comparison, files, frontier, items, paired
 from engine.runs import Run, store
 from engine.spec import RunSpec, schema, settings
@@ -106,7 +106,7 @@ def _recipes(specs: dict[str, RunSpec]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for some in groups.values():
         one = specs[some[0]]
-        label = sweeps.label(one.recipe.name, {path: schema.value_at(one, path) for path in differing})
+        label = sweep_plan.label(one.recipe.name, {path: schema.value_at(one, path) for path in differing})
         while label in found:  # what tells them apart is no setting: keep them apart
             label += " ·"
         found[label] = some

@@ -6,9 +6,9 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import evaluations, events, limits
+from engine import events, limits
 from engine.benchmarks import library
-from engine.forgetting import remedies
+from engine.forgetting import evaluations, remedies
 from engine.models import bases
 from engine.plan import drafts
 from engine.report import Comparison, files, frontier, headline, items, paired, questions, verdicts

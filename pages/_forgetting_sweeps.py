@@ -9,9 +9,10 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine import limits, sweeps
+from engine import limits
 from engine.check import DatasetError
 from engine.data import datasets
+from engine.forgetting import claims, sweep_drive, sweep_plan
 from engine.models import bases
 from engine.plan import build, takes
 from engine.report import files, paired
@@ -27,7 +28,7 @@ SETTINGS_EXAMPLE = "train.replay_share=0, 0.05\ntrain.learning_rate=0.001, 0.000
 
 def show(workspace: Workspace) -> None:
     """Show the sweeps there are, and offer a new one."""
-    found = sweeps.list_all(workspace)
+    found = sweep_drive.list_all(workspace)
     made = st.session_state.pop("sweep_started", None)
     if not found:
         st.info(
@@ -88,7 +89,7 @@ def _watch(sweep_id: str) -> None:
 def _result(workspace: Workspace, sweep_id: str) -> None:
     """Show what a sweep has shown so far: the frontier, its table, and what the guide claims."""
     try:
-        result = sweeps.result(workspace, sweep_id)
+        result = claims.result(workspace, sweep_id)
     except (paired.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError) as error:
         st.error(_ui.say("This sweep cannot be read: {reason}", reason=error))
         return
@@ -120,12 +121,12 @@ def _result(workspace: Workspace, sweep_id: str) -> None:
     with st.container(horizontal=True):
         for label, data, ending in (
             (t("Figures (JSON)"), files.as_json(result), "json"),
-            (t("Table (Markdown)"), sweeps.markdown(result), "md"),
+            (t("Table (Markdown)"), claims.markdown(result), "md"),
         ):
             st.download_button(label, data, file_name=f"{sweep_id}.{ending}", on_click="ignore", key=f"sweep_{ending}")
 
 
-def _sentence(result: sweeps.Result) -> str:
+def _sentence(result: claims.Result) -> str:
     points = [one.point for one in result.configurations]
     best = [one.name for one in points if one.on_frontier]
     told = t("{done} of {total} runs finished.", done=result.finished, total=result.total)
@@ -136,11 +137,11 @@ def _sentence(result: sweeps.Result) -> str:
 
 def _trials(workspace: Workspace, sweep_id: str) -> None:
     rows = []
-    for trial in sweeps.load(workspace, sweep_id).trials:
+    for trial in sweep_drive.load(workspace, sweep_id).trials:
         known = trial.run is not None and store.exists(workspace, trial.run)
         rows.append(
             {
-                t("Run"): sweeps.label(trial.recipe, trial.set),
+                t("Run"): sweep_plan.label(trial.recipe, trial.set),
                 t("Seed"): trial.seed,
                 t("Status"): _ui.status_word(store.status(workspace, str(trial.run))) if known else t("not started"),
                 t("Id"): trial.run or "",
@@ -160,7 +161,7 @@ def _new(workspace: Workspace) -> None:
     base = _ui.current("base") or "starter"
     st.caption(_ui.say("On {data}, base {base}.", data=dataset.name, base=base))
     try:
-        ready = sweeps.ready_made()
+        ready = sweep_plan.ready_made()
         recipes = spec_recipes.recipes()
     except spec_recipes.RecipeError as error:
         st.error(_ui.plain(error))
@@ -168,7 +169,7 @@ def _new(workspace: Workspace) -> None:
     titles = {**{name: t(one.title) for name, one in ready.items()}, "own": t("My own")}
     chosen = st.selectbox(t("Which sweep"), list(titles), format_func=titles.__getitem__, key="sweep_kind")
     settings: dict[str, list[Any]] = {}
-    also: list[sweeps.Also] = []
+    also: list[sweep_plan.Also] = []
     problems: list[Problem] = []
     if chosen == "own":
         wanted = st.multiselect(
@@ -181,7 +182,7 @@ def _new(workspace: Workspace) -> None:
         )  # fmt: skip
         for line in text.splitlines():
             if line.strip():
-                parsed = sweeps.parse_values(line.strip())
+                parsed = sweep_plan.parse_values(line.strip())
                 if isinstance(parsed, Problem):
                     problems.append(parsed)
                 else:
@@ -200,7 +201,7 @@ def _new(workspace: Workspace) -> None:
     if not wanted:
         st.caption(t("Choose a recipe or more."))
         return
-    made, found = sweeps.plan(
+    made, found = sweep_plan.plan(
         workspace, title=name or titles[chosen], data=dataset.id, base=base, recipes=wanted, settings=settings,
         also=also, seeds=seeds,
     )  # fmt: skip
@@ -216,7 +217,7 @@ def _new(workspace: Workspace) -> None:
         # The same click twice is one sweep.
         click = st.session_state.setdefault("sweep_click", secrets.token_hex(8))
         try:
-            st.session_state["sweep_started"] = sweeps.start(workspace, made, click_id=click)
+            st.session_state["sweep_started"] = sweep_drive.start(workspace, made, click_id=click)
         except limits.Refused as refused:
             _ui.problem_list(refused.problems)
             return
@@ -224,7 +225,7 @@ def _new(workspace: Workspace) -> None:
         st.rerun()
 
 
-def _likely_s(workspace: Workspace, made: sweeps.Plan) -> float | None:
+def _likely_s(workspace: Workspace, made: sweep_plan.Plan) -> float | None:
     """Return how long all runs take by the estimates of each configuration; None when one has none."""
     try:
         dataset = datasets.load(workspace, made.data)
@@ -234,7 +235,7 @@ def _likely_s(workspace: Workspace, made: sweeps.Plan) -> float | None:
     known: dict[str, float] = {}
     total = 0.0
     for trial in made.trials:
-        key = sweeps.label(trial.recipe, trial.set)
+        key = sweep_plan.label(trial.recipe, trial.set)
         if key not in known:
             run_spec, _ = build.build(
                 workspace, trial.recipe, base_ref=made.base, dataset_id=made.data, overrides=trial.set

@@ -7,8 +7,8 @@ from typing import Any
 
 import streamlit as st
 
-from engine import cli, events, limits, machine
-from engine.plan import drafts, takes
+from engine import events, limits, machine
+from engine.plan import drafts, repeat, takes
 from engine.runs import Run, failures, follow, lifecycle, store, turns
 from engine.words import t
 from engine.workspace import Workspace
@@ -106,7 +106,7 @@ def actions(here: Workspace, run: Run) -> None:
                 st.rerun()
         with st.popover(t("Repeat it")):
             st.caption(t("The command that repeats this run:"))
-            st.code(cli.repeat_command(here, run.id), language="bash", wrap_lines=True)
+            st.code(repeat.repeat_command(here, run.id), language="bash", wrap_lines=True)
         if run.status not in store.LIVE:
             with st.popover(t("Delete")):
                 _delete(here, run)

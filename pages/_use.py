@@ -11,7 +11,12 @@ from pathlib import Path
 
 import streamlit as st
 
-from engine import elsewhere, export, limits
+from engine import limits
+from engine.export import NotExportable, carry_out, elsewhere, ollama, parity, recipe
+from engine.export import archive as export_archive
+from engine.export import job as export_job
+from engine.export import lines as export_lines
+from engine.export import made as export_made
 from engine.runs import store
 from engine.words import Problem, t
 from engine.workspace import Workspace
@@ -27,7 +32,7 @@ MOST_DOWNLOAD_BYTES = 2 * 10**9
 
 def show(here: Workspace, run_id: str) -> None:
     """Offer everything a finished run can be taken along as."""
-    made = export.made_by(here.run_dir(run_id))
+    made = export_made.made_by(here.run_dir(run_id))
     if made is None:
         return
     st.subheader(t("Use it"))
@@ -52,14 +57,14 @@ def show(here: Workspace, run_id: str) -> None:
 
 
 def _busy(here: Workspace, run_id: str) -> bool:
-    state = export.progress(here, run_id)
+    state = carry_out.progress(here, run_id)
     return state is not None and not state.ended
 
 
-def _start(here: Workspace, run_id: str, job: export.Job, token: str | None = None) -> None:
+def _start(here: Workspace, run_id: str, job: export_job.Job, token: str | None = None) -> None:
     try:
-        export.start(here, run_id, job, token=token)
-    except (export.NotExportable, OSError) as error:
+        carry_out.start(here, run_id, job, token=token)
+    except (NotExportable, OSError) as error:
         st.error(_ui.plain(error))
     else:
         st.rerun()
@@ -67,7 +72,7 @@ def _start(here: Workspace, run_id: str, job: export.Job, token: str | None = No
 
 def _job(here: Workspace, run_id: str) -> None:
     """Show the job under way, or how the last one ended."""
-    state = export.progress(here, run_id)
+    state = carry_out.progress(here, run_id)
     if state is None:
         return
     if not state.ended:
@@ -80,21 +85,21 @@ def _job(here: Workspace, run_id: str) -> None:
     else:
         st.success(_ui.say("It is in {where}", where=state.made))
     if st.button(t("Put this note away"), key="export_forget"):
-        export.forget(here, run_id)
+        carry_out.forget(here, run_id)
         st.rerun()
 
 
 @_ui.fragment(run_every=REFRESH_S)
 def _follow(here: Workspace, run_id: str) -> None:
-    state = export.progress(here, run_id)
+    state = carry_out.progress(here, run_id)
     if state is None or state.ended:
         st.rerun()
         return
     share = state.done_bytes / state.total_bytes if state.total_bytes else 0.0
-    st.progress(min(1.0, share), text=export.phase_words().get(state.phase, state.phase))
+    st.progress(min(1.0, share), text=export_job.phase_words().get(state.phase, state.phase))
 
 
-def _checked(found: export.Parity | None) -> None:
+def _checked(found: parity.Parity | None) -> None:
     """Say how it compares with what was trained."""
     if found is None:
         return
@@ -107,7 +112,7 @@ def _checked(found: export.Parity | None) -> None:
 
 def _download(here: Workspace, run_id: str, *, merged: bool) -> None:
     key = "download_merged" if merged else "download"
-    folder = here.run_dir(run_id) / export.MERGED if merged else export.made_by(here.run_dir(run_id))
+    folder = here.run_dir(run_id) / export_made.MERGED if merged else export_made.made_by(here.run_dir(run_id))
     assert folder is not None
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     archive = here.run_dir(run_id) / f"{folder.name}.zip"
@@ -121,7 +126,7 @@ def _download(here: Workspace, run_id: str, *, merged: bool) -> None:
         and not st.button(t("Pack it for download"), key=f"pack_{key}")
     ):
         return
-    archive = export.write_zip(here, run_id, merged=merged)
+    archive = export_archive.write_zip(here, run_id, merged=merged)
     size_mb = archive.stat().st_size / 1e6
     what = t("merged model") if merged else t("adapter") if folder.name == "adapter" else t("model")
     with archive.open("rb") as file:
@@ -138,38 +143,38 @@ def _download(here: Workspace, run_id: str, *, merged: bool) -> None:
 def _take(here: Workspace, run_id: str, adapter: bool) -> None:
     try:
         _download(here, run_id, merged=False)
-    except (export.NotExportable, OSError) as error:
+    except (NotExportable, OSError) as error:
         st.caption(_ui.plain(error))
         return
-    _checked(export.parity(here.run_dir(run_id)))
+    _checked(parity.parity(here.run_dir(run_id)))
     needs = t("transformers and peft") if adapter else t("transformers")
     st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=needs))
-    st.code(export.load_lines(here, run_id), language="python")
+    st.code(export_lines.load_lines(here, run_id), language="python")
     if not adapter and store.load_spec(here, run_id).objective != "reward":
         st.caption(t("Or serve it with vLLM:"))
-        st.code(export.vllm_lines("model"), language="bash", wrap_lines=True)
+        st.code(export_lines.vllm_lines("model"), language="bash", wrap_lines=True)
 
 
 def _merged(here: Workspace, run_id: str) -> None:
-    folder = here.run_dir(run_id) / export.MERGED
+    folder = here.run_dir(run_id) / export_made.MERGED
     if not folder.is_dir():
-        size = export.size_bytes(here, run_id)
+        size = export_made.size_bytes(here, run_id)
         st.write(t("The adapter and its base as one model, which loads without peft."))
         if size:
             st.caption(t("About {size} MB, kept beside the run.", size=f"{size / 1e6:,.0f}"))
         if st.button(t("Merge"), type="primary", disabled=_busy(here, run_id), key="merge"):
-            _start(here, run_id, export.Job(what="merged"))
+            _start(here, run_id, export_job.Job(what="merged"))
         return
     try:
         _download(here, run_id, merged=True)
-    except (export.NotExportable, OSError) as error:
+    except (NotExportable, OSError) as error:
         st.caption(_ui.plain(error))
-    _checked(export.parity(folder))
+    _checked(parity.parity(folder))
     st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=t("transformers")))
-    st.code(export.merged_lines(here, run_id, export.MERGED), language="python")
+    st.code(export_lines.merged_lines(here, run_id, export_made.MERGED), language="python")
     if store.load_spec(here, run_id).objective != "reward":
         st.caption(t("Or serve it with vLLM:"))
-        st.code(export.vllm_lines(export.MERGED), language="bash", wrap_lines=True)
+        st.code(export_lines.vllm_lines(export_made.MERGED), language="bash", wrap_lines=True)
 
 
 def _ollama(here: Workspace, run_id: str) -> None:
@@ -188,16 +193,18 @@ def _ollama(here: Workspace, run_id: str) -> None:
         key="llama_cpp",
     )
     if st.button(t("Convert"), disabled=_busy(here, run_id), key="gguf"):
-        _start(here, run_id, export.Job(what="gguf", checkout=checkout.strip()))
-    folder = export.whole(here, run_id) or run_dir / export.MERGED
-    command = export.gguf_command(folder, checkout.strip() or "llama.cpp", run_dir / "gguf" / f"{run_id}.gguf")
+        _start(here, run_id, export_job.Job(what="gguf", checkout=checkout.strip()))
+    folder = export_made.whole(here, run_id) or run_dir / export_made.MERGED
+    command = ollama.gguf_command(folder, checkout.strip() or "llama.cpp", run_dir / "gguf" / f"{run_id}.gguf")
     st.caption(
-        t("Or by hand:") if export.whole(here, run_id) is not None else t("Or by hand, once the merged model is made:")
+        t("Or by hand:")
+        if export_made.whole(here, run_id) is not None
+        else t("Or by hand, once the merged model is made:")
     )
     st.code(shlex.join(command), language="bash", wrap_lines=True)
     st.caption(t("Put this Modelfile beside it, then: ollama create my-model -f Modelfile"))
-    made = export.whole(here, run_id) or export.made_by(run_dir) or run_dir
-    st.code(export.modelfile(made, f"./{run_id}.gguf"), language=None, wrap_lines=True)
+    made = export_made.whole(here, run_id) or export_made.made_by(run_dir) or run_dir
+    st.code(ollama.modelfile(made, f"./{run_id}.gguf"), language=None, wrap_lines=True)
 
 
 def _hub(here: Workspace, run_id: str, adapter: bool) -> None:
@@ -214,26 +221,26 @@ def _hub(here: Workspace, run_id: str, adapter: bool) -> None:
             key="push_token",
             autocomplete="off",
         )
-        alone = adapter and not export.travels_whole(here, run_id)
+        alone = adapter and not export_made.travels_whole(here, run_id)
         only = st.checkbox(t("Only the adapter"), value=False, key="push_adapter") if alone else False
         sent = st.form_submit_button(t("Upload"), disabled=_busy(here, run_id))
     if sent:
-        job = export.Job(what="push", repository=repository.strip(), only_adapter=only)
+        job = export_job.Job(what="push", repository=repository.strip(), only_adapter=only)
         _start(here, run_id, job, token=token.strip() or None)
     if st.toggle(t("Show the card"), key="show_card"):  # its intervals take a moment
-        from engine.card import card
+        from engine.export import card
 
-        st.code(card(here, run_id, whole=not only), language="markdown", wrap_lines=True)
+        st.code(card.card(here, run_id, whole=not only), language="markdown", wrap_lines=True)
 
 
 def _trainers(here: Workspace, run_id: str) -> None:
     st.write(t("The same recipe and rows for another trainer. What it cannot do stands at the head of its file."))
     tool = st.radio(
-        t("Trainer"), list(elsewhere.TOOLS), format_func=elsewhere.TOOLS.__getitem__, horizontal=True, key="trainer"
+        t("Trainer"), list(recipe.TOOLS), format_func=recipe.TOOLS.__getitem__, horizontal=True, key="trainer"
     )
     try:
-        found = elsewhere.files(elsewhere.recipe_of(here, run_id), tool)
-    except (export.NotExportable, OSError) as error:
+        found = elsewhere.files(recipe.recipe_of(here, run_id), tool)
+    except (NotExportable, OSError) as error:
         st.info(_ui.plain(error))
     else:
         st.download_button(

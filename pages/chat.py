@@ -6,7 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from engine import chat, limits
+from engine import limits
+from engine.chat import child, protocol, votes
 from engine.check import DatasetError
 from engine.models import bases
 from engine.runs import store
@@ -38,9 +39,9 @@ def _conversation() -> list[dict[str, Any]]:
     return st.session_state.setdefault("chat_turns", [])
 
 
-def _messages(turns: list[dict[str, Any]], model: str) -> list[chat.Message]:
+def _messages(turns: list[dict[str, Any]], model: str) -> list[protocol.Message]:
     """Return a conversation as one model knows it: every question, and its own answers."""
-    found: list[chat.Message] = []
+    found: list[protocol.Message] = []
     for turn in turns:
         found.append({"role": "user", "content": turn["question"]})
         if turn["answers"].get(model):
@@ -56,19 +57,19 @@ def _said(place: Any, text: str) -> None:
 def _answer(turn: dict[str, Any], columns: list[Any]) -> None:
     """Let every model answer the last question, and show the words as they come."""
     places = {m: (column.empty(), column.empty()) for m, column in zip(turn["models"], columns, strict=True)}
-    asked = [chat.Turn(model=m, messages=_messages(_conversation(), m)) for m in turn["models"]]
+    asked = [protocol.Turn(model=m, messages=_messages(_conversation(), m)) for m in turn["models"]]
     turn["waiting"] = False
     for model in turn["models"]:
         turn["ended"][model] = t("stopped")  # until it says otherwise: a click elsewhere ends the writing here
         places[model][1].caption(t("waiting for its turn"))
-    for reply in chat.ask(workspace, asked, turn["sampling"]):
+    for reply in child.ask(workspace, asked, turn["sampling"]):
         text, state = places[reply.model]
-        if isinstance(reply, chat.State):
+        if isinstance(reply, protocol.State):
             state.caption(t("loading the model ...") if reply.state == "loading" else t("writing ..."))
-        elif isinstance(reply, chat.Piece):
+        elif isinstance(reply, protocol.Piece):
             turn["answers"][reply.model] = turn["answers"].get(reply.model, "") + reply.text
             _said(text, turn["answers"][reply.model])
-        elif isinstance(reply, chat.Failed):
+        elif isinstance(reply, protocol.Failed):
             turn["ended"][reply.model] = t("{message}; {fix}", message=reply.message, fix=reply.fix)
             state.error(_ui.plain(turn["ended"][reply.model]))
         else:
@@ -82,7 +83,7 @@ def _vote(number: int, turn: dict[str, Any], model: str) -> None:
     """Take a thumb over: 1 is up, 0 is down, None takes it back."""
     value = st.session_state[f"thumb_{turn['id']}_{model}"]
     prompt = _messages([*_conversation()[:number], {**turn, "answers": {}}], model)
-    chat.vote(workspace, prompt, turn["answers"][model], model, None if value is None else bool(value))
+    votes.vote(workspace, prompt, turn["answers"][model], model, None if value is None else bool(value))
 
 
 def _prefer(number: int, turn: dict[str, Any]) -> None:
@@ -93,9 +94,9 @@ def _prefer(number: int, turn: dict[str, Any]) -> None:
     prompt = _messages([*_conversation()[:number], {**turn, "answers": {}}], of)
     if turn.get("best") and turn["best"] != best:  # what was said before may stand under another conversation
         before = _messages([*_conversation()[:number], {**turn, "answers": {}}], turn["best"])
-        chat.prefer(workspace, before, answers, None)
+        votes.prefer(workspace, before, answers, None)
     turn["best"] = best
-    chat.prefer(workspace, prompt, answers, best)
+    votes.prefer(workspace, prompt, answers, best)
 
 
 def _show(number: int, turn: dict[str, Any], names: dict[str, str]) -> None:
@@ -133,7 +134,7 @@ def _show(number: int, turn: dict[str, Any], names: dict[str, str]) -> None:
         )
 
 
-def _settings() -> chat.Sampling:
+def _settings() -> protocol.Sampling:
     with st.expander(t("How answers are drawn: the same for every model")):
         one, two, three, four = st.columns(4)
         temperature = one.slider(
@@ -146,30 +147,30 @@ def _settings() -> chat.Sampling:
         seed = four.number_input(
             t("Seed"), 0, 2**32 - 1, 0, key="chat_seed", help=t("The same seed gives the same answer.")
         )
-    return chat.Sampling(temperature=temperature, top_p=top_p, most_tokens=int(most), seed=int(seed))
+    return protocol.Sampling(temperature=temperature, top_p=top_p, most_tokens=int(most), seed=int(seed))
 
 
 def _prompts() -> str | None:
     """Offer the saved prompts; returns one that is to be asked now."""
-    saved = chat.saved_prompts(workspace)
+    saved = votes.saved_prompts(workspace)
     with st.expander(t("Saved prompts ({n})", n=len(saved))):
         text = st.text_area(t("A prompt to keep"), key="chat_prompt", height=80)
         if st.button(t("Save this prompt"), key="save_prompt", disabled=not text.strip()):
-            chat.save_prompt(workspace, text)
+            votes.save_prompt(workspace, text)
             st.rerun()
         if not saved:
             return None
         chosen = st.selectbox(t("Saved"), saved, key="saved_prompt", format_func=lambda p: p[:100])
         one, two, _ = st.columns([1, 1, 3])
         if two.button(t("Delete it"), key="delete_prompt"):
-            chat.forget_prompt(workspace, chosen)
+            votes.forget_prompt(workspace, chosen)
             st.rerun()
         return chosen if one.button(t("Ask this"), key="ask_saved", type="primary") else None
 
 
 def _votes() -> None:
     """Say what the votes come to so far, and make data sets of them."""
-    marked, pairs = chat.rows(workspace, "votes"), chat.rows(workspace, "pairs")
+    marked, pairs = votes.rows(workspace, "votes"), votes.rows(workspace, "pairs")
     if not marked and not pairs:
         st.caption(
             t("Thumbs up and down become rows of good and bad answers (KTO); “A is better” becomes pairs (DPO).")
@@ -177,7 +178,7 @@ def _votes() -> None:
         return
     st.subheader(t("Your votes as data"))
     good = sum(row["label"] for row in marked)
-    kinds: list[tuple[chat.Kind, int, str, str]] = [
+    kinds: list[tuple[votes.Kind, int, str, str]] = [
         ("votes", len(marked), t("{good} good and {bad} bad answers", good=good, bad=len(marked) - good),
          t("Votes from the chat")),
         ("pairs", len(pairs), t("{n} pairs of a better and a worse answer", n=len(pairs)), t("Pairs from the chat")),
@@ -186,7 +187,7 @@ def _votes() -> None:
         column.write(says)
         if column.button(t("Make a data set and look at it"), key=f"make_{kind}", disabled=not count):
             try:
-                made = chat.make_dataset(workspace, kind, name)
+                made = votes.make_dataset(workspace, kind, name)
             except DatasetError as error:
                 column.error(_ui.plain(error.problem.sentence))
                 continue
@@ -196,7 +197,7 @@ def _votes() -> None:
 
 known = store.list_all(workspace)[:200]
 names = {run.id: run.name for run in known}
-choices = chat.models(workspace, known)
+choices = child.models(workspace, known)
 current_run = f"run:{_ui.current('run')}"
 usual = [current_run] if current_run in choices else [ref for ref in choices if ref.startswith("run:")][:1]
 below = store.load_spec(workspace, usual[0].removeprefix("run:")).base.pinned if usual else "starter"
@@ -206,7 +207,7 @@ chosen = st.multiselect(
     choices,
     default=usual,
     format_func=lambda ref: _title(ref, names),
-    max_selections=chat.MOST_MODELS,
+    max_selections=child.MOST_MODELS,
     key="chat_models",
     help=t("Adapters on the same base share it in memory."),
 )
@@ -226,12 +227,12 @@ if turns:
         if st.button(t("New conversation"), icon=":material/restart_alt:", key="new_chat"):
             st.session_state["chat_turns"] = []
             st.rerun()
-        if chat.is_loaded(workspace) and st.button(
+        if child.is_loaded(workspace) and st.button(
             t("Free the memory"),
             key="close_chat",
             help=t("It is freed by itself after a few minutes without a question."),
         ):
-            chat.close(workspace)
+            child.close(workspace)
             st.rerun()
 _votes()
 question = st.chat_input(t("Ask something"), key="chat_input", disabled=not chosen) or question

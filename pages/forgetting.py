@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine import sweeps
+from engine.forgetting import sweep_plan
 from engine.report import items
 from engine.runs import store
 from engine.words import t
@@ -31,7 +31,7 @@ known = store.list_all(workspace)[:200]
 scored = [run for run in known if items.benchmarks_of(workspace.run_dir(run.id))]
 wanted = _ui.current("run")
 views = {"run": t("One run"), "compare": t("Runs against each other"), "sweep": t("Sweeps")}
-is_sweep = any(run.id == wanted and run.recipe == sweeps.RECIPE.name for run in known)
+is_sweep = any(run.id == wanted and run.recipe == sweep_plan.RECIPE.name for run in known)
 if "forgetting_view" not in st.session_state:
     asked = st.query_params.get("view")
     st.session_state["forgetting_view"] = asked if asked in views else "sweep" if is_sweep else "run"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import evaluations, events, starter
+from engine import events, starter
 from engine.benchmarks import forms, library, own, shipped, speeds
+from engine.forgetting import evaluations
 from engine.report import items, paired, verdicts
 from engine.runs import follow, lifecycle, store
 from engine.workspace import Workspace

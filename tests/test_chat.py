@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import chat, processes
+from engine import processes
+from engine.chat import child, protocol, votes
 from engine.check import DatasetError
 from engine.data import datasets
 from engine.models import bases
@@ -23,84 +24,84 @@ ASKED = [{"role": "user", "content": "hello"}]
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, workspace: Workspace) -> Iterator[None]:
-    monkeypatch.setattr(chat, "MODULE", "tests.fakes.chats")
+    monkeypatch.setattr(child, "MODULE", "tests.fakes.chats")
     yield
-    chat.close(workspace)
+    child.close(workspace)
 
 
 def said(workspace: Workspace, models: list[str], question: str, **sampling: float) -> dict[str, str]:
     """Return what each model answers, and check that each came to an end."""
-    turns = [chat.Turn(model=m, messages=[{"role": "user", "content": question}]) for m in models]
-    replies = list(chat.ask(workspace, turns, chat.Sampling(**sampling)))  # pyright: ignore[reportArgumentType]
-    assert [r.model for r in replies if isinstance(r, chat.Done)] == models, replies
-    return {m: "".join(r.text for r in replies if isinstance(r, chat.Piece) and r.model == m) for m in models}
+    turns = [protocol.Turn(model=m, messages=[{"role": "user", "content": question}]) for m in models]
+    replies = list(child.ask(workspace, turns, protocol.Sampling(**sampling)))  # pyright: ignore[reportArgumentType]
+    assert [r.model for r in replies if isinstance(r, protocol.Done)] == models, replies
+    return {m: "".join(r.text for r in replies if isinstance(r, protocol.Piece) and r.model == m) for m in models}
 
 
 def test_a_child_that_ends_without_a_word_fails_every_model_and_the_next_question_starts_another(fake, workspace):
-    turns = [chat.Turn(model=m, messages=[{"role": "user", "content": "die"}]) for m in ("a", "b")]
-    replies = list(chat.ask(workspace, turns, chat.Sampling()))
-    assert [type(r) for r in replies if not isinstance(r, chat.State)] == [chat.Failed, chat.Failed]
+    turns = [protocol.Turn(model=m, messages=[{"role": "user", "content": "die"}]) for m in ("a", "b")]
+    replies = list(child.ask(workspace, turns, protocol.Sampling()))
+    assert [type(r) for r in replies if not isinstance(r, protocol.State)] == [protocol.Failed, protocol.Failed]
     assert "has ended" in str(replies[-1].message)  # pyright: ignore[reportAttributeAccessIssue]
     assert said(workspace, ["a"], "hello") == {"a": "a heard hello"}
 
 
 def test_closing_ends_the_process(fake, workspace):
     said(workspace, ["a"], "hello")
-    assert chat.is_loaded(workspace)
-    who = processes.identify(chat._children[str(workspace.root)].process.pid)
-    chat.close(workspace)
-    assert not chat.is_loaded(workspace)
+    assert child.is_loaded(workspace)
+    who = processes.identify(child._children[str(workspace.root)].process.pid)
+    child.close(workspace)
+    assert not child.is_loaded(workspace)
     wait_until(lambda: not processes.alive(who), what="the child has ended")
 
 
 def test_the_last_vote_on_an_answer_counts_and_can_be_taken_back(workspace):
     for good in (True, False):
-        chat.vote(workspace, ASKED, "yes", "starter", good)
-    chat.vote(workspace, ASKED, "no", "starter", True)
-    chat.vote(workspace, ASKED, "no", "starter", None)
-    assert [(row["completion"][0]["content"], row["label"]) for row in chat.rows(workspace, "votes")] == [
+        votes.vote(workspace, ASKED, "yes", "starter", good)
+    votes.vote(workspace, ASKED, "no", "starter", True)
+    votes.vote(workspace, ASKED, "no", "starter", None)
+    assert [(row["completion"][0]["content"], row["label"]) for row in votes.rows(workspace, "votes")] == [
         ("yes", False)
     ]
 
 
 def test_the_best_answer_is_chosen_over_each_other_one_once(workspace):
     answers = {"a": "one", "b": "two", "c": "two", "d": "one", "e": " "}
-    chat.prefer(workspace, ASKED, answers, "b")
-    chat.prefer(workspace, ASKED, answers, "a")
-    pairs = [(r["chosen"][0]["content"], r["rejected"][0]["content"]) for r in chat.rows(workspace, "pairs")]
+    votes.prefer(workspace, ASKED, answers, "b")
+    votes.prefer(workspace, ASKED, answers, "a")
+    pairs = [(r["chosen"][0]["content"], r["rejected"][0]["content"]) for r in votes.rows(workspace, "pairs")]
     assert pairs == [("one", "two")]
 
 
 def test_a_line_cut_by_a_crash_loses_no_other_vote(workspace):
-    chat.vote(workspace, ASKED, "yes", "starter", True)
+    votes.vote(workspace, ASKED, "yes", "starter", True)
     with (workspace.root / "chat" / "votes.jsonl").open("ab") as file:
         file.write(b'{"prompt": [{"ro')
-    assert len(chat.rows(workspace, "votes")) == 1
+    assert len(votes.rows(workspace, "votes")) == 1
 
 
 def test_votes_become_data_that_kto_and_dpo_can_train_on(workspace):
     long = [*ASKED, {"role": "assistant", "content": "hi"}, {"role": "user", "content": "more"}]
     for prompt in (ASKED, long):
-        chat.vote(workspace, prompt, "yes", "a", True)
-        chat.vote(workspace, prompt, "no", "b", False)
-        chat.prefer(workspace, prompt, {"a": "yes", "b": "no"}, "a")
-    marked = chat.make_dataset(workspace, "votes", "Votes")
-    pairs = chat.make_dataset(workspace, "pairs", "Pairs")
+        votes.vote(workspace, prompt, "yes", "a", True)
+        votes.vote(workspace, prompt, "no", "b", False)
+        votes.prefer(workspace, prompt, {"a": "yes", "b": "no"}, "a")
+    marked = votes.make_dataset(workspace, "votes", "Votes")
+    pairs = votes.make_dataset(workspace, "pairs", "Pairs")
     assert (marked.report.type, marked.report.rows, marked.trainable) == ("unpaired-preference", 4, True)
     assert (pairs.report.type, pairs.report.rows, pairs.trainable) == ("preference", 2, True)
 
 
 def test_no_votes_make_no_data(workspace):
     with pytest.raises(DatasetError, match="no votes"):
-        chat.make_dataset(workspace, "votes", "Votes")
+        votes.make_dataset(workspace, "votes", "Votes")
 
 
 def test_saved_prompts_are_kept_newest_first_and_once(workspace):
     for text in ("one", "two", "one"):
-        chat.save_prompt(workspace, text)
-    assert chat.saved_prompts(workspace) == ["one", "two"]
-    chat.forget_prompt(workspace, "one")
-    assert chat.saved_prompts(workspace) == ["two"]
+        votes.save_prompt(workspace, text)
+    assert votes.saved_prompts(workspace) == ["one", "two"]
+    votes.forget_prompt(workspace, "one")
+    assert votes.saved_prompts(workspace) == ["two"]
 
 
 def test_the_page_asks_shows_text_as_text_and_takes_votes(fake, workspace):
@@ -111,7 +112,7 @@ def test_the_page_asks_shows_text_as_text_and_takes_votes(fake, workspace):
     assert not any("<b>" in str(m.value).replace("\\<", "") for m in app.markdown)
     app.feedback[0].set_value(1).run()
     assert not app.exception
-    assert len(chat.rows(workspace, "votes")) == 1
+    assert len(votes.rows(workspace, "votes")) == 1
     button(app, "make_votes").click().run()
     assert [d.report.rows for d in datasets.list_all(workspace)] == [1]
 
@@ -120,10 +121,10 @@ def test_the_page_asks_shows_text_as_text_and_takes_votes(fake, workspace):
 def test_base_and_run_answer_from_one_loaded_base_alike_for_the_same_seed(
     workspace: Workspace, trained_home: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(chat, "MODULE", forked.module("chat"))
+    monkeypatch.setattr(child, "MODULE", forked.module("chat"))
     shutil.copytree(trained_home, workspace.root)
     run = f"run:{store.list_all(workspace)[0].id}"
-    assert chat.models(workspace) == ["starter", run] and bases.describe(run, workspace).folder is not None
+    assert child.models(workspace) == ["starter", run] and bases.describe(run, workspace).folder is not None
     try:
         both = said(workspace, ["starter", run], "What is the opposite of hot?", temperature=0, most_tokens=8)
         assert both["starter"] == "cold"
@@ -134,4 +135,4 @@ def test_base_and_run_answer_from_one_loaded_base_alike_for_the_same_seed(
         again = said(workspace, ["starter"], "What is the opposite of hot?", temperature=0, most_tokens=8)
         assert again == {"starter": "cold"}  # the adapter is off again
     finally:
-        chat.close(workspace)
+        child.close(workspace)

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from engine import cli, events, machine, processes, starter
+from engine import events, machine, processes, starter
+from engine.cli import main
 from engine.data import datasets
 from engine.models import bases
+from engine.plan import repeat
 from engine.report import Item
 from engine.report import items as report_items
 from engine.runs import follow, lifecycle, store
@@ -65,7 +67,7 @@ def tunebook(capsys, workspace):
     def call(*words: str) -> Said:
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            cli.main(list(words))
+            main(list(words))
         said = capsys.readouterr()
         assert "Traceback" not in said.err
         assert isinstance(ended.value.code, int)
@@ -306,7 +308,7 @@ def test_show_json_is_a_line_of_the_list_with_spec_and_summary(tunebook, workspa
 def test_show_ends_with_the_command_that_repeats_the_run(tunebook, workspace):
     finished(workspace)
     last = tunebook("show", RUN).out.splitlines()[-1]
-    assert last == cli.repeat_command(workspace, RUN) and last.startswith("tunebook train lora --data d ")
+    assert last == repeat.repeat_command(workspace, RUN) and last.startswith("tunebook train lora --data d ")
 
 
 @pytest.mark.parametrize("command", ["show", "stop", "resume", "compare"])
@@ -379,7 +381,7 @@ def test_compare_of_items_that_do_not_fit_ends_with_1(tunebook, workspace, text)
 
 
 def repeated(tunebook: Any, workspace: Workspace, run_id: str) -> None:
-    words = shlex.split(cli.repeat_command(workspace, run_id))
+    words = shlex.split(repeat.repeat_command(workspace, run_id))
     assert words[0] == "tunebook" and words[-1] == "--wait"
     said = tunebook(*words[1:-1])  # without waiting
     assert said.code == 0, said.err

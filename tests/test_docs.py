@@ -7,7 +7,8 @@ import tomllib
 
 import pytest
 
-from engine import cli, starter
+from engine import starter
+from engine.cli import parser
 from engine.spec import recipes
 from tests.conftest import ROOT
 
@@ -16,7 +17,7 @@ CONFIG = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text("utf-8"))
 
 
 def test_every_command_is_in_the_readme() -> None:
-    commands = next(a for a in cli.parser()._actions if a.choices and "check" in a.choices).choices or {}
+    commands = next(a for a in parser.parser()._actions if a.choices and "check" in a.choices).choices or {}
     for name in commands:
         assert re.search(rf"tunebook {name}|· {name} ", README), name
 
@@ -59,7 +60,7 @@ def test_the_server_keeps_to_this_machine_and_tells_nobody(section: str, key: st
 
 def test_an_installation_without_the_settings_file_gets_the_same_ones() -> None:
     flags: dict[str, list[str]] = {}
-    for flag in cli._FLAGS:
+    for flag in parser._FLAGS:
         name, value = flag.removeprefix("--").split("=")
         flags.setdefault(name, []).append(value)
     for name, values in flags.items():

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from engine import elsewhere, events, export, starter
+from engine import events, starter
 from engine.data import datasets
-from engine.elsewhere import Recipe
+from engine.export import NotExportable, elsewhere
+from engine.export import recipe as export_recipe
+from engine.export.recipe import Recipe
 from engine.runs import store
 from engine.spec import recipes, schema
 from engine.workspace import Workspace
@@ -119,7 +121,7 @@ def test_what_cannot_be_said_stands_at_the_head():
     ],
 )
 def test_what_a_trainer_cannot_do_is_refused_in_words(tool, one, said):
-    with pytest.raises(export.NotExportable, match=said):
+    with pytest.raises(NotExportable, match=said):
         elsewhere.files(one, tool)
 
 
@@ -145,7 +147,7 @@ def test_the_settings_are_read_by_the_tools_own_schema(package):
             HfArgumentParser(parser._TRAIN_ARGS).parse_dict(told, allow_extra_keys=False)
 
 
-@pytest.mark.parametrize("tool", elsewhere.TOOLS)
+@pytest.mark.parametrize("tool", export_recipe.TOOLS)
 def test_the_file_of_a_ppo_run_says_that_it_cannot_be_expressed_and_keeps_what_was_told(tool):
     one = recipe(
         "ppo", "question", objective_args__reward_model="run:20261124-101112-abcdef", objective_args__beta=0.07
@@ -177,7 +179,7 @@ def test_the_script_turns_gpt2s_layers_and_names_those_of_chosen_ones():
     assert "(torch.nn.Linear, Conv1D)" in some and "set_submodule" not in some
     plain = elsewhere.files(recipe("lora", "prompt")._replace(conv1d=True), "trl")["train.py"]
     assert "Conv1D" not in plain
-    with pytest.raises(export.NotExportable, match="GPT-2"):
+    with pytest.raises(NotExportable, match="GPT-2"):
         elsewhere.files(recipe("oft", "prompt")._replace(conv1d=True), "llama-factory")
 
 
@@ -207,7 +209,7 @@ ODD = [
 
 
 @needs_starter
-@pytest.mark.parametrize("tool", elsewhere.TOOLS)
+@pytest.mark.parametrize("tool", export_recipe.TOOLS)
 def test_rows_and_base_lie_beside_and_no_character_is_lost(workspace, tmp_path, tool):
     source = tmp_path / "odd.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in ODD))
@@ -218,7 +220,7 @@ def test_rows_and_base_lie_beside_and_no_character_is_lost(workspace, tmp_path, 
     plain = [[{k: m[k] for k in ("role", "content")} for m in row["messages"]] for row in found]
     assert sorted(map(str, plain)) == sorted(str(row["messages"]) for row in ODD)
     assert len(lines(tmp_path / "out" / "eval.jsonl")) == 2
-    with pytest.raises(export.NotExportable, match="there already"):
+    with pytest.raises(NotExportable, match="there already"):
         elsewhere.write(workspace, run_id, tool, tmp_path / "out")
 
 
@@ -237,7 +239,7 @@ def test_only_the_last_answer_of_a_prompt_with_history_is_marked_for_axolotl(wor
 
 def test_a_run_whose_data_is_gone_is_refused_in_words_and_leaves_nothing(workspace, tmp_path):
     run_id = ran(workspace, "lora", "d" * 64)
-    with pytest.raises(export.NotExportable, match="no data set"):
+    with pytest.raises(NotExportable, match="no data set"):
         elsewhere.write(workspace, run_id, "trl", tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,8 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import export, starter
+from engine import starter
 from engine.data import datasets
+from engine.export import NotExportable, carry_out, ollama
+from engine.export import archive as export_archive
+from engine.export import job as export_job
+from engine.export import lines as export_lines
+from engine.export import made as export_made
+from engine.export import parity as export_parity
 from engine.models import Base, templates
 from engine.processes import Identity
 from engine.runs import store
@@ -78,7 +85,7 @@ def calls(source: str) -> list[tuple[str, list[Any]]]:
 
 def test_the_lines_of_a_full_model_load_its_folder(workspace):
     ran(workspace, "full", "owner/name", "model")
-    lines = export.load_lines(workspace, "r1")
+    lines = export_lines.load_lines(workspace, "r1")
     loaded = [arguments for name, arguments in calls(lines) if name == "from_pretrained"]
     assert loaded == [["model"], ["model"]] and "peft" not in lines
 
@@ -86,7 +93,7 @@ def test_the_lines_of_a_full_model_load_its_folder(workspace):
 @pytest.mark.parametrize(("base", "named"), [("starter", "base"), ("owner/name", "owner/name")])
 def test_the_lines_of_an_adapter_load_its_base_first(workspace, base, named):
     ran(workspace, "lora", base, "adapter")
-    lines = export.load_lines(workspace, "r1")
+    lines = export_lines.load_lines(workspace, "r1")
     loaded = [arguments for name, arguments in calls(lines) if name == "from_pretrained"]
     assert loaded == [["adapter"], [named], ["adapter"]]
     assert lines.index("AutoModelForCausalLM.from_pretrained") < lines.index("PeftModel.from_pretrained")
@@ -96,7 +103,7 @@ def test_the_lines_of_an_adapter_load_its_base_first(workspace, base, named):
 @pytest.mark.parametrize("question", ['say "hi"', "it's {odd} {0}", "a\nb\\", "日本", "''' + exit() + '''", ""])
 def test_a_question_is_only_ever_a_text_in_the_lines(workspace, recipe, question):
     ran(workspace, recipe, "owner/name", "model" if recipe == "full" else "adapter")
-    tree = ast.parse(export.load_lines(workspace, "r1", question))
+    tree = ast.parse(export_lines.load_lines(workspace, "r1", question))
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     assert question in texts
     names = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
@@ -106,7 +113,7 @@ def test_a_question_is_only_ever_a_text_in_the_lines(workspace, recipe, question
 def test_a_folder_with_quotes_in_its_name_is_only_a_text_too(workspace):
     folder = '/tmp/it\'s "mine"'
     ran(workspace, "lora", folder, "adapter")
-    assert ("from_pretrained", [folder]) in calls(export.load_lines(workspace, "r1"))
+    assert ("from_pretrained", [folder]) in calls(export_lines.load_lines(workspace, "r1"))
 
 
 # --- the download ------------------------------------------------------------------------------------------------
@@ -114,27 +121,27 @@ def test_a_folder_with_quotes_in_its_name_is_only_a_text_too(workspace):
 
 def test_a_full_model_is_one_zip_with_its_lines_and_spec_and_no_pickle(workspace):
     run_dir = ran(workspace, "full", "owner/name", "model")
-    path = export.write_zip(workspace, "r1")
+    path = export_archive.write_zip(workspace, "r1")
     assert path == run_dir / "model.zip"
     found = content(path)
     assert sorted(found) == [
         "load.py", "model/deep/note.txt", "model/model.safetensors", "model/tokenizer.json", "spec.json"
     ]  # fmt: skip
     assert found["model/model.safetensors"] == b"weights"
-    assert found["load.py"].decode() == export.load_lines(workspace, "r1")
+    assert found["load.py"].decode() == export_lines.load_lines(workspace, "r1")
     assert found["spec.json"] == (run_dir / "spec.json").read_bytes()
 
 
 def test_an_adapter_on_a_public_base_travels_alone(workspace):
     ran(workspace, "lora", "owner/name", "adapter")
-    folders = {name.partition("/")[0] for name in content(export.write_zip(workspace, "r1"))}
+    folders = {name.partition("/")[0] for name in content(export_archive.write_zip(workspace, "r1"))}
     assert folders == {"adapter", "load.py", "spec.json"}
 
 
 @needs_starter
 def test_the_starter_travels_with_its_adapter(workspace):
     ran(workspace, "lora", "starter", "adapter")
-    found = content(export.write_zip(workspace, "r1"))
+    found = content(export_archive.write_zip(workspace, "r1"))
     weights = (starter.MODEL_DIR / "model.safetensors").read_bytes()
     assert found["base/model.safetensors"] == weights and "base/tokenizer.json" in found
     assert not any(name.endswith(".bin") for name in found)
@@ -142,37 +149,37 @@ def test_the_starter_travels_with_its_adapter(workspace):
 
 def test_no_entry_leads_out_of_the_folder_it_is_unpacked_in(workspace):
     ran(workspace, "full", "owner/name", "model")
-    for name in content(export.write_zip(workspace, "r1")):
+    for name in content(export_archive.write_zip(workspace, "r1")):
         assert not name.startswith("/") and ".." not in name.split("/")
 
 
 def test_the_zip_is_made_once(workspace):
     ran(workspace, "full", "owner/name", "model")
-    first = export.write_zip(workspace, "r1")
+    first = export_archive.write_zip(workspace, "r1")
     stamp = first.stat().st_mtime_ns
-    assert export.write_zip(workspace, "r1") == first and first.stat().st_mtime_ns == stamp
+    assert export_archive.write_zip(workspace, "r1") == first and first.stat().st_mtime_ns == stamp
 
 
 @pytest.mark.parametrize("recipe", ["full", "lora"])
 def test_a_run_that_has_made_nothing_is_refused_in_words(workspace, recipe):
     run_dir = ran(workspace, recipe, "owner/name", None)
-    assert export.made_by(run_dir) is None
-    with pytest.raises(export.NotExportable, match="no model yet"):
-        export.write_zip(workspace, "r1")
+    assert export_made.made_by(run_dir) is None
+    with pytest.raises(NotExportable, match="no model yet"):
+        export_archive.write_zip(workspace, "r1")
     assert not list(run_dir.glob("*.zip")) and not list(run_dir.glob("*.partial"))
 
 
 def test_an_adapter_on_another_run_is_refused_in_words(workspace):
     ran(workspace, "full", "owner/name", "model")
     ran(workspace, "lora", "run:r1", "adapter", "r2")
-    with pytest.raises(export.NotExportable, match="another run"):
-        export.write_zip(workspace, "r2")
+    with pytest.raises(NotExportable, match="another run"):
+        export_archive.write_zip(workspace, "r2")
 
 
 def test_a_full_model_that_began_at_another_run_can_be_taken(workspace):
     ran(workspace, "full", "owner/name", "model")
     ran(workspace, "full", "run:r1", "model", "r2")
-    assert "model/model.safetensors" in content(export.write_zip(workspace, "r2"))
+    assert "model/model.safetensors" in content(export_archive.write_zip(workspace, "r2"))
 
 
 def test_a_disk_that_fills_up_leaves_no_half_zip(workspace, monkeypatch):
@@ -182,9 +189,9 @@ def test_a_disk_that_fills_up_leaves_no_half_zip(workspace, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "_add_folder", full)
+    monkeypatch.setattr(export_archive, "_add_folder", full)
     with pytest.raises(OSError, match="No space"):
-        export.write_zip(workspace, "r1")
+        export_archive.write_zip(workspace, "r1")
     assert sorted(p.name for p in run_dir.iterdir()) == before
 
 
@@ -192,21 +199,21 @@ def test_files_dated_before_1980_can_be_packed(workspace):
     """Reproducible installs date their files to 1970, and a zip knows no day before 1980."""
     run_dir = ran(workspace, "full", "owner/name", "model")
     os.utime(run_dir / "model" / "tokenizer.json", (0, 0))
-    assert "model/tokenizer.json" in content(export.write_zip(workspace, "r1"))
+    assert "model/tokenizer.json" in content(export_archive.write_zip(workspace, "r1"))
 
 
 def test_the_spec_in_the_zip_is_one_that_can_be_read_again(workspace):
     ran(workspace, "full", "owner/name", "model")
-    read = schema.decode(content(export.write_zip(workspace, "r1"))["spec.json"])
+    read = schema.decode(content(export_archive.write_zip(workspace, "r1"))["spec.json"])
     assert msgspec.to_builtins(read)["recipe"]["name"] == "full"
 
 
 def test_a_downloaded_adapter_can_be_unpacked_by_the_command_line(workspace, tmp_path):
     ran(workspace, "lora", "owner/name", "adapter")
-    assert export.take(workspace, "r1", "adapter", tmp_path / "out") == tmp_path / "out"
+    assert export_archive.take(workspace, "r1", "adapter", tmp_path / "out") == tmp_path / "out"
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").read_bytes() == b"weights"
-    with pytest.raises(export.NotExportable, match="there already"):
-        export.take(workspace, "r1", "adapter", tmp_path / "out")
+    with pytest.raises(NotExportable, match="there already"):
+        export_archive.take(workspace, "r1", "adapter", tmp_path / "out")
 
 
 # --- Ollama and llama.cpp ----------------------------------------------------------------------------------------
@@ -251,7 +258,7 @@ def as_ollama(template: str, messages: list[dict[str, str]]) -> str:
 @settings(max_examples=30)
 @given(data=st.data())
 def test_ollama_writes_what_the_chat_template_writes(template, data):
-    made = export.ollama_template(template, TOKENS)
+    made = ollama.ollama_template(template, TOKENS)
     assert made is not None
     words = st.text(st.characters(categories=["L", "N", "Zs"]), min_size=1, max_size=8)
     pairs = data.draw(st.lists(st.tuples(words, words), max_size=3))
@@ -263,21 +270,21 @@ def test_ollama_writes_what_the_chat_template_writes(template, data):
 
 
 def test_the_system_prompt_that_a_template_adds_by_itself_is_named(workspace):
-    made = export.ollama_template(CHATML, TOKENS)
+    made = ollama.ollama_template(CHATML, TOKENS)
     assert made is not None and made[1:] == ("You are helpful.", "<|im_end|>")
 
 
 @pytest.mark.parametrize("template", [NO_SYSTEM, DROPS_REASONING, "{% broken", "{{ messages[0].nothing.at_all }}"])
 def test_a_template_that_does_more_than_mark_turns_is_not_guessed_at(template, tmp_path):
-    assert export.ollama_template(template, TOKENS) is None
+    assert ollama.ollama_template(template, TOKENS) is None
     (tmp_path / "chat_template.jinja").write_text(template)
-    text = export.modelfile(tmp_path, "./a.gguf")
+    text = ollama.modelfile(tmp_path, "./a.gguf")
     assert text.startswith("FROM ./a.gguf\n# ") and "TEMPLATE" not in text
 
 
 @needs_starter
 def test_the_starters_modelfile_names_its_file_its_marks_and_its_end():
-    text = export.modelfile(starter.MODEL_DIR, "./a.gguf")
+    text = ollama.modelfile(starter.MODEL_DIR, "./a.gguf")
     assert text.splitlines()[0] == "FROM ./a.gguf"
     assert "<|user|>{{ .Content }}<|end|>" in text and 'PARAMETER stop "<|end|>"' in text
 
@@ -300,8 +307,8 @@ def checkout(tmp_path: Path, code: str) -> str:
 def test_llama_cpp_is_run_on_the_whole_model_and_the_modelfile_lies_beside(workspace, tmp_path):
     run_dir = ran(workspace, "full", "owner/name", "model")
     (run_dir / "model" / "config.json").write_text("{}")
-    job = export.Job(what="gguf", checkout=checkout(tmp_path, CONVERTS))
-    made = Path(export.carry_out(workspace, "r1", job))
+    job = export_job.Job(what="gguf", checkout=checkout(tmp_path, CONVERTS))
+    made = Path(carry_out.carry_out(workspace, "r1", job))
     assert made == run_dir / "gguf" / "r1.gguf" and made.read_text() == str(run_dir / "model")
     assert (made.parent / "Modelfile").read_text().startswith("FROM ./r1.gguf\n")
 
@@ -309,16 +316,16 @@ def test_llama_cpp_is_run_on_the_whole_model_and_the_modelfile_lies_beside(works
 def test_what_llama_cpp_says_when_it_cannot_is_passed_on_and_nothing_is_left(workspace, tmp_path):
     run_dir = ran(workspace, "full", "owner/name", "model")
     (run_dir / "model" / "config.json").write_text("{}")
-    job = export.Job(what="gguf", checkout=checkout(tmp_path, CONVERTS + "sys.exit('Model Foo is not supported')"))
-    with pytest.raises(export.NotExportable, match="Model Foo is not supported"):
-        export.carry_out(workspace, "r1", job)
+    job = export_job.Job(what="gguf", checkout=checkout(tmp_path, CONVERTS + "sys.exit('Model Foo is not supported')"))
+    with pytest.raises(NotExportable, match="Model Foo is not supported"):
+        carry_out.carry_out(workspace, "r1", job)
     assert list((run_dir / "gguf").iterdir()) == []
 
 
 def test_a_folder_that_is_no_checkout_is_refused_before_anything_runs(workspace, tmp_path):
     ran(workspace, "full", "owner/name", "model")
-    with pytest.raises(export.NotExportable, match="git clone"):
-        export.carry_out(workspace, "r1", export.Job(what="gguf", checkout=str(tmp_path)))
+    with pytest.raises(NotExportable, match="git clone"):
+        carry_out.carry_out(workspace, "r1", export_job.Job(what="gguf", checkout=str(tmp_path)))
 
 
 # --- refused before it starts ------------------------------------------------------------------------------------
@@ -329,11 +336,11 @@ def test_a_folder_that_is_no_checkout_is_refused_before_anything_runs(workspace,
 def test_a_disk_too_small_for_the_merge_is_said_and_nothing_is_written(workspace, tmp_path, monkeypatch, to):
     run_dir = ran(workspace, "lora", "starter", "adapter")
     before = sorted(p.name for p in run_dir.iterdir())
-    monkeypatch.setattr(export.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**20}))
-    monkeypatch.setattr(export.subprocess, "Popen", lambda *_, **__: pytest.fail("it was started"))
-    job = export.Job(what="merged", to=str(tmp_path / to) if to else None)
-    for begin in (export.carry_out, export.start):
-        with pytest.raises(export.NotExportable, match=r"1 MiB are free .* nothing was written"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**20}))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it was started"))
+    job = export_job.Job(what="merged", to=str(tmp_path / to) if to else None)
+    for begin in (carry_out.carry_out, carry_out.start):
+        with pytest.raises(NotExportable, match=r"1 MiB are free .* nothing was written"):
             begin(workspace, "r1", job)
     assert sorted(p.name for p in run_dir.iterdir()) == before and not (tmp_path / "out").exists()
 
@@ -342,26 +349,26 @@ def test_an_export_never_writes_over_anything(workspace, tmp_path):
     ran(workspace, "lora", "owner/name", "adapter")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(export.NotExportable, match="there already"):
-        export.carry_out(workspace, "r1", export.Job(what="merged", to=str(tmp_path / "mine")))
+    with pytest.raises(NotExportable, match="there already"):
+        carry_out.carry_out(workspace, "r1", export_job.Job(what="merged", to=str(tmp_path / "mine")))
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "a b", "../x", "é/x"])
 def test_a_repository_that_cannot_be_is_refused_before_the_hub_is_asked(workspace, name):
     ran(workspace, "full", "owner/name", "model")
-    with pytest.raises(export.NotExportable, match="owner/name"):
-        export.carry_out(workspace, "r1", export.Job(what="push", repository=name))
+    with pytest.raises(NotExportable, match="owner/name"):
+        carry_out.carry_out(workspace, "r1", export_job.Job(what="push", repository=name))
 
 
 def test_a_job_whose_process_is_gone_has_failed_and_another_may_start(workspace):
     run_dir = ran(workspace, "full", "owner/name", "model")
-    state = export.State(job=export.Job(what="merged"), phase="merging", process=Identity(2**22 + 1, 1.0, "x"))
-    (run_dir / export.STATE).write_bytes(msgspec.json.encode(state))
-    found = export.progress(workspace, "r1")
+    state = export_job.State(job=export_job.Job(what="merged"), phase="merging", process=Identity(2**22 + 1, 1.0, "x"))
+    (run_dir / export_job.STATE).write_bytes(msgspec.json.encode(state))
+    found = carry_out.progress(workspace, "r1")
     assert found is not None and found.ended and "out of memory" in str(found.failure)
-    export.forget(workspace, "r1")
-    assert export.progress(workspace, "r1") is None
+    carry_out.forget(workspace, "r1")
+    assert carry_out.progress(workspace, "r1") is None
 
 
 # --- the hub -----------------------------------------------------------------------------------------------------
@@ -402,13 +409,13 @@ def hub(monkeypatch) -> type[Hub]:
     return Hub
 
 
-def push(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, **more: Any) -> export.State:
+def push(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, **more: Any) -> export_job.State:
     """Do the job as its own process does, with the token on stdin."""
     job = {"what": "push", "repository": "me/thing", **more}
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"job": job, "token": TOKEN})))
     monkeypatch.setattr("sys.argv", ["export", str(workspace.run_dir("r1"))])
-    export.main()
-    found = export.progress(workspace, "r1")
+    carry_out.main()
+    found = carry_out.progress(workspace, "r1")
     assert found is not None
     for path in workspace.root.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
@@ -456,7 +463,7 @@ def test_what_the_hub_refuses_is_said_without_the_token(workspace, monkeypatch, 
 def test_the_card_names_base_recipe_data_by_hash_and_no_folder_of_this_machine(workspace):
     from huggingface_hub import ModelCard
 
-    from engine.card import card
+    from engine.export.card import card
 
     ran(workspace, "lora", "owner/name", "adapter")
     text = card(workspace, "r1", whole=False)
@@ -471,7 +478,7 @@ def test_the_card_names_base_recipe_data_by_hash_and_no_folder_of_this_machine(w
 
 @pytest.mark.train
 def test_the_card_of_a_real_run_says_what_it_gained_and_forgot_and_shows_no_row(trained_home):
-    from engine.card import card
+    from engine.export.card import card
     from engine.report import items, paired
 
     workspace = Workspace(trained_home)
@@ -494,7 +501,7 @@ from pathlib import Path
 import msgspec, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from peft import PeftModel
-from engine import export as exports
+from engine import workspace
 from engine.spec import schema
 from engine.runs.failures import RunRefused
 from engine.train import export
@@ -534,7 +541,7 @@ found["four_quantized"] = "quantization_config" in json.loads((home / "out4" / "
 class Full:
     free = 1
 for name, patch in (("differs", lambda: setattr(export, "compare_logits", lambda *_: (float("nan"), 1.0))),
-                    ("disk", lambda: setattr(exports.shutil, "disk_usage", lambda _: Full))):
+                    ("disk", lambda: setattr(shutil, "disk_usage", lambda _: Full))):
     patch()
     try:
         export.write(run, home / name / "out", "auto", phases.append)
@@ -543,7 +550,7 @@ for name, patch in (("differs", lambda: setattr(export, "compare_logits", lambda
 
 other = AutoTokenizer.from_pretrained(home / "out")
 other.chat_template = other.chat_template.replace("<|assistant|>", "<|assistant|> ")
-scored = export._scored(schema.decode((run / "spec.json").read_bytes()), exports.Workspace(home))
+scored = export._scored(schema.decode((run / "spec.json").read_bytes()), workspace.Workspace(home))
 found["tampered"] = msgspec.to_builtins(export.same_tokens(scored, tokenizer, other)[0])
 print(json.dumps(found))
 """
@@ -555,7 +562,7 @@ def test_a_merged_model_says_the_same_as_base_and_adapter_and_what_does_not_is_n
     home = tmp_path / "home"
     shutil.copytree(trained_home, home)
     first = store.list_all(Workspace(home))[0].id
-    at_the_end = export.parity(Workspace(home).run_dir(first))
+    at_the_end = export_parity.parity(Workspace(home).run_dir(first))
     assert at_the_end is not None and at_the_end.tokens > 100 and not at_the_end.differences
     done = forked.run_python(MERGES, home, first, cwd=PROJECT_DIR)
     assert done.returncode == 0, done.stderr
@@ -571,7 +578,7 @@ def test_a_merged_model_says_the_same_as_base_and_adapter_and_what_does_not_is_n
     assert found["four"]["trained_in"] == "4bit" and not found["four_quantized"]
     assert "does not say the same" in found["differs"][0] and found["differs"][1] == []
     assert "nothing was written" in found["disk"][0] and found["disk"][1] == []
-    tampered = msgspec.convert(found["tampered"], export.Parity)
+    tampered = msgspec.convert(found["tampered"], export_parity.Parity)
     assert tampered.differences and tampered.differences[0].trained != tampered.differences[0].exported
     assert f"At token {tampered.differences[0].token} of" in "\n".join(tampered.lines())
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import evaluations, events, limits, starter, sweeps
+from engine import events, limits, starter
 from engine.data import datasets
-from engine.forgetting import remedies
+from engine.forgetting import evaluations, remedies, sweep_drive
 from engine.models import bases
 from engine.plan import drafts
 from engine.report import Item, files, paired
@@ -175,7 +175,7 @@ def test_what_a_demo_refuses_is_said_where_an_evaluation_or_a_sweep_is_started(
     data = datasets.add_sample(workspace, starter.sample("new-facts"))
     app = open_page("forgetting", dataset=data.id, view="sweep")
     button(app, "start_sweep").click().run()
-    assert not app.exception and said in texts(app) and not sweeps.list_all(workspace)
+    assert not app.exception and said in texts(app) and not sweep_drive.list_all(workspace)
 
 
 def _sound(describe, ref, *arguments, **more):
@@ -192,7 +192,7 @@ def test_a_sweep_is_planned_on_the_page_and_its_problems_are_named(workspace: Wo
     next(s for s in app.multiselect if s.key == "sweep_recipes").set_value(["lora"]).run()
     app.text_area[0].set_value("train.learning_rate=0.001, 7\ntrain.speed=1").run()
     assert "learning_rate cannot be 7" in texts(app) and "train.speed" in texts(app)
-    assert button(app, "start_sweep").disabled and not sweeps.list_all(workspace)
+    assert button(app, "start_sweep").disabled and not sweep_drive.list_all(workspace)
 
 
 def test_an_empty_page_offers_the_way_on_and_a_sweep_needs_rows() -> None:

@@ -21,9 +21,10 @@ from google.protobuf.message import Message
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 
-from engine import cli, events, processes, starter
+from engine import events, processes, starter
 from engine.advise import guide
 from engine.check import check_file
+from engine.cli import main
 from engine.data import datasets
 from engine.report import Item, items
 from engine.runs import failures, store
@@ -167,7 +168,7 @@ def test_the_command_line_speaks_the_chosen_language(tmp_path, monkeypatch, caps
     ):
         monkeypatch.setenv("TUNEBOOK_LANG", environment)
         with pytest.raises(SystemExit):
-            cli.main(arguments)
+            main(arguments)
         assert said in capsys.readouterr().out
 
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from engine import events, export, starter
+from engine import events, starter
 from engine.data import datasets
 from engine.data.datasets import add_sample
+from engine.export import lines
 from engine.models.templates import PLAIN_TEMPLATE
 from engine.plan import build
 from engine.report import Comparison, headline, items, paired
@@ -310,7 +311,7 @@ def test_kto_widens_the_gap_and_a_reward_run_judges(tmp_path: Path) -> None:
     assert learned(run_dir, "new-task-margin").low > 1
     said, _ = events.read(run_dir)
     assert all({"accuracy", "margin"} <= set(e.metrics) for e in said if isinstance(e, events.Step))
-    assert "AutoModelForSequenceClassification" in export.load_lines(Workspace(tmp_path / "home"), run_id)
+    assert "AutoModelForSequenceClassification" in lines.load_lines(Workspace(tmp_path / "home"), run_id)
 
 
 @pytest.mark.train

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from engine import export, starter
+from engine import starter
 from engine.data.datasets import add_sample
+from engine.export import archive as export_archive
+from engine.export import lines
 from engine.plan import build
 from engine.runs import store
 from engine.spec import counts, recipes, schema
@@ -129,12 +131,12 @@ def test_a_recipe_trains_moves_what_it_says_and_saves_what_loads_elsewhere(recip
         embedding = run_spec.layers == "all" or run_spec.train_head  # the starter's output layer is its embedding
         assert ("model.embed_tokens.weight" in told["moved"]) == embedding
 
-    with zipfile.ZipFile(export.write_zip(workspace, run_id)) as archive:
+    with zipfile.ZipFile(export_archive.write_zip(workspace, run_id)) as archive:
         assert not [n for n in archive.namelist() if n.endswith(".bin") or ".." in n or n.startswith("/")]
         archive.extractall(tmp_path / "elsewhere")
     # The lines the page shows, run by themselves with plain transformers and peft in another folder:
     done = forked.run_python(
-        export.load_lines(workspace, run_id, question="Who guards the gate?"), cwd=tmp_path / "elsewhere"
+        lines.load_lines(workspace, run_id, question="Who guards the gate?"), cwd=tmp_path / "elsewhere"
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

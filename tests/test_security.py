@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import evaluations, events, export
+from engine import events
 from engine.benchmarks import library
 from engine.check import DatasetError
 from engine.data import datasets, jobs, uploads
+from engine.export import archive as export_archive
+from engine.forgetting import evaluations
 from engine.plan import drafts
 from engine.runs import lifecycle, store
 from engine.spec import schema, settings
@@ -72,7 +74,7 @@ def test_a_download_holds_nothing_that_a_link_in_the_run_leads_to(workspace: Wor
     (run_dir / "model" / "training_args.bin").write_bytes(b"a pickle")
     import zipfile
 
-    with zipfile.ZipFile(export.write_zip(workspace, run_dir.name)) as archive:
+    with zipfile.ZipFile(export_archive.write_zip(workspace, run_dir.name)) as archive:
         names = archive.namelist()
     assert not [name for name in names if name.startswith(("/", "..")) or name.endswith((".bin", ".pt", ".pkl"))]
 

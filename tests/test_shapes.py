@@ -36,10 +36,10 @@ def test_every_recipe_trains_and_merges_on_a_model_of_the_hub(tmp_path, shape):
 LOADS = """
 import sys
 from pathlib import Path
-from engine import elsewhere, export
+from engine.export import archive, elsewhere
 from engine.workspace import Workspace
 home, run_id, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-export.take(Workspace(home), run_id, "adapter", out / "taken")
+archive.take(Workspace(home), run_id, "adapter", out / "taken")
 elsewhere.write(Workspace(home), run_id, "trl", out / "script")
 """
 

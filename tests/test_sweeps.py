@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import events, starter, sweeps
+from engine import events, starter
 from engine.data import datasets
+from engine.forgetting import claims, sweep_drive, sweep_plan
 from engine.plan import build
 from engine.report import frontier
 from engine.runs import lifecycle, store
@@ -26,9 +27,9 @@ def data(workspace: Workspace) -> str:
     return datasets.add_sample(workspace, starter.sample("new-facts")).id
 
 
-def plan(workspace: Workspace, data: str, **more: Any) -> tuple[sweeps.Plan, list[Problem]]:
+def plan(workspace: Workspace, data: str, **more: Any) -> tuple[sweep_plan.Plan, list[Problem]]:
     given: dict[str, Any] = {"title": "a sweep", "base": "starter", "recipes": ["full", "lora"], **more}
-    return sweeps.plan(workspace, data=data, **given)
+    return sweep_plan.plan(workspace, data=data, **given)
 
 
 @pytest.mark.parametrize(
@@ -42,11 +43,11 @@ def plan(workspace: Workspace, data: str, **more: Any) -> tuple[sweeps.Plan, lis
     ],
 )
 def test_values_are_divided_and_lists_keep_their_commas(text, values):
-    assert sweeps.parse_values(text) == (text.partition("=")[0], values)
+    assert sweep_plan.parse_values(text) == (text.partition("=")[0], values)
 
 
 def test_an_unknown_setting_is_named():
-    parsed = sweeps.parse_values("train.speed=1,2")
+    parsed = sweep_plan.parse_values("train.speed=1,2")
     assert isinstance(parsed, Problem) and parsed.rule == "setting-unknown"
 
 
@@ -73,9 +74,9 @@ def test_a_slip_of_the_finger_does_not_start_a_thousand_runs(workspace, data):
     assert [problem.rule for problem in problems] == ["sweep-large"]
 
 
-@pytest.mark.parametrize("name", sorted(sweeps.ready_made()))
+@pytest.mark.parametrize("name", sorted(sweep_plan.ready_made()))
 def test_each_ready_made_sweep_can_run_on_the_starter(name, workspace, data):
-    ready = sweeps.ready_made()[name]
+    ready = sweep_plan.ready_made()[name]
     made, problems = plan(
         workspace, data, recipes=ready.recipes, settings=ready.settings, also=ready.also, seeds=ready.seeds
     )
@@ -86,7 +87,7 @@ def test_each_ready_made_sweep_can_run_on_the_starter(name, workspace, data):
 
 
 def test_the_guides_low_rate_is_a_quarter_of_the_recipes_own(workspace, data):
-    ready = sweeps.ready_made()["claims"]
+    ready = sweep_plan.ready_made()["claims"]
     made, _ = plan(workspace, data, recipes=[], also=ready.also)
     usual, _ = build.build(workspace, "full", base_ref="starter", dataset_id=data, overrides={})
     assert usual is not None
@@ -130,7 +131,7 @@ class Queue:
         self.states[run_id] = "stopped"
 
 
-def swept(workspace: Workspace, made: sweeps.Plan) -> Path:
+def swept(workspace: Workspace, made: sweep_plan.Plan) -> Path:
     run_dir = workspace.run_dir("20261124-201516-0a1b2c")
     run_dir.mkdir(parents=True)
     (run_dir / "sweep.json").write_bytes(msgspec.json.encode(made))
@@ -144,51 +145,51 @@ def last(run_dir: Path) -> Any:
 def test_a_sweep_runs_every_point_once_and_says_how_far_it_is(workspace, data, monkeypatch):
     made, _ = plan(workspace, data, seeds=2)
     run_dir, queue = swept(workspace, made), Queue(monkeypatch, workspace, {})
-    sweeps.drive(run_dir)
+    sweep_drive.drive(run_dir)
     assert isinstance(last(run_dir), events.Finished) and len(queue.started) == 4
     done = [e.done for e in events.read(run_dir)[0] if isinstance(e, events.Progress)]
     assert done == [0, 1, 2, 3, 4]
-    assert [trial.run for trial in sweeps.load(workspace, run_dir.name).trials] == [f"run-{i}" for i in range(4)]
-    sweeps.drive(run_dir)  # once more: nothing is left to do
+    assert [trial.run for trial in sweep_drive.load(workspace, run_dir.name).trials] == [f"run-{i}" for i in range(4)]
+    sweep_drive.drive(run_dir)  # once more: nothing is left to do
     assert len(queue.started) == 4 and queue.resumed == []
 
 
 def test_a_failed_point_does_not_stop_the_others_and_is_taken_up_again(workspace, data, monkeypatch):
     made, _ = plan(workspace, data, seeds=2)
     run_dir, queue = swept(workspace, made), Queue(monkeypatch, workspace, {1: "failed"})
-    sweeps.drive(run_dir)
+    sweep_drive.drive(run_dir)
     end = last(run_dir)
     assert (
         isinstance(end, events.Failed) and str(end.message) == "1 of 4 runs did not finish" and len(queue.started) == 4
     )
-    sweeps.drive(run_dir)
+    sweep_drive.drive(run_dir)
     assert isinstance(last(run_dir), events.Finished) and queue.resumed == ["run-1"] and len(queue.started) == 4
 
 
 def test_a_stop_stops_the_run_in_hand_and_resuming_goes_on_there(workspace, data, monkeypatch):
     made, _ = plan(workspace, data, seeds=2)
     run_dir, queue = swept(workspace, made), Queue(monkeypatch, workspace, {1: "running"})
-    monkeypatch.setattr(sweeps.time, "sleep", lambda _: (run_dir / "stop").touch())
-    sweeps.drive(run_dir)
+    monkeypatch.setattr(sweep_drive.time, "sleep", lambda _: (run_dir / "stop").touch())
+    sweep_drive.drive(run_dir)
     assert isinstance(last(run_dir), events.Stopped) and len(queue.started) == 2 and queue.states["run-1"] == "stopped"
     (run_dir / "stop").unlink()
-    sweeps.drive(run_dir)
+    sweep_drive.drive(run_dir)
     assert isinstance(last(run_dir), events.Finished) and queue.resumed == ["run-1"] and len(queue.started) == 4
 
 
 def test_killed_between_a_start_and_its_note_the_same_run_is_found_again(workspace, data, monkeypatch):
     made, _ = plan(workspace, data, seeds=1)
     run_dir, queue = swept(workspace, made), Queue(monkeypatch, workspace, {})
-    sweeps.drive(run_dir)
+    sweep_drive.drive(run_dir)
     (run_dir / "sweep.json").write_bytes(msgspec.json.encode(made))  # as if nothing had been noted
-    sweeps.drive(run_dir)
+    sweep_drive.drive(run_dir)
     assert len(queue.started) == 2
 
 
 # --- what came out -------------------------------------------------------------------------------------------------
 
 
-def configuration(recipe: str, changes: list[float], gain: float = 0.7, **more: Any) -> sweeps.Configuration:
+def configuration(recipe: str, changes: list[float], gain: float = 0.7, **more: Any) -> claims.Configuration:
     made = RunSpec(
         recipe=schema.RecipeRef(recipe, "0"),
         base=schema.BaseRef("starter"),
@@ -203,14 +204,14 @@ def configuration(recipe: str, changes: list[float], gain: float = 0.7, **more: 
                      retention_high=1 + x)
         for i, x in enumerate(changes)
     ]  # fmt: skip
-    name = sweeps.label(recipe, {"train.replay_share": more.get("replay", 0.0)})
-    return sweeps.Configuration(
+    name = sweep_plan.label(recipe, {"train.replay_share": more.get("replay", 0.0)})
+    return claims.Configuration(
         name=name, recipe=recipe, set={}, point=frontier.over_seeds(name, seeds), seeds=seeds, spec=made
     )
 
 
-def verdicts(*found: sweeps.Configuration) -> dict[str, str]:
-    return {claim.rule: claim.verdict for claim in sweeps.claims(found)}
+def verdicts(*found: claims.Configuration) -> dict[str, str]:
+    return {claim.rule: claim.verdict for claim in claims.claims(found)}
 
 
 def test_the_claims_are_confirmed_by_intervals_over_seeds():
@@ -234,7 +235,7 @@ def test_one_seed_confirms_nothing():
 
 def test_a_low_rate_says_what_it_cost_in_learning():
     slow = configuration("full", [-0.01, -0.02, -0.01], gain=0.2, rate=5e-4)
-    (claim,) = [c for c in sweeps.claims([configuration("full", [-0.26, -0.25, -0.27]), slow]) if c.rule == "M3"]
+    (claim,) = [c for c in claims.claims([configuration("full", [-0.26, -0.25, -0.27]), slow]) if c.rule == "M3"]
     assert "with +20.0 [+20.0, +20.0] against +70.0 [+70.0, +70.0] gained" in claim.sentence
 
 
@@ -242,9 +243,9 @@ def test_the_table_has_a_line_for_each_configuration_and_the_claims():
     found = [configuration("full", [-0.26, -0.25, -0.27], gain=0.76), configuration("lora", [-0.07, -0.06, -0.08])]
     marked = frontier.frontier([one.point for one in found])
     found = [msgspec.structs.replace(one, point=point) for one, point in zip(found, marked, strict=True)]
-    text = sweeps.markdown(
-        sweeps.Result(id="s", title="t", status="finished", finished=6, total=6, configurations=found,
-                      claims=sweeps.claims(found))
+    text = claims.markdown(
+        claims.Result(id="s", title="t", status="finished", finished=6, total=6, configurations=found,
+                      claims=claims.claims(found))
     ).splitlines()  # fmt: skip
     assert text[2].startswith("| lora, replay 0 | 3 | +70.0 [+70.0, +70.0] | -7.0 [-9.5, -4.5] | 93.0 | yes |")
     assert text[3].startswith("| full, replay 0 | 3 | +76.0")
@@ -264,10 +265,12 @@ def test_a_real_sweep_of_two_points_ends_in_the_frontier(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "| lora, replay 0.1, most steps 4" in done.stdout and "| yes |" in done.stdout
     workspace = Workspace(home)
-    (sweep,) = sweeps.list_all(workspace)
-    found = sweeps.result(workspace, sweep.id)
+    (sweep,) = sweep_drive.list_all(workspace)
+    found = claims.result(workspace, sweep.id)
     assert (found.status, found.finished, found.total) == ("finished", 2, 2) and sweep.progress == 1.0
     assert all(one.point.gain is not None and one.point.retention is not None for one in found.configurations)
     shown = tunebook("compare", sweep.id, "--json", home=home, machine=machine)
-    assert {row["run"] for row in json.loads(shown.stdout)} == {t.run for t in sweeps.load(workspace, sweep.id).trials}
+    assert {row["run"] for row in json.loads(shown.stdout)} == {
+        t.run for t in sweep_drive.load(workspace, sweep.id).trials
+    }
     assert store.load_spec(workspace, sweep.id).kind == "sweep"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine import export
+from engine.export import carry_out
+from engine.export import job as export_job
 from engine.processes import Identity
 from engine.workspace import Workspace, write_atomically
 from tests.test_pages import button, new_facts, open_page, real_run, texts  # noqa: F401
@@ -25,11 +26,11 @@ def test_a_finished_run_offers_every_way_to_use_it(workspace, real_run, monkeypa
     ways = next(w for w in app.radio if w.key == "use_section")
     assert ways.options == ["Adapter", "Merged model", "GGUF, Ollama", "Hub", "Other trainers"]
     assert "give the same" in texts(app) and "token ids as in training" in texts(app) and "PeftModel" in codes(app)
-    started: list[export.Job] = []
-    monkeypatch.setattr(export, "start", lambda _here, _run, job, token=None: started.append(job))
+    started: list[export_job.Job] = []
+    monkeypatch.setattr(carry_out, "start", lambda _here, _run, job, token=None: started.append(job))
     ways.set_value("merged").run()
     button(app, "merge").click().run()
-    assert started == [export.Job(what="merged")]
+    assert started == [export_job.Job(what="merged")]
     chosen(app, "trainers")
     assert "SFTTrainer" in codes(app) and f"tunebook export {real_run}" in codes(app)
     next(w for w in app.radio if w.key == "trainer").set_value("axolotl").run()
@@ -52,12 +53,12 @@ def test_how_a_job_ended_is_said_once_and_can_be_put_away(workspace, real_run): 
     import msgspec
 
     run_dir = workspace.run_dir(real_run)
-    state = export.State(job=export.Job(what="merged"), process=Identity(2**22 + 1, 1.0, "x"))
-    write_atomically(run_dir / export.STATE, msgspec.json.encode(state))
+    state = export_job.State(job=export_job.Job(what="merged"), process=Identity(2**22 + 1, 1.0, "x"))
+    write_atomically(run_dir / export_job.STATE, msgspec.json.encode(state))
     app = open_page("runs", run=real_run)
     assert "the export was ended before it was done" in texts(app)
     button(app, "export_forget").click().run()
-    assert "the export was ended" not in texts(app) and not (run_dir / export.STATE).exists()
+    assert "the export was ended" not in texts(app) and not (run_dir / export_job.STATE).exists()
 
 
 def test_the_recipe_is_packed_with_its_rows(workspace, real_run):  # noqa: F811

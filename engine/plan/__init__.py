@@ -4,4 +4,4 @@ build.build(workspace, recipe, ...) makes it; drafts hands it from page to page;
 model and PPO follow each other.
 """
 
-__all__ = ["build", "chains", "checks", "drafts", "judges", "takes"]
+__all__ = ["build", "chains", "checks", "drafts", "judges", "repeat", "takes"]

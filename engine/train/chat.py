@@ -21,14 +21,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine import chat, machine
+from engine import machine
+from engine.chat import protocol
 from engine.models import bases
 from engine.runs import failures, store, turns
 from engine.spec import RunSpec, schema
 from engine.words import Problem
 from engine.workspace import Workspace
 
-Say = Callable[[chat.Reply], None]
+Say = Callable[[protocol.Reply], None]
 
 
 class Key(NamedTuple):
@@ -133,8 +134,8 @@ def _give_back() -> None:
 
 def answer(
     host: Host,
-    turn: chat.Turn,
-    sampling: chat.Sampling,
+    turn: protocol.Turn,
+    sampling: protocol.Sampling,
     write: Callable[[str], None],
     asked_to_stop: Callable[[], bool],
 ) -> tuple[int, str]:
@@ -191,7 +192,7 @@ LOOK_S = 1.0
 
 def serve(
     workspace: Workspace,
-    incoming: queue.Queue[chat.Ask],
+    incoming: queue.Queue[protocol.Ask],
     stopped: set[str],
     tell: Say,
     idle_s: float,
@@ -211,22 +212,22 @@ def serve(
         keys: dict[str, Key] = {}
         for turn in question.turns:
             if question.id in stopped:
-                tell(chat.Done(id=question.id, model=turn.model, tokens=0, seconds=0.0, ended="stopped"))
+                tell(protocol.Done(id=question.id, model=turn.model, tokens=0, seconds=0.0, ended="stopped"))
                 continue
             told = {"id": question.id, "model": turn.model}
-            tell(chat.State(**told, state="loading"))
+            tell(protocol.State(**told, state="loading"))
             try:
                 keys = keys or held.keys([one.model for one in question.turns])
                 host = held.host(turn.model, keys[turn.model], set(keys.values()))
-                tell(chat.State(**told, state="writing"))
+                tell(protocol.State(**told, state="writing"))
                 began_s = time.monotonic()
                 tokens, ended = answer(
                     host, turn, question.sampling,
-                    lambda text, told=told: tell(chat.Piece(**told, text=text)),
+                    lambda text, told=told: tell(protocol.Piece(**told, text=text)),
                     lambda name=question.id: name in stopped,
                 )  # fmt: skip
                 spent_s = time.monotonic() - began_s
-                tell(chat.Done(**told, tokens=tokens, seconds=round(spent_s, 3), ended=ended))  # pyright: ignore[reportArgumentType]
+                tell(protocol.Done(**told, tokens=tokens, seconds=round(spent_s, 3), ended=ended))  # pyright: ignore[reportArgumentType]
             except Exception as error:
                 traceback.print_exc()
                 failure = failures.from_exception(error)
@@ -236,7 +237,7 @@ def serve(
                     held = Models(workspace)
                     gc.collect()
                     _give_back()
-                tell(chat.Failed(**told, message=message, fix=fix))
+                tell(protocol.Failed(**told, message=message, fix=fix))
         stopped.discard(question.id)
         since_s = time.monotonic()
 
@@ -254,20 +255,20 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     writing = threading.Lock()
-    incoming: queue.Queue[chat.Ask] = queue.Queue()
+    incoming: queue.Queue[protocol.Ask] = queue.Queue()
     stopped: set[str] = set()
 
-    def tell(reply: chat.Reply) -> None:
+    def tell(reply: protocol.Reply) -> None:
         with writing:
             out.write(msgspec.json.encode(reply) + b"\n")
 
     def listen() -> None:
         for line in sys.stdin.buffer:
             try:
-                request = chat.read_request(line)
+                request = protocol.read_request(line)
             except msgspec.MsgspecError:
                 continue
-            if isinstance(request, chat.Stop):
+            if isinstance(request, protocol.Stop):
                 stopped.add(request.id)
             else:
                 incoming.put(request)

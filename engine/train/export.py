@@ -17,7 +17,9 @@ from typing import Any
 
 import msgspec
 
-from engine import export
+from engine.export import job
+from engine.export import made as export_made
+from engine.export import parity as export_parity
 from engine.models import Base, bases, templates
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
@@ -70,7 +72,7 @@ def _texts(scored: list[Named]) -> Iterator[tuple[str, Callable[[Any], list[int]
             yield part[-1].get("content") or "", trained, elsewhere
 
 
-def same_tokens(scored: list[Named], trained: Any, exported: Any) -> tuple[export.Parity, list[list[int]]]:
+def same_tokens(scored: list[Named], trained: Any, exported: Any) -> tuple[export_parity.Parity, list[list[int]]]:
     """Compare the token ids of some of the run's own texts: rendered and cut as in training, and by the exported
     tokenizer alone. Returns what was found, with the first place where a text differs, and the ids of training."""
     tokens, differences, every = 0, [], []
@@ -82,8 +84,8 @@ def same_tokens(scored: list[Named], trained: Any, exported: Any) -> tuple[expor
             at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
                       min(len(ours), len(theirs)))  # fmt: skip
             pieces = [tokenizer.decode(ids[at : at + 5]) for tokenizer, ids in ((trained, ours), (exported, theirs))]
-            differences.append(export.Difference(shown[:200], at, *pieces))
-    return export.Parity(texts=len(every), tokens=tokens, differences=differences), every
+            differences.append(export_parity.Difference(shown[:200], at, *pieces))
+    return export_parity.Parity(texts=len(every), tokens=tokens, differences=differences), every
 
 
 def write_parity(run_dir: Path, folder: Path, trained: Any, scored: list[Named]) -> None:
@@ -92,7 +94,7 @@ def write_parity(run_dir: Path, folder: Path, trained: Any, scored: list[Named])
 
     exported = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     found, _ = same_tokens(scored, trained, exported)
-    write_atomically(run_dir / export.PARITY, msgspec.json.encode(found))
+    write_atomically(run_dir / export_parity.PARITY, msgspec.json.encode(found))
 
 
 def _scored(run_spec: RunSpec, workspace: Workspace) -> list[Named]:
@@ -170,13 +172,13 @@ def tolerance(dtype: Any) -> float:
     return max(LEAST_TOLERANCE, 4 * torch.finfo(dtype).eps)
 
 
-def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export.Parity:
+def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export_parity.Parity:
     """Write the whole model of a run to `target`, which must not be there, and return how it compares.
 
     Raises RunRefused when the base is gone, the disk is too small or the logits differ; nothing is left behind then.
     """
     run_spec, workspace = schema.decode((run_dir / "spec.json").read_bytes()), Workspace(run_dir.parents[1])
-    made = export.made_by(run_dir)
+    made = export_made.made_by(run_dir)
     if made is None:
         raise failures.RunRefused(Problem(rule="export-nothing"))
     partial = target.with_name(f".{target.name}.partial")
@@ -187,7 +189,7 @@ def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export.Pa
             parity = _copied(run_spec, workspace, made, partial, told)
         else:
             parity = _merged(run_spec, workspace, made, partial, dtype_name, told)
-        write_atomically(partial / export.PARITY, msgspec.json.encode(parity))
+        write_atomically(partial / export_parity.PARITY, msgspec.json.encode(parity))
         partial.rename(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -196,12 +198,12 @@ def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export.Pa
 
 
 def _room(target: Path, needed_bytes: int) -> None:
-    problem = export.too_small(target, needed_bytes)
+    problem = job.too_small(target, needed_bytes)
     if problem is not None:
         raise failures.RunRefused(problem)
 
 
-def _copied(run_spec: RunSpec, workspace: Workspace, made: Path, partial: Path, told: Told) -> export.Parity:
+def _copied(run_spec: RunSpec, workspace: Workspace, made: Path, partial: Path, told: Told) -> export_parity.Parity:
     from transformers import AutoTokenizer
 
     _room(partial, sum(path.stat().st_size for path in made.rglob("*") if path.is_file()))
@@ -219,7 +221,7 @@ def _copied(run_spec: RunSpec, workspace: Workspace, made: Path, partial: Path, 
 
 def _merged(
     run_spec: RunSpec, workspace: Workspace, adapter: Path, partial: Path, dtype_name: str, told: Told
-) -> export.Parity:
+) -> export_parity.Parity:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 

@@ -7,28 +7,28 @@ import sys
 
 import msgspec
 
-from engine import chat
+from engine.chat import protocol
 
 
-def say(reply: chat.Reply) -> None:
+def say(reply: protocol.Reply) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(reply) + b"\n")
     sys.stdout.buffer.flush()
 
 
 def main() -> None:
     for line in sys.stdin.buffer:
-        request = chat.read_request(line)
-        if isinstance(request, chat.Stop):
+        request = protocol.read_request(line)
+        if isinstance(request, protocol.Stop):
             continue
         for turn in request.turns:
             asked = turn.messages[-1]["content"]
             if asked == "die":
                 os._exit(1)
             told = {"id": request.id, "model": turn.model}
-            say(chat.State(**told, state="writing"))
+            say(protocol.State(**told, state="writing"))
             for piece in (f"{turn.model} heard ", asked):
-                say(chat.Piece(**told, text=piece))
-            say(chat.Done(**told, tokens=2, seconds=0.1, ended="end"))
+                say(protocol.Piece(**told, text=piece))
+            say(protocol.Done(**told, tokens=2, seconds=0.1, ended="end"))
 
 
 main()

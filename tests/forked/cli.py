@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import sys
 
-from engine import cli
+from engine.cli import main
 from engine.runs import lifecycle
 
 if __name__ == "__main__":
     lifecycle.start = functools.partial(lifecycle.start, module="tests.forked.supervisor")
     lifecycle.resume = functools.partial(lifecycle.resume, module="tests.forked.supervisor")
-    sys.exit(cli.main())
+    sys.exit(main())

@@ -8,28 +8,23 @@ gone. No torch here.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
 import secrets
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 
 from engine import processes
-from engine.check import DatasetError
-from engine.data import Dataset, datasets
+from engine.chat.protocol import Ask, Done, Failed, Reply, Request, Sampling, Stop, Turn, read_reply
 from engine.models import bases
 from engine.runs import Run, failures, store
-from engine.words import Problem, Text
-from engine.workspace import Workspace, write_atomically
+from engine.words import Problem
+from engine.workspace import Workspace
 
 # The child's module; tests put a fake in its place.
 MODULE = "engine.train.chat"
@@ -38,81 +33,7 @@ IDLE_S = 180.0
 # More people than this chatting at once would fill the memory; the longest idle child makes room.
 MOST_CHILDREN = 2
 MOST_MODELS = 4
-MOST_SAVED_PROMPTS = 200
 POLL_S = 0.5
-
-Message = dict[str, str]
-
-
-class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How answers are drawn, the same for every model. A temperature of 0 always takes the likeliest token."""
-
-    temperature: float = 0.7
-    top_p: float = 0.95
-    seed: int = 0
-    most_tokens: int = 256
-
-
-class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """One model and the conversation it is to go on with: messages of role and content, the last of the user."""
-
-    model: str
-    messages: list[Message]
-
-
-class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):
-    """A question to several models, answered one after another."""
-
-    id: str
-    turns: list[Turn]
-    sampling: Sampling = Sampling()
-
-
-class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
-    """Write no further for that question."""
-
-    id: str
-
-
-class State(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
-    """What a model is at."""
-
-    id: str
-    model: str
-    state: Literal["loading", "writing"]
-
-
-class Piece(msgspec.Struct, frozen=True, kw_only=True, tag="piece"):
-    """Some more of an answer."""
-
-    id: str
-    model: str
-    text: str
-
-
-class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
-    """A whole answer is there. `ended`: the model came to an end, ran into the longest answer, or was stopped."""
-
-    id: str
-    model: str
-    tokens: int
-    seconds: float
-    ended: Literal["end", "length", "stopped"]
-
-
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """A model gave no answer: what is wrong and what to do, to be read later."""
-
-    id: str
-    model: str
-    message: str | Text
-    fix: str | Text
-
-
-Request = Ask | Stop
-Reply = State | Piece | Done | Failed
-read_request = msgspec.json.Decoder(Request).decode
-read_reply = msgspec.json.Decoder(Reply).decode
 
 
 def models(workspace: Workspace, known: list[Run] | None = None) -> list[str]:
@@ -134,9 +55,6 @@ def models(workspace: Workspace, known: list[Run] | None = None) -> list[str]:
         if not below.problems and below.folder is not None:
             found[below.ref] = None
     return [*found, *own]
-
-
-# --- the child --------------------------------------------------------------------------------------------------------
 
 
 class Child:
@@ -287,109 +205,3 @@ def close(workspace: Workspace) -> None:
         child = _children.pop(str(workspace.root), None)
     if child is not None:
         child.close()
-
-
-# --- votes become data ------------------------------------------------------------------------------------------------
-
-Kind = Literal["votes", "pairs"]
-
-
-def _path(workspace: Workspace, kind: str) -> Path:
-    return workspace.root / "chat" / f"{kind}.jsonl"
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:  # one write, so that two tabs never mix their lines
-        file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-
-
-def vote(workspace: Workspace, prompt: list[Message], answer: str, model: str, good: bool | None) -> None:
-    """Mark an answer good or bad, or take the mark back (None). The last word counts. Raises OSError."""
-    row = {"prompt": prompt, "completion": [{"role": "assistant", "content": answer}], "label": good, "model": model}
-    _append(_path(workspace, "votes"), row)
-
-
-def prefer(workspace: Workspace, prompt: list[Message], answers: dict[str, str], best: str | None) -> None:
-    """Say which of several answers to one question is best: it is chosen over each of the others that differs from it.
-    None takes it back. The last word counts. Raises OSError."""
-    models = sorted(answers)
-    _append(_path(workspace, "pairs"), {"prompt": prompt, "answers": {m: answers[m] for m in models}, "best": best})
-
-
-def rows(workspace: Workspace, kind: Kind) -> list[dict[str, Any]]:
-    """Return the rows that the votes come to: {prompt, completion, label}, or {prompt, chosen, rejected}."""
-    try:
-        lines = _path(workspace, kind).read_bytes().split(b"\n")
-    except OSError:
-        return []
-    last: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        try:
-            row = json.loads(line)
-            about = row["completion"] if kind == "votes" else row["answers"]
-            key = json.dumps([row["prompt"], about], sort_keys=True)
-            last.pop(key, None)
-            last[key] = row
-        except (ValueError, KeyError, TypeError):
-            continue  # a line that was cut by a crash
-    if kind == "votes":
-        return [
-            {"prompt": row["prompt"], "completion": row["completion"], "label": row["label"]}
-            for row in last.values()
-            if isinstance(row.get("label"), bool) and row["completion"][0]["content"].strip()
-        ]
-    found = []
-    for row in last.values():
-        chosen = row["answers"].get(row.get("best"))
-        if not chosen or not chosen.strip():
-            continue
-        # Two models may have given the same answer: one pair then.
-        for rejected in dict.fromkeys(row["answers"].values()):
-            if rejected != chosen and rejected.strip():
-                found.append(
-                    {
-                        "prompt": row["prompt"],
-                        "chosen": [{"role": "assistant", "content": chosen}],
-                        "rejected": [{"role": "assistant", "content": rejected}],
-                    }
-                )
-    return found
-
-
-def make_dataset(workspace: Workspace, kind: Kind, name: str) -> Dataset:
-    """Store the rows of the votes so far as a data set. Raises datasets.DatasetError."""
-    found = rows(workspace, kind)
-    if not found:
-        raise DatasetError(Problem(rule="chat-no-votes"))
-    workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=workspace.uploads_dir, prefix=".chat-", suffix=".jsonl")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n" for row in found)
-        return datasets.add(workspace, temporary, name)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-# --- saved prompts ----------------------------------------------------------------------------------------------------
-
-
-def saved_prompts(workspace: Workspace) -> list[str]:
-    """Return the saved prompts, the newest first."""
-    try:
-        return msgspec.json.decode((workspace.root / "chat" / "prompts.json").read_bytes(), type=list[str])
-    except (OSError, msgspec.MsgspecError):
-        return []
-
-
-def save_prompt(workspace: Workspace, text: str) -> None:
-    """Keep a prompt for later; one that is there moves to the front. Raises OSError."""
-    kept = [text, *(one for one in saved_prompts(workspace) if one != text)][:MOST_SAVED_PROMPTS]
-    write_atomically(workspace.root / "chat" / "prompts.json", msgspec.json.encode(kept))
-
-
-def forget_prompt(workspace: Workspace, text: str) -> None:
-    """Remove a saved prompt. Raises OSError."""
-    kept = [one for one in saved_prompts(workspace) if one != text]
-    write_atomically(workspace.root / "chat" / "prompts.json", msgspec.json.encode(kept))

@@ -1,0 +1,82 @@
+"""What is said through the pipes of the child that chats: questions there, pieces of answers back, as JSON lines."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from engine.words import Text
+
+Message = dict[str, str]
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How answers are drawn, the same for every model. A temperature of 0 always takes the likeliest token."""
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    seed: int = 0
+    most_tokens: int = 256
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """One model and the conversation it is to go on with: messages of role and content, the last of the user."""
+
+    model: str
+    messages: list[Message]
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):
+    """A question to several models, answered one after another."""
+
+    id: str
+    turns: list[Turn]
+    sampling: Sampling = Sampling()
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
+    """Write no further for that question."""
+
+    id: str
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
+    """What a model is at."""
+
+    id: str
+    model: str
+    state: Literal["loading", "writing"]
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True, tag="piece"):
+    """Some more of an answer."""
+
+    id: str
+    model: str
+    text: str
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
+    """A whole answer is there. `ended`: the model came to an end, ran into the longest answer, or was stopped."""
+
+    id: str
+    model: str
+    tokens: int
+    seconds: float
+    ended: Literal["end", "length", "stopped"]
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """A model gave no answer: what is wrong and what to do, to be read later."""
+
+    id: str
+    model: str
+    message: str | Text
+    fix: str | Text
+
+
+Request = Ask | Stop
+Reply = State | Piece | Done | Failed
+read_request = msgspec.json.Decoder(Request).decode
+read_reply = msgspec.json.Decoder(Reply).decode

@@ -1,0 +1,109 @@
+"""tunebook check, download."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+
+from engine.cli import shared
+from engine.cli.shared import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, mapping, print_json
+from engine.words import t
+from engine.workspace import Workspace
+
+
+def register(command: shared.Command) -> None:
+    sub = command("check", check)
+    sub.set_defaults(parser=sub)
+    sub.add_argument("file", nargs="?")
+    sub.add_argument("--base", help="name rows longer than this base's window: starter, a folder, a Hugging Face id")
+    sub.add_argument("--eval-data", metavar="FILE", help="name rows that ask what a row of this validation data asks")
+    sub.add_argument("--rules", action="store_true", help="list the rules instead")
+    shared.take_map(sub)
+    sub.add_argument(
+        "--problems", metavar="FILE", type=Path, help="write every problem to FILE, one JSON object a line"
+    )
+    command("download", download).add_argument("ref", help="owner/name, or owner/name@revision")
+
+
+def check(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Check a file and name every bad row; exit 0 when it can be trained on."""
+    import tempfile
+
+    from engine.check import DatasetError, check_file, problem_to_json
+    from engine.models import bases
+    from engine.workspace import write_atomically
+
+    if arguments.rules:
+        return _list_rules(as_json=arguments.json)
+    file, target = Path(arguments.file or ""), arguments.problems
+    if not arguments.file:
+        arguments.parser.error(t("name the file to check, or --rules"))
+    if target and target.exists() and file.exists() and target.samefile(file):
+        print(t("{path} is the data itself; choose another file for the problems.", path=target), file=sys.stderr)
+        return EXIT_REFUSED
+    with tempfile.TemporaryDirectory() as folder:
+        every = Path(folder) / "problems.jsonl"
+        try:
+            report = check_file(
+                file,
+                mapping=mapping(arguments),
+                problems_path=every if target else None,
+                base=bases.describe(arguments.base, workspace) if arguments.base else None,
+                against=Path(arguments.eval_data) if arguments.eval_data else None,
+            )
+        except DatasetError as error:
+            print(error.problem.sentence, file=sys.stderr)
+            return EXIT_FAILED
+        if target:
+            lines = [json.dumps(problem_to_json(p), ensure_ascii=False) + "\n" for p in report.problems]
+            write_atomically(target, every.read_bytes() if every.exists() else "".join(lines).encode())
+            report = msgspec.structs.replace(report, problems_file=str(target))
+    if arguments.json:
+        print_json(report.to_json())
+    else:
+        print("\n".join(report.lines()))
+    return EXIT_OK if report.trainable else EXIT_FAILED
+
+
+def _list_rules(*, as_json: bool) -> int:
+    """Print the id of every rule of the check with a line of help."""
+    from engine.words import CHECK_HELP
+
+    if as_json:
+        print_json({rule: t(text) for rule, text in CHECK_HELP.items()})
+    else:
+        width = max(map(len, CHECK_HELP))
+        print("\n".join(f"{rule:<{width}}  {t(text)}" for rule, text in CHECK_HELP.items()))
+    return EXIT_OK
+
+
+def download(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Fetch a model from the hub; one that was stopped goes on. A token comes from HF_TOKEN or the hub's own login."""
+    from engine.models import hub, hub_client
+
+    shown = -1
+
+    def told(done: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * done // max(1, total)
+        if percent != shown and sys.stderr.isatty():
+            shown = percent
+            print(f"\r{percent} %", end="", file=sys.stderr, flush=True)
+
+    try:
+        commit = hub.fetch(arguments.ref, progress=told)
+    except hub_client.HubError as error:
+        print(error.problem.sentence, file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print(t("Stopped. The same command goes on where it ended."), file=sys.stderr)
+        return EXIT_FAILED
+    if arguments.json:
+        print_json({"ref": arguments.ref, "commit": commit})
+    else:
+        print(t("{ref} is on this machine, at commit {commit}.", ref=arguments.ref, commit=commit))
+    return EXIT_OK

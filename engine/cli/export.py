@@ -1,0 +1,81 @@
+"""tunebook export."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from engine.cli import shared
+from engine.cli.shared import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, known_run
+from engine.words import t
+from engine.workspace import Workspace
+
+EXPORTS = ("merged", "adapter", "gguf", "modelfile", "card", "push", "trl", "llama-factory", "axolotl")
+
+
+def register(command: shared.Command) -> None:
+    sub = command("export", export, as_json=False)
+    sub.add_argument("run")
+    sub.add_argument("--what", choices=EXPORTS, default="merged")
+    sub.add_argument("--to", metavar="FOLDER")
+    sub.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"), default="auto",
+                     help="merged: numbers of this kind; auto is what the base is stored in")  # fmt: skip
+    sub.add_argument("--llama-cpp", metavar="FOLDER", default=os.environ.get("LLAMA_CPP_DIR"), help="gguf: a checkout")
+    sub.add_argument("--repository", metavar="OWNER/NAME", help="push: where on the hub; it is private")
+    sub.add_argument("--public", action="store_true", help="push: let everybody see it")
+    sub.add_argument("--only-adapter", action="store_true", help="push: the adapter without its base")
+
+
+def export(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Take along what a run made, or its recipe for another trainer; --to names a folder that is new or empty."""
+    from engine.export import NotExportable
+
+    if not known_run(workspace, arguments.run):
+        return EXIT_FAILED
+    if arguments.what != "push" and arguments.to is None:
+        print(t("Say where with --to FOLDER."), file=sys.stderr)
+        return EXIT_REFUSED
+    try:
+        made = _export(arguments, workspace)
+    except (NotExportable, OSError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
+    for line in made:
+        print(line)
+    return EXIT_OK
+
+
+def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:
+    """Make one export and return what to print."""
+    from engine.export import archive, carry_out, elsewhere, recipe
+    from engine.export import job as export_job
+    from engine.export import made as export_made
+    from engine.export import parity as export_parity
+
+    run_id, what, to = arguments.run, arguments.what, Path(arguments.to).absolute() if arguments.to else None
+    if what in ("merged", "gguf", "push"):
+        job = export_job.Job(
+            what=what, to=None if to is None else str(to), dtype=arguments.dtype, checkout=arguments.llama_cpp,
+            repository=arguments.repository, public=arguments.public, only_adapter=arguments.only_adapter,
+        )  # fmt: skip
+        last = ""
+
+        def told(state: export_job.State) -> None:
+            nonlocal last
+            if state.phase != last or state.total_bytes:
+                share = f" {state.done_bytes / state.total_bytes:.0%}" if state.total_bytes else ""
+                print(f"{export_job.phase_words().get(state.phase, state.phase)}{share}", file=sys.stderr)
+            last = state.phase
+
+        made = carry_out.carry_out(workspace, run_id, job, told=told)  # a token: the user's own login, or HF_TOKEN
+        folder = to if what == "merged" and to is not None else export_made.whole(workspace, run_id)
+        found = export_parity.parity(folder) if folder is not None else None
+        return [made, *(found.lines() if found is not None else [])]
+    assert to is not None
+    if what in recipe.TOOLS:
+        return [str(path) for path in elsewhere.write(workspace, run_id, what, to)]
+    found = archive.take(workspace, run_id, what, to)
+    parity = export_parity.parity(workspace.run_dir(run_id))
+    return [str(found), *(parity.lines() if parity is not None and what == "adapter" else [])]

@@ -1,0 +1,64 @@
+"""The command line: tunebook check, advise, fit, train, evaluate, sweep, runs, show, stop, resume, compare, export,
+app."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from engine import __version__, processes
+from engine.cli import advise, data, export, forgetting, runs
+from engine.words import environment_language, languages, set_language
+from engine.workspace import Workspace, default_workspace
+
+
+def app(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Open the pages; further arguments go to streamlit, such as --server.port 8600."""
+    root = processes.PROJECT_DIR
+    flags = [] if (root / ".streamlit" / "config.toml").exists() else _FLAGS
+    command = [sys.executable, "-m", "streamlit", "run", str(root / "app.py"), *flags, *arguments.streamlit]
+    os.execv(sys.executable, command)  # noqa: S606 - a list, no shell; this process becomes the server
+
+
+# What .streamlit/config.toml says, for an installation that lacks the file: a wheel does not carry it.
+_FLAGS = [
+    "--server.address=127.0.0.1", "--server.showEmailPrompt=false", "--browser.gatherUsageStats=false",
+    "--server.fileWatcherType=none", "--server.allowedHosts=localhost", "--server.allowedHosts=127.0.0.1",
+    "--server.allowedHosts=::1",
+    "--server.maxUploadSize=200", "--global.disableWidgetStateDuplicationWarning=true",
+    "--runner.postScriptGC=false",
+]  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; each file beside this one adds its own."""
+    made = argparse.ArgumentParser(prog="tunebook", description="Fine-tune language models, and see what they forget.")
+    made.add_argument("--version", action="version", version=__version__)
+    made.add_argument("--lang", choices=languages(), help="the language of sentences; else TUNEBOOK_LANG or LANG")
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, *, as_json: bool = True) -> argparse.ArgumentParser:
+        # argparse fills in the percent signs of `help`, and leaves those of `description` alone
+        sub = commands.add_parser(name, help=function.__doc__.replace("%", "%%"), description=function.__doc__)
+        sub.set_defaults(function=function)
+        if as_json:
+            sub.add_argument("--json", action="store_true", help="print JSON")
+        return sub
+
+    for group in (data, advise, runs, forgetting, export):
+        group.register(command)
+    command("app", app, as_json=False).set_defaults(streamlit=[])
+    return made
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of `tunebook` and of `python -m engine.cli`."""
+    arguments, rest = parser().parse_known_args(argv)
+    if rest and arguments.function is not app:
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    set_language(arguments.lang or environment_language())
+    if arguments.function is app:
+        arguments.streamlit = rest
+    sys.exit(arguments.function(arguments, default_workspace()))

@@ -1,0 +1,219 @@
+"""tunebook train, chain, runs, show, stop, resume."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.cli import shared
+from engine.cli.shared import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_REFUSED,
+    EXIT_STOPPED,
+    add_data,
+    known_run,
+    print_event,
+    print_json,
+    refuse,
+)
+from engine.plan import repeat
+from engine.words import Problem, t
+from engine.workspace import Workspace
+
+
+def register(command: shared.Command) -> None:
+    sub = command("train", train)
+    sub.add_argument("recipe", help="a file of recipes/, without .yaml")
+    shared.take_data(sub, required=True)
+    sub.add_argument("--eval-data", help="a file that is only scored, never trained on")
+    shared.take_base(sub)
+    sub.add_argument("--set", action="append", metavar="PATH=VALUE", help="a setting, such as train.epochs=3")
+    shared.take_name_and_wait(sub)
+    sub = command("chain", chain)
+    sub.add_argument("--sft-data", help="questions with answers; left out, the base is taken as it is")
+    sub.add_argument("--preference-data", required=True, help="pairs of a better and a worse answer")
+    sub.add_argument("--prompts", required=True, help="questions alone, for PPO")
+    sub.add_argument("--set", action="append", metavar="STAGE:PATH=VALUE", help="such as ppo:train.epochs=3")
+    shared.take_base(sub)
+    command("runs", list_runs)
+    command("show", show).add_argument("run")
+    command("stop", stop, as_json=False).add_argument("run")
+    sub = command("resume", resume)
+    sub.add_argument("run")
+    shared.take_wait(sub)
+
+
+def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Start a run; with --wait follow it to its end."""
+    from engine.check import DatasetError
+    from engine.data import datasets
+    from engine.plan import build
+    from engine.runs import lifecycle, store
+
+    overrides, problems = shared.overrides(arguments.set)
+    dataset_id = None
+    try:
+        dataset_id = add_data(arguments, workspace)
+        if arguments.eval_data:
+            evaluation = Path(arguments.eval_data)
+            overrides["dataset.eval_id"] = datasets.add(workspace, evaluation, evaluation.name).id
+        general = overrides.get("train.replay_data")
+        if isinstance(general, str) and general and Path(general).exists():
+            overrides["train.replay_data"] = datasets.add(workspace, Path(general), Path(general).name).id
+    except DatasetError as error:
+        problems.append(error.problem)
+    run_spec, found = build.build(
+        workspace, arguments.recipe, base_ref=arguments.base, dataset_id=dataset_id, overrides=overrides
+    )
+    problems += [p for p in found if dataset_id is not None or p.rule != "dataset-none"]
+    if run_spec is None or problems:
+        return refuse(problems)
+    run_id = lifecycle.start(workspace, run_spec, name=arguments.name)
+    if not arguments.wait:
+        if arguments.json:
+            print_json({"id": run_id, "status": store.status(workspace, run_id)})
+        else:
+            print(t("Started {id}. Follow it with: tunebook show {id}", id=run_id))
+        return EXIT_OK
+    return shared.follow(workspace, run_id, as_json=arguments.json)
+
+
+def chain(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Run SFT, a reward model and PPO in turn, each on the run before it, and follow them to the end."""
+    from engine.check import DatasetError
+    from engine.plan import chains
+    from engine.runs import follow, lifecycle, store
+
+    given = {"sft": arguments.sft_data, "reward": arguments.preference_data, "ppo": arguments.prompts}
+    try:
+        data = {
+            name: add_data(argparse.Namespace(data=source, drop_bad_rows=False, fix=None, map=None), workspace)
+            for name, source in given.items()
+            if source
+        }
+    except DatasetError as error:
+        return refuse([error.problem])
+    settings, wrong = _stage_settings(arguments.set)
+    if wrong:
+        return refuse(wrong)
+    policy, judge = arguments.base, None
+    made: dict[str, str] = {}
+    for name in [name for name in chains.STAGES if name in data]:
+        run_spec, problems = chains.build(workspace, name, policy, data[name], judge, settings.get(name, {}))
+        if run_spec is None or problems:
+            return refuse(problems)
+        run_id = made[name] = lifecycle.start(workspace, run_spec, name=t("chain: {stage}", stage=name))
+        print(f"{name}: {run_id}", file=sys.stderr)
+        try:
+            status = follow.wait(workspace, run_id, print_event)
+        except KeyboardInterrupt:
+            print(t("\nThe run goes on. Stop it with: tunebook stop {id}", id=run_id), file=sys.stderr)
+            status = store.status(workspace, run_id)
+        if status != "finished":
+            print(t("The chain ends here: {stage} is {status}.", stage=name, status=status), file=sys.stderr)
+            return EXIT_STOPPED if status == "stopped" else EXIT_FAILED
+        if name == "sft":
+            policy = f"run:{run_id}"
+        elif name == "reward":
+            judge = f"run:{run_id}"
+    if arguments.json:
+        print_json(made)
+    else:
+        for name, run_id in made.items():
+            print(f"{name:<7} {run_id}")
+    return EXIT_OK
+
+
+def _stage_settings(texts: list[str] | None) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
+    """Return what --set STAGE:PATH=VALUE says for each stage, and what is wrong with the others."""
+    from engine.plan import chains
+
+    by_stage: dict[str, list[str]] = {}
+    problems = []
+    for text in texts or []:
+        stage, _, setting = text.partition(":")
+        if stage in chains.STAGES:
+            by_stage.setdefault(stage, []).append(setting)
+        else:
+            problems.append(Problem(rule="setting-unknown", where=text[:80]))
+    settings = {}
+    for stage, listed in by_stage.items():
+        settings[stage], wrong = shared.overrides(listed)
+        problems += wrong
+    return settings, problems
+
+
+def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """List all runs, newest first."""
+    from engine.runs import store
+
+    found = store.list_all(workspace)
+    if arguments.json:
+        print_json(found)
+    elif not found:
+        print(t("No runs yet. Start one with: tunebook train lora --data new-facts --wait"))
+    for run in [] if arguments.json else found:
+        print(f"{run.id}  {run.status:<11} {run.progress:4.0%}  {run.name}")
+    return EXIT_OK
+
+
+def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Show one run with its spec, its summary and what it took."""
+    from engine.estimate import memory
+    from engine.runs import store
+
+    if not known_run(workspace, arguments.run):
+        return EXIT_FAILED
+    try:
+        store.load_spec(workspace, arguments.run)
+    except msgspec.MsgspecError as error:
+        print(f"{arguments.run}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    line = msgspec.to_builtins(store.describe(workspace, arguments.run))
+    run_spec = msgspec.to_builtins(store.load_spec(workspace, arguments.run))
+    found = store.summary(workspace, arguments.run)
+    if found.failure:  # in the reader's language
+        found.failure = {key: str(value) for key, value in found.failure.items()}
+    summary = msgspec.to_builtins(found)
+    if arguments.json:
+        print_json({**line, "spec": run_spec, "summary": summary})
+        return EXIT_OK
+    measured = summary.pop("measured")
+    for key, value in {**line, **{k: v for k, v in summary.items() if k not in line and v is not None}}.items():
+        print(f"{key:<13} {value}")
+    if measured is not None:
+        print(f"{'peak_memory':<13} {memory.size_words(measured['peak_bytes'])}")
+        if measured["estimated_bytes"]:
+            print(f"{'estimated':<13} {memory.size_words(measured['estimated_bytes'])}")
+    print(repeat.repeat_command(workspace, arguments.run))
+    return EXIT_OK
+
+
+def stop(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Ask a run to stop after a checkpoint."""
+    from engine.runs import lifecycle
+
+    if not known_run(workspace, arguments.run):
+        return EXIT_FAILED
+    lifecycle.stop(workspace, arguments.run)
+    print(t("Asked {id} to stop; it saves a checkpoint first.", id=arguments.run))
+    return EXIT_OK
+
+
+def resume(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Let a stopped, interrupted or failed run go on from its last checkpoint."""
+    from engine.runs import lifecycle
+
+    if not known_run(workspace, arguments.run):
+        return EXIT_FAILED
+    try:
+        lifecycle.resume(workspace, arguments.run)
+    except lifecycle.CannotResume as error:
+        print(error, file=sys.stderr)
+        return EXIT_REFUSED
+    return shared.follow(workspace, arguments.run, as_json=arguments.json) if arguments.wait else EXIT_OK

@@ -1,0 +1,97 @@
+"""A run's recipe for Axolotl (src/axolotl/utils/schemas, September 2026)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.export import recipe as export_recipe
+from engine.export.recipe import (
+    EVALUATE,
+    TRAIN,
+    Recipe,
+    as_yaml,
+    cannot,
+    chosen_layers,
+    head,
+    keeps_best,
+    optimizer,
+    revision,
+)
+from engine.spec import objectives
+from engine.words import t
+
+
+def axolotl(recipe: Recipe) -> dict[str, str]:
+    run_spec, train, args = recipe.spec, recipe.spec.train, recipe.spec.adapter_args
+    if run_spec.adapter == "oft":
+        raise cannot("axolotl", t("it has LoRA and full training, no OFT"), t("take the TRL script or LLaMA-Factory"))
+    if run_spec.objective in ("kto", "reward"):
+        reason = t("its data formats for this do not go by the base's chat template")
+        raise cannot("axolotl", reason, t("take the TRL script or LLaMA-Factory"))
+    chosen, lost = chosen_layers(recipe, "axolotl"), export_recipe.lost(recipe)
+    settings: dict[str, Any] = {"base_model": recipe.base}
+    if revision(recipe):
+        settings["revision_of_model"] = revision(recipe)
+    if run_spec.adapter == "lora":
+        settings["adapter"] = "qlora" if run_spec.quantize == "4bit" else "lora"
+        if run_spec.quantize != "none":
+            settings[f"load_in_{run_spec.quantize}"] = True
+        settings |= {"lora_r": args.rank, "lora_alpha": args.alpha, "lora_dropout": args.dropout}
+        targets = export_recipe.targets(recipe)
+        settings |= {"lora_target_linear": True} if targets is None else {"lora_target_modules": targets}
+        if chosen is not None:
+            settings["peft_layers_to_transform"] = chosen
+    elif chosen is not None:
+        numbers = "|".join(map(str, chosen))
+        settings["unfrozen_parameters"] = [rf"^.*\.(?:layers|h|blocks)\.(?:{numbers})\."]
+        if run_spec.train_head:
+            last_norm = r"^transformer\.ln_f\." if recipe.conv1d else r"^model\.norm\."
+            settings["unfrozen_parameters"] += [r"^lm_head\.", last_norm]
+            lost.append("where the output layer is the embedding, it stays frozen there and trains in the run")
+    if run_spec.objective == "dpo":
+        settings |= {"rl": "dpo", "rl_beta": run_spec.objective_args.beta or objectives.USUAL_BETA}
+    settings["datasets"] = [_axolotl_data(recipe, TRAIN)]
+    if recipe.evaluates:
+        settings["test_datasets"] = [{**_axolotl_data(recipe, EVALUATE), "split": "train"}]
+    if recipe.kind != "text":
+        settings["chat_template"] = "tokenizer_default"
+    settings |= {
+        "sequence_len": train.max_length, "sample_packing": False, "micro_batch_size": train.batch_size,
+        "gradient_accumulation_steps": train.accumulation, "num_epochs": train.epochs,
+    }  # fmt: skip
+    if train.max_steps:
+        settings["max_steps"] = train.max_steps
+    settings |= {"optimizer": optimizer(recipe), "learning_rate": train.learning_rate, "lr_scheduler": train.schedule}
+    settings |= {"warmup_ratio": train.warmup} if train.warmup < 1 else {"warmup_steps": int(train.warmup)}
+    settings |= {
+        "weight_decay": train.weight_decay, "max_grad_norm": train.max_grad_norm, "seed": train.seed, "bf16": "auto",
+        "gradient_checkpointing": bool(train.gradient_checkpointing), "logging_steps": 1, "output_dir": "out",
+    }  # fmt: skip
+    if recipe.evaluates:
+        share = round(1 / train.evaluations, 4)
+        settings |= {"eval_strategy": "steps", "eval_steps": share, "save_steps": share, "save_total_limit": 2}
+        if keeps_best(recipe):
+            settings["load_best_model_at_end"] = True
+        if train.early_stopping:
+            settings["early_stopping_patience"] = train.early_stopping
+    if train.report_to == "tensorboard":
+        settings["use_tensorboard"] = True
+    elif train.report_to != "none":
+        lost.append(f"train.report_to = {train.report_to}: set its own keys ({train.report_to}_project and the like)")
+    how = ["axolotl train train.yaml", "accelerate launch -m axolotl.cli.train train.yaml   # the same, several cards"]
+    return {"train.yaml": as_yaml(head(recipe, "Axolotl's settings", how, lost), settings)}
+
+
+def _axolotl_data(recipe: Recipe, file: str) -> dict[str, Any]:
+    where = {"path": file, "ds_type": "json"}
+    if recipe.kind == "text":
+        return {**where, "type": "completion", "field": "text"}
+    if recipe.kind == "preference":
+        return {**where, "type": "chat_template.default", "field_messages": "messages", "field_chosen": "chosen",
+                "field_rejected": "rejected"}  # fmt: skip
+    taught = (
+        {"roles_to_train": ["assistant"], "train_on_eos": "turn"}
+        if recipe.kind == "messages"
+        else {"roles_to_train": [], "message_field_training": "train", "train_on_eos": "turn"}
+    )
+    return {**where, "type": "chat_template", "field_messages": "messages", **taught}

@@ -1,0 +1,195 @@
+"""Take a finished run elsewhere: as a zip, as one whole model, to the hub, to llama.cpp and Ollama.
+
+Whatever needs torch is a child process (engine/train/export.py). What takes long is done by a process of its own,
+`python -m engine.export.carry_out RUN_DIR`, which tells how far it is in runs/<id>/export.json, so a page may be closed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine import events, limits, processes
+from engine.export import made
+from engine.export.job import STATE, Job, State, Told, too_small
+from engine.export.made import MERGED, NotExportable, because, made_by, size_bytes, travels_whole, whole
+from engine.export.ollama import to_gguf
+from engine.export.push import REPOSITORY, push, without
+from engine.runs import admission, failures, lifecycle, store
+from engine.words import Problem, later
+from engine.workspace import Workspace, write_atomically
+
+
+def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
+    """Return what keeps a job from starting, before anything is loaded or written."""
+    run_dir = workspace.run_dir(run_id)
+    if made_by(run_dir) is None:
+        return Problem(rule="export-nothing")
+    if limits.on():
+        # A push would take the server's own login, a conversion runs a program from a folder that is named.
+        if job.what != "merged" or job.to is not None:
+            return Problem(rule="demo-export")
+        try:
+            limits.check_disk(workspace, size_bytes(workspace, run_id) or 0)
+        except limits.Refused as refused:
+            return refused.problems[0]
+    if job.to is not None and (Path(job.to).is_file() or (Path(job.to).is_dir() and any(Path(job.to).iterdir()))):
+        return Problem(rule="export-in-the-way", parameters={"folder": job.to})
+    if job.what == "gguf":
+        if store.load_spec(workspace, run_id).objective == "reward":
+            return Problem(rule="export-reward-gguf")
+        if not job.checkout or not (Path(job.checkout).expanduser() / "convert_hf_to_gguf.py").is_file():
+            return Problem(rule="export-checkout", parameters={"folder": job.checkout or "-"})
+    if job.what == "push" and not REPOSITORY.fullmatch(job.repository or ""):
+        return Problem(rule="export-repository", parameters={"name": (job.repository or "")[:100]})
+    if job.what == "push" and job.only_adapter and travels_whole(workspace, run_id):
+        return Problem(rule="export-on-run")
+    needed, size = 0, size_bytes(workspace, run_id) or 0
+    needed += 0 if job.only_adapter or (whole(workspace, run_id) is not None and job.to is None) else size
+    needed += size if job.what == "gguf" else 0
+    return too_small(Path(job.to) if job.to else run_dir, needed) if needed else None
+
+
+def carry_out(
+    workspace: Workspace, run_id: str, job: Job, *, token: str | None = None, told: Told | None = None
+) -> str:
+    """Do a job to its end, telling how far it is, and return where the result lies (a path, or the hub's address).
+
+    Raises NotExportable with what went wrong and what to do; nothing half-written is left.
+    """
+    found = problem(workspace, run_id, job)
+    if found is not None:
+        raise because(found)
+    state, tell = State(job=job), told or (lambda _: None)
+    run_dir = workspace.run_dir(run_id)
+    if job.what == "merged" and job.to is not None:
+        return str(_merge(run_dir, Path(job.to), job, state, tell))
+    if job.what == "push" and job.only_adapter:
+        return push(workspace, run_id, made_by(run_dir) or run_dir, job, token, state, tell)
+    folder = whole(workspace, run_id)
+    if folder is None:
+        folder = _merge(run_dir, run_dir / MERGED, job, state, tell)
+    if job.what == "gguf":
+        return str(to_gguf(folder, Path(job.to) if job.to else run_dir / "gguf", run_id, job, state, tell))
+    if job.what == "push":
+        return push(workspace, run_id, folder, job, token, state, tell)
+    return str(folder)
+
+
+def _environment(workspace: Workspace, run_dir: Path) -> dict[str, str]:
+    """Return the environment of the child that merges: the one of training (engine/worker.py)."""
+    from engine.runs import environment
+
+    chosen = environment.environment(run_dir, store.load_spec(workspace, run_dir.name))
+    return {name: value for name, value in chosen.items() if name != "TUNEBOOK_SUPERVISOR"}
+
+
+def _merge(run_dir: Path, target: Path, job: Job, state: State, tell: Told) -> Path:
+    if target.is_dir():
+        target.rmdir()  # empty, by problem()
+    workspace = Workspace(run_dir.parents[1])
+    with (run_dir / "export.log").open("wb") as log:
+        child = processes.start(
+            "engine.train.export", str(run_dir), str(target.absolute()), job.dtype,
+            env=_environment(workspace, run_dir), stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
+    assert child.stdout is not None
+    failed: events.Failed | None = None
+    for line in child.stdout:
+        try:
+            said = json.loads(line)
+        except ValueError:  # a library's own words
+            continue
+        if not isinstance(said, dict):
+            continue
+        if "phase" in said:
+            state.phase = said["phase"]
+            tell(state)
+        if "failed" in said:
+            failed = msgspec.convert(said["failed"], events.Failed)
+    if child.wait() != 0 or not target.is_dir():
+        shutil.rmtree(target.with_name(f".{target.name}.partial"), ignore_errors=True)  # it may have been killed
+        if failed is None:
+            tail = (run_dir / "export.log").read_text("utf-8", "replace")[-4000:]
+            failed = failures.from_exit(child.returncode, tail)
+        raise NotExportable(later("{message}; {fix}", message=failed.message, fix=failed.fix))
+    return target
+
+
+def start(workspace: Workspace, run_id: str, job: Job, *, token: str | None = None) -> None:
+    """Let a process of its own carry out a job. The token goes there by a pipe: no file, command line or environment
+    holds it. Raises NotExportable when the job cannot start or another one is under way."""
+    with lifecycle.one_at_a_time(workspace):  # of two clicks one starts it
+        found = problem(workspace, run_id, job)
+        if found is not None:
+            raise because(found)
+        running = progress(workspace, run_id)
+        if running is not None and not running.ended:
+            raise made.refused("export-busy")
+        run_dir = workspace.run_dir(run_id)
+        try:
+            with admission.beside(workspace, run_id) as begun:
+                child = processes.start(
+                    "engine.export.carry_out", str(run_dir),
+                    stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+                begun(child.pid)
+        except limits.Refused as refused:
+            raise because(refused.problems[0]) from None
+        state = State(job=job, process=processes.identify(child.pid))
+        write_atomically(run_dir / STATE, msgspec.json.encode(state))
+        assert child.stdin is not None
+        child.stdin.write(json.dumps({"job": msgspec.to_builtins(job), "token": token}).encode())
+        child.stdin.close()
+
+
+def progress(workspace: Workspace, run_id: str) -> State | None:
+    """Return how far the last job of a run is, or None. One whose process is gone without a word has failed."""
+    try:
+        state = msgspec.json.decode((workspace.run_dir(run_id) / STATE).read_bytes(), type=State)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    processes.reap()
+    if not state.ended and not processes.alive(state.process):
+        state.failure = made.refused("export-killed").args[0]
+    return state
+
+
+def forget(workspace: Workspace, run_id: str) -> None:
+    """Put away how the last job ended."""
+    (workspace.run_dir(run_id) / STATE).unlink(missing_ok=True)
+
+
+def main() -> int:
+    """Carry out the job that stands on stdin."""
+    limits.limit_this_process()
+    run_dir = Path(sys.argv[1]).resolve()
+    asked: dict[str, Any] = json.loads(sys.stdin.read())
+    job = msgspec.convert(asked["job"], Job)
+    process = processes.identify(os.getpid())
+    last = State(job=job, process=process)
+
+    def tell(state: State) -> None:
+        nonlocal last
+        last = msgspec.structs.replace(state, process=process)
+        write_atomically(run_dir / STATE, msgspec.json.encode(last))
+
+    try:
+        last.made = carry_out(Workspace(run_dir.parents[1]), run_dir.name, job, token=asked.get("token"), told=tell)
+    except NotExportable as error:
+        last.failure = error.args[0]
+    except Exception as error:
+        last.failure = without(asked.get("token"), f"{type(error).__name__}: {error}"[:300])
+    write_atomically(run_dir / STATE, msgspec.json.encode(last))
+    return 0 if last.failure is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

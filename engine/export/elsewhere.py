@@ -1,0 +1,137 @@
+"""Take a run's recipe to other trainers: a plain TRL script, LLaMA-Factory's and Axolotl's YAML, each with its rows.
+
+What a trainer cannot say stands in the head of its file. Keys are those of TRL 1.12 (SFTConfig and its like),
+LLaMA-Factory 0.9.5 (src/llamafactory/hparams, data/README.md) and Axolotl (src/axolotl/utils/schemas, September 2026).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+from engine.export import recipe as export_recipe
+from engine.export.axolotl import axolotl
+from engine.export.llama_factory import llama_factory
+from engine.export.made import because
+from engine.export.recipe import EVALUATE, GENERAL, TOOLS, TRAIN, Recipe, always, commented, mixes, recipe_of
+from engine.export.trl import trl
+from engine.models import bases
+from engine.spec import counts, split
+from engine.words import Problem, t
+from engine.workspace import Workspace
+
+
+def write(workspace: Workspace, run_id: str, tool: str, target: Path) -> list[Path]:
+    """Write a run's recipe for `tool` (a name of TOOLS) with its rows into `target`, which must be new or empty, and
+    return the files. Raises NotExportable when the tool cannot do what the run did; nothing is left then."""
+    recipe = recipe_of(workspace, run_id)
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise because(Problem(rule="export-in-the-way", parameters={"folder": str(target)}))
+    texts = files(recipe, tool)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        train, out = split.divide(recipe.spec.dataset, lambda dataset_id: export_recipe.rows(workspace, dataset_id))
+        _write_rows(partial / TRAIN, [export_recipe.row(row, recipe.kind, tool) for row in train])
+        if recipe.evaluates:
+            _write_rows(partial / EVALUATE, [export_recipe.row(row, recipe.kind, tool) for row in out])
+        if tool == "trl" and mixes(recipe):
+            _write_rows(partial / GENERAL, _general(workspace, recipe, len(train)))
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        base = bases.describe(recipe.spec.base.ref, workspace)
+        if base.kind == "starter" and base.folder is not None:
+            shutil.copytree(base.folder, partial / "base")
+        if target.is_dir():
+            target.rmdir()
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return sorted(path for path in target.iterdir())
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any] | None]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            if row is not None:
+                file.write(json.dumps(row) + "\n")
+
+
+def _general(workspace: Workspace, recipe: Recipe, rows: int) -> list[dict[str, Any] | None]:
+    """The general rows, in the order in which the run drew them (engine/train/rows.py)."""
+    from engine.starter import world
+
+    train = recipe.spec.train
+    if train.replay_data:
+        found = export_recipe.rows(workspace, train.replay_data)
+        random.Random(train.seed).shuffle(found)  # noqa: S311 - an order, not a secret
+        kinds = [next((name for name in ("messages", "prompt") if row.get(name)), "text") for row in found]
+        return [export_recipe.row(row, kind, "trl") for row, kind in zip(found, kinds, strict=True)]
+    count = counts.replayed_rows(train, rows) * math.ceil(train.epochs)
+    return [
+        {
+            "prompt": [{"role": "user", "content": pair["prompt"]}],
+            "completion": [{"role": "assistant", "content": pair["completion"]}],
+        }
+        for pair in world.replay_rows(count, train.seed)
+    ]
+
+
+def files(recipe: Recipe, tool: str) -> dict[str, str]:
+    """Return the files of a recipe for a tool but for its rows: name -> text. Raises NotExportable when it cannot be
+    done there."""
+    if recipe.spec.objective == "ppo":
+        return _ppo(recipe, tool)
+    return {"trl": trl, "llama-factory": llama_factory, "axolotl": axolotl}[tool](recipe)
+
+
+def others() -> list[str]:
+    """Return what two more tools would need, which have no file of settings that can be written from outside."""
+    return [
+        t(
+            "H2O LLM Studio: wants a table with one question and one answer column (CSV or Parquet) and is set up on its "
+            "own page; take train.jsonl of the LLaMA-Factory export into such a table. It has no OFT and no training of "
+            "single layers."
+        ),
+        t(
+            "AutoTrain: wants the rows as a data set on the hub with one text column, already written in the base's chat "
+            "template; `autotrain llm --help` names its settings. It has no OFT, no replay and no training of single layers."
+        ),
+    ]
+
+
+_NO_PPO = {
+    "trl": "TRL 1.12's PPOTrainer hears no stop, goes on from no checkpoint and drops questions at the end of a pass; the "
+    "run's own loop around it is no script",
+    "llama-factory": "its stage ppo wants a reward model with a value head that was trained there",
+    "axolotl": "it has no PPO",
+}
+
+
+def _ppo(recipe: Recipe, tool: str) -> dict[str, str]:
+    """A file that says why PPO cannot be expressed there, with all that the run was told; the questions lie beside it."""
+    run_spec, args = recipe.spec, recipe.spec.objective_args
+    told = {
+        "base": run_spec.base.pinned, "reward_model": args.reward_model or "", "beta": args.beta,
+        "answer_tokens": args.answer_tokens, "temperature": args.temperature, "ppo_epochs": args.ppo_epochs,
+        "missing_end_penalty": args.missing_end_penalty, "adapter": run_spec.adapter,
+        "learning_rate": run_spec.train.learning_rate, "batch_size": run_spec.train.batch_size,
+        "accumulation": run_spec.train.accumulation, "epochs": run_spec.train.epochs, "seed": run_spec.train.seed,
+    }  # fmt: skip
+    lost = [f"PPO cannot be expressed here: {_NO_PPO[tool]}", *always(recipe)]
+    head = [
+        *export_recipe.head(
+            recipe, f"No recipe for {TOOLS[tool]}: what was asked", [f"tunebook show {recipe.run_id}"], lost
+        ),
+        "",
+    ]
+    head += ["What the run was told:", *[f"    {name}: {value}" for name, value in told.items()]]
+    if tool == "trl":
+        return {"train.py": commented(head) + f"\nraise SystemExit({lost[0]!r})\n"}
+    return {"train.yaml": commented(head)}

@@ -1,0 +1,75 @@
+"""A job that makes something to take along: what is wanted, how far it is, and whether the disk has room."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from engine import processes
+from engine.words import Problem, Text, t
+
+STATE = "export.json"
+SPARE_BYTES = 50 * 2**20
+
+
+def phase_words() -> dict[str, str]:
+    """Return what each phase of a job is called."""
+    return {
+        "starting": t("Starting"),
+        "loading": t("Loading the base"),
+        "merging": t("Merging"),
+        "saving": t("Saving"),
+        "comparing": t("Comparing it with what was trained"),
+        "converting": t("llama.cpp is converting"),
+        "uploading": t("Uploading"),
+        "committing": t("Publishing all files at once"),
+    }
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be made. `to` is a folder that is not there yet; None keeps it beside the run. `checkout` is
+    llama.cpp's folder, `repository` the hub's owner/name."""
+
+    what: Literal["merged", "gguf", "push"]
+    to: str | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    checkout: str | None = None
+    repository: str | None = None
+    public: bool = False
+    only_adapter: bool = False
+
+
+class State(msgspec.Struct, kw_only=True):
+    """How far a job is: its phase, the bytes uploaded so far, and at the end where the result lies or what went wrong.
+
+    A token is never part of it.
+    """
+
+    job: Job
+    phase: str = "starting"
+    done_bytes: int = 0
+    total_bytes: int = 0
+    made: str | None = None
+    failure: str | Text | None = None
+    process: processes.Identity | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.made is not None or self.failure is not None
+
+
+Told = Callable[[State], None]
+
+
+def too_small(target: Path, needed_bytes: int) -> Problem | None:
+    """Return what to say when a disk has not so much room, and some to spare."""
+    there = next(parent for parent in [target, *target.parents] if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free >= needed_bytes + SPARE_BYTES:
+        return None
+    shown = {"free": free // 2**20, "needed": (needed_bytes + SPARE_BYTES) // 2**20, "folder": str(there)}
+    return Problem(rule="export-disk", parameters=shown)

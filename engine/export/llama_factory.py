@@ -1,0 +1,145 @@
+"""A run's recipe for LLaMA-Factory 0.9.5 (src/llamafactory/hparams, data/README.md)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from engine.export import recipe as export_recipe
+from engine.export.recipe import (
+    EVALUATE,
+    TRAIN,
+    Recipe,
+    as_yaml,
+    cannot,
+    chosen_layers,
+    keeps_best,
+    optimizer,
+    revision,
+)
+from engine.spec import objectives
+from engine.words import t
+
+# LLaMA-Factory's own names of chat templates (src/llamafactory/data/template.py), by the start of a base's hub id.
+_TEMPLATES = {
+    "Qwen/Qwen3": "qwen3_nothink", "Qwen/Qwen2": "qwen", "meta-llama/Llama-3": "llama3", "meta-llama/Meta-Llama-3": "llama3",
+    "meta-llama/Llama-2": "llama2", "mistralai/Mistral": "mistral", "google/gemma-2": "gemma", "google/gemma-3": "gemma3",
+    "microsoft/Phi-4": "phi4", "HuggingFaceTB/SmolLM2": "smollm2", "deepseek-ai/DeepSeek-R1": "deepseekr1",
+}  # fmt: skip
+
+
+def llama_factory(recipe: Recipe) -> dict[str, str]:
+    run_spec, train, args = recipe.spec, recipe.spec.train, recipe.spec.adapter_args
+    chosen, lost = chosen_layers(recipe, "llama-factory"), export_recipe.lost(recipe)
+    stage = {"sft": "pt" if recipe.kind == "text" else "sft", "dpo": "dpo", "kto": "kto", "reward": "rm"}[
+        run_spec.objective
+    ]
+    settings: dict[str, Any] = {"model_name_or_path": recipe.base}
+    if revision(recipe):
+        settings["model_revision"] = revision(recipe)
+    if run_spec.quantize != "none":
+        settings |= {"quantization_bit": int(run_spec.quantize.removesuffix("bit")), "quantization_method": "bnb"}
+        if run_spec.quantize == "4bit":
+            settings["double_quantization"] = True
+    settings |= {"stage": stage, "do_train": True}
+    targets = ",".join(export_recipe.targets(recipe) or ["all"])
+    if run_spec.adapter == "lora":
+        settings |= {
+            "finetuning_type": "lora", "lora_rank": args.rank, "lora_alpha": args.alpha, "lora_dropout": args.dropout,
+            "lora_target": targets,
+        }  # fmt: skip
+    elif run_spec.adapter == "oft" and recipe.conv1d:
+        reason = t("peft's OFT cannot turn the layers of GPT-2 as they are")
+        raise cannot("llama-factory", reason, t("take the TRL script instead"))
+    elif run_spec.adapter == "oft":
+        settings |= {"finetuning_type": "oft", "oft_block_size": args.block_size, "oft_target": targets}
+        lost.append(
+            "OFT: rotations may be approximated by a series there (peft's use_cayley_neumann), and are exact here"
+        )
+    elif chosen is None:
+        settings["finetuning_type"] = "full"
+    else:
+        depth = recipe.depth or 0
+        if chosen != list(range(depth - len(chosen), depth)):
+            raise cannot("llama-factory", t("it can train the last layers only"), t("take the TRL script instead"))
+        settings |= {"finetuning_type": "freeze", "freeze_trainable_layers": len(chosen)}
+        if run_spec.train_head:
+            lost.append(
+                "the output layer stays frozen; where it is not the embedding, add freeze_extra_modules: lm_head,norm"
+            )
+    if chosen is not None and run_spec.adapter != "full":
+        lost.append(f"layers = {run_spec.layers}: the adapter sits on all layers there")
+    if run_spec.objective in ("dpo", "kto"):
+        settings["pref_beta"] = run_spec.objective_args.beta or objectives.USUAL_BETA
+    if run_spec.objective == "kto":
+        good, bad = run_spec.objective_args.weights or (1.0, 1.0)
+        settings |= {"kto_chosen_weight": good, "kto_rejected_weight": bad}
+    template = next((name for start, name in _TEMPLATES.items() if recipe.base.startswith(start)), None)
+    if template is None and recipe.kind != "text":
+        lost.append(
+            "the name of its chat template is not known here: `template: default` writes other marks around turns than the "
+            "run; put in the base's own (data/template.py there)"
+        )
+    settings |= {"dataset_dir": ".", "dataset": "tunebook_train"}
+    if recipe.evaluates:
+        settings["eval_dataset"] = "tunebook_eval"
+    settings |= {"template": template or "default", "cutoff_len": train.max_length}
+    if recipe.kind == "prompt":
+        settings["mask_history"] = True  # only the last answer is learned
+    settings |= _trainer_settings(recipe)
+    if keeps_best(recipe):
+        settings |= {
+            "load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False,
+        }  # fmt: skip
+    if train.early_stopping and recipe.evaluates:
+        settings["early_stopping_steps"] = train.early_stopping
+    how = ["llamafactory-cli train train.yaml", "FORCE_TORCHRUN=1 llamafactory-cli train train.yaml   # several cards"]
+    head = export_recipe.head(recipe, "LLaMA-Factory's settings", how, lost)
+    info = {"tunebook_train": _dataset_entry(recipe, TRAIN)}
+    if recipe.evaluates:
+        info["tunebook_eval"] = _dataset_entry(recipe, EVALUATE)
+    return {"train.yaml": as_yaml(head, settings), "dataset_info.json": json.dumps(info, indent=2) + "\n"}
+
+
+def _trainer_settings(recipe: Recipe) -> dict[str, Any]:
+    """What LLaMA-Factory hands on to transformers' trainer."""
+    train = recipe.spec.train
+    settings: dict[str, Any] = {
+        "output_dir": "out", "per_device_train_batch_size": train.batch_size,
+        "gradient_accumulation_steps": train.accumulation, "learning_rate": train.learning_rate,
+        "num_train_epochs": train.epochs,
+    }  # fmt: skip
+    if train.max_steps:
+        settings["max_steps"] = train.max_steps
+    settings |= {"lr_scheduler_type": train.schedule}
+    settings |= {"warmup_ratio": train.warmup} if train.warmup < 1 else {"warmup_steps": int(train.warmup)}
+    settings |= {
+        "weight_decay": train.weight_decay, "max_grad_norm": train.max_grad_norm, "seed": train.seed,
+        "bf16": True, "gradient_checkpointing": bool(train.gradient_checkpointing),
+        "optim": optimizer(recipe), "logging_steps": 1, "save_total_limit": 2, "report_to": train.report_to,
+    }  # fmt: skip
+    if recipe.evaluates:
+        share = round(1 / train.evaluations, 4)
+        settings |= {"eval_strategy": "steps", "eval_steps": share, "save_strategy": "steps", "save_steps": share}
+    return settings
+
+
+def _dataset_entry(recipe: Recipe, file: str) -> dict[str, Any]:
+    if recipe.kind == "text":
+        return {"file_name": file, "columns": {"prompt": "text"}}
+    columns = {"messages": "messages"}
+    if recipe.kind == "preference":
+        columns |= {"chosen": "chosen", "rejected": "rejected"}
+    if recipe.kind == "marked":
+        columns["kto_tag"] = "label"
+    if recipe.tools:
+        columns["tools"] = "tools"
+    tags = {
+        "role_tag": "role",
+        "content_tag": "content",
+        "user_tag": "user",
+        "assistant_tag": "assistant",
+        "system_tag": "system",
+    }
+    ranking = {"ranking": True} if recipe.kind == "preference" else {}
+    return {"file_name": file, "formatting": "sharegpt", **ranking, "columns": columns, "tags": tags}

@@ -1,0 +1,67 @@
+"""What there is to take along of a run, and what it is built of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.models import Base, bases
+from engine.runs import store
+from engine.words import Problem, Text, later
+from engine.workspace import Workspace
+
+MERGED = "merged"  # the whole model of a run whose folder holds an adapter
+
+# As engine/train/oft.py, `straighten`.
+STRAIGHTEN_LINES = """\
+for name, module in list({model}.named_modules()):  # OFT of peft sits on linear layers, and GPT-2 has Conv1D
+    if isinstance(module, Conv1D):
+        linear = torch.nn.Linear(*module.weight.shape)
+        linear.weight.data, linear.bias.data = module.weight.data.T.contiguous(), module.bias.data
+        {model}.set_submodule(name, linear)
+"""
+STRAIGHTEN_IMPORT = "from transformers.pytorch_utils import Conv1D\n"
+
+
+def made_by(run_dir: Path) -> Path | None:
+    """Return the folder of what a run has made, adapter/ or model/, or None."""
+    return next((run_dir / name for name in ("adapter", "model") if (run_dir / name).is_dir()), None)
+
+
+def is_conv1d(base: Base) -> bool:
+    """Whether a base is built of Conv1D layers, which hold the weights of a linear layer transposed."""
+    return base.shape is not None and base.shape.layout == "gpt2"
+
+
+class NotExportable(ValueError):
+    """It cannot be taken along so; the text says why and what to do."""
+
+
+def because(problem: Problem) -> NotExportable:
+    """Return the refusal that a problem is; it is read in the reader's language, now or later."""
+    message, fix = problem.texts
+    return NotExportable(later("{message}; {fix}", message=message, fix=fix))
+
+
+def refused(rule: str, **parameters: str | int | float | bool | Text | None) -> NotExportable:
+    return because(Problem(rule=rule, parameters=parameters))
+
+
+def travels_whole(workspace: Workspace, run_id: str) -> bool:
+    """Whether a run can only be taken along merged: its adapter stands on what another run made."""
+    made = made_by(workspace.run_dir(run_id))
+    ref = store.load_spec(workspace, run_id).base.ref
+    return made is not None and made.name == "adapter" and ref.startswith("run:")
+
+
+def whole(workspace: Workspace, run_id: str) -> Path | None:
+    """Return the folder of a run's whole model: model/, or merged/ once it has been made."""
+    run_dir = workspace.run_dir(run_id)
+    return next((run_dir / n for n in ("model", MERGED) if (run_dir / n / "config.json").is_file()), None)
+
+
+def size_bytes(workspace: Workspace, run_id: str) -> int | None:
+    """Return about how large the whole model of a run is: as large as its base. None where that is not known yet."""
+    made = made_by(workspace.run_dir(run_id))
+    if made is not None and made.name == "model":
+        return sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+    return bases.describe(store.load_spec(workspace, run_id).base.pinned, workspace).weights_bytes

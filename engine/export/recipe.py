@@ -1,0 +1,191 @@
+"""A run as other trainers need it: its spec, its base as they find it, its rows as they read them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import yaml
+
+from engine.check import DatasetError
+from engine.data import datasets
+from engine.export.made import NotExportable, because, is_conv1d
+from engine.models import bases, templates
+from engine.runs import store
+from engine.spec import RunSpec, counts
+from engine.words import Problem, t
+from engine.workspace import Workspace
+
+TOOLS = {"trl": "TRL", "llama-factory": "LLaMA-Factory", "axolotl": "Axolotl"}
+TRAIN, EVALUATE, GENERAL = "train.jsonl", "eval.jsonl", "general.jsonl"
+
+
+class Recipe(NamedTuple):
+    """What other trainers need of a run: its spec, its base as they find it, how its rows are laid out, and how many
+    layers the base has (None: not known here)."""
+
+    spec: RunSpec
+    run_id: str
+    base: str
+    kind: str  # messages, prompt, text, preference, marked or question
+    depth: int | None
+    tools: bool = False
+    general: str = "own"  # where replayed rows come from: data, the starter's world, or the base's own answers
+    conv1d: bool = False  # GPT-2's layers
+
+    @property
+    def evaluates(self) -> bool:
+        return self.spec.dataset.eval_id is not None or self.spec.dataset.eval_share > 0
+
+
+def cannot(tool: str, reason: str, remedy: str) -> NotExportable:
+    problem = Problem(rule="elsewhere", parameters={"tool": TOOLS[tool], "reason": reason, "remedy": remedy})
+    return because(problem)
+
+
+def recipe_of(workspace: Workspace, run_id: str) -> Recipe:
+    """Return a run as other trainers need it. Raises NotExportable when its data is gone."""
+    run_spec = store.load_spec(workspace, run_id)
+    base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
+    first = _first_row(workspace, run_spec.dataset.id)
+    if run_spec.objective in ("dpo", "reward"):
+        kind = "preference"
+    elif run_spec.objective == "kto":
+        kind = "marked"
+    elif run_spec.objective == "ppo":
+        kind = "question"
+    else:
+        kind = next((name for name in ("messages", "prompt") if first.get(name)), "text")
+    named = "base" if base.kind in ("starter", "run") else base.ref
+    general = "data" if run_spec.train.replay_data else "world" if base.is_toy else "own"
+    return Recipe(run_spec, run_id, named, kind, base.layers, bool(first.get("tools")), general, is_conv1d(base))
+
+
+def _first_row(workspace: Workspace, dataset_id: str) -> dict[str, Any]:
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(datasets.rows_path(workspace, dataset_id)) as file:
+            return next(file.iter_batches(batch_size=1)).to_pylist()[0]
+    except (DatasetError, OSError, ValueError, StopIteration) as error:
+        raise because(Problem(rule="dataset-missing", parameters={"id": dataset_id[:80]})) from error
+
+
+def rows(workspace: Workspace, dataset_id: str) -> list[dict[str, Any]]:
+    import pyarrow.parquet
+
+    try:
+        found = pyarrow.parquet.read_table(datasets.rows_path(workspace, dataset_id)).to_pylist()
+    except (DatasetError, OSError, ValueError) as error:
+        raise because(Problem(rule="dataset-missing", parameters={"id": dataset_id[:80]})) from error
+    return found
+
+
+def row(row: dict[str, Any], kind: str, tool: str) -> dict[str, Any] | None:
+    """Return a canonical row as a trainer reads it; None where it cannot."""
+    if kind == "text" or row.get("text") is not None:
+        return {"text": row["text"]}
+    parts = {
+        name: templates.for_template(row[name])
+        for name in ("prompt", "completion", "chosen", "rejected", "messages")
+        if row.get(name)
+    }
+    tools = {"tools": row["tools"]} if row.get("tools") else {}
+    if kind == "messages":
+        return {"messages": parts.get("messages", []), **tools}
+    if kind == "question":
+        return {"prompt" if tool == "trl" else "messages": parts["prompt"], **tools}
+    if kind == "marked":
+        if tool == "trl":
+            return {"prompt": parts["prompt"], "completion": parts["completion"], "label": row["label"]}
+        return {"messages": parts["prompt"] + parts["completion"], "label": row["label"]}
+    if kind == "preference":
+        if tool == "trl":
+            return {name: parts[name] for name in ("prompt", "chosen", "rejected")}
+        if len(parts["chosen"]) != 1 or len(parts["rejected"]) != 1:
+            return None
+        return {"messages": parts["prompt"], "chosen": parts["chosen"][0], "rejected": parts["rejected"][0]}
+    if tool == "trl":
+        return {"prompt": parts["prompt"], "completion": parts["completion"], **tools}
+    turns = parts["prompt"] + parts["completion"]
+    if tool == "axolotl":  # only the last answer is learned
+        turns = [{**m, "train": i == len(turns) - 1 and m["role"] == "assistant"} for i, m in enumerate(turns)]
+    return {"messages": turns, **tools}
+
+
+def mixes(recipe: Recipe) -> bool:
+    """Whether the run's general rows can be carried; what a base wrote itself cannot."""
+    return recipe.spec.objective == "sft" and recipe.spec.train.replay_share > 0 and recipe.general != "own"
+
+
+def always(recipe: Recipe) -> list[str]:
+    found = ["the scores before and after (gained and forgotten): only Tunebook makes them"]
+    if recipe.spec.base.ref.startswith("run:"):
+        run_id = recipe.spec.base.ref.removeprefix("run:")
+        found.append(
+            f"its base is what another run made: make it with `tunebook export {run_id} --what merged --to base`, beside "
+            "this file"
+        )
+    return found
+
+
+def revision(recipe: Recipe) -> str | None:
+    return recipe.spec.base.revision if recipe.base == recipe.spec.base.ref else None
+
+
+def head(recipe: Recipe, what: str, how: list[str], lost: list[str]) -> list[str]:
+    return [
+        f"{what} of the Tunebook run {recipe.run_id} (recipe {recipe.spec.recipe.name}).",
+        "",
+        "Run it:",
+        *[f"    {line}" for line in how],
+        "",
+        "Not the same as in the run:",
+        *[f"  - {line}" for line in lost],
+    ]
+
+
+def commented(lines: list[str]) -> str:
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
+
+def targets(recipe: Recipe) -> list[str] | None:
+    """The modules that get an adapter; None for all linear ones."""
+    names = recipe.spec.adapter_args.target_modules
+    return None if names == "all-linear" else [name.strip() for name in names.split(",")]
+
+
+def as_yaml(head: list[str], settings: dict[str, Any]) -> str:
+    return commented(head) + "\n" + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100)
+
+
+def lost(recipe: Recipe) -> list[str]:
+    """What neither of the two can say."""
+    found, train = always(recipe), recipe.spec.train
+    if train.replay_share:
+        found.append(f"train.replay_share = {train.replay_share:g}: the general rows of each epoch are left out")
+    if recipe.kind == "preference":
+        found.append("pairs whose answers are more than one message are left out")
+    found.append("rows come in another order, and an answer may be marked a token longer or shorter")
+    if recipe.tools:
+        found.append("tool calls are written as OpenAI does; check that its template shows them")
+    if recipe.spec.objective == "reward":
+        found.append("rewards are not kept around 0 (the run adds 0.01 times their squared sum)")
+    if recipe.base == "base" and not recipe.spec.base.ref.startswith("run:"):
+        found.append("the base is Tunebook's starter, a toy of a million weights that lies in base/")
+    return found
+
+
+def chosen_layers(recipe: Recipe, tool: str) -> list[int] | None:
+    if recipe.spec.layers == "all":
+        return None
+    if recipe.depth is None and not isinstance(recipe.spec.layers, list):
+        raise cannot(tool, t("the number of layers of the base is not known here"), t("take the TRL script instead"))
+    return counts.layer_indices(recipe.spec.layers, recipe.depth or 10**6)
+
+
+def keeps_best(recipe: Recipe) -> bool:
+    return recipe.evaluates and (recipe.spec.train.keep_best or recipe.spec.train.early_stopping > 0)
+
+
+def optimizer(recipe: Recipe) -> str:
+    return "adamw_bnb_8bit" if recipe.spec.train.optimizer == "adamw_8bit" else "adamw_torch_fused"

@@ -1,0 +1,43 @@
+"""The command that repeats a run."""
+
+from __future__ import annotations
+
+import json
+
+from engine.workspace import Workspace
+
+
+def repeat_command(workspace: Workspace, run_id: str) -> str:
+    """Return the command that repeats a run."""
+    import shlex
+
+    from engine.plan import drafts
+    from engine.runs import store
+    from engine.spec import settings as spec_settings
+
+    run_spec = store.load_spec(workspace, run_id)
+    if run_spec.kind == "evaluate":
+        asked = run_spec.evaluate
+        words = [
+            "tunebook",
+            "evaluate",
+            run_spec.base.ref.removeprefix("run:"),
+            "--benchmarks",
+            ",".join(asked.benchmarks),
+        ]
+        words += ["--against", asked.against] if asked.against else []
+        words += ["--limit", str(asked.limit), "--shots", str(asked.shots), "--template", asked.template]
+        return shlex.join([*words, "--wait"])
+    if run_spec.kind == "sweep":
+        return shlex.join(["tunebook", "resume", run_id, "--wait"])
+    words = ["tunebook", "train", run_spec.recipe.name, "--data", run_spec.dataset.id, "--base", run_spec.base.pinned]
+    for path, value in drafts.changed_settings(run_spec, workspace).items():
+        shown = (
+            ""
+            if path in spec_settings.NAMES_DATA and value is None
+            else value
+            if isinstance(value, str)
+            else json.dumps(value)
+        )
+        words += ["--set", f"{path}={shown}"]
+    return shlex.join([*words, "--wait"])
