@@ -63,7 +63,7 @@ def long_sets(workspace: Workspace) -> list[str]:
 
 
 def questions_of(names: list[str], workspace: Workspace, base: str, limit: int, shots: int = 0) -> list[Any]:
-    from engine.train import scores
+    from engine.train.scoring import scores
 
     made = RunSpec(
         kind="evaluate", recipe=schema.RecipeRef("evaluate", "0" * 64), base=schema.BaseRef(base),
@@ -78,7 +78,7 @@ def task_of(question: Any, tokenizer: Any, limit: int) -> tuple[Any, Any]:
     from datasets import Dataset
     from lm_eval.tasks import TaskManager
 
-    from engine.train import evaluate
+    from engine.train.scoring import harness
 
     if question.benchmark in shipped.pack() and not limit and not question.settings["shots"]:
         return "tunebook_" + question.benchmark.replace("-", "_"), TaskManager(
@@ -93,7 +93,7 @@ def task_of(question: Any, tokenizer: Any, limit: int) -> tuple[Any, Any]:
         asked = "contexts" in docs[0]
         table = Dataset.from_dict(
             {
-                "question": ["" if asked else evaluate.asked_text(tokenizer, doc) for doc in docs],
+                "question": ["" if asked else harness.asked_text(tokenizer, doc) for doc in docs],
                 "choices": [doc["contexts"] if asked else doc["choices"] for doc in docs],
                 "target": [doc["continuation"] if asked else "" for doc in docs],
                 "gold": [doc["gold"] for doc in docs],
@@ -184,7 +184,7 @@ def main() -> None:
     from lm_eval.models import huggingface
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from engine.train.lm import SharedContextLM
+    from engine.train.scoring import lm as scoring_lm
 
     HFLM: Any = huggingface.HFLM
     torch.set_num_threads(chosen.threads)
@@ -221,7 +221,11 @@ def main() -> None:
             samples: dict[str, Any] = {}
             for _ in range(chosen.rounds):
                 for name in took:
-                    lm = theirs(size) if name == "theirs" else SharedContextLM(model, tokenizer, window, bos=bos)
+                    lm = (
+                        theirs(size)
+                        if name == "theirs"
+                        else scoring_lm.SharedContextLM(model, tokenizer, window, bos=bos)
+                    )
                     samples[name], wall_s, cpu_s = ask(lm, task, manager)
                     took[name].append((wall_s, cpu_s))
             middle = {
@@ -249,7 +253,7 @@ def main() -> None:
                     found = [
                         ask(lm, task, manager)[0]
                         for lm in (
-                            SharedContextLM(other_model, tokenizer, window, bos=False),
+                            scoring_lm.SharedContextLM(other_model, tokenizer, window, bos=False),
                             HFLM(
                                 pretrained=other_model,
                                 tokenizer=tokenizer,

@@ -13,8 +13,8 @@ import torch
 import transformers
 
 from engine.benchmarks import shipped
-from engine.train import evaluate, likelihood, lm
-from engine.train.likelihood import Reader
+from engine.train.scoring import harness, likelihood, lm
+from engine.train.scoring.likelihood import Reader
 from tests import tiny_models
 
 WINDOW = 256
@@ -96,7 +96,7 @@ def kept(model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
     """Score a task of the harness, stopped halfway and torn, and once unbroken."""
 
     def score(answered: lm.Answered | None) -> list[Any]:
-        return evaluate.score_harness(
+        return harness.score_harness(
             model, tokenizer, "tunebook_winogrande_200", limit=20, shots=0, chat=False, max_length=WINDOW,
             include_path=str(shipped.HERE), answered=answered,
         )  # fmt: skip

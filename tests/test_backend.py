@@ -24,8 +24,8 @@ from engine.plan import build, takes
 from engine.report import items as report_items
 from engine.spec import RunSpec, recipes, schema
 from engine.spec import settings as spec_settings
-from engine.train.arguments import kept_best
 from engine.train.callback import EventCallback, early_stop
+from engine.train.objectives.arguments import kept_best
 from engine.words import Problem
 from tests import forked
 from tests.conftest import ROOT
@@ -317,7 +317,7 @@ def test_a_loss_that_moves_or_need_not_is_not_complained_of(losses, falls):
 
 @pytest.mark.parametrize(("best", "left"), [(None, [12, 16]), (4, [4, 16]), (12, [12, 16]), (16, [12, 16])])
 def test_the_best_checkpoint_and_the_last_are_kept_and_the_others_pruned(tmp_path, best, left):
-    from engine.train.arguments import save_whole
+    from engine.train.objectives.arguments import save_whole
 
     class Trainer:
         args = SimpleNamespace(output_dir=str(tmp_path), save_total_limit=2)
@@ -500,7 +500,8 @@ def loss_in_plain_peft(run_dir: Path) -> dict[str, float]:
     from peft import PeftModel
 
     from engine import starter
-    from engine.train import evaluate, rows
+    from engine.train import rows
+    from engine.train.scoring import losses as scoring_losses
     from engine.workspace import Workspace
 
     assert "unsloth" not in sys.modules
@@ -509,7 +510,7 @@ def loss_in_plain_peft(run_dir: Path) -> dict[str, float]:
     tuned = PeftModel.from_pretrained(model, run_dir / "adapter").eval()
     run_spec = schema.decode((run_dir / "spec.json").read_bytes())
     train, unseen = rows.divide(run_spec, Workspace(run_dir.parents[1]))
-    items = evaluate.score_loss(tuned, tokenizer, rows.to_score(train, unseen), run_spec.train.max_length)
+    items = scoring_losses.score_loss(tuned, tokenizer, rows.to_score(train, unseen), run_spec.train.max_length)
     return {item.item: item.loglikelihoods[0] for item in items}
 
 

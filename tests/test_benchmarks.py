@@ -228,7 +228,7 @@ from engine import starter
 from engine.models import bases
 from engine.benchmarks import shipped
 from engine.spec import RunSpec, schema
-from engine.train import evaluate, evaluation, scores
+from engine.train.scoring import evaluation, harness, scores, written
 from engine.workspace import Workspace
 import torch
 torch.set_num_threads(1)
@@ -244,20 +244,20 @@ for question in scores.general(made, workspace, bases.describe("starter", worksp
     name, first = question.benchmark, question.asked[:12]
     ours = question.score(model, tokenizer, first)
     task = "tunebook_" + name.replace("-", "_")
-    shared, evaluate._harness = evaluate._harness, lambda model, tokenizer, length, bos, answered: HFLM(
+    shared, harness._harness = harness._harness, lambda model, tokenizer, length, bos, answered: HFLM(
         pretrained=model, tokenizer=tokenizer, batch_size=16, max_length=length, add_bos_token=bos)
-    theirs = evaluate.score_harness(model, tokenizer, task, limit=12, shots=0, chat=False, max_length=1024,
+    theirs = harness.score_harness(model, tokenizer, task, limit=12, shots=0, chat=False, max_length=1024,
                                     include_path=str(shipped.HERE))
-    evaluate._harness = shared
+    harness._harness = shared
     told[name] = [len(ours), [i.choice for i in ours] == [i.choice for i in theirs],
                   [i.correct for i in ours] == [i.correct for i in theirs],
                   max(abs(a - b) for i, j in zip(ours, theirs) for a, b in zip(i.loglikelihoods, j.loglikelihoods))]
 other = AutoTokenizer.from_pretrained(starter.MODEL_DIR)
 same = evaluation.same_tokens(tokenizer, other)
 other.add_tokens(["<new>"])
-bleu, rouge = evaluate.text_figures("我爱北京天安门", "我爱北京", unspaced=True)
+bleu, rouge = written.text_figures("我爱北京天安门", "我爱北京", unspaced=True)
 print(json.dumps({"told": told, "same": same, "differ": evaluation.same_tokens(tokenizer, other), "rouge": rouge,
-                  "bleu": bleu, "unspaced": [evaluate.is_unspaced(["我爱北京"]), evaluate.is_unspaced(["I love it"])]}))
+                  "bleu": bleu, "unspaced": [written.is_unspaced(["我爱北京"]), written.is_unspaced(["I love it"])]}))
 """
     ended = forked.run_python(code, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr

@@ -23,7 +23,7 @@ from engine.report import Item, headline, paired
 from engine.report import items as report_items
 from engine.runs import checkpoints, follow, lifecycle, store
 from engine.spec import RunSpec, recipes, schema
-from engine.train import ppo
+from engine.train.objectives import ppo
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import tunebook

@@ -21,9 +21,9 @@ from engine.plan import build
 from engine.report import Comparison, headline, items, paired
 from engine.runs import follow, lifecycle, store
 from engine.spec import counts, recipes, schema
-from engine.train import preference
 from engine.train.callback import EventCallback, chosen_fell
-from engine.train.kto import mismatched, shuffled
+from engine.train.objectives import preference
+from engine.train.objectives.kto import mismatched, shuffled
 from engine.workspace import Workspace
 from tests import forked
 from tests.test_tokenize import CHATML, message

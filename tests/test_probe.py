@@ -26,7 +26,8 @@ import hashlib, json, sys, tempfile
 from pathlib import Path
 from engine import events
 from engine.plan import build
-from engine.train import adapters, arguments, backend, callback, dpo, kto, load, preference, probe, reward, rows, sft
+from engine.train import adapters, backend, callback, load, probe, rows
+from engine.train.objectives import arguments, dpo, kto, preference, reward, sft
 from engine.workspace import Workspace
 import torch, transformers
 torch.set_num_threads(1)

@@ -38,7 +38,9 @@ from engine import starter
 from engine.models import bases
 from engine.report import items
 from engine.spec import schema
-from engine.train import ppo, preference, rows, scores
+from engine.train import rows
+from engine.train.objectives import ppo, preference
+from engine.train.scoring import scores
 from engine.workspace import Workspace
 
 run_dir = Path(sys.argv[1])

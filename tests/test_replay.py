@@ -19,7 +19,8 @@ from engine.models.templates import PLAIN_TEMPLATE
 from engine.plan import build
 from engine.report.items import SEEN, UNSEEN
 from engine.spec import RunSpec
-from engine.train import divergence, replay, rows
+from engine.train import replay, rows
+from engine.train.scoring import divergence
 from engine.train.tokenize import IGNORED, Encoded
 from engine.workspace import Workspace
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from engine import starter
-from engine.starter import world
+from engine.starter import stored, world
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -67,7 +67,7 @@ def render(messages: list[dict], add_generation_prompt: bool = False) -> str:
 
 def test_every_shipped_file_is_the_one_in_the_manifest():
     assert starter.verify() == []
-    listed = {starter.HERE / name for name in starter.manifest()["sha256"]}
+    listed = {stored.HERE / name for name in starter.manifest()["sha256"]}
     shipped = {*starter.MODEL_DIR.iterdir(), *starter.SAMPLES_DIR.iterdir(), starter.BENCHMARK}
     assert listed == shipped
 
@@ -75,7 +75,7 @@ def test_every_shipped_file_is_the_one_in_the_manifest():
 def test_a_changed_or_missing_file_is_named(tmp_path, monkeypatch):
     name = starter.BENCHMARK.name
     (tmp_path / name).write_bytes(starter.BENCHMARK.read_bytes() + b"\n")
-    monkeypatch.setattr(starter, "HERE", tmp_path)
+    monkeypatch.setattr(stored, "HERE", tmp_path)
     problems = starter.verify()
     assert f"{name} differs from the one the manifest describes." in problems
     assert "model/model.safetensors is missing." in problems

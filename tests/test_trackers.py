@@ -91,7 +91,7 @@ import json, sys
 from pathlib import Path
 from engine.spec import schema
 from engine.estimate.choices import Chosen
-from engine.train import arguments
+from engine.train.objectives import arguments
 run_spec = schema.decode(sys.argv[1].encode())
 chosen = Chosen("plain", False, False, "adamw", False, ())
 told = arguments.common(run_spec, Path("/x/r1"), 10, evaluates=False, cuda=False, chosen=chosen)

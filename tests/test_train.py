@@ -141,7 +141,7 @@ import json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine import starter
 from engine.starter import world
-from engine.train.evaluate import score_loss
+from engine.train.scoring.losses import score_loss
 tokenizer = AutoTokenizer.from_pretrained(starter.MODEL_DIR)
 model = AutoModelForCausalLM.from_pretrained(starter.MODEL_DIR)
 rows = [{"prompt": [{"role": "user", "content": r["prompt"]}],

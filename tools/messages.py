@@ -65,7 +65,7 @@ def _in_tables() -> Iterator[tuple[str, str]]:
     for field in settings.fields().values():
         yield from (("engine/spec.py", text) for text in (field.title, field.help))
     for sample in starter.SAMPLES:
-        yield from (("engine/starter/__init__.py", text) for text in (sample.title, sample.description))
+        yield from (("engine/starter/stored.py", text) for text in (sample.title, sample.description))
     for texts in [("1 row", "{rows} rows"), *report._KINDS.values()]:
         yield from (("engine/check.py", text) for text in texts)
     for _, what in source._MAGIC:

@@ -11,6 +11,7 @@ from engine._faces import lazily
 if TYPE_CHECKING:
     from engine.advise.advice import Advice
     from engine.advise.facts import Facts
+else:
+    __getattr__ = lazily(__name__, advice="Advice", facts="Facts")
 
 __all__ = ["Advice", "Facts", "advice", "facts", "fits", "guide", "handoff", "otherwise", "outlook", "tables", "ways"]
-__getattr__ = lazily(__name__, advice="Advice", facts="Facts")

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from engine.check.file import check_file, checked_mapping, opened
     from engine.check.report import DatasetError, Report, os_problem, problem_to_json
     from engine.check.rules import meant_label
+else:
+    __getattr__ = lazily(
+        __name__,
+        file="check_file checked_mapping opened",
+        report="DatasetError os_problem problem_to_json Report",
+        rules="meant_label",
+    )
 
 __all__ = [
     "DatasetError",
@@ -24,9 +31,3 @@ __all__ = [
     "os_problem",
     "problem_to_json",
 ]
-__getattr__ = lazily(
-    __name__,
-    file="check_file checked_mapping opened",
-    report="DatasetError os_problem problem_to_json Report",
-    rules="meant_label",
-)

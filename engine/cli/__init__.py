@@ -8,6 +8,7 @@ from engine._faces import lazily
 
 if TYPE_CHECKING:
     from engine.cli.parser import main
+else:
+    __getattr__ = lazily(__name__, parser="main")
 
 __all__ = ["main"]
-__getattr__ = lazily(__name__, parser="main")

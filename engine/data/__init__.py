@@ -10,6 +10,8 @@ from engine._faces import lazily
 
 if TYPE_CHECKING:
     from engine.data.datasets import Dataset
+else:
+    __getattr__ = lazily(__name__, datasets="Dataset")
 
 __all__ = [
     "Dataset",
@@ -25,4 +27,3 @@ __all__ = [
     "one_row",
     "uploads",
 ]
-__getattr__ = lazily(__name__, datasets="Dataset")

@@ -6,6 +6,8 @@ from engine._faces import lazily
 
 if TYPE_CHECKING:
     from engine.export.made import NotExportable
+else:
+    __getattr__ = lazily(__name__, made="NotExportable")
 
 __all__ = [
     "NotExportable",
@@ -20,4 +22,3 @@ __all__ = [
     "parity",
     "recipe",
 ]
-__getattr__ = lazily(__name__, made="NotExportable")

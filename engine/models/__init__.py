@@ -10,6 +10,8 @@ from engine._faces import lazily
 
 if TYPE_CHECKING:
     from engine.models.bases import Base
+else:
+    __getattr__ = lazily(__name__, bases="Base")
 
 __all__ = [
     "Base",
@@ -24,4 +26,3 @@ __all__ = [
     "templates",
     "weights",
 ]
-__getattr__ = lazily(__name__, bases="Base")

@@ -10,6 +10,7 @@ from engine._faces import lazily
 
 if TYPE_CHECKING:
     from engine.read.source import Progress
+else:
+    __getattr__ = lazily(__name__, source="Progress")
 
 __all__ = ["Progress", "documents", "faults", "formats", "lines", "source", "tables", "texts"]
-__getattr__ = lazily(__name__, source="Progress")

@@ -11,6 +11,8 @@ from engine._faces import lazily
 if TYPE_CHECKING:
     from engine.report.items import Item
     from engine.report.paired import Comparison
+else:
+    __getattr__ = lazily(__name__, items="Item", paired="Comparison")
 
 __all__ = [
     "Comparison",
@@ -24,4 +26,3 @@ __all__ = [
     "statistics",
     "verdicts",
 ]
-__getattr__ = lazily(__name__, items="Item", paired="Comparison")

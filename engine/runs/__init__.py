@@ -10,6 +10,7 @@ from engine._faces import lazily
 
 if TYPE_CHECKING:
     from engine.runs.store import Run
+else:
+    __getattr__ = lazily(__name__, store="Run")
 
 __all__ = ["Run", "admission", "checkpoints", "environment", "failures", "follow", "lifecycle", "store", "turns"]
-__getattr__ = lazily(__name__, store="Run")

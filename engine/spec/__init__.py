@@ -10,6 +10,7 @@ from engine._faces import lazily
 
 if TYPE_CHECKING:
     from engine.spec.schema import RunSpec
+else:
+    __getattr__ = lazily(__name__, schema="RunSpec")
 
 __all__ = ["RunSpec", "counts", "objectives", "recipes", "schema", "settings", "split"]
-__getattr__ = lazily(__name__, schema="RunSpec")

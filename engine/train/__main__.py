@@ -92,25 +92,10 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     import peft
     import trl
 
-    from engine.train import (
-        adapters,
-        arguments,
-        divergence,
-        dpo,
-        evaluate,
-        export,
-        kto,
-        load,
-        ppo,
-        preference,
-        probe,
-        replay,
-        reward,
-        rows,
-        scores,
-        sft,
-    )
+    from engine.train import adapters, export, load, probe, replay, rows
     from engine.train.callback import EventCallback, StopRequest
+    from engine.train.objectives import arguments, dpo, kto, ppo, preference, reward, sft
+    from engine.train.scoring import divergence, scores, written
 
     stop = StopRequest(run_dir)
     found, _ = events.read(run_dir)
@@ -134,7 +119,7 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     )
 
     if run_spec.kind == "evaluate":
-        from engine.train import evaluation
+        from engine.train.scoring import evaluation
 
         return evaluation.run(run_spec, workspace, run_dir, log, stop.asked)
     baseline_bytes = probe.held_bytes()
@@ -189,7 +174,7 @@ def run(run_dir: Path, log: events.EventLog) -> int:
         if objective == "reward":
             answers = reward.samples(prepared.model, tokenizer, data.evaluate or data.train)
         else:
-            texts = evaluate.answer(prepared.model, tokenizer, [rendered for _, rendered in data.prompts], 48)
+            texts = written.answer(prepared.model, tokenizer, [rendered for _, rendered in data.prompts], 48)
             answers = [(shown, text) for (shown, _), text in zip(data.prompts, texts, strict=True)]
         backend.back_to_training(prepared.model, was_training)
         for shown, text in answers:

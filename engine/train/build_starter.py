@@ -290,7 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Build, or score with --score; prints JSON on standard output."""
     parser = argparse.ArgumentParser(prog="python -m engine.train.build_starter", description="Make the starter model.")
     parser.add_argument(
-        "--out", type=Path, default=starter.HERE, help="folder to write to or, with --score, to read from"
+        "--out", type=Path, default=starter.MANIFEST.parent, help="folder to write to or, with --score, to read from"
     )
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default %(default)s)")
     parser.add_argument("--threads", type=int, default=THREADS, help="CPU threads (default %(default)s)")

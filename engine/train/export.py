@@ -121,7 +121,8 @@ def _tokenizer(run_spec: RunSpec, base: Base) -> Any:
 
 def _with_adapter(run_spec: RunSpec, workspace: Workspace, adapter: Path, tokenizer: Any) -> Any:
     """Return the base, as it is stored, under a run's adapter; an adapter below it is merged first."""
-    from engine.train import oft, reward
+    from engine.train import oft
+    from engine.train.objectives import reward
 
     model = _whole(run_spec, workspace)
     if run_spec.objective == "reward":

@@ -14,7 +14,8 @@ import msgspec
 from engine.data import masks
 from engine.models import bases
 from engine.runs import failures
-from engine.train import preference, rows
+from engine.train import rows
+from engine.train.objectives import preference
 from engine.train.tokenize import IGNORED, encode, ensure_template
 from engine.words import Problem
 from engine.workspace import Workspace, write_atomically

@@ -20,7 +20,7 @@ import msgspec
 import torch
 
 from engine.models import Base, templates
-from engine.train.scores import weights_key
+from engine.train.scoring.scores import weights_key
 from engine.train.tokenize import IGNORED, Encoded, render
 from engine.workspace import Workspace, write_atomically
 

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from engine.words.problem import Problem
     from engine.words.rules import CHECK_HELP, RULES
     from engine.words.text import Text, environment_language, language, language_of, languages, later, set_language, t
+else:
+    __getattr__ = lazily(
+        __name__,
+        problem="Problem",
+        rules="CHECK_HELP RULES",
+        text="environment_language language language_of languages later set_language t Text",
+    )
 
 __all__ = [
     "CHECK_HELP",
@@ -26,9 +33,3 @@ __all__ = [
     "set_language",
     "t",
 ]
-__getattr__ = lazily(
-    __name__,
-    problem="Problem",
-    rules="CHECK_HELP RULES",
-    text="environment_language language language_of languages later set_language t Text",
-)

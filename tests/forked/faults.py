@@ -50,7 +50,8 @@ def install(names: str, run_dir: str) -> None:
     from transformers import Trainer
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from engine.train import callback, load, scores
+    from engine.train import callback, load
+    from engine.train.scoring import scores
 
     os.environ["TUNEBOOK_TEST_RUN"] = run_dir
     for name in names.split(","):

@@ -31,7 +31,9 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer  # noqa: F401
     from trl.experimental.kto import KTOTrainer  # noqa: F401
 
-    from engine.train import adapters, arguments, dpo, evaluate, kto, load, preference, reward, scores, sft  # noqa: F401
+    from engine.train import adapters, load  # noqa: F401
+    from engine.train.objectives import arguments, dpo, kto, preference, reward, sft  # noqa: F401
+    from engine.train.scoring import harness, scores  # noqa: F401
 
     assert torch and peft and datasets and transformers
     threads = sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))

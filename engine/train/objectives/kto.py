@@ -16,10 +16,10 @@ from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import KTOTrainer
 
 from engine.spec import RunSpec, objectives
-from engine.train import arguments
 from engine.train.callback import EventCallback
-from engine.train.dpo import drop_copied_reference
-from engine.train.preference import Marked, TokenIdsAlready
+from engine.train.objectives import arguments
+from engine.train.objectives.dpo import drop_copied_reference
+from engine.train.objectives.preference import Marked, TokenIdsAlready
 
 _IDS = List(Value("int32"))
 _FEATURES = Features(

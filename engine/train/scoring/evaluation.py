@@ -17,7 +17,8 @@ from engine.models import Base, bases
 from engine.report import items as report_items
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
-from engine.train import load, oft, scores
+from engine.train import load, oft
+from engine.train.scoring import scores
 from engine.train.tokenize import ensure_template
 from engine.words import Problem, Text
 from engine.workspace import Workspace

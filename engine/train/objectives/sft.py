@@ -10,8 +10,8 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from engine.spec import RunSpec, counts
-from engine.train import arguments
 from engine.train.callback import EventCallback
+from engine.train.objectives import arguments
 from engine.train.tokenize import Encoded
 
 _FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})

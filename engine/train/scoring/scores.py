@@ -25,8 +25,9 @@ from engine.models import Base
 from engine.report import Item, verdicts
 from engine.report import items as report_items
 from engine.spec import RunSpec
-from engine.train import evaluate
 from engine.train.rows import Named
+from engine.train.scoring import harness, losses, written
+from engine.train.scoring import judged as scoring_judged
 from engine.workspace import Workspace, write_atomically
 
 TASK_CHOICES, TASK_EXACT, TASK_LOSS = "new-task-choices", "new-task-exact", "new-task-loss"
@@ -70,7 +71,7 @@ def questions(
     if spec.objective == "reward":
         # The head that is there before training is drawn from the seed, so the base's scores belong to the seed too.
         return [
-            Question(TASK_REWARD, scored, lambda m, t, rows: evaluate.score_reward(m, t, rows, length),
+            Question(TASK_REWARD, scored, lambda m, t, rows: scoring_judged.score_reward(m, t, rows, length),
                      {"seed": spec.train.seed, "window_tokens": length})
         ]  # fmt: skip
     found = general(spec, workspace, base)
@@ -80,13 +81,18 @@ def questions(
     if spec.objective == "dpo":
         return [
             *found,
-            Question(TASK_PREFERENCE, scored, lambda m, t, rows: evaluate.score_preference(m, t, rows, length), used),
+            Question(
+                TASK_PREFERENCE, scored, lambda m, t, rows: scoring_judged.score_preference(m, t, rows, length), used
+            ),
         ]
     if spec.objective == "kto":
-        return [*found, Question(TASK_GAP, scored, lambda m, t, rows: evaluate.score_marked(m, t, rows, length), used)]
-    docs = evaluate.choice_docs([row for row in scored if row[1] != report_items.SEEN])
+        return [
+            *found,
+            Question(TASK_GAP, scored, lambda m, t, rows: scoring_judged.score_marked(m, t, rows, length), used),
+        ]
+    docs = harness.choice_docs([row for row in scored if row[1] != report_items.SEEN])
     if docs:
-        found.append(Question(TASK_CHOICES, docs, lambda m, t, rows: evaluate.score_choices(m, t, rows, length), used))
+        found.append(Question(TASK_CHOICES, docs, lambda m, t, rows: harness.score_choices(m, t, rows, length), used))
     pairs = [row for row in scored if row[2].get("completion") and row[2].get("prompt")]
     unseen_pairs = [row for row in pairs if row[1] != report_items.SEEN]
     exact = unseen_pairs if docs else pairs
@@ -94,11 +100,11 @@ def questions(
         form = forms.form_of([row["completion"][-1]["content"] for _, _, row in exact])
 
         def score_exact(m: Any, t: Any, rows: list[Any]) -> list[Item]:
-            return evaluate.score_exact(m, t, rows, asked_to_stop, form)
+            return written.score_exact(m, t, rows, asked_to_stop, form)
 
         found.append(Question(TASK_EXACT, exact, score_exact, {"form": form}))
     if scored:
-        found.append(Question(TASK_LOSS, scored, lambda m, t, rows: evaluate.score_loss(m, t, rows, length), used))
+        found.append(Question(TASK_LOSS, scored, lambda m, t, rows: losses.score_loss(m, t, rows, length), used))
     if shipped.HELD_OUT in spec.evaluate.benchmarks and unseen_pairs:
         found.append(_texts(unseen_pairs[:MOST_TEXTS], length))
     return found
@@ -111,9 +117,9 @@ def _texts(pairs: list[Named], length: int) -> Question:
          "reference": row["completion"][-1]["content"]}
         for name, family, row in pairs
     ]  # fmt: skip
-    unspaced = evaluate.is_unspaced([doc["reference"] for doc in docs])
+    unspaced = written.is_unspaced([doc["reference"] for doc in docs])
     used = {"window_tokens": length, "tokenizer": "zh" if unspaced else "13a"}
-    return Question(TASK_TEXTS, docs, lambda m, t, rows: evaluate.score_answers(m, t, rows, length, unspaced), used)
+    return Question(TASK_TEXTS, docs, lambda m, t, rows: written.score_answers(m, t, rows, length, unspaced), used)
 
 
 def general(spec: RunSpec, workspace: Workspace, base: Base) -> list[Question]:
@@ -141,23 +147,23 @@ def general(spec: RunSpec, workspace: Workspace, base: Base) -> list[Question]:
         read = speeds.characters(docs)
         docs = [_as_read(doc, examples, benchmark, chat) for doc in docs]
         if benchmark.kind == "text":
-            found.append(Question(name, docs, lambda m, t, d, w=window: evaluate.score_text(m, t, d, w), used, read))
+            found.append(Question(name, docs, lambda m, t, d, w=window: harness.score_text(m, t, d, w), used, read))
         elif benchmark.kind == "answers":
-            unspaced = evaluate.is_unspaced([doc.get("reference") or "" for doc in docs])
+            unspaced = written.is_unspaced([doc.get("reference") or "" for doc in docs])
             used["tokenizer"] = "zh" if unspaced else "13a"
             found.append(
                 Question(
-                    name, docs, lambda m, t, d, w=window, u=unspaced: evaluate.score_answers(m, t, d, w, u), used, read
+                    name, docs, lambda m, t, d, w=window, u=unspaced: written.score_answers(m, t, d, w, u), used, read
                 )
             )
         else:
-            found.append(Question(name, docs, lambda m, t, d, w=window: evaluate.score_choices(m, t, d, w), used, read))
+            found.append(Question(name, docs, lambda m, t, d, w=window: harness.score_choices(m, t, d, w), used, read))
     return found
 
 
 def _harness_score(spec: RunSpec, name: str, chat: bool, window: int) -> Callable[[Any, Any, Any], list[Item]]:
     def score(model: Any, tokenizer: Any, answered: Any) -> list[Item]:
-        return evaluate.score_harness(
+        return harness.score_harness(
             model, tokenizer, name, limit=spec.evaluate.limit, shots=spec.evaluate.shots, chat=chat, max_length=window,
             answered=answered,
         )  # fmt: skip
@@ -350,7 +356,7 @@ def _score_whole(
     on_piece: Callable[..., None] | None,
 ) -> tuple[list[Item] | None, int]:  # fmt: skip
     """Score one of the harness's tasks, going on with the answers that an earlier attempt left in the part file."""
-    from engine.train import lm
+    from engine.train.scoring import lm
 
     assert question.score_whole is not None
 

@@ -14,9 +14,9 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from engine.spec import RunSpec, objectives
-from engine.train import arguments
 from engine.train.callback import EventCallback
-from engine.train.preference import Pair, TokenIdsAlready
+from engine.train.objectives import arguments
+from engine.train.objectives.preference import Pair, TokenIdsAlready
 
 _IDS = List(Value("int32"))
 _FEATURES = Features({"prompt_ids": _IDS, "chosen_ids": _IDS, "rejected_ids": _IDS})

@@ -17,9 +17,9 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from engine.runs import failures
 from engine.spec import RunSpec
-from engine.train import arguments
 from engine.train.callback import EventCallback
-from engine.train.preference import Pair
+from engine.train.objectives import arguments
+from engine.train.objectives.preference import Pair
 from engine.words import Problem, later, t
 
 CENTERING = 0.01
@@ -54,7 +54,7 @@ def as_dataset(rows: list[Pair]) -> Dataset:
 def samples(model: Any, tokenizer: Any, rows: list[Pair]) -> list[tuple[str, str]]:
     """Return for three fixed pairs the question and, in words, what the judge gives its two answers: what a judge has
     instead of answers to watch."""
-    from engine.train.evaluate import rewards
+    from engine.train.scoring.judged import rewards
 
     shown = rows[:: max(1, len(rows) // 3)][:3]
     better = rewards(model, tokenizer, [row.prompt_ids + row.chosen_ids for row in shown])

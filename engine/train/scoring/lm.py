@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from lm_eval.models import huggingface
 
-from engine.train.likelihood import Answer, Asked, Reader
+from engine.train.scoring.likelihood import Answer, Asked, Reader
 
 _HFLM: Any = huggingface.HFLM  # whose decorators hide its types
 

@@ -39,9 +39,11 @@ from engine.report import items as report_items
 from engine.runs import failures, store
 from engine.spec import RunSpec, objectives
 from engine.spec import counts as spec_counts
-from engine.train import backend, load, oft, reward, rows, scores
+from engine.train import backend, load, oft, rows
 from engine.train.callback import EventCallback
+from engine.train.objectives import reward
 from engine.train.rows import Named
+from engine.train.scoring import scores
 from engine.train.tokenize import ensure_template, render
 from engine.words import Problem
 from engine.workspace import Workspace
@@ -56,9 +58,6 @@ class Judge(NamedTuple):
 
     model: Any
     ref: str
-
-
-# --- the reward model -------------------------------------------------------------------------------------------
 
 
 def load_judge(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> Judge:
@@ -100,9 +99,6 @@ def distinct_pad(tokenizer: Any, prompts: list[list[int]], known: int) -> int:
         return tokenizer.pad_token_id
     used = {token for ids in prompts for token in ids} | {tokenizer.eos_token_id}
     return next(token for token in range(min(len(tokenizer), known) - 1, -1, -1) if token not in used)
-
-
-# --- the rows ---------------------------------------------------------------------------------------------------
 
 
 def prepare(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
@@ -159,9 +155,6 @@ class Batches:
             filled = [[self._padding] * (width - len(ids)) + ids for ids in chosen]  # answers begin at one place
             yield {"input_ids": torch.tensor(filled, device=self._device)}
             update += 1
-
-
-# --- the trainer ------------------------------------------------------------------------------------------------
 
 
 def config(spec: RunSpec, common: dict[str, Any]) -> PPOConfig:
@@ -378,9 +371,6 @@ def trainer(
     made.add_callback(callback)
     made.remove_callback(PrinterCallback)
     return made
-
-
-# --- what is measured before and after --------------------------------------------------------------------------
 
 
 @torch.no_grad()
