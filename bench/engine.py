@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from engine import events, processes, starter
-from engine.data import datasets, division
+from engine.data import datasets
 from engine.models import bases
-from engine.plan import build
+from engine.plan import plans
 from engine.runs import follow, lifecycle
+from engine.spec import counts
 from engine.workspace import Workspace
 
 
@@ -32,11 +33,11 @@ def ours(folder: Path, recipe: str, overrides: dict[str, Any]) -> dict[str, floa
     """Start a run as the Train page does and return its times."""
     workspace = Workspace(folder)
     dataset = datasets.add_sample(workspace, starter.sample("new-facts"))
-    spec, problems = build.build(workspace, recipe, base_ref="starter", dataset_id=dataset.id, overrides=overrides)
-    if spec is None or problems:
-        raise SystemExit("\n".join(p.sentence for p in problems))
+    plan = plans.make(workspace, recipe, base="starter", dataset=dataset.id, overrides=overrides)
+    if plan.problems:
+        raise SystemExit("\n".join(p.sentence for p in plan.problems))
     began_s = time.monotonic()
-    run_id = lifecycle.start(workspace, spec)
+    run_id = lifecycle.start(workspace, plan.spec)
     status = follow.wait(workspace, run_id, poll_s=0.02)
     whole_s = time.monotonic() - began_s
     if status != "finished":
@@ -79,11 +80,10 @@ def main() -> None:
         os.environ["TUNEBOOK_MACHINE_DIR"] = f"{home}/machine"
         workspace = Workspace(f"{home}/plan")
         dataset = datasets.add_sample(workspace, starter.sample("new-facts"))
-        spec, _ = build.build(
-            workspace, chosen.recipe, base_ref="starter", dataset_id=dataset.id, overrides={"train.replay_share": 0.0}
-        )
-        assert spec is not None
-        steps = division.steps(spec, dataset.report.rows)
+        spec = plans.make(
+            workspace, chosen.recipe, base="starter", dataset=dataset.id, overrides={"train.replay_share": 0.0}
+        ).spec
+        steps = counts.optimizer_steps(spec.train, dataset.report.rows)
         settings = {
             "data": str(starter.sample("new-facts").file),
             "base": str(bases.describe("starter", workspace).folder),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
@@ -80,3 +81,19 @@ def _gpus() -> tuple[Gpu, ...]:
                 capability = 0.0
             found.append(Gpu(parts[2], int(parts[3]), capability, parts[1]))
     return tuple(found)
+
+
+# Memory of cards as they are sold. GeForce to data centre; 5, 10, 20, 40 and 71 are also slices of a shared card.
+_MARKETED_GB = (
+    *(1, 2, 3, 4, 5, 6, 8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 64, 71, 80, 94, 96, 128, 141, 144, 180, 192, 256, 288),
+)
+
+
+def marketed_gb(gib: float) -> int:
+    """Return the size a card is sold as, from the GiB it reports: 7.6 is 8, 15.7 is 16, 44.5 is 48, 79 is 80.
+
+    A card reports up to a tenth less than its name says, because the driver and error correction keep a part (an L40S of
+    48 GB reports 44.5 GiB, a T4 of 16 GB 14.6). A figure that is no card's is rounded up.
+    """
+    size = next((s for s in _MARKETED_GB if s * 1.01 >= gib), None)
+    return size if size is not None and gib >= 0.9 * size else math.ceil(gib)

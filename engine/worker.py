@@ -69,9 +69,9 @@ def supervise(run_dir: Path, module: str = "engine.train") -> None:
             # nothing but the kernel kills a child while it tries its longest batch
             memory = memory or (child.returncode == -signal.SIGKILL and _probing(found[before:]))
             failure = failures.from_exit(child.returncode, tail, out_of_memory=memory)
-            from engine.plan import takes  # its imports are two thirds of this process's, and few runs need them
+            from engine.plan import plans  # its imports are two thirds of this process's, and few runs need them
 
-            _write_last(run_dir, takes.with_remedy(failure, run_spec, Workspace(run_dir.parents[1])))
+            _write_last(run_dir, plans.with_remedy(failure, run_spec, Workspace(run_dir.parents[1])))
     finally:
         turn.close()
 

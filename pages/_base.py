@@ -15,9 +15,9 @@ from engine import limits, machine
 from engine.data import jobs
 from engine.estimate import choices, memory
 from engine.models import Base, bases, cache, hub, hub_client, shortlist
-from engine.plan import build, takes
+from engine.plan import Plan, plans
 from engine.runs import store
-from engine.spec import recipes
+from engine.spec import OBJECTIVES
 from engine.words import Problem, language, t
 from engine.workspace import Workspace
 from pages import _ui
@@ -60,7 +60,7 @@ def select(workspace: Workspace, opened: str = "") -> Base:
 
 def _writes(workspace: Workspace, run_id: str) -> bool:
     """Whether a run made something that writes text: a reward model gives scores."""
-    return store.load_spec(workspace, run_id).objective != "reward"
+    return not OBJECTIVES[store.load_spec(workspace, run_id).objective].is_judge
 
 
 def _title(ref: str, workspace: Workspace) -> str:
@@ -108,20 +108,20 @@ def problems(base: Base) -> list[Problem]:
 
 
 # --- what is known ---------------------------------------------------------------------------------------------------
-def panel(workspace: Workspace, base: Base, recipe_name: str) -> None:
-    """Say all that is known of the chosen base, offer its download, and the ways to another one."""
+def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
+    """Say all that is known of the chosen base and how the planned run fits, offer its download, and ways to another."""
     seen = _looks().get(base.ref)
-    _ui.bullets(_facts(workspace, base, seen if isinstance(seen, hub.Model) else None, recipe_name))
+    _ui.bullets(_facts(base, seen if isinstance(seen, hub.Model) else None, plan))
     _ui.toy_note(base)
     if limits.on():
         return
     if base.kind == "hub" and base.folder is None:
         _download(workspace, base, seen)
     with st.expander(t("Find another model")):
-        _find(workspace, recipe_name)
+        _find(workspace, plan)
 
 
-def _facts(workspace: Workspace, base: Base, seen: hub.Model | None, recipe_name: str) -> list[str]:
+def _facts(base: Base, seen: hub.Model | None, plan: Plan | None) -> list[str]:
     facts = []
     if base.parameters:
         facts.append(_size(base.parameters))
@@ -148,28 +148,15 @@ def _facts(workspace: Workspace, base: Base, seen: hub.Model | None, recipe_name
     if base.pads_with_end:
         lines.append(t("Has no padding token of its own: its end token fills up rows, and is not trained there."))
     if base.shape is not None:
-        run_spec, _ = build.build(workspace, recipe_name, base_ref=base.ref, dataset_id=None, overrides={})
-        if run_spec is not None:
-            found = takes.memory_of(run_spec, base, _ui.current_dataset(), workspace)
-            title, verdict = t(recipes.recipes()[recipe_name].title), memory.verdict(found, _memory_bytes())
-            words = {True: t("fits"), False: t("does not fit"), None: t("may not fit")}
-            if found.parts:
-                lines.append(t("{name}: {word}. {text}", name=title, word=words[_fits_here(found)], text=verdict))
-            else:
+        if plan is not None and plan.recipe is not None:
+            title, verdict = t(plan.recipe.title), memory.verdict(plan.memory, plan.target.memory_bytes)
+            if plan.room == "unknown":
                 lines.append(t("{name}: {text}", name=title, text=verdict))
+            else:
+                lines.append(t("{name}: {word}. {text}", name=title, word=memory.room_words()[plan.room], text=verdict))
     elif base.folder is not None or base.looked_at is not None:
         lines.append(t("Its memory cannot be estimated: Tunebook does not know this architecture."))
     return lines
-
-
-def _fits_here(found: memory.Estimate) -> bool | None:
-    """Whether an estimate fits this machine; None where only its lower end does."""
-    have = _memory_bytes()
-    return False if found.low_bytes > have else None if found.high_bytes > have else True
-
-
-def _memory_bytes() -> int:
-    return machine.facts().device_memory_bytes
 
 
 def _size(parameters: float) -> str:
@@ -243,7 +230,7 @@ def _watch() -> None:
 
 
 # --- finding another one ---------------------------------------------------------------------------------------------
-def _find(workspace: Workspace, recipe_name: str) -> None:
+def _find(workspace: Workspace, plan: Plan | None) -> None:
     ways = {
         "list": t("A short list"),
         "search": t("Search the hub"),
@@ -251,18 +238,21 @@ def _find(workspace: Workspace, recipe_name: str) -> None:
     }
     way = st.radio(t("Where to look"), list(ways), format_func=ways.__getitem__, horizontal=True, key="find_way")
     if way == "list":
-        _short_list(recipe_name)
+        _short_list(plan)
     elif way == "search":
         _search()
     else:
         _folder(workspace)
 
 
-def _short_list(recipe_name: str) -> None:
-    title = t(recipes.recipes()[recipe_name].title)
-    st.caption(
-        _ui.say("Open models, smallest first; whether each fits is estimated for {recipe}, by its shape.", recipe=title)
-    )
+def _short_list(plan: Plan | None) -> None:
+    if plan is not None and plan.recipe is not None:
+        title = t(plan.recipe.title)
+        st.caption(
+            _ui.say(
+                "Open models, smallest first; whether each fits is estimated for {recipe}, by its shape.", recipe=title
+            )
+        )
     here = set(cache.cached())
     for known in shortlist.curated():
         name, said, button = st.columns([5, 3, 2], vertical_alignment="center")
@@ -278,27 +268,21 @@ def _short_list(recipe_name: str) -> None:
             facts.append(t("asks for permission"))
         name.markdown(f"**{_ui.plain(known.id)}**")
         name.caption(_ui.plain(" · ".join(facts)))
-        said.markdown(_fits(known, recipe_name))
+        said.markdown(_fits(known, plan) if plan is not None else "")
         if button.button(t("Choose"), key=f"known_{known.id}"):
             _pick(known.id)
 
 
-def _fits(known: shortlist.Known, recipe_name: str) -> str:
-    """Whether a model of the short list fits this machine, in a word with a mark."""
-    run_spec, _ = recipes.resolve(
-        recipes.recipes()[recipe_name], base=known.id, revision=None, parameters=known.parameters, dataset_id="",
-        overrides={},
-    )  # fmt: skip
-    base = Base(ref=known.id, kind="hub", title=known.id, shape=known.shape)
-    found = takes.memory_of(run_spec, base)
-    if found.parts is None:
+def _fits(known: shortlist.Known, plan: Plan) -> str:
+    """How the planned run would fit on a model of the short list, in a word with a mark."""
+    other = plans.on_base(plan, known.base)
+    if other.room == "unknown":
         return "?"
-    low, high = memory.size_words(found.low_bytes), memory.size_words(found.high_bytes)
-    if _fits_here(found) is False:
-        return ":material/close: " + _ui.say("does not fit: {low} to {high}", low=low, high=high)
-    if _fits_here(found) is None:
-        return ":material/warning: " + _ui.say("may be too much: {low} to {high}", low=low, high=high)
-    return ":material/check: " + _ui.say("fits: {low} to {high}", low=low, high=high)
+    low, high = memory.size_words(other.memory.low_bytes), memory.size_words(other.memory.high_bytes)
+    mark = {"fits": "check", "tight": "check", "risky": "warning", "none": "close"}[other.room]
+    return f":material/{mark}: " + _ui.say(
+        "{how}: {low} to {high}", how=memory.room_words()[other.room], low=low, high=high
+    )
 
 
 def _search() -> None:

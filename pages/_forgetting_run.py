@@ -13,7 +13,7 @@ from engine.models import bases
 from engine.plan import drafts
 from engine.report import Comparison, files, frontier, headline, items, paired, questions, verdicts
 from engine.runs import Run, lifecycle, store
-from engine.spec import RunSpec
+from engine.spec import OBJECTIVES, RunSpec
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _forgetting_parts as parts
@@ -38,11 +38,11 @@ def show(workspace: Workspace, run_id: str) -> None:
     judged = verdicts.judge(rows, chance, titles=titled)
     if rows:
         _figures(workspace, run_id, run_spec, rows, judged, titled)
-    if rows and run_spec.kind == "train" and run_spec.objective not in ("reward", "ppo"):
+    if rows and run_spec.kind == "train" and OBJECTIVES[run_spec.objective].is_scored_on_its_way:
         _along(workspace, run_id)
     if run_spec.kind == "train" and any(one.verdict == "real drop" for one in judged):
         _what_to_do(workspace, run_id, run_spec)
-    if run_spec.objective != "reward":
+    if not OBJECTIVES[run_spec.objective].is_judge:
         _ask_more(workspace, run_id)
     if rows:
         _downloads(workspace, run_id, run_spec, rows, judged, titled)
@@ -58,7 +58,7 @@ def _figures(
 ) -> None:
     st.subheader(_ui.plain(headline.headline(rows)))
     _ui.toy_note(bases.describe(run_spec.base.ref, workspace))
-    if run_spec.objective == "reward":
+    if OBJECTIVES[run_spec.objective].is_judge:
         st.caption(t("A reward model writes no answers, so it is not asked about general knowledge."))
     elif not judged:
         st.caption(t("No general benchmark was asked, so what it forgot is not known yet. Ask one below."))

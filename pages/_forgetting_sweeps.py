@@ -10,11 +10,9 @@ import pandas as pd
 import streamlit as st
 
 from engine import limits
-from engine.check import DatasetError
-from engine.data import datasets
 from engine.forgetting import claims, sweep_drive, sweep_plan
 from engine.models import bases
-from engine.plan import build, takes
+from engine.plan import plans
 from engine.report import files, paired
 from engine.runs import Run, lifecycle, store
 from engine.spec import recipes as spec_recipes
@@ -201,7 +199,7 @@ def _new(workspace: Workspace) -> None:
     if not wanted:
         st.caption(t("Choose a recipe or more."))
         return
-    made, found = sweep_plan.plan(
+    made, found = sweep_plan.make(
         workspace, title=name or titles[chosen], data=dataset.id, base=base, recipes=wanted, settings=settings,
         also=also, seeds=seeds,
     )  # fmt: skip
@@ -225,22 +223,15 @@ def _new(workspace: Workspace) -> None:
         st.rerun()
 
 
-def _likely_s(workspace: Workspace, made: sweep_plan.Plan) -> float | None:
+def _likely_s(workspace: Workspace, made: sweep_plan.Sweep) -> float | None:
     """Return how long all runs take by the estimates of each configuration; None when one has none."""
-    try:
-        dataset = datasets.load(workspace, made.data)
-    except (DatasetError, OSError, ValueError):
-        return None
     base = bases.describe(made.base, workspace)
     known: dict[str, float] = {}
     total = 0.0
     for trial in made.trials:
         key = sweep_plan.label(trial.recipe, trial.set)
         if key not in known:
-            run_spec, _ = build.build(
-                workspace, trial.recipe, base_ref=made.base, dataset_id=made.data, overrides=trial.set
-            )
-            time = takes.duration_of(run_spec, base, dataset, workspace) if run_spec is not None else None
+            time = plans.make(workspace, trial.recipe, base=base, dataset=made.data, overrides=trial.set).time
             if time is None:
                 return None
             known[key] = time.likely_s

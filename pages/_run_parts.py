@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from engine import events, limits, machine
-from engine.plan import drafts, repeat, takes
+from engine.plan import drafts, plans, repeat
 from engine.runs import Run, failures, follow, lifecycle, store, turns
 from engine.words import t
 from engine.workspace import Workspace
@@ -151,7 +151,7 @@ def _start_again(here: Workspace, run_id: str, kind: str) -> None:
     """Offer a new run with each change that is safe to try."""
     run_spec = store.load_spec(here, run_id)
     found = failures.remedies(kind, run_spec)
-    fitting = takes.that_would_fit(run_spec, here) if kind == "oom" else None
+    fitting = plans.of_spec(here, run_spec).smaller if kind == "oom" else None
     if fitting and not {"adapter", "objective"} & set(fitting):
         found = [failures.Remedy(t("all that is needed to fit this machine"), fitting), *found]
     if not found:

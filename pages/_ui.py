@@ -20,6 +20,8 @@ from engine.words import Problem, language_of, languages, set_language, t
 from engine.workspace import Workspace, default_workspace
 
 PAGES = Path(__file__).parent
+# A wash that reads on light and on dark alike.
+HIGHLIGHT = "background-color: rgba(250, 176, 5, 0.25)"
 # What is being worked on. Lives in the session, and in the URL so that a refresh, a second tab or a link finds it again.
 CURRENT = ("dataset", "base", "run")
 

@@ -18,6 +18,7 @@ from engine.export import job as export_job
 from engine.export import lines as export_lines
 from engine.export import made as export_made
 from engine.runs import store
+from engine.spec import OBJECTIVES
 from engine.words import Problem, t
 from engine.workspace import Workspace
 from pages import _ui
@@ -150,7 +151,7 @@ def _take(here: Workspace, run_id: str, adapter: bool) -> None:
     needs = t("transformers and peft") if adapter else t("transformers")
     st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=needs))
     st.code(export_lines.load_lines(here, run_id), language="python")
-    if not adapter and store.load_spec(here, run_id).objective != "reward":
+    if not adapter and not OBJECTIVES[store.load_spec(here, run_id).objective].is_judge:
         st.caption(t("Or serve it with vLLM:"))
         st.code(export_lines.vllm_lines("model"), language="bash", wrap_lines=True)
 
@@ -172,13 +173,13 @@ def _merged(here: Workspace, run_id: str) -> None:
     _checked(parity.parity(folder))
     st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=t("transformers")))
     st.code(export_lines.merged_lines(here, run_id, export_made.MERGED), language="python")
-    if store.load_spec(here, run_id).objective != "reward":
+    if not OBJECTIVES[store.load_spec(here, run_id).objective].is_judge:
         st.caption(t("Or serve it with vLLM:"))
         st.code(export_lines.vllm_lines(export_made.MERGED), language="bash", wrap_lines=True)
 
 
 def _ollama(here: Workspace, run_id: str) -> None:
-    if store.load_spec(here, run_id).objective == "reward":
+    if OBJECTIVES[store.load_spec(here, run_id).objective].is_judge:
         st.caption(t("A reward model gives scores, and llama.cpp writes text."))
         return
     if limits.on():

@@ -12,7 +12,7 @@ from engine import events
 from engine.estimate import memory
 from engine.models import bases
 from engine.runs import follow, store
-from engine.spec import settings
+from engine.spec import OBJECTIVES, settings
 from engine.words import t
 from pages import _charts, _run_list, _run_parts, _ui, _use
 
@@ -126,19 +126,19 @@ def _show_moving(run_id: str, state: str) -> None:
     """How far it is, the charts, and what wants to be read at once."""
     found = _run_parts.followed(workspace, run_id)
     steps, evals = found.steps, found.evals
-    objective = store.load_spec(workspace, run_id).objective
+    objective = OBJECTIVES[store.load_spec(workspace, run_id).objective]
     _run_parts.silence(state, found.all)
     _progress(run_id, state, found.others, steps)
-    if steps and objective != "ppo":  # PPO's loss says nothing about how it goes
+    if steps and objective.loss_falls:
         st.echarts_chart(
-            _charts.loss(steps, evals, t("nats per token") if objective == "sft" else t("loss")),
+            _charts.loss(steps, evals, t(objective.loss_unit)),
             height=300,
             key=f"loss_{run_id}",
             alt=t("Loss on trained rows and on held-out rows over the steps"),
         )
     if steps:
-        rewards = None if objective == "ppo" else _charts.rewards(steps, evals)
-        if objective == "ppo":
+        rewards = None if objective.writes_answers else _charts.rewards(steps, evals)
+        if objective.writes_answers:
             for number, chart in enumerate(_charts.ppo(steps)):
                 alt = [
                     t("Reward and KL to the start over the updates"),

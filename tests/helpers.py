@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from engine import events, processes
+from engine.plan import plans
 from engine.runs import follow, lifecycle, store
 from engine.spec import RunSpec, schema
+from engine.words import Problem
 from engine.workspace import Workspace
 
 T = TypeVar("T")
@@ -47,6 +49,14 @@ def peak_mib_of(code: str, *arguments: object) -> float:
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=PROJECT_DIR)
     return float(done.stdout.splitlines()[-1]) / 1024
+
+
+def planned(
+    workspace: Workspace, recipe: str, *, base: str, dataset: str | None, overrides: dict[str, Any]
+) -> tuple[RunSpec, list[Problem]]:
+    """Return the spec of a plan, and all its problems."""
+    plan = plans.make(workspace, recipe, base=base, dataset=dataset, overrides=overrides)
+    return plan.spec, plan.problems
 
 
 def fake_spec(child: str = "finishes") -> RunSpec:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,22 +14,23 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine import words
-from engine.advise import Advice, Facts, guide, ways
-from engine.advise import advice as advise_advice
+from engine import machine, words
+from engine.advise import Advice, Case, Facts, guide, ways
+from engine.advise import case as advise_case
 from engine.advise import facts as advise_facts
-from engine.advise import fits as advise_fits
 from engine.advise.advice import advise
-from engine.advise.facts import marketed_gb
 from engine.advise.handoff import draft
-from engine.advise.ways import Choice, rough_need_gib, runnable_now
+from engine.advise.ways import Way
 from engine.models import Base
-from engine.spec import counts, recipes
+from engine.read import formats
+from engine.spec import counts, objectives, recipes
 from engine.spec import settings as spec_settings
+from engine.workspace import Workspace
 from tests.helpers import examples
 
 SFT_ROWS = "prompt-completion"
-# Every way to train the advisor knows, as names for the `fits` and `runnable` of a test.
+STARTER = Base(ref="starter", kind="starter", title="", parameters=935_040)
+# Every way to train the advisor knows, to name those that fit.
 WAYS = [
     (objective, adapter, quantize, layers)
     for objective in ("sft", "dpo", "kto", "reward", "ppo")
@@ -42,12 +45,45 @@ WAYS = [
 ]
 
 
-def way(choice: Choice) -> tuple[str, str, str, str]:
-    return choice.objective, choice.adapter, choice.quantize, choice.layers
+@pytest.fixture(scope="module", autouse=True)
+def a_machine_with_room() -> Iterator[None]:
+    """Without a card the main memory decides: here it never does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "facts", lambda: machine.MachineFacts(8, 2**22, ()))
+        yield
+
+
+def kind(way: Way) -> tuple[str, str, str, str]:
+    return way.objective, way.adapter, way.quantize, way.layers
+
+
+def case_of(facts: Facts, base: Base | None = None) -> Case:
+    return advise_case.of(facts, Workspace("/nowhere"), base=base)
+
+
+@dataclass(eq=False)
+class Fitting(Case):
+    """A case in which the ways that are named fit, and no others."""
+
+    named: frozenset[Any] | None = None
+
+    def fits(self, way: Way) -> bool:
+        return self.named is None or kind(way) in self.named
+
+
+def when(facts: Facts, fitting: Iterable[Any] | None) -> Advice:
+    return advise(fitting_case(facts, fitting))
+
+
+def fitting_case(facts: Facts, fitting: Iterable[Any] | None) -> Case:
+    """`fitting` is None where every way fits."""
+    case = case_of(facts)
+    named = None if fitting is None else frozenset(fitting)
+    return Fitting(case.facts, case.workspace, case.base, case.own_base, problems=case.problems, named=named)
 
 
 def ask(**facts) -> Advice:
-    return advise(Facts(**facts), runnable=runnable_now)
+    return advise(case_of(Facts(**facts)))
 
 
 def fired(advice: Advice, table: str) -> list[str]:
@@ -61,7 +97,7 @@ def maybe(strategy: st.SearchStrategy) -> st.SearchStrategy:
 any_facts = st.builds(
     Facts,
     rows=maybe(st.integers(-5, 2_000_000) | st.sampled_from([0, 1, 10_000, 10_001, 50_000, 100_000, 100_001])),
-    data_type=maybe(st.sampled_from(advise_facts.DATA_TYPES)),
+    data_type=maybe(st.sampled_from(formats.TYPES)),
     good_rows=maybe(st.integers(-1, 100_000)),
     bad_rows=maybe(st.integers(-1, 100_000)),
     gpu_memory_gib=maybe(st.floats(-1, 300) | st.sampled_from([0.0, 7.6, 8.0, 15.7, 16.0, 79.0, 80.0, float("nan")])),
@@ -79,7 +115,7 @@ def sound_facts(**fixed: st.SearchStrategy) -> st.SearchStrategy[Facts]:
     """Facts without impossible values, some of them held to a strategy."""
     known = {
         "rows": maybe(st.integers(1, 2_000_000)),
-        "data_type": maybe(st.sampled_from(advise_facts.DATA_TYPES)),
+        "data_type": maybe(st.sampled_from(formats.TYPES)),
         "good_rows": maybe(st.integers(0, 100_000)),
         "bad_rows": maybe(st.integers(0, 100_000)),
         "gpu_memory_gib": maybe(st.floats(1, 300)),
@@ -97,53 +133,47 @@ def sound_facts(**fixed: st.SearchStrategy) -> st.SearchStrategy[Facts]:
 # --- what always holds -------------------------------------------------------------------------------------------------
 
 
-@given(any_facts, st.frozensets(st.sampled_from(WAYS)), st.frozensets(st.sampled_from(WAYS)))
-@settings(max_examples=examples(300), deadline=None)
-def test_it_always_answers_and_never_what_cannot_be(facts: Facts, fitting: frozenset, built: frozenset) -> None:
-    advice = advise(facts, runnable=lambda c: way(c) in built, fits=lambda c: way(c) in fitting)
+@given(any_facts, st.frozensets(st.sampled_from(WAYS)))
+@settings(max_examples=examples(200), deadline=None)
+def test_it_always_answers_and_never_what_cannot_be(facts: Facts, fitting: frozenset) -> None:
+    advice = when(facts, fitting)
     assert advice.headline
     assert advice.reasons
     assert set(advice.tables) == {"rows", "memory", "alignment"}
-    for choice in (advice.advised, advice.nearest, *(r.choice for r in advice.runners_up)):
-        if choice is None:
+    for way in (advice.advised, *(other.way for other in advice.runners_up)):
+        if way is None:
             continue
-        assert way(choice) in fitting
+        assert kind(way) in fitting
+        assert ways.recipe_name_for(way) is not None
         if advice.facts.data_type is not None:
-            assert choice.objective in ways.FEEDS[advice.facts.data_type]
-        if choice.objective == "ppo":
+            assert way.objective in objectives.feeds(advice.facts.data_type)
+        if way.objective == "ppo":
             assert advice.facts.has_reward_model
         if advice.facts.gpu_memory_gib is None:
-            assert choice.quantize == "none"
-    if advice.start is not None:
-        assert way(advice.start) in built
-    if advice.nearest is not None:
-        assert not advice.runs
-        assert advice.nearest_reason
-    if advice.advised is not None and not advice.runs:
-        assert advice.nearest_reason
+            assert way.quantize == "none"
     assert advice.confidence in ("high", "medium", "low")
     assert advice.confidence_reason
 
 
 @given(any_facts)
-@settings(max_examples=examples(200), deadline=None)
-def test_without_an_estimate_nothing_is_advised_that_the_rule_of_thumb_rejects(facts: Facts) -> None:
-    advice = advise(facts, runnable=runnable_now)
-    known = advice.facts
-    if known.gpu_memory_gib is None or known.base_parameters is None:
+@settings(max_examples=examples(100), deadline=None)
+def test_what_is_advised_fits_by_the_plan_of_its_run(facts: Facts) -> None:
+    case = case_of(facts)
+    advice = advise(case)
+    if case.facts.gpu_memory_gib is None or case.facts.base_parameters is None:
         return
-    for choice in (advice.advised, advice.nearest, *(r.choice for r in advice.runners_up)):
-        if choice is not None:
-            assert rough_need_gib(choice, known.base_parameters) <= 0.9 * known.gpu_memory_gib
+    for way in (advice.advised, *(other.way for other in advice.runners_up)):
+        assert way is None or case.plan(way).fits
+    assert [one.fits for one in advice.alternatives] == [case.plan(one.way).fits for one in advice.alternatives]
 
 
 @given(sound_facts(), st.frozensets(st.sampled_from(WAYS), min_size=1))
 @settings(max_examples=examples(200), deadline=None)
 def test_when_something_feedable_fits_something_is_advised(facts: Facts, fitting: frozenset) -> None:
-    everything = advise(facts, runnable=runnable_now, fits=lambda c: True)
+    everything = when(facts, None)
     assume(everything.advised is not None)
-    offered = {way(everything.advised)} if everything.advised else set()
-    advice = advise(facts, runnable=runnable_now, fits=lambda c: way(c) in fitting | offered)
+    offered = {kind(everything.advised)} if everything.advised else set()
+    advice = when(facts, fitting | offered)
     assert advice.advised is not None
 
 
@@ -159,7 +189,8 @@ def test_an_irrelevant_fact_changes_nothing(facts: Facts, data: st.DataObject) -
         alignment_data=data.draw(maybe(st.sampled_from(advise_facts.ALIGNMENT_DATA))),
         time_budget_minutes=data.draw(maybe(st.floats(1, 1000))),
     )
-    assert advise(facts, runnable=runnable_now).advised == advise(other, runnable=runnable_now).advised
+    one, two = (advise(case_of(f)).advised for f in (facts, other))
+    assert one == two
 
 
 @given(sound_facts(data_type=st.sampled_from(["preference", "unpaired-preference"])), st.data())
@@ -172,8 +203,8 @@ def test_the_form_of_judged_rows_outweighs_their_number_and_what_is_said(facts: 
         goal=data.draw(maybe(st.sampled_from(advise_facts.GOALS))),
         has_reward_model=data.draw(st.booleans()),
     )
-    one, two = (advise(f, runnable=runnable_now).advised for f in (facts, other))
-    assert (one and way(one)) == (two and way(two))
+    one, two = (when(f, None).advised for f in (facts, other))
+    assert (one and one.objective) == (two and two.objective)
 
 
 @given(sound_facts(), st.integers(1, 100))
@@ -181,14 +212,14 @@ def test_the_form_of_judged_rows_outweighs_their_number_and_what_is_said(facts: 
 def test_more_memory_never_takes_a_choice_away(facts: Facts, more: int) -> None:
     assume(facts.gpu_memory_gib is not None)
     larger = msgspec.structs.replace(facts, gpu_memory_gib=(facts.gpu_memory_gib or 0) + more)
-    if advise(facts, runnable=runnable_now).advised is not None:
-        assert advise(larger, runnable=runnable_now).advised is not None
+    if advise(case_of(facts)).advised is not None:
+        assert advise(case_of(larger)).advised is not None
 
 
 @given(sound_facts())
 @settings(max_examples=examples(100), deadline=None)
 def test_each_table_fires_at_most_one_row_and_always_says_why(facts: Facts) -> None:
-    advice = advise(facts, runnable=runnable_now)
+    advice = advise(case_of(facts))
     for name, rows in advice.tables.items():
         assert len(fired(advice, name)) <= 1
         assert all(row.reason.endswith(".") for row in rows)
@@ -199,7 +230,7 @@ def test_each_table_fires_at_most_one_row_and_always_says_why(facts: Facts) -> N
 @given(any_facts)
 @settings(max_examples=examples(100), deadline=None)
 def test_every_rule_named_exists_and_a_fired_rule_is_followed_or_explained(facts: Facts) -> None:
-    advice = advise(facts, runnable=runnable_now)
+    advice = advise(case_of(facts))
     named = {*advice.rules, *(o.rule for o in advice.overruled), *(r for s in advice.plan for r in s.rules)}
     assert named <= set(guide.rules())
     assert set(advice.fired) <= {*advice.rules, *(o.rule for o in advice.overruled)}
@@ -227,14 +258,14 @@ def test_every_rule_named_exists_and_a_fired_rule_is_followed_or_explained(facts
     ],
 )
 def test_a_card_counts_as_the_class_it_is_sold_as(gib: float, gb: int) -> None:
-    assert marketed_gb(gib) == gb
+    assert machine.marketed_gb(gib) == gb
 
 
 @given(st.floats(0.1, 400), st.floats(0.1, 400))
 def test_a_larger_card_is_never_of_a_smaller_class(one: float, two: float) -> None:
     smaller, larger = sorted((one, two))
-    assert marketed_gb(smaller) <= marketed_gb(larger)
-    assert marketed_gb(smaller) >= smaller * 0.99
+    assert machine.marketed_gb(smaller) <= machine.marketed_gb(larger)
+    assert machine.marketed_gb(smaller) >= smaller * 0.99
 
 
 @pytest.mark.parametrize(
@@ -262,7 +293,7 @@ def test_rows_on_the_limit_belong_to_the_smaller_class(rows: int, rule: str) -> 
 @given(sound_facts(gpu_memory_gib=st.none()))
 @settings(max_examples=examples(150), deadline=None)
 def test_without_a_gpu_no_rule_about_memory_applies(facts: Facts) -> None:
-    advice = advise(facts, runnable=runnable_now)
+    advice = advise(case_of(facts))
     assert fired(advice, "memory") == []
     assert not {"C4", "C5", "C6", "C7", "L5", "L6", "L7", "N1"} & set(advice.rules)
     assert any("no GPU" in reason for reason in advice.reasons)
@@ -299,10 +330,11 @@ def test_weights_of_kto_stay_in_the_published_range_and_move_one_label_only(good
 
 
 def test_7b_on_8_gb_with_5k_rows_is_qlora() -> None:
-    advice = ask(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=7.6, base_parameters=7e9)
+    case = case_of(Facts(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=7.6, base_parameters=7e9))
+    advice = advise(case)
     assert advice.advised and advice.advised.recipe == "qlora"
     assert {"C3", "C4", "N1"} <= set(advice.rules)
-    assert advice.advised.value("train.gradient_checkpointing") is True
+    assert case.plan(advice.advised).setup.gradient_checkpointing
     assert (advice.advised.value("train.batch_size"), advice.advised.value("train.accumulation")) == (1, 16)
 
 
@@ -311,7 +343,6 @@ def test_7b_on_24_gb_with_50k_rows_is_lora_and_runs() -> None:
     assert advice.advised and advice.advised.recipe == "lora"
     assert advice.advised.value("adapter_args.rank") == 16
     assert {"C2", "C6"} <= set(advice.rules)
-    assert advice.runs and advice.nearest is None
     assert any("50,000" in sentence and "64" in sentence for sentence in advice.would_change)
 
 
@@ -330,7 +361,7 @@ def test_7b_on_80_gb_with_300k_rows_of_a_new_domain_is_a_high_rank_because_full_
     assert [o.rule for o in advice.overruled] == ["C1"]
     assert {"X6", "X11"} <= set(advice.rules)
     assert any("full fine-tuning" in sentence for sentence in advice.would_change)
-    fits = advise(Facts(**facts), runnable=runnable_now, fits=lambda c: True)
+    fits = when(Facts(**facts), None)
     assert fits.advised and fits.advised.recipe == "full"
     assert "C1" in fits.rules
 
@@ -340,7 +371,7 @@ def test_300k_instructions_are_no_reason_for_full_fine_tuning() -> None:
     assert advice.advised and advice.advised.recipe == "lora"
     assert {"C1", "C7"} <= {o.rule for o in advice.overruled}
     assert advice.advised.value("adapter_args.rank") == 64
-    assert [r.choice.recipe for r in advice.runners_up] == ["full", "oft", "qlora"]
+    assert [r.way.recipe for r in advice.runners_up] == ["full", "oft", "qlora"]
 
 
 def test_1b_on_16_gb_with_3k_pairs_is_dpo_at_a_harmless_rate() -> None:
@@ -348,9 +379,8 @@ def test_1b_on_16_gb_with_3k_pairs_is_dpo_at_a_harmless_rate() -> None:
     assert advice.advised and (advice.advised.objective, advice.advised.adapter) == ("dpo", "lora")
     assert advice.advised.value("train.learning_rate") == pytest.approx(5e-6)
     assert advice.advised.value("objective_args.beta") == pytest.approx(0.1)
-    assert advice.runs
     assert "I5" in [o.rule for o in advice.overruled]
-    made = draft(advice, base="owner/name", dataset="d")
+    made = draft(advice, case_of(advice.facts), dataset="d")
     assert made is not None and made.recipe == "dpo"
     assert "train.learning_rate" not in made.overrides  # the recipe's own rate is as harmless
 
@@ -371,8 +401,8 @@ def test_20k_labels_at_nine_to_one_are_kto_with_a_weight() -> None:
 
 def test_500_rows_on_a_processor_are_lora_on_the_starter() -> None:
     advice = ask(rows=500, data_type=SFT_ROWS, base_parameters=1e6)
-    assert advice.advised and advice.advised.recipe == "lora" and advice.runs
-    made = draft(advice, base="starter", dataset="d")
+    assert advice.advised and advice.advised.recipe == "lora"
+    made = draft(advice, case_of(advice.facts, STARTER), dataset="d")
     assert made is not None and (made.recipe, made.base, made.dataset) == ("lora", "starter", "d")
     assert "train.learning_rate" not in made.overrides and "adapter_args.rank" not in made.overrides
 
@@ -383,16 +413,17 @@ def test_on_a_processor_a_base_of_unknown_size_is_said_to_be_unknown() -> None:
     assert any("below 1B is realistic" in said for said in advice.reasons)
 
 
-def test_a_tuned_model_tuned_again_is_oft_and_lora_until_that_is_built() -> None:
+def test_a_tuned_model_tuned_again_is_oft_and_lora_where_that_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = {"rows": 2000, "data_type": SFT_ROWS, "gpu_memory_gib": 23.6, "base_parameters": 7e9, "base_is_tuned": True}
     advice = ask(**facts)
     assert advice.advised and advice.advised.recipe == "oft"
     assert "F6" in advice.rules
     assert advice.confidence == "medium"
-    for_now = advise(Facts(**facts), runnable=lambda c: c.recipe == "lora")
-    assert for_now.nearest and for_now.nearest.recipe == "lora"
-    assert for_now.nearest.value("adapter_args.rank") == 8
-    assert "LoRA" in for_now.nearest_reason
+    lora = recipes.recipes()["lora"]
+    monkeypatch.setattr(recipes, "recipes", lambda: {"lora": lora})
+    without = ask(**facts)
+    assert without.advised and without.advised.recipe == "lora"
+    assert without.advised.value("adapter_args.rank") == 8
 
 
 def test_a_reward_model_and_prompts_are_ppo_and_prompts_alone_are_nothing() -> None:
@@ -408,12 +439,12 @@ def test_a_reward_model_and_prompts_are_ppo_and_prompts_alone_are_nothing() -> N
 
 def test_70b_on_24_gb_fits_nothing_and_it_says_what_would() -> None:
     advice = ask(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=23.6, base_parameters=7e10)
-    assert advice.advised is None and advice.start is None
+    assert advice.advised is None
     assert "Nothing fits" in advice.headline
     assert any("70B" in reason and "24" in reason for reason in advice.reasons)
-    assert any("80 GB" in sentence for sentence in advice.would_change)
+    assert any("48 GB" in sentence for sentence in advice.would_change)
     assert any("base of" in sentence for sentence in advice.would_change)
-    assert draft(advice, base="owner/name", dataset=None) is None
+    assert draft(advice, case_of(advice.facts), dataset=None) is None
 
 
 def test_without_a_file_the_stated_judgements_decide() -> None:
@@ -455,17 +486,6 @@ def test_a_rule_followed_in_part_says_which_part_was_not() -> None:
     assert not parts["G5"].partly
 
 
-def test_with_an_estimate_of_the_callers_own_no_figure_of_the_rule_of_thumb_is_named() -> None:
-    facts = Facts(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=15.7, base_parameters=7e9)
-    rough = advise(facts, runnable=runnable_now)
-    assert rough.advised and rough.advised.recipe == "qlora"
-    assert any("about 16 GB" in reason for reason in rough.reasons)
-    own = advise(facts, runnable=runnable_now, fits=lambda c: c.adapter == "lora")
-    assert own.advised and own.advised.recipe == "lora"
-    assert not any("about" in reason for reason in own.reasons)
-    assert "C5" in own.rules
-
-
 def test_a_base_of_unknown_size_goes_by_the_guides_rule_for_the_card() -> None:
     small = ask(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=7.6)
     assert small.advised and small.advised.recipe == "qlora" and small.confidence == "medium"
@@ -490,23 +510,23 @@ def test_what_it_advises_for_answers_has_a_recipe_of_its_own(
     adapter: str, quantize: str, layers: str, recipe: str
 ) -> None:
     name = "freeze" if layers != "all" else recipe
-    choice = Choice(recipe=name, objective="sft", adapter=adapter, quantize=quantize, layers=layers)
-    assert ways.recipe_name_for(choice) == recipe
+    way = Way(recipe=name, objective="sft", adapter=adapter, quantize=quantize, layers=layers)
+    assert ways.recipe_name_for(way) == recipe
 
 
 def test_an_objective_runs_with_any_adapter_some_recipe_shows_to_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
     lora = recipes.recipes()["lora"]
     dpo = msgspec.structs.replace(lora, name="dpo", objective="dpo", data_types=["preference"])
     oft = msgspec.structs.replace(lora, name="oft", adapter="oft")
-    monkeypatch.setattr(ways, "known_recipes", lambda: {"dpo": dpo, "lora": lora, "oft": oft})
+    monkeypatch.setattr(recipes, "recipes", lambda: {"dpo": dpo, "lora": lora, "oft": oft})
     pairs = ask(rows=3000, data_type="preference")
-    assert pairs.runs and pairs.advised
-    with_oft = next(r.choice for r in pairs.runners_up if r.choice.adapter == "oft")
-    assert runnable_now(with_oft)
-    only_oft = advise(pairs.facts, runnable=runnable_now, fits=lambda c: c.adapter == "oft")
-    made = draft(only_oft, base="owner/name", dataset="d")
+    assert pairs.advised and ways.recipe_name_for(pairs.advised) == "dpo"
+    with_oft = next(other.way for other in pairs.runners_up if other.way.adapter == "oft")
+    assert ways.recipe_name_for(with_oft) == "dpo"
+    only_oft = fitting_case(pairs.facts, [("dpo", "oft", "none", "all")])
+    made = draft(advise(only_oft), only_oft, dataset="d")
     assert made is not None and made.recipe == "dpo" and made.overrides["adapter"] == "oft"
-    assert not runnable_now(msgspec.structs.replace(with_oft, quantize="4bit"))
+    assert ways.recipe_name_for(msgspec.structs.replace(with_oft, quantize="4bit")) is None
 
 
 # --- bad facts ---------------------------------------------------------------------------------------------------------
@@ -541,9 +561,9 @@ def test_a_fact_that_cannot_be_is_named_and_the_rest_is_answered(facts: dict, wh
 @given(sound_facts())
 @settings(max_examples=examples(150), deadline=None)
 def test_settings_are_paths_of_the_spec_within_their_range(facts: Facts) -> None:
-    advice = advise(facts, runnable=lambda c: False)
-    for choice in (advice.advised, *(r.choice for r in advice.runners_up)):
-        for setting in choice.settings if choice else ():
+    advice = advise(case_of(facts))
+    for way in (advice.advised, *(other.way for other in advice.runners_up)):
+        for setting in way.settings if way else ():
             assert setting.path in spec_settings.fields() or setting.path == "effective_batch"
             if setting.low is not None and setting.high is not None:
                 assert setting.low <= setting.value <= setting.high
@@ -554,11 +574,14 @@ def test_settings_are_paths_of_the_spec_within_their_range(facts: Facts) -> None
 @given(sound_facts(), st.sampled_from(["starter", "owner/name"]))
 @settings(max_examples=examples(150), deadline=None)
 def test_a_draft_is_a_spec_that_resolves(facts: Facts, base: str) -> None:
-    advice = advise(facts, runnable=runnable_now)
-    made = draft(advice, base=base, dataset="d")
-    assert (made is None) == (advice.start is None)
-    if made is None or advice.start is None:
+    own = STARTER if base == "starter" else Base(ref=base, kind="hub", title="", parameters=7_000_000_000)
+    case = case_of(facts, own)
+    advice = advise(case)
+    made = draft(advice, case, dataset="d")
+    assert (made is None) == (advice.advised is None)
+    if made is None or advice.advised is None:
         return
+    assert made.base == base
     recipe = recipes.recipes()[made.recipe]
     run_spec, problems = recipes.resolve(
         recipe,
@@ -569,7 +592,7 @@ def test_a_draft_is_a_spec_that_resolves(facts: Facts, base: str) -> None:
         overrides=made.overrides,
     )
     assert problems == []
-    assert (run_spec.objective, run_spec.adapter, run_spec.quantize) == way(advice.start)[:3]
+    assert (run_spec.objective, run_spec.adapter, run_spec.quantize) == kind(advice.advised)[:3]
     assert made.reasons and set(made.rules) <= set(guide.rules())
     if base != "starter":
         assert "train.replay_share" not in made.overrides
@@ -581,13 +604,9 @@ def test_the_advisors_numbers_and_the_recipes_are_the_same() -> None:
     """A setting the facts did not move must be what the recipe would set, for a base of each size."""
     for parameters in (1e8, 3e9, 8e9, 7e10):
         for name, recipe in recipes.recipes().items():
-            advice = advise(
-                Facts(rows=5000, data_type=recipe.data_types[0], base_parameters=parameters, has_reward_model=True),
-                runnable=runnable_now,
-            )
-            offered = (advice.advised, *(r.choice for r in advice.runners_up))
-            for choice in (c for c in offered if c is not None and (c.recipe, c.adapter) == (name, recipe.adapter)):
-                for setting in choice.settings:
+            facts = Facts(rows=5000, data_type=recipe.data_types[0], base_parameters=parameters, has_reward_model=True)
+            for way in (w for w in case_of(facts).ways if (w.recipe, w.adapter) == (name, recipe.adapter)):
+                for setting in way.settings:
                     default = recipe.default(setting.path, parameters)
                     if default is not None and not setting.reason and setting.path != "train.replay_share":
                         assert default.value == setting.value, (name, parameters, setting)
@@ -598,10 +617,10 @@ def test_it_is_pure_and_quick() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.strip() == "set()"
     facts = Facts(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=23.6, base_parameters=7e9)
-    advise(facts, runnable=lambda c: True)
+    advise(case_of(facts))
     started = time.perf_counter()
     for _ in range(20):
-        advise(facts, runnable=lambda c: True)
+        advise(case_of(facts))
     assert (time.perf_counter() - started) / 20 < 0.1
 
 
@@ -635,15 +654,8 @@ NINE: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("facts", "headline", "rule", "confidence"), [row[1:] for row in NINE], ids=[r[0] for r in NINE]
 )
 def test_the_nine_scenarios(facts: dict[str, Any], headline: str, rule: str, confidence: str) -> None:
-    gib, size = facts.get("gpu_memory_gib"), facts["base_parameters"]
-    base = Base(ref="", kind="hub", title="")
-    advice = advise_advice.advise(
-        Facts(**facts),
-        runnable=ways.runnable_now,
-        fits=advise_fits.fits(base, gib, size),
-        need=advise_fits.need(base, gib, size),
-        tight=advise_fits.tight(base, gib, size),
-    )
+    case = case_of(Facts(**facts))
+    advice = advise(case)
     assert advice.headline == headline
     assert not rule or rule in advice.rules
     assert advice.confidence == confidence, advice.confidence_reason
@@ -652,7 +664,3 @@ def test_the_nine_scenarios(facts: dict[str, Any], headline: str, rule: str, con
         assert "smallest way" in advice.reasons[0] and any("With a card of" in said for said in advice.would_change)
     elif rule == "C6":
         assert any("56 GB" in said for said in advice.reasons)  # what full fine-tuning would take otherwise
-    # what is named as fitting fits, by the same estimate
-    fits = advise_fits.fits(base, gib, size)
-    for choice in (advice.advised, *(other.choice for other in advice.runners_up)):
-        assert choice is None or fits is None or fits(choice)

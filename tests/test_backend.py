@@ -20,15 +20,16 @@ from engine import events, machine
 from engine.estimate import choices, memory
 from engine.estimate.choices import Device
 from engine.models import shapes
-from engine.plan import build, takes
+from engine.plan import targets
 from engine.report import items as report_items
 from engine.spec import RunSpec, recipes, schema
 from engine.spec import settings as spec_settings
 from engine.train.callback import EventCallback, early_stop
-from engine.train.objectives.arguments import kept_best
+from engine.train.objectives.common import kept_best
 from engine.words import Problem
 from tests import forked
 from tests.conftest import ROOT
+from tests.helpers import planned
 from tests.tiny_models import SHAPES
 
 GIB = 2**30
@@ -154,9 +155,7 @@ def test_what_the_machine_cannot_do_is_refused_in_words():
 
 def test_preflight_asks_the_machine(workspace, monkeypatch):
     monkeypatch.setattr(choices, "installed", lambda package: False)
-    made, found = build.build(
-        workspace, "lora", base_ref="starter", dataset_id=None, overrides={"machine.backend": "unsloth"}
-    )
+    made, found = planned(workspace, "lora", base="starter", dataset=None, overrides={"machine.backend": "unsloth"})
     assert made is not None and {"unsloth-missing"} <= {problem.rule for problem in found}
 
 
@@ -164,7 +163,7 @@ def test_an_old_card_is_told_from_its_compute_capability(monkeypatch):
     for capability, bf16 in ((7.5, False), (8.0, True), (9.0, True)):
         facts = machine.MachineFacts(2, 8000, (machine.Gpu("a card", 16000, capability),))
         monkeypatch.setattr(machine, "facts", lambda facts=facts: facts)
-        assert takes.device().bf16 is bf16 and takes.device().memory_bytes == 16000 * 2**20
+        assert targets.this_machine().device.bf16 is bf16 and targets.this_machine().memory_bytes == 16000 * 2**20
 
 
 # --- early stopping and the best weights -------------------------------------------------------------------------
@@ -263,8 +262,7 @@ def test_which_weights_were_kept_is_said():
 # --- what is noticed while it trains, and which checkpoints stay --------------------------------------------------
 def logged(told: Told, rows: list[dict[str, float]], max_steps: int = 1000, *, falls: bool = True) -> None:
     """Feed a callback the Trainer's log entries, one a step."""
-    callback = EventCallback(told, SimpleNamespace(asked=lambda: False), lambda step: None, 1.0)  # pyright: ignore[reportArgumentType]
-    callback.loss_should_fall = falls
+    callback = EventCallback(told, SimpleNamespace(asked=lambda: False), lambda step: None, 1.0, loss_should_fall=falls)  # pyright: ignore[reportArgumentType]
     args = SimpleNamespace(eval_strategy="steps", max_grad_norm=1.0)
     state = SimpleNamespace(global_step=0, max_steps=max_steps, epoch=0.0, num_input_tokens_seen=0)
     callback.on_train_begin(args, state, None)
@@ -317,7 +315,7 @@ def test_a_loss_that_moves_or_need_not_is_not_complained_of(losses, falls):
 
 @pytest.mark.parametrize(("best", "left"), [(None, [12, 16]), (4, [4, 16]), (12, [12, 16]), (16, [12, 16])])
 def test_the_best_checkpoint_and_the_last_are_kept_and_the_others_pruned(tmp_path, best, left):
-    from engine.train.objectives.arguments import save_whole
+    from engine.train.objectives.common import save_whole
 
     class Trainer:
         args = SimpleNamespace(output_dir=str(tmp_path), save_total_limit=2)

@@ -506,7 +506,7 @@ def test_fit_says_time_for_the_data_and_advise_says_what_each_way_takes(tunebook
     assert "--data" in tunebook("fit", "lora").out
     said = tunebook("advise", "--rows", "5000", "--data-type", "prompt-completion", "--gpu-memory-gib", "24",
                     "--base-parameters", "7e9", "--json")  # fmt: skip
-    ways = {way["title"]: way for way in said.json["outlook"]}
+    ways = {way["title"]: way for way in said.json["alternatives"]}
     assert ways["LoRA"]["fits"] and not ways["full fine-tuning"]["fits"]
     assert ways["LoRA"]["low_bytes"] < ways["LoRA"]["high_bytes"] and ways["LoRA"]["time"]["low_s"] > 0
     assert {one["rule"] for one in said.json["mentioned"]} == {"K2", "G7", "C7"}
@@ -528,6 +528,6 @@ def test_a_base_that_cannot_be_read_or_is_not_known_is_said_and_the_advisor_answ
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(128))
     (folder / "tokenizer.json").write_text("{}")
     said = tunebook("advise", "--rows", "5000", "--data-type", "prompt-completion", "--base", str(folder))
-    assert said.code == 0 and "LoRA" in said.out and "does not know this architecture" in said.out
+    assert said.code == 0 and "LoRA" in said.out and "architecture is not known" in said.out
     said = tunebook("advise", "--rows", "-3", "--gpu-memory-gib", "0", "--base-parameters", "nan")
     assert said.code == 0 and "LoRA" in said.out and said.out.count("  ! ") == 3

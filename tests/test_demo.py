@@ -25,12 +25,12 @@ from engine.export import NotExportable, carry_out
 from engine.export import job as export_job
 from engine.forgetting import evaluations
 from engine.models import bases, cache
-from engine.plan import build, drafts
+from engine.plan import drafts
 from engine.runs import admission, lifecycle, turns
 from engine.spec import recipes, schema
 from engine.workspace import Workspace, default_workspace
 from tests.conftest import ROOT
-from tests.helpers import FakeRuns, fake_spec
+from tests.helpers import FakeRuns, fake_spec, planned
 from tests.test_pages import button, open_page, texts
 
 ROWS = b"".join(
@@ -230,7 +230,7 @@ def test_every_recipe_trains_its_sample_within_the_limits(visitor):
     said = []
     for name, recipe in recipes.recipes().items():
         dataset = datasets.add_sample(visitor, starter.sample(recipe.sample))
-        made, problems = build.build(visitor, name, base_ref="starter", dataset_id=dataset.id, overrides={})
+        made, problems = planned(visitor, name, base="starter", dataset=dataset.id, overrides={})
         assert made is not None
         said += [problem.sentence for problem in problems if problem.rule.startswith("demo")]
     assert said == []
@@ -249,7 +249,7 @@ BEYOND = {
 
 def test_all_that_is_beyond_the_limits_is_said_before_the_start_and_refused_at_it(visitor):
     dataset = datasets.add_sample(visitor, starter.sample("new-facts"))
-    made, problems = build.build(visitor, "lora", base_ref="gpt2", dataset_id=dataset.id, overrides=BEYOND)
+    made, problems = planned(visitor, "lora", base="gpt2", dataset=dataset.id, overrides=BEYOND)
     assert made is not None
     found = {(problem.rule, problem.where) for problem in problems if problem.rule.startswith("demo")}
     assert found == {
@@ -265,9 +265,7 @@ def test_all_that_is_beyond_the_limits_is_said_before_the_start_and_refused_at_i
 
 def test_many_epochs_are_counted_as_steps_though_no_steps_were_asked_for(visitor):
     dataset = datasets.add_sample(visitor, starter.sample("new-facts"))
-    _, problems = build.build(
-        visitor, "lora", base_ref="starter", dataset_id=dataset.id, overrides={"train.epochs": 1000}
-    )
+    _, problems = planned(visitor, "lora", base="starter", dataset=dataset.id, overrides={"train.epochs": 1000})
     assert "demo-steps" in {problem.rule for problem in problems}
 
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from engine import starter
 from engine.data import datasets
-from engine.plan import build, drafts
+from engine.plan import drafts
 from engine.plan.drafts import Draft
 from engine.spec import RunSpec, recipes, schema
 from engine.spec import settings as spec_settings
 from engine.workspace import Workspace
+from tests.helpers import planned
 
 needs_starter = pytest.mark.skipif(
     not (starter.MANIFEST.is_file() and starter.MODEL_DIR.is_dir()), reason="engine/starter/model has not been built"
@@ -52,7 +53,7 @@ def data(workspace: Workspace) -> str:
 def ran(workspace: Workspace, base: str, dataset_id: str, recipe: str = "lora", **overrides: Any) -> RunSpec:
     """A run folder r1 as a start leaves it; overrides are written train__epochs=3."""
     settings = {path.replace("__", "."): value for path, value in overrides.items()}
-    made, problems = build.build(workspace, recipe, base_ref=base, dataset_id=dataset_id, overrides=settings)
+    made, problems = planned(workspace, recipe, base=base, dataset=dataset_id, overrides=settings)
     assert made is not None and problems == []
     run_dir = workspace.run_dir("r1")
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -62,9 +63,7 @@ def ran(workspace: Workspace, base: str, dataset_id: str, recipe: str = "lora", 
 
 def opened(workspace: Workspace, draft: Draft) -> RunSpec:
     """What the Train page makes of a draft."""
-    made, problems = build.build(
-        workspace, draft.recipe, base_ref=draft.base, dataset_id=draft.dataset, overrides=draft.overrides
-    )
+    made, problems = planned(workspace, draft.recipe, base=draft.base, dataset=draft.dataset, overrides=draft.overrides)
     assert made is not None and problems == []
     return made
 

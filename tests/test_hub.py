@@ -20,12 +20,12 @@ from engine import starter
 from engine.check import DatasetError
 from engine.data import datasets, hub_data, jobs, mix
 from engine.models import bases, cache, hub, hub_client, shortlist
-from engine.plan import build, takes
+from engine.plan import plans
 from engine.spec import schema
 from engine.words import RULES
 from engine.workspace import Workspace
 from tests.conftest import tunebook
-from tests.helpers import PROJECT_DIR, wait_until
+from tests.helpers import PROJECT_DIR, planned, wait_until
 from tests.house.sources import sources
 from tests.hub import COMMIT, TOKEN, Hub, Repository
 from tests.test_bases import safetensors
@@ -100,9 +100,9 @@ def test_a_look_tells_size_shape_and_template_and_fetches_no_weights(server, wor
     base = bases.describe("tiny/qwen", workspace)
     assert base.folder is None and base.revision == COMMIT and base.template == "own" and not base.pads_with_end
     assert base.shape is not None and base.shape.layout == "qwen2" and base.window_tokens == 256 and base.parameters
-    run_spec, _ = build.build(workspace, "lora", base_ref="tiny/qwen", dataset_id=None, overrides={})
+    run_spec, _ = planned(workspace, "lora", base="tiny/qwen", dataset=None, overrides={})
     assert run_spec is not None and (run_spec.base.ref, run_spec.base.revision) == ("tiny/qwen", COMMIT)
-    assert takes.memory_of(run_spec, base).parts
+    assert plans.of_spec(workspace, run_spec).memory.parts
 
 
 def test_a_gpt2_without_a_template_or_padding_says_so(server, workspace):

@@ -14,13 +14,14 @@ from streamlit.testing.v1 import AppTest
 from engine import events, starter
 from engine.advise import guide
 from engine.data import Dataset, datasets
-from engine.plan import build, drafts
+from engine.plan import drafts
 from engine.report import Item
 from engine.report import items as report_items
 from engine.runs import lifecycle, store
 from engine.spec import schema
 from engine.workspace import Workspace
 from tests.conftest import ROOT, SHARED_DATA
+from tests.helpers import planned
 
 PAGES = ("data", "advisor", "train", "runs", "chat", "forgetting", "guide")
 
@@ -199,10 +200,12 @@ def test_somebody_on_a_laptop_can_plan_for_another_machine(new_facts: Dataset) -
     assert "GPU: 8 GB, as planned below" in said and "Base: 7B, as planned below" in said and "No GPU" not in said
 
 
-def test_a_recipe_that_is_not_built_is_said_so(workspace: Workspace) -> None:
+def test_questions_alone_start_nothing_and_the_page_says_what_would_help(workspace: Workspace) -> None:
     prompts = datasets.add_sample(workspace, starter.sample("ppo-prompts"))
-    said = texts(open_page("advisor", dataset=prompts.id))
-    assert "Nothing of this advice can be started in this version." in said
+    app = open_page("advisor", dataset=prompts.id)
+    said = texts(app)
+    assert "Questions alone train nothing without a reward model or answers." in said
+    assert "With a reward model and questions" in said and not [one for one in app.button if one.key == "use_this"]
 
 
 def test_pairs_lead_from_the_advisor_to_dpo(workspace: Workspace) -> None:
@@ -307,8 +310,8 @@ def test_every_step_of_the_learning_paths_is_a_run_that_could_start(workspace: W
     assert len({(draft.recipe, draft.dataset) for draft in made if draft}) >= (10 if all_of_them else 3)
     for draft in made:
         assert draft is not None and draft.dataset is not None
-        _, problems = build.build(
-            workspace, draft.recipe, base_ref=draft.base, dataset_id=draft.dataset, overrides=draft.overrides
+        _, problems = planned(
+            workspace, draft.recipe, base=draft.base, dataset=draft.dataset, overrides=draft.overrides
         )
         assert problems == []
 
@@ -431,7 +434,7 @@ def test_real_rows_go_from_upload_to_advice(workspace: Workspace) -> None:
 def preference_run(workspace: Workspace) -> str:
     """A finished DPO run, written by hand: three steps, their rewards, and the items of before and after."""
     pairs = datasets.add_sample(workspace, starter.sample("preference-pairs"))
-    run_spec, problems = build.build(workspace, "dpo", base_ref="starter", dataset_id=pairs.id, overrides={})
+    run_spec, problems = planned(workspace, "dpo", base="starter", dataset=pairs.id, overrides={})
     assert run_spec is not None and not problems
     run_dir = workspace.run_dir("20260101-000000-abcdef")
     (run_dir / "items").mkdir(parents=True)

@@ -14,8 +14,9 @@ from engine import machine
 from engine.estimate import choices
 from engine.machine import Gpu, MachineFacts
 from engine.models import bases, shortlist
-from engine.plan import build, takes
+from engine.plan import targets
 from engine.spec import RunSpec, schema
+from tests.helpers import planned
 from tests.hub import TOKEN, Hub, Repository
 from tests.test_bases import model
 from tests.test_hub import repository
@@ -100,7 +101,7 @@ def test_a_bad_base_keeps_a_run_from_starting_and_says_what_to_do(workspace, tmp
     config, files = BAD[rule]
     usual = {"num_hidden_layers": 2, "hidden_size": 8, "max_position_embeddings": 64}
     folder = model(tmp_path / "mine", {**usual, **config}, files)
-    _, problems = build.build(workspace, "lora", base_ref=str(folder), dataset_id=None, overrides={})
+    _, problems = planned(workspace, "lora", base=str(folder), dataset=None, overrides={})
     (found,) = [one for one in problems if one.rule == rule]
     what, todo = found.texts
     assert str(what) and str(todo) and "{" not in found.sentence
@@ -138,14 +139,14 @@ def test_on_apples_gpu_four_bits_and_unsloth_are_refused_in_words_and_lora_runs(
 
     def rules(recipe: str, **overrides: Any) -> list[str]:
         changes = {path.replace("__", "."): value for path, value in overrides.items()}
-        _, problems = build.build(workspace, recipe, base_ref=base, dataset_id=None, overrides=changes)
+        _, problems = planned(workspace, recipe, base=base, dataset=None, overrides=changes)
         return [one.rule for one in problems if one.rule != "dataset-none"]
 
     assert rules("lora") == [] and "quantize-apple" in rules("qlora")
     assert {"unsloth-apple", "no-bf16"} <= set(rules("lora", machine__backend="unsloth", machine__precision="bf16"))
-    made, _ = build.build(workspace, "lora", base_ref=base, dataset_id=None, overrides={})
+    made, _ = planned(workspace, "lora", base=base, dataset=None, overrides={})
     assert made is not None
-    found = choices.choose(made, takes.device(), bases.describe(base, workspace).shape, _setup(made))
+    found = choices.choose(made, targets.this_machine().device, bases.describe(base, workspace).shape, _setup(made))
     assert found.backend == "plain" and not found.bf16
 
 
@@ -165,7 +166,7 @@ def test_a_pinned_base_is_kept_when_a_run_is_trained_again(server: Hub, workspac
 
     server.models["tiny/one"] = Repository(repository())
     hub.fetch("tiny/one")
-    made, _ = build.build(workspace, "lora", base_ref="tiny/one", dataset_id=None, overrides={})
+    made, _ = planned(workspace, "lora", base="tiny/one", dataset=None, overrides={})
     assert made is not None and made.base.pinned == f"tiny/one@{COMMIT}"
     run_dir = workspace.run_dir("20260101-000000-abcdef")
     (run_dir / "adapter").mkdir(parents=True)
@@ -175,7 +176,7 @@ def test_a_pinned_base_is_kept_when_a_run_is_trained_again(server: Hub, workspac
     assert bases.describe("tiny/one", workspace).revision == "d" * 40
     draft = drafts.of_run(workspace, run_dir.name, came_from="it")
     assert draft.base == f"tiny/one@{COMMIT}"
-    again, _ = build.build(workspace, draft.recipe, base_ref=draft.base, dataset_id=None, overrides={})
+    again, _ = planned(workspace, draft.recipe, base=draft.base, dataset=None, overrides={})
     assert again is not None and again.base == made.base
     described = bases.describe(draft.base, workspace)
     assert described.title == f"tiny/one@{COMMIT[:10]}" and described.parameters == 1000

@@ -17,7 +17,6 @@ from engine import events, starter
 from engine.data import datasets
 from engine.data.datasets import add_sample
 from engine.models import alike, bases
-from engine.plan import build as plan_build
 from engine.plan import chains, drafts, judges
 from engine.report import Item, headline, paired
 from engine.report import items as report_items
@@ -27,6 +26,7 @@ from engine.train.objectives import ppo
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import tunebook
+from tests.helpers import planned
 from tests.test_pages import button, open_page, texts
 
 QUICK = ("evaluate.benchmarks=[]", "train.batch_size=16")
@@ -77,7 +77,7 @@ def finished_run(workspace: Workspace, number: int, recipe: str, base: str = "st
     """A run folder as a finished one leaves it, with a real adapter file; a judge is right on so many of 10 pairs."""
     data = {"reward": "preference-pairs", "lora": "new-facts", "kto": "good-bad"}[recipe]
     dataset = add_sample(workspace, starter.sample(data))
-    made, _ = plan_build.build(workspace, recipe, base_ref=base, dataset_id=dataset.id, overrides={})
+    made, _ = planned(workspace, recipe, base=base, dataset=dataset.id, overrides={})
     assert made is not None
     run_id = f"20260101-0000{number:02d}-abcdef"
     run_dir = workspace.run_dir(run_id)
@@ -104,7 +104,7 @@ def finished_run(workspace: Workspace, number: int, recipe: str, base: str = "st
 def build(workspace: Workspace, base: str = "starter", **overrides: Any) -> tuple[RunSpec, list[str]]:
     prompts = add_sample(workspace, starter.sample("ppo-prompts"))
     changes = {path.replace("__", "."): value for path, value in overrides.items()}
-    made, problems = plan_build.build(workspace, "ppo", base_ref=base, dataset_id=prompts.id, overrides=changes)
+    made, problems = planned(workspace, "ppo", base=base, dataset=prompts.id, overrides=changes)
     assert made is not None and all("{" not in problem.sentence for problem in problems)
     return made, [problem.rule for problem in problems]
 
@@ -177,7 +177,7 @@ def test_an_answer_must_leave_room_for_the_question(workspace: Workspace) -> Non
 def test_ppo_reads_questions_alone(workspace: Workspace) -> None:
     finished_run(workspace, 1, "reward")
     pairs = add_sample(workspace, starter.sample("preference-pairs"))
-    _, problems = plan_build.build(workspace, "ppo", base_ref="starter", dataset_id=pairs.id, overrides={})
+    _, problems = planned(workspace, "ppo", base="starter", dataset=pairs.id, overrides={})
     assert [p.rule for p in problems] == ["data-type"]
 
 
@@ -271,9 +271,7 @@ def test_the_chain_finds_its_runs_and_passes_them_on(workspace: Workspace) -> No
     assert chains.look(workspace).stage("ppo").data == prompts
     draft = chains.draft(found, "ppo", dataset=prompts)
     assert draft.base == policy and draft.overrides["objective_args.reward_model"] == judge
-    made, problems = plan_build.build(
-        workspace, draft.recipe, base_ref=draft.base, dataset_id=prompts, overrides=draft.overrides
-    )
+    made, problems = planned(workspace, draft.recipe, base=draft.base, dataset=prompts, overrides=draft.overrides)
     assert problems == [] and made is not None
     assert drafts.load(workspace, drafts.save(workspace, draft)) == draft
 
@@ -387,8 +385,8 @@ def test_ppo_trains_with_other_adapters_and_bases(tmp_path: Path, settings_: lis
 def test_a_stopped_run_resumes_to_the_same_number_of_steps(tmp_path: Path, recipe: str, sample: str) -> None:
     workspace = Workspace(tmp_path / "home")
     data = add_sample(workspace, starter.sample(sample))
-    made, problems = plan_build.build(
-        workspace, recipe, base_ref="starter", dataset_id=data.id,
+    made, problems = planned(
+        workspace, recipe, base="starter", dataset=data.id,
         overrides={"train.max_steps": 120, "evaluate.benchmarks": []},
     )  # fmt: skip
     assert made is not None and problems == []

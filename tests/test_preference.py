@@ -17,7 +17,6 @@ from engine.data import datasets
 from engine.data.datasets import add_sample
 from engine.export import lines
 from engine.models.templates import PLAIN_TEMPLATE
-from engine.plan import build
 from engine.report import Comparison, headline, items, paired
 from engine.runs import follow, lifecycle, store
 from engine.spec import counts, recipes, schema
@@ -26,6 +25,7 @@ from engine.train.objectives import preference
 from engine.train.objectives.kto import mismatched, shuffled
 from engine.workspace import Workspace
 from tests import forked
+from tests.helpers import planned
 from tests.test_tokenize import CHATML, message
 from tests.test_train import train
 
@@ -182,7 +182,8 @@ def test_no_figures_no_fall() -> None:
 
 def test_the_fall_is_said_once(tmp_path: Path) -> None:
     log, stop = events.EventLog(tmp_path), cast(Any, None)
-    listener = EventCallback(log, stop, lambda step: None, 1.0, beta=0.1)
+    listener = EventCallback(log, stop, lambda step: None, 1.0)
+    listener.watch_chosen(0.1)
     state = SimpleNamespace(global_step=5, log_history=[])
     for reward in (0.2, -0.1, -0.9, -1.5):
         metrics = {"eval_loss": 0.5, "eval_rewards/chosen": reward, "eval_logps/chosen": -10 + reward / 0.1}
@@ -204,7 +205,7 @@ def stored(workspace: Workspace, rows: list[dict[str, Any]]) -> str:
 def refused(workspace: Workspace, recipe: str, dataset_id: str, **overrides: Any) -> list[str]:
     changes = {path.replace("__", "."): value for path, value in overrides.items()}
     base = changes.pop("base", "starter")
-    _, problems = build.build(workspace, recipe, base_ref=base, dataset_id=dataset_id, overrides=changes)
+    _, problems = planned(workspace, recipe, base=base, dataset=dataset_id, overrides=changes)
     assert all("{" not in problem.sentence for problem in problems)
     return [problem.rule for problem in problems]
 
@@ -244,7 +245,7 @@ def test_weights_follow_from_the_counts_unless_they_are_given(workspace: Workspa
     marked = add_sample(workspace, starter.sample("good-bad")).id
 
     def weights(**more: Any) -> list[float] | None:
-        made, _ = build.build(workspace, "kto", base_ref="starter", dataset_id=marked, overrides=more)
+        made, _ = planned(workspace, "kto", base="starter", dataset=marked, overrides=more)
         assert made is not None and made.objective_args.beta == 0.1
         return made.objective_args.weights
 
@@ -256,7 +257,7 @@ def test_weights_follow_from_the_counts_unless_they_are_given(workspace: Workspa
 def test_a_reward_run_is_no_base(workspace: Workspace, made: str) -> None:
     pairs = add_sample(workspace, starter.sample("preference-pairs")).id
     facts = add_sample(workspace, starter.sample("new-facts")).id
-    run_spec, _ = build.build(workspace, "reward", base_ref="starter", dataset_id=pairs, overrides={})
+    run_spec, _ = planned(workspace, "reward", base="starter", dataset=pairs, overrides={})
     assert run_spec is not None and run_spec.evaluate.benchmarks == []
     run_dir = workspace.run_dir("20260101-000000-abcdef")
     (run_dir / made).mkdir(parents=True)
@@ -329,11 +330,11 @@ def test_with_every_weight_the_reference_is_computed_before(tmp_path: Path, reci
 def test_a_stopped_dpo_run_goes_on_with_the_same_reference(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "home")
     pairs = add_sample(workspace, starter.sample("preference-pairs"))
-    run_spec, problems = build.build(
+    run_spec, problems = planned(
         workspace,
         "dpo",
-        base_ref="starter",
-        dataset_id=pairs.id,
+        base="starter",
+        dataset=pairs.id,
         overrides={"train.max_steps": 60, "evaluate.benchmarks": []},
     )
     assert run_spec is not None and not problems

@@ -12,15 +12,14 @@ from typing import Any
 import pytest
 
 from engine import machine, starter
-from engine.data import datasets, division
-from engine.models import bases
-from engine.plan import build as plan_build
-from engine.plan import checks, takes
-from engine.spec import RunSpec, recipes, schema
+from engine.data import datasets
+from engine.plan import checks, plans
+from engine.spec import RunSpec, counts, recipes, schema
 from engine.words import Problem
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT
+from tests.helpers import planned
 
 needs_starter = pytest.mark.skipif(
     not (starter.MANIFEST.is_file() and starter.MODEL_DIR.is_dir()), reason="engine/starter/model has not been built"
@@ -61,7 +60,7 @@ def build(
 ) -> tuple[RunSpec, list[Problem]]:
     """A spec and its problems; overrides are written train__epochs=3."""
     settings = {path.replace("__", "."): value for path, value in overrides.items()}
-    made, problems = plan_build.build(workspace, recipe, base_ref=base, dataset_id=dataset_id, overrides=settings)
+    made, problems = planned(workspace, recipe, base=base, dataset=dataset_id, overrides=settings)
     assert made is not None
     for problem in problems:
         assert problem.where and problem.sentence and "{" not in problem.sentence
@@ -264,8 +263,10 @@ def test_wrong_settings_are_all_told(workspace, base):
 
 
 def test_an_unknown_recipe_is_told_with_those_there_are(workspace, base):
-    made, (problem,) = plan_build.build(workspace, "mystery", base_ref=base, dataset_id=None, overrides={})
-    assert made is None and problem.rule == "recipe-unknown"
+    with pytest.raises(plans.CannotPlan) as refused:
+        plans.make(workspace, "mystery", base=base, dataset=None, overrides={})
+    problem = refused.value.problem
+    assert problem.rule == "recipe-unknown"
     assert "lora" in problem.fix and "full" in problem.fix
 
 
@@ -385,8 +386,7 @@ def test_memory_is_refused_only_when_even_the_low_end_is_too_much(workspace, sha
     dataset_id = add(workspace, PAIRS)
     asked = {"train__batch_size": 64, "train__gradient_checkpointing": False, "train__optimizer": "adamw"}
     made, _ = build(workspace, shaped, dataset_id, **asked)
-    dataset = datasets.load(workspace, dataset_id)
-    low_mib = takes.memory_of(made, bases.describe(shaped, workspace), dataset, workspace).low_bytes / 2**20
+    low_mib = plans.of_spec(workspace, made).memory.low_bytes / 2**20
     memory_of(monkeypatch, int(low_mib) + 1)
     assert rules(workspace, shaped, dataset_id, **asked) == []
     memory_of(monkeypatch, int(low_mib) - 1)
@@ -395,10 +395,11 @@ def test_memory_is_refused_only_when_even_the_low_end_is_too_much(workspace, sha
 
 def test_short_rows_are_not_counted_as_long_as_they_may_be(workspace, shaped):
     short, long = add(workspace, PAIRS), add(workspace, [{**row, "completion": "x" * 2000} for row in PAIRS], "long")
-    made, _ = build(workspace, shaped, short)
-    base = bases.describe(shaped, workspace)
-    sizes = [takes.memory_of(made, base, datasets.load(workspace, d), workspace).total_bytes for d in (short, long)]
-    assert sizes[0] < sizes[1] == takes.memory_of(made, base).total_bytes
+    sizes = [
+        plans.make(workspace, "lora", base=shaped, dataset=data, overrides={}).memory.total_bytes
+        for data in (short, long, None)
+    ]
+    assert sizes[0] < sizes[1] == sizes[2]
 
 
 def test_a_gpu_counts_by_its_own_memory_and_nothing_helps_where_the_libraries_do_not_fit(
@@ -453,13 +454,13 @@ def test_the_steps_shown_count_the_replayed_rows(workspace, base):
     made, _ = build(
         workspace, base, add(workspace, PAIRS), train__replay_share=0.5, train__epochs=1, train__batch_size=10
     )
-    assert division.steps(made, 100) == 20
+    assert counts.optimizer_steps(made.train, 100) == 20
 
 
 @pytest.mark.parametrize("setting", [{"quantize": "4bit"}, {"layers": "top:0.5"}])
 def test_a_reward_model_on_a_quantised_base_or_some_layers_is_refused_in_words(workspace, setting):
     pairs = datasets.add_sample(workspace, starter.sample("preference-pairs"))
-    _, problems = plan_build.build(
-        workspace, "reward", base_ref="starter", dataset_id=pairs.id, overrides={"train.replay_share": 0.0, **setting}
+    _, problems = planned(
+        workspace, "reward", base="starter", dataset=pairs.id, overrides={"train.replay_share": 0.0, **setting}
     )
     assert "reward-plain" in {problem.rule for problem in problems}

@@ -12,23 +12,24 @@ import pytest
 
 from engine import events, machine, starter
 from engine.data import datasets
-from engine.plan import build, takes
+from engine.plan import plans
 from engine.runs import failures
 from engine.spec import RunSpec, schema
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT, tunebook
-from tests.helpers import FakeRuns
+from tests.helpers import FakeRuns, planned
 
 # Trains three steps, with the probe and without, and prints the sum of the bytes of what was trained.
 TRAINED = """
 import hashlib, json, sys, tempfile
 from pathlib import Path
 from engine import events
-from engine.plan import build
-from engine.train import adapters, backend, callback, load, probe, rows
-from engine.train.objectives import arguments, dpo, kto, preference, reward, sft
+from engine.train import adapters, backend, callback, load, objectives, probe
+from engine.train.objectives import common
+from engine.train.run import Run
 from engine.workspace import Workspace
+from tests.helpers import planned
 import torch, transformers
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True, warn_only=True)
@@ -39,24 +40,23 @@ class Stop:
         return False
 
 def trained(workspace, recipe, dataset, probes, **overrides):
-    made, problems = build.build(workspace, recipe, base_ref="starter", dataset_id=dataset, overrides={
+    made, problems = planned(workspace, recipe, base="starter", dataset=dataset, overrides={
         "train.max_steps": 3, "train.batch_size": 4, "train.accumulation": 2, "train.threads": 1,
         "train.replay_share": 0.0, **overrides})
     assert not problems, problems
     run_dir = Path(tempfile.mkdtemp())
     log = events.EventLog(run_dir)
     chosen = backend.decide(made, workspace)
-    loaded = load.load(made, workspace, chosen)
-    model = loaded.model
-    data = (rows if made.objective == "sft" else preference).prepare(made, workspace, loaded.tokenizer)
-    if made.objective == "reward":
-        model = reward.judge(model, loaded.tokenizer, 0)
+    run = Run(made, workspace, run_dir, log, Stop(), "cpu", chosen)
+    run.model, run.tokenizer, run.base, _ = load.load(made, workspace, chosen)
+    objective = objectives.of(made.objective)
+    objective.prepare(run)
+    run.rows = run.rows._replace(evaluate=[])
     transformers.set_seed(0)
-    prepared = adapters.prepare(model, made)
-    how = {"sft": sft, "dpo": dpo, "kto": kto, "reward": reward}[made.objective]
+    prepared = adapters.prepare(run.model, made)
     said = callback.EventCallback(log, Stop(), lambda step: None, 1.0, rotations=prepared.rotations)
-    common = arguments.common(made, run_dir, 3, evaluates=False, cuda=False, chosen=chosen)
-    trainer = how.trainer(made, how.config(made, common), prepared.model, loaded.tokenizer, data.train, [], said)
+    shared = common.arguments(made, run_dir, 3, evaluates=False, device="cpu", chosen=chosen)
+    trainer = objective.trainer(run, objective.config(run, shared), prepared.model, said)
     tried = probe.Probe(log, prepared.rotations)
     if probes:
         tried.watch(trainer)
@@ -143,7 +143,7 @@ def test_a_child_killed_while_it_tries_ran_out_of_memory_and_says_what_would_fit
 
 def a_spec(workspace: Workspace, **overrides: Any) -> RunSpec:
     data = datasets.add_sample(workspace, starter.sample("new-facts"))
-    made, _ = build.build(workspace, "full", base_ref="starter", dataset_id=data.id, overrides=overrides)
+    made, _ = planned(workspace, "full", base="starter", dataset=data.id, overrides=overrides)
     assert made is not None
     return made
 
@@ -152,16 +152,16 @@ def test_what_would_fit_keeps_the_rows_of_a_step(workspace: Workspace, monkeypat
     made = a_spec(workspace, **{"train.batch_size": 64, "train.accumulation": 2, "train.gradient_checkpointing": True})
     small = machine.MachineFacts(2, 900, ())
     monkeypatch.setattr(machine, "facts", lambda: small)
-    change = takes.that_would_fit(made, workspace)
+    change = plans.of_spec(workspace, made).smaller
     assert change is not None and change["train.batch_size"] * change["train.accumulation"] == 128
-    failure = takes.with_remedy(failures.from_exception(MemoryError()), made, workspace)
+    failure = plans.with_remedy(failures.from_exception(MemoryError()), made, workspace)
     assert failure.kind == "oom" and str(failure.fix).startswith("this would fit: train.batch_size = ")
     other = failures.from_exception(ValueError("x"))
-    assert takes.with_remedy(other, made, workspace) is other and "fit" not in str(other.fix)
+    assert plans.with_remedy(other, made, workspace) is other and "fit" not in str(other.fix)
 
 
 def test_where_nothing_is_known_of_the_base_the_usual_advice_stays(workspace: Workspace) -> None:
     made = msgspec.structs.replace(a_spec(workspace), base=schema.BaseRef("owner/not-here"))
     before = failures.from_exception(MemoryError()).fix
-    assert takes.that_would_fit(made, workspace) is None
-    assert takes.with_remedy(failures.from_exception(MemoryError()), made, workspace).fix == before
+    assert plans.of_spec(workspace, made).smaller is None
+    assert plans.with_remedy(failures.from_exception(MemoryError()), made, workspace).fix == before

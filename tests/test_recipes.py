@@ -13,12 +13,12 @@ from engine import starter
 from engine.data.datasets import add_sample
 from engine.export import archive as export_archive
 from engine.export import lines
-from engine.plan import build
 from engine.runs import store
 from engine.spec import counts, recipes, schema
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT
+from tests.helpers import planned
 from tests.test_train import SHORT, losses, train
 
 pytestmark = pytest.mark.train
@@ -38,9 +38,9 @@ from engine import starter
 from engine.models import bases
 from engine.report import items
 from engine.spec import schema
-from engine.train import rows
-from engine.train.objectives import ppo, preference
-from engine.train.scoring import scores
+from engine.train import objectives
+from engine.train.objectives import preference
+from engine.train.run import Run
 from engine.workspace import Workspace
 
 run_dir = Path(sys.argv[1])
@@ -71,11 +71,14 @@ told = {"moved": sorted({name for name in base if name in saved and not base[nam
         "adapter": sorted({name.split(".")[-2] if name.endswith("weight") else name.split(".")[-1] for name in saved}),
         "zero": [name for name in saved if name.endswith(("lora_B.weight", "oft_R.weight")) and not saved[name].any()]}
 workspace = Workspace(run_dir.parents[1])
-data = {"sft": rows, "ppo": ppo}.get(run_spec.objective, preference).prepare(run_spec, workspace, tokenizer)
-described, judged = bases.describe(run_spec.base.ref, workspace), None
-if run_spec.objective == "ppo":
-    judged = ppo.question(run_spec, data.scored, ppo.load_judge(run_spec, workspace, tokenizer), workspace)
-question = scores.questions(run_spec, data.scored, lambda: False, workspace, described, judged)[-1]
+class Stop:
+    def asked(self):
+        return False
+run = Run(run_spec, workspace, run_dir, None, Stop(), "cpu", None, model=model, tokenizer=tokenizer,
+          base=bases.describe(run_spec.base.ref, workspace))
+objective = objectives.of(run_spec.objective)
+(preference if reward else objective).prepare(run)  # the judge has its head already
+question = objective.questions(run)[-1]
 before = {i.item: i for i in items.read_items(run_dir / "items" / f"tuned-{question.benchmark}.jsonl")}
 after = {i.item: i for i in question.score(model, tokenizer, question.asked)}
 value = lambda i: i.rewards or [v / (i.tokens or 1) for v in i.loglikelihoods]
@@ -91,7 +94,7 @@ def test_the_default_spec_comes_back_from_its_file_and_the_sample_passes_the_che
     found = recipes.recipes()[recipe]
     dataset = add_sample(workspace, starter.sample(found.sample))
     assert dataset.report.type in found.data_types and not dataset.report.errors
-    made, problems = build.build(workspace, recipe, base_ref="starter", dataset_id=dataset.id, overrides={})
+    made, problems = planned(workspace, recipe, base="starter", dataset=dataset.id, overrides={})
     assert made is not None
     missing = {"ppo-no-reward"} if found.needs else set()  # the run that a recipe stands on is not there yet
     assert {p.rule for p in problems if p.severity == "error"} == missing

@@ -16,13 +16,13 @@ from engine import starter
 from engine.data import datasets
 from engine.models import bases
 from engine.models.templates import PLAIN_TEMPLATE
-from engine.plan import build
 from engine.report.items import SEEN, UNSEEN
 from engine.spec import RunSpec
 from engine.train import replay, rows
 from engine.train.scoring import divergence
 from engine.train.tokenize import IGNORED, Encoded
 from engine.workspace import Workspace
+from tests.helpers import planned
 
 torch.set_num_threads(1)
 PAIRS = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(40)]
@@ -47,7 +47,7 @@ def add(workspace: Workspace, given: list[dict[str, Any]], name: str) -> str:
 
 def asked(workspace: Workspace, base: str, data: str, **overrides: Any) -> tuple[RunSpec, list[str]]:
     settings = {path.replace("__", "."): value for path, value in overrides.items()}
-    made, problems = build.build(workspace, "lora", base_ref=base, dataset_id=data, overrides=settings)
+    made, problems = planned(workspace, "lora", base=base, dataset=data, overrides=settings)
     assert made is not None and all("{" not in problem.sentence for problem in problems)
     return made, [problem.rule for problem in problems]
 

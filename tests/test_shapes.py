@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from engine.models import Base, alike
-from engine.plan import build
 from engine.spec import recipes
 from tests.conftest import ROOT
+from tests.helpers import planned
 from tests.test_backend import HUB_SHAPES, settings, train_all, trained
 from tests.test_bases import model
 
@@ -84,7 +84,7 @@ def test_an_adapter_on_modules_that_the_base_lacks_is_refused_with_the_names_it_
 
     def found(targets: str) -> list[str]:
         overrides = {"adapter_args.target_modules": targets}
-        _, problems = build.build(workspace, "lora", base_ref=base, dataset_id=None, overrides=overrides)
+        _, problems = planned(workspace, "lora", base=base, dataset=None, overrides=overrides)
         return [one.sentence for one in problems if one.rule == "targets-unknown"]
 
     (said,) = found("q_proj, v_proj")
@@ -94,9 +94,9 @@ def test_an_adapter_on_modules_that_the_base_lacks_is_refused_with_the_names_it_
 
 def test_a_window_of_learned_positions_bounds_the_rows(workspace, tmp_path):
     base = str(model(tmp_path / "gpt2", GPT2))
-    made, _ = build.build(workspace, "lora", base_ref=base, dataset_id=None, overrides={})
+    made, _ = planned(workspace, "lora", base=base, dataset=None, overrides={})
     assert made is not None and made.train.max_length == 128
-    _, problems = build.build(workspace, "lora", base_ref=base, dataset_id=None, overrides={"train.max_length": 129})
+    _, problems = planned(workspace, "lora", base=base, dataset=None, overrides={"train.max_length": 129})
     assert "window-too-long" in [one.rule for one in problems]
 
 

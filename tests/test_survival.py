@@ -21,12 +21,11 @@ import pytest
 
 from engine import events, machine, processes
 from engine.data import datasets
-from engine.plan import build
 from engine.runs import follow, lifecycle, store, turns
 from engine.spec import schema
 from engine.workspace import Workspace
 from tests import forked
-from tests.helpers import PROJECT_DIR, FakeRuns, fake_spec, kill, wait_until
+from tests.helpers import PROJECT_DIR, FakeRuns, fake_spec, kill, planned, wait_until
 
 STEPS, EVALUATIONS = 20, 5  # a checkpoint every 4 steps with the fault `often`
 ENDS_S = 120.0
@@ -49,9 +48,7 @@ class RealRuns:
             "train.max_steps": STEPS, "train.evaluations": EVALUATIONS, "train.threads": 1, "train.batch_size": 4,
             "train.accumulation": 2, "train.replay_share": 0.0, "evaluate.benchmarks": [], **changes,
         }  # fmt: skip
-        made, problems = build.build(
-            self.workspace, "lora", base_ref="starter", dataset_id=self.dataset.id, overrides=settings
-        )
+        made, problems = planned(self.workspace, "lora", base="starter", dataset=self.dataset.id, overrides=settings)
         # a disk is refused that is too small; one test has such a disk on purpose
         assert made is not None and [one for one in problems if one.rule != "disk-too-small"] == []
         return made
@@ -507,7 +504,7 @@ def test_the_page_of_a_failed_run_starts_again_with_what_would_help_and_deletes_
     from tests.test_pages import button, has_button, open_page, texts
 
     data = datasets.add_sample(workspace, starter.sample("new-facts"))
-    made, _ = build.build(workspace, "lora", base_ref="starter", dataset_id=data.id, overrides={"train.batch_size": 8})
+    made, _ = planned(workspace, "lora", base="starter", dataset=data.id, overrides={"train.batch_size": 8})
     assert made is not None
     run_id = "20260101-000000-abcdef"
     workspace.run_dir(run_id).mkdir(parents=True)

@@ -12,7 +12,6 @@ import pytest
 from engine import events, starter
 from engine.data import datasets
 from engine.forgetting import claims, sweep_drive, sweep_plan
-from engine.plan import build
 from engine.report import frontier
 from engine.runs import lifecycle, store
 from engine.spec import RunSpec, schema
@@ -20,6 +19,7 @@ from engine.words import Problem
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import tunebook
+from tests.helpers import planned
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def data(workspace: Workspace) -> str:
     return datasets.add_sample(workspace, starter.sample("new-facts")).id
 
 
-def plan(workspace: Workspace, data: str, **more: Any) -> tuple[sweep_plan.Plan, list[Problem]]:
+def plan(workspace: Workspace, data: str, **more: Any) -> tuple[sweep_plan.Sweep, list[Problem]]:
     given: dict[str, Any] = {"title": "a sweep", "base": "starter", "recipes": ["full", "lora"], **more}
-    return sweep_plan.plan(workspace, data=data, **given)
+    return sweep_plan.make(workspace, data=data, **given)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_each_ready_made_sweep_can_run_on_the_starter(name, workspace, data):
 def test_the_guides_low_rate_is_a_quarter_of_the_recipes_own(workspace, data):
     ready = sweep_plan.ready_made()["claims"]
     made, _ = plan(workspace, data, recipes=[], also=ready.also)
-    usual, _ = build.build(workspace, "full", base_ref="starter", dataset_id=data, overrides={})
+    usual, _ = planned(workspace, "full", base="starter", dataset=data, overrides={})
     assert usual is not None
     assert made.trials[0].set["train.learning_rate"] == pytest.approx(usual.train.learning_rate / 4)
 
@@ -131,7 +131,7 @@ class Queue:
         self.states[run_id] = "stopped"
 
 
-def swept(workspace: Workspace, made: sweep_plan.Plan) -> Path:
+def swept(workspace: Workspace, made: sweep_plan.Sweep) -> Path:
     run_dir = workspace.run_dir("20261124-201516-0a1b2c")
     run_dir.mkdir(parents=True)
     (run_dir / "sweep.json").write_bytes(msgspec.json.encode(made))

@@ -21,10 +21,10 @@ from engine.estimate import measured as estimate_measured
 from engine.estimate.measured import Measurement
 from engine.models import bases
 from engine.models import shapes as models_shapes
-from engine.plan import build, takes
+from engine.plan import plans
 from engine.workspace import Workspace
 from tests.conftest import ROOT, tunebook
-from tests.helpers import examples
+from tests.helpers import examples, planned
 from tests.test_fit import LLAMA_2_7B, QWEN_25_7B, SETUPS, shapes
 
 STARTER = models_shapes.read_shape(
@@ -122,19 +122,24 @@ def test_a_run_of_the_same_kind_on_the_same_base_decides() -> None:
 
 def test_another_base_is_scaled_by_flops_and_said_so() -> None:
     found = needed(LLAMA_2_7B, known=[measured()])
-    assert found.basis == "scaled" and "another base" in found.sentence
+    assert found.basis == "scaled" and "other runs" in found.sentence
     assert found.high_s / found.low_s > 5  # wide: a toy says little about a real model
 
 
-def test_runs_of_another_kind_device_or_number_of_threads_say_nothing() -> None:
-    for changes in (
-        {"device": "cuda:0"},
-        {"threads": 1},
-        {"setup": memory.Setup(adapter="full", batch_size=16, max_length=30)},
-        {"setup": memory.Setup(quantize="4bit", batch_size=16, max_length=30)},
-        {"step_s": None},
-    ):
+def test_runs_of_another_device_or_number_of_threads_say_nothing() -> None:
+    for changes in ({"device": "cuda:0"}, {"threads": 1}, {"step_s": None}):
         assert needed(STARTER, known=[measured(**changes)]).basis == "assumed", changes
+
+
+def test_a_run_of_another_kind_moves_the_estimate_by_arithmetic() -> None:
+    for setup in (
+        memory.Setup(adapter="full", batch_size=16, max_length=30),
+        memory.Setup(quantize="4bit", batch_size=16, max_length=30),
+    ):
+        found = needed(STARTER, known=[measured(setup=setup)])
+        assert found.basis == "scaled", setup
+        slower = needed(STARTER, known=[measured(setup=setup, step_s=2 * (measured().step_s or 0))])
+        assert slower.train_s == pytest.approx(2 * found.train_s)
 
 
 def test_the_file_of_measurements_keeps_what_can_be_read_and_only_of_this_machine(workspace: Workspace) -> None:
@@ -186,15 +191,14 @@ def test_rows_are_counted_with_the_bases_own_tokenizer(workspace: Workspace) -> 
 
 def test_fewer_rows_take_fewer_steps_and_less_time(workspace: Workspace) -> None:
     data = datasets.add_sample(workspace, starter.sample("new-facts"))
-    base = bases.describe("starter", workspace)
     found = []
     for most in (0, 100):
-        spec, problems = build.build(
-            workspace, "lora", base_ref="starter", dataset_id=data.id, overrides={"dataset.most_rows": most}
+        spec, problems = planned(
+            workspace, "lora", base="starter", dataset=data.id, overrides={"dataset.most_rows": most}
         )
         assert spec is not None and not problems
         assert division.split_rows(spec, data, workspace) == ((240, 144) if not most else (100, 144))
-        found.append(takes.duration_of(spec, base, data, workspace))
+        found.append(plans.of_spec(workspace, spec).time)
     assert found[0].likely_s > found[1].likely_s
 
 
@@ -208,11 +212,10 @@ def test_a_finished_run_says_what_it_took_and_corrects_the_next_estimate(trained
     # What importing takes is the machine's own: installed extras are imported along by the libraries.
     estimated += one.baseline_bytes - memory.IMPORT_BASELINE_BYTES
     assert estimated == pytest.approx(one.peak_bytes, rel=0.15)  # the starter's total, before any correction
-    spec, _ = build.build(workspace, "lora", base_ref="starter", dataset_id=one.dataset, overrides={})
+    spec, _ = planned(workspace, "lora", base="starter", dataset=one.dataset, overrides={})
     assert spec is not None
-    base, data = bases.describe("starter", workspace), datasets.load(workspace, one.dataset)
-    assert takes.memory_of(spec, base, data, workspace).runs == 1
-    forecast = takes.duration_of(spec, base, data, workspace)
+    assert plans.of_spec(workspace, spec).memory.runs == 1
+    forecast = plans.of_spec(workspace, spec).time
     assert forecast is not None and (forecast.basis == "measured") == (spec.train.threads == one.threads)
 
 
@@ -230,9 +233,9 @@ def test_time_is_within_a_quarter_once_a_run_has_finished(tmp_path: Path) -> Non
 
     run(150)
     data = next(d for d in datasets.list_all(workspace) if d.name == "New facts")
-    spec, _ = build.build(workspace, "lora", base_ref="starter", dataset_id=data.id, overrides={"train.max_steps": 450})
+    spec, _ = planned(workspace, "lora", base="starter", dataset=data.id, overrides={"train.max_steps": 450})
     assert spec is not None
-    forecast = takes.duration_of(spec, bases.describe("starter", workspace), data, workspace)
+    forecast = plans.of_spec(workspace, spec).time
     assert forecast is not None and forecast.basis == "measured"
     run(450)
     newest = estimate_measured.read(workspace)[0]

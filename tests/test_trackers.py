@@ -10,12 +10,12 @@ import pytest
 
 from engine import starter
 from engine.data import Dataset, datasets
-from engine.plan import build, checks
+from engine.plan import checks
 from engine.runs import environment
 from engine.spec import RunSpec, schema
 from tests import forked
 from tests.conftest import tunebook
-from tests.helpers import PROJECT_DIR
+from tests.helpers import PROJECT_DIR, planned
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def dataset(workspace) -> Dataset:
 
 def built(workspace, dataset, **train: Any) -> tuple[RunSpec, list[str]]:
     overrides = {f"train.{name}": value for name, value in train.items()}
-    run_spec, problems = build.build(workspace, "lora", base_ref="starter", dataset_id=dataset.id, overrides=overrides)
+    run_spec, problems = planned(workspace, "lora", base="starter", dataset=dataset.id, overrides=overrides)
     assert run_spec is not None
     return run_spec, [p.sentence for p in problems if p.where == "train.report_to"]
 
@@ -91,10 +91,10 @@ import json, sys
 from pathlib import Path
 from engine.spec import schema
 from engine.estimate.choices import Chosen
-from engine.train.objectives import arguments
+from engine.train.objectives import common
 run_spec = schema.decode(sys.argv[1].encode())
 chosen = Chosen("plain", False, False, "adamw", False, ())
-told = arguments.common(run_spec, Path("/x/r1"), 10, evaluates=False, cuda=False, chosen=chosen)
+told = common.arguments(run_spec, Path("/x/r1"), 10, evaluates=False, device="cpu", chosen=chosen)
 print(json.dumps([told["report_to"], told["run_name"], told["project"]]))
 """
     run_spec, _ = built(workspace, dataset, report_to="trackio")

@@ -10,12 +10,12 @@ import pytest
 
 from engine import events, starter
 from engine.data.datasets import add_sample
-from engine.plan import build
 from engine.report import Comparison, items, paired
 from engine.runs import follow, lifecycle, store
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT, SHARED_DATA, tunebook
+from tests.helpers import planned
 
 pytestmark = pytest.mark.train
 
@@ -96,11 +96,11 @@ def test_a_run_that_would_train_no_token_is_refused_in_words(tmp_path: Path) -> 
 def test_a_stopped_run_keeps_a_checkpoint_and_resumes_to_the_same_number_of_steps(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "home")
     dataset = add_sample(workspace, starter.sample("new-facts"))
-    run_spec, problems = build.build(
+    run_spec, problems = planned(
         workspace,
         "lora",
-        base_ref="starter",
-        dataset_id=dataset.id,
+        base="starter",
+        dataset=dataset.id,
         overrides={"train.max_steps": 150, "evaluate.benchmarks": []},
     )
     assert run_spec is not None and not problems

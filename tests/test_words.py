@@ -89,7 +89,7 @@ def raised(path: Path) -> Iterator[tuple[int, str, set[str] | None]]:
                 elif given is not None:
                     names = None
                 yield node.lineno, str(rule.value), names
-        elif called(node) == "fault" and isinstance(node.args[0], ast.Constant):
+        elif called(node).rpartition(".")[2] == "fault" and isinstance(node.args[0], ast.Constant):
             yield node.lineno, str(node.args[0].value), {k.arg for k in node.keywords if k.arg}
         elif called(node) == "_failed" and isinstance(node.args[1], ast.Constant):
             yield node.lineno, str(node.args[1].value), {k.arg for k in node.keywords if k.arg}

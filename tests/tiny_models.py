@@ -19,11 +19,11 @@ import msgspec
 from engine import events, starter
 from engine.data import datasets
 from engine.models import cache, hub
-from engine.plan import build
 from engine.runs import store
 from engine.spec import schema
 from engine.words import t
 from engine.workspace import Workspace, new_run_id
+from tests.helpers import planned
 from tests.hub import Hub, Repository
 
 SHAPES = ("llama", "qwen2", "gpt2")
@@ -73,7 +73,7 @@ def train(workspace: Workspace, base: str, recipe: str, data: str, settings: dic
     from engine.train.__main__ import run
 
     overrides = {**SHORT, **settings}
-    made, problems = build.build(workspace, recipe, base_ref=base, dataset_id=data, overrides=overrides)
+    made, problems = planned(workspace, recipe, base=base, dataset=data, overrides=overrides)
     if made is None or problems:
         return {"refused": [problem.rule for problem in problems]}
     run_dir = workspace.run_dir(new_run_id(random_bytes=8))

@@ -55,7 +55,7 @@ def _in_tables() -> Iterator[tuple[str, str]]:
     from engine import starter
     from engine.check import report
     from engine.read import source
-    from engine.spec import settings
+    from engine.spec import OBJECTIVES, settings
     from engine.words import CHECK_HELP, RULES
 
     for text in CHECK_HELP.values():
@@ -63,13 +63,15 @@ def _in_tables() -> Iterator[tuple[str, str]]:
     for texts in RULES.values():
         yield from (("engine/words/rules.py", text) for text in texts)
     for field in settings.fields().values():
-        yield from (("engine/spec.py", text) for text in (field.title, field.help))
+        yield from (("engine/spec/settings.py", text) for text in (field.title, field.help))
+    for objective in OBJECTIVES.values():
+        yield from (("engine/spec/objectives.py", text) for text in (objective.label, objective.loss_unit))
     for sample in starter.SAMPLES:
         yield from (("engine/starter/stored.py", text) for text in (sample.title, sample.description))
     for texts in [("1 row", "{rows} rows"), *report._KINDS.values()]:
-        yield from (("engine/check.py", text) for text in texts)
+        yield from (("engine/check/report.py", text) for text in texts)
     for _, what in source._MAGIC:
-        yield "engine/containers.py", what
+        yield "engine/read/source.py", what
 
 
 def _under(value: Any, keys: set[str]) -> Iterator[str]:

@@ -7,16 +7,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from engine.read import formats
 from engine.words import Problem, t
 
-DATA_TYPES = (
-    "language-modeling",
-    "prompt-only",
-    "prompt-completion",
-    "preference",
-    "unpaired-preference",
-    "stepwise",
-)
 GOALS = ("format", "knowledge", "alignment", "continue")
 ALIGNMENT_DATA = ("none", "ratings_large", "comparisons", "good_bad")
 TOLERANCES = ("low", "medium", "high")
@@ -78,22 +71,6 @@ def goal_words() -> dict[str, str]:
     }
 
 
-# Memory of cards as they are sold. GeForce to data centre; 5, 10, 20, 40 and 71 are also slices of a shared card.
-_MARKETED_GB = (
-    *(1, 2, 3, 4, 5, 6, 8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 64, 71, 80, 94, 96, 128, 141, 144, 180, 192, 256, 288),
-)
-
-
-def marketed_gb(gib: float) -> int:
-    """Return the size a card is sold as, from the GiB it reports: 7.6 is 8, 15.7 is 16, 44.5 is 48, 79 is 80.
-
-    A card reports up to a tenth less than its name says, because the driver and error correction keep a part (an L40S of
-    48 GB reports 44.5 GiB, a T4 of 16 GB 14.6). A figure that is no card's is rounded up.
-    """
-    size = next((s for s in _MARKETED_GB if s * 1.01 >= gib), None)
-    return size if size is not None and gib >= 0.9 * size else math.ceil(gib)
-
-
 def checked(facts: Facts) -> tuple[Facts, list[Problem]]:
     """Return the facts with every impossible one set to "not known", and what was wrong with them."""
     problems: list[Problem] = []
@@ -107,7 +84,7 @@ def checked(facts: Facts) -> tuple[Facts, list[Problem]]:
         if not usable or (value <= 0 if least is None else value < least):
             changes[name] = None
             problems.append(Problem(rule="fact-number", where=name, parameters={"value": str(value)[:40]}))
-    words = {"data_type": (DATA_TYPES, None), "goal": (GOALS, None), "alignment_data": (ALIGNMENT_DATA, None)}
+    words = {"data_type": (formats.TYPES, None), "goal": (GOALS, None), "alignment_data": (ALIGNMENT_DATA, None)}
     for name, (known, otherwise) in {**words, "forgetting_tolerance": (TOLERANCES, "medium")}.items():
         value = getattr(facts, name)
         if value is not None and value not in known:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import msgspec
 
+from engine import machine
 from engine.advise import facts as advise_facts
 from engine.advise import guide
+from engine.advise.case import Case
 from engine.advise.facts import (
     FEW_ROWS,
     LARGE_ANNOTATION_ROWS,
@@ -17,12 +18,13 @@ from engine.advise.facts import (
     Facts,
     billions,
     count,
-    marketed_gb,
     new_domain,
     tuned_again,
 )
 from engine.advise.stages import plan
-from engine.advise.ways import USABLE_SHARE, Choice, Need, named, objective_title, rough_need_gib
+from engine.advise.ways import Way, named
+from engine.estimate import memory
+from engine.spec import OBJECTIVES
 from engine.words import t
 
 
@@ -34,13 +36,9 @@ class Overruled(msgspec.Struct, frozen=True, kw_only=True):
     partly: bool = False
 
 
-def reasons(
-    facts: Facts, advised: Choice | None, ranked: list[Choice], *, estimated: bool, need: Need | None
-) -> list[str]:
-    """Return why, in the order of precedence: what fits, the form of the data, the rows, preference.
-
-    `estimated`: the caller has an estimate of memory of its own, so the rule of thumb's figures are not named.
-    """
+def reasons(case: Case, advised: Way | None) -> list[str]:
+    """Return why, in the order of precedence: what fits, the form of the data, the rows, preference."""
+    facts = case.facts
     said: list[str] = []
     if facts.gpu_memory_gib is None:
         said.append(t("There is no GPU, so no rule about GPU memory applies."))
@@ -54,15 +52,10 @@ def reasons(
                 )
             )
     if advised is None:
-        if ranked:
-            said.append(_smallest_need(facts, ranked, estimated, need))
-        else:
-            said.append(_no_feed(facts))
+        said.append(_smallest_need(case) if case.ways else _no_feed(facts))
         return said
-    said += _fit_reasons(facts, advised, ranked, estimated, need)
+    said += _fit_reasons(case, advised)
     said.append(_form_reason(facts, advised))
-    if advised.objective == "ppo" and not estimated and None not in (facts.gpu_memory_gib, facts.base_parameters):
-        said.append(t("PPO's memory counts a reward model as large as the base, and a value head on the model itself."))
     rows = _rows_reason(facts, advised)
     if rows:
         said.append(rows)
@@ -95,26 +88,16 @@ def reasons(
     return said
 
 
-def _smallest_need(facts: Facts, ranked: list[Choice], estimated: bool, need: Need | None) -> str:
-    if need is not None and facts.base_parameters is not None:
-        least = min(ranked, key=lambda choice: rough_need_gib(choice, facts.base_parameters or 0))
-        return t(
-            "Even {choice}, the smallest way to train a base of {size}, needs {need}; {memory}.",
-            choice=least.title,
-            size=billions(facts.base_parameters),
-            need=need(least),
-            memory=_memory(facts),
-        )
-    if estimated or facts.base_parameters is None or facts.gpu_memory_gib is None:
+def _smallest_need(case: Case) -> str:
+    if not case.is_sized:
         return t("None of the methods fits, by the estimate of memory.")
-    least = min(ranked, key=lambda choice: rough_need_gib(choice, facts.base_parameters or 0))
+    least = min(case.ways, key=lambda way: case.plan(way).memory.total_bytes)
     return t(
-        "Even {choice}, the smallest way to train a base of {size}, needs about {need} GB; of the card's {gb} "
-        "a tenth stays free.",
+        "Even {choice}, the smallest way to train a base of {size}, needs {need}; {memory}.",
         choice=least.title,
-        size=billions(facts.base_parameters),
-        need=math.ceil(rough_need_gib(least, facts.base_parameters)),
-        gb=marketed_gb(facts.gpu_memory_gib),
+        size=_size(case),
+        need=case.need(least),
+        memory=_memory(case),
     )
 
 
@@ -126,94 +109,75 @@ def _no_feed(facts: Facts) -> str:
     return t("Your rows mark single steps of answers; no method here learns from these.")
 
 
-def _memory(facts: Facts) -> str:
-    if facts.gpu_memory_gib is None:
-        return t("a tenth of this machine's memory stays free")
-    return t("the card has {gb} GB, of which a tenth stays free", gb=marketed_gb(facts.gpu_memory_gib))
+def _memory(case: Case) -> str:
+    if case.facts.gpu_memory_gib is None:
+        return t("this machine has {have}", have=memory.size_words(case.target.memory_bytes))
+    return t("the card has {gb} GB", gb=machine.marketed_gb(case.facts.gpu_memory_gib))
+
+
+def _size(case: Case) -> str:
+    """Return the size of the base, as people say it."""
+    return billions(case.facts.base_parameters or case.base.parameters or 0)
 
 
 # Other ways to hold every weight than ours, which is 32 bits with Adam: bytes a parameter (LLaMA-Factory's table).
 _PURE_BF16_BYTES, _ADAM_8BIT_BYTES = 8, 6
 
 
-def _full_otherwise(facts: Facts) -> str:
+def _full_otherwise(case: Case) -> str:
     """Return what full fine-tuning would take by ways that are not built."""
-    size = facts.base_parameters or 0
+    size = case.base.parameters or 0
     return t(
         "Held in 16 bits alone, full fine-tuning of {size} takes about {bf16} GB, and about {adam} with an 8-bit "
         "optimizer; neither is built here.",
-        size=billions(size),
+        size=_size(case),
         bf16=round(_PURE_BF16_BYTES * size / 1e9),
         adam=round(_ADAM_8BIT_BYTES * size / 1e9),
     )
 
 
-def _fit_reasons(facts: Facts, advised: Choice, ranked: list[Choice], estimated: bool, need: Need | None) -> list[str]:
-    """Return what the memory decided: what fits, and which better choice it ruled out."""
-    better = next(iter(ranked[: ranked.index(advised)]), None)
-    if need is not None and facts.base_parameters is not None:
-        words = {"choice": named(advised, capital=True), "size": billions(facts.base_parameters)}
-        said = [
-            t(
-                "{choice} of a base of {size} needs {need} at the least; {memory}.",
-                need=need(advised),
-                memory=_memory(facts),
-                **words,
-            )
-        ]
-        if better is not None:
-            text = t(
-                "{better} comes first for such data, but needs {need}, which does not fit.",
-                better=named(better, capital=True),
-                need=need(better),
-            )
-            said.insert(0, text)
-            if better.adapter == "full" and better.layers == "all":
-                said.append(_full_otherwise(facts))
-        return said
-    if estimated:
-        if better is None:
-            return [t("{choice} fits this machine, by the estimate of memory.", choice=named(advised, capital=True))]
+def _fit_reasons(case: Case, advised: Way) -> list[str]:
+    """Return what the memory decided: what fits, and which better way it ruled out."""
+    if not case.is_sized:
+        gib = case.facts.gpu_memory_gib
+        if gib is None:
+            return []
         return [
             t(
-                "{better} comes first for such data, but does not fit this machine by the memory estimate; {choice} does.",
-                better=named(better, capital=True),
-                choice=named(advised),
+                "The size of the base is not known, so the card of {gb} GB alone decided what fits.",
+                gb=machine.marketed_gb(gib),
             )
         ]
-    if facts.gpu_memory_gib is None:
-        return []
-    size = marketed_gb(facts.gpu_memory_gib)
-    if facts.base_parameters is None:
-        return [t("The size of the base is not known, so the card of {gb} GB alone decided what fits.", gb=size)]
     said = []
+    better = next(iter(case.ways[: case.ways.index(advised)]), None)
     if better is not None:
-        said.append(
-            t(
-                "{better} comes first for such data, but a base of {size} would need about {need} GB; of the card's "
-                "{gb} a tenth stays free.",
-                better=named(better, capital=True),
-                size=billions(facts.base_parameters),
-                need=math.ceil(rough_need_gib(better, facts.base_parameters)),
-                gb=size,
-            )
+        text = t(
+            "{better} comes first for such data, but needs {need}, which does not fit.",
+            better=named(better, capital=True),
+            need=case.need(better),
         )
+        said.append(text)
+    train = case.plan(advised).spec.train
     said.append(
         t(
-            "{choice} of a base of {size} needs about {need} GB at the least, and the card has {gb} GB.",
+            "{choice} of a base of {size} needs {need} with {rows} rows of up to {tokens} tokens at a time; {memory}.",
             choice=named(advised, capital=True),
-            size=billions(facts.base_parameters),
-            need=math.ceil(rough_need_gib(advised, facts.base_parameters)),
-            gb=size,
+            size=_size(case),
+            need=case.need(advised),
+            rows=train.batch_size,
+            tokens=case.plan(advised).setup.max_length,
+            memory=_memory(case),
         )
     )
+    if better is not None and better.adapter == "full" and better.layers == "all":
+        said.append(_full_otherwise(case))
     return said
 
 
-def _form_reason(facts: Facts, advised: Choice) -> str:
+def _form_reason(facts: Facts, advised: Way) -> str:
     if facts.data_type is None:
         return t(
-            "No file is chosen yet; rows for {objective} are assumed.", objective=objective_title(advised.objective)
+            "No file is chosen yet; rows for {objective} are assumed.", objective=OBJECTIVES[advised.objective].title
         )
     return {
         "language-modeling": t("Your rows are plain text, so every word of them is learned (SFT)."),
@@ -226,7 +190,7 @@ def _form_reason(facts: Facts, advised: Choice) -> str:
     }[facts.data_type]
 
 
-def _rows_reason(facts: Facts, advised: Choice) -> str:
+def _rows_reason(facts: Facts, advised: Way) -> str:
     if facts.rows is None:
         return ""
     rows = count(facts.rows)
@@ -251,13 +215,13 @@ def _rows_reason(facts: Facts, advised: Choice) -> str:
     )
 
 
-def speaking(facts: Facts, advised: Choice | None, fired: list[str]) -> list[str]:
+def speaking(facts: Facts, advised: Way | None, fired: list[str]) -> list[str]:
     """Return the rules that speak for the choice: fired rows of the tables first, then the rest of the guide."""
     if advised is None:
         return []
     rules = guide.rules()
     found = [rule for rule in fired if advised.parts & set(rules[rule].recommends)]
-    size = marketed_gb(facts.gpu_memory_gib) if facts.gpu_memory_gib is not None else None
+    size = machine.marketed_gb(facts.gpu_memory_gib) if facts.gpu_memory_gib is not None else None
     imbalance = advise_facts.imbalance(facts)
     sft = advised.objective == "sft"
     speaks = {
@@ -287,18 +251,17 @@ def speaking(facts: Facts, advised: Choice | None, fired: list[str]) -> list[str
     return [*found, *(rule for rule, speaking in speaks.items() if speaking)]
 
 
-def overruled(
-    facts: Facts, advised: Choice | None, ranked: list[Choice], fitting: list[Choice], fired: list[str]
-) -> list[Overruled]:
+def overruled(case: Case, advised: Way | None, fired: list[str]) -> list[Overruled]:
     """Return the rules that apply and were not followed, or only in part, each with the reason."""
+    facts = case.facts
     rules = guide.rules()
     found: list[Overruled] = []
     for rule in fired:
         if advised is None:
-            why = t("Nothing it recommends fits.") if ranked else t("The data cannot feed what it recommends.")
+            why = t("Nothing it recommends fits.") if case.ways else t("The data cannot feed what it recommends.")
             found.append(Overruled(rule=rule, why=why))
         elif not advised.parts & set(rules[rule].recommends):
-            found.append(Overruled(rule=rule, why=_why_not(facts, advised, rules[rule], ranked, fitting)))
+            found.append(Overruled(rule=rule, why=_why_not(case, advised, rules[rule])))
         else:
             part = _why_in_part(facts, advised, rule)
             if part:
@@ -317,7 +280,7 @@ def overruled(
     return found
 
 
-def _why_not(facts: Facts, advised: Choice, rule: guide.Rule, ranked: list[Choice], fitting: list[Choice]) -> str:
+def _why_not(case: Case, advised: Way, rule: guide.Rule) -> str:
     wanted = set(rule.recommends)
     if rule.table == "alignment":
         if advised.objective == "sft":
@@ -325,17 +288,17 @@ def _why_not(facts: Facts, advised: Choice, rule: guide.Rule, ranked: list[Choic
         if "ppo" in wanted:
             return t("PPO needs a reward model, which there is not; the comparisons feed DPO directly.")
         return t("The form of your rows decides, and it feeds {choice}.", choice=advised.title)
-    asked = [choice for choice in ranked if choice.parts & wanted]
-    if asked and not any(choice in fitting for choice in asked):
+    asked = [way for way in case.ways if way.parts & wanted]
+    if asked and not any(map(case.fits, asked)):
         return t("What fits comes first: {choice} does not fit this machine with this base.", choice=asked[0].title)
     if wanted == {"qlora"}:
         return t("This base fits without being held in 4 bits, and each step is faster so.")
-    if advised.adapter == "oft" and tuned_again(facts):
+    if advised.adapter == "oft" and tuned_again(case.facts):
         return t("The base was tuned before, which speaks for OFT (F6); of LoRA's advice the small adapter stays.")
     return t(rule.why)
 
 
-def _why_in_part(facts: Facts, advised: Choice, rule: str) -> str:
+def _why_in_part(facts: Facts, advised: Way, rule: str) -> str:
     """Return which part of a followed rule was left out: freezing on top of an adapter, preference data from nothing."""
     said = []
     if rule in ("C2", "C3", "C5") and advised.adapter != "full":
@@ -345,10 +308,9 @@ def _why_in_part(facts: Facts, advised: Choice, rule: str) -> str:
     return " ".join(said)
 
 
-def confidence(
-    facts: Facts, advised: Choice | None, *, estimated: bool
-) -> tuple[Literal["high", "medium", "low"], str]:
+def confidence(case: Case, advised: Way | None) -> tuple[Literal["high", "medium", "low"], str]:
     """Return how sure the advice is: each fact that is missing, and thin evidence, make it less so."""
+    facts = case.facts
     if advised is None:
         return "high", t("This follows from the facts alone.")
     missing = []
@@ -372,8 +334,6 @@ def confidence(
         return "medium", t("Full fine-tuning and high ranks are close here, and the sources disagree.")
     if facts.gpu_memory_gib is None and (facts.base_parameters or 0) >= 1e9:
         return "low", t("The method is right, but a processor is too slow for a base of this size.")
-    if not estimated and facts.gpu_memory_gib is not None and facts.base_parameters is not None:
-        spare = USABLE_SHARE * facts.gpu_memory_gib - rough_need_gib(advised, facts.base_parameters)
-        if spare < 0.1 * facts.gpu_memory_gib:
-            return "medium", t("The memory is tight: keep rows short.")
+    if case.plan(advised).room == "tight":
+        return "medium", t("The memory is tight: keep rows short.")
     return "high", t("The sources and the guide agree on this for such data.")

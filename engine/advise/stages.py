@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.advise.facts import Facts, alignment, count, tuned_again
-from engine.advise.ways import Choice, named
+from engine.advise.ways import Way, named
 from engine.words import t
 
 
@@ -19,7 +19,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     done: bool = False
 
 
-def plan(facts: Facts, advised: Choice | None) -> list[Stage]:
+def plan(facts: Facts, advised: Way | None) -> list[Stage]:
     """Return the stages from here to the goal: first the answers, then the preferences (L2)."""
     kind = alignment(facts)
     stages: list[Stage] = []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from engine import machine
 from engine.advise import facts as advise_facts
 from engine.advise import guide
-from engine.advise.facts import Facts, alignment, count, marketed_gb
+from engine.advise.facts import Facts, alignment, count
 from engine.words import t
 
 
@@ -52,7 +53,7 @@ def _memory_row(rule: guide.Rule, facts: Facts) -> TableRow:
     condition = rule.condition or guide.Condition()
     if facts.gpu_memory_gib is None:
         return TableRow(rule=rule.id, fired=False, reason=t("There is no GPU, so no rule about GPU memory applies."))
-    size = marketed_gb(facts.gpu_memory_gib)
+    size = machine.marketed_gb(facts.gpu_memory_gib)
     fired = _within(size, condition.memory_above_gb, condition.memory_at_most_gb)
     if not fired:
         reason = t("Your card has {gb} GB; {rule} is for {when}.", gb=size, **_of(rule))

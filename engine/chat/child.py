@@ -21,7 +21,7 @@ import msgspec
 
 from engine import processes
 from engine.chat.protocol import Ask, Done, Failed, Reply, Request, Sampling, Stop, Turn, read_reply
-from engine.models import bases
+from engine.models import bases, made
 from engine.runs import Run, failures, store
 from engine.words import Problem
 from engine.workspace import Workspace
@@ -42,7 +42,7 @@ def models(workspace: Workspace, known: list[Run] | None = None) -> list[str]:
     own: dict[str, None] = {}
     for run in store.list_all(workspace) if known is None else known:
         folder = workspace.run_dir(run.id)
-        if run.status != "finished" or not any((folder / name).is_dir() for name in ("adapter", "model")):
+        if run.status != "finished" or made.made_by(folder) is None:
             continue
         base = bases.describe(f"run:{run.id}", workspace)
         if base.problems or base.scores_only:

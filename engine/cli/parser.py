@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from engine import __version__, processes
-from engine.cli import advise, data, export, forgetting, runs
+from engine.cli import advise, data, export, fit, forgetting, runs
 from engine.words import environment_language, languages, set_language
 from engine.workspace import Workspace, default_workspace
 
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
-    for group in (data, advise, runs, forgetting, export):
+    for group in (data, advise, fit, runs, forgetting, export):
         group.register(command)
     command("app", app, as_json=False).set_defaults(streamlit=[])
     return made

@@ -52,7 +52,7 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Start a run; with --wait follow it to its end."""
     from engine.check import DatasetError
     from engine.data import datasets
-    from engine.plan import build
+    from engine.plan import plans
     from engine.runs import lifecycle, store
 
     overrides, problems = shared.overrides(arguments.set)
@@ -67,19 +67,16 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
             overrides["train.replay_data"] = datasets.add(workspace, Path(general), Path(general).name).id
     except DatasetError as error:
         problems.append(error.problem)
-    run_spec, found = build.build(
-        workspace, arguments.recipe, base_ref=arguments.base, dataset_id=dataset_id, overrides=overrides
-    )
-    problems += [p for p in found if dataset_id is not None or p.rule != "dataset-none"]
-    if run_spec is None or problems:
+    try:
+        plan = plans.make(workspace, arguments.recipe, base=arguments.base, dataset=dataset_id, overrides=overrides)
+    except plans.CannotPlan as error:
+        return refuse([*problems, error.problem])
+    problems += [p for p in plan.problems if dataset_id is not None or p.rule != "dataset-none"]
+    if problems:
         return refuse(problems)
-    run_id = lifecycle.start(workspace, run_spec, name=arguments.name)
+    run_id = lifecycle.start(workspace, plan.spec, name=arguments.name)
     if not arguments.wait:
-        if arguments.json:
-            print_json({"id": run_id, "status": store.status(workspace, run_id)})
-        else:
-            print(t("Started {id}. Follow it with: tunebook show {id}", id=run_id))
-        return EXIT_OK
+        return shared.started(run_id, store.status(workspace, run_id), as_json=arguments.json)
     return shared.follow(workspace, run_id, as_json=arguments.json)
 
 
@@ -104,10 +101,10 @@ def chain(arguments: argparse.Namespace, workspace: Workspace) -> int:
     policy, judge = arguments.base, None
     made: dict[str, str] = {}
     for name in [name for name in chains.STAGES if name in data]:
-        run_spec, problems = chains.build(workspace, name, policy, data[name], judge, settings.get(name, {}))
-        if run_spec is None or problems:
-            return refuse(problems)
-        run_id = made[name] = lifecycle.start(workspace, run_spec, name=t("chain: {stage}", stage=name))
+        plan = chains.plan(workspace, name, policy, data[name], judge, settings.get(name, {}))
+        if plan.problems:
+            return refuse(list(plan.problems))
+        run_id = made[name] = lifecycle.start(workspace, plan.spec, name=t("chain: {stage}", stage=name))
         print(f"{name}: {run_id}", file=sys.stderr)
         try:
             status = follow.wait(workspace, run_id, print_event)

@@ -16,11 +16,11 @@ from engine import machine
 from engine.estimate import memory
 from engine.events import Choice
 from engine.models import shapes
-from engine.spec import RunSpec
+from engine.spec import OBJECTIVES, RunSpec
 from engine.words import Problem, Text, later, t
 
-# What Unsloth speeds up and what was run here: supervised training in every form it has, preferences with LoRA.
-UNSLOTH_ADAPTERS = {"sft": ("full", "lora"), "dpo": ("lora",), "kto": ("lora",)}
+# An optimizer in 8 bits is worth it when less than so much of the whole is left.
+WORTH_SAVING = 0.9
 # Its fast kernels are written for these layouts; others would go through transformers anyway (unsloth 2026.10, loader.py).
 UNSLOTH_LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
 
@@ -128,7 +128,7 @@ def choose_backend(
         return "plain", later("Unsloth is not installed")
     if device.name != "cuda":
         return "plain", later("Unsloth is faster on an NVIDIA GPU only, and there is none")
-    if run_spec.adapter not in UNSLOTH_ADAPTERS.get(run_spec.objective, ()):
+    if run_spec.adapter not in OBJECTIVES[run_spec.objective].unsloth_adapters:
         what = f"{run_spec.objective} + {run_spec.adapter}"
         return "plain", later("Unsloth is used for SFT, and for DPO and KTO with LoRA; this run is {what}", what=what)
     if run_spec.quantize == "8bit":
@@ -150,31 +150,33 @@ def _precision(run_spec: RunSpec, device: Device) -> tuple[bool, Text]:
     return False, later("the card has no bf16, and fp16 overflows in training")
 
 
-def _need(shape: shapes.Shape | None, setup: memory.Setup, device: Device) -> int | None:
-    """Return the estimate in bytes, or None where there is none."""
-    found = memory.estimate(shape, setup, device="cuda:0" if device.name == "cuda" else device.name)
-    return found.total_bytes if found.parts is not None else None
+def _need(shape: shapes.Shape | None, setup: memory.Setup, device: Device) -> memory.Estimate:
+    return memory.estimate(shape, setup, device="cuda:0" if device.name == "cuda" else device.name)
 
 
-def _room(need: int, device: Device) -> dict[str, Any]:
-    return {"need": memory.size_words(need), "have": memory.size_words(device.memory_bytes)}
+def _fits(need: memory.Estimate, device: Device) -> bool:
+    return memory.room(need, device.memory_bytes) == "fits"
+
+
+def _sizes(need: memory.Estimate, device: Device) -> dict[str, Any]:
+    return {"need": memory.size_words(need.high_bytes), "have": memory.size_words(device.memory_bytes)}
 
 
 def choose_checkpointing(
     run_spec: RunSpec, device: Device, shape: shapes.Shape | None, setup: memory.Setup
 ) -> tuple[bool, Text]:
-    """Return whether layers are computed twice to save memory: only where the estimate without it leaves less than a
-    tenth of the memory free, since it costs about a third of the speed (Chen and others, arXiv 1604.06174)."""
+    """Return whether layers are computed twice to save memory: only where the upper end of the estimate without it does
+    not fit, since it costs about a third of the speed (Chen and others, arXiv 1604.06174)."""
     if run_spec.train.gradient_checkpointing is not None:
         return run_spec.train.gradient_checkpointing, later("asked for")
     need = _need(shape, msgspec.structs.replace(setup, gradient_checkpointing=False), device)
-    if need is None:
+    if need.parts is None:
         if device.name != "cuda":
             return False, later("the memory cannot be estimated, and main memory is seldom short")
         return True, later("the memory cannot be estimated, so the careful way")
-    if need <= memory.USABLE_SHARE * device.memory_bytes:
-        return False, later("without it the run needs {need} of {have}", **_room(need, device))
-    return True, later("without it the run would need {need} of {have}", **_room(need, device))
+    if _fits(need, device):
+        return False, later("the run fits without it")
+    return True, later("without it the run would need {need} of {have}", **_sizes(need, device))
 
 
 def choose_optimizer(
@@ -186,13 +188,13 @@ def choose_optimizer(
         return run_spec.train.optimizer, later("asked for")
     need = _need(shape, msgspec.structs.replace(setup, optimizer="adamw"), device)
     less = _need(shape, msgspec.structs.replace(setup, optimizer="adamw_8bit"), device)
-    if need is None or less is None:
+    if need.parts is None:
         return "adamw", later("the memory cannot be estimated")
-    if need <= memory.USABLE_SHARE * device.memory_bytes:
-        return "adamw", later("with it the run needs {need} of {have}", **_room(need, device))
-    if less > memory.USABLE_SHARE * need:
+    if _fits(need, device):
+        return "adamw", later("the run fits with it")
+    if less.total_bytes > WORTH_SAVING * need.total_bytes:
         return "adamw", later("its state is small beside the rest, so 8 bits would save little")
-    return "adamw_8bit", later("in 32 bits the run would need {need} of {have}", **_room(need, device))
+    return "adamw_8bit", later("in 32 bits the run would need {need} of {have}", **_sizes(need, device))
 
 
 def _padding(run_spec: RunSpec, device: Device, backend: str) -> tuple[bool | None, Text]:
@@ -200,7 +202,7 @@ def _padding(run_spec: RunSpec, device: Device, backend: str) -> tuple[bool | No
     only warns (sft_trainer.py)."""
     if run_spec.train.padding_free is not None:
         return run_spec.train.padding_free, later("asked for")
-    if run_spec.objective != "sft":
+    if not OBJECTIVES[run_spec.objective].padding_free:
         return False, later("for SFT only")
     if backend == "unsloth" and device.name == "cuda":
         return None, later("it has attention of its own that keeps rows apart")
@@ -218,7 +220,7 @@ def problems(run_spec: RunSpec, device: Device, shape: shapes.Shape | None) -> l
             found.append(Problem(rule="unsloth-apple", where=where))
         elif not device.unsloth:
             found.append(Problem(rule="unsloth-missing", where=where))
-        elif run_spec.adapter not in UNSLOTH_ADAPTERS.get(run_spec.objective, ()) or run_spec.quantize == "8bit":
+        elif run_spec.adapter not in OBJECTIVES[run_spec.objective].unsloth_adapters or run_spec.quantize == "8bit":
             what = " + ".join(
                 [run_spec.objective, run_spec.adapter, *([run_spec.quantize] if run_spec.quantize != "none" else [])]
             )
@@ -228,7 +230,7 @@ def problems(run_spec: RunSpec, device: Device, shape: shapes.Shape | None) -> l
     if run_spec.quantize != "none" and not ability(device.name).quantized:
         found.append(Problem(rule="quantize-apple", where="quantize"))
     if run_spec.train.padding_free and (
-        run_spec.objective != "sft" or device.name != "cuda" or not device.flash_attention
+        not OBJECTIVES[run_spec.objective].padding_free or device.name != "cuda" or not device.flash_attention
     ):
         found.append(Problem(rule="padding-free", where="train.padding_free"))
     if run_spec.machine.precision == "bf16" and device.name != "cpu" and not device.bf16:

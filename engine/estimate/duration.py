@@ -17,7 +17,7 @@ from engine.estimate import measured as estimate_measured
 from engine.estimate import memory
 from engine.estimate.measured import Measurement
 from engine.models import shapes
-from engine.spec import counts
+from engine.spec import OBJECTIVES, counts
 from engine.words import t
 
 # Of one processor thread in fp32 training: 7.7e10 measured with a Llama of 34 million parameters, 1,024 tokens a step, in
@@ -33,15 +33,13 @@ TFLOPS_BY_GB = ((8, 40), (16, 65), (24, 71), (48, 155), (80, 312))
 # Of a card's figure training reaches so much; small models and short rows reach less (PaLM, arXiv 2204.02311, table 3, has
 # 21 to 46 % of the best-known large runs).
 USED_SHARE = 0.3
-# From a run of the same kind on the same base; of another base; from the assumption alone.
+# From a run of the same kind on the same base; of another base or kind; from the assumption alone.
 RANGES = {"measured": (0.8, 1.25), "scaled": (0.4, 2.5), "assumed": (0.33, 3.0)}
 # Loading libraries and a small model, seconds: 7 to 12 s on two cores (README).
 START_S = 10.0
 # QLoRA unpacks the weights at every pass: Qwen-7B 3.0 against 1.2 s a step (QwenLM README); OFT turns every input: 15
 # against 12 minutes (OFTv2, arXiv 2506.19847, table 1), a quarter more.
 UNPACKING, TURNING = 2.0, 1.25
-# A reply of PPO is written token by token, each waiting for the weights to be read, and read again in four epochs.
-PPO_EPOCHS = 4
 # Questions of the built-in benchmark, each with four choices; rows that are scored, seen ones at most.
 MOST_SEEN = 200
 
@@ -62,7 +60,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 class Time(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of a whole run. `basis`: measured on runs of the same kind and base, scaled by FLOPs from runs of another
-    base, or assumed; `sentence` says it in words. `runs`: how many finished runs it stands on."""
+    base or kind, or assumed; `sentence` says it in words. `runs`: how many finished runs it stands on."""
 
     low_s: float
     likely_s: float
@@ -82,7 +80,8 @@ def forward_flops(shape: shapes.Shape, row_tokens: float, *, head: bool = True) 
 
 def token_flops(shape: shapes.Shape, setup: memory.Setup, row_tokens: float) -> float:
     """Return the FLOPs of training on one token of a row: forward, backward, the reference where there is one."""
-    forward = forward_flops(shape, row_tokens, head=setup.objective != "reward")
+    objective = OBJECTIVES[setup.objective]
+    forward = forward_flops(shape, row_tokens, head=not objective.is_judge)
     chosen = counts.layer_indices(setup.layers, shape.layers)
     share = 1.0 if chosen is None else (shape.layers - chosen[0]) / shape.layers
     if setup.adapter == "full":
@@ -92,15 +91,7 @@ def token_flops(shape: shapes.Shape, setup: memory.Setup, row_tokens: float) -> 
         once *= TURNING if setup.adapter == "oft" else 1
     once += forward if setup.gradient_checkpointing else 0
     once *= UNPACKING if setup.quantize != "none" else 1
-    # DPO: two answers, and the reference's pass over both. KTO: three passes without gradients (policy on mismatched
-    # answers, reference on both). Reward: two answers. PPO: the reply is read in every epoch, and by three more models.
-    if setup.objective == "dpo":
-        return 2 * (once + forward)
-    if setup.objective == "reward":
-        return 2 * once
-    if setup.objective == "kto":
-        return once + 3 * forward
-    return PPO_EPOCHS * once + 3 * forward if setup.objective == "ppo" else once
+    return objective.trained_passes * once + objective.other_passes * forward
 
 
 def assumed_flops(device: str, threads: int, card: str, memory_gib: float | None) -> tuple[float, str]:
@@ -134,14 +125,12 @@ def estimate(
         work = _step_flops(shape, setup, job.rows_per_step, job.row_tokens)
     except ValueError:
         return None
-    alike = [
-        one
-        for one in known
-        if one.device == device and one.step_s and estimate_measured.same_kind(one.setup, setup)
-        and (device != "cpu" or one.threads == job.threads)
-    ]  # fmt: skip
+    timed = [one for one in known if one.device == device and one.step_s
+             and (device != "cpu" or one.threads == job.threads)]  # fmt: skip
+    alike = [one for one in timed if estimate_measured.same_kind(one.setup, setup)]
     same = [one for one in alike if one.shape == shape and one.setup.layers == setup.layers]
-    chosen = same or alike
+    # what one way took here moves every other: by arithmetic
+    chosen = same or alike or timed
 
     def apart(one: Measurement) -> float:
         return abs(math.log(work / _work_of(one)))
@@ -177,7 +166,7 @@ def estimate(
 
 
 def _step_flops(shape: shapes.Shape, setup: memory.Setup, rows: int, row_tokens: float) -> float:
-    if setup.objective == "ppo":  # its rows are questions, to be answered
+    if OBJECTIVES[setup.objective].writes_answers:  # its rows are questions, to be answered
         row_tokens += setup.answer_tokens
     return rows * row_tokens * token_flops(shape, setup, row_tokens)
 
@@ -217,7 +206,7 @@ def _sentence(low_s: float, high_s: float, basis: str, runs: int, assumption: st
     if basis == "measured":
         return t("It takes {low} to {high}: measured on {n} runs like it on this machine.", **words)
     if basis == "scaled":
-        return t("It takes {low} to {high}: scaled by arithmetic from another base's run on this machine.", **words)
+        return t("It takes {low} to {high}: scaled by arithmetic from other runs on this machine.", **words)
     return t(
         "It takes {low} to {high}: a wide range, since no run like it has finished here yet; {what}. The first one makes "
         "it narrow.",

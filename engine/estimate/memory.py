@@ -10,12 +10,13 @@ d the width, f the width of the feed-forward part, V the vocabulary, T the token
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
 from engine.models import shapes
-from engine.spec import RunSpec, schema
+from engine.spec import OBJECTIVES, RunSpec, schema
 from engine.spec import counts as spec_counts
 from engine.words import t
 
@@ -339,28 +340,56 @@ def _ppo_bytes(shape: shapes.Shape, setup: Setup, held: int, element_bytes: int)
     return {"reward": element_bytes * held, "value": value, "rollout": cache + scores}
 
 
+Room = Literal["fits", "tight", "risky", "none", "unknown"]
+FITTING = ("fits", "tight")
+
+
+def room(found: Estimate, memory_bytes: float) -> Room:
+    """Return how a run fits: with the upper end of its range; tightly, its sum leaving a tenth of the memory free; at a
+    risk; or not even with the lower end. The one place where that is decided."""
+    if found.parts is None:
+        return "unknown"
+    if found.low_bytes > memory_bytes:
+        return "none"
+    if found.high_bytes <= memory_bytes:
+        return "fits"
+    return "tight" if found.total_bytes <= USABLE_SHARE * memory_bytes else "risky"
+
+
+def room_words() -> dict[Room, str]:
+    """Return what each way to fit is called."""
+    return {
+        "fits": t("fits"),
+        "tight": t("fits tightly"),
+        "risky": t("may not fit"),
+        "none": t("does not fit"),
+        "unknown": t("not known"),
+    }
+
+
 def verdict(found: Estimate, memory_bytes: float) -> str:
     """Return the range in words, against the memory of the device."""
-    if found.parts is None:
+    how = room(found, memory_bytes)
+    if how == "unknown":
         return found.sentence
     words = {"low": size_words(found.low_bytes), "high": size_words(found.high_bytes), "have": size_words(memory_bytes)}
     words["device"] = t("the processor's memory") if found.device in ("cpu", "mps") else t("the GPU's memory")
-    if found.low_bytes > memory_bytes:
+    if how == "none":
         return t("It needs {low} to {high} and does not fit: {device} is {have}.", **words)
-    if found.high_bytes > memory_bytes:
+    if how == "risky":
         return t("It needs {low} to {high}; that may be too much: {device} is {have}.", **words)
+    if how == "tight":
+        return t("It needs {low} to {high}, which is tight: {device} is {have}.", **words)
     return t("It needs {low} to {high}; {device} is {have}.", **words)
 
 
-def smaller_settings(shape: shapes.Shape, setup: Setup, *, device: str, memory_bytes: float) -> dict[str, Any] | None:
-    """Return the mildest change of settings, by path, whose sum fits: checkpointing, fewer rows a pass, shorter rows,
-    an adapter; in that order. None when nothing helps."""
-    batches = [setup.batch_size // 2**n for n in range(1, 12) if setup.batch_size // 2**n >= 1]
+def smaller_settings(setup: Setup, fits: Callable[[Setup], bool]) -> dict[str, Any] | None:
+    """Return the mildest change of settings, by path, that `fits`: checkpointing, fewer rows a pass, shorter rows, an
+    adapter; in that order. None when nothing helps."""
+    fewest = OBJECTIVES[setup.objective].least_batch
+    batches = [setup.batch_size // 2**n for n in range(1, 12) if setup.batch_size // 2**n >= fewest]
     lengths = [setup.max_length // 2**n for n in range(1, 10) if setup.max_length // 2**n >= 128]
     least = min([setup.batch_size, *batches])
-    if setup.objective == "kto":  # KTO compares the rows of a batch
-        batches = [size for size in batches if size >= 2]
-        least = min([setup.batch_size, *batches])
     steps: list[dict[str, Any]] = [{}]
     steps += [{"batch_size": size} for size in batches]
     steps += [{"batch_size": least, "max_length": length} for length in lengths]
@@ -369,8 +398,7 @@ def smaller_settings(shape: shapes.Shape, setup: Setup, *, device: str, memory_b
     if setup.adapter == "full":
         tries += [{**step, "adapter": "lora", "gradient_checkpointing": True} for step in steps]
     for change in tries:
-        changed = msgspec.structs.replace(setup, **change)
-        if estimate(shape, changed, device=device).total_bytes <= USABLE_SHARE * memory_bytes:
+        if fits(msgspec.structs.replace(setup, **change)):
             kept = {name: value for name, value in change.items() if getattr(setup, name) != value}
             return {name if name == "adapter" else f"train.{name}": value for name, value in kept.items()}
     return None

@@ -17,7 +17,7 @@ from engine.export.recipe import (
     optimizer,
     revision,
 )
-from engine.spec import objectives
+from engine.spec import OBJECTIVES
 from engine.words import t
 
 
@@ -49,7 +49,7 @@ def axolotl(recipe: Recipe) -> dict[str, str]:
             settings["unfrozen_parameters"] += [r"^lm_head\.", last_norm]
             lost.append("where the output layer is the embedding, it stays frozen there and trains in the run")
     if run_spec.objective == "dpo":
-        settings |= {"rl": "dpo", "rl_beta": run_spec.objective_args.beta or objectives.USUAL_BETA}
+        settings |= {"rl": "dpo", "rl_beta": run_spec.objective_args.beta or OBJECTIVES[run_spec.objective].usual_beta}
     settings["datasets"] = [_axolotl_data(recipe, TRAIN)]
     if recipe.evaluates:
         settings["test_datasets"] = [{**_axolotl_data(recipe, EVALUATE), "split": "train"}]

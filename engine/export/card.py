@@ -12,11 +12,10 @@ from engine.data import datasets
 from engine.plan import drafts
 from engine.report import items, paired
 from engine.runs import store
-from engine.spec import RunSpec
+from engine.spec import OBJECTIVES, RunSpec
 from engine.workspace import Workspace
 
 # What a person on the hub looks for first; the whole spec stands below.
-_METHODS = {"sft": "supervised fine-tuning", "dpo": "DPO", "kto": "KTO", "reward": "reward model"}
 _BENCHMARKS = {
     "toy-world": "toy-world knowledge (forgetting)",
     "new-task-choices": "new task, choices",
@@ -98,10 +97,10 @@ def card(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
     data = ModelCardData(
         library_name="peft" if adapter_alone else "transformers",
         tags=["tunebook", run_spec.objective, run_spec.adapter],
-        pipeline_tag="text-classification" if run_spec.objective == "reward" else "text-generation",
+        pipeline_tag="text-classification" if OBJECTIVES[run_spec.objective].is_judge else "text-generation",
         **more,
     )
-    method = _METHODS.get(run_spec.objective, run_spec.objective)
+    method = OBJECTIVES[run_spec.objective].method
     adapter = {"full": "all weights", "lora": "LoRA", "oft": "OFT"}[run_spec.adapter]
     bits = "" if run_spec.quantize == "none" else f", the base held in {run_spec.quantize.removesuffix('bit')} bits"
     changed = drafts.changed_settings(run_spec, workspace)

@@ -23,6 +23,7 @@ from engine.export.made import MERGED, NotExportable, because, made_by, size_byt
 from engine.export.ollama import to_gguf
 from engine.export.push import REPOSITORY, push, without
 from engine.runs import admission, failures, lifecycle, store
+from engine.spec import OBJECTIVES
 from engine.words import Problem, later
 from engine.workspace import Workspace, write_atomically
 
@@ -43,7 +44,7 @@ def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
     if job.to is not None and (Path(job.to).is_file() or (Path(job.to).is_dir() and any(Path(job.to).iterdir()))):
         return Problem(rule="export-in-the-way", parameters={"folder": job.to})
     if job.what == "gguf":
-        if store.load_spec(workspace, run_id).objective == "reward":
+        if OBJECTIVES[store.load_spec(workspace, run_id).objective].is_judge:
             return Problem(rule="export-reward-gguf")
         if not job.checkout or not (Path(job.checkout).expanduser() / "convert_hf_to_gguf.py").is_file():
             return Problem(rule="export-checkout", parameters={"folder": job.checkout or "-"})

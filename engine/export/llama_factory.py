@@ -17,7 +17,7 @@ from engine.export.recipe import (
     optimizer,
     revision,
 )
-from engine.spec import objectives
+from engine.spec import OBJECTIVES
 from engine.words import t
 
 # LLaMA-Factory's own names of chat templates (src/llamafactory/data/template.py), by the start of a base's hub id.
@@ -70,7 +70,7 @@ def llama_factory(recipe: Recipe) -> dict[str, str]:
     if chosen is not None and run_spec.adapter != "full":
         lost.append(f"layers = {run_spec.layers}: the adapter sits on all layers there")
     if run_spec.objective in ("dpo", "kto"):
-        settings["pref_beta"] = run_spec.objective_args.beta or objectives.USUAL_BETA
+        settings["pref_beta"] = run_spec.objective_args.beta or OBJECTIVES[run_spec.objective].usual_beta
     if run_spec.objective == "kto":
         good, bad = run_spec.objective_args.weights or (1.0, 1.0)
         settings |= {"kto_chosen_weight": good, "kto_rejected_weight": bad}

@@ -10,7 +10,7 @@ from engine.export import recipe as export_recipe
 from engine.export.made import STRAIGHTEN_IMPORT, STRAIGHTEN_LINES
 from engine.export.recipe import EVALUATE, GENERAL, TRAIN, Recipe, always, keeps_best, mixes
 from engine.models import templates
-from engine.spec import objectives
+from engine.spec import OBJECTIVES
 
 _DEPENDENCIES = ["trl==1.12.*", "transformers>=5.15,<=5.17.0", "peft==0.21.*", "datasets>=4.8,<5", "torch>=2.11,<2.14",
                  "accelerate>=1.15,<2"]  # fmt: skip
@@ -305,7 +305,7 @@ def _trl_arguments(recipe: Recipe, config: str, *, replay: bool) -> list[str]:
             "train_sampling_strategy": "sequential", "desirable_weight": good, "undesirable_weight": bad,
         }  # fmt: skip
     if run_spec.objective in ("dpo", "kto"):
-        settings["beta"] = run_spec.objective_args.beta or objectives.USUAL_BETA
+        settings["beta"] = run_spec.objective_args.beta or OBJECTIVES[run_spec.objective].usual_beta
         settings["precompute_ref_log_probs"] = run_spec.adapter == "full"
     if run_spec.objective == "reward":
         settings["center_rewards_coefficient"] = 0.01

@@ -8,7 +8,7 @@ import msgspec
 
 from engine.plan import drafts
 from engine.runs import store
-from engine.spec import RunSpec, objectives
+from engine.spec import OBJECTIVES, RunSpec, objectives
 from engine.words import t
 from engine.workspace import Workspace
 
@@ -52,8 +52,9 @@ def of(run_spec: RunSpec) -> list[Remedy]:
                 changes={"train.replay_share": share},
             )
         )
-    if run_spec.objective in ("dpo", "kto"):
-        beta = min(objectives.MOST_BETA, 2 * (run_spec.objective_args.beta or objectives.USUAL_BETA))
+    usual_beta = OBJECTIVES[run_spec.objective].usual_beta
+    if usual_beta is not None and run_spec.objective in ("dpo", "kto"):
+        beta = min(objectives.MOST_BETA, 2 * (run_spec.objective_args.beta or usual_beta))
         found.append(
             Remedy(
                 name="beta",

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from engine import events
-from engine.forgetting.sweep_plan import RECIPE, Plan, label
-from engine.plan import build
+from engine.forgetting.sweep_plan import RECIPE, Sweep, label
+from engine.plan import plans
 from engine.runs import Run, lifecycle, store
 from engine.spec import RunSpec, schema
 from engine.words import RULES, later
@@ -18,7 +18,7 @@ from engine.workspace import Workspace, write_atomically
 POLL_S = 0.3
 
 
-def start(workspace: Workspace, made: Plan, *, click_id: str | None = None) -> str:
+def start(workspace: Workspace, made: Sweep, *, click_id: str | None = None) -> str:
     """Start a sweep and return its run id. Its runs are started one after another by its supervisor."""
     run_spec = RunSpec(
         kind="sweep",
@@ -31,13 +31,13 @@ def start(workspace: Workspace, made: Plan, *, click_id: str | None = None) -> s
     return lifecycle.start(workspace, run_spec, name=made.title, click_id=click_id, files=files)
 
 
-def load(workspace: Workspace, sweep_id: str) -> Plan:
+def load(workspace: Workspace, sweep_id: str) -> Sweep:
     """Return the plan of a sweep with the runs started so far. Raises OSError or msgspec.MsgspecError."""
     return _read(workspace.run_dir(sweep_id))
 
 
-def _read(run_dir: Path) -> Plan:
-    return msgspec.json.decode((run_dir / "sweep.json").read_bytes(), type=Plan)
+def _read(run_dir: Path) -> Sweep:
+    return msgspec.json.decode((run_dir / "sweep.json").read_bytes(), type=Sweep)
 
 
 def list_all(workspace: Workspace) -> list[Run]:
@@ -81,7 +81,7 @@ def drive(run_dir: Path) -> None:
     log.close()
 
 
-def _start(workspace: Workspace, run_dir: Path, made: Plan, index: int, name: str, log: events.EventLog) -> bool:
+def _start(workspace: Workspace, run_dir: Path, made: Sweep, index: int, name: str, log: events.EventLog) -> bool:
     """Start or resume the run of a point; False when it cannot be, which is said in the log."""
     trial = made.trials[index]
     if trial.run is not None and store.exists(workspace, trial.run):
@@ -93,19 +93,18 @@ def _start(workspace: Workspace, run_dir: Path, made: Plan, index: int, name: st
         except lifecycle.CannotResume as error:
             log.append(events.Log(level="warning", text=f"{name}: {error}"))
             return False
-    run_spec, problems = build.build(
-        workspace,
-        trial.recipe,
-        base_ref=made.base,
-        dataset_id=made.data,
-        overrides={**trial.set, "train.seed": trial.seed},
-    )
-    if run_spec is None or problems:
+    overrides = {**trial.set, "train.seed": trial.seed}
+    try:
+        plan = plans.make(workspace, trial.recipe, base=made.base, dataset=made.data, overrides=overrides)
+        problems = plan.problems
+    except plans.CannotPlan as error:
+        plan, problems = None, (error.problem,)
+    if plan is None or problems:
         text = "; ".join(problem.sentence for problem in problems)
         log.append(events.Log(level="warning", text=f"{name}: {text}"))
         return False
     # Killed between the start and the note of it, the next attempt finds the same run by its click.
-    trial.run = lifecycle.start(workspace, run_spec, name=name[:120], click_id=f"{run_dir.name}-{index}")
+    trial.run = lifecycle.start(workspace, plan.spec, name=name[:120], click_id=f"{run_dir.name}-{index}")
     write_atomically(run_dir / "sweep.json", msgspec.json.format(msgspec.json.encode(made), indent=1))
     return True
 
@@ -114,7 +113,7 @@ def status(workspace: Workspace, run_id: str) -> str:
     return store.status(workspace, run_id) if store.exists(workspace, run_id) else "gone"
 
 
-def finished(workspace: Workspace, made: Plan) -> int:
+def finished(workspace: Workspace, made: Sweep) -> int:
     return sum(one.run is not None and status(workspace, one.run) == "finished" for one in made.trials)
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from engine.check import DatasetError
 from engine.data import datasets
-from engine.plan import build
+from engine.plan import plans
 from engine.spec import recipes as spec_recipes
 from engine.spec import schema
 from engine.spec import settings as spec_settings
@@ -59,7 +59,7 @@ class Trial(msgspec.Struct, kw_only=True):
     run: str | None = None
 
 
-class Plan(msgspec.Struct, kw_only=True):
+class Sweep(msgspec.Struct, kw_only=True):
     """sweep.json: what is to be run on which data and base."""
 
     title: str
@@ -106,7 +106,7 @@ def _divide(text: str, divider: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def plan(
+def make(
     workspace: Workspace,
     *,
     title: str,
@@ -117,7 +117,7 @@ def plan(
     also: Sequence[Also] = (),
     seeds: int = 1,
     overrides: Mapping[str, Any] | None = None,
-) -> tuple[Plan, list[Problem]]:
+) -> tuple[Sweep, list[Problem]]:
     """Return the runs of a sweep and everything that keeps one of them from starting, all at once.
 
     Every recipe is combined with every value of `settings`; `overrides` hold for all. Combinations that come to the
@@ -132,14 +132,14 @@ def plan(
             combinations.append((recipe, dict(zip(paths, values, strict=True))))
     for one in also:
         chosen = dict(one.set)
-        made, found = build.build(
-            workspace, one.recipe, base_ref=base, dataset_id=data, overrides={**(overrides or {}), **chosen}
-        )
-        if made is None:
-            problems += found
+        together = {**(overrides or {}), **chosen}
+        try:
+            usual = plans.make(workspace, one.recipe, base=base, dataset=data, overrides=together).spec
+        except plans.CannotPlan as error:
+            problems.append(error.problem)
             continue
         combinations.append(
-            (one.recipe, {**chosen, **{p: schema.value_at(made, p) * factor for p, factor in one.times.items()}})
+            (one.recipe, {**chosen, **{p: schema.value_at(usual, p) * factor for p, factor in one.times.items()}})
         )
     trials: list[Trial] = []
     seen = set()
@@ -150,9 +150,12 @@ def plan(
         if (key := json.dumps([recipe, together], sort_keys=True, default=str)) in seen:
             continue
         seen.add(key)
-        made, found = build.build(workspace, recipe, base_ref=base, dataset_id=data, overrides=together)
+        try:
+            found = plans.make(workspace, recipe, base=base, dataset=data, overrides=together).problems
+            trials += [Trial(recipe=recipe, set=together, seed=seed) for seed in range(seeds)]
+        except plans.CannotPlan as error:
+            found = (error.problem,)
         problems += [_of_point(label(recipe, chosen), problem) for problem in found]
-        trials += [Trial(recipe=recipe, set=together, seed=seed) for seed in range(seeds)] if made is not None else []
     # by seed first, so that a sweep that is stopped early has every configuration as often as possible
     trials.sort(key=lambda trial: trial.seed)
     if not combinations or seeds < 1:
@@ -160,7 +163,7 @@ def plan(
     elif len(trials) > MOST_RUNS:
         problems.append(Problem(rule="sweep-large", parameters={"n": len(trials), "most": MOST_RUNS}))
     unique = list({problem.sentence: problem for problem in problems}.values())
-    return Plan(title=title, data=data, base=base, trials=trials), unique
+    return Sweep(title=title, data=data, base=base, trials=trials), unique
 
 
 def _rows(workspace: Workspace, data: str) -> int | None:

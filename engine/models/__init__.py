@@ -21,6 +21,7 @@ __all__ = [
     "download",
     "hub",
     "hub_client",
+    "made",
     "shapes",
     "shortlist",
     "templates",

@@ -21,8 +21,10 @@ import msgspec
 from engine import limits, starter
 from engine.models import shapes, weights
 from engine.models.cache import hub_snapshot
+from engine.models.made import made_by
 from engine.models.refs import HUB_ID, is_revision, split_ref
 from engine.models.weights import count_parameters, has_all_weights
+from engine.spec import OBJECTIVES
 from engine.words import Problem, t
 from engine.workspace import BadId, Workspace
 
@@ -158,13 +160,13 @@ def short(ref: str, workspace: Workspace) -> str:
 
 def _from_run(ref: str, workspace: Workspace) -> Base:
     title = short(ref, workspace)
-    made, below, revision, objective = None, "", None, ""
+    made, below, revision, is_judge = None, "", None, False
     try:
         run = workspace.run_dir(ref.removeprefix("run:"))
         told = json.loads((run / "spec.json").read_bytes())
         below, revision = told["base"]["ref"], told["base"].get("revision")
-        objective = told.get("objective", "")
-        made = next((run / n for n in ("model", "adapter") if (run / n).is_dir()), None)
+        is_judge = getattr(OBJECTIVES.get(told.get("objective", "")), "is_judge", False)
+        made = made_by(run)
     except (BadId, OSError, ValueError, KeyError, TypeError):
         pass
     if made is None or below == ref:
@@ -174,8 +176,8 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
     toy = "starter" if lowest.is_toy else None
     if made.name == "model":
         found = _from_folder(made, ref=ref, kind="run", title=title)
-        return msgspec.structs.replace(found, adapter_of=toy, scores_only=objective == "reward" or found.scores_only)
-    scores_only = objective == "reward" or lowest.scores_only
+        return msgspec.structs.replace(found, adapter_of=toy, scores_only=is_judge or found.scores_only)
+    scores_only = is_judge or lowest.scores_only
     problems = lowest.problems
     if count_parameters(made / "adapter_model.safetensors") is None:
         problems = (*problems, Problem(rule="base-broken-weights", where="base", parameters={"folder": str(made)}))

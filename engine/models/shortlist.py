@@ -9,7 +9,7 @@ import msgspec
 import yaml
 
 from engine.models import shapes
-from engine.models.bases import is_folder
+from engine.models.bases import Base, is_folder
 from engine.models.cache import MOST_CACHED
 from engine.workspace import Workspace, write_atomically
 
@@ -50,6 +50,15 @@ class Known(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def parameters(self) -> int:
         return shapes.count_parameters(self.shape)
+
+    @property
+    def base(self) -> Base:
+        """The model as far as it is known without a look at the hub, to plan with."""
+        shape = self.shape
+        return Base(
+            ref=self.id, kind="hub", title=self.id, parameters=self.parameters, layers=shape.layers,
+            hidden=shape.hidden, window_tokens=self.window_tokens, shape=shape,
+        )  # fmt: skip
 
     @property
     def window_tokens(self) -> int:

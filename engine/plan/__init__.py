@@ -1,7 +1,16 @@
-"""What is to be run: one plan of spec, base, data, memory, time and problems, worked out once.
+"""What is to be run: one plan of spec, base, data, memory, time and problems, worked out once and read by everything.
 
-build.build(workspace, recipe, ...) makes it; drafts hands it from page to page; chains and judges know how SFT, reward
-model and PPO follow each other.
+plans.make(workspace, recipe, base=..., dataset=..., overrides=...) gives a Plan; drafts hands it from page to page;
+chains and judges know how SFT, reward model and PPO follow each other; repeat writes the command that makes a run again.
 """
 
-__all__ = ["build", "chains", "checks", "drafts", "judges", "repeat", "takes"]
+from typing import TYPE_CHECKING
+
+from engine._faces import lazily
+
+if TYPE_CHECKING:
+    from engine.plan.plan import Plan
+else:
+    __getattr__ = lazily(__name__, plan="Plan")
+
+__all__ = ["Plan", "chains", "checks", "drafts", "judges", "plans", "repeat", "targets"]

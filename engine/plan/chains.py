@@ -14,17 +14,15 @@ from engine import starter
 from engine.data import datasets
 from engine.models import alike as models_alike
 from engine.models import bases
-from engine.plan import build as plan_build
-from engine.plan import drafts, judges
+from engine.plan import drafts, judges, plans
+from engine.plan.plan import Plan
 from engine.runs import Run, store
-from engine.spec import RunSpec
-from engine.words import Problem, t
+from engine.spec import OBJECTIVES
+from engine.words import t
 from engine.workspace import Workspace
 
 STAGES = ("sft", "reward", "ppo")
 RECIPES = {"sft": "lora", "reward": "reward", "ppo": "ppo"}
-# The first kind of rows is the usual one.
-NEEDS = {"sft": ("prompt-completion", "language-modeling"), "reward": ("preference",), "ppo": ("prompt-only",)}
 SAMPLES = {"sft": "mixed-answers", "reward": "preference-pairs", "ppo": "ppo-prompts"}
 
 
@@ -97,8 +95,8 @@ def look(workspace: Workspace, *, base: str = "starter", skip_sft: bool = False,
         finished = [run.id for run in found if run.status == "finished"]
         filled = chosen if chosen in finished else next(iter(finished), None)
         going = next((run.id for run in found if run.status in store.LIVE), None)
-        data = next((d.id for kind in NEEDS[name] for d in stored if d.report.type == kind and d.report.trainable
-                     and not d.name.endswith("(evaluation)")), None)  # fmt: skip
+        fitting = [d for kind in OBJECTIVES[name].data_types for d in stored if d.report.type == kind]
+        data = next((d.id for d in fitting if d.report.trainable and not d.name.endswith("(evaluation)")), None)
         return Stage(
             name=name, title=title, purpose=purpose, needs=needs, filled=filled, going=None if filled else going,
             candidates=tuple(finished), data=data,
@@ -145,10 +143,10 @@ def sample_id(workspace: Workspace, name: str) -> str:
     return datasets.add_sample(workspace, starter.sample(SAMPLES[name])).id
 
 
-def build(
+def plan(
     workspace: Workspace, name: str, policy: str, dataset: str, judge: str | None, overrides: dict[str, Any]
-) -> tuple[RunSpec | None, list[Problem]]:
-    """Return the spec of a stage and everything that keeps it from starting, as preflight.build does."""
+) -> Plan:
+    """Return the plan of a stage. Raises plans.CannotPlan."""
     if name == "ppo" and judge is not None:
         overrides = {"objective_args.reward_model": judge, **overrides}
-    return plan_build.build(workspace, RECIPES[name], base_ref=policy, dataset_id=dataset, overrides=overrides)
+    return plans.make(workspace, RECIPES[name], base=policy, dataset=dataset, overrides=overrides)

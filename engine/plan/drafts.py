@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from engine import limits
-from engine.plan import build
+from engine.plan import plans
 from engine.runs import store
 from engine.spec import RunSpec, schema, settings
 from engine.workspace import Workspace, write_atomically
@@ -61,14 +61,11 @@ def of_run(workspace: Workspace, run_id: str, *, came_from: str, changes: dict[s
 
 def changed_settings(run_spec: RunSpec, workspace: Workspace) -> dict[str, Any]:
     """Return the settings of a spec that differ from what its recipe would give on its base now."""
-    plain, _ = build.build(
-        workspace, run_spec.recipe.name, base_ref=base_of(run_spec), dataset_id=run_spec.dataset.id, overrides={}
-    )
-    if plain is None:
+    try:
+        plain = plans.make(
+            workspace, run_spec.recipe.name, base=base_of(run_spec), dataset=run_spec.dataset.id, overrides={}
+        ).spec
+    except plans.CannotPlan:
         return {}
-    found = {}
-    for path in settings.fields():
-        value = schema.value_at(run_spec, path)
-        if value != schema.value_at(plain, path):
-            found[path] = value
-    return found
+    given = {path: schema.value_at(run_spec, path) for path in settings.fields()}
+    return {path: value for path, value in given.items() if value != schema.value_at(plain, path)}

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from engine.models import Base, alike
+from engine.models import Base, alike, made
 from engine.report import Comparison, items, paired
 from engine.runs import store
+from engine.spec import OBJECTIVES
 from engine.workspace import BadId, Workspace
 
 
@@ -29,7 +30,7 @@ def made_by(workspace: Workspace, ref: str) -> Path | None:
         return None
     if not ref.startswith("run:"):
         return None
-    return next((run_dir / name for name in ("model", "adapter") if (run_dir / name).is_dir()), None)
+    return made.made_by(run_dir)
 
 
 def accuracy(run_dir: Path) -> Comparison | None:
@@ -47,7 +48,7 @@ def candidates(workspace: Workspace) -> list[str]:
     """Return run:<id> of every finished reward run, newest first."""
     found = []
     for run in store.list_all(workspace):
-        if run.status == "finished" and store.load_spec(workspace, run.id).objective == "reward":
+        if run.status == "finished" and OBJECTIVES[store.load_spec(workspace, run.id).objective].is_judge:
             found.append(f"run:{run.id}")
     return found
 

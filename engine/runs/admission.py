@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from engine import limits, machine, processes
 from engine.runs import turns
-from engine.spec import RunSpec
+from engine.spec import RunSpec, counts
 from engine.words import Problem
 from engine.workspace import Workspace, machine_dir
 
@@ -52,7 +52,7 @@ def problems(run_spec: RunSpec, workspace: Workspace) -> list[Problem]:
             over("train.max_steps", train.max_steps, most.steps)  # that the data is missing is said elsewhere
         else:
             rows, _ = division.split_rows(run_spec, dataset, workspace)
-            steps = division.steps(run_spec, rows)
+            steps = counts.optimizer_steps(run_spec.train, rows)
             if steps > most.steps:
                 found.append(
                     Problem(rule="demo-steps", where="train.max_steps", parameters={"steps": steps, "most": most.steps})

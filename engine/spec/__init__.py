@@ -1,7 +1,7 @@
 """What a run is: one typed spec of two axes, and the recipes that fill it in.
 
 RunSpec is spec.json; settings.fields() lists the paths that may be set; recipes.resolve(recipe, ...) makes a spec;
-counts and split say what follows from one; objectives what this version trains.
+counts and split say what follows from one; OBJECTIVES what a run can optimise.
 """
 
 from typing import TYPE_CHECKING
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from engine._faces import lazily
 
 if TYPE_CHECKING:
+    from engine.spec.objectives import OBJECTIVES
     from engine.spec.schema import RunSpec
 else:
-    __getattr__ = lazily(__name__, schema="RunSpec")
+    __getattr__ = lazily(__name__, objectives="OBJECTIVES", schema="RunSpec")
 
-__all__ = ["RunSpec", "counts", "objectives", "recipes", "schema", "settings", "split"]
+__all__ = ["OBJECTIVES", "RunSpec", "counts", "objectives", "recipes", "schema", "settings", "split"]

@@ -105,7 +105,13 @@ def _recipe(file: str, data: bytes) -> Recipe:
 
 def recipes() -> dict[str, Recipe]:
     """Return all recipes of the folder by name; adding one is dropping a file there."""
-    return {path.stem: load_recipe(path) for path in sorted(RECIPES_DIR.glob("*.yaml"))}
+    files = sorted(RECIPES_DIR.glob("*.yaml"))
+    return dict(_all_recipes(tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)))
+
+
+@lru_cache(maxsize=4)  # one piece of advice asks some hundred times; a changed file has another stamp
+def _all_recipes(stamps: tuple[tuple[str, int, int], ...]) -> dict[str, Recipe]:
+    return {Path(name).stem: load_recipe(Path(name)) for name, *_ in stamps}
 
 
 def resolve(

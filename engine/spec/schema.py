@@ -5,13 +5,18 @@ Two axes, objective and adapter; quantisation and layers are orthogonal to both.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
+from engine.spec.objectives import OBJECTIVES
+
 SCHEMA = 1
 
-Objective = Literal["sft", "dpo", "kto", "reward", "ppo"]
+if TYPE_CHECKING:
+    Objective = str
+else:
+    Objective = Literal[tuple(OBJECTIVES)]
 Adapter = Literal["full", "lora", "oft"]
 Quantize = Literal["none", "8bit", "4bit"]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]

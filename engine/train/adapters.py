@@ -11,7 +11,7 @@ from peft import LoraConfig, OFTConfig, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
 from engine.estimate import choices
-from engine.spec import RunSpec, counts
+from engine.spec import OBJECTIVES, RunSpec, counts
 from engine.train import backend, oft
 from engine.words import Text, later
 
@@ -53,7 +53,7 @@ def prepare(model: Any, spec: RunSpec, decided: choices.Chosen | None = None) ->
             layers_to_transform=None if chosen is None else chosen,
             bias="none",
             # SEQ_CLS also trains and saves the new head of a reward model whole.
-            task_type="SEQ_CLS" if spec.objective == "reward" else "CAUSAL_LM",
+            task_type="SEQ_CLS" if OBJECTIVES[spec.objective].is_judge else "CAUSAL_LM",
         )
         return _counted(_hosted(model, config), [])
     model.requires_grad_(True)  # what was merged from an earlier adapter comes frozen
@@ -80,7 +80,7 @@ def _with_oft(model: Any, spec: RunSpec, chosen: list[int] | None) -> Prepared:
         target_modules=_targets(model, args.target_modules, chosen),
         layers_to_transform=None if chosen is None else chosen,
         bias="none",
-        task_type="SEQ_CLS" if spec.objective == "reward" else "CAUSAL_LM",
+        task_type="SEQ_CLS" if OBJECTIVES[spec.objective].is_judge else "CAUSAL_LM",
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Invalid `oft_block_size`")  # said below

@@ -13,11 +13,8 @@ import psutil
 import torch
 
 from engine import machine
-from engine.check import DatasetError
-from engine.data import datasets
 from engine.estimate import choices
-from engine.models import bases
-from engine.plan import takes
+from engine.plan import plans, targets
 from engine.runs import failures
 from engine.spec import RunSpec
 from engine.words import Problem, Text, later
@@ -52,12 +49,9 @@ def device_reason() -> Text:
 
 
 def decide(spec: RunSpec, workspace: Workspace) -> choices.Chosen:
-    """Return what follows from this machine where the spec leaves it open."""
-    try:
-        dataset = datasets.load(workspace, spec.dataset.id)
-    except (DatasetError, OSError, ValueError):
-        dataset = None
-    return takes.chosen(spec, bases.describe(spec.base.ref, workspace, spec.base.revision), dataset, workspace, here())
+    """Return what follows from this machine where the spec leaves it open, as the plan of the run said, but for what
+    torch sees."""
+    return plans.of_spec(workspace, spec, targets.Target(here())).chosen
 
 
 def import_unsloth(run_dir: Path) -> Any:

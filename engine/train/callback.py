@@ -98,9 +98,8 @@ def early_stop(losses: list[tuple[float, int]], patience: int) -> int | None:
 class EventCallback(TrainerCallback):
     """Writes Step, Eval, Sample and Saved events, and stops the trainer after a checkpoint when asked to.
 
-    With DPO's `beta` it also says once when chosen answers become less likely; with `patience` it ends the training
-    after so many evaluations in a row without a lower held-out loss. `score_at`: how many points on the way are scored,
-    and what scores one.
+    With `patience` it ends the training after so many evaluations in a row without a lower held-out loss. `score_at`: how
+    many points on the way are scored, and what scores one. `loss_should_fall`: a loss that does not move is worth a word.
     """
 
     def __init__(
@@ -109,10 +108,10 @@ class EventCallback(TrainerCallback):
         stop: StopRequest,
         write_samples: Callable[[int], None],
         epochs_per_pass: float,
-        beta: float | None = None,
         rotations: oft.Rotations | None = None,
         patience: int = 0,
         score_at: tuple[int, Callable[[int], None]] | None = None,
+        loss_should_fall: bool = True,
     ):
         self._log = log
         self._stop = stop
@@ -127,14 +126,18 @@ class EventCallback(TrainerCallback):
         self._best = (math.inf, math.inf, 0)  # lowest held-out loss, train loss then, evaluations since
         self._train_loss = math.inf
         self._warned = False
-        self._beta = beta
+        self._beta: float | None = None
         self._losses: list[float] = []
         self._norms: list[float] = []
         self._exploded = self._judged = False
-        self.loss_should_fall = True  # not so with PPO
+        self._loss_should_fall = loss_should_fall
         self._patience = patience
         self._score_at = score_at
         self.stopped = False
+
+    def watch_chosen(self, beta: float) -> None:
+        """Say once when the chosen answers of pairs become less likely than at the start."""
+        self._beta = beta
 
     @property
     def step_s(self) -> float | None:
@@ -230,7 +233,7 @@ class EventCallback(TrainerCallback):
         self._losses.append(loss)
         if (
             self._judged
-            or not self.loss_should_fall
+            or not self._loss_should_fall
             or len(self._losses) < FEWEST_LOSSES
             or state.global_step < state.max_steps / 2
         ):

@@ -22,7 +22,7 @@ from engine.export import made as export_made
 from engine.export import parity as export_parity
 from engine.models import Base, bases, templates
 from engine.runs import failures, store
-from engine.spec import RunSpec, schema
+from engine.spec import OBJECTIVES, RunSpec, schema
 from engine.train.rows import Named
 from engine.train.tokenize import conversation, ensure_template, render
 from engine.words import Problem
@@ -125,7 +125,7 @@ def _with_adapter(run_spec: RunSpec, workspace: Workspace, adapter: Path, tokeni
     from engine.train.objectives import reward
 
     model = _whole(run_spec, workspace)
-    if run_spec.objective == "reward":
+    if OBJECTIVES[run_spec.objective].is_judge:
         model = reward.judge(model, tokenizer, run_spec.train.seed)
     return oft.lay_over(model, adapter).eval()
 
@@ -247,7 +247,7 @@ def _merged(
     tokenizer.save_pretrained(partial)
     del model, made
     told("comparing")
-    kind = AutoModelForSequenceClassification if run_spec.objective == "reward" else AutoModelForCausalLM
+    kind = AutoModelForSequenceClassification if OBJECTIVES[run_spec.objective].is_judge else AutoModelForCausalLM
     read = kind.from_pretrained(str(partial), dtype="auto", use_safetensors=True)
     found, _ = same_tokens(scored, tokenizer, AutoTokenizer.from_pretrained(str(partial), trust_remote_code=False))
     worst, same = compare_logits(before, _logits(read, texts))

@@ -211,7 +211,6 @@ RULES: dict[str, tuple[str, str]] = {
     "setting-value": ("{where} cannot be {value}: {reason}", "choose another value"),
     "recipe-unknown": ("there is no recipe {name}", "choose one of: {names}"),
     "recipe-broken": ("a recipe cannot be read: {reason}", "correct the file or take it away"),
-    "not-built": ("{where} = {value} cannot be trained by this version", "choose one of: {built}"),
     "benchmark-unknown": ("there is no benchmark {name}", "choose one of: {names}"),
     "rank-too-large": (
         "a rank of {rank} is larger than the model's layers, which are {hidden} wide",

@@ -32,7 +32,7 @@ def main() -> None:
     from trl.experimental.kto import KTOTrainer  # noqa: F401
 
     from engine.train import adapters, load  # noqa: F401
-    from engine.train.objectives import arguments, dpo, kto, preference, reward, sft  # noqa: F401
+    from engine.train.objectives import dpo, kto, reward, sft  # noqa: F401
     from engine.train.scoring import harness, scores  # noqa: F401
 
     assert torch and peft and datasets and transformers

@@ -13,10 +13,12 @@ from datasets import Dataset, Features, List, Value
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from engine.spec import RunSpec, objectives
 from engine.train.callback import EventCallback
-from engine.train.objectives import arguments
+from engine.train.objectives import common, preference
 from engine.train.objectives.preference import Pair, TokenIdsAlready
+from engine.train.run import Run
+from engine.train.scoring import judged, scores
+from engine.train.scoring.scores import Question
 
 _IDS = List(Value("int32"))
 _FEATURES = Features({"prompt_ids": _IDS, "chosen_ids": _IDS, "rejected_ids": _IDS})
@@ -27,13 +29,16 @@ def as_dataset(rows: list[Pair]) -> Dataset:
     return Dataset.from_dict({name: [getattr(row, name) for row in rows] for name in _FEATURES}, features=_FEATURES)
 
 
-def config(spec: RunSpec, common: dict[str, Any]) -> DPOConfig:
-    """Return TRL's arguments for a spec."""
+prepare = preference.prepare
+
+
+def config(run: Run, shared: dict[str, Any]) -> DPOConfig:
+    """Return TRL's arguments."""
     return DPOConfig(
-        **common,
-        num_train_epochs=spec.train.epochs,
-        beta=spec.objective_args.beta or objectives.USUAL_BETA,
-        precompute_ref_log_probs=spec.adapter == "full",
+        **shared,
+        num_train_epochs=run.spec.train.epochs,
+        beta=run.beta,
+        precompute_ref_log_probs=run.spec.adapter == "full",
     )
 
 
@@ -41,18 +46,11 @@ class _OnOurIds(TokenIdsAlready, DPOTrainer):
     """TRL's trainer on our rows."""
 
 
-def trainer(
-    spec: RunSpec,
-    args: DPOConfig,
-    model: Any,
-    tokenizer: Any,
-    train_rows: list[Pair],
-    eval_rows: list[Pair],
-    callback: EventCallback,
-) -> DPOTrainer:
+def trainer(run: Run, args: DPOConfig, model: Any, callback: EventCallback) -> DPOTrainer:
     """Return TRL's trainer on pairs."""
-    held_out = as_dataset(eval_rows) if eval_rows else None
-    made = arguments.trainer(_OnOurIds, args, model, tokenizer, as_dataset(train_rows), held_out, callback)
+    callback.watch_chosen(args.beta)
+    held_out = as_dataset(run.rows.evaluate) if run.rows.evaluate else None
+    made = common.trainer(_OnOurIds, args, model, run.tokenizer, as_dataset(run.rows.train), held_out, callback)
     drop_copied_reference(made.model)
     return made
 
@@ -63,3 +61,16 @@ def drop_copied_reference(model: Any) -> None:
     be made before the checkpoint is read, and saved into the next one."""
     if "ref" in getattr(model, "peft_config", {}):
         model.delete_adapter("ref")
+
+
+samples = common.written_samples
+
+
+def questions(run: Run) -> list[Question]:
+    """Of each pair, whether the better answer is the likelier one."""
+    return [
+        Question(
+            scores.TASK_PREFERENCE, run.rows.scored,
+            lambda m, t, rows: judged.score_preference(m, t, rows, run.length), {"window_tokens": run.length},
+        )
+    ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 Loss: weight of the label times (1 - sigmoid(beta (log pi/ref - z))) for good answers and (1 - sigmoid(beta (z - log
 pi/ref))) for bad ones, z an estimate of the KL to the reference from mismatched answers of the batch; Ethayarajh and
-others, arXiv 2402.01306, section 4.1. Weights: kto_weights of engine/spec.py. The reference is as for DPO (dpo.py).
+others, arXiv 2402.01306, section 4.1. Weights: kto_weights of engine/spec/counts.py. The reference is as for DPO (dpo.py).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from datasets import Dataset, Features, List, Value
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import KTOTrainer
 
-from engine.spec import RunSpec, objectives
 from engine.train.callback import EventCallback
-from engine.train.objectives import arguments
+from engine.train.objectives import common, preference
 from engine.train.objectives.dpo import drop_copied_reference
 from engine.train.objectives.preference import Marked, TokenIdsAlready
+from engine.train.run import Run
+from engine.train.scoring import judged, scores
+from engine.train.scoring.scores import Question
 
 _IDS = List(Value("int32"))
 _FEATURES = Features(
@@ -62,18 +64,25 @@ def as_dataset(rows: list[Marked], batch: int) -> Dataset:
     )
 
 
-def config(spec: RunSpec, common: dict[str, Any]) -> KTOConfig:
-    """Return TRL's arguments for a spec. Rows come in our order, and evaluation batches are as large as the others, so
-    that the answers of a batch and its mismatched ones are the same set."""
-    good, bad = spec.objective_args.weights or (1.0, 1.0)
+def prepare(run: Run) -> None:
+    """Read, split and encode the marked answers. A single held-out one is left: there is no other to hold it against."""
+    preference.prepare(run)
+    if len(run.rows.evaluate) < 2:
+        run.rows = run.rows._replace(evaluate=[])
+
+
+def config(run: Run, shared: dict[str, Any]) -> KTOConfig:
+    """Return TRL's arguments. Rows come in our order, and evaluation batches are as large as the others, so that the
+    answers of a batch and its mismatched ones are the same set."""
+    good, bad = run.spec.objective_args.weights or (1.0, 1.0)
     return KTOConfig(
-        **{**common, "per_device_eval_batch_size": spec.train.batch_size},
-        num_train_epochs=spec.train.epochs,
+        **{**shared, "per_device_eval_batch_size": run.spec.train.batch_size},
+        num_train_epochs=run.spec.train.epochs,
         train_sampling_strategy="sequential",
-        beta=spec.objective_args.beta or objectives.USUAL_BETA,
+        beta=run.beta,
         desirable_weight=good,
         undesirable_weight=bad,
-        precompute_ref_log_probs=spec.adapter == "full",
+        precompute_ref_log_probs=run.spec.adapter == "full",
     )
 
 
@@ -81,20 +90,25 @@ class _OnOurIds(TokenIdsAlready, KTOTrainer):
     """TRL's trainer on our rows."""
 
 
-def trainer(
-    spec: RunSpec,
-    args: KTOConfig,
-    model: Any,
-    tokenizer: Any,
-    train_rows: list[Marked],
-    eval_rows: list[Marked],
-    callback: EventCallback,
-) -> KTOTrainer:
+def trainer(run: Run, args: KTOConfig, model: Any, callback: EventCallback) -> KTOTrainer:
     """Return TRL's trainer on marked answers."""
     os.environ["TQDM_DISABLE"] = "1"  # no progress bar of the reference's log-probabilities in the log
-    batch = spec.train.batch_size
-    train = as_dataset(shuffled(train_rows, spec.train.seed), batch)
-    held_out = as_dataset(shuffled(eval_rows, spec.train.seed), batch) if len(eval_rows) > 1 else None
-    made = arguments.trainer(_OnOurIds, args, model, tokenizer, train, held_out, callback)
+    batch, seed = run.spec.train.batch_size, run.spec.train.seed
+    train = as_dataset(shuffled(run.rows.train, seed), batch)
+    held_out = as_dataset(shuffled(run.rows.evaluate, seed), batch) if run.rows.evaluate else None
+    made = common.trainer(_OnOurIds, args, model, run.tokenizer, train, held_out, callback)
     drop_copied_reference(made.model)
     return made
+
+
+samples = common.written_samples
+
+
+def questions(run: Run) -> list[Question]:
+    """How likely each marked answer is: good ones are to gain on bad ones."""
+    return [
+        Question(
+            scores.TASK_GAP, run.rows.scored,
+            lambda m, t, rows: judged.score_marked(m, t, rows, run.length), {"window_tokens": run.length},
+        )
+    ]  # fmt: skip

@@ -37,12 +37,13 @@ from engine.plan import judges
 from engine.report import Item
 from engine.report import items as report_items
 from engine.runs import failures, store
-from engine.spec import RunSpec, objectives
+from engine.spec import RunSpec
 from engine.spec import counts as spec_counts
 from engine.train import backend, load, oft, rows
 from engine.train.callback import EventCallback
-from engine.train.objectives import reward
+from engine.train.objectives import common, reward
 from engine.train.rows import Named
+from engine.train.run import Run
 from engine.train.scoring import scores
 from engine.train.tokenize import ensure_template, render
 from engine.words import Problem
@@ -101,8 +102,15 @@ def distinct_pad(tokenizer: Any, prompts: list[list[int]], known: int) -> int:
     return next(token for token in range(min(len(tokenizer), known) - 1, -1, -1) if token not in used)
 
 
-def prepare(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
-    """Read, split and encode the questions. Raises RunRefused when none leaves room for an answer."""
+def prepare(run: Run) -> None:
+    """Read, split and encode the questions, and load the judge. Raises RunRefused when no question leaves room for an
+    answer, or the judge cannot be had."""
+    run.rows = questions_of(run.spec, run.workspace, run.tokenizer)
+    run.judge = load_judge(run.spec, run.workspace, run.tokenizer)
+
+
+def questions_of(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
+    """Return the questions of a spec as token ids, where they leave room for an answer."""
     train, unseen = rows.divide(spec, workspace)
     room = spec.train.max_length - spec.objective_args.answer_tokens
     coded = [prompt_ids(row, tokenizer) for row in train]
@@ -157,22 +165,22 @@ class Batches:
             update += 1
 
 
-def config(spec: RunSpec, common: dict[str, Any]) -> PPOConfig:
-    """Return TRL's arguments for a spec. What is not set here is TRL 1.12's: clip range 0.2, gamma 1, lambda 0.95, weight
-    of the value loss 0.1."""
-    args = spec.objective_args
-    shared = {k: v for k, v in common.items() if k not in ("max_length", "max_steps", "load_best_model_at_end")}
+def config(run: Run, shared: dict[str, Any]) -> PPOConfig:
+    """Return TRL's arguments. What is not set here is TRL 1.12's: clip range 0.2, gamma 1, lambda 0.95, weight of the
+    value loss 0.1."""
+    args, train = run.spec.objective_args, run.spec.train
+    shared = {k: v for k, v in shared.items() if k not in ("max_length", "max_steps", "load_best_model_at_end")}
     return PPOConfig(
         **{**shared, "eval_strategy": "steps"},
-        num_train_epochs=spec.train.epochs,
+        num_train_epochs=train.epochs,
         num_ppo_epochs=args.ppo_epochs,
         num_mini_batches=1,
-        kl_coef=args.beta or objectives.USUAL_PPO_BETA,
+        kl_coef=run.beta,
         response_length=args.answer_tokens,
         temperature=args.temperature,
         stop_token="eos",  # noqa: S106 - a token of text
         missing_eos_penalty=args.missing_end_penalty,
-        local_rollout_forward_batch_size=min(ROLLOUT_BATCH, spec.train.batch_size * spec.train.accumulation),
+        local_rollout_forward_batch_size=min(ROLLOUT_BATCH, train.batch_size * train.accumulation),
         num_sample_generations=0,
     )
 
@@ -335,25 +343,17 @@ def _set_random(tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> No
             torch.cuda.set_rng_state(tensors[f"random.cuda{number}"], number)
 
 
-def trainer(
-    spec: RunSpec,
-    args: PPOConfig,
-    model: Any,
-    tokenizer: Any,
-    train_rows: list[list[int]],
-    eval_rows: list[Any],
-    callback: EventCallback,
-    judge: Judge,
-) -> PPOTrainer:
+def trainer(run: Run, args: PPOConfig, model: Any, callback: EventCallback) -> PPOTrainer:
     """Return TRL's trainer on questions as token ids, with the judge and a value model made from it."""
+    train_rows, tokenizer, judge = run.rows.train, run.tokenizer, run.judge
     padding = distinct_pad(tokenizer, train_rows, load.embedded(model))
     filling = copy.deepcopy(tokenizer)
     filling.pad_token_id = padding
     # Trained whole, so in fp32, whatever the judge is held in.
     value = copy.deepcopy(judge.model).float().requires_grad_(True).train()
     model.generation_config.pad_token_id = padding
-    total = spec_counts.optimizer_steps(spec.train, len(train_rows))
-    args.total_episodes = total * spec.train.batch_size * spec.train.accumulation
+    total = spec_counts.optimizer_steps(run.spec.train, len(train_rows))
+    args.total_episodes = total * run.spec.train.batch_size * run.spec.train.accumulation
     made = _Resumable(
         prompts=train_rows,
         padding=padding,
@@ -423,10 +423,15 @@ def _judged(judge: Judge, conversations: list[list[int]], padding: int) -> list[
     return judge.model.score(states[torch.arange(len(conversations), device=ids.device), last])[:, 0].float().tolist()
 
 
-def question(spec: RunSpec, scored: list[Named], judge: Judge, workspace: Workspace) -> scores.Question:
-    """Return what PPO is scored by before and after. The judge's weights are part of the settings."""
-    length = spec.objective_args.answer_tokens
-    used = {"judge": scores.weights_key(bases.describe(judge.ref, workspace)), "answer_tokens": length}
-    return scores.Question(
-        report_items.ANSWERS, scored, lambda m, t, asked: score_answers(m, t, judge, asked, length), used
-    )
+samples = common.written_samples
+
+
+def questions(run: Run) -> list[scores.Question]:
+    """What the judge gives the answers to held-out questions. The judge's weights are part of the settings."""
+    judge, length = run.judge, run.spec.objective_args.answer_tokens
+    used = {"judge": scores.weights_key(bases.describe(judge.ref, run.workspace)), "answer_tokens": length}
+    return [
+        scores.Question(
+            report_items.ANSWERS, run.rows.scored, lambda m, t, asked: score_answers(m, t, judge, asked, length), used
+        )
+    ]

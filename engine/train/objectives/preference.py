@@ -16,6 +16,7 @@ import msgspec
 from engine.runs import failures
 from engine.spec import RunSpec
 from engine.train import rows
+from engine.train.run import Run
 from engine.train.tokenize import trained_spans
 from engine.words import Problem, later
 from engine.workspace import Workspace
@@ -102,8 +103,13 @@ def longest(row: Pair | Marked | None) -> int:
     return len(row.prompt_ids) + max(map(len, answers))
 
 
-def prepare(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
+def prepare(run: Run) -> None:
     """Read, split and encode. Raises RunRefused when no row is left, or of marked answers only good or only bad ones."""
+    run.rows = encoded_rows(run.spec, run.workspace, run.tokenizer)
+
+
+def encoded_rows(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
+    """Return the rows of a spec as its objective reads them."""
     train, unseen = rows.divide(spec, workspace)
     length = spec.train.max_length
     coded = [encode(row, tokenizer, spec) for row in train]
@@ -127,5 +133,4 @@ def prepare(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
     else:
         notes.append(later("Training on {rows} pairs; {out} are held out.", rows=len(kept), out=len(unseen)))
     evaluated = [row for row in (encode(r, tokenizer, spec) for r in unseen) if row is not None]
-    shown = [] if spec.objective == "reward" else rows.prompts(unseen or train, tokenizer)  # a judge writes nothing
-    return rows.Rows(kept, [], evaluated, rows.to_score(train, unseen), shown, notes)
+    return rows.Rows(kept, [], evaluated, rows.to_score(train, unseen), rows.prompts(unseen or train, tokenizer), notes)

@@ -16,10 +16,12 @@ from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from engine.runs import failures
-from engine.spec import RunSpec
 from engine.train.callback import EventCallback
-from engine.train.objectives import arguments
+from engine.train.objectives import common, preference
 from engine.train.objectives.preference import Pair
+from engine.train.run import Run
+from engine.train.scoring import judged, scores
+from engine.train.scoring.scores import Question
 from engine.words import Problem, later, t
 
 CENTERING = 0.01
@@ -51,37 +53,47 @@ def as_dataset(rows: list[Pair]) -> Dataset:
     return Dataset.from_dict(sides, features=_FEATURES)
 
 
-def samples(model: Any, tokenizer: Any, rows: list[Pair]) -> list[tuple[str, str]]:
+def prepare(run: Run) -> None:
+    """Read, split and encode the pairs, and give the model a head of one output."""
+    preference.prepare(run)
+    run.rows = run.rows._replace(prompts=[])  # a judge writes nothing
+    run.model = judge(run.model, run.tokenizer, run.spec.train.seed)
+
+
+def config(run: Run, shared: dict[str, Any]) -> RewardConfig:
+    """Return TRL's arguments."""
+    return RewardConfig(**shared, num_train_epochs=run.spec.train.epochs, center_rewards_coefficient=CENTERING)
+
+
+def trainer(run: Run, args: RewardConfig, model: Any, callback: EventCallback) -> RewardTrainer:
+    """Return TRL's trainer on pairs; it takes token ids as they are."""
+    held_out = as_dataset(run.rows.evaluate) if run.rows.evaluate else None
+    return common.trainer(RewardTrainer, args, model, run.tokenizer, as_dataset(run.rows.train), held_out, callback)
+
+
+def samples(run: Run, model: Any) -> list[tuple[str, str]]:
     """Return for three fixed pairs the question and, in words, what the judge gives its two answers: what a judge has
     instead of answers to watch."""
-    from engine.train.scoring.judged import rewards
-
+    rows = run.rows.evaluate or run.rows.train
     shown = rows[:: max(1, len(rows) // 3)][:3]
-    better = rewards(model, tokenizer, [row.prompt_ids + row.chosen_ids for row in shown])
-    worse = rewards(model, tokenizer, [row.prompt_ids + row.rejected_ids for row in shown])
+    better = judged.rewards(model, run.tokenizer, [row.prompt_ids + row.chosen_ids for row in shown])
+    worse = judged.rewards(model, run.tokenizer, [row.prompt_ids + row.rejected_ids for row in shown])
     return [
         (
-            tokenizer.decode(row.prompt_ids, skip_special_tokens=True).strip(),
+            run.tokenizer.decode(row.prompt_ids, skip_special_tokens=True).strip(),
             t("better answer {better}, worse answer {worse}", better=f"{one:+.2f}", worse=f"{other:+.2f}"),
         )
         for row, one, other in zip(shown, better, worse, strict=True)
     ]
 
 
-def config(spec: RunSpec, common: dict[str, Any]) -> RewardConfig:
-    """Return TRL's arguments for a spec."""
-    return RewardConfig(**common, num_train_epochs=spec.train.epochs, center_rewards_coefficient=CENTERING)
-
-
-def trainer(
-    spec: RunSpec,
-    args: RewardConfig,
-    model: Any,
-    tokenizer: Any,
-    train_rows: list[Pair],
-    eval_rows: list[Pair],
-    callback: EventCallback,
-) -> RewardTrainer:
-    """Return TRL's trainer on pairs; it takes token ids as they are."""
-    held_out = as_dataset(eval_rows) if eval_rows else None
-    return arguments.trainer(RewardTrainer, args, model, tokenizer, as_dataset(train_rows), held_out, callback)
+def questions(run: Run) -> list[Question]:
+    """Whether it judges each pair as the person did. The head that is there before training is drawn from the seed, so
+    the base's scores belong to the seed too."""
+    return [
+        Question(
+            scores.TASK_REWARD, run.rows.scored,
+            lambda m, t, rows: judged.score_reward(m, t, rows, run.length),
+            {"seed": run.spec.train.seed, "window_tokens": run.length},
+        )
+    ]  # fmt: skip

@@ -9,10 +9,21 @@ from datasets import Dataset, Features, List, Value
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from engine import events
+from engine.benchmarks import forms, shipped
+from engine.report import items
 from engine.spec import RunSpec, counts
+from engine.train import ranks, replay, rows
 from engine.train.callback import EventCallback
-from engine.train.objectives import arguments
+from engine.train.objectives import common
+from engine.train.run import Run
+from engine.train.scoring import harness, losses, scores, written
+from engine.train.scoring.scores import Question
 from engine.train.tokenize import Encoded
+
+# Held-out rows whose whole answers are compared with their references; more would only take time.
+MOST_TEXTS = 100
+
 
 _FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
 
@@ -36,24 +47,75 @@ def one_pass(spec: RunSpec, rows: list[Encoded], replay: list[list[Encoded]]) ->
     return laid[: counts.rows_with_replay(spec.train, len(rows))]
 
 
-def config(spec: RunSpec, common: dict[str, Any]) -> SFTConfig:
-    """Return TRL's arguments for a spec. With replay the rows are one pass in an order of ours (one_pass)."""
+def prepare(run: Run) -> None:
+    """Read, split and encode the rows, with general ones to mix in. Raises RunRefused when no token would be trained."""
+
+    def generate(count: int) -> list[Encoded]:
+        run.log.append(events.Phase(phase="loading", detail="replay"))
+        with ranks.one_after_the_first():  # which writes them; the others read the same
+            return replay.from_base(
+                run.model, run.tokenizer, run.base, run.spec.quantize, count, run.workspace, run.stop.asked
+            )
+
+    run.rows = rows.prepare(run.spec, run.workspace, run.tokenizer, generate)
+
+
+def config(run: Run, shared: dict[str, Any]) -> SFTConfig:
+    """Return TRL's arguments. With replay the rows are one pass in an order of ours (one_pass)."""
+    padding_free: dict[str, Any] = {} if run.chosen.padding_free is None else {"padding_free": run.chosen.padding_free}
     return SFTConfig(
-        **common,
-        num_train_epochs=1 if spec.train.replay_share else spec.train.epochs,
-        train_sampling_strategy="sequential" if spec.train.replay_share else "random",
+        **shared,
+        **padding_free,
+        num_train_epochs=1 if run.spec.train.replay_share else run.spec.train.epochs,
+        train_sampling_strategy="sequential" if run.spec.train.replay_share else "random",
     )
 
 
-def trainer(
-    spec: RunSpec,
-    args: SFTConfig,
-    model: Any,
-    tokenizer: Any,
-    train_rows: list[Encoded],
-    eval_rows: list[Encoded],
-    callback: EventCallback,
-) -> SFTTrainer:
+def trainer(run: Run, args: SFTConfig, model: Any, callback: EventCallback) -> SFTTrainer:
     """Return TRL's trainer on encoded rows."""
-    held_out = as_dataset(eval_rows) if eval_rows else None
-    return arguments.trainer(SFTTrainer, args, model, tokenizer, as_dataset(train_rows), held_out, callback)
+    train = one_pass(run.spec, run.rows.train, run.rows.replay) if run.rows.replay else run.rows.train
+    held_out = as_dataset(run.rows.evaluate) if run.rows.evaluate else None
+    return common.trainer(SFTTrainer, args, model, run.tokenizer, as_dataset(train), held_out, callback)
+
+
+samples = common.written_samples
+
+
+def questions(run: Run) -> list[Question]:
+    """Choices where rows have them, exact words where answers are short, and the loss of the rows always."""
+    scored, used, found = run.rows.scored, {"window_tokens": run.length}, []
+    docs = harness.choice_docs([row for row in scored if row[1] != items.SEEN])
+    if docs:
+        found.append(
+            Question(scores.TASK_CHOICES, docs, lambda m, t, rows: harness.score_choices(m, t, rows, run.length), used)
+        )
+    pairs = [row for row in scored if row[2].get("completion") and row[2].get("prompt")]
+    unseen = [row for row in pairs if row[1] != items.SEEN]
+    if exact := unseen if docs else pairs:
+        form = forms.form_of([row["completion"][-1]["content"] for _, _, row in exact])
+
+        def score_exact(model: Any, tokenizer: Any, rows: list[Any]) -> list[items.Item]:
+            return written.score_exact(model, tokenizer, rows, run.stop.asked, form)
+
+        found.append(Question(scores.TASK_EXACT, exact, score_exact, {"form": form}))
+    if scored:
+        found.append(
+            Question(scores.TASK_LOSS, scored, lambda m, t, rows: losses.score_loss(m, t, rows, run.length), used)
+        )
+    if shipped.HELD_OUT in run.spec.evaluate.benchmarks and unseen:
+        found.append(_texts(unseen[:MOST_TEXTS], run.length))
+    return found
+
+
+def _texts(pairs: list[rows.Named], length: int) -> Question:
+    """Ask for whole answers to held-out rows, which BLEU and ROUGE-L compare with the references."""
+    docs = [
+        {"item": name, "family": family, "messages": row["prompt"], "question": row["prompt"][-1].get("content"),
+         "reference": row["completion"][-1]["content"]}
+        for name, family, row in pairs
+    ]  # fmt: skip
+    unspaced = written.is_unspaced([doc["reference"] for doc in docs])
+    used = {"window_tokens": length, "tokenizer": "zh" if unspaced else "13a"}
+    return Question(
+        scores.TASK_TEXTS, docs, lambda m, t, asked: written.score_answers(m, t, asked, length, unspaced), used
+    )

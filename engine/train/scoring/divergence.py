@@ -18,14 +18,13 @@ import msgspec
 import torch
 
 from engine import events
-from engine.estimate import choices
 from engine.report import items as report_items
-from engine.spec import RunSpec
 from engine.train import load
 from engine.train.rows import Named
+from engine.train.run import Run
 from engine.train.tokenize import render
 from engine.words import later
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import write_atomically
 
 BENCHMARK = "kl-to-base"
 MOST_PROMPTS = 64
@@ -140,37 +139,34 @@ def write(path: Path, items: list[KlItem]) -> None:
     write_atomically(path, b"".join(msgspec.json.encode(item) + b"\n" for item in items))
 
 
-def report(
-    trainer: Any, tuned: Any, tokenizer: Any, scored: list[Named], spec: RunSpec, workspace: Workspace,
-    chosen: choices.Chosen,
-    run_dir: Path, log: events.EventLog, stop: Callable[[], bool],
-) -> None:  # fmt: skip
+def report(run: Run, trainer: Any, tuned: Any) -> None:
     """Measure a run's divergence on its held-out prompts, or on trained ones where none are held out, and keep it with
     the run. With an adapter the base is the model with the adapter off; else it is loaded once more, in the place of
     the optimizer's state. Where memory is too short for that, the run says so and ends well."""
-    unseen = [row for row in scored if row[1] != report_items.SEEN]
-    asked = prompts(unseen or scored, tokenizer, min(MOST_PROMPTS, spec.evaluate.limit or MOST_PROMPTS))
+    unseen = [row for row in run.rows.scored if row[1] != report_items.SEEN]
+    most = min(MOST_PROMPTS, run.spec.evaluate.limit or MOST_PROMPTS)
+    asked = prompts(unseen or run.rows.scored, run.tokenizer, most)
     if not asked:
         return
     try:
         if hasattr(tuned, "disable_adapter"):
-            items = measure(tuned, lambda: _adapter_off(tuned), tokenizer, asked, spec.train.max_length, stop)
+            items = measure(tuned, lambda: _adapter_off(tuned), run.tokenizer, asked, run.length, run.stop.asked)
         else:
             trainer.optimizer = trainer.lr_scheduler = None
             trainer.accelerator.free_memory()
             tuned.zero_grad(set_to_none=True)
             gc.collect()
             torch.cuda.empty_cache()
-            base = load.load(spec, workspace, chosen._replace(backend="plain")).model.eval()
-            items = measure(tuned, lambda: nullcontext(base), tokenizer, asked, spec.train.max_length, stop)
+            base = load.load(run.spec, run.workspace, run.chosen._replace(backend="plain")).model.eval()
+            items = measure(tuned, lambda: nullcontext(base), run.tokenizer, asked, run.length, run.stop.asked)
     except (torch.OutOfMemoryError, MemoryError):
-        log.append(
+        run.log.append(
             events.Log(text=later("How far the model moved from its base could not be measured: too little memory."))
         )
         return
     if items:
-        write(run_dir / "items" / f"{BENCHMARK}.jsonl", items)
-        log.append(events.Scored(model="tuned", benchmark=BENCHMARK, items=len(items)))
+        write(run.run_dir / "items" / f"{BENCHMARK}.jsonl", items)
+        run.log.append(events.Scored(model="tuned", benchmark=BENCHMARK, items=len(items)))
 
 
 @contextmanager

@@ -20,14 +20,12 @@ import numpy
 import torch
 
 from engine import events, machine
-from engine.benchmarks import forms, library, shipped, speeds
+from engine.benchmarks import library, shipped, speeds
 from engine.models import Base
 from engine.report import Item, verdicts
 from engine.report import items as report_items
 from engine.spec import RunSpec
-from engine.train.rows import Named
-from engine.train.scoring import harness, losses, written
-from engine.train.scoring import judged as scoring_judged
+from engine.train.scoring import harness, written
 from engine.workspace import Workspace, write_atomically
 
 TASK_CHOICES, TASK_EXACT, TASK_LOSS = "new-task-choices", "new-task-exact", "new-task-loss"
@@ -38,7 +36,6 @@ TASK_TEXTS = "new-task-texts"
 PIECE = 64
 # Longer windows cost memory and change nothing for questions this short.
 MOST_WINDOW_TOKENS = 2048
-MOST_TEXTS = 100
 
 
 class Question(NamedTuple):
@@ -60,66 +57,6 @@ class Question(NamedTuple):
     @property
     def size(self) -> int:
         return self.questions or len(self.asked)
-
-
-def questions(
-    spec: RunSpec, scored: list[Named], asked_to_stop: Callable[[], bool], workspace: Workspace, base: Base,
-    judged: Question | None = None,
-) -> list[Question]:  # fmt: skip
-    """Return everything that is scored before and after a run; `judged` is PPO's own question (ppo.py)."""
-    length = spec.train.max_length
-    if spec.objective == "reward":
-        # The head that is there before training is drawn from the seed, so the base's scores belong to the seed too.
-        return [
-            Question(TASK_REWARD, scored, lambda m, t, rows: scoring_judged.score_reward(m, t, rows, length),
-                     {"seed": spec.train.seed, "window_tokens": length})
-        ]  # fmt: skip
-    found = general(spec, workspace, base)
-    used = {"window_tokens": length}
-    if judged is not None:
-        return [*found, judged]
-    if spec.objective == "dpo":
-        return [
-            *found,
-            Question(
-                TASK_PREFERENCE, scored, lambda m, t, rows: scoring_judged.score_preference(m, t, rows, length), used
-            ),
-        ]
-    if spec.objective == "kto":
-        return [
-            *found,
-            Question(TASK_GAP, scored, lambda m, t, rows: scoring_judged.score_marked(m, t, rows, length), used),
-        ]
-    docs = harness.choice_docs([row for row in scored if row[1] != report_items.SEEN])
-    if docs:
-        found.append(Question(TASK_CHOICES, docs, lambda m, t, rows: harness.score_choices(m, t, rows, length), used))
-    pairs = [row for row in scored if row[2].get("completion") and row[2].get("prompt")]
-    unseen_pairs = [row for row in pairs if row[1] != report_items.SEEN]
-    exact = unseen_pairs if docs else pairs
-    if exact:
-        form = forms.form_of([row["completion"][-1]["content"] for _, _, row in exact])
-
-        def score_exact(m: Any, t: Any, rows: list[Any]) -> list[Item]:
-            return written.score_exact(m, t, rows, asked_to_stop, form)
-
-        found.append(Question(TASK_EXACT, exact, score_exact, {"form": form}))
-    if scored:
-        found.append(Question(TASK_LOSS, scored, lambda m, t, rows: losses.score_loss(m, t, rows, length), used))
-    if shipped.HELD_OUT in spec.evaluate.benchmarks and unseen_pairs:
-        found.append(_texts(unseen_pairs[:MOST_TEXTS], length))
-    return found
-
-
-def _texts(pairs: list[Named], length: int) -> Question:
-    """Ask for whole answers to held-out rows, which BLEU and ROUGE-L compare with the references."""
-    docs = [
-        {"item": name, "family": family, "messages": row["prompt"], "question": row["prompt"][-1].get("content"),
-         "reference": row["completion"][-1]["content"]}
-        for name, family, row in pairs
-    ]  # fmt: skip
-    unspaced = written.is_unspaced([doc["reference"] for doc in docs])
-    used = {"window_tokens": length, "tokenizer": "zh" if unspaced else "13a"}
-    return Question(TASK_TEXTS, docs, lambda m, t, rows: written.score_answers(m, t, rows, length, unspaced), used)
 
 
 def general(spec: RunSpec, workspace: Workspace, base: Base) -> list[Question]:

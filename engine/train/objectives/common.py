@@ -16,11 +16,16 @@ from engine.estimate import choices
 from engine.spec import RunSpec, counts
 from engine.train import ranks
 from engine.train.callback import EventCallback
+from engine.train.run import Run
+from engine.train.scoring import written
 from engine.words import Text, later
 
+# The most tokens of an answer to a fixed prompt.
+SAMPLE_TOKENS = 48
 
-def common(
-    spec: RunSpec, run_dir: Path, steps: int, *, evaluates: bool, cuda: bool, chosen: choices.Chosen
+
+def arguments(
+    spec: RunSpec, run_dir: Path, steps: int, *, evaluates: bool, device: str, chosen: choices.Chosen
 ) -> dict[str, Any]:
     """Return the arguments that TRL's trainers share; each objective adds its own and says how rows are drawn."""
     train = spec.train
@@ -44,7 +49,7 @@ def common(
         "seed": train.seed,
         "data_seed": train.seed,
         "bf16": chosen.bf16,
-        "use_cpu": not cuda,
+        "use_cpu": device == "cpu",
         "eval_strategy": "steps" if evaluates else "no",
         "eval_steps": every,
         "save_strategy": "steps",  # at evaluations, but not too often (callback.py)
@@ -61,19 +66,35 @@ def common(
         "run_name": run_dir.name,
         "project": "tunebook",  # trackio's; the others are told by their own variables
         "disable_tqdm": True,
-        "dataloader_pin_memory": cuda,
+        "dataloader_pin_memory": device == "cuda",
     }
 
 
 def trainer(
     kind: Any, args: Any, model: Any, tokenizer: Any, train: Dataset, held_out: Dataset | None, callback: EventCallback
 ) -> Any:
-    """Return TRL's trainer of a kind on rows that are token ids already, listened to by our events alone."""
+    """Return TRL's trainer of a kind on rows that are token ids already, listened to by our events alone. It writes whole
+    checkpoints, and takes the weights of one that is the last of its run."""
     made = kind(
         model=model, args=args, processing_class=tokenizer, train_dataset=train, eval_dataset=held_out,
         callbacks=[callback],
     )  # fmt: skip
-    return quiet(made)
+    made.remove_callback(PrinterCallback)  # the events say the same
+    save_whole(made)
+    train_on = made.train
+
+    def train_unless_done(resume_from_checkpoint: str | None = None) -> None:
+        if resume_from_checkpoint is None or not take_trained(made, resume_from_checkpoint):
+            train_on(resume_from_checkpoint=resume_from_checkpoint)
+
+    made.train = train_unless_done
+    return made
+
+
+def written_samples(run: Run, model: Any) -> list[tuple[str, str]]:
+    """Return what a model writes to the three fixed prompts of a run."""
+    texts = written.answer(model, run.tokenizer, [rendered for _, rendered in run.rows.prompts], SAMPLE_TOKENS)
+    return [(shown, text) for (shown, _), text in zip(run.rows.prompts, texts, strict=True)]
 
 
 def kept_best(trainer: Any) -> Text | None:
@@ -153,9 +174,3 @@ def _flush(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-
-
-def quiet(trainer: Any) -> Any:
-    """Return the trainer without its printing; the events say the same."""
-    trainer.remove_callback(PrinterCallback)
-    return trainer

@@ -1,4 +1,4 @@
-"""What else: runners-up, every other way the data can feed, and what would change the advice."""
+"""What else: runners-up, every other way the data can feed with what it takes, and what would change the advice."""
 
 from __future__ import annotations
 
@@ -7,59 +7,36 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.advise import guide, ways
-from engine.advise.facts import MANY_ROWS, VERY_MANY_ROWS, Facts, alignment, billions, count, marketed_gb, tuned_again
-from engine.advise.ways import Choice, Test, named, roughly_fits
+from engine import machine
+from engine.advise import guide
+from engine.advise.case import Case
+from engine.advise.facts import MANY_ROWS, VERY_MANY_ROWS, alignment, billions, count, tuned_again
+from engine.advise.ways import Way, named
+from engine.estimate import duration, memory
+from engine.spec import OBJECTIVES
 from engine.words import t
 
 
 class RunnerUp(msgspec.Struct, frozen=True, kw_only=True):
-    """Another choice that fits, and what one gets and gives up with it."""
+    """Another way that fits, and what one gets and gives up with it."""
 
-    choice: Choice
+    way: Way
     trade: str
 
 
 class Alternative(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to train that the data can feed: whether it fits, and whether this version trains it."""
+    """One way to train that the data can feed: how it fits, what it takes, what one trades. `memory` has no parts, and
+    `time` is None, where too little is known."""
 
-    choice: Choice
+    way: Way
+    title: str
     fits: bool
-    runs: bool
+    room: memory.Room
+    memory: memory.Estimate
+    low_bytes: int | None
+    high_bytes: int | None
+    time: duration.Time | None
     trade: str
-
-
-def nearest(
-    advised: Choice | None, ranked: list[Choice], fitting: list[Choice], runnable: Test, facts: Facts
-) -> tuple[Choice | None, str]:
-    """Return the choice most like the advised one that runs and fits, and a sentence about it."""
-    if advised is None:
-        return None, ""
-
-    def distance(choice: Choice) -> tuple[bool, bool, bool]:
-        return choice.adapter != advised.adapter, choice.quantize != advised.quantize, choice.layers != advised.layers
-
-    near = sorted((c for c in ranked if c.objective == advised.objective and runnable(c)), key=distance)
-    found = next((c for c in near if c in fitting), None)
-    if found is not None:
-        return found, t(
-            "{advised} is not built yet. The nearest that runs today is {nearest}.",
-            advised=advised.title,
-            nearest=found.title,
-        )
-    if near:
-        return None, t(
-            "{advised} is not built yet, and the nearest that runs, {nearest}, does not fit this machine: choose a smaller "
-            "base, or a larger card.",
-            advised=advised.title,
-            nearest=near[0].title,
-        )
-    if advised.objective == "sft":
-        return None, t("{advised} is not built yet, and nothing near it runs on this data.", advised=advised.title)
-    return None, t(
-        "{advised} is not built yet, and nothing that is learns from such rows. Questions with answers can be used today.",
-        advised=advised.title,
-    )
 
 
 _TRADES: dict[str, Callable[[], str]] = {
@@ -78,75 +55,79 @@ _TRADES: dict[str, Callable[[], str]] = {
 }
 
 
-def _trade(choice: Choice, advised: Choice) -> str:
-    if choice.objective == "reward":
+def _trade(way: Way, advised: Way) -> str:
+    if OBJECTIVES[way.objective].is_judge:
         return t("Makes a judge of answers instead of a better model: the first half of the way to PPO.")
-    if (choice.adapter, choice.quantize) == (advised.adapter, advised.quantize):
+    if (way.adapter, way.quantize) == (advised.adapter, advised.quantize):
         return t("A lower rank: less memory and less forgetting, and less room to learn.")
-    return method_trade(choice)
+    return method_trade(way)
 
 
-def alternatives(ranked: list[Choice], fitting: list[Choice], runnable: Test) -> list[Alternative]:
+def alternatives(case: Case) -> list[Alternative]:
     """Return every way the data can feed, one of each method: the highest rank that fits, else the lowest."""
-    found: dict[Any, Choice] = {}
-    for choice in ranked:
-        kind = (choice.objective, choice.adapter, choice.quantize, choice.layers)
-        if choice.objective != ranked[0].objective and choice.adapter != "lora":
+    found: dict[Any, Way] = {}
+    for way in case.ways:
+        kind = (way.objective, way.adapter, way.quantize, way.layers)
+        usual = way.objective == case.ways[0].objective
+        if not usual and (way.adapter, way.quantize) != ("lora", "none"):
             continue  # of the data's other uses, the usual way is enough
-        if choice.objective != ranked[0].objective and choice.quantize != "none":
-            continue
-        if kind not in found or found[kind] not in fitting:
-            found[kind] = choice
-    return [
-        Alternative(choice=choice, fits=choice in fitting, runs=runnable(choice), trade=method_trade(choice))
-        for choice in found.values()
-    ]
+        if kind not in found or not case.fits(found[kind]):
+            found[kind] = way
+    return [_alternative(case, way) for way in found.values()]
 
 
-def method_trade(choice: Choice) -> str:
+def _alternative(case: Case, way: Way) -> Alternative:
+    plan = case.plan(way)
+    return Alternative(
+        way=way, title=way.title, fits=case.fits(way), room=plan.room, memory=plan.memory,
+        low_bytes=plan.memory.low_bytes or None, high_bytes=plan.memory.high_bytes or None, time=plan.time,
+        trade=method_trade(way),
+    )  # fmt: skip
+
+
+def method_trade(way: Way) -> str:
     """Return what one gets and gives up with a method."""
-    method = {"full": "freeze" if choice.layers != "all" else "full", "lora": "lora", "oft": "oft"}[choice.adapter]
-    return _TRADES["q" + method if choice.quantize == "4bit" else method]()
+    method = {"full": "freeze" if way.layers != "all" else "full", "lora": "lora", "oft": "oft"}[way.adapter]
+    return _TRADES["q" + method if way.quantize == "4bit" else method]()
 
 
-def runners_up(advised: Choice | None, fitting: list[Choice], fired: list[str]) -> list[RunnerUp]:
-    """Return three other choices that fit, one of each method, those first that a fired rule of the guide asks for."""
+def runners_up(advised: Way | None, fitting: list[Way], fired: list[str]) -> list[RunnerUp]:
+    """Return three other ways that fit, one of each method, those first that a fired rule of the guide asks for."""
     if advised is None:
         return []
     seen, found = {(advised.objective, advised.adapter, advised.quantize, advised.layers)}, []
     asked = {name for rule in fired for name in guide.rules()[rule].recommends} - advised.parts
-    for choice in sorted(fitting, key=lambda choice: not choice.parts & asked):
-        kind = (choice.objective, choice.adapter, choice.quantize, choice.layers)
-        if kind not in seen and (choice.objective == advised.objective or choice.adapter == "lora"):
+    for way in sorted(fitting, key=lambda way: not way.parts & asked):
+        kind = (way.objective, way.adapter, way.quantize, way.layers)
+        if kind not in seen and (way.objective == advised.objective or way.adapter == "lora"):
             seen.add(kind)
-            found.append(RunnerUp(choice=choice, trade=_trade(choice, advised)))
+            found.append(RunnerUp(way=way, trade=_trade(way, advised)))
     return found[:3]
 
 
-def would_change(facts: Facts, advised: Choice | None, ranked: list[Choice]) -> list[str]:
+def would_change(case: Case, advised: Way | None) -> list[str]:
     """Return what would lead to other advice, found by asking again with one fact changed."""
+    facts = case.facts
 
-    def other(**changes: Any) -> Choice | None:
-        """Return the advice by the rule of thumb when these facts change."""
-        changed = msgspec.structs.replace(facts, **changes)
-        return next((c for c in ways.ranked(changed) if roughly_fits(c, changed)), None)
+    def other(**changes: Any) -> Way | None:
+        return case.with_facts(**changes).best
 
     said: list[str] = []
-    seen = {advised.key if advised else None, (same := other()) and same.key}
+    seen = {advised.key if advised else None}
 
     def ask(sentence: Callable[[str], str], **changes: Any) -> None:
-        choice = other(**changes)
-        if choice is not None and choice.key not in seen:
-            seen.add(choice.key)
-            said.append(sentence(named(choice)))
+        way = other(**changes)
+        if way is not None and way.key not in seen:
+            seen.add(way.key)
+            said.append(sentence(named(way)))
 
     sft = facts.data_type in (None, "language-modeling", "prompt-completion")
     if facts.gpu_memory_gib is not None and facts.base_parameters is not None:
-        have = marketed_gb(facts.gpu_memory_gib)
+        have = machine.marketed_gb(facts.gpu_memory_gib)
         for size in (s for s in (12, 16, 24, 32, 48, 80, 96, 141, 192) if s > have):
             ask(lambda c, s=size: t("With a card of {gb} GB: {choice}.", gb=s, choice=c), gpu_memory_gib=float(size))
-    if advised is None and ranked and facts.gpu_memory_gib is not None and facts.base_parameters is not None:
-        said.append(_largest_base(facts, ranked))
+    if advised is None and case.ways and facts.gpu_memory_gib is not None and facts.base_parameters is not None:
+        said.append(_largest_base(other, facts.base_parameters))
     if sft and facts.rows is not None:
         for rows in (r for r in (MANY_ROWS, VERY_MANY_ROWS) if facts.rows <= r):
             words = count(rows)
@@ -184,14 +165,12 @@ def would_change(facts: Facts, advised: Choice | None, ranked: list[Choice]) -> 
     return said
 
 
-def _largest_base(facts: Facts, ranked: list[Choice]) -> str:
-    """Return how large a base the card takes, by the rule of thumb turned round."""
-    sizes = (32e9, 24e9, 14e9, 8e9, 7e9, 4e9, 3e9, 1.5e9, 1e9, 5e8, 1e8)
-    for size in sizes:
-        smaller = msgspec.structs.replace(facts, base_parameters=size)
-        fits = next((choice for choice in ranked if roughly_fits(choice, smaller)), None)
-        if fits is not None and size < (facts.base_parameters or 0):
-            return t("With a base of {size}: {choice}.", size=billions(size), choice=fits.title)
+def _largest_base(other: Callable[..., Way | None], parameters: float) -> str:
+    """Return how large a base the card takes."""
+    for size in (s for s in (32e9, 24e9, 14e9, 8e9, 7e9, 4e9, 3e9, 1.5e9, 1e9, 5e8, 1e8) if s < parameters):
+        way = other(base_parameters=size)
+        if way is not None:
+            return t("With a base of {size}: {choice}.", size=billions(size), choice=way.title)
     return t("With a much smaller base, such as the starter, or a larger card.")
 
 

@@ -1,0 +1,160 @@
+"""Plan: every figure of a run to come, from one place: rows, steps, memory, time, and what the machine decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from engine.data import Dataset, division, lengths
+from engine.estimate import choices, duration, measured, memory
+from engine.models import Base
+from engine.plan.targets import Target
+from engine.spec import RunSpec, counts, recipes
+from engine.words import Problem
+from engine.workspace import Workspace
+
+# Tokens of a row when no data is there to count: a question with a short answer.
+USUAL_ROW_TOKENS = 300.0
+
+
+@dataclass(eq=False)
+class Plan:
+    """What is to be run, and what follows from it, each figure worked out when it is first asked for and then kept. Made
+    by plans.py, and not changed afterwards.
+
+    `recipe` is None in the plan of a spec that was stored; `overrides` is what was changed of it. `rows_planned`: how many
+    rows there will be, where that is not how many the data has. `look`: what finds the problems of a plan (checks.py),
+    and `wrong` those found in making it.
+    """
+
+    workspace: Workspace
+    spec: RunSpec
+    base: Base
+    dataset: Dataset | None
+    target: Target
+    recipe: recipes.Recipe | None = None
+    rows_planned: int | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    wrong: tuple[Problem, ...] = ()
+    look: Callable[[Plan], list[Problem]] | None = None
+
+    @cached_property
+    def problems(self) -> list[Problem]:
+        """Everything that keeps the run from starting, all at once."""
+        return [*self.wrong, *(self.look(self) if self.look is not None else ())]
+
+    # --- rows ---
+
+    @cached_property
+    def _lengths(self) -> lengths.Lengths | None:
+        return lengths.of(self.dataset, self.base, self.workspace) if self.dataset is not None else None
+
+    @cached_property
+    def _division(self) -> tuple[int, int] | None:
+        if self.rows_planned:
+            return division.of_rows(self.spec, self.rows_planned)
+        return division.split_rows(self.spec, self.dataset, self.workspace) if self.dataset is not None else None
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows train; None when it is not known."""
+        return self._division[0] if self._division is not None else None
+
+    @property
+    def steps(self) -> int | None:
+        """How many optimizer steps that makes."""
+        return counts.optimizer_steps(self.spec.train, self.rows) if self.rows is not None else None
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.spec.train.batch_size * self.spec.train.accumulation
+
+    # --- memory ---
+
+    @cached_property
+    def _asked(self) -> memory.Setup:
+        """What decides the memory, with no row counted as longer than the data's longest."""
+        setup = memory.setup_of(self.spec)
+        longest = self._lengths.longest if self._lengths is not None else None
+        return setup if longest is None else memory.with_longest(setup, longest)
+
+    @cached_property
+    def chosen(self) -> choices.Chosen:
+        """What the machine decides where the spec leaves it open, each with its reason."""
+        return choices.choose(self.spec, self.target.device, self.base.shape, self._asked)
+
+    @cached_property
+    def setup(self) -> memory.Setup:
+        """What decides the memory, with what is left open as the machine decides it."""
+        made = self.chosen
+        return msgspec.structs.replace(
+            self._asked, gradient_checkpointing=made.gradient_checkpointing, optimizer=made.optimizer
+        )
+
+    @cached_property
+    def memory(self) -> memory.Estimate:
+        """The memory it needs, by part, corrected by what finished runs of its kind took here."""
+        return self._memory(self.setup)
+
+    def _memory(self, setup: memory.Setup) -> memory.Estimate:
+        found = memory.estimate(self.base.shape, setup, device=self.target.name)
+        return found.calibrated(measured.memory(self._known, self.base.shape, setup, device=self.target.name))
+
+    @property
+    def room(self) -> memory.Room:
+        """How it fits the machine."""
+        return memory.room(self.memory, self.target.memory_bytes)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it fits, though it may be tightly; None when its base is too little known to say."""
+        return None if self.room == "unknown" else self.room in memory.FITTING
+
+    @cached_property
+    def smaller(self) -> dict[str, Any] | None:
+        """The mildest change of settings by which it fits, the rows of a step kept as many; None when nothing helps or too
+        little is known of its base."""
+        if self.base.shape is None:
+            return None
+
+        def fits(setup: memory.Setup) -> bool:
+            return memory.room(self._memory(setup), self.target.memory_bytes) in memory.FITTING
+
+        change = memory.smaller_settings(self.setup, fits)
+        if change and "train.batch_size" in change:
+            change["train.accumulation"] = max(1, self.rows_per_step // change["train.batch_size"])
+        return change
+
+    # --- time ---
+
+    @cached_property
+    def _known(self) -> list[measured.Measurement]:
+        return measured.read(self.workspace) if self.target.is_here else []
+
+    @cached_property
+    def time(self) -> duration.Time | None:
+        """How long the whole run takes; None when the base's shape or the rows are not known."""
+        if self._division is None or (self.dataset is not None and self._lengths is None):
+            return None
+        trained, held_out = self._division
+        mean = self._lengths.mean if self._lengths is not None else USUAL_ROW_TOKENS
+        alike = [one for one in self._known if one.dataset == self.spec.dataset.id and one.shape == self.base.shape]
+        job = duration.Job(
+            steps=counts.optimizer_steps(self.spec.train, trained),
+            rows_per_step=self.rows_per_step,
+            # its rows were counted when they were trained on
+            row_tokens=alike[0].row_tokens if alike else min(mean, self.spec.train.max_length),
+            held_out=held_out,
+            evaluations=self.spec.train.evaluations,
+            along=self.spec.evaluate.along,
+            threads=self.spec.train.threads,
+            dataset=self.spec.dataset.id,
+        )
+        return duration.estimate(
+            self.base.shape, self.setup, job, device=self.target.name, known=self._known, card=self.target.card,
+            memory_gib=self.target.memory_gib,
+        )  # fmt: skip

@@ -1,0 +1,97 @@
+"""Make plans: of a recipe on a base and a data set, or of a spec that was stored.
+
+make(workspace, recipe, base=..., dataset=..., overrides=...) is what the picker, the advisor, the Train page, the
+command line and the start of a run all read their figures from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.check import DatasetError
+from engine.data import Dataset, datasets
+from engine.events import Failed
+from engine.models import Base, bases
+from engine.plan import checks, settled, targets
+from engine.plan.plan import Plan
+from engine.plan.targets import Target
+from engine.spec import RunSpec, recipes
+from engine.words import Problem
+from engine.workspace import Workspace
+
+
+class CannotPlan(ValueError):
+    """There is no such recipe, or it cannot be read; `problem` says which."""
+
+    def __init__(self, problem: Problem):
+        super().__init__(problem.sentence)
+        self.problem = problem
+
+
+def make(
+    workspace: Workspace,
+    recipe_name: str,
+    *,
+    base: str | Base,
+    dataset: str | Dataset | None,
+    overrides: dict[str, Any],
+    target: Target | None = None,
+    rows_planned: int | None = None,
+) -> Plan:
+    """Resolve a recipe on a base and a data set, for this machine unless another is named. Raises CannotPlan."""
+    try:
+        known = recipes.recipes()
+    except recipes.RecipeError as error:
+        raise CannotPlan(Problem(rule="recipe-broken", where="recipe", parameters={"reason": str(error)})) from error
+    if recipe_name not in known:
+        names = ", ".join(known)
+        told = Problem(rule="recipe-unknown", where="recipe", parameters={"name": recipe_name[:80], "names": names})
+        raise CannotPlan(told)
+    base = bases.describe(base, workspace) if isinstance(base, str) else base
+    found, missing = (dataset, []) if isinstance(dataset, Dataset) else _dataset(workspace, dataset)
+    dataset_id = dataset if isinstance(dataset, str) else found.id if found is not None else ""
+    spec, wrong = settled.spec_of(known[recipe_name], base, found, dataset_id, overrides, workspace)
+    return Plan(
+        workspace,
+        spec,
+        base,
+        found,
+        target or targets.this_machine(),
+        known[recipe_name],
+        rows_planned=rows_planned,
+        overrides=overrides,
+        wrong=(*wrong, *missing),
+        look=checks.problems,
+    )
+
+
+def on_base(plan: Plan, base: Base) -> Plan:
+    """Return the plan of the same recipe, data and changes on another base."""
+    return make(
+        plan.workspace, plan.spec.recipe.name, base=base, dataset=plan.dataset, overrides=plan.overrides,
+        target=plan.target, rows_planned=plan.rows_planned,
+    )  # fmt: skip
+
+
+def of_spec(workspace: Workspace, spec: RunSpec, target: Target | None = None) -> Plan:
+    """Return the plan of a spec that was stored, such as a run's."""
+    base = bases.describe(spec.base.ref, workspace, spec.base.revision)
+    dataset, _ = _dataset(workspace, spec.dataset.id)
+    return Plan(workspace, spec, base, dataset, target or targets.this_machine())
+
+
+def _dataset(workspace: Workspace, dataset_id: str | None) -> tuple[Dataset | None, list[Problem]]:
+    if not dataset_id:
+        return None, [Problem(rule="dataset-none", where="dataset")]
+    try:
+        return datasets.load(workspace, dataset_id), []
+    except (DatasetError, OSError, ValueError):
+        return None, [Problem(rule="dataset-missing", where="dataset", parameters={"id": dataset_id[:80]})]
+
+
+def with_remedy(failure: Failed, spec: RunSpec, workspace: Workspace) -> Failed:
+    """Return the failure of a run that ran out of memory with the settings that would fit in it."""
+    change = of_spec(workspace, spec).smaller if failure.kind == "oom" else None
+    if change:
+        failure.fix = checks.remedy_words(change)
+    return failure

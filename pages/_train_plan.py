@@ -1,0 +1,127 @@
+"""The Train page's part on what will happen: rows, steps, time and memory of the run, all from its Plan."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from engine.estimate import memory
+from engine.plan import Plan, drafts
+from engine.spec import OBJECTIVES
+from engine.words import t
+from pages import _ui
+
+# The guide's "start with 1,000 rows" (N5).
+FIRST_TRY_ROWS = 1_000
+
+
+def show(plan: Plan) -> None:
+    """Say what will happen."""
+    st.subheader(t("What will happen"))
+    if plan.dataset is not None and plan.dataset.report.trainable:
+        _steps(plan)
+    _weights(plan)
+    _memory(plan)
+
+
+def _steps(plan: Plan) -> None:
+    a, b, c, d = st.columns(4)
+    a.metric(t("Rows to train on"), f"{plan.rows:,}")
+    b.metric(t("Effective batch"), plan.rows_per_step)
+    c.metric(t("Steps"), f"{plan.steps:,}")
+    d.metric(t("Device"), plan.target.name)
+    unknown = t("It cannot be estimated: the architecture of this base is not known.")
+    st.markdown(_ui.say("**{name}**: {text}", name=t("Time"), text=plan.time.sentence if plan.time else unknown))
+    if (plan.rows or 0) > FIRST_TRY_ROWS and st.button(
+        t("Try on {n} rows first", n=f"{FIRST_TRY_ROWS:,}"),
+        icon=":material/science:",
+        key="try_first",
+        help=t(
+            "A short run shows mistakes in the data as well as a long one. You get this form again, with fewer rows."
+        ),
+    ):
+        _ui.go("train", draft=drafts.save(plan.workspace, _first_try(plan)))
+
+
+def _first_try(plan: Plan) -> drafts.Draft:
+    total = plan.dataset.good_rows if plan.dataset is not None else 0
+    return drafts.Draft(
+        recipe=plan.spec.recipe.name,
+        base=plan.base.ref,
+        dataset=plan.spec.dataset.id,
+        overrides={**plan.overrides, "dataset.most_rows": FIRST_TRY_ROWS},
+        reasons=[
+            t(
+                "A first try on {n} of {total} rows, spread over all of them; then take all.",
+                n=f"{FIRST_TRY_ROWS:,}",
+                total=f"{total:,}",
+            )
+        ],
+        rules=["N5", "O9"],
+        came_from=t("A first try"),
+    )
+
+
+def _weights(plan: Plan) -> None:
+    weights = plan.spec.objective_args.weights
+    if not OBJECTIVES[plan.spec.objective].weighs_labels or not weights or len(weights) != 2:
+        return
+    counts = (plan.dataset.report.label_counts if plan.dataset is not None else None) or {}
+    good, bad = weights
+    st.caption(
+        t(
+            "Weights: {good} for each of {n_good} good rows, {bad} for each of {n_bad} bad ones. Unless you set them, "
+            "they follow from these counts, so that both kinds weigh about alike (arXiv 2402.01306).",
+            good=f"{good:g}",
+            bad=f"{bad:g}",
+            n_good=counts.get("true", 0),
+            n_bad=counts.get("false", 0),
+        )
+    )
+
+
+def _memory(plan: Plan) -> None:
+    estimate, memory_bytes = plan.memory, plan.target.memory_bytes
+    st.markdown(_ui.say("**{name}**: {text}", name=t("Memory"), text=memory.verdict(estimate, memory_bytes)))
+    if estimate.parts is None:
+        return
+    st.plotly_chart(
+        _memory_bar(estimate, memory_bytes),
+        key="memory",
+        alt=t("The memory the run needs, part by part, beside all there is"),
+    )
+    with st.expander(t("Memory, part by part")):
+        words = memory.part_words()
+        _ui.bullets(
+            t("{name}: {text}", name=words[name], text=memory.size_words(size)) for name, size in estimate.parts.items()
+        )
+        if estimate.runs:
+            st.caption(t("Corrected by {n} finished runs of this kind on this machine.", n=estimate.runs))
+        else:
+            st.caption(
+                t(
+                    "An estimate from the base's shape, for rows as long as the longest here. No run of this kind has "
+                    "finished on this machine yet; the first one corrects it."
+                )
+            )
+        st.caption(t("Before the first step the longest batch is tried once, so that running out shows at once."))
+
+
+def _memory_bar(estimate: memory.Estimate, memory_bytes: int) -> go.Figure:
+    """One bar of the parts, and a line where the memory of the device ends."""
+    figure, words = go.Figure(), memory.part_words()
+    for name, size_bytes in (estimate.parts or {}).items():
+        hover = f"{words[name]}: {memory.size_words(size_bytes)}<extra></extra>"
+        figure.add_bar(
+            x=[size_bytes / 2**30], y=[""], name=words[name], orientation="h", width=0.5, hovertemplate=hover
+        )
+    figure.add_vline(x=memory_bytes / 2**30, line_dash="dot", line_color="gray", annotation_text=t("all there is"))
+    figure.update_layout(
+        barmode="stack",
+        xaxis_title="GiB",
+        height=190,
+        margin={"l": 8, "r": 8, "t": 24, "b": 8},
+        legend={"orientation": "h", "traceorder": "normal", "y": -0.9},
+    )
+    figure.update_xaxes(range=[0, 1.15 * max(memory_bytes, estimate.total_bytes) / 2**30])
+    return figure

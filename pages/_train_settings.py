@@ -1,0 +1,154 @@
+"""The Train page's settings: the recipe's own first, all others behind "Advanced", each with its source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from engine.data import datasets
+from engine.plan import Plan, checks, judges
+from engine.runs import store
+from engine.spec import OBJECTIVES, recipes, schema, settings
+from engine.words import Problem, t
+from engine.workspace import Workspace
+from pages import _ui
+
+# Settings that the page decides elsewhere, or that a form field cannot hold.
+HIDDEN = {"objective", "adapter", "dataset.eval_id", "objective_args.weights"}
+
+
+def show(recipe: recipes.Recipe, plain: Plan, overrides: dict[str, Any]) -> None:
+    """Show every setting of a recipe and keep in `overrides` those that differ from `plain`, the plan without changes."""
+    objective = OBJECTIVES[recipe.objective]
+    st.subheader(t("Settings"))
+    if objective.needs_judge:
+        _judge(plain, overrides)
+    columns = st.columns(3)
+    for number, path in enumerate(recipe.basic):
+        with columns[number % 3]:
+            _field(path, plain, overrides)
+    with st.expander(t("Advanced")):
+        unused = "adapter_args." if recipe.adapter == "full" else "adapter_args.block_size"
+        rest = [
+            path
+            for path in settings.fields()
+            if path not in recipe.basic and path not in HIDDEN and not path.startswith(("objective_args.", unused))
+        ] + list(objective.fields)
+        columns = st.columns(3)
+        for number, path in enumerate(rest):
+            with columns[number % 3]:
+                _field(path, plain, overrides)
+    if overrides and st.button(t("Back to the defaults"), key="reset"):
+        forget_changes()
+        st.rerun()
+
+
+def forget_changes() -> None:
+    """Go back to what the recipe gives."""
+    st.session_state["overrides"] = {}
+    new_form()
+
+
+def new_form() -> None:
+    """Give every field a new key: a widget keeps what it shows as long as its key is the same, whatever its default."""
+    st.session_state["form"] = st.session_state.get("form", 0) + 1
+
+
+def _field(path: str, plain: Plan, overrides: dict[str, Any]) -> None:
+    """One setting: a fitting widget, its help and source, and a mark when it is not the default."""
+    field = settings.fields()[path]
+    default = schema.value_at(plain.spec, path)
+    value = overrides.get(path, default)
+    given = plain.recipe.default(path, plain.base.parameters, plain.spec.adapter) if plain.recipe is not None else None
+    parts = [t(field.help)]
+    if given is not None:
+        parts.append(_ui.say("Default {value}: {source}.", value=_ui.show_value(default), source=t(given.source)))
+        if given.guide:
+            parts.append(_ui.say("The guide says {guide}.", guide=t(given.guide)))
+    key, label, help_text = f"set_{path}~{st.session_state.get('form', 0)}", t(field.title), "\n\n".join(parts)
+    new = _widget(path, default, value, plain, key=key, label=label, help_text=help_text)
+    if new == default:
+        overrides.pop(path, None)
+    else:
+        overrides[path] = new
+        st.caption(_ui.say("Changed from the default {value}", value=_ui.show_value(default)))
+
+
+def _widget(path: str, default: Any, value: Any, plain: Plan, *, key: str, label: str, help_text: str) -> Any:
+    """Show the widget that fits a setting and return what it says."""
+    field = settings.fields()[path]
+    if path == "train.replay_data":
+        stored = {one.id: one for one in datasets.list_all(plain.workspace)}
+        general = [None, *(i for i, one in stored.items() if one.report.type in checks.replay_types())]
+        return st.selectbox(
+            label,
+            general,
+            index=general.index(value) if value in general else 0,
+            format_func=lambda i: stored[i].name if i else t("written by the base, or the starter's own"),
+            key=key,
+            help=help_text,
+        )
+    if path in ("train.gradient_checkpointing", "train.padding_free"):
+        words = {None: t("as the machine needs it"), True: t("on"), False: t("off")}
+        return st.selectbox(
+            label,
+            list(words),
+            index=list(words).index(value) if value in words else 0,
+            format_func=lambda answer: words[answer],
+            key=key,
+            help=help_text,
+        )
+    if field.choices:
+        options = list(field.choices)
+        index = options.index(value) if value in options else 0
+        return st.selectbox(label, options, index=index, key=key, help=help_text)
+    if isinstance(default, bool):
+        return st.checkbox(label, bool(value), key=key, help=help_text)
+    if isinstance(default, int):
+        return st.number_input(label, value=int(value), step=1, key=key, help=help_text)
+    typed = st.text_input(label, _ui.show_value(value) if value is not None else "", key=key, help=help_text)
+    return _parsed(path, typed, default)
+
+
+def _parsed(path: str, typed: str, default: Any) -> Any:
+    """Return what was typed as a value of its setting; what cannot be one stays text, and preflight says why."""
+    if typed == (_ui.show_value(default) if default is not None else ""):
+        return default
+    parsed = settings.parse_setting(f"{path}=[{typed}]" if isinstance(default, list) else f"{path}={typed}")
+    value = typed if isinstance(parsed, Problem) else parsed[1]
+    converted = settings.convert_setting(path, value)
+    return value if isinstance(converted, Problem) else converted
+
+
+def _judge(plain: Plan, overrides: dict[str, Any]) -> None:
+    """PPO's reward model: the newest that fits unless another is chosen, and how good it must be."""
+    path, workspace = "objective_args.reward_model", plain.workspace
+    default = schema.value_at(plain.spec, path)
+    named = overrides.get(path, default)
+    options = list(dict.fromkeys([*([named] if named else []), *judges.candidates(workspace)]))
+    left, right = st.columns(2)
+    with left:
+        chosen = st.selectbox(
+            t("Reward model"),
+            options,
+            index=options.index(named) if named else None,
+            format_func=lambda ref: _judge_title(workspace, ref),
+            placeholder=t("None yet: train the recipe Reward model first"),
+            key=f"judge~{st.session_state.get('form', 0)}",
+            help=t(settings.fields()[path].help),
+        )
+    if chosen and chosen != default:
+        overrides[path] = chosen
+    else:
+        overrides.pop(path, None)
+    with right:
+        _field("objective_args.least_reward_accuracy", plain, overrides)
+
+
+def _judge_title(workspace: Workspace, ref: str) -> str:
+    if not store.exists(workspace, ref.removeprefix("run:")):
+        return ref
+    judged = judges.accuracy(workspace.run_dir(ref.removeprefix("run:")))
+    share = "?" if judged is None else f"{100 * judged.tuned:.0f}"
+    return t("{name}: right on {share} % of unseen pairs", name=store.name(workspace, ref[4:]), share=share)
