@@ -11,7 +11,7 @@ from engine.check import check_file, window
 from engine.models import bases
 from engine.read import lines
 from engine.read import source as read_source
-from engine.words import CHECK_HELP, RULES
+from engine.words import rules
 from tests.house.sources import sources
 
 CASES = Path(__file__).parent / "cases"
@@ -43,9 +43,10 @@ def test_each_rule_of_the_check_has_a_case_and_a_line_of_help():
     source = "".join(path.read_text() for path in sources(*names))
     elsewhere = {"file-missing", "file-is-folder", "file-no-permission", "file-unreadable", "disk-full",
                  "mapping-target", "mapping-twice"}  # fmt: skip
-    rules = {rule for rule in RULES if f'"{rule}"' in source} - elsewhere
-    assert rules == set(INDEX) == set(CHECK_HELP)
-    for rule, text in CHECK_HELP.items():
+    named = {rule for rule in rules.rules() if f'"{rule}"' in source} - elsewhere
+    helps = {name: rule.help for name, rule in rules.rules().items() if rule.help}
+    assert named == set(INDEX) == set(helps)
+    for rule, text in helps.items():
         severity = "warning" if text.startswith("Warning") else "error"
         assert text.startswith(("Warning", "Error")) and "\n" not in text and len(text) < 110, rule
         assert severity in ("warning", "error")

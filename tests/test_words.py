@@ -10,11 +10,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
-from engine.words import RULES, Problem, languages, set_language, t
+from engine.words import Problem, languages, rules, set_language, t
 from tests.house.sources import ALL, ENGINE, PAGES, PROJECT, TRAIN, called, calls, name_of, tree_of
+from tests.house.test_layers import FLOOR_OF
 
 WORDS = PROJECT / "engine" / "words"
+FILES = sorted((PROJECT / "engine").rglob("sentences.yaml"))
 WRITTEN = [path for path in [*ENGINE, *TRAIN] if path.parent != WORDS and path.name != "build_starter.py"]
 LETTER = re.compile(r"[^\W\d_]")
 
@@ -43,22 +46,22 @@ def test_an_unknown_language_is_english():
 
 # --- rules ------------------------------------------------------------------------------------------------------------
 def test_a_rule_says_what_is_wrong_and_what_to_do():
-    for rule, (message, fix) in RULES.items():
-        names = placeholders(message) | placeholders(fix)
-        problem = Problem(rule=rule, where="a.b", line=3, parameters=dict.fromkeys(names, "x"))
-        assert problem.message, rule
-        assert problem.fix, rule
+    for name, rule in rules.rules().items():
+        names = placeholders(rule.says) | placeholders(rule.do)
+        problem = Problem(rule=name, where="a.b", line=3, parameters=dict.fromkeys(names, "x"))
+        assert problem.message, name
+        assert problem.fix, name
         assert problem.sentence == f"line 3: {problem.message}; {problem.fix}"
         for text in (problem.message, problem.fix):
-            assert not text.endswith((".", " ")), rule
-            assert not re.search(r"\{\w*\}", text), rule
-        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", rule)
+            assert not text.endswith((".", " ")), name
+            assert not re.search(r"\{\w*\}", text), name
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
 
 
 def test_a_value_with_braces_does_not_break_a_rule():
-    for rule, (message, fix) in RULES.items():
-        problem = Problem(rule=rule, parameters=dict.fromkeys(placeholders(message) | placeholders(fix), "{0}{x}%s"))
-        assert problem.sentence, rule
+    for name, rule in rules.rules().items():
+        names = placeholders(rule.says) | placeholders(rule.do)
+        assert Problem(rule=name, parameters=dict.fromkeys(names, "{0}{x}%s")).sentence, name
 
 
 def test_a_place_comes_first_in_a_sentence():
@@ -105,25 +108,69 @@ def test_the_scan_finds_who_names_rules():
 
 def test_a_rule_that_is_named_exists_and_has_its_parameters():
     wrong = []
+    known = rules.rules()
     for path, line, rule, given in ((file, *one) for file in WRITTEN for one in raised(file)):
-        wanted = placeholders("".join(RULES.get(rule, ()))) | {"where"}
-        if rule not in RULES:
+        if rule not in known:
             wrong.append(f"{name_of(path)}:{line}: there is no rule {rule}")
-        elif given is not None and not wanted - {"where"} <= given | {"where"}:
+            continue
+        wanted = placeholders(known[rule].says + known[rule].do) | {"where"}
+        if given is not None and not wanted - {"where"} <= given | {"where"}:
             wrong.append(f"{name_of(path)}:{line}: {rule} lacks {sorted(wanted - given - {'where'})}")
         elif given is not None and not given <= wanted:
             wrong.append(f"{name_of(path)}:{line}: {rule} is given {sorted(given - wanted)} in vain")
     assert wrong == []
 
 
+def literals(path: Path) -> set[str]:
+    constants = (node.value for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant))
+    return {value for value in constants if isinstance(value, str)}
+
+
 def test_every_rule_is_named_somewhere():
-    literals = {
-        node.value
-        for path in [*WRITTEN, *PAGES]
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
-    assert sorted(set(RULES) - literals) == []
+    named = {text for path in [*WRITTEN, *PAGES] for text in literals(path)}
+    assert sorted(set(rules.rules()) - named) == []
+
+
+def test_a_rule_stands_beside_the_lowest_package_that_names_it():
+    """Single files of the engine share engine/sentences.yaml, which is below all packages."""
+    named: dict[Path, set[str]] = {}
+    for path in WRITTEN:
+        folder = PROJECT.joinpath(*path.relative_to(PROJECT).parent.parts[:2])
+        named.setdefault(folder, set()).update(literals(path))
+    floors = {folder: FLOOR_OF.get(folder.name, 0) for folder in named}
+    wrong = []
+    for path in FILES:
+        lower = [folder for folder in named if floors[folder] < floors[path.parent]]
+        for rule in yaml.safe_load(path.read_text("utf-8")):
+            wrong += [f"{rule} is not named in {name_of(path.parent)}"] if rule not in named[path.parent] else []
+            wrong += [f"{rule} is named in {name_of(folder)} too" for folder in lower if rule in named[folder]]
+    assert wrong == []
+
+
+def test_each_rule_stands_once_in_a_file_that_is_read():
+    written = [rule for path in FILES for rule in re.findall(r"^([\w-]+):", path.read_text("utf-8"), re.MULTILINE)]
+    assert sorted(written) == sorted(rules.rules())
+
+
+@pytest.mark.parametrize(
+    "entry", ["{says: wrong}", "{do: mend it}", "{says: wrong, do: ''}", "wrong", "{says: a, do: b, fix: c}"]
+)
+def test_a_rule_without_a_sentence_is_an_error_with_its_file(tmp_path, entry):
+    path = tmp_path / "sentences.yaml"
+    path.write_text(f"good: {{says: wrong, do: mend it}}\nhalf-done: {entry}\n")
+    with pytest.raises(ValueError, match="half-done") as error:
+        rules.read(tmp_path)
+    assert str(path) in str(error.value)
+
+
+def test_a_rule_that_stands_twice_is_an_error_with_both_files(tmp_path):
+    paths = [tmp_path / name / "sentences.yaml" for name in ("one", "two")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("twice: {says: wrong, do: mend it}\n")
+    with pytest.raises(ValueError, match="twice") as error:
+        rules.read(tmp_path)
+    assert all(str(path) in str(error.value) for path in paths)
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------

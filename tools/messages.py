@@ -1,8 +1,9 @@
 """The catalogues of the interface: find every message, bring the .po files up to date, compile them. `make messages`.
 
-A message is the first argument of t(), later() or say(), a text of one of the tables below that is looked up later, or
-a text of a recipe or of the guide's rules. They stand in the order of the files, without line numbers, so that two
-people can add messages without a conflict. What is no longer used is dropped; what is new is left empty and named.
+A message is the first argument of t(), later() or say(), a text of one of the tables below that is looked up later, a
+sentence of a rule, or a text of a recipe or of the guide's rules. They stand in the order of the files, without line
+numbers, so that two people can add messages without a conflict. What is no longer used is dropped; what is new is left
+empty and named.
 
     python -m tools.messages                  update and compile every catalogue, and name what lacks a translation
     python -m tools.messages --missing        print that as one JSON object, English -> ""
@@ -32,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCALES = ROOT / "engine" / "words" / "locales"
 LOOKED_UP = {"t", "later", "say", "words.t", "words.later", "_ui.say"}
 # Keys of a YAML whose texts a person reads. The guide's own Chinese words (phrase, also) are shown as they stand.
-DATA_KEYS = {"title", "when", "trade", "says", "value_used", "why", "source", "guide"}
+RECIPE_KEYS = {"title", "when", "trade", "says", "value_used", "why", "source", "guide"}
+RULE_KEYS = {"says", "do", "help"}
 # the same safe loader, in C where PyYAML was built with it: ten times faster
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Always the same, so that a catalogue changes only where a message does.
@@ -56,12 +58,7 @@ def _in_tables() -> Iterator[tuple[str, str]]:
     from engine.check import report
     from engine.read import source
     from engine.spec import OBJECTIVES, settings
-    from engine.words import CHECK_HELP, RULES
 
-    for text in CHECK_HELP.values():
-        yield "engine/words/rules.py", text
-    for texts in RULES.values():
-        yield from (("engine/words/rules.py", text) for text in texts)
     for field in settings.fields().values():
         yield from (("engine/spec/settings.py", text) for text in (field.title, field.help))
     for objective in OBJECTIVES.values():
@@ -88,10 +85,12 @@ def _under(value: Any, keys: set[str]) -> Iterator[str]:
 
 
 def _in_data() -> Iterator[tuple[str, str]]:
-    for path in sorted((ROOT / "recipes").rglob("*.yaml")):
-        content = yaml.load(path.read_bytes(), LOADER)  # noqa: S506 - a safe loader
-        for text in _under(content, DATA_KEYS):
-            yield path.relative_to(ROOT).as_posix(), text
+    """Yield file and text of the rules of the engine, and of the recipes and the guide."""
+    for files, keys in (("engine/**/sentences.yaml", RULE_KEYS), ("recipes/**/*.yaml", RECIPE_KEYS)):
+        for path in sorted(ROOT.glob(files)):
+            content = yaml.load(path.read_bytes(), LOADER)  # noqa: S506 - a safe loader
+            for text in _under(content, keys):
+                yield path.relative_to(ROOT).as_posix(), text
 
 
 @lru_cache(maxsize=1)

@@ -60,12 +60,12 @@ def _lines(path: Path) -> int:
 @lru_cache(maxsize=1)
 def shipped() -> tuple[Benchmark, ...]:
     found = []
-    for path in sorted(HERE.glob("*.yaml")):
-        task = yaml.safe_load(path.read_text("utf-8"))
-        told, data = task["metadata"], HERE / task["dataset_kwargs"]["data_files"]["test"]
+    for data in sorted(HERE.glob("*.jsonl")):
+        task = yaml.safe_load(data.with_suffix(".yaml").read_text("utf-8"))
+        told = task["metadata"]
         found.append(
             Benchmark(
-                name=path.stem,
+                name=data.stem,
                 title=told["title"],
                 about=told["about"],
                 kind="text" if task["output_type"] == "loglikelihood_rolling" else "choices",

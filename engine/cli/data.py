@@ -11,7 +11,7 @@ import msgspec
 
 from engine.cli import shared
 from engine.cli.shared import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, mapping, print_json
-from engine.words import t
+from engine.words import rules, t
 from engine.workspace import Workspace
 
 
@@ -70,14 +70,15 @@ def check(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 
 def _list_rules(*, as_json: bool) -> int:
-    """Print the id of every rule of the check with a line of help."""
-    from engine.words import CHECK_HELP
-
+    """Print the id of every rule of the check with a line of help: errors first, then warnings."""
+    helped = {name: rule.help for name, rule in rules.rules().items() if rule.help}
+    order = sorted(helped, key=lambda name: (helped[name].partition(".")[0], name))
+    told = {name: t(helped[name]) for name in order}
     if as_json:
-        print_json({rule: t(text) for rule, text in CHECK_HELP.items()})
+        print_json(told)
     else:
-        width = max(map(len, CHECK_HELP))
-        print("\n".join(f"{rule:<{width}}  {t(text)}" for rule, text in CHECK_HELP.items()))
+        width = max(map(len, told))
+        print("\n".join(f"{name:<{width}}  {text}" for name, text in told.items()))
     return EXIT_OK
 
 

@@ -12,7 +12,7 @@ from engine.forgetting.sweep_plan import RECIPE, Sweep, label
 from engine.plan import plans
 from engine.runs import Run, lifecycle, store
 from engine.spec import RunSpec, schema
-from engine.words import RULES, later
+from engine.words import Problem, later
 from engine.workspace import Workspace, write_atomically
 
 POLL_S = 0.3
@@ -73,9 +73,9 @@ def drive(run_dir: Path) -> None:
     if (run_dir / "stop").exists() and unfinished:
         log.append(events.Stopped(step=done, resumable=True))
     elif unfinished:
-        told = {"n": unfinished, "total": len(made.trials)}
-        message, fix = RULES["sweep-unfinished"]
-        log.append(events.Failed(kind="sweep", message=later(message, **told), fix=later(fix)))
+        why = Problem(rule="sweep-unfinished", parameters={"n": unfinished, "total": len(made.trials)})
+        message, fix = why.texts
+        log.append(events.Failed(kind="sweep", message=message, fix=fix))
     else:
         log.append(events.Finished(step=done))
     log.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.words.rules import RULES
+from engine.words.rules import rules
 from engine.words.text import Text, t
 
 
@@ -26,9 +26,9 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def texts(self) -> tuple[Text, Text]:
         """What is wrong and what to do about it, to be read later."""
-        message, fix = RULES[self.rule]
+        rule = rules()[self.rule]
         shown = {"where": self.where or "", **self.parameters}
-        return Text(message, shown), Text(fix, shown)
+        return Text(rule.says, shown), Text(rule.do, shown)
 
     @property
     def message(self) -> str:
