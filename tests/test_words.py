@@ -8,7 +8,6 @@ import string
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 import yaml
 
@@ -68,11 +67,6 @@ def test_a_place_comes_first_in_a_sentence():
     assert Problem(rule="bom", line=17, row=3).sentence.startswith("line 17: ")
     assert Problem(rule="bom", row=3).sentence.startswith("row 3: ")
     assert Problem(rule="bom").sentence.startswith("the file starts")
-
-
-def test_a_problem_survives_a_file():
-    problem = Problem(rule="data-bad-rows", where="dataset", parameters={"bad": 1, "rows": 2})
-    assert msgspec.json.decode(msgspec.json.encode(problem), type=Problem) == problem
 
 
 def raised(path: Path) -> Iterator[tuple[int, str, set[str] | None]]:
