@@ -40,6 +40,40 @@ def _without_wrapper(chunks: Iterator[bytes]) -> tuple[Iterator[bytes], bool]:
     return itertools.chain([head], chunks), found is not None
 
 
+class _Cutter:
+    """Cuts records off the bytes read so far, of which it keeps what is not yet cut off, and counts their lines."""
+
+    def __init__(self) -> None:
+        self.buffer = b""
+        self.start = 0  # where the current record starts
+        self.line = 1  # line of `start`
+        self.overlong = False
+
+    def read(self, chunk: bytes, position: int) -> int:
+        """Put a chunk behind what is kept and return where `position`, up to which all was looked at, lies now."""
+        if position - self.start > lines.MAX_ROW_BYTES:
+            # Too long to keep: only its lines and that it was too long are remembered.
+            self.line += self.buffer.count(b"\n", self.start, position)
+            self.start, self.overlong = position, True
+        self.buffer = self.buffer[self.start :] + chunk
+        position -= self.start
+        self.start = 0
+        return position
+
+    def record(self, end: int, following: int) -> tuple[int, bytes] | None:
+        """The record up to `end` without the white space around it, if there is more; the next starts at `following`."""
+        raw = self.buffer[self.start : end]
+        body = raw.lstrip()
+        first = self.line + raw.count(b"\n", 0, len(raw) - len(body))
+        self.line += raw.count(b"\n")
+        self.start = following
+        body = body.rstrip()
+        if self.overlong or len(body) > lines.MAX_ROW_BYTES:
+            self.overlong = False
+            body = TOO_LONG
+        return (first, body) if body else None
+
+
 def split_documents(chunks: Iterator[bytes]) -> Generator[tuple[int, bytes]]:
     """Yield (first line, bytes) of each element of a JSON array, or of each of several documents. Of a single document
     that holds the rows in a list, as {"data": [...]}, the elements of that list.
@@ -47,47 +81,19 @@ def split_documents(chunks: Iterator[bytes]) -> Generator[tuple[int, bytes]]:
     Tracks brackets and strings only, so that a broken element costs itself and, as a line break cannot be part of a
     JSON string, at most its neighbours. Text outside of elements is handed on as a record, which then fails to parse.
     """
-    buffer = b""
-    position = 0  # next byte to look at
-    start = 0  # where the current record starts
-    line = 1  # line of `start`
-    depth = 0  # brackets open inside the record
-    inside = False  # within a string
+    position = depth = 0  # the next byte to look at, and how many brackets are open inside the record
+    look = _OUTSIDE  # or _INSIDE, within a string
     in_array: bool | None = None  # None before the first bracket
-    ended = overlong = False
     chunks, wrapped = _without_wrapper(chunks)
-
-    def record(end: int) -> tuple[int, bytes] | None:
-        """The record from `start` to `end` without the white space around it; the next one starts at `position`."""
-        nonlocal line, start, overlong
-        raw = buffer[start:end]
-        body = raw.lstrip()
-        first = line + raw.count(b"\n", 0, len(raw) - len(body))
-        line += raw.count(b"\n")
-        start = position
-        body = body.rstrip()
-        if overlong or len(body) > lines.MAX_ROW_BYTES:
-            overlong = False
-            body = TOO_LONG
-        return (first, body) if body else None
-
+    cutter = _Cutter()
     for chunk in chunks:
-        if position - start > lines.MAX_ROW_BYTES:
-            # Too long to keep: only its lines and that it was too long are remembered.
-            line += buffer.count(b"\n", start, position)
-            start, overlong = position, True
-        buffer = buffer[start:] + chunk
-        position -= start
-        start = 0
-        while True:
-            match = (_INSIDE if inside else _OUTSIDE).search(buffer, position)
-            if match is None:
-                position = len(buffer)
-                break
+        position = cutter.read(chunk, position)
+        buffer = cutter.buffer
+        while match := look.search(buffer, position):
             at = match.start()
             byte = buffer[at]
             if byte == 0x5C:  # a backslash: the byte after it is part of the string
-                if at + 1 >= len(buffer):
+                if at + 1 == len(buffer):
                     position = at
                     break
                 position = at + 2
@@ -95,42 +101,38 @@ def split_documents(chunks: Iterator[bytes]) -> Generator[tuple[int, bytes]]:
             position = at + 1
             found: tuple[int, bytes] | None = None
             if byte == 0x22:
-                inside = not inside
+                look = _OUTSIDE if look is _INSIDE else _INSIDE
             elif byte == 0x0A:
                 # A string that does not end: the record is broken. One that has its line to itself ends with it.
-                inside = False
-                if in_array and b"\n" not in buffer[start:at].lstrip():
-                    depth = 0
-                    found = record(position)
+                look = _OUTSIDE
+                if in_array and b"\n" not in buffer[cutter.start : at].lstrip():
+                    depth, found = 0, cutter.record(position, position)
             elif byte in b"[{":
-                if in_array is None and byte == 0x5B and not ended:
-                    in_array = True
-                    found = record(at)
+                if in_array is None and byte == 0x5B:
+                    in_array, found = True, cutter.record(at, position)
                 else:
-                    in_array = bool(in_array)
-                    depth += 1
+                    in_array, depth = bool(in_array), depth + 1
             elif byte == 0x2C:
                 if depth == 0 and in_array:
                     # An element that is missing between two commas is a record that does not parse.
-                    found = record(at) or (line, b",")
+                    found = cutter.record(at, position) or (cutter.line, b",")
             elif depth:
                 depth -= 1
                 if depth == 0 and not in_array:
-                    found = record(position)
+                    found = cutter.record(position, position)
             elif in_array and byte == 0x5D:
-                found = record(at)
-                in_array, ended = False, True
+                in_array, found = False, cutter.record(at, position)
             if found:
                 yield found
-            if wrapped and ended:
-                yield from _after_the_list(line, buffer[position:], chunks)
+            if wrapped and in_array is False:  # the list has ended
+                yield from _after_the_list(cutter.line, buffer[position:], chunks)
                 return
-    position = len(buffer)
-    found = record(position)
-    if found:
+        else:
+            position = len(buffer)
+    if found := cutter.record(len(cutter.buffer), len(cutter.buffer)):
         yield found
     if in_array and (found is None or depth == 0):
-        yield line, b"["  # the closing bracket is missing
+        yield cutter.line, b"["  # the closing bracket is missing
 
 
 def _after_the_list(line: int, rest: bytes, chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
