@@ -111,13 +111,10 @@ def _message(role: str, content: str, tool_calls: str | None = None, name: str |
 def _messages(messages: list[dict[str, Any]] | dict[str, Any], reading: formats.Reading) -> list[Message]:
     """Canonical messages of a list in either style, or of a single message."""
     result = []
+    role_key, content_key, roles = reading.style
     for message in messages if isinstance(messages, list) else [messages]:
-        if reading.sharegpt:
-            content = formats.text_of(message.get("value"))
-            role = formats.SHAREGPT_ROLES[message["from"]]
-        else:
-            content = formats.text_of(message.get("content"))
-            role = formats.OPENAI_ROLES[message["role"]]
+        content = formats.text_of(message.get(content_key))
+        role = roles[message[role_key]]
         calls = message.get("tool_calls")
         if not calls and message.get("function_call"):
             calls = [{"type": "function", "function": message["function_call"]}]

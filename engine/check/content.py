@@ -74,7 +74,7 @@ class ContentRules:
     def __init__(self, reading: formats.Reading, warn: Callable[..., None]):
         self.warn = warn
         self.columns = [c for m, c in reading.layout.fields.items() if m not in ("label", "family", "tools", "choices")]
-        self.content_key = "value" if reading.sharegpt else "content"
+        self.content_key = reading.style.content_key
 
     def look(self, row: dict[str, Any], flags: int) -> None:
         special = 1 << 20 if flags & (ANGLE | HASH | MARK) else 0
@@ -117,6 +117,6 @@ class ContentRules:
             yield f"{where}.{self.content_key}", content
         elif isinstance(content, list):
             for part in content:
-                text = part.get("text", part.get("value")) if isinstance(part, dict) else None
+                text = formats.part_text(part) if isinstance(part, dict) else None
                 if isinstance(text, str):
                     yield f"{where}.{self.content_key}", text

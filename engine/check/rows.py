@@ -24,6 +24,7 @@ from engine.check.ledger import Ledger
 from engine.check.repeats import Hashes
 from engine.check.rules import LEAK_CHARACTERS, Lengths, RowRules
 from engine.read import faults, formats, texts
+from engine.read import lines as read_lines
 from engine.words import Problem, later
 
 COLUMNS_KEPT = 200
@@ -216,7 +217,7 @@ class RowChecks:
                     known = sequences[tuple([message.role for message in messages])]
                 except KeyError:
                     known = sequence_of(messages)
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                except read_lines.UNPARSED:
                     known = None
                 # Another count of quotes may mean a key that stands twice.
                 if (
@@ -256,7 +257,7 @@ class RowChecks:
         ledger, reading, rule = self.ledger, self.reading, self.rule
         try:
             row = _decode(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except read_lines.UNPARSED:
             failed, parameters = faults.explain(raw)
             ledger.error(failed, None, **parameters)
             return False
@@ -421,7 +422,7 @@ class QuickChat:
         self.decode = decode
         self.keys = keys
         self.quotes = quotes  # of everything outside of the messages
-        self.roles = formats.SHAREGPT_ROLES if reading.sharegpt else formats.OPENAI_ROLES
+        self.roles = reading.style.roles
         self.ready = False  # not before a good row of these keys was seen: the careful way has noted its columns
         self.sequences: dict[tuple[str, ...], tuple[list[int], list[tuple[int, int]]] | None] = {}
 
@@ -437,10 +438,10 @@ class QuickChat:
             or len(example) > 30
         ):
             return None
-        role, content = ("from", "value") if reading.sharegpt else ("role", "content")
+        role, content = (msgspec.field(name=key) for key in (reading.style.role_key, reading.style.content_key))
         message = msgspec.defstruct(
             "Message",
-            [("role", str, msgspec.field(name=role)), ("content", str, msgspec.field(name=content))],
+            [("role", str, role), ("content", str, content)],
             gc=False,
             forbid_unknown_fields=True,
         )

@@ -69,8 +69,7 @@ class RowRules:
         self.ledger = ledger
         self.error = ledger.error
         self.warn = ledger.warn
-        self.roles = formats.SHAREGPT_ROLES if reading.sharegpt else formats.OPENAI_ROLES
-        self.role_key, self.content_key = ("from", "value") if reading.sharegpt else ("role", "content")
+        self.role_key, self.content_key, self.roles = reading.style
         self.labels = {True: 0, False: 0}
         self.target_characters = 0
         self._sequences: dict[tuple[str, ...], tuple[str, list[int]]] = {}  # roles as written -> last, answers
@@ -477,7 +476,7 @@ class RowRules:
             if kind not in formats.TEXT_PARTS:
                 self.error("not-text-part", f"{where}[{index}]", found=texts.short(kind))
                 good = False
-            elif type(text := part.get("text", part.get("value"))) is not str:
+            elif type(text := formats.part_text(part)) is not str:
                 self._wrong(text, f"{where}[{index}].{'value' if 'value' in part else 'text'}", later("text"))
                 good = False
         return good
@@ -540,10 +539,10 @@ def repeated_prompt(prompt: object, answer: list[Any], reading: formats.Reading)
     if isinstance(prompt, list):
         count = len(prompt)
         return count if count < len(answer) and answer[:count] == prompt else 0
-    role_key, content_key = ("from", "value") if reading.sharegpt else ("role", "content")
-    roles = formats.SHAREGPT_ROLES if reading.sharegpt else formats.OPENAI_ROLES
-    first = answer[0]
-    return int(len(answer) > 1 and roles[first[role_key]] == "user" and first.get(content_key) == prompt)
+    style, first = reading.style, answer[0]
+    return int(
+        len(answer) > 1 and style.roles[first[style.role_key]] == "user" and first.get(style.content_key) == prompt
+    )
 
 
 def shared_messages(chosen: object, rejected: object) -> int:

@@ -156,7 +156,7 @@ def _with_labels(raw: bytes, label: str | None, step_labels: str | None) -> byte
     """The record with its labels converted, or None when none is."""
     try:
         row: Any = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except lines.UNPARSED:
         return None
     if not isinstance(row, dict):
         return None

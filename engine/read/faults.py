@@ -18,7 +18,7 @@ def decoded(raw: bytes) -> object:
     """The value of a record, or None when it does not parse."""
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except lines.UNPARSED:
         return None
 
 

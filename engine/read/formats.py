@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,43 @@ TYPES = (
     "preference",
     "unpaired-preference",
     "stepwise",
+)
+
+
+class Style(NamedTuple):
+    """How messages are written: under which keys a role and a text stand, and the roles as they are written -> roles of
+    a canonical row."""
+
+    role_key: str
+    content_key: str
+    roles: dict[str, str]
+
+
+OPENAI = Style(
+    "role",
+    "content",
+    {
+        "system": "system",
+        "developer": "system",
+        "user": "user",
+        "assistant": "assistant",
+        "tool": "tool",
+        "function": "tool",
+    },
+)
+SHAREGPT = Style(
+    "from",
+    "value",
+    {
+        "system": "system",
+        "human": "user",
+        "user": "user",
+        "gpt": "assistant",
+        "assistant": "assistant",
+        "function_call": "assistant",
+        "observation": "tool",
+        "tool": "tool",
+    },
 )
 
 
@@ -51,7 +88,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """How the rows of one file are read: its layout, and what the layout leaves open.
 
-    `sharegpt`: messages are from/value instead of role/content. `prompts_only`: no conversation of the file has an
+    `sharegpt`: messages are of the style SHAREGPT instead of OPENAI. `prompts_only`: no conversation of the file has an
     assistant turn, so they are prompts.
     """
 
@@ -69,6 +106,10 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def type(self) -> str:
         return "prompt-only" if self.prompts_only else self.layout.type
+
+    @property
+    def style(self) -> Style:
+        return SHAREGPT if self.sharegpt else OPENAI
 
 
 def _layout(name: str, kind: str, required: str, optional: str = "", conversational: bool | None = False) -> Layout:
@@ -147,27 +188,6 @@ LAYOUTS: tuple[Layout, ...] = (
 BARE = LAYOUTS[-1]
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
 
-# Roles as they are written -> roles of a canonical row.
-OPENAI_ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
-SHAREGPT_ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "tool": "tool",
-}
-
-
 # Parts of a message's content that are text; images, sound and video are not trained on.
 TEXT_PARTS = ("text", "input_text", "output_text")
 # Columns that hold what is not text.
@@ -178,8 +198,13 @@ IGNORE = "ignore"
 def text_of(content: object) -> str:
     """The text of a message's content, which may be a list of text parts, or nothing."""
     if isinstance(content, list):
-        return "".join(part.get("text", part.get("value")) for part in content)
+        return "".join(map(part_text, content))
     return content if isinstance(content, str) else ""
+
+
+def part_text(part: dict[str, Any]) -> Any:
+    """What stands where a part of a message's content has its text, whatever that is."""
+    return part.get("text", part.get("value"))
 
 
 def targets() -> list[str]:
@@ -303,7 +328,7 @@ def has_assistant(messages: object) -> bool:
     for message in messages:
         if isinstance(message, dict):
             role = message.get("role", message.get("from"))
-            if isinstance(role, str) and SHAREGPT_ROLES.get(role) == "assistant":
+            if isinstance(role, str) and SHAREGPT.roles.get(role) == "assistant":
                 return True
     return False
 

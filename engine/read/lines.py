@@ -25,10 +25,14 @@ class Unreadable(bytes):
         return made
 
 
+# What is raised for a record that does not parse.
+UNPARSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 def parses(line: bytes) -> bool:
     try:
         msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNPARSED:
         return False
     return True
 

@@ -17,6 +17,8 @@ from engine.words import Problem, Text, later
 GZIP_TIMES_LIMIT = 400
 GZIP_FREE_BYTES = 64 << 20
 
+BOM = b"\xef\xbb\xbf"
+
 Progress = Callable[[int, int], None]  # bytes read, bytes in all
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -63,7 +65,7 @@ def container_of(head: bytes, is_whole: bool, is_table: Callable[[bytes, bool], 
     wide = wide_encoding(head)
     if wide:
         raise Refused("encoding", found=wide)
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = head.removeprefix(BOM).lstrip()
     if not text:
         if is_whole:
             raise Refused("empty-file")
@@ -214,6 +216,3 @@ def without_bom(chunks: Iterator[bytes]) -> Generator[bytes]:
             yield from chunks
             return
     yield head
-
-
-BOM = b"\xef\xbb\xbf"
