@@ -1,7 +1,7 @@
 """Which rows of a block may hold something worth a second look, found for all of its bytes at once with numpy.
 
 A byte of a block is compared with one character at about 20 GB/s, so a few dozen comparisons cost less than one look at
-each row in Python. Whatever could make engine.content or the search for doubled keys say something must be a hit here;
+each row in Python. Whatever could make content_rules or the search for doubled keys say something must be a hit here;
 a hit more only costs time.
 """
 
@@ -33,59 +33,30 @@ class Scan:
     def look(self, records: list[bytes], block: bytes) -> tuple[list[bool], list[int], list[bool]]:
         """For each record, joined by one byte to the block: whether it is suspect, how many quotes it has that do not
         follow a backslash, and whether a text in it may begin with nothing to be seen."""
-        a = numpy.frombuffer(block, numpy.uint8)
+        if len(block) < 16:
+            return [True] * len(records), [0] * len(records), [True] * len(records)
+        codes = numpy.frombuffer(block, numpy.uint8)
         ends = numpy.array([len(record) for record in records], numpy.int64)
         ends += 1
         numpy.cumsum(ends, out=ends)
         ends -= 1
         suspect = numpy.zeros(len(records) + 1, bool)
-        if len(a) < 16:
-            return [True] * len(records), [0] * len(records), [True] * len(records)
 
         def hit(places: Any) -> None:
             if len(places):
                 suspect[numpy.searchsorted(ends, places)] = True
 
-        first, second, both = self._room(len(a))
-        evens = numpy.frombuffer(block, numpy.uint16, len(a) // 2)
-        odds = numpy.frombuffer(block, numpy.uint16, (len(a) - 1) // 2, 1)
+        first, second, both = self._room(len(codes))
         for character in b"<@":
             if character in block:
-                hit(numpy.flatnonzero(numpy.equal(a, character, out=first)))
-        rare = {character: character in block for character in _RARE}
-        for pair, whole, offset, character in _MARKS:
-            if not rare[character]:
-                continue
-            # Two bytes at once, from even places and from odd ones.
-            for begin, halves in ((0, evens), (1, odds)):
-                found = numpy.equal(halves, int.from_bytes(pair, sys.byteorder), out=first[: len(halves)])
-                if found.any():
-                    for place in (2 * numpy.flatnonzero(found) + begin).tolist():
-                        if place >= offset and block.startswith(whole, place - offset):
-                            hit([place])
-        # Thirteen digits, with single blanks or hyphens among them, fill two aligned words of four bytes wherever they
-        # begin. Few words are of such bytes alone (0x20 to 0x3f); these are looked at byte by byte.
-        quarters = numpy.frombuffer(block, numpy.uint32, len(a) // 4)
-        like = self._words[: len(quarters)]
-        numpy.bitwise_and(quarters, 0xE0E0E0E0, out=like)
-        held = numpy.equal(like, 0x20202020, out=first[: len(quarters)])
-        numpy.logical_and(held[:-1], held[1:], out=held[:-1])
-        words = numpy.flatnonzero(held[:-1])
-        if len(words):
-            kinds = _DIGITS[a[words[:, None] * 4 + numpy.arange(8)]]
-            hit(words[(kinds.min(axis=1) > 0) & (kinds.sum(axis=1) >= 12)] * 4)
-        # Escapes that stand for a plain character, or for the mark of lost letters.
-        size = len(a)
-        backslash = numpy.equal(a, _BACKSLASH, out=second) if b"\\" in block else None
+                hit(numpy.flatnonzero(numpy.equal(codes, character, out=first)))
+        hit(_marks(block, first))
+        hit(_long_numbers(block, codes, self._words, first))
+        backslash = numpy.equal(codes, _BACKSLASH, out=second) if b"\\" in block else None
         if backslash is not None and b"\\u" in block:
-            letter = numpy.equal(a, 0x75, out=first)  # u
-            places = numpy.flatnonzero(numpy.logical_and(backslash[:-6], letter[1:-5], out=both[:-6]))
-            one, two, three = a[places + 2], a[places + 3], a[places + 4]
-            plain = (one == 0x30) & (two == 0x30) & (three - 0x32 < 6)  # 20 to 7f; bytes below wrap around
-            lost = (one | 0x20 == 0x66) & (two | 0x20 == 0x66) & (three | 0x20 == 0x66)
-            hit(places[plain | lost])
+            hit(_escapes(codes, backslash, first, both))
         # Quotes, for the search for keys that stand twice.
-        quote = numpy.equal(a, _QUOTE, out=first)
+        quote = numpy.equal(codes, _QUOTE, out=first)
         if backslash is not None:
             places = numpy.flatnonzero(numpy.logical_and(backslash[:-1], quote[1:], out=both[:-1]))
             hit(places[(places > 0) & backslash[places - 1]])
@@ -95,12 +66,59 @@ class Scan:
         counted[1:] -= counted[:-1].copy()
         # What stands behind a quote: white space, another quote, an escape, or what a character of no width begins with.
         blank = numpy.zeros(len(records) + 1, bool)
-        if len(places) and places[-1] == size - 1:
+        if len(places) and places[-1] == len(codes) - 1:
             places = places[:-1]
-        odd = _ODD[a[places + 1]]
+        odd = _ODD[codes[places + 1]]
         if odd.any():
             blank[numpy.searchsorted(ends, places[odd])] = True
         return suspect[:-1].tolist(), counted.tolist(), blank[:-1].tolist()
+
+
+def _marks(block: bytes, room: Any) -> list[int]:
+    """Where the marks stand that consist of several characters."""
+    evens = numpy.frombuffer(block, numpy.uint16, len(block) // 2)
+    odds = numpy.frombuffer(block, numpy.uint16, (len(block) - 1) // 2, 1)
+    rare = {character: character in block for character in _RARE}
+    places: list[int] = []
+    for pair, whole, offset, character in _MARKS:
+        if not rare[character]:
+            continue
+        # Two bytes at once, from even places and from odd ones.
+        for begin, halves in ((0, evens), (1, odds)):
+            found = numpy.equal(halves, int.from_bytes(pair, sys.byteorder), out=room[: len(halves)])
+            if found.any():
+                places += [
+                    place
+                    for place in (2 * numpy.flatnonzero(found) + begin).tolist()
+                    if place >= offset and block.startswith(whole, place - offset)
+                ]
+    return places
+
+
+def _long_numbers(block: bytes, codes: Any, words: Any, room: Any) -> Any:
+    """Where thirteen digits may stand.
+
+    With single blanks or hyphens among them they fill two aligned words of four bytes wherever they begin. Few words
+    are of such bytes alone (0x20 to 0x3f); these are looked at byte by byte.
+    """
+    quarters = numpy.frombuffer(block, numpy.uint32, len(block) // 4)
+    like = words[: len(quarters)]
+    numpy.bitwise_and(quarters, 0xE0E0E0E0, out=like)
+    held = numpy.equal(like, 0x20202020, out=room[: len(quarters)])
+    numpy.logical_and(held[:-1], held[1:], out=held[:-1])
+    found = numpy.flatnonzero(held[:-1])
+    kinds = _DIGITS[codes[found[:, None] * 4 + numpy.arange(8)]]
+    return found[(kinds.min(axis=1) > 0) & (kinds.sum(axis=1) >= 12)] * 4
+
+
+def _escapes(codes: Any, backslash: Any, room: Any, other_room: Any) -> Any:
+    """Where escapes stand for a plain character, or for the mark of lost letters."""
+    letter = numpy.equal(codes, 0x75, out=room)  # u
+    places = numpy.flatnonzero(numpy.logical_and(backslash[:-6], letter[1:-5], out=other_room[:-6]))
+    one, two, three = codes[places + 2], codes[places + 3], codes[places + 4]
+    plain = (one == 0x30) & (two == 0x30) & (three - 0x32 < 6)  # 20 to 7f; bytes below wrap around
+    lost = (one | 0x20 == 0x66) & (two | 0x20 == 0x66) & (three | 0x20 == 0x66)
+    return places[plain | lost]
 
 
 # 2 for a digit, 1 for what may stand between two digits of a number.
