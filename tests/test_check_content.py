@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.check import Report, check_file, content, repeats
+from engine.check import Report, check_file, content_rules, repeats
 from engine.read import lines
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
@@ -130,4 +130,6 @@ def test_labels_out_of_balance_come_with_the_weight_that_follows(tmp_path, good,
 
 
 def test_card_numbers_are_told_by_their_check_sum():
-    assert content.is_card_number("5555-5555-5555-4444") and not content.is_card_number("5555-5555-5555-4445")
+    assert content_rules.is_card_number("5555-5555-5555-4444") and not content_rules.is_card_number(
+        "5555-5555-5555-4445"
+    )

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from engine.check import Report, check_file, content, pool, repeats
+from engine.check import Report, check_file, content_rules, pool, repeats
 from engine.check import file as whole_file
 from engine.check.scan import Scan
 from engine.read import lines as read_lines
@@ -98,7 +98,13 @@ def test_the_quick_way_says_what_the_careful_way_says(path, rows, more, chunk, p
 def test_whatever_a_record_may_hold_is_a_hit_of_the_scan(records):
     lines = [f'{{"a": "{record}"}}'.encode() for record in records]
     suspects, quotes, _ = Scan().look(lines, b"\n".join(lines))
-    found = (content.SPECIAL, content.PLACEHOLDER, content.EMAIL, content.KEY, content.CARD)
+    found = (
+        content_rules.SPECIAL,
+        content_rules.PLACEHOLDER,
+        content_rules.EMAIL,
+        content_rules.KEY,
+        content_rules.CARD,
+    )
     for line, suspect, counted in zip(lines, suspects, quotes, strict=True):
         text = json.loads(line)["a"]
         assert suspect or not ("\ufffd" in text or any(pattern.search(text) for pattern in found))

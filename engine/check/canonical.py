@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pyarrow
 
-from engine.check.rules import repeated_prompt, shared_messages, shared_transcript
+from engine.check.prompts import ASSISTANT_MARK, repeated_prompt, shared_messages, shared_transcript
 from engine.read import formats, texts
 
 Message = dict[str, Any]
@@ -178,7 +178,7 @@ def _implicit_pair(row: dict[str, Any], reading: formats.Reading) -> dict[str, l
 
 def _transcript(text: str) -> list[Message]:
     """The turns of "\\n\\nHuman: ... \\n\\nAssistant: ..." up to the open assistant mark at the end of `text`."""
-    pieces = re.split(r"\n\n(Human|Assistant):", text.removesuffix("\n\nAssistant:"))
+    pieces = re.split(r"\n\n(Human|Assistant):", text.removesuffix(ASSISTANT_MARK))
     result = [_message("user", pieces[0])] if pieces[0] else []
     for mark, content in zip(pieces[1::2], pieces[2::2], strict=True):
         result.append(_message("user" if mark == "Human" else "assistant", content))

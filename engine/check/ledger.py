@@ -15,9 +15,9 @@ PROBLEMS_KEPT = 1_000
 class Ledger:
     """Counts every problem and keeps the first ones, errors and warnings apart so that neither hides the other."""
 
-    def __init__(self, every: BinaryIO | None = None, has_cells: bool = False):
+    def __init__(self, has_cells: bool = False):
         self.has_cells = has_cells
-        self.every = every  # all problems are written here, one JSON object a line
+        self.every: BinaryIO | None = None  # all problems are written here, one JSON object a line
         self.pending: list[Problem] = []  # warnings of the current row: said only when the row is good
         self.line: int | None = None
         self.row: int | None = None

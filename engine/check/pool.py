@@ -22,7 +22,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 from engine import processes
-from engine.check.rows import HasAnswers, Piece, RowChecks
+from engine.check.piece import Piece
+from engine.check.rows import HasAnswers, RowChecks
 from engine.read import formats
 from engine.read import lines as read_lines
 from engine.words import set_language

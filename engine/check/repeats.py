@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from xxhash import xxh3_64_intdigest as hash64
 
 # Up to here a dict is quicker than loading numpy.
 SMALL_ROWS = 100_000
@@ -19,6 +21,9 @@ SPILL_ROWS = 10_000_000
 # Hashes are sorted in parts of about this size, so that sorting needs little memory beside them.
 SORT_ROWS = 1 << 18
 SPILL_PARTS = 64
+# The end of a row, without the white space, backslashes and letters n that an escaped line break may consist of.
+_END_BYTES, _END_KEPT = 140, 70
+_WITHOUT = b" \t\r\n\\n"
 
 
 class Hashes:
@@ -32,6 +37,17 @@ class Hashes:
         self.exact = array("I")
         self.lines = array("I")
         self.judged = array("q")  # the lowest bit is the label
+
+    def add(self, rows: list[bytes], lines: Iterable[int]) -> None:
+        """Add the hashes of the next rows, those with errors included: lists are made quicker in one go."""
+        self.ends.extend([hash64(raw[-_END_BYTES:].translate(None, _WITHOUT)[-_END_KEPT:]) or 1 for raw in rows])
+        self.exact.extend([hash64(raw.rstrip()) & 0xFFFFFFFF for raw in rows])
+        self.lines.extend(lines)
+
+    def drop(self, place: int) -> None:
+        """Leave out the latest row, which has errors and so judges nothing."""
+        self.ends[place] = self.exact[place] = 0
+        self.judged.extend([0] * self.per_row)
 
 
 class Repeats:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from engine.check.ledger import PROBLEMS_KEPT
+from engine.check.piece import COLUMNS_KEPT, WINDOW_ROWS, Lengths, Piece, Range
 from engine.check.repeats import Repeats
 from engine.check.report import in_file, problem_to_json
-from engine.check.rows import COLUMNS_KEPT, WINDOW_ROWS, Piece, moved, problems_written
-from engine.check.rules import Lengths
 from engine.words import Problem, Text
 
 
@@ -38,17 +38,21 @@ class Totals:
         self.per_row = per_row
         self.long_rows = self.long_bytes = 0
         self.long_sample: list[tuple[int, int]] = []
+        self.ranges: list[Range] = []  # of the pieces so far, where these are ranges of the file
         self.path = problems_path
         self.file: BinaryIO | None = problems_path.open("wb") if problems_path else None
 
-    def add(self, piece: Piece, every: Path | None = None) -> None:
-        """Add the next piece of the file; `every` has all its problems."""
+    def add(self, piece: Piece, every: Path | None = None, start: int = 0, end: int = 0) -> None:
+        """Add the next piece of the file, which lies between the bytes `start` and `end` if it is a range of it; `every`
+        has all its problems."""
         rows, lines = self.rows, self.lines
+        if end:
+            self.ranges.append(Range(rows, piece.rows, lines, start, end))
         self.repeats.extend(piece.hashes(self.per_row), lines)
         self.errors.update(piece.errors)
         self.warnings.update(piece.warnings)
         for kept, more in ((self.kept_errors, piece.kept_errors), (self.kept_warnings, piece.kept_warnings)):
-            kept += [moved(problem, rows, lines) for problem in more[: PROBLEMS_KEPT - len(kept)]]
+            kept += [_moved(problem, rows, lines) for problem in more[: PROBLEMS_KEPT - len(kept)]]
         for known, names in ((self.columns, piece.columns), (self.layout_columns, piece.layout_columns)):
             for name in names:
                 if len(known) < COLUMNS_KEPT:
@@ -59,11 +63,7 @@ class Totals:
         self.target_characters += piece.target_characters
         for change, count in piece.label_changes.items():
             self.label_changes[change] = self.label_changes.get(change, 0) + count
-        pairs, longer, total, squares = piece.lengths
-        self.lengths.pairs += pairs
-        self.lengths.longer += longer
-        self.lengths.total += total
-        self.lengths.squares += squares
+        self.lengths.extend(piece.lengths)
         self.long_rows += piece.long_rows
         self.long_bytes += piece.long_bytes
         more = [(mark, rows + row) for mark, row in piece.long_sample]
@@ -72,7 +72,7 @@ class Totals:
         self.bad_rows += piece.bad_rows
         self.lines += piece.lines
         if every is not None:
-            for problem in problems_written(every, rows, lines):
+            for problem in _written(every, rows, lines):
                 self._write(problem)
             every.unlink()
 
@@ -118,3 +118,21 @@ class Totals:
             self.file.close()
             self.file = None
         self.repeats.close()
+
+
+def _written(path: Path, row_offset: int, line_offset: int) -> Iterator[Problem]:
+    """The problems a piece has written, with the rows and lines they have in the whole file."""
+    with path.open("rb") as file:
+        for line in file:
+            yield _moved(msgspec.json.decode(line, type=Problem), row_offset, line_offset)
+
+
+def _moved(problem: Problem, row_offset: int, line_offset: int) -> Problem:
+    """A problem of a piece, as one of the whole file."""
+    if not row_offset and not line_offset:
+        return problem
+    return msgspec.structs.replace(
+        problem,
+        row=problem.row + row_offset if problem.row else problem.row,
+        line=problem.line + line_offset if problem.line else problem.line,
+    )

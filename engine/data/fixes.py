@@ -94,8 +94,8 @@ def write_edited(source: Path, target: Path, mapping: dict[str, str], edits: Seq
         # A row of brackets or zero bytes could make another kind of file of all the rest.
         if text and not lines.parses(text):
             raise DatasetError(Problem(rule="row-not-json", parameters={"row": row}))
-    with opened(source, mapping) as (_, records), target.open("wb") as out:
-        for row, (line, raw) in enumerate(records, start=1):
+    with opened(source, mapping) as file, target.open("wb") as out:
+        for row, (line, raw) in enumerate(file.records(), start=1):
             text = texts.pop(row, None)
             if text is None:
                 text = as_line(line, raw)
@@ -145,9 +145,9 @@ def _strip_bom(source: Path, target: Path, mapping: dict[str, str]) -> None:
 
 def _convert_labels(source: Path, target: Path, mapping: dict[str, str]) -> None:
     """Write every record as JSON Lines, labels that clearly mean true or false as these."""
-    with opened(source, mapping) as (reading, records), target.open("wb") as out:
-        fields = reading.layout.fields if reading else {}
-        for line, raw in records:
+    with opened(source, mapping) as file, target.open("wb") as out:
+        fields = file.reading.layout.fields if file.reading else {}
+        for line, raw in file.records():
             changed = _with_labels(raw, fields.get("label"), fields.get("step_labels"))
             out.write((changed or as_line(line, raw)) + b"\n")
 

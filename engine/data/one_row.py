@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine.check import canonical, check_file, opened
-from engine.check import file as whole_file
 from engine.data.fixes import as_line
 from engine.read import faults, formats, lines
 from engine.words import Problem
@@ -51,23 +50,20 @@ def check_row(
         rule, parameters = faults.explain(raw)
         return (Problem(rule=rule, parameters=dict(parameters)),), None
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rows"
+        rows_path = Path(folder) / "rows"
         # The row comes early, so that its problems are among the first, but does not decide what kind of file this is.
-        with opened(path, mapping) as (reading, records), file.open("wb") as out:
-            rows = written = place = 0
-            for line, record in records:
+        with opened(path, mapping) as file, rows_path.open("wb") as out:
+            reading, place = file.reading, 0
+            for line, record, _ in file.sample():
                 text = as_line(line, record)
                 if not text.strip():
                     continue
-                rows += 1
-                written += out.write(text + b"\n")
+                out.write(text + b"\n")
                 if not place:
-                    place = rows + 1
+                    place = 2
                     out.write(raw + b"\n")
-                if rows == whole_file.SAMPLE_ROWS or written > whole_file.SAMPLE_BYTES:
-                    break
         kept = _Kept(place)
-        report = check_file(file, mapping=mapping, sink=kept)
+        report = check_file(rows_path, mapping=mapping, sink=kept)
     found = [p for p in report.problems if p.row == place and p.rule not in _OF_SEVERAL_ROWS]
     if reading is not None and report.layout != reading.name and not found:
         wanted = {"found": str(report.layout), "wanted": reading.name}
@@ -109,8 +105,8 @@ def find(
     needles = _needles(text)
     found: list[Row] = []
     last = max(only, default=0) if only is not None else None
-    with opened(path, mapping) as (_, records):
-        for row, (line, raw) in enumerate(records, start=1):
+    with opened(path, mapping) as file:
+        for row, (line, raw) in enumerate(file.records(), start=1):
             if last is not None and row > last:
                 break
             if row < start or (only is not None and row not in only) or (needles and not _holds(raw, needles)):

@@ -77,6 +77,16 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(c for c in self.fields.values() if c not in self.required and "." not in c)
 
     @property
+    def is_bare(self) -> bool:
+        """Whether a row is a list of messages by itself."""
+        return self.name == BARE.name
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether a column is a field inside a column: plain_row() brings it up."""
+        return any("." in column for column in self.fields.values())
+
+    @property
     def target(self) -> str:
         """The column that tells texts from messages."""
         for meaning in ("messages", "completion", "chosen", "steps", "text", "prompt"):

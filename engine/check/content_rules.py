@@ -1,7 +1,7 @@
 """What is odd about the texts themselves: marks of a chat template, placeholders, what looks personal.
 
 Looking at every text of every row would cost as much as reading the file. So each row is first searched as bytes for
-what could be meant (row_flags), and in large files only where engine.scan has a hit.
+what could be meant (row_flags), and in large files only where scan.py has a hit.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def is_card_number(text: str) -> bool:
 
 
 def row_flags(raw: bytes) -> int:
-    """What a record may hold, by its bytes. Whatever counts here must be a hit in engine.scan."""
+    """What a record may hold, by its bytes. Whatever counts here must be a hit in scan.py."""
     found = 0
     if b"<" in raw:
         found |= ANGLE

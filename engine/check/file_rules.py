@@ -1,0 +1,107 @@
+"""The rules that only all rows of a file together can break: repetitions, labels, lengths, columns."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+
+from xxhash import xxh3_64_intdigest as hash64
+
+from engine.check.ledger import PROBLEMS_KEPT
+from engine.check.piece import GROUP_ROWS
+from engine.check.records import OpenFile
+from engine.check.repeats import Hashes, Places, Repeats
+from engine.check.totals import Totals
+from engine.check.window import Window, over_window
+from engine.read import formats, texts
+from engine.words import later
+
+# Fewer pairs say little about lengths; the effect is a medium one by the usual reading (Cohen).
+LEAST_PAIRS, LARGE_EFFECT = 30, 0.5
+
+
+def judge_file(file: OpenFile, totals: Totals, window: Window | None) -> None:
+    """Note what is wrong or odd over all rows, once these have been read."""
+    _repetitions(file, totals)
+    reading = file.reading
+    if reading is None:
+        if totals.has_objects:
+            shown = texts.name_list(totals.columns, 20) or later("no fields")
+            totals.error("unknown-layout", found=shown, known=formats.known_layouts())
+        return
+    if window is not None and totals.long_rows:
+        over_window(window, file, reading, totals)
+    if "label" in reading.layout.fields:
+        _labels(totals)
+    _length_bias(totals)
+    used = {*reading.layout.fields.values(), *reading.layout.required, *file.mapping}
+    unused = [column for column in totals.layout_columns if column not in used]
+    if unused:
+        totals.warn("unused-columns", found=texts.name_list(unused, 12))
+
+
+def _repetitions(file: OpenFile, totals: Totals) -> None:
+    """Warn of rows that repeat or contradict an earlier one."""
+    limit = None if totals.path else PROBLEMS_KEPT
+    same, near = totals.repeats.duplicates(limit)
+    _warn_places(file, totals, "duplicate-row", same)
+    if near:
+        _warn_places(file, totals, "near-duplicate", _near_repetitions(file, totals, near, limit))
+    against = totals.repeats.contradictions(limit)
+    for row, line, first in against:
+        totals.warn("contradiction", row=row + 1, line=line if file.has_lines else None, first=first)
+    totals.warnings["contradiction"] += max(0, against.count - len(against))
+    totals.warnings += Counter()  # drops what was found 0 times
+
+
+def _warn_places(file: OpenFile, totals: Totals, rule: str, places: Places) -> None:
+    for row, line, first in places:
+        shown = later("line {line}", line=first) if file.has_lines else later("row {row}", row=first)
+        totals.warn(rule, row=row + 1, line=line if file.has_lines else None, first=shown)
+    totals.warnings[rule] += max(0, places.count - len(places))
+
+
+def _near_repetitions(file: OpenFile, totals: Totals, near: array[int], limit: int | None) -> Places:
+    """Rows, of those given, that repeat one of them but for white space: these are read a second time."""
+    found = Places(limit)
+    with Repeats() as whole:
+        part = Hashes()
+        for line, raw in file.records_at(near, totals.ranges):
+            part.ends.append(hash64(_squeezed(raw)) or 1)
+            part.exact.append(0)
+            part.lines.append(line & 0xFFFFFFFF)
+            if len(part.ends) >= GROUP_ROWS:
+                whole.extend(part, 0)
+                part = Hashes()
+        whole.extend(part, 0)
+        same, _ = whole.duplicates(limit)
+    for place, line, first in same:
+        found.add_one(near[place], line, first)
+    found.count = same.count
+    return found
+
+
+def _squeezed(raw: bytes) -> bytes:
+    """A record without its white space, escaped line breaks included."""
+    return raw.translate(None, b" \t\r\n").replace(b"\\n", b"")
+
+
+def _labels(totals: Totals) -> None:
+    """Warn when all labels are the same, or say which weight makes up for their balance, as KTO wants it."""
+    good, bad = totals.labels
+    if good + bad > 1 and not (good and bad):
+        totals.warn("one-sided-labels", label="true" if good else "false")
+    # Weight times number of the good over the same of the bad should lie between 1 and 4/3.
+    if good and bad and good + bad >= 20 and not bad <= good <= bad * 4 / 3:
+        name = "undesirable" if good > bad else "desirable"
+        weight = good * 0.75 / bad if good > bad else bad / good
+        totals.warn("label-balance", good=good, bad=bad, name=name, weight=f"{weight:.2f}")
+
+
+def _length_bias(totals: Totals) -> None:
+    lengths = totals.lengths
+    if lengths.pairs >= LEAST_PAIRS and abs(lengths.effect) >= LARGE_EFFECT:
+        which = later("longer") if lengths.effect > 0 else later("shorter")
+        many = lengths.longer if lengths.effect > 0 else lengths.pairs - lengths.longer
+        share = round(100 * many / lengths.pairs)
+        totals.warn("length-bias", which=which, share=share, effect=f"{lengths.effect:+.2f}")

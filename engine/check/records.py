@@ -1,0 +1,181 @@
+"""An open file as records: what its bytes hold, how its rows are read, and all of its records or some of them again."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from engine.check.piece import Range
+from engine.check.report import DatasetError
+from engine.read import documents, faults, formats, source, tables, texts
+from engine.read import lines as read_lines
+from engine.words import Problem, later
+
+# The layout is decided on the first rows, up to whichever of these comes first.
+SAMPLE_ROWS = 1_000
+SAMPLE_BYTES = 8 << 20
+
+
+@contextmanager
+def opened(path: Path, mapping: dict[str, str] | None = None) -> Iterator[OpenFile]:
+    """Open the file at `path` and find out how it is read. Raises DatasetError when it is no data."""
+    with path.open("rb") as file:
+        found = OpenFile(file, mapping)
+        try:
+            found.begin()
+            yield found
+        except source.Refused as refused:
+            raise DatasetError(refused.problem) from None
+
+
+def checked_mapping(mapping: dict[str, str] | None) -> dict[str, str]:
+    """Return a mapping that names known columns, each once. Raises DatasetError."""
+    mapping = dict(mapping or {})
+    known = formats.targets()
+    for column, target in mapping.items():
+        if target not in known:
+            names = ", ".join(known)
+            raise DatasetError(
+                Problem(rule="mapping-target", parameters={"target": texts.short(target), "known": names})
+            )
+        if target != formats.IGNORE and list(mapping.values()).count(target) > 1:
+            raise DatasetError(
+                Problem(rule="mapping-twice", parameters={"target": target, "column": texts.short(column)})
+            )
+    return mapping
+
+
+class OpenFile:
+    """An open file. begin() finds its container, and then how its rows are read."""
+
+    def __init__(self, file: BinaryIO, mapping: dict[str, str] | None):
+        self.mapping = checked_mapping(mapping)
+        self.size = os.fstat(file.fileno()).st_size
+        self.source = source.Source(file, self.size, None)
+        self.container: str | None = None
+        self.separator = ","
+        self.has_bom = False
+        self.reading: formats.Reading | None = None  # of most of its first rows; None when these fit no layout
+        self.example: dict[str, Any] | None = None  # a row as most are
+
+    def begin(self) -> None:
+        """Find the container, then how its rows are read. Raises source.Refused."""
+        self.container = self._container()
+        self.reading = self._detect()
+
+    @property
+    def has_lines(self) -> bool:
+        return self.container != "parquet"
+
+    @property
+    def shown_container(self) -> str | None:
+        return f"{self.container}.gz" if self.container and self.source.packed else self.container
+
+    def records(self) -> Generator[tuple[int | None, bytes]]:
+        """Yield all records, each with the line it starts on; a row of Parquet has none."""
+        if self.container == "parquet":
+            return tables.parquet_records(self.source.file, self.size, self.source.progress)
+        chunks = source.without_bom(self.source.chunks())
+        if self.container == "csv":
+            return tables.csv_records(chunks, self.separator)
+        return documents.split_documents(chunks) if self.container == "json" else read_lines.split_lines(chunks)
+
+    def records_at(self, rows: array[int], ranges: list[Range]) -> Iterator[tuple[int, bytes]]:
+        """Yield the records of these rows, which are counted from 0 and in order, with their lines. With `ranges`, those
+        of the file's pieces, only pieces that have one of them are read."""
+        position = 0
+        for first_row, row_count, first_line, start, end in ranges or [Range(0, 1 << 62, 0, 0, 0)]:
+            if position == len(rows):
+                return
+            if rows[position] >= first_row + row_count:
+                continue  # none of them is in this part of the file
+            records = (
+                read_lines.split_lines(read_lines.range_chunks(self.source.file, start, end)) if end else self.records()
+            )
+            for row, (line, raw) in enumerate(records, start=first_row):
+                if row == rows[position]:
+                    yield (line or row + 1) + first_line, raw
+                    position += 1
+                    if position == len(rows):
+                        return
+
+    def sample(self) -> Iterator[tuple[int | None, bytes, object]]:
+        """Yield the records that decide the layout, each with its line and its value, None where it does not parse."""
+        rows = seen_bytes = 0
+        for line, raw in self.records():
+            row = faults.decoded(raw)
+            yield line, raw, row
+            rows += isinstance(row, dict) or formats.is_message_list(row)
+            seen_bytes += len(raw)
+            if rows == SAMPLE_ROWS or seen_bytes > SAMPLE_BYTES:
+                return
+
+    def _container(self) -> str:
+        head = b""
+        for chunk in self.source.chunks():
+            head += chunk
+            # Leading blank lines may be long; what the file is shows in its first bytes that are not.
+            if len(head.lstrip()) >= 65536 or len(head) >= SAMPLE_BYTES:
+                break
+        if self.source.packed and head.startswith(b"\x1f\x8b"):
+            raise source.Refused(
+                "not-data", found=later("a gzip archive inside another"), remedy=source.remedy_for("archive")
+            )
+        if head[257:262] == b"ustar":
+            raise source.Refused("not-data", found=later("a tar archive"), remedy=source.remedy_for("archive"))
+        self.has_bom = head.startswith(source.BOM)
+        container = source.container_of(head, len(head) < 65536, tables.separator_of)
+        if container == "parquet" and self.source.packed:
+            raise source.Refused(
+                "not-data", found=later("a Parquet file inside a gzip archive"), remedy=source.remedy_for("archive")
+            )
+        if container == "csv":
+            self.separator = tables.separator_of(head, len(head) < 65536) or ","
+        return container
+
+    def _detect(self) -> formats.Reading | None:
+        met: dict[str, None] = {}
+        shapes: Counter[tuple[str, ...]] = Counter()
+        examples: dict[tuple[str, ...], dict[str, Any]] = {}
+
+        def rows() -> Iterator[dict[str, Any] | list[Any]]:
+            for _, _, row in self.sample():
+                if isinstance(row, dict):
+                    met.update(dict.fromkeys(row))
+                    shape = tuple(row)
+                    shapes[shape] += 1
+                    if len(examples) < 20:
+                        examples.setdefault(shape, row)
+                    yield formats.renamed(row, self.mapping) if self.mapping else row
+                elif isinstance(row, list) and formats.is_message_list(row):
+                    yield row
+
+        reading = formats.detect(rows())
+        if shapes:
+            self.example = examples.get(shapes.most_common(1)[0][0])
+        for column in self.mapping:
+            if column not in met:
+                found = texts.name_list(met, 20) or later("no fields")
+                raise source.Refused("mapping-column", column=texts.short(column), found=found)
+        return formats.mapped(reading, self.mapping) if reading and self.mapping else reading
+
+
+def batches(records: Iterator[tuple[int | None, bytes]], size: int) -> Iterator[tuple[list[int | None], list[bytes]]]:
+    """Group single records into blocks of about `size` bytes."""
+    places: list[int | None] = []
+    lines: list[bytes] = []
+    held = 0
+    for place, raw in records:
+        places.append(place)
+        lines.append(raw)
+        held += len(raw)
+        if held >= size:
+            yield places, lines
+            places, lines, held = [], [], 0
+    if lines:
+        yield places, lines
