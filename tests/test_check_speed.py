@@ -170,6 +170,23 @@ def test_a_worker_that_dies_costs_nothing_but_time(path, monkeypatch):
     assert check_file(path, processes=2) == one
 
 
+def test_workers_that_die_while_prompts_are_read_anew_cost_nothing_but_time(path, monkeypatch):
+    prompt = '{"messages": [{"role": "user", "content": "%d"}]}'
+    path.write_text("\n".join([*[prompt % n for n in range(1_200)], GOOD % 1]))
+    one = check_file(path, processes=1)
+    reads: list[int] = []
+    pieces = pool.Pool.pieces
+
+    def dying(self, ranges, here):
+        reads.append(len(reads))
+        if len(reads) == 2:
+            raise pool.PoolBroken
+        return pieces(self, ranges, here)
+
+    monkeypatch.setattr(pool.Pool, "pieces", dying)
+    assert check_file(path, processes=2) == one and len(reads) == 3 and one.bad_rows == 1_200
+
+
 def test_prompts_that_turn_out_to_have_answers_are_read_anew_by_all_processes(path, monkeypatch):
     prompt = '{"messages": [{"role": "user", "content": "%d"}]}'
     path.write_text("\n".join([*[prompt % n for n in range(3_000)], GOOD % 1]))
