@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from engine.check import Report, check_file, content_rules, repeats
+from engine.check import Report, check_file, content_rules, file_rules, repeats, totals
 from engine.read import lines
+from engine.spec import counts
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 
@@ -119,7 +123,7 @@ def test_better_answers_that_are_nearly_always_longer_are_said_with_the_effect_s
 
 @pytest.mark.parametrize(
     ("good", "bad", "says"),
-    [(30, 10, "weight of the undesirable answers to 2.25"), (10, 30, "weight of the desirable answers to 3.00")],
+    [(30, 10, "weight of the undesirable answers to 2.609,"), (10, 30, "weight of the desirable answers to 3.45,")],
 )
 def test_labels_out_of_balance_come_with_the_weight_that_follows(tmp_path, good, bad, says):
     rows = [{"prompt": str(n), "completion": f"c{n}", "label": n < good} for n in range(good + bad)]
@@ -127,6 +131,21 @@ def test_labels_out_of_balance_come_with_the_weight_that_follows(tmp_path, good,
     assert report.warnings == {"label-balance": 1} and says in report.problems[0].fix
     rows = [{"prompt": str(n), "completion": f"c{n}", "label": n % 2 == 0} for n in range(40)]
     assert report_of(tmp_path, rows).warnings == {}
+
+
+@given(st.integers(1, 100_000), st.integers(1, 100_000))
+@example(300, 100)
+@example(1, 99_999)
+@example(99_999, 1)
+def test_the_weight_that_the_check_advises_is_the_one_that_a_run_uses(good, bad):
+    found = totals.Totals(1, None)
+    found.labels = [good, bad]
+    file_rules._labels(found)
+    assert bool(found.kept_warnings) == (good + bad >= 20 and not bad <= good <= bad * 4 / 3)
+    desirable, undesirable = counts.kto_weights(good, bad)
+    for problem in found.kept_warnings:
+        said = re.search(r"weight of the (\w+) answers to ([\d.]+),", problem.fix)
+        assert said and float(said[2]) == {"desirable": desirable, "undesirable": undesirable}[said[1]] > 1
 
 
 def test_card_numbers_are_told_by_their_check_sum():

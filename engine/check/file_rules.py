@@ -14,6 +14,7 @@ from engine.check.repeats import Hashes, Places, Repeats
 from engine.check.totals import Totals
 from engine.check.window import Window, over_window
 from engine.read import formats, texts
+from engine.spec import counts
 from engine.words import later
 
 # Fewer pairs say little about lengths; the effect is a medium one by the usual reading (Cohen).
@@ -87,15 +88,15 @@ def _squeezed(raw: bytes) -> bytes:
 
 
 def _labels(totals: Totals) -> None:
-    """Warn when all labels are the same, or say which weight makes up for their balance, as KTO wants it."""
+    """Warn when all labels are the same, or say which weight makes up for their balance: that which a run of KTO uses."""
     good, bad = totals.labels
     if good + bad > 1 and not (good and bad):
         totals.warn("one-sided-labels", label="true" if good else "false")
     # Weight times number of the good over the same of the bad should lie between 1 and 4/3.
     if good and bad and good + bad >= 20 and not bad <= good <= bad * 4 / 3:
-        name = "undesirable" if good > bad else "desirable"
-        weight = good * 0.75 / bad if good > bad else bad / good
-        totals.warn("label-balance", good=good, bad=bad, name=name, weight=f"{weight:.2f}")
+        desirable, undesirable = counts.kto_weights(good, bad)
+        name, weight = ("undesirable", undesirable) if good > bad else ("desirable", desirable)
+        totals.warn("label-balance", good=good, bad=bad, name=name, weight=str(weight))
 
 
 def _length_bias(totals: Totals) -> None:
