@@ -18,6 +18,10 @@ from tokenizers import Tokenizer
 
 from engine import starter
 from engine.starter import stored, world
+from engine.starter.world.dialogues import SENTENCE_REQUESTS, WRAPPERS
+from engine.starter.world.questions import fill, full_sentence
+from engine.starter.world.relations import RELATIONS, Relation
+from engine.starter.world.samples import INVENTED
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -104,7 +108,8 @@ def test_the_manifest_has_no_date_and_no_absolute_path():
 
 def test_importing_the_starter_imports_no_torch_and_reads_no_file():
     code = (
-        "import sys, engine.starter, engine.starter.world, engine.starter.build\n"
+        "import sys, engine.starter, engine.starter.build\n"
+        "from engine.starter.world import benchmark, dialogues, samples\n"
         "assert engine.starter.manifest.cache_info().currsize == 0\n"
         "print([m for m in ('torch', 'transformers', 'tokenizers', 'streamlit') if m in sys.modules])"
     )
@@ -146,11 +151,11 @@ def test_the_right_choice_is_as_often_in_each_place(items):
 def test_exactly_one_choice_is_right(items):
     """Checked against the world's own facts, so a second right answer among the wrong ones would show."""
     answers: dict[str, set[str]] = {}
-    for relation in world.RELATIONS:
-        if isinstance(relation, world.Relation):
+    for relation in RELATIONS:
+        if isinstance(relation, Relation):
             for fact in relation.facts:
                 for phrasing in relation.held_out:
-                    answers.setdefault(world.fill(phrasing, fact.slots), set()).add(fact.answer)
+                    answers.setdefault(fill(phrasing, fact.slots), set()).add(fact.answer)
     for item in items:
         known = answers.get(item["prompt"])
         if known is not None:
@@ -172,11 +177,11 @@ def test_no_held_out_phrasing_is_a_training_phrasing():
     def plain(phrasing: str) -> str:
         return re.sub(r"[^a-z0-9{} ]", "", phrasing.lower()).strip()
 
-    trained = {plain(p) for relation in world.RELATIONS for p in relation.training}
-    held_out = {plain(p) for relation in world.RELATIONS for p in relation.held_out}
+    trained = {plain(p) for relation in RELATIONS for p in relation.training}
+    held_out = {plain(p) for relation in RELATIONS for p in relation.held_out}
     assert not trained & held_out
     # Nor does a phrasing with something said around it make a held-out one.
-    wrapped = {plain(w.replace("{q}", p)) for p in trained for w in (*world.WRAPPERS, *world.SENTENCE_REQUESTS)}
+    wrapped = {plain(w.replace("{q}", p)) for p in trained for w in (*WRAPPERS, *SENTENCE_REQUESTS)}
     assert not wrapped & held_out
 
 
@@ -230,17 +235,15 @@ def test_the_new_facts_evaluation_asks_trained_facts_in_untrained_words():
     evaluation = read(sample.eval_file)
     assert len(evaluation) >= 100
     assert not {row["prompt"] for row in evaluation} & {row["prompt"] for row in trained}
-    for invented in world.INVENTED:
+    for invented in INVENTED:
         assert not set(invented.training) & set(invented.held_out)
         for fact in invented.facts:
-            assert sum(row["prompt"] == world.fill(p, fact.slots) for p in invented.training for row in trained) == len(
+            assert sum(row["prompt"] == fill(p, fact.slots) for p in invented.training for row in trained) == len(
                 invented.training
             )
-    by_subject = {(number, fact.slots): fact.answer for number, i in enumerate(world.INVENTED) for fact in i.facts}
+    by_subject = {(number, fact.slots): fact.answer for number, i in enumerate(INVENTED) for fact in i.facts}
     known = {
-        world.fill(p, slots): answer
-        for (number, slots), answer in by_subject.items()
-        for p in world.INVENTED[number].held_out
+        fill(p, slots): answer for (number, slots), answer in by_subject.items() for p in INVENTED[number].held_out
     }
     for row in evaluation:
         assert known[row["prompt"]] == row["completion"]
@@ -251,7 +254,7 @@ def test_the_new_facts_evaluation_asks_trained_facts_in_untrained_words():
 def test_the_new_facts_are_not_in_the_world(trained_text):
     """The subject of a fact must be unknown to the starter, or learning it would prove nothing."""
     words = set(re.findall(r"[a-z-]+", trained_text))
-    for invented in world.INVENTED:
+    for invented in INVENTED:
         for fact in invented.facts:
             assert fact.slots[0].lower() not in words, fact
 
@@ -270,7 +273,7 @@ def test_good_and_bad_answers_are_unbalanced_and_their_labels_are_booleans():
 
 def test_bad_answers_are_not_the_right_ones():
     rows = read(starter.sample("good-bad").file)
-    right = {world.full_sentence(r, f) for r in world.RELATIONS if isinstance(r, world.Relation) for f in r.facts}
+    right = {full_sentence(r, f) for r in RELATIONS if isinstance(r, Relation) for f in r.facts}
     assert not [row for row in rows if not row["is_good"] and row["response"] in right]
 
 
