@@ -11,12 +11,28 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+
+def table_of(path: Path) -> Any:
+    """Return the rows of a file, questions with answers, as TRL takes them."""
+    from datasets import Dataset
+
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return Dataset.from_list(
+        [
+            {
+                "prompt": [{"role": "user", "content": row["prompt"]}],
+                "completion": [{"role": "assistant", "content": row["completion"]}],
+            }
+            for row in rows
+        ]
+    )
 
 
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text())
     import torch
-    from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
     from trl.trainer.sft_config import SFTConfig
@@ -32,16 +48,6 @@ def main() -> None:
         def on_step_end(self, *_: object, **__: object) -> None:
             self.times_s.append(time.monotonic())
 
-    rows = [json.loads(line) for line in Path(settings["data"]).read_text("utf-8").splitlines()]
-    table = Dataset.from_list(
-        [
-            {
-                "prompt": [{"role": "user", "content": row["prompt"]}],
-                "completion": [{"role": "assistant", "content": row["completion"]}],
-            }
-            for row in rows
-        ]
-    )
     clock = Clock()
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(settings["base"], dtype=torch.float32),
@@ -65,7 +71,7 @@ def main() -> None:
             dataloader_pin_memory=False,
         ),
         processing_class=AutoTokenizer.from_pretrained(settings["base"]),
-        train_dataset=table,
+        train_dataset=table_of(Path(settings["data"])),
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
         if settings["adapter"] == "lora"
         else None,

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.update(HF_HUB_OFFLINE="1", DISABLE_MULTIPROC="1", TQDM_DISABLE="1", TOKENIZERS_PARALLELISM="false")
 
@@ -172,6 +172,69 @@ def shapes(folder: Path) -> list[tuple[str, Any]]:
     return [("qwen2", transformers.Qwen2ForCausalLM(qwen).eval()), ("gpt2", transformers.GPT2LMHeadModel(gpt).eval())]
 
 
+class Asked(NamedTuple):
+    """A model with its tokens and window, and how our model class and the harness' are made of it."""
+
+    model: Any
+    tokenizer: Any
+    window_tokens: int
+
+    def ours(self, bos: bool | None) -> Any:
+        from engine.train.scoring import lm as scoring_lm
+
+        return scoring_lm.SharedContextLM(self.model, self.tokenizer, self.window_tokens, bos=bos)
+
+    def theirs(self, bos: bool | None, size: int) -> Any:
+        from lm_eval.models import huggingface
+
+        HFLM: Any = huggingface.HFLM
+        return HFLM(
+            pretrained=self.model,
+            tokenizer=self.tokenizer,
+            batch_size=size,
+            max_length=self.window_tokens,
+            add_bos_token=bos,
+        )
+
+
+def compare(asked: Asked, title: str, question: Any, *, limit: int, rounds: int, least: float) -> bool:
+    """Ask both model classes, print the line of a benchmark and return whether the bars are held."""
+    bos = False if "messages" in question.asked[0] else None
+    task, manager = task_of(question, asked.tokenizer, limit)
+    size = min((16, 64), key=lambda n: ask(asked.theirs(bos, n), task, manager)[2])
+    took: dict[str, list[tuple[float, float]]] = {"theirs": [], "ours": []}
+    samples: dict[str, Any] = {}
+    for _ in range(rounds):
+        for name in took:
+            lm = asked.theirs(bos, size) if name == "theirs" else asked.ours(bos)
+            samples[name], wall_s, cpu_s = ask(lm, task, manager)
+            took[name].append((wall_s, cpu_s))
+    middle = {(name, kind): statistics.median(one[kind] for one in took[name]) for name in took for kind in (0, 1)}
+    largest, other = differences(samples["ours"], samples["theirs"])
+    items = [i for start in range(0, len(question.asked), 64)
+             for i in question.score(asked.model, asked.tokenizer, question.asked[start : start + 64])]  # fmt: skip
+    right = [sum(bool(one) for one in found) / len(found) for found in (
+        [one.get("acc", 0) for one in samples["theirs"]], [one.correct for one in items])]  # fmt: skip
+    wall, cpu = (middle["theirs", kind] / middle["ours", kind] for kind in (0, 1))
+    same = right[0] == right[1]
+    told = f"{100 * right[1]:.1f} %" if "gold" in question.asked[0] else ""
+    told += "" if same else f" and {100 * right[0]:.1f} %"
+    print(
+        f"{title[:41]:<42}{len(question.asked):>5}{middle['theirs', 0]:>8.2f}{middle['ours', 0]:>8.2f}{wall:>7.2f}"
+        f"{cpu:>7.2f}{largest:>10.1e}{other:>6}  {told}", flush=True,
+    )  # fmt: skip
+    return largest <= 1e-3 and not other and same and cpu >= least
+
+
+def compare_answers(asked: Asked, title: str, question: Any, *, limit: int) -> bool:
+    """Hold the answers of both model classes against each other, print the line and return whether the bars are held."""
+    task, manager = task_of(question, asked.tokenizer, limit)
+    found = [ask(lm, task, manager)[0] for lm in (asked.ours(False), asked.theirs(False, 16))]
+    largest, other = differences(*found)
+    print(f"{title:<42}{len(question.asked):>5}{'':>30}{largest:>10.1e}{other:>6}")
+    return largest <= 1e-3 and not other
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=5)
@@ -181,26 +244,22 @@ def main() -> None:
     chosen = arguments.parse_args()
 
     import torch
-    from lm_eval.models import huggingface
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from engine.train.scoring import lm as scoring_lm
-
-    HFLM: Any = huggingface.HFLM
     torch.set_num_threads(chosen.threads)
     os.chdir(shipped.HERE)  # where the tasks' data_files are
     with tempfile.TemporaryDirectory() as home:
         workspace = Workspace(home)
         folder = str(bases.describe(chosen.base, workspace).folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder).eval()
         long = long_sets(workspace)
         titles = {one.name: one.title for one in library.available(workspace)}
-        asked = questions_of([starter.BENCHMARK_NAME, *shipped.pack(), *long], workspace, chosen.base, chosen.limit)
-        rows = [(titles[one.benchmark], one) for one in asked]
+        names = [starter.BENCHMARK_NAME, *shipped.pack(), *long]
+        questions = questions_of(names, workspace, chosen.base, chosen.limit)
+        rows = [(titles[one.benchmark], one) for one in questions]
         (shot,) = questions_of(["commonsense-qa-200"], workspace, chosen.base, chosen.limit, shots=5)
         rows.append(("Common sense, 5 examples", shot))
-        window = asked[0].settings["window_tokens"]
+        model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        asked = Asked(model, AutoTokenizer.from_pretrained(folder), questions[0].settings["window_tokens"])
         print(
             f"{chosen.base}, {chosen.threads} thread(s), {chosen.rounds} rounds, medians; load {os.getloadavg()[0]:.1f}"
         )
@@ -208,64 +267,16 @@ def main() -> None:
         print(heads + "  accuracy")
         wrong = []
         for title, question in rows:
-            bos = False if "messages" in question.asked[0] else None
-            task, manager = task_of(question, tokenizer, chosen.limit)
-
-            def theirs(size: int, bos: bool | None = bos) -> Any:
-                return HFLM(
-                    pretrained=model, tokenizer=tokenizer, batch_size=size, max_length=window, add_bos_token=bos
-                )
-
-            size = min((16, 64), key=lambda n: ask(theirs(n), task, manager)[2])
-            took: dict[str, list[tuple[float, float]]] = {"theirs": [], "ours": []}
-            samples: dict[str, Any] = {}
-            for _ in range(chosen.rounds):
-                for name in took:
-                    lm = (
-                        theirs(size)
-                        if name == "theirs"
-                        else scoring_lm.SharedContextLM(model, tokenizer, window, bos=bos)
-                    )
-                    samples[name], wall_s, cpu_s = ask(lm, task, manager)
-                    took[name].append((wall_s, cpu_s))
-            middle = {
-                (name, kind): statistics.median(one[kind] for one in took[name]) for name in took for kind in (0, 1)
-            }
-            largest, other = differences(samples["ours"], samples["theirs"])
-            items = [i for start in range(0, len(question.asked), 64)
-                     for i in question.score(model, tokenizer, question.asked[start : start + 64])]  # fmt: skip
-            right = [sum(bool(one) for one in found) / len(found) for found in (
-                [one.get("acc", 0) for one in samples["theirs"]], [one.correct for one in items])]  # fmt: skip
-            wall, cpu = (middle["theirs", kind] / middle["ours", kind] for kind in (0, 1))
-            same = right[0] == right[1]
-            told = f"{100 * right[1]:.1f} %" if "gold" in question.asked[0] else ""
-            told += "" if same else f" and {100 * right[0]:.1f} %"
-            print(
-                f"{title[:41]:<42}{len(question.asked):>5}{middle['theirs', 0]:>8.2f}{middle['ours', 0]:>8.2f}{wall:>7.2f}"
-                f"{cpu:>7.2f}{largest:>10.1e}{other:>6}  {told}", flush=True,
-            )  # fmt: skip
             least = 2.0 if question.benchmark in long else 0.95
-            wrong += [title] if largest > 1e-3 or other or not same or cpu < least else []
-        for shape, other_model in shapes(Path(home)):
+            if not compare(asked, title, question, limit=chosen.limit, rounds=chosen.rounds, least=least):
+                wrong.append(title)
+        for shape, model in shapes(Path(home)):
             for title, question in rows:
-                if question.benchmark in long:
-                    task, manager = task_of(question, tokenizer, chosen.limit)
-                    found = [
-                        ask(lm, task, manager)[0]
-                        for lm in (
-                            scoring_lm.SharedContextLM(other_model, tokenizer, window, bos=False),
-                            HFLM(
-                                pretrained=other_model,
-                                tokenizer=tokenizer,
-                                batch_size=16,
-                                max_length=window,
-                                add_bos_token=False,
-                            ),
-                        )
-                    ]
-                    largest, other = differences(*found)
-                    print(f"{f'{title}, {shape}':<42}{len(question.asked):>5}{'':>30}{largest:>10.1e}{other:>6}")
-                    wrong += [f"{title}, {shape}"] if largest > 1e-3 or other else []
+                named = f"{title}, {shape}"
+                if question.benchmark in long and not compare_answers(
+                    asked._replace(model=model), named, question, limit=chosen.limit
+                ):
+                    wrong.append(named)
         print("bars: largest 1e-3, other 0, same accuracy, 2 times with long passages, else 0.95 (by the processor)")
         print("missed: " + ", ".join(wrong) if wrong else "all held")
     sys.exit(bool(wrong))

@@ -201,26 +201,9 @@ def _block(linear: shapes.Linear, setup: Setup) -> int:
 
 
 def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estimate:
-    """Return the memory of a run on `device` ("cpu" or "cuda:0"), by part.
-
-    - weights, gradients, optimizer: 4 + 4 + 8 bytes for each trained parameter in 32 bits (Adam keeps two moments), and
-      on a GPU 2 more for the copies autocast makes: the 18 P of LLaMA-Factory's table. In pure bf16 2 + 2 + 4. A frozen
-      parameter takes 2 bytes on a GPU below an adapter, else 4. Below 4 bits TRL casts LoRA's weights to bf16.
-    - activations: a layer keeps T(22 d + 8 f) bytes with a gate, T(18 d + 4 f) = 34 T d without (Korthikanti and others,
-      arXiv 2205.05198, attention never written out); with checkpointing 2 T d for each layer and one layer's whole. Twice
-      that in 32 bits. GELU in steps (GPT-2's) keeps three more of the feed-forward width. On a processor attention that is
-      dropped in part is written out: three scores of 4 bytes for each pair of tokens and head, after softmax, the mask
-      and what is left (torch 2.13, _scaled_dot_product_attention_math). Nothing below the lowest trained layer, unless
-      the tied embeddings train, or an adapter runs with checkpointing, which needs gradients at the inputs.
-    - logits: bf16 logits, their fp32 copy and its gradient, 10 T V (12 in 32 bits). TRL 1.12's supervised training
-      takes 256 tokens at a time; DPO, KTO and PPO hold all; a reward model has none.
-    - adapter: peft keeps a fp32 copy of the inputs of each adapted layer on a bf16 base (4 T d; measured on peft 0.21 on
-      a CPU), and OFT its rotations, 4 d b a layer and 12 d b while it builds them.
-    - DPO and reward pairs: T doubles. The reference is the adapter switched off, or a frozen copy of all weights.
-    - PPO: a frozen reward model of the base's size, the value model, and while answers are written the key-value cache of
-      up to 64 rows and the scores of all answers of an update, in fp32 and once more while they are put together
-      (TRL 1.12, batch_generation).
-    - fixed: GPU_FIXED_BYTES, or on a processor what importing the libraries takes, at first and later (measured).
+    """Return the memory of a run on `device` ("cpu" or "cuda:0"), by part; what a part stands on is said where it is
+    counted. Pairs of DPO and of a reward model double T. The reference is the adapter switched off, or a frozen copy of
+    all weights; `fixed` is GPU_FIXED_BYTES, or on a processor what importing the libraries takes, at first and later.
 
     With long rows and no checkpointing an adapter can need more than full fine-tuning of a small model: its copies grow
     with the tokens, the weights do not.
@@ -271,8 +254,12 @@ def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estima
 def _held_bytes(
     shape: shapes.Shape, setup: Setup, trained: int, held: int, element_bytes: int
 ) -> tuple[float, float, float]:
-    """Return the bytes of weights, gradients and optimizer: two moments for each trained parameter, of 4 bytes each, or
-    of 1 in 8 bits (8-bit Optimizers via Block-wise Quantization, arXiv 2110.02861), the constants aside."""
+    """Return the bytes of weights, gradients and optimizer: 4 + 4 + 8 for each trained parameter in 32 bits, and on a GPU
+    2 more for the copies autocast makes: the 18 P of LLaMA-Factory's table. In pure bf16 2 + 2 + 4. A frozen parameter
+    takes 2 on a GPU below an adapter, else 4. Below 4 bits TRL casts LoRA's weights to bf16.
+
+    Adam keeps two moments of 4 bytes each, or of 1 in 8 bits (8-bit Optimizers via Block-wise Quantization, arXiv
+    2110.02861), the constants aside."""
     moments = 2 if setup.optimizer == "adamw_8bit" else 8
     if setup.adapter == "full":
         if setup.weights == "bf16" and element_bytes == 2:
@@ -289,6 +276,8 @@ def _held_bytes(
 
 
 def _layers_with_activations(shape: shapes.Shape, setup: Setup) -> int:
+    """Return how many layers keep activations: none below the lowest trained one, unless the tied embeddings train, or an
+    adapter runs with checkpointing, which needs gradients at the inputs."""
     chosen = spec_counts.layer_indices(setup.layers, shape.layers)
     if chosen is None:
         return shape.layers
@@ -297,6 +286,11 @@ def _layers_with_activations(shape: shapes.Shape, setup: Setup) -> int:
 
 
 def _activation_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: int) -> float:
+    """Return what the layers keep: T(22 d + 8 f) bytes each with a gate, T(18 d + 4 f) = 34 T d without (Korthikanti and
+    others, arXiv 2205.05198, attention never written out); with checkpointing 2 T d each and one layer's whole. Twice
+    that in 32 bits. GELU in steps (GPT-2's) keeps three more of the feed-forward width. On a processor attention that is
+    dropped in part is written out: three scores of 4 bytes for each pair of tokens and head, after softmax, the mask and
+    what is left (torch 2.13, _scaled_dot_product_attention_math)."""
     wide = max(shape.hidden, shape.heads * shape.head_dim)
     per_token = 22 * wide + 8 * shape.intermediate if shape.gated else 18 * wide + 4 * shape.intermediate
     per_token += 6 * shape.intermediate if shape.gelu_in_steps else 0
@@ -310,6 +304,8 @@ def _activation_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_by
 
 
 def _logit_bytes(shape: shapes.Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
+    """Return the bytes of bf16 logits, their fp32 copy and its gradient: 10 T V (12 in 32 bits). TRL 1.12's supervised
+    training takes 256 tokens at a time; DPO, KTO and PPO hold all; a reward model has none."""
     if setup.objective == "reward":
         return 0
     if setup.objective == "sft" and not setup.plain_logits:
@@ -318,6 +314,8 @@ def _logit_bytes(shape: shapes.Shape, setup: Setup, tokens: int, on_gpu: bool) -
 
 
 def _adapter_bytes(shape: shapes.Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
+    """Return an adapter's extras: peft keeps a fp32 copy of the inputs of each adapted layer on a bf16 base (4 T d;
+    measured on peft 0.21 on a CPU), and OFT its rotations, 4 d b a layer and 12 d b while it builds them."""
     if setup.adapter == "full":
         return 0
     adapted, chosen = _adapted(shape, setup), spec_counts.layer_indices(setup.layers, shape.layers)
@@ -331,6 +329,9 @@ def _adapter_bytes(shape: shapes.Shape, setup: Setup, tokens: int, on_gpu: bool)
 
 
 def _ppo_bytes(shape: shapes.Shape, setup: Setup, held: int, element_bytes: int) -> dict[str, float]:
+    """Return what PPO holds besides: a frozen reward model of the base's size, the value model, and while answers are
+    written the key-value cache of up to 64 rows and the scores of all answers of an update, in fp32 and once more while
+    they are put together (TRL 1.12, batch_generation)."""
     rows = setup.update_rows or setup.batch_size
     answer = min(setup.answer_tokens, setup.max_length)
     at_once = min(rows, PPO_ROWS_WRITTEN_AT_ONCE)

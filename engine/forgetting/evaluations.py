@@ -8,7 +8,7 @@ import msgspec
 
 from engine import events, machine
 from engine.benchmarks import library, speeds
-from engine.models import bases
+from engine.models import Base, bases
 from engine.plan import drafts
 from engine.report import Comparison, frontier, items, paired, verdicts
 from engine.runs import admission, lifecycle, store
@@ -41,7 +41,6 @@ def build(
     many bits as in training, and a base by itself is only scored, for later comparisons.
     """
     ref = reference(workspace, ref)
-    problems: list[Problem] = []
     tuned = bases.describe(ref, workspace)
     quantize = "none"
     if ref.startswith("run:") and not tuned.problems:
@@ -50,31 +49,8 @@ def build(
         against = against or made.base.pinned
     if against is not None:
         against = reference(workspace, against)
-        problems += bases.describe(against, workspace).problems
-    problems += tuned.problems
-    for one in [tuned] if against is None else [tuned, bases.describe(against, workspace)]:
-        if one.scores_only:
-            problems.append(Problem(rule="evaluate-reward", where="base", parameters={"ref": one.ref}))
-    known = [one.name for one in library.available(workspace)]
-    shown = ", ".join(known)
-    if not names:
-        problems.append(Problem(rule="evaluate-none", where="evaluate.benchmarks", parameters={"names": shown}))
-    for name in names:
-        if name not in known:
-            problems.append(
-                Problem(
-                    rule="benchmark-unknown",
-                    where="evaluate.benchmarks",
-                    parameters={"name": name[:80], "names": shown},
-                )
-            )
-    settings: dict[str, object] = {}
-    for path, value in (("limit", limit), ("shots", shots), ("template", template)):
-        converted = spec_settings.convert_setting(f"evaluate.{path}", value)
-        if isinstance(converted, Problem):
-            problems.append(converted)
-        else:
-            settings[path] = converted
+    settings, wrong = _settings(limit=limit, shots=shots, template=template)
+    problems = [*_model_problems(workspace, tuned, against), *_name_problems(workspace, names), *wrong]
     if problems:
         return None, problems
     threads = 1 if tuned.is_toy else 0
@@ -94,6 +70,43 @@ def build(
     )
     refused = admission.problems(made, workspace)
     return (None, refused) if refused else (made, [])
+
+
+def _model_problems(workspace: Workspace, tuned: Base, against: str | None) -> list[Problem]:
+    """Return what keeps a model, or the one it is compared with, from being asked."""
+    other = [] if against is None else [bases.describe(against, workspace)]
+    problems = [problem for one in [*other, tuned] for problem in one.problems]
+    for one in [tuned, *other]:
+        if one.scores_only:
+            problems.append(Problem(rule="evaluate-reward", where="base", parameters={"ref": one.ref}))
+    return problems
+
+
+def _name_problems(workspace: Workspace, names: Sequence[str]) -> list[Problem]:
+    """Return what is wrong with the names of benchmarks: none at all, or one that is not here."""
+    known = [one.name for one in library.available(workspace)]
+    shown = ", ".join(known)
+    where = "evaluate.benchmarks"
+    if not names:
+        return [Problem(rule="evaluate-none", where=where, parameters={"names": shown})]
+    return [
+        Problem(rule="benchmark-unknown", where=where, parameters={"name": name[:80], "names": shown})
+        for name in names
+        if name not in known
+    ]
+
+
+def _settings(**given: object) -> tuple[dict[str, object], list[Problem]]:
+    """Return the settings of an evaluation, converted, and what is wrong with them."""
+    settings: dict[str, object] = {}
+    problems = []
+    for path, value in given.items():
+        converted = spec_settings.convert_setting(f"evaluate.{path}", value)
+        if isinstance(converted, Problem):
+            problems.append(converted)
+        else:
+            settings[path] = converted
+    return settings, problems
 
 
 def name_of(workspace: Workspace, run_spec: RunSpec) -> str:

@@ -38,81 +38,89 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
 
 def of(run_spec: RunSpec) -> list[Remedy]:
     """Return what a run leaves to be tried, the strongest first."""
-    train, found = run_spec.train, []
-    if run_spec.objective == "sft" and train.replay_share < 0.5:
-        share = more_replay(train.replay_share)
-        found.append(
-            Remedy(
-                name="replay",
-                title=t("More replay: {share} %", share=f"{100 * share:g}"),
-                effect=t(
-                    "The strongest single remedy: with 1 % of general rows the general loss stayed almost where it was."
-                ),
-                source="arXiv 2502.06042",
-                changes={"train.replay_share": share},
-            )
-        )
-    usual_beta = OBJECTIVES[run_spec.objective].usual_beta
-    if usual_beta is not None and run_spec.objective in ("dpo", "kto"):
-        beta = min(objectives.MOST_BETA, 2 * (run_spec.objective_args.beta or usual_beta))
-        found.append(
-            Remedy(
-                name="beta",
-                title=t("A higher beta: {beta}", beta=f"{beta:g}"),
-                effect=t("Beta holds the model to its base: how far it moves predicts how much it forgets."),
-                source="arXiv 2509.04259",
-                changes={"objective_args.beta": beta},
-            )
-        )
-    if run_spec.adapter == "lora" and run_spec.adapter_args.rank > 1:
-        rank, alpha = run_spec.adapter_args.rank // 2, max(1, run_spec.adapter_args.alpha // 2)
-        found.append(
-            Remedy(
-                name="rank",
-                title=t("A lower rank: {rank}", rank=rank),
-                effect=t(
-                    "General accuracy after 16 epochs of code, from about 65 %: 61 % at rank 16, 51 % at rank 64, 41 % with "
-                    "all weights. It also learned less."
-                ),
-                source="arXiv 2405.09673, table S6",
-                changes={"adapter_args.rank": rank, "adapter_args.alpha": alpha},
-            )
-        )
-    found.append(
-        Remedy(
-            name="rate",
-            title=t("A lower rate: {rate}", rate=f"{LOWER_RATE * train.learning_rate:g}"),
-            effect=t("A lower rate forgets less, and takes more steps to learn as much."),
-            source="arXiv 2605.26097",
-            changes={"train.learning_rate": LOWER_RATE * train.learning_rate},
-        )
+    ways = (_replay, _beta, _rank, _rate, _oft, _freeze)
+    return [remedy for way in ways if (remedy := way(run_spec)) is not None]
+
+
+def _replay(run_spec: RunSpec) -> Remedy | None:
+    if not OBJECTIVES[run_spec.objective].replays or run_spec.train.replay_share >= 0.5:
+        return None
+    share = more_replay(run_spec.train.replay_share)
+    return Remedy(
+        name="replay",
+        title=t("More replay: {share} %", share=f"{100 * share:g}"),
+        effect=t("The strongest single remedy: with 1 % of general rows the general loss stayed almost where it was."),
+        source="arXiv 2502.06042",
+        changes={"train.replay_share": share},
     )
-    if run_spec.objective == "sft" and run_spec.adapter != "oft":
-        found.append(
-            Remedy(
-                name="oft",
-                title=t("OFT: turn the weights, never stretch them"),
-                effect=t(
-                    "A Llama of 3B that learned mathematics: the loss on Wikipedia rose by 0.041 nats with OFT, 0.050 with "
-                    "LoRA of rank 32. One benchmark, so measure it."
-                ),
-                source=t("peft's method comparison on MetaMathQA"),
-                recipe="qoft" if run_spec.quantize == "4bit" else "oft",
-            )
-        )
-    if run_spec.objective == "sft" and not str(run_spec.layers).startswith("bottom_frozen"):
-        found.append(
-            Remedy(
-                name="freeze",
-                title=t("Freeze the lower half of the layers"),
-                effect=t(
-                    "Below 3B parameters, freezing the lower 25 to 50 % did as well as full fine-tuning or better."
-                ),
-                source="Appl. Sci. 15(19), 10434",
-                recipe="freeze-bottom",
-            )
-        )
-    return found
+
+
+def _beta(run_spec: RunSpec) -> Remedy | None:
+    usual_beta = OBJECTIVES[run_spec.objective].usual_beta
+    if usual_beta is None:
+        return None
+    beta = min(objectives.MOST_BETA, 2 * (run_spec.objective_args.beta or usual_beta))
+    return Remedy(
+        name="beta",
+        title=t("A higher beta: {beta}", beta=f"{beta:g}"),
+        effect=t("Beta holds the model to its base: how far it moves predicts how much it forgets."),
+        source="arXiv 2509.04259",
+        changes={"objective_args.beta": beta},
+    )
+
+
+def _rank(run_spec: RunSpec) -> Remedy | None:
+    if run_spec.adapter != "lora" or run_spec.adapter_args.rank <= 1:
+        return None
+    rank, alpha = run_spec.adapter_args.rank // 2, max(1, run_spec.adapter_args.alpha // 2)
+    return Remedy(
+        name="rank",
+        title=t("A lower rank: {rank}", rank=rank),
+        effect=t(
+            "General accuracy after 16 epochs of code, from about 65 %: 61 % at rank 16, 51 % at rank 64, 41 % with "
+            "all weights. It also learned less."
+        ),
+        source="arXiv 2405.09673, table S6",
+        changes={"adapter_args.rank": rank, "adapter_args.alpha": alpha},
+    )
+
+
+def _rate(run_spec: RunSpec) -> Remedy:
+    rate = LOWER_RATE * run_spec.train.learning_rate
+    return Remedy(
+        name="rate",
+        title=t("A lower rate: {rate}", rate=f"{rate:g}"),
+        effect=t("A lower rate forgets less, and takes more steps to learn as much."),
+        source="arXiv 2605.26097",
+        changes={"train.learning_rate": rate},
+    )
+
+
+def _oft(run_spec: RunSpec) -> Remedy | None:
+    if run_spec.objective != "sft" or run_spec.adapter == "oft":
+        return None
+    return Remedy(
+        name="oft",
+        title=t("OFT: turn the weights, never stretch them"),
+        effect=t(
+            "A Llama of 3B that learned mathematics: the loss on Wikipedia rose by 0.041 nats with OFT, 0.050 with "
+            "LoRA of rank 32. One benchmark, so measure it."
+        ),
+        source=t("peft's method comparison on MetaMathQA"),
+        recipe="qoft" if run_spec.quantize == "4bit" else "oft",
+    )
+
+
+def _freeze(run_spec: RunSpec) -> Remedy | None:
+    if run_spec.objective != "sft" or str(run_spec.layers).startswith("bottom_frozen"):
+        return None
+    return Remedy(
+        name="freeze",
+        title=t("Freeze the lower half of the layers"),
+        effect=t("Below 3B parameters, freezing the lower 25 to 50 % did as well as full fine-tuning or better."),
+        source="Appl. Sci. 15(19), 10434",
+        recipe="freeze-bottom",
+    )
 
 
 def draft(workspace: Workspace, run_id: str, remedy: Remedy) -> drafts.Draft:
