@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.check import DatasetError, Report, check_file
-from engine.data import datasets, fixes
+from engine.data import copies, datasets, fixes
 from engine.workspace import Workspace
 
 
@@ -200,12 +200,12 @@ def test_a_mapping_is_part_of_what_a_dataset_is(tmp_path):
     workspace = Workspace(tmp_path / "home")
     plain = datasets.add(workspace, written(tmp_path, ROWS), "data")
     mapping = {"ask": "prompt", "reply": "completion"}
-    mapped = datasets.mapped_copy(workspace, plain.id, mapping)
+    mapped = copies.mapped(workspace, plain.id, mapping)
     assert mapped.id != plain.id and (mapped.parent, mapped.mapping) == (plain.id, mapping)
     assert not plain.trainable and mapped.trainable
     assert datasets.load(workspace, mapped.id).mapping == mapping
     bad = datasets.add(workspace, written(tmp_path, [*ROWS, {"id": 9, "ask": "x", "reply": ""}]), "b", mapping=mapping)
-    fixed = datasets.fixed_copy(workspace, bad.id)
+    fixed = copies.fixed(workspace, bad.id)
     assert fixed.trainable and fixed.mapping == mapping and fixed.good_rows == 4
 
 
@@ -221,10 +221,10 @@ def test_labels_that_are_clear_are_converted_and_the_rest_stays_an_error(tmp_pat
         '"true" becomes true': 1, "1 becomes true": 1, '"no" becomes false': 1, "0 becomes false": 1,
     }  # fmt: skip
     assert '"no" becomes false in 1 rows' in fixes.offers(dataset.report)["convert_labels"]
-    fixed = datasets.fixed_copy(workspace, dataset.id, fixes=["convert_labels"])
+    fixed = copies.fixed(workspace, dataset.id, fixes=["convert_labels"])
     assert fixed.parent == dataset.id and fixed.report.bad_rows == 2 and fixed.report.rows == 7
     assert fixed.report.label_counts == {"true": 3, "false": 2}
-    both = datasets.fixed_copy(workspace, dataset.id, fixes=["drop_bad_rows", "convert_labels"])
+    both = copies.fixed(workspace, dataset.id, fixes=["drop_bad_rows", "convert_labels"])
     assert both.trainable and both.good_rows == 5 and both.fixes == ("convert_labels", "drop_bad_rows")
 
 
@@ -233,11 +233,11 @@ def test_labels_of_a_table_and_of_steps_are_converted(tmp_path):
     source = tmp_path / "rows.csv"
     source.write_text('prompt,completion,label\na,b,true\nc,"d\ne",no\nf,g\nh,i,yes\n')
     dataset = datasets.add(workspace, source, "rows.csv")
-    fixed = datasets.fixed_copy(workspace, dataset.id, fixes=["convert_labels"])
+    fixed = copies.fixed(workspace, dataset.id, fixes=["convert_labels"])
     assert (fixed.report.rows, fixed.report.bad_rows, fixed.report.label_counts) == (4, 1, {"true": 2, "false": 1})
     rows = [{"prompt": "a", "completions": ["b", "c"], "labels": ["good", 0]}]
     dataset = datasets.add(workspace, written(tmp_path, rows), "steps")
-    assert datasets.fixed_copy(workspace, dataset.id, fixes=["convert_labels"]).report.errors == {}
+    assert copies.fixed(workspace, dataset.id, fixes=["convert_labels"]).report.errors == {}
 
 
 def test_a_byte_order_mark_is_stripped_and_nothing_else(tmp_path):
@@ -246,7 +246,7 @@ def test_a_byte_order_mark_is_stripped_and_nothing_else(tmp_path):
     body = b'{"prompt": "a",  "completion": "\xef\xbb\xbfb"}\r\n'
     source.write_bytes(b"\xef\xbb\xbf" + body)
     dataset = datasets.add(workspace, source, "rows")
-    fixed = datasets.fixed_copy(workspace, dataset.id, fixes=["strip_bom"])
+    fixed = copies.fixed(workspace, dataset.id, fixes=["strip_bom"])
     assert (fixed.folder / "original").read_bytes() == body and "bom" not in fixed.report.warnings
 
 
@@ -256,7 +256,7 @@ def test_plain_text_becomes_a_row_for_each_paragraph(tmp_path):
     source.write_bytes("Once upon a time\r\nthere was a file.\r\n\r\n\n  The end – é.\n".encode())
     dataset = datasets.add(workspace, source, "book.txt")
     assert not dataset.trainable and list(fixes.offers(dataset.report)) == ["as_text"]
-    fixed = datasets.fixed_copy(workspace, dataset.id, fixes=["as_text"])
+    fixed = copies.fixed(workspace, dataset.id, fixes=["as_text"])
     assert fixed.trainable and fixed.report.type == "language-modeling"
     texts = [row["text"] for row in datasets.preview(workspace, fixed.id)]
     assert texts == ["Once upon a time\r\nthere was a file.", "  The end – é."]

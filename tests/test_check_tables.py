@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.check import Report, check_file
-from engine.data import datasets
+from engine.data import copies, datasets
 from engine.read import lines as read_lines
 from engine.workspace import Workspace
 from tests.helpers import examples
@@ -137,7 +137,7 @@ def test_a_table_is_stored_fixed_and_ready_like_any_file(tmp_path):
     source.write_text('prompt,completion\n"a, ""b""",c\nd,\ne,"f\ng"\n')
     stored = datasets.add(workspace, source, "rows.csv")
     assert not stored.trainable and (stored.folder / "original").read_bytes() == source.read_bytes()
-    fixed = datasets.fixed_copy(workspace, stored.id)
+    fixed = copies.fixed(workspace, stored.id)
     assert fixed.trainable and fixed.parent == stored.id
     lines = (fixed.folder / "original").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
@@ -146,7 +146,7 @@ def test_a_table_is_stored_fixed_and_ready_like_any_file(tmp_path):
     ]
     source.write_bytes(parquet([{"prompt": f"{n}", "completion": "" if n == 2 else "x"} for n in range(5)]))
     stored = datasets.add(workspace, source, "rows.parquet")
-    assert datasets.fixed_copy(workspace, stored.id).good_rows == 4
+    assert copies.fixed(workspace, stored.id).good_rows == 4
 
 
 @QUICK

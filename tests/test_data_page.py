@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 
 from engine import starter
 from engine.check import DatasetError, check_file
-from engine.data import Dataset, datasets, jobs, masks, numbers, one_row
+from engine.data import Dataset, copies, datasets, jobs, making, masks, numbers, one_row
 from engine.data.fixes import DROP_BAD_ROWS, Edit, one_line
 from engine.data.one_row import check_row
 from engine.models import Base, bases
@@ -148,30 +148,30 @@ def test_an_edit_is_a_dataset_beside_the_untouched_original(workspace: Workspace
     parent = broken(workspace)
     before = original(parent).read_bytes()
     edits = [Edit(row=5, text='{"prompt": "q4",\n "completion": "mended"}'), Edit(row=9, text="  ")]
-    fixed = datasets.fixed_copy(workspace, parent.id, fixes=edits)
+    fixed = copies.fixed(workspace, parent.id, fixes=edits)
     assert original(parent).read_bytes() == before and fixed.parent == parent.id
     assert fixed.trainable and fixed.report.rows == 29 and fixed.report.errors == {}
     assert fixed.fixes == (edits[0], edits[1])
     kept = [json.loads(line) for line in original(fixed).read_bytes().splitlines()]
     assert kept[4] == {"prompt": "q4", "completion": "mended"}
     assert kept[:4] + kept[5:] == [row for n, row in enumerate(good_rows(30)) if n not in (4, 8)]
-    other = datasets.fixed_copy(workspace, parent.id, fixes=[Edit(row=5, text='{"prompt": "q", "completion": "b"}')])
+    other = copies.fixed(workspace, parent.id, fixes=[Edit(row=5, text='{"prompt": "q", "completion": "b"}')])
     assert other.id != fixed.id and other.report.bad_rows == 1
-    assert datasets.fixed_copy(workspace, parent.id, fixes=edits).id == fixed.id
+    assert copies.fixed(workspace, parent.id, fixes=edits).id == fixed.id
 
 
 def test_an_edit_comes_before_the_other_repairs_and_keeps_the_validation_rows(workspace: Workspace) -> None:
     validation = stored(workspace, lines_of(good_rows(7)), "validation")
     parent = datasets.attach(workspace, broken(workspace).id, validation.id)
     edit = Edit(row=5, text='{"prompt": "q4", "completion": "mended"}')
-    fixed = datasets.fixed_copy(workspace, parent.id, fixes=[DROP_BAD_ROWS, edit])
+    fixed = copies.fixed(workspace, parent.id, fixes=[DROP_BAD_ROWS, edit])
     assert fixed.fixes == (edit, DROP_BAD_ROWS) and fixed.report.rows == 29 and fixed.eval_id == validation.id
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_a_row_of_any_container_can_be_edited(workspace: Workspace, container: str) -> None:
     parent = stored(workspace, CONTAINERS[container](good_rows(6)))
-    fixed = datasets.fixed_copy(workspace, parent.id, fixes=[Edit(row=3, text='{"prompt": "p", "completion": "new"}')])
+    fixed = copies.fixed(workspace, parent.id, fixes=[Edit(row=3, text='{"prompt": "p", "completion": "new"}')])
     rows = datasets.preview(workspace, fixed.id)
     assert len(rows) == 6 and fixed.trainable
     assert [row["completion"][0]["content"] for row in rows[1:4]] == ["answer 1", "new", "answer 3"]
@@ -180,7 +180,7 @@ def test_a_row_of_any_container_can_be_edited(workspace: Workspace, container: s
 def test_a_row_that_is_not_there_cannot_be_edited(workspace: Workspace) -> None:
     parent = broken(workspace)
     with pytest.raises(DatasetError) as error:
-        datasets.fixed_copy(workspace, parent.id, fixes=[Edit(row=31, text="{}")])
+        copies.fixed(workspace, parent.id, fixes=[Edit(row=31, text="{}")])
     assert error.value.problem.rule == "row-gone" and len(datasets.list_all(workspace)) == 1
 
 
@@ -198,7 +198,7 @@ def test_whatever_is_typed_into_a_row_leaves_the_others_as_they_are(tmp_path_fac
     parent = stored(workspace, lines_of(good_rows(3)))
     found = check_row(original(parent), one_line(text))[0] if one_line(text) else ()
     try:
-        fixed = datasets.fixed_copy(workspace, parent.id, fixes=[Edit(row=row, text=text)])
+        fixed = copies.fixed(workspace, parent.id, fixes=[Edit(row=row, text=text)])
     except DatasetError as error:
         assert error.problem.rule == "row-not-json" and "error" in [p.severity for p in found]
         return
@@ -359,7 +359,7 @@ def test_a_job_that_is_stopped_or_dies_leaves_nothing_half_made(workspace: Works
 def test_a_large_file_is_shown_at_once_while_a_job_makes_its_rows(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "ROWS_LATER_BYTES", 100)
+    monkeypatch.setattr(making, "ROWS_LATER_BYTES", 100)
     source = workspace.root / "upload"
     source.parent.mkdir(parents=True)
     source.write_bytes(lines_of(good_rows(30)))

@@ -15,7 +15,7 @@ import pytest
 
 from engine.check import DatasetError, check_file
 from engine.check.canonical import ParquetSink, canonical, schema, target_characters
-from engine.data import datasets
+from engine.data import copies, datasets, making
 from engine.read.formats import BY_NAME, TYPES, Reading
 from engine.workspace import Workspace
 
@@ -102,7 +102,7 @@ def test_a_file_that_is_no_data_is_stored_to_be_shown(workspace, tmp_path):
     assert not dataset.trainable and "a PNG image" in dataset.report.sentence
     assert datasets.preview(workspace, dataset.id) == []
     assert problem_of(lambda: datasets.rows_path(workspace, dataset.id)) == "nothing-to-keep"
-    assert problem_of(lambda: datasets.fixed_copy(workspace, dataset.id)) == "nothing-to-keep"
+    assert problem_of(lambda: copies.fixed(workspace, dataset.id)) == "nothing-to-keep"
     assert len(datasets.list_all(workspace)) == 1
 
 
@@ -110,7 +110,7 @@ def test_dropping_the_bad_rows_gives_a_clean_dataset_beside_the_untouched_origin
     source = file_of(tmp_path, [PAIR, "{oops", PAIR | {"prompt": "b"}, {"prompt": "c"}])
     parent = datasets.add(workspace, source, "Mine")
     before = {p.name: p.read_bytes() for p in parent.folder.iterdir()}
-    fixed = datasets.fixed_copy(workspace, parent.id)
+    fixed = copies.fixed(workspace, parent.id)
     assert fixed.id != parent.id and fixed.parent == parent.id and fixed.fixes == ("drop_bad_rows",)
     assert (fixed.report.rows, fixed.report.errors) == (2, {}) and fixed.trainable
     assert check_file(fixed.folder / "original").errors == {}
@@ -118,7 +118,7 @@ def test_dropping_the_bad_rows_gives_a_clean_dataset_beside_the_untouched_origin
         json.dumps(PAIR | {"prompt": p}) + "\n" for p in (PAIR["prompt"], "b")
     )
     assert {p.name: p.read_bytes() for p in parent.folder.iterdir()} == before
-    assert datasets.fixed_copy(workspace, parent.id) == fixed
+    assert copies.fixed(workspace, parent.id) == fixed
     assert fixed == datasets.add(workspace, source, "any", drop_bad_rows=True)
 
 
@@ -208,7 +208,7 @@ def test_a_full_disk_leaves_no_half_dataset_and_harms_nothing(workspace, tmp_pat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     target = {"copy": (shutil, "copyfileobj"), "rows": (ParquetSink, "finish")}
-    monkeypatch.setattr(*target.get(place, (datasets, "write_atomically")), full)
+    monkeypatch.setattr(*target.get(place, (making, "write_atomically")), full)
     source = file_of(tmp_path, [PAIR | {"prompt": "b"}])
     with pytest.raises(DatasetError, match="the disk is full; free some space and try again"):
         datasets.add(workspace, source, "Second")
@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_no_half_dataset_and_harms_nothing(workspace, tmp_pat
     monkeypatch.undo()
     assert datasets.add(workspace, source, "Second").trainable
     with pytest.raises(DatasetError) as caught:
-        monkeypatch.setattr(datasets, "write_atomically", full)
+        monkeypatch.setattr(making, "write_atomically", full)
         datasets.rename(workspace, stored.id, "New")
     assert caught.value.problem.rule == "disk-full" and datasets.load(workspace, stored.id).name == "Stored"
 
@@ -225,7 +225,7 @@ def test_a_full_disk_leaves_no_half_dataset_and_harms_nothing(workspace, tmp_pat
 def test_a_large_file_is_reported_first_and_its_rows_are_made_after(workspace, tmp_path, monkeypatch):
     rows = [PAIR | {"prompt": f"q{n}"} for n in range(50)]
     whole = datasets.add(Workspace(tmp_path / "other"), file_of(tmp_path, rows), "Whole")
-    monkeypatch.setattr(datasets, "ROWS_LATER_BYTES", 100)
+    monkeypatch.setattr(making, "ROWS_LATER_BYTES", 100)
     source = file_of(tmp_path, rows)
     first = datasets.add(workspace, source, "Large", wait_for_rows=False)
     assert first.trainable and not first.has_rows and datasets.preview(workspace, first.id) == []
@@ -233,7 +233,7 @@ def test_a_large_file_is_reported_first_and_its_rows_are_made_after(workspace, t
         whole.report, file="Large"
     )
     checks: list[Path] = []
-    monkeypatch.setattr(datasets, "check_file", lambda path, **how: checks.append(path) or check_file(path, **how))
+    monkeypatch.setattr(making, "check_file", lambda path, **how: checks.append(path) or check_file(path, **how))
     with ThreadPoolExecutor(3) as several:  # whoever reads them first makes them, and the others wait
         paths = list(several.map(lambda _: datasets.rows_path(workspace, first.id), range(3)))
     assert len(checks) == 1 and first.has_rows and len(set(paths)) == 1
@@ -244,7 +244,7 @@ def test_a_large_file_is_reported_first_and_its_rows_are_made_after(workspace, t
 
 
 def test_rows_that_were_not_finished_are_made_anew(workspace, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "ROWS_LATER_BYTES", 100)
+    monkeypatch.setattr(making, "ROWS_LATER_BYTES", 100)
     dataset = datasets.add(workspace, file_of(tmp_path, [PAIR] * 9), "Large", wait_for_rows=False)
     with monkeypatch.context() as broken:
         broken.setattr(ParquetSink, "finish", lambda sink: sink._flush() or 1 / 0)

@@ -25,7 +25,7 @@ from engine import events, processes, starter
 from engine.advise import guide
 from engine.check import check_file
 from engine.cli import main
-from engine.data import datasets
+from engine.data import copies, datasets
 from engine.report import Item, items
 from engine.runs import failures, store
 from engine.spec import recipes, schema
@@ -410,7 +410,7 @@ def test_no_page_says_anything_in_english_to_a_chinese_reader(workspace: Workspa
     broken = tmp_path / "my own rows.jsonl"
     broken.write_text("\n".join([*rows, '{"prompt": "q", "completion": null}', rows[0], "{broken"]))
     bad = datasets.add(workspace, broken, broken.name)
-    good = datasets.fixed_copy(workspace, bad.id, fixes=["drop_bad_rows"])
+    good = copies.fixed(workspace, bad.id, fixes=["drop_bad_rows"])
     failure = failures.from_exception(MemoryError())
     live, failed, done = (
         made_run(workspace, good.id, 1),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine import machine, starter
-from engine.data import datasets
+from engine.data import copies, datasets
 from engine.plan import checks, plans
 from engine.spec import RunSpec, counts, recipes, schema
 from engine.words import Problem
@@ -295,7 +295,7 @@ def test_data_with_bad_rows_until_they_are_left_out(workspace, base):
     dataset_id = add(workspace, rows)
     _, (problem,) = build(workspace, base, dataset_id)
     assert problem.rule == "data-bad-rows" and problem.message == "2 of 14 rows have errors"
-    assert rules(workspace, base, datasets.fixed_copy(workspace, dataset_id).id) == []
+    assert rules(workspace, base, copies.fixed(workspace, dataset_id).id) == []
 
 
 def test_a_single_row_is_too_few(workspace, base):

@@ -1,21 +1,16 @@
 """Stored datasets: datasets/<id>/ with the untouched original, canonical rows.parquet, report.json and meta.json.
 
-A dataset is made in a folder beside the others and renamed into place when it is whole, so that a crash or a full disk
-leaves no half one. The id is a hash of the bytes, the mapping and the fixes: the same file is stored once.
-Only the rows of a large file come after: the report of the check is what a person waits for, so it stands first, and
-rows.parquet is made by make_rows(), at the latest when somebody reads it.
+How such a folder is made stands in making.py. Only the rows of a large file come after: the report of the check is
+what a person waits for, so it stands first, and rows.parquet is made by make_rows(), at the latest when somebody reads
+it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +18,12 @@ import msgspec
 from filelock import FileLock
 
 from engine import limits
-from engine.check import DatasetError, Report, canonical, check_file, checked_mapping, os_problem
-from engine.data.fixes import DROP_BAD_ROWS, FIXES, Edit, repair
+from engine.check import DatasetError, Report, checked_mapping
+from engine.data import making
+from engine.data.fixes import DROP_BAD_ROWS, FIXES, Edit
 from engine.read import Progress, lines, texts
 from engine.words import Problem
-from engine.workspace import BadId, Workspace, checked, write_atomically
+from engine.workspace import BadId, Workspace, checked
 
 __all__ = [
     "Dataset",
@@ -36,11 +32,9 @@ __all__ = [
     "add_sample",
     "attach",
     "delete",
-    "fixed_copy",
     "list_all",
     "load",
     "make_rows",
-    "mapped_copy",
     "preview",
     "problems",
     "rename",
@@ -48,10 +42,6 @@ __all__ = [
 ]
 
 NAME_CHARACTERS = 120
-# Of larger files the rows are made after the report: converting takes about ten times as long as checking.
-ROWS_LATER_BYTES = 16 << 20
-# What a crashed add left behind is removed when it is older than this.
-LEFTOVER_AGE_S = 24 * 3600
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,17 +69,6 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     def has_rows(self) -> bool:
         """False while the rows that training reads are still to be made."""
         return self.report.type is None or not self.good_rows or (self.folder / "rows.parquet").exists()
-
-
-class _Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """meta.json."""
-
-    name: str
-    created: float
-    parent: str | None = None
-    eval_id: str | None = None
-    fixes: tuple[str | Edit, ...] = ()
-    mapping: dict[str, str] = {}
 
 
 class Sample(Protocol):
@@ -124,8 +103,8 @@ def add(
     With `move` the file is taken from where it is, not copied. Without `wait_for_rows` a large file is returned once it
     is checked, and its rows are still to be made.
 
-    With `fixes` (names of engine.fixes, and Edits of rows) the stored file is the repaired one; `drop_bad_rows` is short
-    for that fix.
+    With `fixes` (names of engine.data.fixes, and Edits of rows) the stored file is the repaired one; `drop_bad_rows` is
+    short for that fix.
     `mapping` says what columns mean that have names of their own. A file with errors is stored too, so that it can be
     shown, but is not trainable. Raises DatasetError when the file cannot be read, the disk is full or no row would be
     left; nothing stored before is harmed by that.
@@ -137,13 +116,13 @@ def add(
     edits = {fix.row: fix for fix in fixes if isinstance(fix, Edit)}
     fixes = (*(edits[row] for row in sorted(edits)), *(fix for fix in FIXES if fix in wanted))
     mapping = checked_mapping(mapping)
-    with _told(source):
+    with making.told(source):
         if limits.on():
             limits.check_source(workspace, source)
         if source.is_dir():
             raise DatasetError(Problem(rule="file-is-folder", parameters={"path": str(source)}))
         with source.open("rb") as file:  # before any folder is made
-            _remove_leftovers(workspace)
+            making.remove_leftovers(workspace)
             workspace.datasets_dir.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix=".new-", dir=workspace.datasets_dir))
             try:
@@ -153,10 +132,10 @@ def add(
                 else:
                     with original.open("wb") as copy:
                         shutil.copyfileobj(file, copy, lines.CHUNK_BYTES)
-                dataset_id = _fill(original, name, fixes, mapping, parent, eval_id, progress)
+                dataset_id = making.fill(original, name, fixes, mapping, parent, eval_id, progress)
                 final = workspace.dataset_dir(dataset_id)
                 if not (final / "meta.json").exists():
-                    _into_place(folder, final)
+                    making.into_place(folder, final)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     if wait_for_rows:
@@ -172,84 +151,9 @@ def make_rows(workspace: Workspace, dataset_id: str, progress: Progress | None =
     dataset = load(workspace, dataset_id)
     if dataset.has_rows:
         return
-    original, made = dataset.folder / "original", dataset.folder / "rows.new"
-    with _told(dataset.folder), FileLock(dataset.folder / "rows.lock"):
-        if dataset.has_rows:
-            return
-        with canonical.ParquetSink(made) as sink:
-            check_file(original, progress=progress, sink=sink, mapping=dataset.mapping)
-            sink.finish()
-        os.replace(made, dataset.folder / "rows.parquet")
-
-
-def _fill(
-    original: Path,
-    name: str,
-    fixes: tuple[str | Edit, ...],
-    mapping: dict[str, str],
-    parent: str | None,
-    eval_id: str | None,
-    progress: Progress | None,
-) -> str:
-    """Write the other files of a dataset beside its original and return its id."""
-    folder = original.parent
-    with ThreadPoolExecutor(1) as beside:  # hashing needs no interpreter
-        hashing = beside.submit(_sha256, original)
-        if fixes:
-            hashing.result()
-            repair(original, fixes, mapping, progress)
-        report = _check_and_convert(original, name, mapping, progress)
-        sha256 = hashing.result()
-    if limits.on():
-        limits.check_rows(report.rows)
-    if report.problems_file:
-        report = msgspec.structs.replace(report, problems_file="problems.jsonl")
-    meta = _Meta(name=name, created=time.time(), parent=parent, eval_id=eval_id, fixes=fixes, mapping=mapping)
-    write_atomically(folder / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))
-    write_atomically(folder / "meta.json", msgspec.json.format(msgspec.json.encode(meta), indent=1))
-    return _dataset_id(sha256, meta.mapping, fixes)
-
-
-def _check_and_convert(original: Path, name: str, mapping: dict[str, str], progress: Progress | None) -> Report:
-    """Check a file; write its rows in the same pass where it is not large."""
-
-    def checked_with(sink: canonical.ParquetSink | None) -> Report:
-        problems_path = original.with_name("problems.jsonl")
-        return check_file(
-            original, name=name, progress=progress, sink=sink, problems_path=problems_path, mapping=mapping
-        )
-
-    if original.stat().st_size >= ROWS_LATER_BYTES:
-        return checked_with(None)
-    with canonical.ParquetSink(original.with_name("rows.parquet")) as sink:
-        report = checked_with(sink)
-        sink.finish()
-    return report
-
-
-def _dataset_id(sha256: str, mapping: dict[str, str], fixes: tuple[str | Edit, ...]) -> str:
-    key = msgspec.json.encode([sha256, dict(sorted(mapping.items())), fixes])
-    return hashlib.sha256(key).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _into_place(folder: Path, final: Path) -> None:
-    """Rename a finished folder; another process that stored the same file first has won."""
-    folder.chmod(0o755)
-    try:
-        os.rename(folder, final)
-    except OSError:
-        if (final / "meta.json").exists():
-            return
-        if not final.is_dir():
-            raise
-        # Something without a meta.json is in the way: no dataset, as meta.json is part of every one.
-        shutil.rmtree(final)
-        os.rename(folder, final)
+    with making.told(dataset.folder), FileLock(dataset.folder / "rows.lock"):
+        if not dataset.has_rows:
+            making.write_rows(dataset.folder, dataset.mapping, progress)
 
 
 def add_sample(workspace: Workspace, sample: Sample) -> Dataset:
@@ -268,7 +172,7 @@ def load(workspace: Workspace, dataset_id: str) -> Dataset:
     """Return a stored dataset. Raises DatasetError when there is none, or when its files cannot be read."""
     folder = _folder(workspace, dataset_id)
     try:
-        meta = msgspec.json.decode((folder / "meta.json").read_bytes(), type=_Meta)
+        meta = msgspec.json.decode((folder / "meta.json").read_bytes(), type=making.Meta)
         report = msgspec.json.decode((folder / "report.json").read_bytes(), type=Report)
     except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
         raise DatasetError(Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})) from error
@@ -318,7 +222,7 @@ def delete(workspace: Workspace, dataset_id: str) -> None:
             continue
         if used:
             raise DatasetError(Problem(rule="dataset-in-use", parameters={"run": spec.parent.name}))
-    with _told(folder):
+    with making.told(folder):
         # Renamed first: a list made meanwhile sees the whole dataset or none.
         grave = Path(tempfile.mkdtemp(prefix=".old-", dir=workspace.datasets_dir))
         os.rename(folder, grave / "dataset")
@@ -359,56 +263,9 @@ def preview(workspace: Workspace, dataset_id: str, start: int = 0, count: int = 
     return rows
 
 
-def fixed_copy(
-    workspace: Workspace,
-    dataset_id: str,
-    progress: Progress | None = None,
-    *,
-    fixes: Iterable[str | Edit] = (DROP_BAD_ROWS,),
-    **how: Any,
-) -> Dataset:
-    """Store a dataset with `fixes` applied as a new one that names it as its parent; the dataset itself stays.
-
-    `how`: further arguments of add().
-    """
-    dataset = load(workspace, dataset_id)
-    return add(
-        workspace,
-        dataset.folder / "original",
-        f"{dataset.name.removesuffix(' (fixed)')[: NAME_CHARACTERS - 8]} (fixed)",
-        fixes=fixes,
-        mapping=dataset.mapping,
-        parent=dataset_id,
-        eval_id=dataset.eval_id,
-        progress=progress,
-        **how,
-    )
-
-
-def mapped_copy(
-    workspace: Workspace, dataset_id: str, mapping: dict[str, str], progress: Progress | None = None, **how: Any
-) -> Dataset:
-    """Store a dataset once more with another mapping of its columns; the dataset itself stays."""
-    dataset = load(workspace, dataset_id)
-    name = f"{dataset.name[: NAME_CHARACTERS - 9]} (mapped)"
-    original = dataset.folder / "original"
-    return add(workspace, original, name, mapping=mapping, parent=dataset_id, progress=progress, **how)
-
-
 def problems(workspace: Workspace, dataset_id: str) -> tuple[Problem, ...]:
     """The first 1,000 problems of a dataset."""
     return load(workspace, dataset_id).report.problems
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn an OSError, and what a hosted demo refuses, into the DatasetError that says what it means."""
-    try:
-        yield
-    except limits.Refused as refused:
-        raise DatasetError(refused.problems[0]) from refused
-    except OSError as error:
-        raise DatasetError(os_problem(error, error.filename or path)) from error
 
 
 def _folder(workspace: Workspace, dataset_id: str) -> Path:
@@ -424,7 +281,7 @@ def _folder(workspace: Workspace, dataset_id: str) -> Path:
 def _change(workspace: Workspace, dataset: Dataset, **changes: Any) -> Dataset:
     """Write changed fields of meta.json and return the dataset as it is then."""
     changed = msgspec.structs.replace(dataset, **changes)
-    meta = _Meta(
+    meta = making.Meta(
         name=changed.name,
         created=changed.created,
         parent=changed.parent,
@@ -432,9 +289,8 @@ def _change(workspace: Workspace, dataset: Dataset, **changes: Any) -> Dataset:
         fixes=changed.fixes,
         mapping=changed.mapping,
     )
-    with _told(dataset.folder):
-        path = dataset.folder / "meta.json"
-        write_atomically(path, msgspec.json.format(msgspec.json.encode(meta), indent=1))
+    with making.told(dataset.folder):
+        making.write(dataset.folder / "meta.json", meta)
     return load(workspace, dataset.id)
 
 
@@ -444,15 +300,3 @@ def _checked_name(name: str) -> str:
     if texts.is_blank(name):
         raise DatasetError(Problem(rule="dataset-name"))
     return name
-
-
-def _remove_leftovers(workspace: Workspace) -> None:
-    """Remove what an add or delete that was killed left behind."""
-    for pattern in (".new-*", ".old-*"):
-        for folder in workspace.datasets_dir.glob(pattern):
-            try:
-                old = time.time() - folder.stat().st_mtime > LEFTOVER_AGE_S
-            except OSError:
-                continue
-            if old:
-                shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Safe repairs of a file. Each writes a new file beside the old one and changes nothing but what its name says.
 
 What is offered for a file, and how much it would change, is in its Report (`offers`), so that a person sees the effect
-before it is applied. Dropping bad rows is the one repair that needs a check, and is in datasets.py.
+before it is applied. Dropping bad rows is the one repair that needs a check.
 """
 
 from __future__ import annotations

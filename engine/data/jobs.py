@@ -23,7 +23,7 @@ import msgspec
 
 from engine import limits, processes, read
 from engine.check import DatasetError
-from engine.data import datasets, hub_data
+from engine.data import copies, datasets, hub_data
 from engine.data.fixes import Edit
 from engine.models import hub, hub_client
 from engine.words import Problem, set_language
@@ -97,9 +97,9 @@ def carry_out(call: Call, progress: read.Progress | None = None) -> Result:
             datasets.make_rows(workspace, call.dataset, progress)
             made = datasets.load(workspace, call.dataset)
         elif call.mapping is not None:
-            made = datasets.mapped_copy(workspace, call.dataset, call.mapping, progress, wait_for_rows=False)
+            made = copies.mapped(workspace, call.dataset, call.mapping, progress, wait_for_rows=False)
         else:
-            made = datasets.fixed_copy(workspace, call.dataset, progress, fixes=call.fixes, wait_for_rows=False)
+            made = copies.fixed(workspace, call.dataset, progress, fixes=call.fixes, wait_for_rows=False)
     except DatasetError as error:
         return Result(problem=error.problem)
     finally:

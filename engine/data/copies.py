@@ -1,0 +1,47 @@
+"""Copies of stored data sets: mended, or with their columns read otherwise. The data set itself stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from engine.data import datasets
+from engine.data.fixes import DROP_BAD_ROWS, Edit
+from engine.read import Progress
+from engine.workspace import Workspace
+
+
+def fixed(
+    workspace: Workspace,
+    dataset_id: str,
+    progress: Progress | None = None,
+    *,
+    fixes: Iterable[str | Edit] = (DROP_BAD_ROWS,),
+    **how: Any,
+) -> datasets.Dataset:
+    """Store a dataset with `fixes` applied as a new one that names it as its parent.
+
+    `how`: further arguments of datasets.add().
+    """
+    dataset = datasets.load(workspace, dataset_id)
+    return datasets.add(
+        workspace,
+        dataset.folder / "original",
+        f"{dataset.name.removesuffix(' (fixed)')[: datasets.NAME_CHARACTERS - 8]} (fixed)",
+        fixes=fixes,
+        mapping=dataset.mapping,
+        parent=dataset_id,
+        eval_id=dataset.eval_id,
+        progress=progress,
+        **how,
+    )
+
+
+def mapped(
+    workspace: Workspace, dataset_id: str, mapping: dict[str, str], progress: Progress | None = None, **how: Any
+) -> datasets.Dataset:
+    """Store a dataset once more with another mapping of its columns."""
+    dataset = datasets.load(workspace, dataset_id)
+    name = f"{dataset.name[: datasets.NAME_CHARACTERS - 9]} (mapped)"
+    original = dataset.folder / "original"
+    return datasets.add(workspace, original, name, mapping=mapping, parent=dataset_id, progress=progress, **how)
