@@ -295,7 +295,8 @@ def _hit(text: str, searched: str) -> tuple[int, int] | None:
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _listed_rows(path: str) -> tuple[int, ...]:
+def _listed_rows(path: str, changed: int) -> tuple[int, ...]:
+    """The rows with errors of a file of problems, which a check of today may have replaced at the time `changed`."""
     found = set()
     with open(path, "rb") as file:
         for line in file:
@@ -309,7 +310,7 @@ def _bad_rows(dataset: Dataset) -> tuple[int, ...]:
     """The rows with errors: all of them, from the file of problems where the report holds only the first."""
     full = dataset.folder / (dataset.report.problems_file or "")
     if dataset.report.problems_file and full.exists():
-        return _listed_rows(str(full))
+        return _listed_rows(str(full), full.stat().st_mtime_ns)
     return tuple(sorted({p.row for p in dataset.report.problems if p.severity == "error" and p.row}))
 
 

@@ -227,6 +227,17 @@ def change(
     _begin(call, (dataset.folder / "original").stat().st_size)
 
 
+def check_again(workspace: Workspace, dataset: Dataset) -> None:
+    """Offer to check data anew whose report an earlier version of the check made."""
+    if not dataset.outdated:
+        return
+    left, right = st.columns([5, 3], vertical_alignment="center")
+    left.caption(t("An earlier version of the check made this report."))
+    if right.button(t("Check again"), key="check_again"):
+        call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, again=True)
+        _begin(call, (dataset.folder / "original").stat().st_size)
+
+
 def _begin(call: jobs.Call, size_bytes: int) -> None:
     """Do what takes a moment at once, and what takes longer in a process that is watched."""
     if size_bytes <= jobs.SMALL_BYTES:

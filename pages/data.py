@@ -257,6 +257,7 @@ else:
         _data_upload.rows_made(workspace, dataset)
     else:
         st.error(_ui.plain(report.sentence), icon=":material/error:")
+    _data_upload.check_again(workspace, dataset)
     if report.type is not None:
         _metrics(dataset)
     _map(dataset)

@@ -389,6 +389,26 @@ def test_a_large_file_is_shown_at_once_while_a_job_makes_its_rows(
     assert len(look.options) == 4 and not has_button(app, "rows_again")
 
 
+def made_before(dataset: Dataset, **changes: Any) -> None:
+    """Let the stored report be one of an earlier version of the check."""
+    report = msgspec.structs.replace(dataset.report, checker_version=dataset.report.checker_version - 1, **changes)
+    (dataset.folder / "report.json").write_bytes(msgspec.json.encode(report))
+
+
+def test_a_job_checks_a_large_file_again_and_one_that_is_stopped_leaves_it_as_it_was(workspace: Workspace) -> None:
+    dataset = stored(workspace, lines_of(good_rows(30_000)))
+    made_before(dataset, rows=1)
+    call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, again=True)
+    folder = jobs.start(call)
+    wait_until(lambda: jobs.progress(folder).done > 0, timeout_s=60)
+    jobs.stop(folder)
+    assert datasets.load(workspace, dataset.id).outdated and not list(workspace.datasets_dir.glob(".new-*"))
+    folder = jobs.start(call)
+    assert wait_until(lambda: jobs.result(folder), timeout_s=120) == jobs.Result(dataset=dataset.id)
+    jobs.forget(folder)
+    assert datasets.load(workspace, dataset.id) == dataset
+
+
 def test_a_file_that_cannot_be_read_is_a_problem_of_the_job(workspace: Workspace) -> None:
     made = jobs.carry_out(jobs.Call(workspace=str(workspace.root), source="/nowhere/at/all", name="x"))
     assert made.problem is not None and made.problem.rule == "file-missing"
@@ -497,6 +517,37 @@ def test_a_dataset_that_a_run_uses_is_kept(workspace: Workspace) -> None:
     next(c for c in app.checkbox if str(c.key).startswith("sure_")).check().run()
     button(app, "delete_dataset").click().run()
     assert "uses this dataset" in texts(app) and len(datasets.list_all(workspace)) == 1
+
+
+def test_a_report_of_an_earlier_version_is_made_anew_on_a_click(workspace: Workspace) -> None:
+    dataset = broken(workspace)
+    said = "An earlier version of the check made this report."
+    app = open_page("data", dataset=dataset.id)
+    assert said not in texts(app) and not has_button(app, "check_again")
+    made_before(dataset, errors={}, bad_rows=0, problems=())
+    app.run()
+    assert said in texts(app) and "line 5: completion is null" not in texts(app)
+    button(app, "check_again").click().run()
+    assert not app.exception and said not in texts(app) and not has_button(app, "check_again")
+    assert "line 5: completion is null" in texts(app) and datasets.list_all(workspace) == [dataset]
+
+
+def test_a_large_file_is_checked_again_beside_the_page(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = stored(workspace, lines_of(good_rows(30)))
+    made_before(dataset)
+    started: list[jobs.Call] = []
+    monkeypatch.setattr(jobs, "SMALL_BYTES", 10)
+    monkeypatch.setattr(jobs, "start", lambda call, token=None: started.append(call) or workspace.root / "job")
+    monkeypatch.setattr(jobs, "progress", lambda folder: jobs.Progress(done=40, total=100, left_s=3.0))
+    monkeypatch.setattr(jobs, "result", lambda folder: jobs.carry_out(started[0]) if len(started) > 1 else None)
+    app = open_page("data", dataset=dataset.id)
+    button(app, "check_again").click().run()
+    assert started == [jobs.Call(workspace=str(workspace.root), dataset=dataset.id, again=True)]
+    assert has_button(app, "cancel_job") and datasets.load(workspace, dataset.id).outdated
+    started.append(started[0])
+    app.run()
+    assert not app.exception and not has_button(app, "check_again") and not has_button(app, "cancel_job")
+    assert datasets.list_all(workspace) == [dataset]
 
 
 def test_steps_are_said_to_have_no_recipe(workspace: Workspace) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import pyarrow.parquet
 import pytest
 
 from engine.check import DatasetError, check_file
 from engine.check.canonical import ParquetSink, canonical, schema, target_characters
-from engine.data import copies, datasets, making
+from engine.data import copies, datasets, making, recheck
 from engine.read.formats import BY_NAME, TYPES, Reading
 from engine.workspace import Workspace
 
@@ -291,6 +292,110 @@ def test_what_a_killed_add_left_is_not_listed_and_later_removed(workspace, tmp_p
     os.utime(half, (0, 0))
     datasets.add(workspace, file_of(tmp_path, [PAIR | {"prompt": "b"}]), "n")
     assert not half.exists()
+
+
+# --- a report of an earlier version of the check -------------------------------------------------------------------
+
+
+def made_before(dataset: datasets.Dataset, stored: list[dict] | None = None, **changes) -> datasets.Dataset:
+    """Let the stored report be one of an earlier version, with the rows its rules made where they were others."""
+    report = msgspec.structs.replace(dataset.report, checker_version=dataset.report.checker_version - 1, **changes)
+    (dataset.folder / "report.json").write_bytes(msgspec.json.encode(report))
+    if stored is not None:
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist(stored, schema("prompt-completion")), dataset.folder / "rows.parquet"
+        )
+    return msgspec.structs.replace(dataset, report=report)
+
+
+def in_folder(dataset: datasets.Dataset) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in dataset.folder.iterdir() if path.name != "rows.lock"}
+
+
+def test_an_older_report_is_made_anew_under_the_same_id_and_the_same_rows_stay_untouched(workspace, tmp_path):
+    questions = datasets.add(workspace, file_of(tmp_path, [PAIR | {"prompt": "b"}]), "Questions")
+    source = file_of(tmp_path, [PAIR, "{", PAIR | {"prompt": "c", "reply": "no"}])
+    parent = datasets.add(workspace, source, "Mine", eval_id=questions.id)
+    fixed = copies.mapped(workspace, copies.fixed(workspace, parent.id).id, {"reply": "ignore"})
+    for today in (parent, fixed):
+        files, inode = in_folder(today), (today.folder / "rows.parquet").stat().st_ino
+        assert not today.outdated
+        before = made_before(today, errors={}, problems=(), bad_rows=0)
+        assert before.outdated and datasets.load(workspace, today.id) == before
+        renamed = datasets.rename(workspace, today.id, "Other")
+        assert recheck.check_again(workspace, today.id) == msgspec.structs.replace(renamed, report=today.report)
+        datasets.rename(workspace, today.id, today.name)
+        assert in_folder(today) == files and (today.folder / "rows.parquet").stat().st_ino == inode
+    assert list(workspace.datasets_dir.glob(".*")) == []
+
+
+def test_rows_that_today_reads_otherwise_are_replaced_with_what_was_made_of_them(workspace, tmp_path):
+    today = datasets.add(workspace, file_of(tmp_path, [PAIR, PAIR | {"prompt": "b"}]), "Mine")
+    whole = datasets.preview(workspace, today.id)
+    made_before(today, whole[:1], rows=1)
+    for name in ("statistics-0.json", "masks-0.json"):
+        (today.folder / name).write_text("{}")
+    with (today.folder / "rows.parquet").open("rb") as read_by_a_run:
+        assert recheck.check_again(workspace, today.id) == today
+        assert pyarrow.parquet.read_table(read_by_a_run).to_pylist() == whole[:1]
+    assert datasets.preview(workspace, today.id) == whole
+    assert {path.name for path in today.folder.glob("*.json")} == {"meta.json", "report.json"}
+
+
+def test_the_file_of_many_problems_is_made_anew_too(workspace, tmp_path):
+    many = datasets.add(workspace, file_of(tmp_path, [PAIR, *["{"] * 1_001]), "Many")
+    every = (many.folder / "problems.jsonl").read_bytes()
+    (many.folder / "problems.jsonl").unlink()
+    made_before(many, problems_file=None)
+    assert recheck.check_again(workspace, many.id) == many
+    assert (many.folder / "problems.jsonl").read_bytes() == every
+    few = datasets.add(workspace, file_of(tmp_path, [PAIR, "{"]), "Few")
+    (few.folder / "problems.jsonl").write_text("")
+    made_before(few, problems_file="problems.jsonl")
+    assert recheck.check_again(workspace, few.id) == few and not (few.folder / "problems.jsonl").exists()
+
+
+@pytest.mark.parametrize("place", ["check", "rows", "report"])
+def test_a_check_that_ends_early_leaves_data_that_can_be_read_and_checked_again(
+    workspace, tmp_path, monkeypatch, place
+):
+    today = datasets.add(workspace, file_of(tmp_path, [PAIR, PAIR | {"prompt": "b"}]), "Mine")
+    whole = datasets.preview(workspace, today.id)
+    before = made_before(today, whole[:1], rows=1)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    target = {"check": (ParquetSink, "finish"), "rows": (os, "replace"), "report": (making, "write")}[place]
+    with monkeypatch.context() as broken:
+        broken.setattr(*target, full)
+        assert problem_of(lambda: recheck.check_again(workspace, today.id)) == "disk-full"
+    assert datasets.load(workspace, today.id) == before and list(workspace.datasets_dir.glob(".*")) == []
+    assert datasets.preview(workspace, today.id) == (whole if place == "report" else whole[:1])
+    assert recheck.check_again(workspace, today.id) == today and datasets.preview(workspace, today.id) == whole
+
+
+def test_a_large_file_whose_rows_are_still_to_be_made_is_checked_again_without_them(workspace, tmp_path, monkeypatch):
+    monkeypatch.setattr(making, "ROWS_LATER_BYTES", 10)
+    today = datasets.add(workspace, file_of(tmp_path, [PAIR]), "Large", wait_for_rows=False)
+    made_before(today)
+    assert recheck.check_again(workspace, today.id) == today and not today.has_rows
+    rows = datasets.rows_path(workspace, today.id).read_bytes()
+    made_before(today, [])
+    assert recheck.check_again(workspace, today.id) == today and (today.folder / "rows.parquet").read_bytes() == rows
+
+
+def test_data_that_a_run_uses_is_checked_again_and_kept(workspace, tmp_path):
+    today = datasets.add(workspace, file_of(tmp_path, [PAIR]), "Used")
+    spec = workspace.run_dir("20260101-000000-abcdef") / "spec.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"dataset": {"id": today.id}}))
+    rows = datasets.rows_path(workspace, today.id).read_bytes()
+    made_before(today)
+    assert recheck.check_again(workspace, today.id) == today
+    assert datasets.rows_path(workspace, today.id).read_bytes() == rows
+    assert problem_of(lambda: datasets.delete(workspace, today.id)) == "dataset-in-use"
+    assert problem_of(lambda: recheck.check_again(workspace, "0" * 64)) == "no-dataset"
 
 
 # --- canonical rows ----------------------------------------------------------------------------------------------

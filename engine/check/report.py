@@ -10,6 +10,7 @@ import msgspec
 from engine.read import texts
 from engine.words import Problem, t
 
+# Goes up with every change of what is found or of the rows that training reads.
 CHECKER_VERSION = 3
 
 
@@ -48,6 +49,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def trainable(self) -> bool:
         """True when a recipe can be run on the file as it is."""
         return bool(self.type and self.type != "stepwise" and self.rows and not self.errors)
+
+    @property
+    def outdated(self) -> bool:
+        """True when an earlier version of the check made it: today's may find more, or less."""
+        return self.checker_version < CHECKER_VERSION
 
     @property
     def problem_count(self) -> int:

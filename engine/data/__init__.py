@@ -1,7 +1,8 @@
 """Data sets: stored, divided, mended, mixed, counted; and the files they come from.
 
-datasets.add(workspace, path, name) checks and stores one, datasets.load(...) gives it back; uploads and jobs bring
-large files in; fixes mends, one_row finds and edits, division says how a run divides it.
+datasets.add(workspace, path, name) checks and stores one, datasets.load(...) gives it back; uploads brings large files in,
+jobs does what takes long in a process of its own: a check, a mended copy, an older report made anew. fixes says what can
+be mended, one_row finds and edits, division says how a run divides it.
 """
 
 from typing import TYPE_CHECKING

@@ -62,6 +62,11 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         return self.report.trainable
 
     @property
+    def outdated(self) -> bool:
+        """True when the report is of an earlier version of the check; recheck.py brings today's."""
+        return self.report.outdated
+
+    @property
     def good_rows(self) -> int:
         return self.report.rows - self.report.bad_rows
 

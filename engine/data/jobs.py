@@ -23,7 +23,7 @@ import msgspec
 
 from engine import limits, processes, read
 from engine.check import DatasetError
-from engine.data import copies, datasets, hub_data
+from engine.data import copies, datasets, hub_data, recheck
 from engine.data.fixes import Edit
 from engine.models import hub, hub_client
 from engine.words import Problem, set_language
@@ -36,9 +36,9 @@ LEFTOVER_AGE_S = 24 * 3600
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job does: store the file at `source`, or with `dataset` make a fixed or mapped copy of stored data, or with
-    `rows` the rows of a large file that training reads; fetch the hub's `model` into its cache, or its `data`
-    (hf:owner/name[:config][:split]) and store that."""
+    """What a job does: store the file at `source`, or with `dataset` make a fixed or mapped copy of stored data, with
+    `rows` the rows of a large file that training reads, with `again` a report by today's check; fetch the hub's `model`
+    into its cache, or its `data` (hf:owner/name[:config][:split]) and store that."""
 
     workspace: str
     source: str | None = None
@@ -46,6 +46,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     remove_source: bool = False
     dataset: str | None = None
     rows: bool = False
+    again: bool = False
     fixes: tuple[str | Edit, ...] = ()
     mapping: dict[str, str] | None = None
     language: str = "en"
@@ -96,6 +97,8 @@ def carry_out(call: Call, progress: read.Progress | None = None) -> Result:
         elif call.rows:
             datasets.make_rows(workspace, call.dataset, progress)
             made = datasets.load(workspace, call.dataset)
+        elif call.again:
+            made = recheck.check_again(workspace, call.dataset, progress)
         elif call.mapping is not None:
             made = copies.mapped(workspace, call.dataset, call.mapping, progress, wait_for_rows=False)
         else:
