@@ -1,0 +1,182 @@
+"""Homes that earlier versions wrote open in this one: every run, data set and report says what it said then.
+
+NAME.tar.xz is a home as the commit NAME left it, NAME.json what that version showed of it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from engine.benchmarks import library
+from engine.chat import votes
+from engine.data import datasets, recheck
+from engine.forgetting import claims, evaluations, sweep_plan
+from engine.plan import drafts
+from engine.report import headline
+from engine.runs import store
+from engine.words import set_language
+from engine.workspace import Workspace
+from tests.test_language import opened, to
+from tests.test_pages import texts
+
+HOMES = sorted(path.stem for path in Path(__file__).parent.glob("*.json"))
+LANGUAGES = ("en", "zh")
+TITLES = {
+    "runs": {"en": "Runs", "zh": "训练任务"},
+    "forgetting": {"en": "Forgetting", "zh": "遗忘"},
+    "data": {"en": "Data", "zh": "数据"},
+}
+
+
+@pytest.fixture(params=HOMES)
+def told(request: pytest.FixtureRequest, workspace: Workspace) -> Iterator[dict[str, Any]]:
+    """What an earlier version showed of the home that now lies in the workspace."""
+    shutil.unpack_archive(Path(__file__).with_name(f"{request.param}.tar.xz"), workspace.root.parent)
+    yield json.loads(Path(__file__).with_name(f"{request.param}.json").read_text("utf-8"))
+    set_language("en")
+
+
+def named(told: dict[str, Any], thing: Any) -> dict[str, Any]:
+    """Return those fields of a thing that were told of it then."""
+    found = msgspec.to_builtins(thing)
+    return {name: found[name] for name in told}
+
+
+def sweeps(told: dict[str, Any]) -> list[str]:
+    return [run["id"] for run in told["runs"] if run["recipe"] == sweep_plan.RECIPE.name]
+
+
+# --- what is stored -------------------------------------------------------------------------------------------------
+def test_every_run_is_listed_as_it_was(told: dict[str, Any], workspace: Workspace) -> None:
+    found = store.list_all(workspace)
+    assert [named(then, now) for then, now in zip(told["runs"], found, strict=True)] == told["runs"]
+
+
+def test_every_run_is_compared_by_the_same_figures(told: dict[str, Any], workspace: Workspace) -> None:
+    assert told["compared"]
+    for run_id, lines in told["compared"].items():
+        found, _ = evaluations.rows(workspace, run_id)
+        for then, now in zip(lines, found, strict=True):
+            figures = {name: value for name, value in then.items() if isinstance(value, float)}
+            assert named(figures, now) == pytest.approx(figures, rel=1e-9)
+            assert named(then, now) | figures == then
+
+
+def test_every_headline_is_the_same(told: dict[str, Any], workspace: Workspace) -> None:
+    said = {run_id: headline.headline(evaluations.rows(workspace, run_id)[0]) for run_id in told["compared"]}
+    assert said == told["headlines"]
+
+
+def test_every_data_set_is_there_with_its_rows_and_its_problems_in_each_language(
+    told: dict[str, Any], workspace: Workspace
+) -> None:
+    assert {one.id for one in datasets.list_all(workspace)} == set(told["datasets"])
+    for dataset_id, then in told["datasets"].items():
+        stored = datasets.load(workspace, dataset_id)
+        now: dict[str, Any] = {name: getattr(stored, name) for name in ("name", "good_rows", "trainable")}
+        now |= {"rows": stored.report.rows, "sentences": {}}
+        for language in LANGUAGES:
+            set_language(language)
+            now["sentences"][language] = [one.sentence for one in datasets.problems(workspace, dataset_id)]
+        assert now == then
+        assert len(datasets.preview(workspace, dataset_id, 0, stored.report.rows)) == stored.good_rows
+
+
+def test_the_failed_run_says_why(told: dict[str, Any], workspace: Workspace) -> None:
+    (failed,) = [run["id"] for run in told["runs"] if run["status"] == "failed"]
+    failure = store.summary(workspace, failed).failure
+    assert failure is not None
+    assert {name: str(text) for name, text in failure.items()} == told["failure"]
+
+
+def test_the_drafts_are_there(told: dict[str, Any], workspace: Workspace) -> None:
+    assert told["draft"]
+    for draft_id, then in told["draft"].items():
+        assert named(then, drafts.load(workspace, draft_id)) == then
+
+
+def test_the_own_benchmark_is_there_with_its_questions(told: dict[str, Any], workspace: Workspace) -> None:
+    own = [one for one in library.available(workspace) if one.name not in {one.name for one in library.available()}]
+    assert [one.name for one in own] == told["own_benchmarks"]
+    assert all(library.docs(one) for one in own)
+
+
+def test_the_sweep_has_the_same_table(told: dict[str, Any], workspace: Workspace) -> None:
+    (sweep,) = sweeps(told)
+    assert claims.markdown(claims.result(workspace, sweep)) == told["sweep"]
+
+
+def test_the_vote_in_the_chat_counts(told: dict[str, Any], workspace: Workspace) -> None:
+    stored = [json.loads(line) for line in (workspace.root / "chat" / "votes.jsonl").read_text("utf-8").splitlines()]
+    counted = votes.rows(workspace, "votes")
+    assert counted and counted == [{name: row[name] for name in ("prompt", "completion", "label")} for row in stored]
+    (question,) = votes.saved_prompts(workspace)
+    assert question == counted[0]["prompt"][0]["content"]
+
+
+def test_data_that_its_runs_use_is_checked_again_and_they_say_the_same(
+    told: dict[str, Any], workspace: Workspace
+) -> None:
+    for dataset_id in {run["dataset"] for run in told["runs"] if run["dataset"]}:
+        report = datasets.load(workspace, dataset_id).folder / "report.json"
+        report.write_bytes(msgspec.json.encode(msgspec.json.decode(report.read_bytes()) | {"checker_version": 0}))
+        stored = datasets.load(workspace, dataset_id)
+        made = recheck.check_again(workspace, dataset_id)
+        assert stored.outdated and not made.outdated
+        assert msgspec.structs.replace(made, report=stored.report) == stored
+        assert len(datasets.preview(workspace, dataset_id, 0, made.report.rows)) == made.good_rows
+    assert [run.id for run in store.list_all(workspace)] == [run["id"] for run in told["runs"]]
+    said = {run_id: headline.headline(evaluations.rows(workspace, run_id)[0]) for run_id in told["compared"]}
+    assert said == told["headlines"]
+
+
+# --- the pages --------------------------------------------------------------------------------------------------------
+def seen(language: str, page: str, **parameters: str) -> AppTest:
+    """Open a page in a session of its own; its title tells that it spoke the language that was asked for."""
+    app = opened(language, page, **parameters)
+    assert app.title[0].value == TITLES[page][language]
+    return app
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_of_runs_opens_on_each(told: dict[str, Any], language: str) -> None:
+    set_language(language)  # AppTest asks lists for their words in this thread
+    app = seen(language, "runs")
+    for run in told["runs"]:
+        to(app, "runs", run=run["id"])
+        assert run["name"] in texts(app)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_of_forgetting_opens_on_each_run_on_all_and_on_the_sweep(
+    told: dict[str, Any], workspace: Workspace, language: str
+) -> None:
+    set_language(language)
+    app = seen(language, "forgetting", run=next(iter(told["compared"])))
+    for run_id in told["compared"]:
+        app.selectbox(key="scored_run").set_value(run_id).run()
+        assert not app.exception
+        assert headline.headline(evaluations.rows(workspace, run_id)[0]) in texts(app)
+    app = seen(language, "forgetting", run=run_id, view="compare")
+    assert app.dataframe
+    (sweep,) = sweeps(told)
+    app = seen(language, "forgetting", run=sweep, view="sweep")
+    assert app.dataframe
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_of_data_opens_on_each(told: dict[str, Any], language: str) -> None:
+    set_language(language)
+    app = seen(language, "data")
+    for dataset_id, then in told["datasets"].items():
+        to(app, "data", dataset=dataset_id)
+        assert then["name"] in texts(app)
+        assert all(sentence in texts(app) for sentence in then["sentences"][language][:1])
