@@ -342,6 +342,15 @@ def test_rows_that_today_reads_otherwise_are_replaced_with_what_was_made_of_them
     assert {path.name for path in today.folder.glob("*.json")} == {"meta.json", "report.json"}
 
 
+@pytest.mark.parametrize("row", ['{"prompt": "q", "completion": 7}', '{"unknown": 1}'])
+def test_where_today_finds_no_good_row_those_that_runs_were_trained_on_stay(workspace, tmp_path, row):
+    today = datasets.add(workspace, file_of(tmp_path, [row]), "Bad")
+    made_before(today, [canonical(PAIR, BY_NAME["prompt_completion"])], bad_rows=0)
+    rows = (today.folder / "rows.parquet").read_bytes()
+    assert recheck.check_again(workspace, today.id) == today and not today.trainable
+    assert datasets.rows_path(workspace, today.id).read_bytes() == rows
+
+
 def test_the_file_of_many_problems_is_made_anew_too(workspace, tmp_path):
     many = datasets.add(workspace, file_of(tmp_path, [PAIR, *["{"] * 1_001]), "Many")
     every = (many.folder / "problems.jsonl").read_bytes()

@@ -25,8 +25,8 @@ def check_again(workspace: Workspace, dataset_id: str, progress: Progress | None
 
     Each file is replaced whole, so a run that reads the rows meanwhile has the old ones or the new ones; the report comes
     last, so whatever ends this early leaves a data set that is still outdated and can be checked again. Where today's
-    rules find no rows at all, those that runs were trained on stay. Rows of a large file that are still to be made are
-    left to make_rows(). Raises DatasetError when there is no such dataset, the file cannot be read or the disk is full.
+    rules find no good row, those that runs were trained on stay. Rows of a large file that are still to be made are left
+    to make_rows(). Raises DatasetError when there is no such dataset, the file cannot be read or the disk is full.
     """
     dataset = datasets.load(workspace, dataset_id)
     folder, original = dataset.folder, dataset.folder / "original"
@@ -41,7 +41,8 @@ def check_again(workspace: Workspace, dataset_id: str, progress: Progress | None
             Path(beside), original, dataset.report.file, dataset.mapping, progress, with_rows=with_rows
         )
         new_rows = Path(beside) / rows.name
-        if new_rows.exists() and not (rows.exists() and filecmp.cmp(new_rows, rows, shallow=False)):
+        has_good_rows = new_rows.exists() and report.rows > report.bad_rows
+        if has_good_rows and not (rows.exists() and filecmp.cmp(new_rows, rows, shallow=False)):
             os.replace(new_rows, rows)
         for pattern in MADE_OF_ROWS:
             for kept in folder.glob(pattern):
