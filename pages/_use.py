@@ -12,11 +12,9 @@ from pathlib import Path
 import streamlit as st
 
 from engine import limits
-from engine.export import NotExportable, carry_out, elsewhere, ollama, parity, recipe
+from engine.export import NotExportable, artifacts, job_runner, ollama, other_trainers, parity, portable_recipe, usage
 from engine.export import archive as export_archive
 from engine.export import job as export_job
-from engine.export import lines as export_lines
-from engine.export import made as export_made
 from engine.runs import store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, t
@@ -33,7 +31,7 @@ MOST_DOWNLOAD_BYTES = 2 * 10**9
 
 def show(here: Workspace, run_id: str) -> None:
     """Offer everything a finished run can be taken along as."""
-    made = export_made.made_by(here.run_dir(run_id))
+    made = artifacts.made_by(here.run_dir(run_id))
     if made is None:
         return
     st.subheader(t("Use it"))
@@ -58,13 +56,13 @@ def show(here: Workspace, run_id: str) -> None:
 
 
 def _busy(here: Workspace, run_id: str) -> bool:
-    state = carry_out.progress(here, run_id)
+    state = job_runner.progress(here, run_id)
     return state is not None and not state.ended
 
 
 def _start(here: Workspace, run_id: str, job: export_job.Job, token: str | None = None) -> None:
     try:
-        carry_out.start(here, run_id, job, token=token)
+        job_runner.start(here, run_id, job, token=token)
     except (NotExportable, OSError) as error:
         st.error(_ui.plain(error))
     else:
@@ -73,7 +71,7 @@ def _start(here: Workspace, run_id: str, job: export_job.Job, token: str | None 
 
 def _job(here: Workspace, run_id: str) -> None:
     """Show the job under way, or how the last one ended."""
-    state = carry_out.progress(here, run_id)
+    state = job_runner.progress(here, run_id)
     if state is None:
         return
     if not state.ended:
@@ -86,13 +84,13 @@ def _job(here: Workspace, run_id: str) -> None:
     else:
         st.success(_ui.say("It is in {where}", where=state.made))
     if st.button(t("Put this note away"), key="export_forget"):
-        carry_out.forget(here, run_id)
+        job_runner.forget(here, run_id)
         st.rerun()
 
 
 @_ui.fragment(run_every=REFRESH_S)
 def _follow(here: Workspace, run_id: str) -> None:
-    state = carry_out.progress(here, run_id)
+    state = job_runner.progress(here, run_id)
     if state is None or state.ended:
         st.rerun()
         return
@@ -113,7 +111,7 @@ def _checked(found: parity.Parity | None) -> None:
 
 def _download(here: Workspace, run_id: str, *, merged: bool) -> None:
     key = "download_merged" if merged else "download"
-    folder = here.run_dir(run_id) / export_made.MERGED if merged else export_made.made_by(here.run_dir(run_id))
+    folder = here.run_dir(run_id) / artifacts.MERGED if merged else artifacts.made_by(here.run_dir(run_id))
     assert folder is not None
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     archive = here.run_dir(run_id) / f"{folder.name}.zip"
@@ -147,19 +145,19 @@ def _take(here: Workspace, run_id: str, adapter: bool) -> None:
     except (NotExportable, OSError) as error:
         st.caption(_ui.plain(error))
         return
-    _checked(parity.parity(here.run_dir(run_id)))
+    _checked(parity.read(here.run_dir(run_id)))
     needs = t("transformers and peft") if adapter else t("transformers")
     st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=needs))
-    st.code(export_lines.load_lines(here, run_id), language="python")
+    st.code(usage.load_script(here, run_id), language="python")
     if not adapter and not OBJECTIVES[store.load_spec(here, run_id).objective].is_judge:
         st.caption(t("Or serve it with vLLM:"))
-        st.code(export_lines.vllm_lines("model"), language="bash", wrap_lines=True)
+        st.code(usage.vllm_commands("model"), language="bash", wrap_lines=True)
 
 
 def _merged(here: Workspace, run_id: str) -> None:
-    folder = here.run_dir(run_id) / export_made.MERGED
+    folder = here.run_dir(run_id) / artifacts.MERGED
     if not folder.is_dir():
-        size = export_made.size_bytes(here, run_id)
+        size = artifacts.size_bytes(here, run_id)
         st.write(t("The adapter and its base as one model, which loads without peft."))
         if size:
             st.caption(t("About {size} MB, kept beside the run.", size=f"{size / 1e6:,.0f}"))
@@ -170,12 +168,12 @@ def _merged(here: Workspace, run_id: str) -> None:
         _download(here, run_id, merged=True)
     except (NotExportable, OSError) as error:
         st.caption(_ui.plain(error))
-    _checked(parity.parity(folder))
+    _checked(parity.read(folder))
     st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=t("transformers")))
-    st.code(export_lines.merged_lines(here, run_id, export_made.MERGED), language="python")
+    st.code(usage.load_merged_script(here, run_id, artifacts.MERGED), language="python")
     if not OBJECTIVES[store.load_spec(here, run_id).objective].is_judge:
         st.caption(t("Or serve it with vLLM:"))
-        st.code(export_lines.vllm_lines(export_made.MERGED), language="bash", wrap_lines=True)
+        st.code(usage.vllm_commands(artifacts.MERGED), language="bash", wrap_lines=True)
 
 
 def _ollama(here: Workspace, run_id: str) -> None:
@@ -195,16 +193,16 @@ def _ollama(here: Workspace, run_id: str) -> None:
     )
     if st.button(t("Convert"), disabled=_busy(here, run_id), key="gguf"):
         _start(here, run_id, export_job.Job(what="gguf", checkout=checkout.strip()))
-    folder = export_made.whole(here, run_id) or run_dir / export_made.MERGED
+    folder = artifacts.whole(here, run_id) or run_dir / artifacts.MERGED
     command = ollama.gguf_command(folder, checkout.strip() or "llama.cpp", run_dir / "gguf" / f"{run_id}.gguf")
     st.caption(
         t("Or by hand:")
-        if export_made.whole(here, run_id) is not None
+        if artifacts.whole(here, run_id) is not None
         else t("Or by hand, once the merged model is made:")
     )
     st.code(shlex.join(command), language="bash", wrap_lines=True)
     st.caption(t("Put this Modelfile beside it, then: ollama create my-model -f Modelfile"))
-    made = export_made.whole(here, run_id) or export_made.made_by(run_dir) or run_dir
+    made = artifacts.whole(here, run_id) or artifacts.made_by(run_dir) or run_dir
     st.code(ollama.modelfile(made, f"./{run_id}.gguf"), language=None, wrap_lines=True)
 
 
@@ -222,7 +220,7 @@ def _hub(here: Workspace, run_id: str, adapter: bool) -> None:
             key="push_token",
             autocomplete="off",
         )
-        alone = adapter and not export_made.travels_whole(here, run_id)
+        alone = adapter and not artifacts.travels_whole(here, run_id)
         only = st.checkbox(t("Only the adapter"), value=False, key="push_adapter") if alone else False
         sent = st.form_submit_button(t("Upload"), disabled=_busy(here, run_id))
     if sent:
@@ -231,16 +229,15 @@ def _hub(here: Workspace, run_id: str, adapter: bool) -> None:
     if st.toggle(t("Show the card"), key="show_card"):  # its intervals take a moment
         from engine.export import card
 
-        st.code(card.card(here, run_id, whole=not only), language="markdown", wrap_lines=True)
+        st.code(card.markdown(here, run_id, whole=not only), language="markdown", wrap_lines=True)
 
 
 def _trainers(here: Workspace, run_id: str) -> None:
     st.write(t("The same recipe and rows for another trainer. What it cannot do stands at the head of its file."))
-    tool = st.radio(
-        t("Trainer"), list(recipe.TOOLS), format_func=recipe.TOOLS.__getitem__, horizontal=True, key="trainer"
-    )
+    tools = portable_recipe.TOOLS
+    tool = st.radio(t("Trainer"), list(tools), format_func=tools.__getitem__, horizontal=True, key="trainer")
     try:
-        found = elsewhere.files(recipe.recipe_of(here, run_id), tool)
+        found = other_trainers.files(portable_recipe.of_run(here, run_id), tool)
     except (NotExportable, OSError) as error:
         st.info(_ui.plain(error))
     else:
@@ -257,7 +254,7 @@ def _trainers(here: Workspace, run_id: str) -> None:
     st.caption(t("The same from the command line:"))
     st.code(f"tunebook export {run_id} --what {tool} --to {tool}", language="bash", wrap_lines=True)
     with st.expander(t("Other tools")):
-        _ui.bullets(elsewhere.others())
+        _ui.bullets(other_trainers.by_hand())
 
 
 def _packed(here: Workspace, run_id: str, tool: str) -> bytes:
@@ -265,7 +262,7 @@ def _packed(here: Workspace, run_id: str, tool: str) -> bytes:
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / tool
-        elsewhere.write(here, run_id, tool, target)
+        other_trainers.write(here, run_id, tool, target)
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
             for path in sorted(target.rglob("*")):
                 if path.is_file():

@@ -21,7 +21,7 @@ from engine import events, machine, starter, visitors
 from engine import limits as engine_limits
 from engine.check import DatasetError
 from engine.data import datasets, jobs, uploads
-from engine.export import NotExportable, carry_out
+from engine.export import NotExportable, job_runner
 from engine.export import job as export_job
 from engine.forgetting import evaluations
 from engine.models import bases, cache
@@ -321,7 +321,7 @@ def test_a_merge_counts_as_a_run_of_its_visitor_and_no_longer_than_it_lives(visi
     try:
         run_id = home.start("waits")
         with pytest.raises(NotExportable, match="1 of your runs"):
-            carry_out.start(visitor, made.name, export_job.Job(what="merged"))
+            job_runner.start(visitor, made.name, export_job.Job(what="merged"))
         home.wait_for_event(run_id, events.Step)
         (home.folder(run_id) / "go").touch()
         home.wait_for(run_id, "finished")
@@ -357,10 +357,10 @@ def test_nothing_is_pushed_or_converted_for_a_visitor(visitor, what):
     (made / "spec.json").write_bytes(schema.encode(fake_spec()))
     job = export_job.Job(what=what, repository="me/model", checkout="/opt/llama.cpp")
     with pytest.raises(NotExportable, match="this demo neither"):
-        carry_out.carry_out(visitor, made.name, job)
-    found = carry_out.problem(visitor, made.name, export_job.Job(what="merged", to="/tmp/elsewhere"))
+        job_runner.run(visitor, made.name, job)
+    found = job_runner.problem(visitor, made.name, export_job.Job(what="merged", to="/tmp/elsewhere"))
     assert found is not None and found.rule == "demo-export"
-    assert carry_out.problem(visitor, made.name, export_job.Job(what="merged")) is None
+    assert job_runner.problem(visitor, made.name, export_job.Job(what="merged")) is None
 
 
 def test_without_a_demo_nothing_is_limited(workspace, tmp_path):

@@ -20,11 +20,9 @@ from hypothesis import strategies as st
 
 from engine import starter
 from engine.data import datasets
-from engine.export import NotExportable, carry_out, ollama
+from engine.export import NotExportable, artifacts, job_runner, ollama, usage
 from engine.export import archive as export_archive
 from engine.export import job as export_job
-from engine.export import lines as export_lines
-from engine.export import made as export_made
 from engine.export import parity as export_parity
 from engine.models import Base, templates
 from engine.processes import Identity
@@ -85,7 +83,7 @@ def calls(source: str) -> list[tuple[str, list[Any]]]:
 
 def test_the_lines_of_a_full_model_load_its_folder(workspace):
     ran(workspace, "full", "owner/name", "model")
-    lines = export_lines.load_lines(workspace, "r1")
+    lines = usage.load_script(workspace, "r1")
     loaded = [arguments for name, arguments in calls(lines) if name == "from_pretrained"]
     assert loaded == [["model"], ["model"]] and "peft" not in lines
 
@@ -93,7 +91,7 @@ def test_the_lines_of_a_full_model_load_its_folder(workspace):
 @pytest.mark.parametrize(("base", "named"), [("starter", "base"), ("owner/name", "owner/name")])
 def test_the_lines_of_an_adapter_load_its_base_first(workspace, base, named):
     ran(workspace, "lora", base, "adapter")
-    lines = export_lines.load_lines(workspace, "r1")
+    lines = usage.load_script(workspace, "r1")
     loaded = [arguments for name, arguments in calls(lines) if name == "from_pretrained"]
     assert loaded == [["adapter"], [named], ["adapter"]]
     assert lines.index("AutoModelForCausalLM.from_pretrained") < lines.index("PeftModel.from_pretrained")
@@ -103,7 +101,7 @@ def test_the_lines_of_an_adapter_load_its_base_first(workspace, base, named):
 @pytest.mark.parametrize("question", ['say "hi"', "it's {odd} {0}", "a\nb\\", "日本", "''' + exit() + '''", ""])
 def test_a_question_is_only_ever_a_text_in_the_lines(workspace, recipe, question):
     ran(workspace, recipe, "owner/name", "model" if recipe == "full" else "adapter")
-    tree = ast.parse(export_lines.load_lines(workspace, "r1", question))
+    tree = ast.parse(usage.load_script(workspace, "r1", question))
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     assert question in texts
     names = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
@@ -113,7 +111,7 @@ def test_a_question_is_only_ever_a_text_in_the_lines(workspace, recipe, question
 def test_a_folder_with_quotes_in_its_name_is_only_a_text_too(workspace):
     folder = '/tmp/it\'s "mine"'
     ran(workspace, "lora", folder, "adapter")
-    assert ("from_pretrained", [folder]) in calls(export_lines.load_lines(workspace, "r1"))
+    assert ("from_pretrained", [folder]) in calls(usage.load_script(workspace, "r1"))
 
 
 # --- the download ------------------------------------------------------------------------------------------------
@@ -128,7 +126,7 @@ def test_a_full_model_is_one_zip_with_its_lines_and_spec_and_no_pickle(workspace
         "load.py", "model/deep/note.txt", "model/model.safetensors", "model/tokenizer.json", "spec.json"
     ]  # fmt: skip
     assert found["model/model.safetensors"] == b"weights"
-    assert found["load.py"].decode() == export_lines.load_lines(workspace, "r1")
+    assert found["load.py"].decode() == usage.load_script(workspace, "r1")
     assert found["spec.json"] == (run_dir / "spec.json").read_bytes()
 
 
@@ -163,7 +161,7 @@ def test_the_zip_is_made_once(workspace):
 @pytest.mark.parametrize("recipe", ["full", "lora"])
 def test_a_run_that_has_made_nothing_is_refused_in_words(workspace, recipe):
     run_dir = ran(workspace, recipe, "owner/name", None)
-    assert export_made.made_by(run_dir) is None
+    assert artifacts.made_by(run_dir) is None
     with pytest.raises(NotExportable, match="no model yet"):
         export_archive.write_zip(workspace, "r1")
     assert not list(run_dir.glob("*.zip")) and not list(run_dir.glob("*.partial"))
@@ -210,10 +208,10 @@ def test_the_spec_in_the_zip_is_one_that_can_be_read_again(workspace):
 
 def test_a_downloaded_adapter_can_be_unpacked_by_the_command_line(workspace, tmp_path):
     ran(workspace, "lora", "owner/name", "adapter")
-    assert export_archive.take(workspace, "r1", "adapter", tmp_path / "out") == tmp_path / "out"
+    assert export_archive.write_part(workspace, "r1", "adapter", tmp_path / "out") == tmp_path / "out"
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").read_bytes() == b"weights"
     with pytest.raises(NotExportable, match="there already"):
-        export_archive.take(workspace, "r1", "adapter", tmp_path / "out")
+        export_archive.write_part(workspace, "r1", "adapter", tmp_path / "out")
 
 
 # --- Ollama and llama.cpp ----------------------------------------------------------------------------------------
@@ -258,7 +256,7 @@ def as_ollama(template: str, messages: list[dict[str, str]]) -> str:
 @settings(max_examples=30)
 @given(data=st.data())
 def test_ollama_writes_what_the_chat_template_writes(template, data):
-    made = ollama.ollama_template(template, TOKENS)
+    made = ollama.template(template, TOKENS)
     assert made is not None
     words = st.text(st.characters(categories=["L", "N", "Zs"]), min_size=1, max_size=8)
     pairs = data.draw(st.lists(st.tuples(words, words), max_size=3))
@@ -270,13 +268,13 @@ def test_ollama_writes_what_the_chat_template_writes(template, data):
 
 
 def test_the_system_prompt_that_a_template_adds_by_itself_is_named(workspace):
-    made = ollama.ollama_template(CHATML, TOKENS)
+    made = ollama.template(CHATML, TOKENS)
     assert made is not None and made[1:] == ("You are helpful.", "<|im_end|>")
 
 
 @pytest.mark.parametrize("template", [NO_SYSTEM, DROPS_REASONING, "{% broken", "{{ messages[0].nothing.at_all }}"])
 def test_a_template_that_does_more_than_mark_turns_is_not_guessed_at(template, tmp_path):
-    assert ollama.ollama_template(template, TOKENS) is None
+    assert ollama.template(template, TOKENS) is None
     (tmp_path / "chat_template.jinja").write_text(template)
     text = ollama.modelfile(tmp_path, "./a.gguf")
     assert text.startswith("FROM ./a.gguf\n# ") and "TEMPLATE" not in text
@@ -308,7 +306,7 @@ def test_llama_cpp_is_run_on_the_whole_model_and_the_modelfile_lies_beside(works
     run_dir = ran(workspace, "full", "owner/name", "model")
     (run_dir / "model" / "config.json").write_text("{}")
     job = export_job.Job(what="gguf", checkout=checkout(tmp_path, CONVERTS))
-    made = Path(carry_out.carry_out(workspace, "r1", job))
+    made = Path(job_runner.run(workspace, "r1", job))
     assert made == run_dir / "gguf" / "r1.gguf" and made.read_text() == str(run_dir / "model")
     assert (made.parent / "Modelfile").read_text().startswith("FROM ./r1.gguf\n")
 
@@ -318,14 +316,14 @@ def test_what_llama_cpp_says_when_it_cannot_is_passed_on_and_nothing_is_left(wor
     (run_dir / "model" / "config.json").write_text("{}")
     job = export_job.Job(what="gguf", checkout=checkout(tmp_path, CONVERTS + "sys.exit('Model Foo is not supported')"))
     with pytest.raises(NotExportable, match="Model Foo is not supported"):
-        carry_out.carry_out(workspace, "r1", job)
+        job_runner.run(workspace, "r1", job)
     assert list((run_dir / "gguf").iterdir()) == []
 
 
 def test_a_folder_that_is_no_checkout_is_refused_before_anything_runs(workspace, tmp_path):
     ran(workspace, "full", "owner/name", "model")
     with pytest.raises(NotExportable, match="git clone"):
-        carry_out.carry_out(workspace, "r1", export_job.Job(what="gguf", checkout=str(tmp_path)))
+        job_runner.run(workspace, "r1", export_job.Job(what="gguf", checkout=str(tmp_path)))
 
 
 # --- refused before it starts ------------------------------------------------------------------------------------
@@ -339,7 +337,7 @@ def test_a_disk_too_small_for_the_merge_is_said_and_nothing_is_written(workspace
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**20}))
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it was started"))
     job = export_job.Job(what="merged", to=str(tmp_path / to) if to else None)
-    for begin in (carry_out.carry_out, carry_out.start):
+    for begin in (job_runner.run, job_runner.start):
         with pytest.raises(NotExportable, match=r"1 MiB are free .* nothing was written"):
             begin(workspace, "r1", job)
     assert sorted(p.name for p in run_dir.iterdir()) == before and not (tmp_path / "out").exists()
@@ -350,7 +348,7 @@ def test_an_export_never_writes_over_anything(workspace, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(NotExportable, match="there already"):
-        carry_out.carry_out(workspace, "r1", export_job.Job(what="merged", to=str(tmp_path / "mine")))
+        job_runner.run(workspace, "r1", export_job.Job(what="merged", to=str(tmp_path / "mine")))
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
@@ -358,17 +356,17 @@ def test_an_export_never_writes_over_anything(workspace, tmp_path):
 def test_a_repository_that_cannot_be_is_refused_before_the_hub_is_asked(workspace, name):
     ran(workspace, "full", "owner/name", "model")
     with pytest.raises(NotExportable, match="owner/name"):
-        carry_out.carry_out(workspace, "r1", export_job.Job(what="push", repository=name))
+        job_runner.run(workspace, "r1", export_job.Job(what="push", repository=name))
 
 
 def test_a_job_whose_process_is_gone_has_failed_and_another_may_start(workspace):
     run_dir = ran(workspace, "full", "owner/name", "model")
     state = export_job.State(job=export_job.Job(what="merged"), phase="merging", process=Identity(2**22 + 1, 1.0, "x"))
     (run_dir / export_job.STATE).write_bytes(msgspec.json.encode(state))
-    found = carry_out.progress(workspace, "r1")
+    found = job_runner.progress(workspace, "r1")
     assert found is not None and found.ended and "out of memory" in str(found.failure)
-    carry_out.forget(workspace, "r1")
-    assert carry_out.progress(workspace, "r1") is None
+    job_runner.forget(workspace, "r1")
+    assert job_runner.progress(workspace, "r1") is None
 
 
 # --- the hub -----------------------------------------------------------------------------------------------------
@@ -414,8 +412,8 @@ def push(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, **more: Any) -> 
     job = {"what": "push", "repository": "me/thing", **more}
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"job": job, "token": TOKEN})))
     monkeypatch.setattr("sys.argv", ["export", str(workspace.run_dir("r1"))])
-    carry_out.main()
-    found = carry_out.progress(workspace, "r1")
+    job_runner.main()
+    found = job_runner.progress(workspace, "r1")
     assert found is not None
     for path in workspace.root.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
@@ -463,27 +461,27 @@ def test_what_the_hub_refuses_is_said_without_the_token(workspace, monkeypatch, 
 def test_the_card_names_base_recipe_data_by_hash_and_no_folder_of_this_machine(workspace):
     from huggingface_hub import ModelCard
 
-    from engine.export.card import card
+    from engine.export import card
 
     ran(workspace, "lora", "owner/name", "adapter")
-    text = card(workspace, "r1", whole=False)
+    text = card.markdown(workspace, "r1", whole=False)
     data = ModelCard(text).data.to_dict()
     assert data["base_model"] == "owner/name" and data["library_name"] == "peft"
     assert data["base_model_relation"] == "adapter"
     assert "sha256 id `a`" in text and "not scored" in text and '"rank": 16' in text
     ran(workspace, "lora", "/home/someone/secret-base", "adapter", "r2")
-    text = card(workspace, "r2")
+    text = card.markdown(workspace, "r2")
     assert "secret-base" not in text and "base_model" not in ModelCard(text).data.to_dict()
 
 
 @pytest.mark.train
 def test_the_card_of_a_real_run_says_what_it_gained_and_forgot_and_shows_no_row(trained_home):
-    from engine.export.card import card
+    from engine.export import card
     from engine.report import items, paired
 
     workspace = Workspace(trained_home)
     run = store.list_all(workspace)[0]
-    text = card(workspace, run.id)
+    text = card.markdown(workspace, run.id)
     for row in paired.compare_run(workspace.run_dir(run.id)):
         if row.family == items.ALL and not paired.is_loss(row):
             interval = f"{100 * row.change:+.2f} [{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
@@ -562,7 +560,7 @@ def test_a_merged_model_says_the_same_as_base_and_adapter_and_what_does_not_is_n
     home = tmp_path / "home"
     shutil.copytree(trained_home, home)
     first = store.list_all(Workspace(home))[0].id
-    at_the_end = export_parity.parity(Workspace(home).run_dir(first))
+    at_the_end = export_parity.read(Workspace(home).run_dir(first))
     assert at_the_end is not None and at_the_end.tokens > 100 and not at_the_end.differences
     done = forked.run_python(MERGES, home, first, cwd=PROJECT_DIR)
     assert done.returncode == 0, done.stderr

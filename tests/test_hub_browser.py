@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from engine import starter
-from engine.export import made as export_made
+from engine.export import artifacts
 from engine.runs import store
 from engine.workspace import Workspace
 from tests.helpers import wait_until
@@ -173,7 +173,7 @@ def test_from_an_empty_cache_to_an_answer_elsewhere(
     expect(page.get_by_role("button", name=re.compile("Download the merged model"))).to_be_visible(timeout=3 * SLOW_MS)
     expect(page.get_by_text("Merged and unmerged agree")).to_be_visible()
     readable(page, f"use-merged-{gated}")
-    merged = workspace.run_dir(run_id) / export_made.MERGED
+    merged = workspace.run_dir(run_id) / artifacts.MERGED
 
     go(page, "Chat")
     page.get_by_text("How answers are drawn").click()

@@ -158,8 +158,7 @@ def _setup(made: RunSpec) -> Any:
 
 def test_a_pinned_base_is_kept_when_a_run_is_trained_again(server: Hub, workspace) -> None:
     """Its branch has moved on; the run, its draft, its export and its chat stay on the commit."""
-    from engine.export import lines
-    from engine.export import made as export_made
+    from engine.export import artifacts, usage
     from engine.models import hub
     from engine.plan import drafts
     from tests.hub import COMMIT
@@ -180,8 +179,8 @@ def test_a_pinned_base_is_kept_when_a_run_is_trained_again(server: Hub, workspac
     assert again is not None and again.base == made.base
     described = bases.describe(draft.base, workspace)
     assert described.title == f"tiny/one@{COMMIT[:10]}" and described.parameters == 1000
-    assert export_made.size_bytes(workspace, run_dir.name) == described.weights_bytes
-    assert f"revision={COMMIT!r}" in lines.load_lines(workspace, run_dir.name)
+    assert artifacts.size_bytes(workspace, run_dir.name) == described.weights_bytes
+    assert f"revision={COMMIT!r}" in usage.load_script(workspace, run_dir.name)
     assert bases.describe(f"run:{run_dir.name}", workspace).parameters == 1000
 
 

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from engine import events, starter
 from engine.data import datasets
 from engine.data.datasets import add_sample
-from engine.export import lines
+from engine.export import usage
 from engine.models.templates import PLAIN_TEMPLATE
 from engine.report import Comparison, headline, items, paired
 from engine.runs import follow, lifecycle, store
@@ -312,7 +312,7 @@ def test_kto_widens_the_gap_and_a_reward_run_judges(tmp_path: Path) -> None:
     assert learned(run_dir, "new-task-margin").low > 1
     said, _ = events.read(run_dir)
     assert all({"accuracy", "margin"} <= set(e.metrics) for e in said if isinstance(e, events.Step))
-    assert "AutoModelForSequenceClassification" in lines.load_lines(Workspace(tmp_path / "home"), run_id)
+    assert "AutoModelForSequenceClassification" in usage.load_script(Workspace(tmp_path / "home"), run_id)
 
 
 @pytest.mark.train

@@ -12,7 +12,7 @@ import pytest
 from engine import starter
 from engine.data.datasets import add_sample
 from engine.export import archive as export_archive
-from engine.export import lines
+from engine.export import usage
 from engine.runs import store
 from engine.spec import counts, recipes, schema
 from engine.workspace import Workspace
@@ -141,7 +141,7 @@ def test_a_recipe_trains_moves_what_it_says_and_saves_what_loads_elsewhere(recip
         archive.extractall(tmp_path / "elsewhere")
     # The lines the page shows, run by themselves with plain transformers and peft in another folder:
     done = forked.run_python(
-        lines.load_lines(workspace, run_id, question="Who guards the gate?"), cwd=tmp_path / "elsewhere"
+        usage.load_script(workspace, run_id, question="Who guards the gate?"), cwd=tmp_path / "elsewhere"
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

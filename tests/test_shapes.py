@@ -36,11 +36,11 @@ def test_every_recipe_trains_and_merges_on_a_model_of_the_hub(tmp_path, shape):
 LOADS = """
 import sys
 from pathlib import Path
-from engine.export import archive, elsewhere
+from engine.export import archive, other_trainers
 from engine.workspace import Workspace
 home, run_id, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-archive.take(Workspace(home), run_id, "adapter", out / "taken")
-elsewhere.write(Workspace(home), run_id, "trl", out / "script")
+archive.write_part(Workspace(home), run_id, "adapter", out / "taken")
+other_trainers.write(Workspace(home), run_id, "trl", out / "script")
 """
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.export import carry_out
 from engine.export import job as export_job
+from engine.export import job_runner
 from engine.processes import Identity
 from engine.workspace import Workspace, write_atomically
 from tests.test_pages import button, new_facts, open_page, real_run, texts  # noqa: F401
@@ -27,7 +27,7 @@ def test_a_finished_run_offers_every_way_to_use_it(workspace, real_run, monkeypa
     assert ways.options == ["Adapter", "Merged model", "GGUF, Ollama", "Hub", "Other trainers"]
     assert "give the same" in texts(app) and "token ids as in training" in texts(app) and "PeftModel" in codes(app)
     started: list[export_job.Job] = []
-    monkeypatch.setattr(carry_out, "start", lambda _here, _run, job, token=None: started.append(job))
+    monkeypatch.setattr(job_runner, "start", lambda _here, _run, job, token=None: started.append(job))
     ways.set_value("merged").run()
     button(app, "merge").click().run()
     assert started == [export_job.Job(what="merged")]

@@ -49,9 +49,8 @@ def export(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:
     """Make one export and return what to print."""
-    from engine.export import archive, carry_out, elsewhere, recipe
+    from engine.export import archive, artifacts, job_runner, other_trainers, portable_recipe
     from engine.export import job as export_job
-    from engine.export import made as export_made
     from engine.export import parity as export_parity
 
     run_id, what, to = arguments.run, arguments.what, Path(arguments.to).absolute() if arguments.to else None
@@ -69,13 +68,13 @@ def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:
                 print(f"{export_job.phase_words().get(state.phase, state.phase)}{share}", file=sys.stderr)
             last = state.phase
 
-        made = carry_out.carry_out(workspace, run_id, job, told=told)  # a token: the user's own login, or HF_TOKEN
-        folder = to if what == "merged" and to is not None else export_made.whole(workspace, run_id)
-        found = export_parity.parity(folder) if folder is not None else None
+        made = job_runner.run(workspace, run_id, job, told=told)  # a token: the user's own login, or HF_TOKEN
+        folder = to if what == "merged" and to is not None else artifacts.whole(workspace, run_id)
+        found = export_parity.read(folder) if folder is not None else None
         return [made, *(found.lines() if found is not None else [])]
     assert to is not None
-    if what in recipe.TOOLS:
-        return [str(path) for path in elsewhere.write(workspace, run_id, what, to)]
-    found = archive.take(workspace, run_id, what, to)
-    parity = export_parity.parity(workspace.run_dir(run_id))
+    if what in portable_recipe.TOOLS:
+        return [str(path) for path in other_trainers.write(workspace, run_id, what, to)]
+    found = archive.write_part(workspace, run_id, what, to)
+    parity = export_parity.read(workspace.run_dir(run_id))
     return [str(found), *(parity.lines() if parity is not None and what == "adapter" else [])]

@@ -5,20 +5,20 @@ from typing import TYPE_CHECKING
 from engine._faces import lazily
 
 if TYPE_CHECKING:
-    from engine.export.made import NotExportable
+    from engine.export.artifacts import NotExportable
 else:
-    __getattr__ = lazily(__name__, made="NotExportable")
+    __getattr__ = lazily(__name__, artifacts="NotExportable")
 
 __all__ = [
     "NotExportable",
     "archive",
+    "artifacts",
     "card",
-    "carry_out",
-    "elsewhere",
     "job",
-    "lines",
-    "made",
+    "job_runner",
     "ollama",
+    "other_trainers",
     "parity",
-    "recipe",
+    "portable_recipe",
+    "usage",
 ]

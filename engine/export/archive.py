@@ -6,9 +6,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from engine.export import usage
+from engine.export.artifacts import MERGED, because, made_by, refused, travels_whole, whole
 from engine.export.job import too_small
-from engine.export.lines import load_lines, merged_lines
-from engine.export.made import MERGED, because, made_by, refused, travels_whole, whole
 from engine.export.ollama import modelfile
 from engine.models import bases
 from engine.runs import store
@@ -40,8 +40,10 @@ def write_zip(workspace: Workspace, run_id: str, *, merged: bool = False) -> Pat
                 _add_folder(archive, made, made.name)
                 if made.name == "adapter" and base.kind == "starter" and base.folder is not None:
                     _add_folder(archive, base.folder, "base")
-                lines = merged_lines(workspace, run_id, MERGED) if merged else load_lines(workspace, run_id)
-                archive.writestr("load.py", lines)
+                if merged:
+                    archive.writestr("load.py", usage.load_merged_script(workspace, run_id, MERGED))
+                else:
+                    archive.writestr("load.py", usage.load_script(workspace, run_id))
                 archive.write(run_dir / "spec.json", "spec.json")
             Path(partial.name).replace(target)
         finally:
@@ -56,10 +58,10 @@ def _add_folder(archive: zipfile.ZipFile, folder: Path, name: str) -> None:
             archive.write(path, f"{name}/{path.relative_to(folder)}")
 
 
-def take(workspace: Workspace, run_id: str, what: str, to: Path) -> Path:
+def write_part(workspace: Workspace, run_id: str, what: str, to: Path) -> Path:
     """Write the adapter (or the model) as it is, the card, or the Modelfile into the folder `to`, which must be new or
     empty, and return what was written. Raises NotExportable."""
-    from engine.export.card import card
+    from engine.export import card
 
     made = made_by(workspace.run_dir(run_id))
     if made is None:
@@ -76,7 +78,7 @@ def take(workspace: Workspace, run_id: str, what: str, to: Path) -> Path:
         return to
     to.mkdir(parents=True, exist_ok=True)
     if what == "card":
-        target, text = to / "README.md", card(workspace, run_id, whole=made.name == "model")
+        target, text = to / "README.md", card.markdown(workspace, run_id, whole=made.name == "model")
     else:
         target, text = to / "Modelfile", modelfile(whole(workspace, run_id) or made, "./merged")
     target.write_text(text, encoding="utf-8")

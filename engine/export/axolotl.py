@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.export import recipe as export_recipe
-from engine.export.recipe import (
+from engine.export import portable_recipe
+from engine.export.portable_recipe import (
     EVALUATE,
     TRAIN,
     Recipe,
@@ -28,7 +28,7 @@ def axolotl(recipe: Recipe) -> dict[str, str]:
     if run_spec.objective in ("kto", "reward"):
         reason = t("its data formats for this do not go by the base's chat template")
         raise cannot("axolotl", reason, t("take the TRL script or LLaMA-Factory"))
-    chosen, lost = chosen_layers(recipe, "axolotl"), export_recipe.lost(recipe)
+    chosen, lost = chosen_layers(recipe, "axolotl"), portable_recipe.yaml_differences(recipe)
     settings: dict[str, Any] = {"base_model": recipe.base}
     if revision(recipe):
         settings["revision_of_model"] = revision(recipe)
@@ -37,7 +37,7 @@ def axolotl(recipe: Recipe) -> dict[str, str]:
         if run_spec.quantize != "none":
             settings[f"load_in_{run_spec.quantize}"] = True
         settings |= {"lora_r": args.rank, "lora_alpha": args.alpha, "lora_dropout": args.dropout}
-        targets = export_recipe.targets(recipe)
+        targets = portable_recipe.target_modules(recipe)
         settings |= {"lora_target_linear": True} if targets is None else {"lora_target_modules": targets}
         if chosen is not None:
             settings["peft_layers_to_transform"] = chosen

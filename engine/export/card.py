@@ -81,7 +81,7 @@ def _data(workspace: Workspace, run_spec: RunSpec) -> list[str]:
     return lines
 
 
-def card(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
+def markdown(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
     """Return the card as Markdown with its metadata. `whole` says whether it lies beside the merged model or the
     adapter alone."""
     from huggingface_hub import ModelCard, ModelCardData

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from engine.export import recipe as export_recipe
-from engine.export.recipe import (
+from engine.export import portable_recipe
+from engine.export.portable_recipe import (
     EVALUATE,
     TRAIN,
     Recipe,
@@ -30,7 +30,7 @@ _TEMPLATES = {
 
 def llama_factory(recipe: Recipe) -> dict[str, str]:
     run_spec, train, args = recipe.spec, recipe.spec.train, recipe.spec.adapter_args
-    chosen, lost = chosen_layers(recipe, "llama-factory"), export_recipe.lost(recipe)
+    chosen, lost = chosen_layers(recipe, "llama-factory"), portable_recipe.yaml_differences(recipe)
     stage = {"sft": "pt" if recipe.kind == "text" else "sft", "dpo": "dpo", "kto": "kto", "reward": "rm"}[
         run_spec.objective
     ]
@@ -42,7 +42,7 @@ def llama_factory(recipe: Recipe) -> dict[str, str]:
         if run_spec.quantize == "4bit":
             settings["double_quantization"] = True
     settings |= {"stage": stage, "do_train": True}
-    targets = ",".join(export_recipe.targets(recipe) or ["all"])
+    targets = ",".join(portable_recipe.target_modules(recipe) or ["all"])
     if run_spec.adapter == "lora":
         settings |= {
             "finetuning_type": "lora", "lora_rank": args.rank, "lora_alpha": args.alpha, "lora_dropout": args.dropout,
@@ -94,7 +94,7 @@ def llama_factory(recipe: Recipe) -> dict[str, str]:
     if train.early_stopping and recipe.evaluates:
         settings["early_stopping_steps"] = train.early_stopping
     how = ["llamafactory-cli train train.yaml", "FORCE_TORCHRUN=1 llamafactory-cli train train.yaml   # several cards"]
-    head = export_recipe.head(recipe, "LLaMA-Factory's settings", how, lost)
+    head = portable_recipe.head(recipe, "LLaMA-Factory's settings", how, lost)
     info = {"tunebook_train": _dataset_entry(recipe, TRAIN)}
     if recipe.evaluates:
         info["tunebook_eval"] = _dataset_entry(recipe, EVALUATE)

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from engine.export.artifacts import refused
 from engine.export.job import Job, State, Told
-from engine.export.made import refused
 from engine.models import Base, templates
 
 
@@ -27,7 +27,7 @@ def _template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
     }
 
 
-def ollama_template(template: str, tokens: dict[str, str]) -> tuple[str, str, str] | None:
+def template(source: str, tokens: dict[str, str]) -> tuple[str, str, str] | None:
     """Return a chat template in Ollama's language, the system prompt it adds by itself, and what ends an answer; None
     where the template does more than put marks around turns.
 
@@ -36,7 +36,7 @@ def ollama_template(template: str, tokens: dict[str, str]) -> tuple[str, str, st
     import jinja2
 
     try:
-        compiled = templates._compiled(template, Base(ref="export", kind="folder", title=""))
+        compiled = templates._compiled(source, Base(ref="export", kind="folder", title=""))
     except templates.NoTokenizer:
         return None
     s, u, a, v, b = ("tunebook0s", "tunebook0u", "tunebook0a", "tunebook0v", "tunebook0b")
@@ -97,8 +97,8 @@ def ollama_template(template: str, tokens: dict[str, str]) -> tuple[str, str, st
 def modelfile(folder: Path, source: str) -> str:
     """Return the Modelfile with which `ollama create NAME -f Modelfile` takes in `source`, a GGUF file or a folder of
     safetensors beside it. `folder` is where the tokenizer lies."""
-    template, tokens = _template_of(folder)
-    found = ollama_template(template, tokens) if template else None
+    source_template, tokens = _template_of(folder)
+    found = template(source_template, tokens) if source_template else None
     lines = [f"FROM {source}"]
     if found is None:
         lines += [

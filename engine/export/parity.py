@@ -88,7 +88,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.6f}".rstrip("0").rstrip(".")
 
 
-def parity(folder: Path) -> Parity | None:
+def read(folder: Path) -> Parity | None:
     """Return what was found when a run or an export was compared with its training; None when it never was."""
     try:
         return msgspec.json.decode((folder / PARITY).read_bytes(), type=Parity)

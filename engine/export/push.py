@@ -5,22 +5,24 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from engine.export.artifacts import refused
 from engine.export.job import Job, State, Told
-from engine.export.made import refused
 from engine.workspace import Workspace
 
 # owner/name, or a name alone for the login's own; the hub itself is stricter still
 REPOSITORY = re.compile(r"(?:\w[\w.-]{0,95}/)?\w[\w.-]{0,95}", re.ASCII)
 
 
-def push(workspace: Workspace, run_id: str, folder: Path, job: Job, token: str | None, state: State, tell: Told) -> str:
+def upload(
+    workspace: Workspace, run_id: str, folder: Path, job: Job, token: str | None, state: State, tell: Told
+) -> str:
     """Upload a folder with its card to a repository of the hub, private unless asked otherwise: file by file, then one
     commit, so that nobody sees half of it. The token stays in this process."""
     import httpx
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
-    from engine.export.card import card
+    from engine.export import card
 
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".bin" and p.name != "README.md"]
     state.phase, state.total_bytes = "uploading", sum(path.stat().st_size for path in files)
@@ -28,11 +30,8 @@ def push(workspace: Workspace, run_id: str, folder: Path, job: Job, token: str |
     api = HfApi(token=token or None)
     try:
         repository = api.create_repo(job.repository or "", private=not job.public, exist_ok=True).repo_id
-        operations = [
-            CommitOperationAdd(
-                path_in_repo="README.md", path_or_fileobj=card(workspace, run_id, whole=not job.only_adapter).encode()
-            )
-        ]
+        readme = card.markdown(workspace, run_id, whole=not job.only_adapter)
+        operations = [CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=readme.encode())]
         for path in files:
             one = CommitOperationAdd(path_in_repo=path.relative_to(folder).as_posix(), path_or_fileobj=str(path))
             api.preupload_lfs_files(repository, [one])  # small files wait for the commit
@@ -48,12 +47,12 @@ def push(workspace: Workspace, run_id: str, folder: Path, job: Job, token: str |
         status = error.response.status_code if error.response is not None else 0
         if status in (401, 403):
             raise refused("export-token") from None
-        raise refused("export-hub", reason=without(token, str(error).splitlines()[0])) from None
+        raise refused("export-hub", reason=without_token(token, str(error).splitlines()[0])) from None
     except (HFValidationError, httpx.HTTPError, OSError, ValueError) as error:
-        reason = without(token, f"{type(error).__name__}: {error}".splitlines()[0])
+        reason = without_token(token, f"{type(error).__name__}: {error}".splitlines()[0])
         raise refused("export-hub", reason=reason[:300]) from None
     return str(made.repo_url)
 
 
-def without(token: str | None, text: str) -> str:
+def without_token(token: str | None, text: str) -> str:
     return text.replace(token, "...") if token else text

@@ -6,9 +6,17 @@ import json
 import math
 from typing import Any
 
-from engine.export import recipe as export_recipe
-from engine.export.made import STRAIGHTEN_IMPORT, STRAIGHTEN_LINES
-from engine.export.recipe import EVALUATE, GENERAL, TRAIN, Recipe, always, keeps_best, mixes
+from engine.export import portable_recipe
+from engine.export.artifacts import STRAIGHTEN_IMPORT, STRAIGHTEN_LINES
+from engine.export.portable_recipe import (
+    EVALUATE,
+    GENERAL,
+    TRAIN,
+    Recipe,
+    carries_replay,
+    common_differences,
+    keeps_best,
+)
 from engine.models import templates
 from engine.spec import OBJECTIVES
 
@@ -60,12 +68,12 @@ def encoded(rows):
 def trl(recipe: Recipe) -> dict[str, str]:
     run_spec, train = recipe.spec, recipe.spec.train
     config, trainer = _TRAINERS[run_spec.objective]
-    lost = always(recipe)
+    lost = common_differences(recipe)
     if run_spec.objective != "sft":
         lost.append("TRL cuts and marks the rows itself: an answer may be a token longer or shorter than in the run")
     if run_spec.adapter == "oft":
         lost.append("plain peft rotates the inputs: the same numbers, more slowly")
-    if train.replay_share and not mixes(recipe):
+    if train.replay_share and not carries_replay(recipe):
         lost.append(f"train.replay_share = {train.replay_share:g}: the general rows the base wrote itself are left out")
     if train.gradient_checkpointing is None:
         lost.append("train.gradient_checkpointing was left open; it is off here, and saves memory when it is on")
@@ -78,12 +86,12 @@ def trl(recipe: Recipe) -> dict[str, str]:
     ]
     lines = ["# /// script", '# requires-python = ">=3.11"', f"# dependencies = {json.dumps(dependencies)}", "# ///"]
     # The head is text for people; a quote in a name must not end it.
-    head = "\n".join(export_recipe.head(recipe, "The recipe", how, lost)).replace("\\", "\\\\").replace('"""', "'''")
+    head = "\n".join(portable_recipe.head(recipe, "The recipe", how, lost)).replace("\\", "\\\\").replace('"""', "'''")
     lines += [f'"""{head}\n"""', ""]
     adapters = {"lora": "LoraConfig", "oft": "OFTConfig"}
     peft = [] if run_spec.adapter == "full" else [adapters[run_spec.adapter], "get_peft_model"]
     kind = "AutoModelForSequenceClassification" if run_spec.objective == "reward" else "AutoModelForCausalLM"
-    replay = mixes(recipe)
+    replay = carries_replay(recipe)
     shuffles = replay or run_spec.objective == "kto"
     shown = sorted(
         [kind, "AutoTokenizer", "set_seed"]
@@ -124,7 +132,7 @@ def trl(recipe: Recipe) -> dict[str, str]:
         "",
         "",
     ]
-    revision = f", revision={export_recipe.revision(recipe)!r}" if export_recipe.revision(recipe) else ""
+    revision = f", revision={portable_recipe.revision(recipe)!r}" if portable_recipe.revision(recipe) else ""
     lines += [
         "cuda = torch.cuda.is_available()",
         "bf16 = cuda and torch.cuda.is_bf16_supported()",
@@ -198,7 +206,9 @@ def _trl_layers(layers: str | list[int]) -> list[str]:
 
 def _needs_conv1d(recipe: Recipe) -> bool:
     """Whether the script has to know GPT-2's layers: to turn them, or to name those of chosen layers."""
-    by_name = recipe.spec.adapter == "lora" and recipe.spec.layers != "all" and export_recipe.targets(recipe) is None
+    by_name = (
+        recipe.spec.adapter == "lora" and recipe.spec.layers != "all" and portable_recipe.target_modules(recipe) is None
+    )
     return recipe.conv1d and (recipe.spec.adapter == "oft" or by_name)
 
 
@@ -227,9 +237,9 @@ def _trl_adapter(recipe: Recipe) -> list[str]:
             "    inside = found is not None and int(found.group(1)) in layers",
             f"    parameter.requires_grad = inside or id(parameter) in head{last}",
         ]
-    targets = repr(export_recipe.targets(recipe) or "all-linear")
+    targets = repr(portable_recipe.target_modules(recipe) or "all-linear")
     linear = "(torch.nn.Linear, Conv1D)" if _needs_conv1d(recipe) else "torch.nn.Linear"
-    if some and export_recipe.targets(recipe) is None:
+    if some and portable_recipe.target_modules(recipe) is None:
         lines += [
             "targets = sorted(",
             '    {n.rpartition(".")[2] for n, m in model.named_modules()',

@@ -17,8 +17,7 @@ from typing import Any
 
 import msgspec
 
-from engine.export import job
-from engine.export import made as export_made
+from engine.export import artifacts, job
 from engine.export import parity as export_parity
 from engine.models import Base, bases, templates
 from engine.runs import failures, store
@@ -179,7 +178,7 @@ def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export_pa
     Raises RunRefused when the base is gone, the disk is too small or the logits differ; nothing is left behind then.
     """
     run_spec, workspace = schema.decode((run_dir / "spec.json").read_bytes()), Workspace(run_dir.parents[1])
-    made = export_made.made_by(run_dir)
+    made = artifacts.made_by(run_dir)
     if made is None:
         raise failures.RunRefused(Problem(rule="export-nothing"))
     partial = target.with_name(f".{target.name}.partial")

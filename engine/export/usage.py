@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 
-from engine.export.made import STRAIGHTEN_IMPORT, STRAIGHTEN_LINES, is_conv1d
+from engine.export.artifacts import STRAIGHTEN_IMPORT, STRAIGHTEN_LINES, is_conv1d
 from engine.models import bases
 from engine.runs import store
 from engine.workspace import Workspace
@@ -58,7 +58,7 @@ print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_to
 """
 
 
-def load_lines(workspace: Workspace, run_id: str, question: str = "What is the capital of France?") -> str:
+def load_script(workspace: Workspace, run_id: str, question: str = "What is the capital of France?") -> str:
     """Return the Python that loads a run's download, from the folder it was unpacked in, and asks it something.
 
     The starter travels inside the download as base/, since nobody else has it.
@@ -79,7 +79,7 @@ def load_lines(workspace: Workspace, run_id: str, question: str = "What is the c
     return load + (_JUDGE_LINES if reward else _ASK_LINES).format(question=question)
 
 
-def merged_lines(
+def load_merged_script(
     workspace: Workspace, run_id: str, folder: str, question: str = "What is the capital of France?"
 ) -> str:
     """Return the Python that loads the whole model from `folder` with transformers alone and asks it something."""
@@ -88,7 +88,7 @@ def merged_lines(
     return load + (_JUDGE_LINES if reward else _ASK_LINES).format(question=question)
 
 
-def vllm_lines(folder: str) -> str:
+def vllm_commands(folder: str) -> str:
     """Return the commands that serve the whole model with vLLM and ask it something."""
     ask = {"model": folder, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
     return "\n".join(

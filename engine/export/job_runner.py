@@ -1,7 +1,7 @@
 """Take a finished run elsewhere: as a zip, as one whole model, to the hub, to llama.cpp and Ollama.
 
 Whatever needs torch is a child process (engine/train/export.py). What takes long is done by a process of its own,
-`python -m engine.export.carry_out RUN_DIR`, which tells how far it is in runs/<id>/export.json, so a page may be closed.
+`python -m engine.export.job_runner RUN_DIR`, which tells how far it is in runs/<id>/export.json, so a page may be closed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 
 from engine import events, limits, processes
-from engine.export import made
+from engine.export import artifacts
+from engine.export.artifacts import MERGED, NotExportable, because, made_by, size_bytes, travels_whole, whole
 from engine.export.job import STATE, Job, State, Told, too_small
-from engine.export.made import MERGED, NotExportable, because, made_by, size_bytes, travels_whole, whole
 from engine.export.ollama import to_gguf
-from engine.export.push import REPOSITORY, push, without
+from engine.export.push import REPOSITORY, upload, without_token
 from engine.runs import admission, failures, lifecycle, store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, later
@@ -58,9 +58,7 @@ def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
     return too_small(Path(job.to) if job.to else run_dir, needed) if needed else None
 
 
-def carry_out(
-    workspace: Workspace, run_id: str, job: Job, *, token: str | None = None, told: Told | None = None
-) -> str:
+def run(workspace: Workspace, run_id: str, job: Job, *, token: str | None = None, told: Told | None = None) -> str:
     """Do a job to its end, telling how far it is, and return where the result lies (a path, or the hub's address).
 
     Raises NotExportable with what went wrong and what to do; nothing half-written is left.
@@ -73,14 +71,14 @@ def carry_out(
     if job.what == "merged" and job.to is not None:
         return str(_merge(run_dir, Path(job.to), job, state, tell))
     if job.what == "push" and job.only_adapter:
-        return push(workspace, run_id, made_by(run_dir) or run_dir, job, token, state, tell)
+        return upload(workspace, run_id, made_by(run_dir) or run_dir, job, token, state, tell)
     folder = whole(workspace, run_id)
     if folder is None:
         folder = _merge(run_dir, run_dir / MERGED, job, state, tell)
     if job.what == "gguf":
         return str(to_gguf(folder, Path(job.to) if job.to else run_dir / "gguf", run_id, job, state, tell))
     if job.what == "push":
-        return push(workspace, run_id, folder, job, token, state, tell)
+        return upload(workspace, run_id, folder, job, token, state, tell)
     return str(folder)
 
 
@@ -133,12 +131,12 @@ def start(workspace: Workspace, run_id: str, job: Job, *, token: str | None = No
             raise because(found)
         running = progress(workspace, run_id)
         if running is not None and not running.ended:
-            raise made.refused("export-busy")
+            raise artifacts.refused("export-busy")
         run_dir = workspace.run_dir(run_id)
         try:
             with admission.beside(workspace, run_id) as begun:
                 child = processes.start(
-                    "engine.export.carry_out", str(run_dir),
+                    "engine.export.job_runner", str(run_dir),
                     stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )  # fmt: skip
                 begun(child.pid)
@@ -159,7 +157,7 @@ def progress(workspace: Workspace, run_id: str) -> State | None:
         return None
     processes.reap()
     if not state.ended and not processes.alive(state.process):
-        state.failure = made.refused("export-killed").args[0]
+        state.failure = artifacts.refused("export-killed").args[0]
     return state
 
 
@@ -183,11 +181,11 @@ def main() -> int:
         write_atomically(run_dir / STATE, msgspec.json.encode(last))
 
     try:
-        last.made = carry_out(Workspace(run_dir.parents[1]), run_dir.name, job, token=asked.get("token"), told=tell)
+        last.made = run(Workspace(run_dir.parents[1]), run_dir.name, job, token=asked.get("token"), told=tell)
     except NotExportable as error:
         last.failure = error.args[0]
     except Exception as error:
-        last.failure = without(asked.get("token"), f"{type(error).__name__}: {error}"[:300])
+        last.failure = without_token(asked.get("token"), f"{type(error).__name__}: {error}"[:300])
     write_atomically(run_dir / STATE, msgspec.json.encode(last))
     return 0 if last.failure is None else 1
 

@@ -8,7 +8,7 @@ import yaml
 
 from engine.check import DatasetError
 from engine.data import datasets
-from engine.export.made import NotExportable, because, is_conv1d
+from engine.export.artifacts import NotExportable, because, is_conv1d
 from engine.models import bases, templates
 from engine.runs import store
 from engine.spec import RunSpec, counts
@@ -42,7 +42,7 @@ def cannot(tool: str, reason: str, remedy: str) -> NotExportable:
     return because(problem)
 
 
-def recipe_of(workspace: Workspace, run_id: str) -> Recipe:
+def of_run(workspace: Workspace, run_id: str) -> Recipe:
     """Return a run as other trainers need it. Raises NotExportable when its data is gone."""
     run_spec = store.load_spec(workspace, run_id)
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
@@ -70,7 +70,7 @@ def _first_row(workspace: Workspace, dataset_id: str) -> dict[str, Any]:
         raise because(Problem(rule="dataset-missing", parameters={"id": dataset_id[:80]})) from error
 
 
-def rows(workspace: Workspace, dataset_id: str) -> list[dict[str, Any]]:
+def read_rows(workspace: Workspace, dataset_id: str) -> list[dict[str, Any]]:
     import pyarrow.parquet
 
     try:
@@ -80,7 +80,7 @@ def rows(workspace: Workspace, dataset_id: str) -> list[dict[str, Any]]:
     return found
 
 
-def row(row: dict[str, Any], kind: str, tool: str) -> dict[str, Any] | None:
+def row_for(tool: str, row: dict[str, Any], kind: str) -> dict[str, Any] | None:
     """Return a canonical row as a trainer reads it; None where it cannot."""
     if kind == "text" or row.get("text") is not None:
         return {"text": row["text"]}
@@ -112,12 +112,12 @@ def row(row: dict[str, Any], kind: str, tool: str) -> dict[str, Any] | None:
     return {"messages": turns, **tools}
 
 
-def mixes(recipe: Recipe) -> bool:
+def carries_replay(recipe: Recipe) -> bool:
     """Whether the run's general rows can be carried; what a base wrote itself cannot."""
     return recipe.spec.objective == "sft" and recipe.spec.train.replay_share > 0 and recipe.general != "own"
 
 
-def always(recipe: Recipe) -> list[str]:
+def common_differences(recipe: Recipe) -> list[str]:
     found = ["the scores before and after (gained and forgotten): only Tunebook makes them"]
     if recipe.spec.base.ref.startswith("run:"):
         run_id = recipe.spec.base.ref.removeprefix("run:")
@@ -148,7 +148,7 @@ def commented(lines: list[str]) -> str:
     return "".join(f"# {line}".rstrip() + "\n" for line in lines)
 
 
-def targets(recipe: Recipe) -> list[str] | None:
+def target_modules(recipe: Recipe) -> list[str] | None:
     """The modules that get an adapter; None for all linear ones."""
     names = recipe.spec.adapter_args.target_modules
     return None if names == "all-linear" else [name.strip() for name in names.split(",")]
@@ -158,9 +158,9 @@ def as_yaml(head: list[str], settings: dict[str, Any]) -> str:
     return commented(head) + "\n" + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100)
 
 
-def lost(recipe: Recipe) -> list[str]:
+def yaml_differences(recipe: Recipe) -> list[str]:
     """What neither of the two can say."""
-    found, train = always(recipe), recipe.spec.train
+    found, train = common_differences(recipe), recipe.spec.train
     if train.replay_share:
         found.append(f"train.replay_share = {train.replay_share:g}: the general rows of each epoch are left out")
     if recipe.kind == "preference":

@@ -13,11 +13,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from engine.export import recipe as export_recipe
+from engine.export import portable_recipe
+from engine.export.artifacts import because
 from engine.export.axolotl import axolotl
 from engine.export.llama_factory import llama_factory
-from engine.export.made import because
-from engine.export.recipe import EVALUATE, GENERAL, TOOLS, TRAIN, Recipe, always, commented, mixes, recipe_of
+from engine.export.portable_recipe import (
+    EVALUATE,
+    GENERAL,
+    TOOLS,
+    TRAIN,
+    Recipe,
+    carries_replay,
+    commented,
+    common_differences,
+    of_run,
+)
 from engine.export.trl import trl
 from engine.models import bases
 from engine.spec import counts, split
@@ -28,7 +38,7 @@ from engine.workspace import Workspace
 def write(workspace: Workspace, run_id: str, tool: str, target: Path) -> list[Path]:
     """Write a run's recipe for `tool` (a name of TOOLS) with its rows into `target`, which must be new or empty, and
     return the files. Raises NotExportable when the tool cannot do what the run did; nothing is left then."""
-    recipe = recipe_of(workspace, run_id)
+    recipe = of_run(workspace, run_id)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise because(Problem(rule="export-in-the-way", parameters={"folder": str(target)}))
     texts = files(recipe, tool)
@@ -36,11 +46,13 @@ def write(workspace: Workspace, run_id: str, tool: str, target: Path) -> list[Pa
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        train, out = split.divide(recipe.spec.dataset, lambda dataset_id: export_recipe.rows(workspace, dataset_id))
-        _write_rows(partial / TRAIN, [export_recipe.row(row, recipe.kind, tool) for row in train])
+        train, out = split.divide(
+            recipe.spec.dataset, lambda dataset_id: portable_recipe.read_rows(workspace, dataset_id)
+        )
+        _write_rows(partial / TRAIN, [portable_recipe.row_for(tool, row, recipe.kind) for row in train])
         if recipe.evaluates:
-            _write_rows(partial / EVALUATE, [export_recipe.row(row, recipe.kind, tool) for row in out])
-        if tool == "trl" and mixes(recipe):
+            _write_rows(partial / EVALUATE, [portable_recipe.row_for(tool, row, recipe.kind) for row in out])
+        if tool == "trl" and carries_replay(recipe):
             _write_rows(partial / GENERAL, _general(workspace, recipe, len(train)))
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
@@ -69,10 +81,10 @@ def _general(workspace: Workspace, recipe: Recipe, rows: int) -> list[dict[str, 
 
     train = recipe.spec.train
     if train.replay_data:
-        found = export_recipe.rows(workspace, train.replay_data)
+        found = portable_recipe.read_rows(workspace, train.replay_data)
         random.Random(train.seed).shuffle(found)  # noqa: S311 - an order, not a secret
         kinds = [next((name for name in ("messages", "prompt") if row.get(name)), "text") for row in found]
-        return [export_recipe.row(row, kind, "trl") for row, kind in zip(found, kinds, strict=True)]
+        return [portable_recipe.row_for("trl", row, kind) for row, kind in zip(found, kinds, strict=True)]
     count = counts.replayed_rows(train, rows) * math.ceil(train.epochs)
     return [
         {
@@ -91,7 +103,7 @@ def files(recipe: Recipe, tool: str) -> dict[str, str]:
     return {"trl": trl, "llama-factory": llama_factory, "axolotl": axolotl}[tool](recipe)
 
 
-def others() -> list[str]:
+def by_hand() -> list[str]:
     """Return what two more tools would need, which have no file of settings that can be written from outside."""
     return [
         t(
@@ -124,9 +136,9 @@ def _ppo(recipe: Recipe, tool: str) -> dict[str, str]:
         "learning_rate": run_spec.train.learning_rate, "batch_size": run_spec.train.batch_size,
         "accumulation": run_spec.train.accumulation, "epochs": run_spec.train.epochs, "seed": run_spec.train.seed,
     }  # fmt: skip
-    lost = [f"PPO cannot be expressed here: {_NO_PPO[tool]}", *always(recipe)]
+    lost = [f"PPO cannot be expressed here: {_NO_PPO[tool]}", *common_differences(recipe)]
     head = [
-        *export_recipe.head(
+        *portable_recipe.head(
             recipe, f"No recipe for {TOOLS[tool]}: what was asked", [f"tunebook show {recipe.run_id}"], lost
         ),
         "",

@@ -16,9 +16,8 @@ import yaml
 
 from engine import events, starter
 from engine.data import datasets
-from engine.export import NotExportable, elsewhere
-from engine.export import recipe as export_recipe
-from engine.export.recipe import Recipe
+from engine.export import NotExportable, other_trainers, portable_recipe
+from engine.export.portable_recipe import Recipe
 from engine.runs import store
 from engine.spec import recipes, schema
 from engine.workspace import Workspace
@@ -68,7 +67,7 @@ CASES = {
 def test_the_files_for_other_trainers_are_as_they_were_agreed(name):
     """TUNEBOOK_WRITE_GOLDEN=1 writes them anew; read the difference before you keep it."""
     tool, one = CASES[name]
-    made = "".join(f"=== {file} ===\n{text}" for file, text in elsewhere.files(one, tool).items())
+    made = "".join(f"=== {file} ===\n{text}" for file, text in other_trainers.files(one, tool).items())
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("TUNEBOOK_WRITE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
@@ -78,7 +77,7 @@ def test_the_files_for_other_trainers_are_as_they_were_agreed(name):
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("trl")])
 def test_every_script_is_python_and_uses_all_it_imports(name):
-    text = elsewhere.files(CASES[name][1], "trl")["train.py"]
+    text = other_trainers.files(CASES[name][1], "trl")["train.py"]
     compile(text, "train.py", "exec")
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,E9", "-"]
     done = subprocess.run(ruff, input=text, text=True, capture_output=True)
@@ -88,7 +87,7 @@ def test_every_script_is_python_and_uses_all_it_imports(name):
 @pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("trl")])
 def test_every_settings_file_is_yaml_with_the_settings_of_the_run(name):
     tool, one = CASES[name]
-    text = elsewhere.files(one, tool)["train.yaml"]
+    text = other_trainers.files(one, tool)["train.yaml"]
     told = yaml.safe_load(text)
     train = one.spec.train
     assert float(told["learning_rate"]) == train.learning_rate
@@ -102,11 +101,11 @@ def test_every_settings_file_is_yaml_with_the_settings_of_the_run(name):
 
 
 def test_what_cannot_be_said_stands_at_the_head():
-    replay = elsewhere.files(CASES["llama-factory-qlora-replay"][1], "llama-factory")["train.yaml"]
+    replay = other_trainers.files(CASES["llama-factory-qlora-replay"][1], "llama-factory")["train.yaml"]
     assert "replay_share = 0.2" in replay and "chat template is not known" in replay
-    layers = elsewhere.files(CASES["llama-factory-oft"][1], "llama-factory")["train.yaml"]
+    layers = other_trainers.files(CASES["llama-factory-oft"][1], "llama-factory")["train.yaml"]
     assert "layers = [1, 2]" in layers
-    chained = elsewhere.files(CASES["axolotl-full"][1], "axolotl")["train.yaml"]
+    chained = other_trainers.files(CASES["axolotl-full"][1], "axolotl")["train.yaml"]
     assert "tunebook export 20261124-101112-abcdef --what merged --to base" in chained
 
 
@@ -122,18 +121,20 @@ def test_what_cannot_be_said_stands_at_the_head():
 )
 def test_what_a_trainer_cannot_do_is_refused_in_words(tool, one, said):
     with pytest.raises(NotExportable, match=said):
-        elsewhere.files(one, tool)
+        other_trainers.files(one, tool)
 
 
 @pytest.mark.parametrize("package", ["llamafactory", "axolotl"])
 def test_the_settings_are_read_by_the_tools_own_schema(package):
     """Seen with LLaMA-Factory 0.9.5 on transformers 5.6.0, the newest it takes, and with Axolotl 0.21.0."""
-    pytest.importorskip(package, reason=f"{package} is not installed: its keys were read in its sources (elsewhere.py)")
+    pytest.importorskip(
+        package, reason=f"{package} is not installed: its keys were read in its sources (other_trainers.py)"
+    )
     tool = "axolotl" if package == "axolotl" else "llama-factory"
     for name, (of, one) in CASES.items():
         if of != tool:
             continue
-        told = yaml.safe_load(elsewhere.files(one, tool)["train.yaml"])
+        told = yaml.safe_load(other_trainers.files(one, tool)["train.yaml"])
         if package == "axolotl":
             from axolotl.utils.schemas.config import AxolotlInputConfig  # pyright: ignore[reportMissingImports]
 
@@ -147,12 +148,12 @@ def test_the_settings_are_read_by_the_tools_own_schema(package):
             HfArgumentParser(parser._TRAIN_ARGS).parse_dict(told, allow_extra_keys=False)
 
 
-@pytest.mark.parametrize("tool", export_recipe.TOOLS)
+@pytest.mark.parametrize("tool", portable_recipe.TOOLS)
 def test_the_file_of_a_ppo_run_says_that_it_cannot_be_expressed_and_keeps_what_was_told(tool):
     one = recipe(
         "ppo", "question", objective_args__reward_model="run:20261124-101112-abcdef", objective_args__beta=0.07
     )
-    (text,) = elsewhere.files(one, tool).values()
+    (text,) = other_trainers.files(one, tool).values()
     head = [line for line in text.splitlines() if line.startswith("#")]
     assert any("PPO cannot be expressed here: " in line for line in head)
     assert "# What the run was told:" in head and "#     beta: 0.07" in head
@@ -167,20 +168,20 @@ def test_the_file_of_a_ppo_run_says_that_it_cannot_be_expressed_and_keeps_what_w
 @needs_starter
 def test_the_questions_of_a_ppo_run_lie_beside_its_file(workspace, tmp_path):
     stored = datasets.add_sample(workspace, starter.sample("ppo-prompts"))
-    elsewhere.write(workspace, ran(workspace, "ppo", stored.id), "trl", tmp_path / "out")
+    other_trainers.write(workspace, ran(workspace, "ppo", stored.id), "trl", tmp_path / "out")
     rows = lines(tmp_path / "out" / "train.jsonl")
     assert len(rows) > 10 and all(list(row) == ["prompt"] for row in rows)
 
 
 def test_the_script_turns_gpt2s_layers_and_names_those_of_chosen_ones():
-    turned = elsewhere.files(recipe("oft", "prompt")._replace(conv1d=True), "trl")["train.py"]
+    turned = other_trainers.files(recipe("oft", "prompt")._replace(conv1d=True), "trl")["train.py"]
     assert "isinstance(module, Conv1D)" in turned and turned.index("Conv1D)") < turned.index("get_peft_model(model")
-    some = elsewhere.files(recipe("lora", "prompt", layers="top:0.25")._replace(conv1d=True), "trl")["train.py"]
+    some = other_trainers.files(recipe("lora", "prompt", layers="top:0.25")._replace(conv1d=True), "trl")["train.py"]
     assert "(torch.nn.Linear, Conv1D)" in some and "set_submodule" not in some
-    plain = elsewhere.files(recipe("lora", "prompt")._replace(conv1d=True), "trl")["train.py"]
+    plain = other_trainers.files(recipe("lora", "prompt")._replace(conv1d=True), "trl")["train.py"]
     assert "Conv1D" not in plain
     with pytest.raises(NotExportable, match="GPT-2"):
-        elsewhere.files(recipe("oft", "prompt")._replace(conv1d=True), "llama-factory")
+        other_trainers.files(recipe("oft", "prompt")._replace(conv1d=True), "llama-factory")
 
 
 # --- with rows ---------------------------------------------------------------------------------------------------
@@ -209,19 +210,19 @@ ODD = [
 
 
 @needs_starter
-@pytest.mark.parametrize("tool", export_recipe.TOOLS)
+@pytest.mark.parametrize("tool", portable_recipe.TOOLS)
 def test_rows_and_base_lie_beside_and_no_character_is_lost(workspace, tmp_path, tool):
     source = tmp_path / "odd.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in ODD))
     run_id = ran(workspace, "lora", datasets.add(workspace, source, "odd").id, dataset__eval_share=0.2)
-    made = elsewhere.write(workspace, run_id, tool, tmp_path / "out")
+    made = other_trainers.write(workspace, run_id, tool, tmp_path / "out")
     assert {"train.jsonl", "eval.jsonl", "base"} <= {path.name for path in made}
     found = lines(tmp_path / "out" / "train.jsonl") + lines(tmp_path / "out" / "eval.jsonl")
     plain = [[{k: m[k] for k in ("role", "content")} for m in row["messages"]] for row in found]
     assert sorted(map(str, plain)) == sorted(str(row["messages"]) for row in ODD)
     assert len(lines(tmp_path / "out" / "eval.jsonl")) == 2
     with pytest.raises(NotExportable, match="there already"):
-        elsewhere.write(workspace, run_id, tool, tmp_path / "out")
+        other_trainers.write(workspace, run_id, tool, tmp_path / "out")
 
 
 @needs_starter
@@ -231,7 +232,7 @@ def test_only_the_last_answer_of_a_prompt_with_history_is_marked_for_axolotl(wor
     rows = [{"prompt": history, "completion": [{"role": "assistant", "content": str(i)}]} for i in range(4)]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run_id = ran(workspace, "lora", datasets.add(workspace, source, "a").id, dataset__eval_share=0.0)
-    elsewhere.write(workspace, run_id, "axolotl", tmp_path / "out")
+    other_trainers.write(workspace, run_id, "axolotl", tmp_path / "out")
     for row in lines(tmp_path / "out" / "train.jsonl"):
         assert [message["train"] for message in row["messages"]] == [False, False, False, False, True]
     assert not (tmp_path / "out" / "eval.jsonl").exists()
@@ -240,7 +241,7 @@ def test_only_the_last_answer_of_a_prompt_with_history_is_marked_for_axolotl(wor
 def test_a_run_whose_data_is_gone_is_refused_in_words_and_leaves_nothing(workspace, tmp_path):
     run_id = ran(workspace, "lora", "d" * 64)
     with pytest.raises(NotExportable, match="no data set"):
-        elsewhere.write(workspace, run_id, "trl", tmp_path / "out")
+        other_trainers.write(workspace, run_id, "trl", tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
 
 
@@ -297,7 +298,7 @@ def test_every_recipe_trains_as_a_script(workspace, tmp_path, name, sample, more
     wanted = sample or recipes.recipes()[name].sample
     stored = datasets.add_sample(workspace, starter.sample(wanted))
     run_id = ran(workspace, name, stored.id, train__max_steps=3, train__threads=1, train__evaluations=1, **more)
-    elsewhere.write(workspace, run_id, "trl", tmp_path / "out")
+    other_trainers.write(workspace, run_id, "trl", tmp_path / "out")
     losses = [line["loss"] for line in run_script(tmp_path / "out") if "loss" in line]
     assert len(losses) == 3 and all(math.isfinite(loss) for loss in losses)
     assert list((tmp_path / "out" / "out" / "final").glob("*.safetensors"))
