@@ -234,8 +234,10 @@ def _hub(here: Workspace, run_id: str, adapter: bool) -> None:
 
 def _trainers(here: Workspace, run_id: str) -> None:
     st.write(t("The same recipe and rows for another trainer. What it cannot do stands at the head of its file."))
-    tools = portable_recipe.TOOLS
-    tool = st.radio(t("Trainer"), list(tools), format_func=tools.__getitem__, horizontal=True, key="trainer")
+    trainers = other_trainers.TRAINERS
+    tool = st.radio(
+        t("Trainer"), list(trainers), format_func=lambda name: trainers[name].title, horizontal=True, key="trainer"
+    )
     try:
         found = other_trainers.files(portable_recipe.of_run(here, run_id), tool)
     except (NotExportable, OSError) as error:

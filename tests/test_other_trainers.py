@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import os
@@ -11,12 +12,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jinja2
+import msgspec
 import pytest
 import yaml
 
 from engine import events, starter
+from engine.cli.export import EXPORTS
 from engine.data import datasets
-from engine.export import NotExportable, other_trainers, portable_recipe
+from engine.export import NotExportable, other_trainers, scripts
 from engine.export.portable_recipe import Recipe
 from engine.runs import store
 from engine.spec import recipes, schema
@@ -148,7 +152,7 @@ def test_the_settings_are_read_by_the_tools_own_schema(package):
             HfArgumentParser(parser._TRAIN_ARGS).parse_dict(told, allow_extra_keys=False)
 
 
-@pytest.mark.parametrize("tool", portable_recipe.TOOLS)
+@pytest.mark.parametrize("tool", other_trainers.TRAINERS)
 def test_the_file_of_a_ppo_run_says_that_it_cannot_be_expressed_and_keeps_what_was_told(tool):
     one = recipe(
         "ppo", "question", objective_args__reward_model="run:20261124-101112-abcdef", objective_args__beta=0.07
@@ -184,6 +188,72 @@ def test_the_script_turns_gpt2s_layers_and_names_those_of_chosen_ones():
         other_trainers.files(recipe("oft", "prompt")._replace(conv1d=True), "llama-factory")
 
 
+# --- names that look like code -----------------------------------------------------------------------------------
+
+HOSTILE = [
+    '"""\nexit()\n"""', "it's\nexit()", '\\" + exit() + "', "\\", "{{ 7 * 7 }}{% x %}", "\u2028exit()", "\r\nexit(): 1"
+]  # fmt: skip
+
+
+def named(one: Recipe, name: str) -> Recipe:
+    """The recipe with this name wherever a person, a file or the hub may name something."""
+    replace = msgspec.structs.replace
+    spec = replace(
+        one.spec,
+        recipe=replace(one.spec.recipe, name=name),
+        base=replace(one.spec.base, ref=name, revision=name),
+        adapter_args=replace(one.spec.adapter_args, target_modules=name),
+        objective_args=replace(one.spec.objective_args, reward_model=name),
+    )
+    return one._replace(spec=spec, run_id=name, base=name)
+
+
+def called(script: str) -> set[str]:
+    return {ast.unparse(node.func) for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Call)}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("one", [recipe("lora", "prompt"), recipe("oft", "messages"), recipe("ppo", "question")])
+def test_a_name_is_only_ever_a_text_in_the_script(one, name):
+    plain = other_trainers.files(named(one, "plain"), "trl")["train.py"]
+    script = other_trainers.files(named(one, name), "trl")["train.py"]
+    assert called(script) == called(plain)
+    if one.spec.objective != "ppo":
+        values = [node.value for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Constant)]
+        assert values.count(name) >= 3  # the base, and its revision for tokenizer and model
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("trainer", ["llama-factory", "axolotl"])
+def test_a_name_ends_no_comment_of_a_settings_file(trainer, name):
+    for one in (recipe("lora", "prompt"), recipe("ppo", "question")):
+        plain, told = (
+            yaml.safe_load(other_trainers.files(named(one, each), trainer)["train.yaml"]) for each in ("plain", name)
+        )
+        assert (told and list(told)) == (plain and list(plain))
+
+
+def test_a_template_writes_nothing_that_went_through_no_filter(monkeypatch):
+    loader = jinja2.DictLoader(
+        {
+            "bare": "x = {{ value }}",
+            "literal": "x = {{ value | literal }}",
+            "name": "import {{ value | name }}",
+            "missing": "x = {{ nothing | literal }}",
+        }
+    )
+    monkeypatch.setattr(scripts._environment(), "loader", loader)
+    assert scripts.fill("literal", value="it's") == 'x = "it\'s"'
+    assert scripts.fill("name", value="json") == "import json"
+    for template, value in (("bare", "exit()"), ("name", "json; exit()"), ("missing", 1), ("literal", object())):
+        with pytest.raises((TypeError, ValueError)):
+            scripts.fill(template, value=value)
+
+
+def test_the_command_line_knows_every_trainer():
+    assert set(other_trainers.TRAINERS) <= set(EXPORTS)
+
+
 # --- with rows ---------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +280,7 @@ ODD = [
 
 
 @needs_starter
-@pytest.mark.parametrize("tool", portable_recipe.TOOLS)
+@pytest.mark.parametrize("tool", other_trainers.TRAINERS)
 def test_rows_and_base_lie_beside_and_no_character_is_lost(workspace, tmp_path, tool):
     source = tmp_path / "odd.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in ODD))

@@ -49,7 +49,7 @@ def export(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:
     """Make one export and return what to print."""
-    from engine.export import archive, artifacts, job_runner, other_trainers, portable_recipe
+    from engine.export import archive, artifacts, job_runner, other_trainers
     from engine.export import job as export_job
     from engine.export import parity as export_parity
 
@@ -73,7 +73,7 @@ def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:
         found = export_parity.read(folder) if folder is not None else None
         return [made, *(found.lines() if found is not None else [])]
     assert to is not None
-    if what in portable_recipe.TOOLS:
+    if what in other_trainers.TRAINERS:
         return [str(path) for path in other_trainers.write(workspace, run_id, what, to)]
     found = archive.write_part(workspace, run_id, what, to)
     parity = export_parity.read(workspace.run_dir(run_id))

@@ -1,4 +1,9 @@
-"""Take a run along: its adapter, the merged model, a GGUF file, an upload, or its recipe for another trainer."""
+"""Take a run along: its adapter, the merged model, a GGUF file, an upload, or its recipe for another trainer.
+
+To add a trainer: write a file like axolotl.py, whose `files` makes the texts of its files of a portable recipe, and name it
+in the table TRAINERS of other_trainers.py and in EXPORTS of engine/cli/export.py; where its rows are laid out otherwise, say
+so in portable_recipe.row_for. A script is a template (trl.py.jinja), filled in by scripts.py.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -11,16 +11,6 @@ from engine.workspace import Workspace
 
 MERGED = "merged"  # the whole model of a run whose folder holds an adapter
 
-# As engine/train/oft.py, `straighten`.
-STRAIGHTEN_LINES = """\
-for name, module in list({model}.named_modules()):  # OFT of peft sits on linear layers, and GPT-2 has Conv1D
-    if isinstance(module, Conv1D):
-        linear = torch.nn.Linear(*module.weight.shape)
-        linear.weight.data, linear.bias.data = module.weight.data.T.contiguous(), module.bias.data
-        {model}.set_submodule(name, linear)
-"""
-STRAIGHTEN_IMPORT = "from transformers.pytorch_utils import Conv1D\n"
-
 
 def made_by(run_dir: Path) -> Path | None:
     """Return the folder of what a run has made, adapter/ or model/, or None."""

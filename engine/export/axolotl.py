@@ -5,33 +5,51 @@ from __future__ import annotations
 from typing import Any
 
 from engine.export import portable_recipe
-from engine.export.portable_recipe import (
-    EVALUATE,
-    TRAIN,
-    Recipe,
-    as_yaml,
-    cannot,
-    chosen_layers,
-    head,
-    keeps_best,
-    optimizer,
-    revision,
-)
+from engine.export.portable_recipe import EVALUATE, TRAIN, Recipe, cannot
 from engine.spec import OBJECTIVES
 from engine.words import t
 
+TITLE = "Axolotl"
 
-def axolotl(recipe: Recipe) -> dict[str, str]:
-    run_spec, train, args = recipe.spec, recipe.spec.train, recipe.spec.adapter_args
-    if run_spec.adapter == "oft":
-        raise cannot("axolotl", t("it has LoRA and full training, no OFT"), t("take the TRL script or LLaMA-Factory"))
-    if run_spec.objective in ("kto", "reward"):
+
+def files(recipe: Recipe) -> dict[str, str]:
+    """Return the settings, under the name of their file. Raises NotExportable."""
+    if recipe.spec.adapter == "oft":
+        raise cannot(TITLE, t("it has LoRA and full training, no OFT"), t("take the TRL script or LLaMA-Factory"))
+    if recipe.spec.objective in ("kto", "reward"):
         reason = t("its data formats for this do not go by the base's chat template")
-        raise cannot("axolotl", reason, t("take the TRL script or LLaMA-Factory"))
-    chosen, lost = chosen_layers(recipe, "axolotl"), portable_recipe.yaml_differences(recipe)
+        raise cannot(TITLE, reason, t("take the TRL script or LLaMA-Factory"))
     settings: dict[str, Any] = {"base_model": recipe.base}
-    if revision(recipe):
-        settings["revision_of_model"] = revision(recipe)
+    revision = portable_recipe.revision(recipe)
+    if revision:
+        settings["revision_of_model"] = revision
+    settings |= _trained_weights(recipe)
+    if recipe.spec.objective == "dpo":
+        settings |= {"rl": "dpo", "rl_beta": recipe.spec.objective_args.beta or OBJECTIVES[recipe.spec.objective].usual_beta}
+    settings["datasets"] = [_data(recipe, TRAIN)]
+    if recipe.evaluates:
+        settings["test_datasets"] = [{**_data(recipe, EVALUATE), "split": "train"}]
+    if recipe.kind != "text":
+        settings["chat_template"] = "tokenizer_default"
+    settings |= _trainer(recipe)
+    how = ["axolotl train train.yaml", "accelerate launch -m axolotl.cli.train train.yaml   # the same, several cards"]
+    head = portable_recipe.head(recipe, "Axolotl's settings", how, _differences(recipe))
+    return {"train.yaml": portable_recipe.as_yaml(head, settings)}
+
+
+def _differences(recipe: Recipe) -> list[str]:
+    found, report_to = portable_recipe.yaml_differences(recipe), recipe.spec.train.report_to
+    if recipe.spec.adapter == "full" and recipe.spec.layers != "all" and recipe.spec.train_head:
+        found.append("where the output layer is the embedding, it stays frozen there and trains in the run")
+    if report_to not in ("none", "tensorboard"):
+        found.append(f"train.report_to = {report_to}: set its own keys ({report_to}_project and the like)")
+    return found
+
+
+def _trained_weights(recipe: Recipe) -> dict[str, Any]:
+    run_spec, args = recipe.spec, recipe.spec.adapter_args
+    chosen = portable_recipe.chosen_layers(recipe, TITLE)
+    settings: dict[str, Any] = {}
     if run_spec.adapter == "lora":
         settings["adapter"] = "qlora" if run_spec.quantize == "4bit" else "lora"
         if run_spec.quantize != "none":
@@ -47,42 +65,10 @@ def axolotl(recipe: Recipe) -> dict[str, str]:
         if run_spec.train_head:
             last_norm = r"^transformer\.ln_f\." if recipe.conv1d else r"^model\.norm\."
             settings["unfrozen_parameters"] += [r"^lm_head\.", last_norm]
-            lost.append("where the output layer is the embedding, it stays frozen there and trains in the run")
-    if run_spec.objective == "dpo":
-        settings |= {"rl": "dpo", "rl_beta": run_spec.objective_args.beta or OBJECTIVES[run_spec.objective].usual_beta}
-    settings["datasets"] = [_axolotl_data(recipe, TRAIN)]
-    if recipe.evaluates:
-        settings["test_datasets"] = [{**_axolotl_data(recipe, EVALUATE), "split": "train"}]
-    if recipe.kind != "text":
-        settings["chat_template"] = "tokenizer_default"
-    settings |= {
-        "sequence_len": train.max_length, "sample_packing": False, "micro_batch_size": train.batch_size,
-        "gradient_accumulation_steps": train.accumulation, "num_epochs": train.epochs,
-    }  # fmt: skip
-    if train.max_steps:
-        settings["max_steps"] = train.max_steps
-    settings |= {"optimizer": optimizer(recipe), "learning_rate": train.learning_rate, "lr_scheduler": train.schedule}
-    settings |= {"warmup_ratio": train.warmup} if train.warmup < 1 else {"warmup_steps": int(train.warmup)}
-    settings |= {
-        "weight_decay": train.weight_decay, "max_grad_norm": train.max_grad_norm, "seed": train.seed, "bf16": "auto",
-        "gradient_checkpointing": bool(train.gradient_checkpointing), "logging_steps": 1, "output_dir": "out",
-    }  # fmt: skip
-    if recipe.evaluates:
-        share = round(1 / train.evaluations, 4)
-        settings |= {"eval_strategy": "steps", "eval_steps": share, "save_steps": share, "save_total_limit": 2}
-        if keeps_best(recipe):
-            settings["load_best_model_at_end"] = True
-        if train.early_stopping:
-            settings["early_stopping_patience"] = train.early_stopping
-    if train.report_to == "tensorboard":
-        settings["use_tensorboard"] = True
-    elif train.report_to != "none":
-        lost.append(f"train.report_to = {train.report_to}: set its own keys ({train.report_to}_project and the like)")
-    how = ["axolotl train train.yaml", "accelerate launch -m axolotl.cli.train train.yaml   # the same, several cards"]
-    return {"train.yaml": as_yaml(head(recipe, "Axolotl's settings", how, lost), settings)}
+    return settings
 
 
-def _axolotl_data(recipe: Recipe, file: str) -> dict[str, Any]:
+def _data(recipe: Recipe, file: str) -> dict[str, Any]:
     where = {"path": file, "ds_type": "json"}
     if recipe.kind == "text":
         return {**where, "type": "completion", "field": "text"}
@@ -95,3 +81,33 @@ def _axolotl_data(recipe: Recipe, file: str) -> dict[str, Any]:
         else {"roles_to_train": [], "message_field_training": "train", "train_on_eos": "turn"}
     )
     return {**where, "type": "chat_template", "field_messages": "messages", **taught}
+
+
+def _trainer(recipe: Recipe) -> dict[str, Any]:
+    """What Axolotl hands on to transformers' trainer."""
+    train = recipe.spec.train
+    settings: dict[str, Any] = {
+        "sequence_len": train.max_length, "sample_packing": False, "micro_batch_size": train.batch_size,
+        "gradient_accumulation_steps": train.accumulation, "num_epochs": train.epochs,
+    }  # fmt: skip
+    if train.max_steps:
+        settings["max_steps"] = train.max_steps
+    settings |= {
+        "optimizer": portable_recipe.optimizer(recipe), "learning_rate": train.learning_rate,
+        "lr_scheduler": train.schedule,
+    }  # fmt: skip
+    settings |= {"warmup_ratio": train.warmup} if train.warmup < 1 else {"warmup_steps": int(train.warmup)}
+    settings |= {
+        "weight_decay": train.weight_decay, "max_grad_norm": train.max_grad_norm, "seed": train.seed, "bf16": "auto",
+        "gradient_checkpointing": bool(train.gradient_checkpointing), "logging_steps": 1, "output_dir": "out",
+    }  # fmt: skip
+    if recipe.evaluates:
+        share = round(1 / train.evaluations, 4)
+        settings |= {"eval_strategy": "steps", "eval_steps": share, "save_steps": share, "save_total_limit": 2}
+        if portable_recipe.keeps_best(recipe):
+            settings["load_best_model_at_end"] = True
+        if train.early_stopping:
+            settings["early_stopping_patience"] = train.early_stopping
+    if train.report_to == "tensorboard":
+        settings["use_tensorboard"] = True
+    return settings

@@ -6,20 +6,11 @@ import json
 from typing import Any
 
 from engine.export import portable_recipe
-from engine.export.portable_recipe import (
-    EVALUATE,
-    TRAIN,
-    Recipe,
-    as_yaml,
-    cannot,
-    chosen_layers,
-    keeps_best,
-    optimizer,
-    revision,
-)
+from engine.export.portable_recipe import EVALUATE, TRAIN, Recipe, cannot
 from engine.spec import OBJECTIVES
 from engine.words import t
 
+TITLE = "LLaMA-Factory"
 # LLaMA-Factory's own names of chat templates (src/llamafactory/data/template.py), by the start of a base's hub id.
 _TEMPLATES = {
     "Qwen/Qwen3": "qwen3_nothink", "Qwen/Qwen2": "qwen", "meta-llama/Llama-3": "llama3", "meta-llama/Meta-Llama-3": "llama3",
@@ -28,99 +19,104 @@ _TEMPLATES = {
 }  # fmt: skip
 
 
-def llama_factory(recipe: Recipe) -> dict[str, str]:
-    run_spec, train, args = recipe.spec, recipe.spec.train, recipe.spec.adapter_args
-    chosen, lost = chosen_layers(recipe, "llama-factory"), portable_recipe.yaml_differences(recipe)
-    stage = {"sft": "pt" if recipe.kind == "text" else "sft", "dpo": "dpo", "kto": "kto", "reward": "rm"}[
-        run_spec.objective
-    ]
+def files(recipe: Recipe) -> dict[str, str]:
+    """Return the settings and what the rows are, under the names of their files. Raises NotExportable."""
+    settings = {
+        **_model(recipe),
+        **_trained_weights(recipe),
+        **_objective(recipe),
+        **_data(recipe),
+        **_trainer(recipe),
+    }
+    how = ["llamafactory-cli train train.yaml", "FORCE_TORCHRUN=1 llamafactory-cli train train.yaml   # several cards"]
+    head = portable_recipe.head(recipe, "LLaMA-Factory's settings", how, _differences(recipe))
+    info = {"tunebook_train": _dataset_entry(recipe, TRAIN)}
+    if recipe.evaluates:
+        info["tunebook_eval"] = _dataset_entry(recipe, EVALUATE)
+    return {
+        "train.yaml": portable_recipe.as_yaml(head, settings),
+        "dataset_info.json": json.dumps(info, indent=2) + "\n",
+    }
+
+
+def _differences(recipe: Recipe) -> list[str]:
+    run_spec, found = recipe.spec, portable_recipe.yaml_differences(recipe)
+    if run_spec.adapter == "oft":
+        found.append(
+            "OFT: rotations may be approximated by a series there (peft's use_cayley_neumann), and are exact here"
+        )
+    if run_spec.adapter == "full" and run_spec.layers != "all" and run_spec.train_head:
+        found.append(
+            "the output layer stays frozen; where it is not the embedding, add freeze_extra_modules: lm_head,norm"
+        )
+    if run_spec.adapter != "full" and run_spec.layers != "all":
+        found.append(f"layers = {run_spec.layers}: the adapter sits on all layers there")
+    if _template(recipe) is None and recipe.kind != "text":
+        found.append(
+            "the name of its chat template is not known here: `template: default` writes other marks around turns than the "
+            "run; put in the base's own (data/template.py there)"
+        )
+    return found
+
+
+def _model(recipe: Recipe) -> dict[str, Any]:
+    run_spec, revision = recipe.spec, portable_recipe.revision(recipe)
     settings: dict[str, Any] = {"model_name_or_path": recipe.base}
-    if revision(recipe):
-        settings["model_revision"] = revision(recipe)
+    if revision:
+        settings["model_revision"] = revision
     if run_spec.quantize != "none":
         settings |= {"quantization_bit": int(run_spec.quantize.removesuffix("bit")), "quantization_method": "bnb"}
         if run_spec.quantize == "4bit":
             settings["double_quantization"] = True
-    settings |= {"stage": stage, "do_train": True}
+    stage = {"sft": "pt" if recipe.kind == "text" else "sft", "dpo": "dpo", "kto": "kto", "reward": "rm"}
+    return {**settings, "stage": stage[run_spec.objective], "do_train": True}
+
+
+def _trained_weights(recipe: Recipe) -> dict[str, Any]:
+    run_spec, args = recipe.spec, recipe.spec.adapter_args
+    chosen = portable_recipe.chosen_layers(recipe, TITLE)
     targets = ",".join(portable_recipe.target_modules(recipe) or ["all"])
     if run_spec.adapter == "lora":
-        settings |= {
+        return {
             "finetuning_type": "lora", "lora_rank": args.rank, "lora_alpha": args.alpha, "lora_dropout": args.dropout,
             "lora_target": targets,
         }  # fmt: skip
-    elif run_spec.adapter == "oft" and recipe.conv1d:
-        reason = t("peft's OFT cannot turn the layers of GPT-2 as they are")
-        raise cannot("llama-factory", reason, t("take the TRL script instead"))
-    elif run_spec.adapter == "oft":
-        settings |= {"finetuning_type": "oft", "oft_block_size": args.block_size, "oft_target": targets}
-        lost.append(
-            "OFT: rotations may be approximated by a series there (peft's use_cayley_neumann), and are exact here"
-        )
-    elif chosen is None:
-        settings["finetuning_type"] = "full"
-    else:
-        depth = recipe.depth or 0
-        if chosen != list(range(depth - len(chosen), depth)):
-            raise cannot("llama-factory", t("it can train the last layers only"), t("take the TRL script instead"))
-        settings |= {"finetuning_type": "freeze", "freeze_trainable_layers": len(chosen)}
-        if run_spec.train_head:
-            lost.append(
-                "the output layer stays frozen; where it is not the embedding, add freeze_extra_modules: lm_head,norm"
-            )
-    if chosen is not None and run_spec.adapter != "full":
-        lost.append(f"layers = {run_spec.layers}: the adapter sits on all layers there")
-    if run_spec.objective in ("dpo", "kto"):
-        settings["pref_beta"] = run_spec.objective_args.beta or OBJECTIVES[run_spec.objective].usual_beta
-    if run_spec.objective == "kto":
-        good, bad = run_spec.objective_args.weights or (1.0, 1.0)
+    if run_spec.adapter == "oft":
+        if recipe.conv1d:
+            reason = t("peft's OFT cannot turn the layers of GPT-2 as they are")
+            raise cannot(TITLE, reason, t("take the TRL script instead"))
+        return {"finetuning_type": "oft", "oft_block_size": args.block_size, "oft_target": targets}
+    if chosen is None:
+        return {"finetuning_type": "full"}
+    depth = recipe.depth or 0
+    if chosen != list(range(depth - len(chosen), depth)):
+        raise cannot(TITLE, t("it can train the last layers only"), t("take the TRL script instead"))
+    return {"finetuning_type": "freeze", "freeze_trainable_layers": len(chosen)}
+
+
+def _objective(recipe: Recipe) -> dict[str, Any]:
+    objective, args = recipe.spec.objective, recipe.spec.objective_args
+    settings: dict[str, Any] = {}
+    if objective in ("dpo", "kto"):
+        settings["pref_beta"] = args.beta or OBJECTIVES[objective].usual_beta
+    if objective == "kto":
+        good, bad = args.weights or (1.0, 1.0)
         settings |= {"kto_chosen_weight": good, "kto_rejected_weight": bad}
-    template = next((name for start, name in _TEMPLATES.items() if recipe.base.startswith(start)), None)
-    if template is None and recipe.kind != "text":
-        lost.append(
-            "the name of its chat template is not known here: `template: default` writes other marks around turns than the "
-            "run; put in the base's own (data/template.py there)"
-        )
-    settings |= {"dataset_dir": ".", "dataset": "tunebook_train"}
+    return settings
+
+
+def _template(recipe: Recipe) -> str | None:
+    """LLaMA-Factory's name of the base's chat template, where it is known."""
+    return next((name for start, name in _TEMPLATES.items() if recipe.base.startswith(start)), None)
+
+
+def _data(recipe: Recipe) -> dict[str, Any]:
+    settings: dict[str, Any] = {"dataset_dir": ".", "dataset": "tunebook_train"}
     if recipe.evaluates:
         settings["eval_dataset"] = "tunebook_eval"
-    settings |= {"template": template or "default", "cutoff_len": train.max_length}
+    settings |= {"template": _template(recipe) or "default", "cutoff_len": recipe.spec.train.max_length}
     if recipe.kind == "prompt":
         settings["mask_history"] = True  # only the last answer is learned
-    settings |= _trainer_settings(recipe)
-    if keeps_best(recipe):
-        settings |= {
-            "load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False,
-        }  # fmt: skip
-    if train.early_stopping and recipe.evaluates:
-        settings["early_stopping_steps"] = train.early_stopping
-    how = ["llamafactory-cli train train.yaml", "FORCE_TORCHRUN=1 llamafactory-cli train train.yaml   # several cards"]
-    head = portable_recipe.head(recipe, "LLaMA-Factory's settings", how, lost)
-    info = {"tunebook_train": _dataset_entry(recipe, TRAIN)}
-    if recipe.evaluates:
-        info["tunebook_eval"] = _dataset_entry(recipe, EVALUATE)
-    return {"train.yaml": as_yaml(head, settings), "dataset_info.json": json.dumps(info, indent=2) + "\n"}
-
-
-def _trainer_settings(recipe: Recipe) -> dict[str, Any]:
-    """What LLaMA-Factory hands on to transformers' trainer."""
-    train = recipe.spec.train
-    settings: dict[str, Any] = {
-        "output_dir": "out", "per_device_train_batch_size": train.batch_size,
-        "gradient_accumulation_steps": train.accumulation, "learning_rate": train.learning_rate,
-        "num_train_epochs": train.epochs,
-    }  # fmt: skip
-    if train.max_steps:
-        settings["max_steps"] = train.max_steps
-    settings |= {"lr_scheduler_type": train.schedule}
-    settings |= {"warmup_ratio": train.warmup} if train.warmup < 1 else {"warmup_steps": int(train.warmup)}
-    settings |= {
-        "weight_decay": train.weight_decay, "max_grad_norm": train.max_grad_norm, "seed": train.seed,
-        "bf16": True, "gradient_checkpointing": bool(train.gradient_checkpointing),
-        "optim": optimizer(recipe), "logging_steps": 1, "save_total_limit": 2, "report_to": train.report_to,
-    }  # fmt: skip
-    if recipe.evaluates:
-        share = round(1 / train.evaluations, 4)
-        settings |= {"eval_strategy": "steps", "eval_steps": share, "save_strategy": "steps", "save_steps": share}
     return settings
 
 
@@ -143,3 +139,33 @@ def _dataset_entry(recipe: Recipe, file: str) -> dict[str, Any]:
     }
     ranking = {"ranking": True} if recipe.kind == "preference" else {}
     return {"file_name": file, "formatting": "sharegpt", **ranking, "columns": columns, "tags": tags}
+
+
+def _trainer(recipe: Recipe) -> dict[str, Any]:
+    """What LLaMA-Factory hands on to transformers' trainer."""
+    train = recipe.spec.train
+    settings: dict[str, Any] = {
+        "output_dir": "out", "per_device_train_batch_size": train.batch_size,
+        "gradient_accumulation_steps": train.accumulation, "learning_rate": train.learning_rate,
+        "num_train_epochs": train.epochs,
+    }  # fmt: skip
+    if train.max_steps:
+        settings["max_steps"] = train.max_steps
+    settings |= {"lr_scheduler_type": train.schedule}
+    settings |= {"warmup_ratio": train.warmup} if train.warmup < 1 else {"warmup_steps": int(train.warmup)}
+    settings |= {
+        "weight_decay": train.weight_decay, "max_grad_norm": train.max_grad_norm, "seed": train.seed,
+        "bf16": True, "gradient_checkpointing": bool(train.gradient_checkpointing),
+        "optim": portable_recipe.optimizer(recipe), "logging_steps": 1, "save_total_limit": 2,
+        "report_to": train.report_to,
+    }  # fmt: skip
+    if recipe.evaluates:
+        share = round(1 / train.evaluations, 4)
+        settings |= {"eval_strategy": "steps", "eval_steps": share, "save_strategy": "steps", "save_steps": share}
+    if portable_recipe.keeps_best(recipe):
+        settings |= {
+            "load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False,
+        }  # fmt: skip
+    if train.early_stopping and recipe.evaluates:
+        settings["early_stopping_steps"] = train.early_stopping
+    return settings

@@ -6,7 +6,9 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.export.artifacts import refused
 from engine.export.job import Job, State, Told
@@ -27,6 +29,75 @@ def _template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
     }
 
 
+class _Marks(NamedTuple):
+    """What a chat template puts around the turns of each role, at the start of all, and the system prompt it adds by
+    itself."""
+
+    begin: str
+    system_end: str
+    user_start: str
+    user_end: str
+    answer_start: str
+    answer_end: str
+    system: str = ""
+
+
+# Words that no template holds: a system prompt, two questions, two answers.
+_SYSTEM, _ASKED, _ANSWERED, _ASKED_AGAIN, _ANSWERED_AGAIN = (f"tunebook0{letter}" for letter in "suavb")
+_TALK = [
+    {"role": "system", "content": _SYSTEM},
+    {"role": "user", "content": _ASKED},
+    {"role": "assistant", "content": _ANSWERED},
+    {"role": "user", "content": _ASKED_AGAIN},
+    {"role": "assistant", "content": _ANSWERED_AGAIN},
+]
+
+
+def _marks_of(show: Callable[..., str]) -> _Marks | None:
+    """Read the marks off conversations that a template shows; None where it does more than put marks around turns."""
+    begin, _, rest = show(_TALK[:2]).partition(_SYSTEM)
+    between, _, user_end = rest.partition(_ASKED)
+    opening, _, answer_end = show(_TALK[:3]).partition(_ASKED)[2].partition(_ANSWERED)
+    following = show(_TALK[:4]).partition(_ANSWERED)[2].partition(_ASKED_AGAIN)[0]
+    if not opening.startswith(user_end) or not following.startswith(answer_end):
+        return None
+    user_start = following[len(answer_end) :]
+    if not between.endswith(user_start):
+        return None
+    marks = _Marks(
+        begin, between[: len(between) - len(user_start)], user_start, user_end, opening[len(user_end) :], answer_end
+    )
+    if marks.answer_start != _asking(show) or _put_together(marks) != show(_TALK):
+        return None
+    return _with_system(marks, show(_TALK[1:2]))
+
+
+def _asking(show: Callable[..., str]) -> str | None:
+    """What a template writes to ask for an answer; None where it then shows the conversation otherwise."""
+    asked, before = show(_TALK[:4], ask=True), show(_TALK[:4])
+    return asked[len(before) :] if asked.startswith(before) else None
+
+
+def _put_together(marks: _Marks) -> str:
+    """The whole conversation as the marks alone make it."""
+    text = f"{marks.begin}{_SYSTEM}{marks.system_end}"
+    for turn in _TALK[1:]:
+        if turn["role"] == "user":
+            text += f"{marks.user_start}{turn['content']}{marks.user_end}"
+        else:
+            text += f"{marks.answer_start}{turn['content']}{marks.answer_end}"
+    return text
+
+
+def _with_system(marks: _Marks, alone: str) -> _Marks | None:
+    """The marks with the system prompt that a template adds to a question that stands alone."""
+    question = f"{marks.user_start}{_ASKED}{marks.user_end}"
+    added = f"{marks.system_end}{question}"
+    if alone.startswith(marks.begin) and alone.endswith(added):
+        return marks._replace(system=alone[len(marks.begin) : len(alone) - len(added)])
+    return marks if alone.endswith(question) else None
+
+
 def template(source: str, tokens: dict[str, str]) -> tuple[str, str, str] | None:
     """Return a chat template in Ollama's language, the system prompt it adds by itself, and what ends an answer; None
     where the template does more than put marks around turns.
@@ -39,59 +110,29 @@ def template(source: str, tokens: dict[str, str]) -> tuple[str, str, str] | None
         compiled = templates._compiled(source, Base(ref="export", kind="folder", title=""))
     except templates.NoTokenizer:
         return None
-    s, u, a, v, b = ("tunebook0s", "tunebook0u", "tunebook0a", "tunebook0v", "tunebook0b")
-    roles = [("system", s), ("user", u), ("assistant", a), ("user", v), ("assistant", b)]
-    talk = [{"role": role, "content": content} for role, content in roles]
 
     def show(messages: list[dict[str, str]], *, ask: bool = False) -> str:
         return compiled.render(messages=messages, add_generation_prompt=ask, tools=None, **tokens)
 
     try:
-        begin, _, rest = show(talk[:2]).partition(s)
-        between, _, user_end = rest.partition(u)
-        answered = show(talk[:3]).partition(u)[2]
-        opening, _, answer_end = answered.partition(a)
-        if not opening.startswith(user_end):
-            return None
-        answer_start = opening[len(user_end) :]
-        following = show(talk[:4]).partition(a)[2].partition(v)[0]
-        if not following.startswith(answer_end):
-            return None
-        user_start = following[len(answer_end) :]
-        if not between.endswith(user_start):
-            return None
-        system_end = between[: len(between) - len(user_start)]
-        ask = show(talk[:4], ask=True)
-        if not ask.startswith(show(talk[:4])):
-            return None
-        prompt = ask[len(show(talk[:4])) :]
-        together = f"{begin}{s}{system_end}"
-        for role, content in roles[1:]:
-            start, end = (user_start, user_end) if role == "user" else (answer_start, answer_end)
-            together += f"{start}{content}{end}"
-        alone, usual = show(talk[1:2]), ""
-        if alone.startswith(begin) and alone.endswith(f"{system_end}{user_start}{u}{user_end}"):
-            usual = alone[len(begin) : len(alone) - len(f"{system_end}{user_start}{u}{user_end}")]
-        elif not alone.endswith(f"{user_start}{u}{user_end}"):
-            return None
-        if together != show(talk) or prompt != answer_start:
-            return None
+        marks = _marks_of(show)
     except (jinja2.TemplateError, KeyError, TypeError, AttributeError, ValueError):
         return None
-    # llama.cpp puts the first token of all in by itself.
-    begin = begin.removeprefix(tokens.get("bos_token") or "\0")
-    parts = (begin, system_end, user_start, user_end, answer_start, answer_end, usual)
-    if any("{{" in part or '"""' in part for part in parts):
+    if marks is None:
         return None
+    # llama.cpp puts the first token of all in by itself.
+    marks = marks._replace(begin=marks.begin.removeprefix(tokens.get("bos_token") or "\0"))
+    if any("{{" in part or '"""' in part for part in marks):
+        return None
+    content = "{{ .Content }}"
     made = (
         "{{ range .Messages }}"
-        f'{{{{ if eq .Role "system" }}}}{begin}{{{{ .Content }}}}{system_end}'
-        f'{{{{ else if eq .Role "user" }}}}{user_start}{{{{ .Content }}}}{user_end}'
-        f'{{{{ else if eq .Role "assistant" }}}}{answer_start}{{{{ .Content }}}}{answer_end}'
-        "{{ end }}{{ end }}"
-        f"{answer_start}"
-    )
-    return made, usual, answer_end.strip()
+        '{{ if eq .Role "system" }}' + marks.begin + content + marks.system_end +
+        '{{ else if eq .Role "user" }}' + marks.user_start + content + marks.user_end +
+        '{{ else if eq .Role "assistant" }}' + marks.answer_start + content + marks.answer_end +
+        "{{ end }}{{ end }}" + marks.answer_start
+    )  # fmt: skip
+    return made, marks.system, marks.answer_end.strip()
 
 
 def modelfile(folder: Path, source: str) -> str:

@@ -10,38 +10,50 @@ import json
 import math
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from engine.export import portable_recipe
-from engine.export.artifacts import because
-from engine.export.axolotl import axolotl
-from engine.export.llama_factory import llama_factory
-from engine.export.portable_recipe import (
-    EVALUATE,
-    GENERAL,
-    TOOLS,
-    TRAIN,
-    Recipe,
-    carries_replay,
-    commented,
-    common_differences,
-    of_run,
-)
-from engine.export.trl import trl
+from engine.export import axolotl, llama_factory, portable_recipe, trl
+from engine.export.artifacts import refused
+from engine.export.portable_recipe import EVALUATE, GENERAL, TRAIN, Recipe
 from engine.models import bases
 from engine.spec import counts, split
-from engine.words import Problem, t
+from engine.words import t
 from engine.workspace import Workspace
 
 
-def write(workspace: Workspace, run_id: str, tool: str, target: Path) -> list[Path]:
-    """Write a run's recipe for `tool` (a name of TOOLS) with its rows into `target`, which must be new or empty, and
-    return the files. Raises NotExportable when the tool cannot do what the run did; nothing is left then."""
-    recipe = of_run(workspace, run_id)
+class Trainer(NamedTuple):
+    """Another trainer: what it is called, how its files are made (name -> text), and why it has no PPO."""
+
+    title: str
+    files: Callable[[Recipe], dict[str, str]]
+    no_ppo: str
+
+
+TRAINERS = {
+    "trl": Trainer(
+        trl.TITLE,
+        trl.files,
+        no_ppo="TRL 1.12's PPOTrainer hears no stop, goes on from no checkpoint and drops questions at the end of a pass; "
+        "the run's own loop around it is no script",
+    ),
+    "llama-factory": Trainer(
+        llama_factory.TITLE,
+        llama_factory.files,
+        no_ppo="its stage ppo wants a reward model with a value head that was trained there",
+    ),
+    "axolotl": Trainer(axolotl.TITLE, axolotl.files, no_ppo="it has no PPO"),
+}
+
+
+def write(workspace: Workspace, run_id: str, trainer: str, target: Path) -> list[Path]:
+    """Write a run's recipe for a trainer (a name of TRAINERS) with its rows into `target`, which must be new or empty,
+    and return the files. Raises NotExportable when the trainer cannot do what the run did; nothing is left then."""
+    recipe = portable_recipe.of_run(workspace, run_id)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise because(Problem(rule="export-in-the-way", parameters={"folder": str(target)}))
-    texts = files(recipe, tool)
+        raise refused("export-in-the-way", folder=str(target))
+    texts = files(recipe, trainer)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -49,10 +61,10 @@ def write(workspace: Workspace, run_id: str, tool: str, target: Path) -> list[Pa
         train, out = split.divide(
             recipe.spec.dataset, lambda dataset_id: portable_recipe.read_rows(workspace, dataset_id)
         )
-        _write_rows(partial / TRAIN, [portable_recipe.row_for(tool, row, recipe.kind) for row in train])
+        _write_rows(partial / TRAIN, [portable_recipe.row_for(trainer, row, recipe.kind) for row in train])
         if recipe.evaluates:
-            _write_rows(partial / EVALUATE, [portable_recipe.row_for(tool, row, recipe.kind) for row in out])
-        if tool == "trl" and carries_replay(recipe):
+            _write_rows(partial / EVALUATE, [portable_recipe.row_for(trainer, row, recipe.kind) for row in out])
+        if trainer == "trl" and portable_recipe.carries_replay(recipe):
             _write_rows(partial / GENERAL, _general(workspace, recipe, len(train)))
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
@@ -95,12 +107,12 @@ def _general(workspace: Workspace, recipe: Recipe, rows: int) -> list[dict[str, 
     ]
 
 
-def files(recipe: Recipe, tool: str) -> dict[str, str]:
-    """Return the files of a recipe for a tool but for its rows: name -> text. Raises NotExportable when it cannot be
+def files(recipe: Recipe, trainer: str) -> dict[str, str]:
+    """Return the files of a recipe for a trainer but for its rows: name -> text. Raises NotExportable when it cannot be
     done there."""
     if recipe.spec.objective == "ppo":
-        return _ppo(recipe, tool)
-    return {"trl": trl, "llama-factory": llama_factory, "axolotl": axolotl}[tool](recipe)
+        return _ppo(recipe, trainer)
+    return TRAINERS[trainer].files(recipe)
 
 
 def by_hand() -> list[str]:
@@ -118,15 +130,7 @@ def by_hand() -> list[str]:
     ]
 
 
-_NO_PPO = {
-    "trl": "TRL 1.12's PPOTrainer hears no stop, goes on from no checkpoint and drops questions at the end of a pass; the "
-    "run's own loop around it is no script",
-    "llama-factory": "its stage ppo wants a reward model with a value head that was trained there",
-    "axolotl": "it has no PPO",
-}
-
-
-def _ppo(recipe: Recipe, tool: str) -> dict[str, str]:
+def _ppo(recipe: Recipe, trainer: str) -> dict[str, str]:
     """A file that says why PPO cannot be expressed there, with all that the run was told; the questions lie beside it."""
     run_spec, args = recipe.spec, recipe.spec.objective_args
     told = {
@@ -136,14 +140,15 @@ def _ppo(recipe: Recipe, tool: str) -> dict[str, str]:
         "learning_rate": run_spec.train.learning_rate, "batch_size": run_spec.train.batch_size,
         "accumulation": run_spec.train.accumulation, "epochs": run_spec.train.epochs, "seed": run_spec.train.seed,
     }  # fmt: skip
-    lost = [f"PPO cannot be expressed here: {_NO_PPO[tool]}", *common_differences(recipe)]
-    head = [
-        *portable_recipe.head(
-            recipe, f"No recipe for {TOOLS[tool]}: what was asked", [f"tunebook show {recipe.run_id}"], lost
-        ),
-        "",
-    ]
-    head += ["What the run was told:", *[f"    {name}: {value}" for name, value in told.items()]]
-    if tool == "trl":
-        return {"train.py": commented(head) + f"\nraise SystemExit({lost[0]!r})\n"}
-    return {"train.yaml": commented(head)}
+    title, _, no_ppo = TRAINERS[trainer]
+    why = f"PPO cannot be expressed here: {no_ppo}"
+    head = portable_recipe.head(
+        recipe,
+        f"No recipe for {title}: what was asked",
+        [f"tunebook show {recipe.run_id}"],
+        [why, *portable_recipe.common_differences(recipe)],
+    )
+    head += ["", "What the run was told:", *[f"    {name}: {value}" for name, value in told.items()]]
+    if trainer == "trl":
+        return {"train.py": portable_recipe.commented(head) + f"\nraise SystemExit({why!r})\n"}
+    return {"train.yaml": portable_recipe.commented(head)}

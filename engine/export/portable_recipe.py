@@ -8,14 +8,13 @@ import yaml
 
 from engine.check import DatasetError
 from engine.data import datasets
-from engine.export.artifacts import NotExportable, because, is_conv1d
+from engine.export.artifacts import NotExportable, is_conv1d, refused
 from engine.models import bases, templates
 from engine.runs import store
 from engine.spec import RunSpec, counts
-from engine.words import Problem, t
+from engine.words import t
 from engine.workspace import Workspace
 
-TOOLS = {"trl": "TRL", "llama-factory": "LLaMA-Factory", "axolotl": "Axolotl"}
 TRAIN, EVALUATE, GENERAL = "train.jsonl", "eval.jsonl", "general.jsonl"
 
 
@@ -37,9 +36,9 @@ class Recipe(NamedTuple):
         return self.spec.dataset.eval_id is not None or self.spec.dataset.eval_share > 0
 
 
-def cannot(tool: str, reason: str, remedy: str) -> NotExportable:
-    problem = Problem(rule="elsewhere", parameters={"tool": TOOLS[tool], "reason": reason, "remedy": remedy})
-    return because(problem)
+def cannot(title: str, reason: str, remedy: str) -> NotExportable:
+    """Return the refusal of a trainer, by the name people know it by."""
+    return refused("elsewhere", tool=title, reason=reason, remedy=remedy)
 
 
 def of_run(workspace: Workspace, run_id: str) -> Recipe:
@@ -67,21 +66,22 @@ def _first_row(workspace: Workspace, dataset_id: str) -> dict[str, Any]:
         with pyarrow.parquet.ParquetFile(datasets.rows_path(workspace, dataset_id)) as file:
             return next(file.iter_batches(batch_size=1)).to_pylist()[0]
     except (DatasetError, OSError, ValueError, StopIteration) as error:
-        raise because(Problem(rule="dataset-missing", parameters={"id": dataset_id[:80]})) from error
+        raise refused("dataset-missing", id=dataset_id[:80]) from error
 
 
 def read_rows(workspace: Workspace, dataset_id: str) -> list[dict[str, Any]]:
+    """Return the canonical rows of a data set. Raises NotExportable when it is gone."""
     import pyarrow.parquet
 
     try:
-        found = pyarrow.parquet.read_table(datasets.rows_path(workspace, dataset_id)).to_pylist()
+        return pyarrow.parquet.read_table(datasets.rows_path(workspace, dataset_id)).to_pylist()
     except (DatasetError, OSError, ValueError) as error:
-        raise because(Problem(rule="dataset-missing", parameters={"id": dataset_id[:80]})) from error
-    return found
+        raise refused("dataset-missing", id=dataset_id[:80]) from error
 
 
-def row_for(tool: str, row: dict[str, Any], kind: str) -> dict[str, Any] | None:
-    """Return a canonical row as a trainer reads it; None where it cannot."""
+def row_for(trainer: str, row: dict[str, Any], kind: str) -> dict[str, Any] | None:
+    """Return a canonical row as a trainer reads it; None where it cannot. TRL has its own layouts, all others that we
+    know read turns."""
     if kind == "text" or row.get("text") is not None:
         return {"text": row["text"]}
     parts = {
@@ -93,21 +93,21 @@ def row_for(tool: str, row: dict[str, Any], kind: str) -> dict[str, Any] | None:
     if kind == "messages":
         return {"messages": parts.get("messages", []), **tools}
     if kind == "question":
-        return {"prompt" if tool == "trl" else "messages": parts["prompt"], **tools}
+        return {"prompt" if trainer == "trl" else "messages": parts["prompt"], **tools}
     if kind == "marked":
-        if tool == "trl":
+        if trainer == "trl":
             return {"prompt": parts["prompt"], "completion": parts["completion"], "label": row["label"]}
         return {"messages": parts["prompt"] + parts["completion"], "label": row["label"]}
     if kind == "preference":
-        if tool == "trl":
+        if trainer == "trl":
             return {name: parts[name] for name in ("prompt", "chosen", "rejected")}
         if len(parts["chosen"]) != 1 or len(parts["rejected"]) != 1:
             return None
         return {"messages": parts["prompt"], "chosen": parts["chosen"][0], "rejected": parts["rejected"][0]}
-    if tool == "trl":
+    if trainer == "trl":
         return {"prompt": parts["prompt"], "completion": parts["completion"], **tools}
     turns = parts["prompt"] + parts["completion"]
-    if tool == "axolotl":  # only the last answer is learned
+    if trainer == "axolotl":  # only the last answer is learned
         turns = [{**m, "train": i == len(turns) - 1 and m["role"] == "assistant"} for i, m in enumerate(turns)]
     return {"messages": turns, **tools}
 
@@ -118,6 +118,7 @@ def carries_replay(recipe: Recipe) -> bool:
 
 
 def common_differences(recipe: Recipe) -> list[str]:
+    """What no trainer does as the run did."""
     found = ["the scores before and after (gained and forgotten): only Tunebook makes them"]
     if recipe.spec.base.ref.startswith("run:"):
         run_id = recipe.spec.base.ref.removeprefix("run:")
@@ -129,10 +130,12 @@ def common_differences(recipe: Recipe) -> list[str]:
 
 
 def revision(recipe: Recipe) -> str | None:
+    """The commit to load the base at; None where the base is not found under its own name."""
     return recipe.spec.base.revision if recipe.base == recipe.spec.base.ref else None
 
 
-def head(recipe: Recipe, what: str, how: list[str], lost: list[str]) -> list[str]:
+def head(recipe: Recipe, what: str, how: list[str], differences: list[str]) -> list[str]:
+    """The lines at the start of a file: what it is, how to run it, and what is not as in the run."""
     return [
         f"{what} of the Tunebook run {recipe.run_id} (recipe {recipe.spec.recipe.name}).",
         "",
@@ -140,12 +143,13 @@ def head(recipe: Recipe, what: str, how: list[str], lost: list[str]) -> list[str
         *[f"    {line}" for line in how],
         "",
         "Not the same as in the run:",
-        *[f"  - {line}" for line in lost],
+        *[f"  - {line}" for line in differences],
     ]
 
 
 def commented(lines: list[str]) -> str:
-    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+    """The lines as a comment; a line break in a name does not end it."""
+    return "".join(f"# {part}".rstrip() + "\n" for line in lines for part in line.splitlines() or [""])
 
 
 def target_modules(recipe: Recipe) -> list[str] | None:
@@ -159,7 +163,7 @@ def as_yaml(head: list[str], settings: dict[str, Any]) -> str:
 
 
 def yaml_differences(recipe: Recipe) -> list[str]:
-    """What neither of the two can say."""
+    """What neither LLaMA-Factory nor Axolotl does as the run did."""
     found, train = common_differences(recipe), recipe.spec.train
     if train.replay_share:
         found.append(f"train.replay_share = {train.replay_share:g}: the general rows of each epoch are left out")
@@ -175,11 +179,12 @@ def yaml_differences(recipe: Recipe) -> list[str]:
     return found
 
 
-def chosen_layers(recipe: Recipe, tool: str) -> list[int] | None:
+def chosen_layers(recipe: Recipe, title: str) -> list[int] | None:
+    """The layers that train, by number; None for all. Raises NotExportable in the name of a trainer."""
     if recipe.spec.layers == "all":
         return None
     if recipe.depth is None and not isinstance(recipe.spec.layers, list):
-        raise cannot(tool, t("the number of layers of the base is not known here"), t("take the TRL script instead"))
+        raise cannot(title, t("the number of layers of the base is not known here"), t("take the TRL script instead"))
     return counts.layer_indices(recipe.spec.layers, recipe.depth or 10**6)
 
 
