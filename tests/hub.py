@@ -1,7 +1,8 @@
 """A hub of our own: a small server on this machine that speaks the endpoints Tunebook uses, from folders of files.
 
-Model and data set info with the files' hashes, search, resolve with ETag and commit, ranges, 401/403/404 with the error
-codes of the real one; it can be slow, or send other bytes than it promised. For tests alone.
+Model and data set info with the files' hashes, search, resolve with ETag and commit, large files in a store at another
+host, ranges, 401/403/404 with the error codes of the real one; it can be slow, send other bytes than it promised, send
+all where a part is asked for, or be a mirror that sends everybody to the real one. For tests alone.
 """
 
 from __future__ import annotations
@@ -31,13 +32,18 @@ class Repository(NamedTuple):
 
 class Hub:
     """`models` and `datasets` by id; `delay_s` between pieces of a file; `corrupt` names files sent with a wrong byte;
-    `requests` holds method and path of all that was asked, `ranges` the Range headers."""
+    `has_ranges` whether a part of a file can be had; `is_mirror` whether a file is to be asked for at the other name of
+    this host; `nonsense` what is said to every question; `requests` holds method and path of all that was asked, `ranges`
+    the Range headers."""
 
     def __init__(self) -> None:
         self.models: dict[str, Repository] = {}
         self.datasets: dict[str, Repository] = {}
         self.delay_s = 0.0
         self.corrupt: set[str] = set()
+        self.has_ranges = True
+        self.is_mirror = False
+        self.nonsense: bytes | None = None
         self.requests: list[str] = []
         self.ranges: list[str] = []
         hub = self
@@ -69,6 +75,15 @@ class Hub:
                 path = unquote(address.path).strip("/")
                 hub.requests.append(f"{self.command} {path}")
                 parts = path.split("/")
+                if hub.nonsense is not None:
+                    return self.send(200, hub.nonsense)
+                is_store = parts[0] == "store"
+                if is_store:
+                    if "Authorization" in self.headers:  # the address is signed, and one way to be let in is enough
+                        return self.send(400)
+                    parts = parts[1:]
+                elif "resolve" in parts and hub.is_mirror and self.headers["Host"] == urlsplit(hub.url).netloc:
+                    return self.send(308, Location=hub.elsewhere + self.path)
                 if path == "api/models":
                     words = parse_qs(address.query).get("search", [""])[0].lower()
                     found = [hub.info(n, r) for n, r in hub.models.items() if words in n.lower()]
@@ -92,21 +107,22 @@ class Hub:
                 if parts[0] == "api":
                     info = json.dumps(hub.info(name, repository, commit)).encode()
                     return self.send(200, info, Content_Type="application/json")
-                if repository.gated and given != TOKEN:
+                if repository.gated and given != TOKEN and not is_store:
                     return self.send(403 if given else 401, X_Error_Code="GatedRepo")
                 file = rest.removeprefix(f"{revision}/")
                 if file not in repository.files:
                     return self.send(404, X_Error_Code="EntryNotFound")
-                self.send_file(file, repository.files[file], commit, body=body)
+                etag, large = hub.hashes(file, repository.files[file])
+                if large and not is_store:
+                    return self.send(
+                        302, Location=f"{hub.elsewhere}/store/{path}?signature=1", X_Repo_Commit=commit,
+                        X_Linked_Etag=f'"{etag}"', X_Linked_Size=str(len(repository.files[file])),
+                    )  # fmt: skip
+                self.send_file(file, repository.files[file], {"ETag": f'"{etag}"', "X_Repo_Commit": commit}, body=body)
 
-            def send_file(self, name: str, data: bytes, commit: str, *, body: bool) -> None:
-                etag = hub.hashes(name, data)[0]
-                begin, status, headers = (
-                    0,
-                    200,
-                    {"ETag": f'"{etag}"', "X_Repo_Commit": commit, "Accept_Ranges": "bytes"},
-                )
-                if body and "Range" in self.headers:
+            def send_file(self, name: str, data: bytes, headers: dict[str, str], *, body: bool) -> None:
+                begin, status = 0, 200
+                if body and "Range" in self.headers and hub.has_ranges:
                     hub.ranges.append(self.headers["Range"])
                     begin, status = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")), 206
                     headers["Content_Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
@@ -124,7 +140,9 @@ class Hub:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.url, self.elsewhere = (
+            f"http://{host}:{self.server.server_address[1]}" for host in ("127.0.0.1", "localhost")
+        )
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:

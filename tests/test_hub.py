@@ -372,7 +372,7 @@ def test_from_an_empty_cache_a_hub_model_trains_pinned_to_its_commit(server, tmp
         home=tmp_path / "home", machine=tmp_path / "machine",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "GET tiny/llama/resolve/" + COMMIT + "/model.safetensors" in server.requests
+    assert "GET store/tiny/llama/resolve/" + COMMIT + "/model.safetensors" in server.requests
     workspace = Workspace(tmp_path / "home")
     run = workspace.run_dir(json.loads(done.stdout)["id"])
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
