@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -160,6 +163,42 @@ def test_a_hub_that_is_not_there_is_told_at_once(monkeypatch, server):
     assert refused(hub.search, "tiny") == "hub-unreachable"
 
 
+def test_a_hub_that_says_nothing_is_not_waited_for(monkeypatch, server):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(hub_client, "TIMEOUT_S", 0.2)
+        for asked in (hub.look, hub.search, hub_data.data_parts):
+            assert refused(asked, "tiny/one") == "hub-unreachable"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("<html>", "3", "[3]", '{"error": "no"}', '{"id": "a/b", "sha": null, "siblings": []}'),
+        '{"id": "a/b", "sha": "COMMIT", "siblings": 3}',
+        '{"id": "a/b", "sha": "COMMIT", "siblings": [{"rfilename": "config.json", "size": 2}]}',  # a file without a hash
+    ],
+)
+def test_what_is_no_answer_of_a_hub_is_told_as_that(server, answer):
+    server.nonsense = answer.replace("COMMIT", COMMIT).encode()
+    for asked in (hub.look, hub.search, hub_data.data_parts):
+        assert refused(asked, "tiny/one") == "hub-answer"
+
+
+@pytest.mark.parametrize("is_hub", [True, False], ids=["to the hub", "to a stranger"])
+def test_a_mirror_that_sends_on_takes_the_token_along_to_the_hub_alone(server, monkeypatch, is_hub):
+    from huggingface_hub import constants
+
+    server.models["tiny/gated"] = Repository(repository(), gated=True)
+    server.is_mirror = True
+    if is_hub:
+        monkeypatch.setattr(constants, "HF_URL_HOSTS", constants.HF_URL_HOSTS | {"localhost"})
+        monkeypatch.setattr("tests.hub.LFS", ())  # no store: it is of the same name
+        assert hub.fetch("tiny/gated", token=TOKEN) == COMMIT
+    else:
+        assert refused(hub.fetch, "tiny/gated", token=TOKEN) == "hub-gated"
+
+
 def test_a_gated_model_comes_with_a_token_which_is_nowhere_on_disk(server, workspace, tmp_path):
     server.models["tiny/gated"] = Repository(repository(), gated=True)
     assert hub.look("tiny/gated").problems[0].rule == "hub-gated"
@@ -196,6 +235,27 @@ def test_a_download_that_is_cancelled_goes_on_where_it_ended(server, workspace):
     before = len(server.requests)
     hub.fetch("tiny/large")
     assert not [asked for asked in server.requests[before:] if "resolve" in asked]  # nothing is fetched twice
+
+
+def test_a_server_that_sends_all_again_is_begun_anew(server, workspace):
+    server.models["tiny/one"] = Repository(repository())
+    server.has_ranges = False
+    data = server.models["tiny/one"].files["model.safetensors"]
+    blobs = cache.folder("tiny/one") / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{hashlib.sha256(data).hexdigest()}.incomplete").write_bytes(b"x" * 100)
+    told: list[tuple[int, int]] = []
+    hub.fetch("tiny/one", progress=lambda done, total: told.append((done, total)))
+    assert bases.describe("tiny/one", workspace).folder is not None and not list(blobs.glob("*.incomplete"))
+    assert [done for done, _ in told] == sorted(done for done, _ in told) and told[-1][0] == told[-1][1]
+
+
+def test_two_that_want_the_same_model_at_once_fetch_it_once(server):
+    server.models["tiny/large"] = Repository(repository(size=1 << 18))  # 1 MiB, 16 pieces
+    server.delay_s = 0.02
+    with ThreadPoolExecutor(2) as both:
+        assert list(both.map(hub.fetch, ["tiny/large"] * 2)) == [COMMIT, COMMIT]
+    assert len([asked for asked in server.requests if asked.startswith("GET store/")]) == 1
 
 
 def test_a_damaged_shard_is_thrown_away_and_named(server, workspace):

@@ -21,6 +21,8 @@ class Part(msgspec.Struct, frozen=True):
     commit: str
 
 
+_ENDINGS = (".parquet", ".jsonl", ".json", ".csv")
+_ABOUT = ("dataset_infos.json", "dataset_info.json")  # they speak of the data and hold none
 _SPLITS = {
     "train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -32,25 +34,17 @@ def data_parts(name: str, *, token: str | None = None) -> tuple[Part, ...]:
     copy in Parquet that the hub keeps of it. A script is never run. Raises HubError."""
     for revision in (None, "refs/convert/parquet"):
         try:
-            with hub_client.told(name, revision):
-                info = hub_client.api(token).dataset_info(
-                    name, revision=revision, files_metadata=True, timeout=hub_client.TIMEOUT_S
-                )
+            found = hub_client.ask(name, revision, "dataset", token)
         except hub_client.HubError as error:
             if revision is not None and error.problem.rule in ("hub-revision", "hub-not-found"):
                 break  # the hub keeps no copy of this one
             raise
         files = [
-            hub_client.File(one.rfilename, int(one.size or 0), one.lfs.sha256 if one.lfs else None, one.blob_id)
-            for one in info.siblings or []
-            if one.rfilename.endswith(hub_client.DATA_ENDINGS) and ".." not in PurePosixPath(one.rfilename).parts
-            and PurePosixPath(one.rfilename).name not in ("dataset_infos.json", "dataset_info.json")
-        ]  # fmt: skip
+            file for file in found.files if file.name.endswith(_ENDINGS) and PurePosixPath(file.name).name not in _ABOUT
+        ]
         if files:
-            card = info.card_data.to_dict() if info.card_data is not None else {}
-            named = _by_card(card.get("configs"), files)
-            groups = named or _by_name(files)
-            return tuple(Part(config, split, tuple(group), info.sha) for (config, split), group in groups.items())
+            groups = _by_card(found.card.get("configs"), files) or _by_name(files)
+            return tuple(Part(config, split, tuple(group), found.commit) for (config, split), group in groups.items())
     raise hub_client.HubError("hub-data-none", id=name)
 
 
@@ -112,7 +106,7 @@ def fetch_data(
     check that every file goes through comes after. Raises HubError."""
     name, config, split = split_data_ref(ref)
     part = choose_part(data_parts(name, token=token), name, config, split)
-    snapshot = download.fetch(name, part.commit, list(part.files), kind="datasets", token=token, progress=progress)
+    snapshot = download.fetch(name, part.commit, list(part.files), kind="dataset", token=token, progress=progress)
     title = f"{name} ({part.config}, {part.split})"
     paths = [snapshot / file.name for file in part.files]
     endings = {path.suffix for path in paths}
@@ -126,7 +120,7 @@ def fetch_data(
     with target.open("wb") as out:
         for path in paths:
             with path.open("rb") as content:
-                shutil.copyfileobj(content, out, hub_client.CHUNK_BYTES)
+                shutil.copyfileobj(content, out)
             if len(paths) > 1:
                 out.write(b"\n")  # a file may lack its last line break; an empty line is no row
     return target, title

@@ -16,9 +16,14 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
 
 
+def folder(name: str, kind: str = "model") -> Path:
+    """Return the folder of a model or a data set (`kind`) in the hub's cache."""
+    return hub_cache() / f"{kind}s--{name.replace('/', '--')}"
+
+
 def hub_snapshot(name: str, wanted: str | None = None) -> Path | None:
     """Return the cached snapshot of a hub id, without asking the network."""
-    repository = hub_cache() / ("models--" + name.replace("/", "--"))
+    repository = folder(name)
     revision = wanted or "main"
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         try:
@@ -45,5 +50,4 @@ def cached() -> list[str]:
 
 def begun(ref: str) -> bool:
     """Whether an earlier download of a hub model has left a part of a file."""
-    blobs = hub_cache() / ("models--" + split_ref(ref)[0].replace("/", "--")) / "blobs"
-    return any(blobs.glob("*.incomplete"))
+    return any((folder(split_ref(ref)[0]) / "blobs").glob("*.incomplete"))

@@ -1,39 +1,34 @@
-"""Files of the hub, fetched so that a stop loses nothing, into the cache where every other tool finds them."""
+"""Files of the hub, fetched so that a stop loses nothing, into the cache where every other tool finds them.
+
+Not by huggingface_hub's snapshot_download, which begins a file anew after a stop (docs/decisions.md); its http_get can go
+on. What comes is held against the hash that the hub names, and files and links lie as the library lays them.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
-import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from engine.models import cache, hub_client, refs
-from engine.models.hub_client import (
-    CHUNK_BYTES,
-    DATA_ENDINGS,
-    PIECE_BYTES,
-    SPARE_BYTES,
-    TIMEOUT_S,
-    File,
-    HubError,
-    Progress,
-    endpoint,
-)
+from engine.models.hub_client import File, HubError, Progress
 
-
-def _repository(name: str, kind: str) -> Path:
-    return cache.hub_cache() / f"{kind}--{name.replace('/', '--')}"
+SPARE_BYTES = 100 << 20
+PIECE_BYTES = 1 << 20
 
 
 def point(name: str, revision: str | None, commit: str) -> None:
-    """Remember which commit a branch stood for, as the hub's cache does."""
+    """Remember which commit a branch of a model stood for, as the hub's cache does."""
     revision = revision or "main"
     if revision != commit and refs.is_revision(revision):
-        path = _repository(name, "models") / "refs" / revision
+        path = cache.folder(name) / "refs" / revision
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(commit)
 
@@ -41,47 +36,45 @@ def point(name: str, revision: str | None, commit: str) -> None:
 def fetch(
     name: str, commit: str, files: list[File], *, kind: str, token: str | None, progress: Progress | None = None
 ) -> Path:
-    """Fetch files into the cache and return the snapshot's folder. Raises HubError."""
-    if not re.fullmatch(r"[0-9a-f]{40}", commit or ""):
-        raise HubError("hub-answer", id=name, host=urlsplit(endpoint()).hostname or "")
-    repository = _repository(name, kind)
-    snapshot, blobs = repository / "snapshots" / commit, repository / "blobs"
-    total = sum(file.size for file in files)
-    # The index and the small files come first: what is there then says which weights are still missing.
-    files = sorted(files, key=lambda file: (file.name.endswith((".safetensors", *DATA_ENDINGS[:1])), file.name))
+    """Fetch files of a model or a data set (`kind`) into the cache and return the snapshot's folder. Raises HubError."""
+    folder = cache.folder(name, kind)
+    snapshot, blobs = folder / "snapshots" / commit, folder / "blobs"
     missing = [file for file in files if not _is_there(snapshot / file.name, file)]
+    if not missing:
+        return snapshot
+    total = sum(file.size for file in files)
     have = total - sum(file.size for file in missing)
+    tell = progress or (lambda done, total: None)
     try:
-        if missing:
-            blobs.mkdir(parents=True, exist_ok=True)
-            begun = sum(p.stat().st_size for f in missing if (p := _partial(blobs, f)).exists())
-            free, needed = shutil.disk_usage(blobs).free, sum(f.size for f in missing) - begun + SPARE_BYTES
-            if free < needed:
-                raise HubError("hub-disk", id=name, free=free >> 20, needed=needed >> 20)
-        for file in missing:
-            told = None if progress is None else (lambda n, before=have: progress(min(before + n, total), total))
-            _fetch_one(name, commit, file, blobs, kind, token, told)
-            _link(snapshot / file.name, blobs / _key(file))
+        blobs.mkdir(parents=True, exist_ok=True)
+        begun = sum(path.stat().st_size for f in missing if (path := _partial(blobs, f)).exists())
+        free, needed = shutil.disk_usage(blobs).free, total - have - begun + SPARE_BYTES
+        if free < needed:
+            raise HubError("hub-disk", id=name, free=free >> 20, needed=needed >> 20)
+        # The index and the small files come first: what is there then says which weights are still missing.
+        for file in sorted(missing, key=lambda file: (file.name.endswith(".safetensors"), file.name)):
+            with _alone(blobs, file):  # two that fetch the same would write into one file
+                if not _is_there(blobs / file.hash, file):
+                    _bring(name, commit, file, blobs, kind, token, lambda n, before=have: tell(before + n, total))
+                _link(snapshot / file.name, blobs / file.hash)
             have += file.size
-            if progress is not None:
-                progress(have, total)
+            tell(have, total)
     except OSError as error:
-        import httpx
-
-        if isinstance(error, httpx.HTTPError):
-            raise
         raise HubError("hub-store", id=name, reason=error.strerror or type(error).__name__) from error
     return snapshot
 
 
-def _key(file: File) -> str:
-    """Return the name of a blob: the hash the hub gave, never a name it chose."""
-    key = file.sha256 or file.blob or ""
-    return key if re.fullmatch(r"[0-9a-f]{40,64}", key) else hashlib.sha256(file.name.encode()).hexdigest()
+def _alone(blobs: Path, file: File) -> AbstractContextManager[Any]:
+    """Hold the lock under which huggingface_hub, too, fetches this file."""
+    from huggingface_hub.utils import WeakFileLock
+
+    path = cache.hub_cache() / ".locks" / blobs.parent.name / f"{file.hash}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return WeakFileLock(path)
 
 
 def _partial(blobs: Path, file: File) -> Path:
-    return blobs / f"{_key(file)}.incomplete"
+    return blobs / f"{file.hash}.incomplete"
 
 
 def _is_there(path: Path, file: File) -> bool:
@@ -91,81 +84,45 @@ def _is_there(path: Path, file: File) -> bool:
         return False
 
 
-def _fetch_one(
-    name: str, commit: str, file: File, blobs: Path, kind: str, token: str | None, told: Callable[[int], None] | None
+def _bring(
+    name: str, commit: str, file: File, blobs: Path, kind: str, token: str | None, told: Callable[[int], None]
 ) -> None:
-    """Bring one blob whole: go on where an earlier try ended, then hold it against its hash.
-
-    huggingface_hub 1.33 begins every large file anew, in a file of its own (file_download.py, `_download_to_tmp_and_move`);
-    its `http_get` takes a place to go on from."""
+    """Bring one blob whole: go on where an earlier try ended, then hold it against its hash."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+    from huggingface_hub.utils import build_hf_headers
 
-    disable_progress_bars()
     constants.DOWNLOAD_CHUNK_SIZE = PIECE_BYTES  # its own 10 MiB say nothing for minutes on a slow line
-    target, partial = blobs / _key(file), _partial(blobs, file)
-    if _is_there(target, file):
-        return
+    partial = _partial(blobs, file)
     with hub_client.told(name, commit):
-        repo_type = "dataset" if kind == "datasets" else None
-        url = hf_hub_url(name, file.name, revision=commit, repo_type=repo_type, endpoint=endpoint())
-        metadata = get_hf_file_metadata(url, token=token or None, timeout=TIMEOUT_S, endpoint=endpoint())
+        url = hf_hub_url(name, file.name, revision=commit, repo_type=kind, endpoint=hub_client.endpoint())
+        location = get_hf_file_metadata(url, token=token or None, timeout=hub_client.TIMEOUT_S).location
         headers = build_hf_headers(token=token or None)
-        if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
+        if urlsplit(location).hostname not in (hub_client.host(), *constants.HF_URL_HOSTS):
             headers.pop("authorization", None)  # the store behind the hub has an address signed for this file
-        begun = partial.stat().st_size if partial.exists() else 0
-        if begun > file.size:
-            partial.unlink()
-            begun = 0
         with partial.open("ab") as out:
-            http_get(
-                metadata.location,
-                _Counted(out, begun, told),  # pyright: ignore[reportArgumentType]
-                resume_size=begun,
-                headers=headers,
-                expected_size=file.size,
-            )
+            bar: Any = functools.partial(_bar, out, told)
+            if out.tell() < file.size:
+                http_get(location, out, resume_size=out.tell(), headers=headers, tqdm_class=bar)
     if not _matches(partial, file):
         partial.unlink(missing_ok=True)
         raise HubError("hub-corrupt", id=name, file=file.name)
-    os.replace(partial, target)
+    os.replace(partial, blobs / file.hash)
 
 
-class _Counted:
-    """A file that says how much of it is there after each piece."""
-
-    def __init__(self, file: Any, begun: int, told: Callable[[int], None] | None):
-        self.file, self.told = file, told
-        self.there = begun
-
-    def write(self, piece: bytes) -> int:
-        self.file.write(piece)
-        self.there += len(piece)
-        if self.told is not None:
-            self.told(self.there)
-        return len(piece)
-
-    def truncate(self, size: int | None = None) -> int:
-        """A server that cannot go on sends all of it again."""
-        self.there = self.file.tell() if size is None else size
-        return self.file.truncate(size)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
+@contextmanager
+def _bar(out: BinaryIO, told: Callable[[int], None], **_: Any) -> Iterator[Any]:
+    """Tell how much is in the file wherever the library would draw a bar."""
+    yield SimpleNamespace(update=lambda _: told(out.tell()))
 
 
 def _matches(path: Path, file: File) -> bool:
-    """Whether a file is what the hub promised: sha256 of a large file, git's sha1 of a small one."""
-    if path.stat().st_size != file.size:
-        return False
-    if file.sha256 is None and file.blob is None:
-        return True
-    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+    """Whether a file is what the hub promised."""
     with path.open("rb") as content:
-        while piece := content.read(CHUNK_BYTES):
-            digest.update(piece)
-    return digest.hexdigest() == (file.sha256 or file.blob)
+        if file.is_large:
+            return hashlib.file_digest(content, "sha256").hexdigest() == file.hash
+        git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+        return hashlib.file_digest(content, lambda: git).hexdigest() == file.hash
 
 
 def _link(path: Path, blob: Path) -> None:

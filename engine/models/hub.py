@@ -7,9 +7,8 @@ import re
 
 import msgspec
 
-from engine.models import download, refs
-from engine.models.download import point
-from engine.models.hub_client import TIMEOUT_S, File, HubError, Progress, api, told
+from engine.models import download, hub_client, refs
+from engine.models.hub_client import File, HubError, Progress, told
 from engine.words import Problem
 
 # Files beside the weights that a tokenizer, a config or a template is read from; nothing here can run.
@@ -47,48 +46,50 @@ class Found(msgspec.Struct, frozen=True):
 def search(text: str, *, token: str | None = None, limit: int = 20) -> list[Found]:
     """Return text-writing models with safetensors whose id holds `text`, the most used first. Raises HubError."""
     with told(text[:80]):
-        found = api(token).list_models(
-            search=text, filter=["safetensors"], pipeline_tag="text-generation", sort="downloads", limit=limit,
-            expand=["downloads", "gated"],
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+        # The library's list_models waits for ever for a hub that says nothing.
+        answer = get_session().get(
+            f"{hub_client.endpoint()}/api/models",
+            params={
+                "search": text, "filter": "safetensors", "pipeline_tag": "text-generation", "sort": "downloads",
+                "limit": limit, "expand": ["downloads", "gated"],
+            },
+            headers=build_hf_headers(token=token or None), timeout=hub_client.TIMEOUT_S,
         )  # fmt: skip
-        return [Found(one.id, int(one.downloads or 0), bool(one.gated)) for one in found]
+        hf_raise_for_status(answer)
+        return [Found(one["id"], int(one["downloads"] or 0), bool(one["gated"])) for one in answer.json()]
 
 
 def look(ref: str, *, token: str | None = None) -> Model:
     """Return what the hub says of a model, and fetch its config and the small files of its tokenizer into the cache,
     so that `bases.describe` knows its shape. No weights. Raises HubError."""
     name, revision = refs.split_ref(ref)
-    with told(name, revision):
-        info = api(token).model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
-    files = [
-        File(one.rfilename, int(one.size or 0), one.lfs.sha256 if one.lfs else None, one.blob_id)
-        for one in info.siblings or []
-    ]
-    wanted, problems = _wanted(name, files)
+    found = hub_client.ask(name, revision, "model", token)
+    wanted, problems = _wanted(name, found.files)
     readable = True
     try:
-        download.fetch(name, info.sha, [f for f in wanted if f.name in LOOK_FILES], kind="models", token=token)
-        point(name, revision, info.sha)
+        download.fetch(name, found.commit, [f for f in wanted if f.name in LOOK_FILES], kind="model", token=token)
+        download.point(name, revision, found.commit)
     except HubError as error:
         if not error.problem.rule.startswith("hub-gated"):
             raise
         problems.append(error.problem)
         readable = False
-    card = info.card_data.to_dict() if info.card_data is not None else {}
-    licence = card.get("license_name") if card.get("license") == "other" else card.get("license")
+    licence = found.card.get("license_name" if found.card.get("license") == "other" else "license")
     return Model(
         id=name,
-        commit=info.sha,
-        gated=bool(info.gated),
+        commit=found.commit,
+        gated=found.gated,
         readable=readable,
         licence=str(licence)[:60] if licence else None,
-        parameters=info.safetensors.total if info.safetensors is not None else None,
+        parameters=found.parameters,
         files=tuple(wanted),
         problems=tuple(problems),
     )
 
 
-def _wanted(name: str, files: list[File]) -> tuple[list[File], list[Problem]]:
+def _wanted(name: str, files: tuple[File, ...]) -> tuple[list[File], list[Problem]]:
     """Return the files a training needs, and why there can be none: weights as one file or by their index, the small
     files at the top. Copies in other formats (consolidated, onnx, gguf, .bin) stay where they are."""
     top = [file for file in files if "/" not in file.name and "\\" not in file.name and not file.name.startswith(".")]
@@ -113,10 +114,7 @@ def fetch(ref: str, *, token: str | None = None, progress: Progress | None = Non
     """Fetch all a training needs of a model and return its commit. What an earlier try brought is kept and gone on with;
     what arrives is held against its hash, and a file that is not what the hub promised is thrown away. Raises HubError."""
     model = look(ref, token=token)
-    if model.problems:
-        error = HubError("hub-file", id=model.id)
-        error.problem = model.problems[0]
-        raise error
-    download.fetch(model.id, model.commit, list(model.files), kind="models", token=token, progress=progress)
-    point(model.id, refs.split_ref(ref)[1], model.commit)
+    for problem in model.problems:
+        raise HubError(problem.rule, **problem.parameters)
+    download.fetch(model.id, model.commit, list(model.files), kind="model", token=token, progress=progress)
     return model.commit
