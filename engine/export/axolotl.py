@@ -25,7 +25,10 @@ def files(recipe: Recipe) -> dict[str, str]:
         settings["revision_of_model"] = revision
     settings |= _trained_weights(recipe)
     if recipe.spec.objective == "dpo":
-        settings |= {"rl": "dpo", "rl_beta": recipe.spec.objective_args.beta or OBJECTIVES[recipe.spec.objective].usual_beta}
+        settings |= {
+            "rl": "dpo",
+            "rl_beta": recipe.spec.objective_args.beta or OBJECTIVES[recipe.spec.objective].usual_beta,
+        }
     settings["datasets"] = [_data(recipe, TRAIN)]
     if recipe.evaluates:
         settings["test_datasets"] = [{**_data(recipe, EVALUATE), "split": "train"}]
