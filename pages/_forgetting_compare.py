@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import pandas as pd
 import streamlit as st
 
+from engine.benchmarks import library
 from engine.forgetting import evaluations, sweep_plan
 from engine.report import Comparison, files, frontier, items, paired
 from engine.runs import Run, store
+from engine.runs import scored as runs_scored
 from engine.spec import RunSpec, schema, settings
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _forgetting_parts as parts
-from pages import _ui
+from pages import _forgetting_frontier, _ui
+from pages import _forgetting_tables as tables
 
 
 def alike(workspace: Workspace, scored: list[Run], run_id: str | None) -> list[str]:
@@ -28,8 +31,8 @@ def alike(workspace: Workspace, scored: list[Run], run_id: str | None) -> list[s
     return [name for name, one in trained.items() if one.dataset.id == own.dataset.id and one.base.ref == own.base.ref]
 
 
-def show(workspace: Workspace, scored: list[Run], run_id: str | None) -> None:
-    """Let a person pick runs, and show where they stand."""
+def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequence[Run]) -> None:
+    """Let a person pick from the scored runs, and show where they stand. `runs` are all there are."""
     names = {run.id: f"{run.name} · {run.id[-6:]}" for run in scored if run.recipe != evaluations.RECIPE.name}
     usual = alike(workspace, scored, run_id)[:30]
     chosen = st.multiselect(
@@ -46,13 +49,13 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None) -> None:
     specs = {one: store.load_spec(workspace, one) for one in chosen}
     for one in chosen:
         try:
-            rows, chance = evaluations.rows(workspace, one)
+            found = runs_scored.of(workspace, one, runs)
         except (paired.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError) as error:
             st.error(_ui.say("{name} cannot be compared: {reason}", name=names[one], reason=error))
             continue
-        if rows:
-            points.append(frontier.point(names[one], rows, chance))
-            lines[one] = rows
+        if found.rows:
+            points.append(frontier.point(names[one], found.rows, found.chance))
+            lines[one] = found.rows
     groups = _recipes({one: specs[one] for one in lines})
     if any(len(group) > 1 for group in groups.values()) and st.toggle(
         t("Runs that differ only in their seed are one point"), value=True, key="by_seed"
@@ -71,20 +74,20 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None) -> None:
     points = frontier.frontier(points)
     if not points:
         return
-    picked = parts.trade(points, "compare")
+    picked = _forgetting_frontier.trade(points, "compare")
     if picked is not None and len(picked.runs) == 1 and picked.runs[0] != run_id:
         st.button(
             _ui.say("Look at {name}", name=picked.name), key="look_at_picked", on_click=_look_at, args=(picked.runs[0],)
         )
     st.subheader(t("Side by side"))
-    st.dataframe(_beside(lines, names, parts.titles(workspace)), hide_index=True, alt=t("Changes of each run"))
+    st.dataframe(_beside(lines, names, library.titles(workspace)), hide_index=True, alt=t("Changes of each run"))
     st.caption(t("Change of each run against its base, with the 95 % interval."))
-    found = [msgspec.structs.asdict(point) for point in points]
+    figures = [msgspec.structs.asdict(point) for point in points]
     with st.container(horizontal=True):
-        flat = [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in one.items()} for one in found]
+        flat = [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in one.items()} for one in figures]
         for label, data, ending in (
             (t("Figures (CSV)"), files.as_csv(flat), "csv"),
-            (t("Figures (JSON)"), files.as_json(found), "json"),
+            (t("Figures (JSON)"), files.as_json(figures), "json"),
         ):
             st.download_button(label, data, file_name=f"frontier.{ending}", on_click="ignore", key=f"frontier_{ending}")
 
@@ -125,20 +128,20 @@ def _differing(specs: list[RunSpec]) -> list[str]:
     return found
 
 
-def _beside(lines: dict[str, list[Comparison]], names: dict[str, str], titled: dict[str, str]) -> pd.DataFrame:
+def _beside(lines: Mapping[str, Sequence[Comparison]], names: dict[str, str], titled: dict[str, str]) -> pd.DataFrame:
     """Return a line per benchmark with every run's change beside the others."""
     told: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for run_id, rows in lines.items():
         for row in rows:
             if row.family in (items.ALL, items.SEEN, items.UNSEEN):
-                ends = f"{parts.number(row, row.low, signed=True)} … {parts.number(row, row.high, signed=True)}"
-                change = f"{parts.number(row, row.change, signed=True)} [{ends}]"
+                ends = f"{tables.number(row, row.low, signed=True)} … {tables.number(row, row.high, signed=True)}"
+                change = f"{tables.number(row, row.change, signed=True)} [{ends}]"
                 told[row.benchmark, row.family][names[run_id]] = change
     return pd.DataFrame(
         [
             {
-                t("Questions"): parts.name(benchmark, titled),
-                t("Part"): parts.family(family),
+                t("Questions"): tables.name(benchmark, titled),
+                t("Part"): tables.family(family),
                 **{names[one]: changes.get(names[one], "–") for one in lines},
             }
             for (benchmark, family), changes in told.items()

@@ -18,8 +18,7 @@ from engine.runs import Run, lifecycle, store
 from engine.spec import recipes as spec_recipes
 from engine.words import Problem, t
 from engine.workspace import Workspace
-from pages import _forgetting_parts as parts
-from pages import _forgetting_run, _ui
+from pages import _forgetting_ask, _forgetting_frontier, _ui
 
 SETTINGS_EXAMPLE = "train.replay_share=0, 0.05\ntrain.learning_rate=0.001, 0.0005"
 
@@ -80,7 +79,7 @@ def _watch(sweep_id: str) -> None:
     run = store.describe(workspace, sweep_id)
     if run.status not in store.LIVE:
         st.rerun()
-    _forgetting_run.progress(workspace, run)
+    _forgetting_ask.progress(workspace, run)
     _result(workspace, sweep_id)
 
 
@@ -95,7 +94,7 @@ def _result(workspace: Workspace, sweep_id: str) -> None:
         st.caption(t("Nothing of it is finished yet."))
         return
     st.subheader(_ui.plain(_sentence(result)))
-    parts.trade([one.point for one in result.configurations], "sweep")
+    _forgetting_frontier.trade([one.point for one in result.configurations], "sweep")
     st.subheader(t("What the guide says about forgetting, and what this sweep says to it"))
     words = {"confirmed": t("confirmed"), "partly confirmed": t("partly confirmed"),
              "not confirmed": t("not confirmed"), "not tested": t("not tested")}  # fmt: skip
@@ -166,42 +165,24 @@ def _new(workspace: Workspace) -> None:
         return
     titles = {**{name: t(one.title) for name, one in ready.items()}, "own": t("My own")}
     chosen = st.selectbox(t("Which sweep"), list(titles), format_func=titles.__getitem__, key="sweep_kind")
-    settings: dict[str, list[Any]] = {}
-    also: list[sweep_plan.Also] = []
     problems: list[Problem] = []
     if chosen == "own":
-        wanted = st.multiselect(
-            t("Recipes"), list(recipes), format_func=lambda n: t(recipes[n].title), key="sweep_recipes"
-        )
-        text = st.text_area(
-            t("Settings, one a line, each with its values"), key="sweep_settings",
-            placeholder=SETTINGS_EXAMPLE,
-            help=t("All values are combined with all recipes."),
-        )  # fmt: skip
-        for line in text.splitlines():
-            if line.strip():
-                parsed = sweep_plan.parse_values(line.strip())
-                if isinstance(parsed, Problem):
-                    problems.append(parsed)
-                else:
-                    settings[parsed[0]] = parsed[1]
-        usual_seeds = 1
+        asked, problems = _own(recipes)
     else:
-        one = ready[chosen]
-        st.caption(_ui.plain(t(one.about)))
-        wanted, settings, also, usual_seeds = one.recipes, dict(one.settings), list(one.also), one.seeds
+        asked = ready[chosen]
+        st.caption(_ui.plain(t(asked.about)))
     left, right = st.columns(2)
     seeds = int(
-        left.number_input(t("Seeds"), 1, 20, usual_seeds, key=f"sweep_seeds_{chosen}",
+        left.number_input(t("Seeds"), 1, 20, asked.seeds, key=f"sweep_seeds_{chosen}",
                           help=t("How often each is run. With one seed nothing can be told from luck."))
     )  # fmt: skip
     name = right.text_input(t("Name"), titles[chosen], key=f"sweep_name_{chosen}", max_chars=80)
-    if not wanted:
+    if not asked.recipes:
         st.caption(t("Choose a recipe or more."))
         return
     made, found = sweep_plan.make(
-        workspace, title=name or titles[chosen], data=dataset.id, base=base, recipes=wanted, settings=settings,
-        also=also, seeds=seeds,
+        workspace, title=name or titles[chosen], data=dataset.id, base=base, recipes=asked.recipes,
+        settings=dict(asked.settings), also=asked.also, seeds=seeds,
     )  # fmt: skip
     problems += found
     _ui.problem_list(problems)
@@ -221,6 +202,25 @@ def _new(workspace: Workspace) -> None:
             return
         del st.session_state["sweep_click"]
         st.rerun()
+
+
+def _own(recipes: dict[str, spec_recipes.Recipe]) -> tuple[sweep_plan.Ready, list[Problem]]:
+    """Ask for recipes and settings, and return them with what is wrong."""
+    problems: list[Problem] = []
+    wanted = st.multiselect(t("Recipes"), list(recipes), format_func=lambda n: t(recipes[n].title), key="sweep_recipes")
+    text = st.text_area(
+        t("Settings, one a line, each with its values"), key="sweep_settings",
+        placeholder=SETTINGS_EXAMPLE,
+        help=t("All values are combined with all recipes."),
+    )  # fmt: skip
+    settings: dict[str, list[Any]] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        parsed = sweep_plan.parse_values(line)
+        if isinstance(parsed, Problem):
+            problems.append(parsed)
+        else:
+            settings[parsed[0]] = parsed[1]
+    return sweep_plan.Ready(title="", about="", recipes=wanted, settings=settings, seeds=1), problems
 
 
 def _likely_s(workspace: Workspace, made: sweep_plan.Sweep) -> float | None:

@@ -27,7 +27,8 @@ st.title(t("Forgetting"))
 st.write(t("What the model gained, and what it cost: the same questions, before and after."))
 
 workspace = _ui.workspace()
-known = store.list_all(workspace)[:200]
+runs = store.list_all(workspace)
+known = runs[:200]
 scored = [run for run in known if items.benchmarks_of(workspace.run_dir(run.id))]
 wanted = _ui.current("run")
 views = {"run": t("One run"), "compare": t("Runs against each other"), "sweep": t("Sweeps")}
@@ -56,7 +57,7 @@ elif not scored:
     else:
         _ui.empty(text, "train", t("Start a run"))
 elif view == "compare":
-    _forgetting_compare.show(workspace, scored, wanted)
+    _forgetting_compare.show(workspace, scored, wanted, runs)
 else:
     names = {run.id: f"{run.name} · {run.id}" for run in scored}
     ids = list(names)
@@ -68,7 +69,7 @@ else:
     if run_id != wanted and not going_on:  # what goes on stays in sight
         _ui.choose("run", run_id)
     others = len(_forgetting_compare.alike(workspace, scored, run_id)) - 1
-    _forgetting_run.show(workspace, run_id)
+    _forgetting_run.show(workspace, run_id, runs)
     if others > 0:
         st.caption(
             t(

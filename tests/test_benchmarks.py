@@ -12,8 +12,8 @@ import pytest
 from engine import events, starter
 from engine.benchmarks import forms, library, own, shipped, speeds
 from engine.forgetting import evaluations
-from engine.report import items, paired, verdicts
-from engine.runs import follow, lifecycle, store
+from engine.report import items, paired
+from engine.runs import follow, lifecycle, scored, store
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT, tunebook
@@ -315,15 +315,16 @@ def test_a_run_and_its_base_are_asked_more_questions_later_and_stand_in_the_runs
     assert {row.benchmark for row in paired.compare_run(workspace.run_dir(evaluation))} == {
         "general-text", "general-text:bits-per-byte", "winogrande-200",
     }  # fmt: skip
-    rows, chance = evaluations.rows(workspace, run_id)
-    assert {"toy-world", "general-text", "winogrande-200"} <= {row.benchmark for row in rows}
-    assert {row.run for row in rows} == {run_id} and chance["winogrande-200"] == 0.5
-    used = evaluations.settings_of(workspace, evaluation)["winogrande-200"]
+    found = scored.of(workspace, run_id)
+    assert {"toy-world", "general-text", "winogrande-200"} <= {row.benchmark for row in found.rows}
+    assert {row.run for row in found.rows} == {run_id} and found.chance["winogrande-200"] == 0.5
+    assert [run.id for run in found.evaluations] == [evaluation]
+    used = found.settings()["winogrande-200"]
     assert (used["shots"], used["template"], used["window_tokens"]) == (0, "none", 1024)
     # the same model against itself: no real drop, and nothing is scored twice
     status, again, said = evaluate(home, "starter", "--against", "starter", "--benchmarks", "toy-world")
     assert status == 0, said
-    (judged,) = verdicts.judge(*evaluations.rows(workspace, again))
+    (judged,) = scored.of(workspace, again).judged()
     assert judged.verdict == "equivalent"
 
 

@@ -24,7 +24,7 @@ from engine.runs import lifecycle, store
 from engine.spec import RunSpec, schema
 from engine.words import Problem
 from engine.workspace import Workspace
-from pages import _forgetting_parts as parts
+from pages import _forgetting_frontier
 from tests.test_language import made_run
 from tests.test_pages import button, has_button, open_page, preference_run, texts
 
@@ -55,11 +55,11 @@ def test_a_run_that_goes_on_is_shown_until_its_scores_are_there(workspace: Works
 @given(st.lists(st.floats(-500, 500), max_size=12), st.floats(1, 50))
 def test_names_beside_points_are_moved_apart_and_no_further(places, least):
     places = sorted(places)
-    moved = parts.apart(places, least)
+    moved = _forgetting_frontier.apart(places, least)
     assert len(moved) == len(places)
     assert all(b - a >= least - 1e-6 for a, b in pairwise(moved))
     assert sum(moved) == pytest.approx(sum(places), abs=1e-6)
-    assert parts.apart(moved, least) == pytest.approx(moved, abs=1e-6)
+    assert _forgetting_frontier.apart(moved, least) == pytest.approx(moved, abs=1e-6)
 
 
 def sft(**changes) -> RunSpec:

@@ -35,6 +35,11 @@ def find(name: str, workspace: Workspace | None = None) -> Benchmark | None:
     return next((one for one in available(workspace) if one.name == name), None)
 
 
+def titles(workspace: Workspace | None = None) -> dict[str, str]:
+    """Return every benchmark's name as a person reads it, their own ones too."""
+    return {one.name: one.title for one in available(workspace)}
+
+
 def title(name: str) -> str:
     """Return a benchmark's title; a name that is not known stands for itself."""
     one = find(name)

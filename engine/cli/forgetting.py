@@ -50,13 +50,13 @@ def register(command: shared.Command) -> None:
 def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Print what runs gained and lost on the same items, with 95 % intervals."""
     from engine.benchmarks import library
-    from engine.forgetting import claims, evaluations
+    from engine.forgetting import claims
     from engine.report import Comparison, paired, verdicts
-    from engine.runs import store
+    from engine.runs import scored, store
 
     rows: list[Comparison] = []
     judged: list[verdicts.Judged] = []
-    titles = {one.name: one.title for one in library.available(workspace)}
+    titles, runs = library.titles(workspace), store.list_all(workspace)
     for run_id in arguments.runs:
         if not known_run(workspace, run_id):
             return EXIT_FAILED
@@ -67,11 +67,11 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
                     print(claims.markdown(found))
                     continue
                 ended = [one for configuration in found.configurations for one in configuration.point.runs]
-                rows += [row for one in ended for row in evaluations.rows(workspace, one)[0]]
+                rows += [row for one in ended for row in scored.of(workspace, one, runs).rows]
                 continue
-            new, chance = evaluations.rows(workspace, run_id)
-            rows += new
-            judged += verdicts.judge(new, chance, titles=titles)
+            found = scored.of(workspace, run_id, runs)
+            rows += found.rows
+            judged += found.judged(titles)
         except (paired.ItemsDiffer, OSError, msgspec.MsgspecError) as error:
             print(f"{run_id}: {error}", file=sys.stderr)
             return EXIT_FAILED

@@ -11,7 +11,7 @@ from engine.check import DatasetError
 from engine.data import datasets
 from engine.plan import drafts
 from engine.report import items, paired
-from engine.runs import store
+from engine.runs import scored, store
 from engine.spec import OBJECTIVES, RunSpec
 from engine.workspace import Workspace
 
@@ -48,7 +48,7 @@ def _base(run_spec: RunSpec) -> str:
 
 def _scores(workspace: Workspace, run_id: str) -> list[str]:
     try:
-        rows = paired.compare_run(workspace.run_dir(run_id))
+        rows = scored.of(workspace, run_id).rows
     except (paired.ItemsDiffer, OSError, msgspec.MsgspecError, ValueError):
         rows = []
     if not rows:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from engine.forgetting import evaluations, sweep_drive
+from engine.forgetting import sweep_drive
 from engine.forgetting.sweep_drive import load
 from engine.forgetting.sweep_plan import Trial, label
 from engine.report import frontier, items, statistics
-from engine.runs import store
+from engine.runs import scored, store
 from engine.spec import RunSpec
 from engine.words import t
 from engine.workspace import Workspace
@@ -55,6 +55,7 @@ def result(workspace: Workspace, sweep_id: str) -> Result:
     """Return what a sweep has shown so far. Raises OSError or msgspec.MsgspecError when it is no sweep."""
     made = load(workspace, sweep_id)
     groups: dict[str, list[Trial]] = {}
+    runs = store.list_all(workspace)
     for trial in made.trials:
         groups.setdefault(json.dumps([trial.recipe, trial.set], sort_keys=True, default=str), []).append(trial)
     found: list[Configuration] = []
@@ -64,7 +65,9 @@ def result(workspace: Workspace, sweep_id: str) -> Result:
         ]
         if not ended:
             continue
-        points = [frontier.point(run_id, *evaluations.rows(workspace, run_id)) for run_id in ended]
+        points = [
+            frontier.point(one.run_id, one.rows, one.chance) for one in (scored.of(workspace, id, runs) for id in ended)
+        ]
         first = trials[0]
         name = label(first.recipe, first.set)
         found.append(

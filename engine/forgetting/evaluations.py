@@ -10,8 +10,8 @@ from engine import events, machine
 from engine.benchmarks import library, speeds
 from engine.models import Base, bases
 from engine.plan import drafts
-from engine.report import Comparison, frontier, items, paired, verdicts
-from engine.runs import admission, lifecycle, store
+from engine.report import frontier, items, paired
+from engine.runs import admission, lifecycle, scored, store
 from engine.spec import RunSpec, schema
 from engine.spec import settings as spec_settings
 from engine.words import Problem, t
@@ -134,44 +134,14 @@ def seconds(workspace: Workspace, ref: str, names: Sequence[str], limit: int = 0
     return None if other is None else one + other
 
 
-def of_run(workspace: Workspace, run_id: str) -> list[str]:
-    """Return the ids of finished evaluations that compare a run with the base it was made from, newest first."""
-    try:
-        base = store.load_spec(workspace, run_id).base
-    except (OSError, ValueError, msgspec.MsgspecError):
-        return []
-    found = []
-    for run in store.list_all(workspace):
-        if run.status != "finished" or run.base != f"run:{run_id}":
-            continue
-        made = store.load_spec(workspace, run.id)
-        if made.kind == "evaluate" and made.evaluate.against in (base.ref, base.pinned):
-            found.append(run.id)
-    return found
-
-
-def rows(workspace: Workspace, run_id: str) -> tuple[list[Comparison], dict[str, float]]:
-    """Return all lines of a run and the chance level of its benchmarks: its own, and those of later evaluations of it,
-    the newest for each benchmark. Raises report.ItemsDiffer, OSError, msgspec.MsgspecError for broken items."""
-    found = paired.compare_run(workspace.run_dir(run_id))
-    chance = verdicts.chances(workspace.run_dir(run_id))
-    for other in of_run(workspace, run_id):
-        have = {row.benchmark for row in found}
-        for row in paired.compare_run(workspace.run_dir(other)):
-            if row.benchmark not in have:
-                found.append(msgspec.structs.replace(row, run=run_id))
-        chance = {**verdicts.chances(workspace.run_dir(other)), **chance}
-    return found, chance
-
-
 def along(workspace: Workspace, run_id: str) -> list[frontier.Point]:
     """Return a point for each step of a run that was scored on its way, and one for its end, in order; nothing when it
-    was scored only at its end. All by the benchmarks of the first. Raises what rows() raises."""
+    was scored only at its end. All by the benchmarks of the first. Raises what scored.of() raises."""
     folder = workspace.run_dir(run_id)
     steps = items.steps_scored(folder)
     if not steps:
         return []
-    name, chance = store.name(workspace, run_id), verdicts.chances(folder)
+    name, chance = store.name(workspace, run_id), scored.of(workspace, run_id).chance
     lines = {step: paired.compare_run(folder, items.at_step(step)) for step in steps}
     last = max((event.step for event in events.read(folder)[0] if isinstance(event, events.Finished)), default=0)
     if last:
@@ -217,21 +187,14 @@ def along_draft(workspace: Workspace, run_id: str) -> drafts.Draft:
     return drafts.of_run(workspace, run_id, came_from=told, changes={"evaluate.along": POINTS})
 
 
-def settings_of(workspace: Workspace, run_id: str) -> dict[str, dict[str, object]]:
-    """Return what each benchmark of a run was asked under: shots, template, window, questions, chance."""
-    try:
-        return msgspec.json.decode((workspace.run_dir(run_id) / "items" / "settings.json").read_bytes(), type=dict)
-    except (OSError, msgspec.MsgspecError):
-        return {}
-
-
 def points(workspace: Workspace, run_ids: Sequence[str]) -> list[frontier.Point]:
     """Return a point per run, marked where it is on the frontier of gain against retention. A run whose items cannot be
     compared is left out."""
-    found = []
+    found, runs = [], store.list_all(workspace)
     for run_id in run_ids:
         try:
-            found.append(frontier.point(store.name(workspace, run_id), *rows(workspace, run_id)))
+            one = scored.of(workspace, run_id, runs)
+            found.append(frontier.point(store.name(workspace, run_id), one.rows, one.chance))
         except (paired.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError):
             continue
     return frontier.frontier([one for one in found if one.runs])

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from engine._faces import lazily
 
 if TYPE_CHECKING:
-    from engine.report.items import Item
+    from engine.report.items import Item, Joined
     from engine.report.paired import Comparison
 else:
-    __getattr__ = lazily(__name__, items="Item", paired="Comparison")
+    __getattr__ = lazily(__name__, items="Item Joined", paired="Comparison")
 
 __all__ = [
     "Comparison",
     "Item",
+    "Joined",
     "files",
     "frontier",
     "headline",

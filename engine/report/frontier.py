@@ -48,7 +48,7 @@ _MEASURES = ("new-task-choices", "new-task-exact", "new-task-preference", REWARD
 def new_task(rows: Sequence[Comparison]) -> Comparison | None:
     """Return the line that says how much of the new task was learned, on rows that were held out where there are any."""
     for benchmark in _MEASURES:
-        row = unseen(list(rows), benchmark, LEAST_EXACT if benchmark == "new-task-exact" else 1)
+        row = unseen(rows, benchmark, LEAST_EXACT if benchmark == "new-task-exact" else 1)
         if row is not None:
             return row
     return None

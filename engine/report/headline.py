@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from engine.report.items import ALL, ANSWERS, GAP, REWARD, UNSEEN
 from engine.report.paired import Comparison, is_loss
@@ -13,21 +14,21 @@ from engine.words import t
 LEAST_EXACT = 20
 
 
-def _whole(rows: list[Comparison], benchmark: str, family: str = ALL) -> Comparison | None:
+def _whole(rows: Sequence[Comparison], benchmark: str, family: str = ALL) -> Comparison | None:
     return next((row for row in rows if row.benchmark == benchmark and row.family == family), None)
 
 
-def unseen(rows: list[Comparison], benchmark: str, least: int) -> Comparison | None:
+def unseen(rows: Sequence[Comparison], benchmark: str, least: int) -> Comparison | None:
     row = _whole(rows, benchmark, UNSEEN) or _whole(rows, benchmark)
     return row if row is not None and row.n >= least else None
 
 
-def headline(rows: list[Comparison]) -> str:
+def headline(rows: Sequence[Comparison]) -> str:
     """Return what a person wants to know first: what it learned, what it lost, and whether that is beyond noise."""
     return f"{_learned(rows)} {_lost(rows)}".strip()
 
 
-def _learned(rows: list[Comparison]) -> str:
+def _learned(rows: Sequence[Comparison]) -> str:
     for benchmark, say in (
         ("new-task-preference", _preferred),
         (GAP, _told_apart),
@@ -134,7 +135,7 @@ def _rewarded(row: Comparison) -> str:
     )
 
 
-def _lost(rows: list[Comparison]) -> str:
+def _lost(rows: Sequence[Comparison]) -> str:
     row = _whole(rows, "toy-world")
     if row is None:
         return _lost_in_general(rows)
@@ -157,7 +158,7 @@ def _lost(rows: list[Comparison]) -> str:
     )
 
 
-def _lost_in_general(rows: list[Comparison]) -> str:
+def _lost_in_general(rows: Sequence[Comparison]) -> str:
     """Say what was lost over all general benchmarks: the worst real drop, or what could have been lost unseen."""
     judged = judge(rows)
     real = [j for j in judged if j.verdict == "real drop"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -73,6 +74,23 @@ def benchmarks_of(run_dir: Path, model: str = "tuned") -> list[str]:
     start = f"{model}-"
     names = [p.name.removeprefix(start).removesuffix(".jsonl") for p in (run_dir / "items").glob(f"{start}*.jsonl")]
     return sorted(n for n in names if (run_dir / "items" / f"base-{n}.jsonl").is_file())
+
+
+class Joined(NamedTuple):
+    """The questions of one benchmark, as the base answered them and as the tuned model did."""
+
+    benchmark: str
+    base: list[Item]
+    tuned: list[Item]
+
+
+def joined(run_dir: Path, model: str = "tuned") -> dict[str, Joined]:
+    """Return all that was asked of a run both before and after, by benchmark; with `model` a step on its way (at_step)."""
+    folder = run_dir / "items"
+    return {
+        name: Joined(name, read_items(folder / f"base-{name}.jsonl"), read_items(folder / f"{model}-{name}.jsonl"))
+        for name in benchmarks_of(run_dir, model)
+    }
 
 
 def at_step(step: int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -27,9 +28,9 @@ from engine.report.items import (
     UNSEEN,
     VALID,
     Item,
+    Joined,
     KlItem,
-    benchmarks_of,
-    read_items,
+    joined,
 )
 from engine.report.statistics import paired_change
 
@@ -257,17 +258,18 @@ def compare_all(run: str, benchmark: str, base: list[Item], tuned: list[Item]) -
     return rows
 
 
+def compare_joined(run: str, found: Iterable[Joined]) -> list[Comparison]:
+    """Return the comparison lines of what was asked. Raises ItemsDiffer as compare_items does."""
+    return [row for one in found for row in compare_all(run, one.benchmark, one.base, one.tuned)]
+
+
 def compare_run(run_dir: Path, model: str = "tuned") -> list[Comparison]:
     """Return the comparison lines of one run, from its items alone; with `model` those of a step on its way (at_step)."""
-    rows = []
-    for benchmark in benchmarks_of(run_dir, model):
-        base = read_items(run_dir / "items" / f"base-{benchmark}.jsonl")
-        tuned = read_items(run_dir / "items" / f"{model}-{benchmark}.jsonl")
-        rows += compare_all(run_dir.name, benchmark, base, tuned)
-    return rows + (_kl_rows(run_dir) if model == "tuned" else [])
+    rows = compare_joined(run_dir.name, joined(run_dir, model).values())
+    return rows + (divergence(run_dir) if model == "tuned" else [])
 
 
-def _kl_rows(run_dir: Path) -> list[Comparison]:
+def divergence(run_dir: Path) -> list[Comparison]:
     """Return KL(base || tuned) per token, as a change from 0; nothing when it was not measured."""
     try:
         lines = (run_dir / "items" / f"{KL}.jsonl").read_bytes().splitlines()

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from engine.report import items
-from engine.workspace import Workspace
+from engine.report.items import Item, Joined
 
 
-def pairs(workspace: Workspace, holder: str, benchmark: str) -> list[tuple[items.Item, items.Item]]:
+def pairs(joined: Joined) -> list[tuple[Item, Item]]:
     """Return the questions that have an answer, each as base and tuned gave it."""
-    folder = workspace.run_dir(holder) / "items"
-    base = {item.item: item for item in items.read_items(folder / f"base-{benchmark}.jsonl")}
+    base = {item.item: item for item in joined.base}
     return [
         (base[after.item], after)
-        for after in items.read_items(folder / f"tuned-{benchmark}.jsonl")
+        for after in joined.tuned
         if after.item in base and (after.correct is not None or after.text is not None)
     ]
 
 
-def flip(before: items.Item, after: items.Item) -> str:
+def flip(before: Item, after: Item) -> str:
     if before.correct and after.correct is False:
         return "lost"
     return "learned" if after.correct and before.correct is False else ""
 
 
-def said(item: items.Item) -> str:
+def said(item: Item) -> str:
     if item.choice is not None and item.choice < len(item.choices):
         return item.choices[item.choice]
     return item.text or ""
 
 
-def right(item: items.Item) -> str:
+def right(item: Item) -> str:
     return item.choices[item.gold] if item.gold is not None and item.choices else item.reference or ""

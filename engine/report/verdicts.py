@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -22,8 +21,6 @@ from engine.report.items import (
     ROUGE_L,
     VALID,
     Item,
-    benchmarks_of,
-    read_items,
 )
 from engine.report.paired import Comparison, is_loss
 from engine.words import t
@@ -66,11 +63,6 @@ def chance_of(items: list[Item]) -> float:
     """Return the accuracy of guessing: the mean of one over the number of choices; 0 for texts to be matched."""
     shares = [1 / len(item.choices) for item in items if len(item.choices) > 1]
     return sum(shares) / len(items) if items else 0.0
-
-
-def chances(run_dir: Path) -> dict[str, float]:
-    """Return the chance level of each benchmark of a run, from its items."""
-    return {n: chance_of(read_items(run_dir / "items" / f"base-{n}.jsonl")) for n in benchmarks_of(run_dir)}
 
 
 def is_general(benchmark: str) -> bool:

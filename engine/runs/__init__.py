@@ -1,7 +1,7 @@
 """Runs: a folder each, a supervisor each, and every page a view of the files.
 
 lifecycle.start(workspace, spec) begins one; store knows what it is and how it stands; follow watches it; turns is the
-queue; failures says in words what went wrong.
+queue; failures says in words what went wrong; scored joins all that was asked of one.
 """
 
 from typing import TYPE_CHECKING
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from engine._faces import lazily
 
 if TYPE_CHECKING:
+    from engine.runs.scored import ScoredRun
     from engine.runs.store import Run
 else:
-    __getattr__ = lazily(__name__, store="Run")
+    __getattr__ = lazily(__name__, scored="ScoredRun", store="Run")
 
-__all__ = ["Run", "admission", "checkpoints", "environment", "failures", "follow", "lifecycle", "store", "turns"]
+__all__ = ["Run", "ScoredRun", "admission", "checkpoints", "environment", "failures", "follow", "lifecycle", "scored",
+           "store", "turns"]  # fmt: skip

@@ -18,10 +18,10 @@ from streamlit.testing.v1 import AppTest
 from engine.benchmarks import library
 from engine.chat import votes
 from engine.data import datasets, recheck
-from engine.forgetting import claims, evaluations, sweep_plan
+from engine.forgetting import claims, sweep_plan
 from engine.plan import drafts
 from engine.report import headline
-from engine.runs import store
+from engine.runs import scored, store
 from engine.words import set_language
 from engine.workspace import Workspace
 from tests.test_language import opened, to
@@ -63,7 +63,7 @@ def test_every_run_is_listed_as_it_was(told: dict[str, Any], workspace: Workspac
 def test_every_run_is_compared_by_the_same_figures(told: dict[str, Any], workspace: Workspace) -> None:
     assert told["compared"]
     for run_id, lines in told["compared"].items():
-        found, _ = evaluations.rows(workspace, run_id)
+        found = scored.of(workspace, run_id).rows
         for then, now in zip(lines, found, strict=True):
             figures = {name: value for name, value in then.items() if isinstance(value, float)}
             assert named(figures, now) == pytest.approx(figures, rel=1e-9)
@@ -71,7 +71,7 @@ def test_every_run_is_compared_by_the_same_figures(told: dict[str, Any], workspa
 
 
 def test_every_headline_is_the_same(told: dict[str, Any], workspace: Workspace) -> None:
-    said = {run_id: headline.headline(evaluations.rows(workspace, run_id)[0]) for run_id in told["compared"]}
+    said = {run_id: headline.headline(scored.of(workspace, run_id).rows) for run_id in told["compared"]}
     assert said == told["headlines"]
 
 
@@ -134,7 +134,7 @@ def test_data_that_its_runs_use_is_checked_again_and_they_say_the_same(
         assert msgspec.structs.replace(made, report=stored.report) == stored
         assert len(datasets.preview(workspace, dataset_id, 0, made.report.rows)) == made.good_rows
     assert [run.id for run in store.list_all(workspace)] == [run["id"] for run in told["runs"]]
-    said = {run_id: headline.headline(evaluations.rows(workspace, run_id)[0]) for run_id in told["compared"]}
+    said = {run_id: headline.headline(scored.of(workspace, run_id).rows) for run_id in told["compared"]}
     assert said == told["headlines"]
 
 
@@ -164,7 +164,7 @@ def test_the_page_of_forgetting_opens_on_each_run_on_all_and_on_the_sweep(
     for run_id in told["compared"]:
         app.selectbox(key="scored_run").set_value(run_id).run()
         assert not app.exception
-        assert headline.headline(evaluations.rows(workspace, run_id)[0]) in texts(app)
+        assert headline.headline(scored.of(workspace, run_id).rows) in texts(app)
     app = seen(language, "forgetting", run=run_id, view="compare")
     assert app.dataframe
     (sweep,) = sweeps(told)

@@ -1,191 +1,25 @@
-"""What the views of the Forgetting page share: names, tables and charts."""
+"""The Forgetting page's trade of gain against what was kept: the chart, its two sliders, and the table behind it."""
 
 from __future__ import annotations
 
 import html
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine.benchmarks import library
-from engine.report import Comparison, frontier, items, paired, statistics, verdicts
+from engine.report import frontier, items, verdicts
 from engine.words import t
-from engine.workspace import Workspace
 from pages import _ui
+from pages._forgetting_tables import STRONG
 
 GREY = "#8b93a5"
-STRONG = "#4c6ef5"  # 3 : 1 and more on both grounds
 PICKED = "#e8590c"
 # About what is left for the points of the frontier between its title and its axis, and the height of a name there.
 PLOT_PIXELS, LINE_PIXELS = 330, 17
-
-
-def titles(workspace: Workspace) -> dict[str, str]:
-    """Return every benchmark's name as a person reads it, their own ones too."""
-    return {one.name: one.title for one in library.available(workspace)}
-
-
-def name(benchmark: str, titled: dict[str, str]) -> str:
-    """Return what a line of a comparison asks."""
-    names = {
-        "new-task-choices": t("new task, choice of answers"),
-        "new-task-exact": t("new task, same words"),
-        "new-task-loss": t("loss per token (lower is better)"),
-        "new-task-preference": t("better answer likelier than the worse one"),
-        items.GAP: t("good minus bad answers, nats (higher is better)"),
-        items.REWARD: t("pairs judged as the person did"),
-        items.ANSWERS: t("reward of its answers (higher is better)"),
-        items.MARGIN: t("reward of better minus worse answers (higher is better)"),
-        items.KL: t("distance from the base: KL per token, nats"),
-    }
-    base, _, _ = benchmark.partition(":")
-    return names.get(benchmark) or verdicts.title(
-        benchmark, {**titled, **{k: v for k, v in names.items() if k == base}}
-    )
-
-
-def family(value: str) -> str:
-    words = {
-        items.ALL: t("all questions"),
-        items.SEEN: t("rows it was trained on"),
-        items.UNSEEN: t("held-out rows"),
-    }
-    return words.get(value, value)
-
-
-def verdict(value: str) -> str:
-    """Return a verdict in the reader's language."""
-    return {
-        "real drop": t("real drop"),
-        "real gain": t("real gain"),
-        "equivalent": t("unchanged within 1 point"),
-        "no detectable change": t("no detectable change"),
-        "at chance": t("base does not know it"),
-    }.get(value, value)
-
-
-def is_share(row: Comparison) -> bool:
-    return not paired.is_loss(row)
-
-
-def number(row: Comparison, value: float, *, signed: bool = False) -> str:
-    """Return a figure of a line: shares in per cent (changes in points), the others as they are."""
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    if paired.is_loss(row):
-        return f"{value:+.3f}" if signed else f"{value:.3f}"
-    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f} %"
-
-
-def _lower_is_better(row: Comparison) -> bool:
-    return paired.is_loss(row) and verdicts.unit(row) in ("nats/token", "bits/byte")
-
-
-def verdict_of(row: Comparison, judged: dict[str, verdicts.Judged]) -> str:
-    """Return what a line says: the corrected verdict of a general benchmark, or whether the new task was learned."""
-    if row.benchmark == items.KL:
-        return t("how far it moved")
-    if verdicts.is_general(row.benchmark):
-        told = judged.get(row.benchmark)
-        return verdict(told.verdict) if told is not None and row.family == items.ALL else beyond(row)
-    if not paired.beyond_noise(row):
-        return t("no detectable change")
-    return t("learned") if (row.change < 0) == _lower_is_better(row) else t("got worse")
-
-
-def beyond(row: Comparison) -> str:
-    return t("beyond noise") if paired.beyond_noise(row) else t("within noise")
-
-
-def table(
-    rows: Sequence[Comparison], judged: Sequence[verdicts.Judged], titled: dict[str, str], *, every: bool = False
-) -> pd.DataFrame:
-    """Return a comparison as a person reads it; with `every` figure: flips, p-values, and what would have been seen."""
-    about = {one.row.benchmark: one for one in judged}
-    found = []
-    for row in rows:
-        told = about.get(row.benchmark) if row.family == items.ALL else None
-        line = {
-            t("Questions"): name(row.benchmark, titled),
-            t("Part"): family(row.family),
-            t("Base"): number(row, row.base),
-            t("Tuned"): number(row, row.tuned),
-            t("Change"): number(row, row.change, signed=True),
-            t("95 % interval"): f"{number(row, row.low, signed=True)} … {number(row, row.high, signed=True)}",
-            t("Verdict"): verdict_of(row, about),
-            t("How many"): row.n,
-        }
-        if every:
-            lost, won = row.base_only_right, row.tuned_only_right
-            line |= {
-                t("Lost"): "" if lost is None else str(lost),
-                t("Learned"): "" if won is None else str(won),
-                t("p (exact McNemar)"): ""
-                if lost is None or won is None
-                else f"{float(statistics.mcnemar(lost, won)):.3g}",
-                t("p after Holm"): "" if told is None or told.p_holm is None else f"{told.p_holm:.3g}",
-                t("Would have shown a drop of"): ""
-                if told is None or told.detectable is None
-                else number(row, told.detectable),
-                t("Kept above chance"): ""
-                if told is None or told.retention is None
-                else f"{100 * told.retention:.0f} %",
-            }
-        found.append(line)
-    return pd.DataFrame(found)
-
-
-def changes(rows: Sequence[Comparison], titled: dict[str, str]) -> list[tuple[str, Comparison]]:
-    """Return the lines of the chart of changes: accuracies, with their labels."""
-    return [
-        (
-            name(row.benchmark, titled)
-            if row.family == items.ALL
-            else f"{name(row.benchmark, titled)}: {family(row.family)}",
-            row,
-        )
-        for row in rows
-        if is_share(row)
-    ]
-
-
-def changes_figure(rows: Sequence[Comparison], titled: dict[str, str]) -> go.Figure:
-    """Draw the changes in accuracy with their intervals, in points, against no change."""
-    shown = changes(rows, titled)[::-1]
-    figure = go.Figure(
-        go.Scatter(
-            x=[100 * row.change for _, row in shown],
-            y=[label for label, _ in shown],
-            mode="markers",
-            marker={
-                "size": 10,
-                "color": STRONG,
-                "symbol": ["diamond" if row.family == items.ALL else "circle" for _, row in shown],
-            },
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [100 * (row.high - row.change) for _, row in shown],
-                "arrayminus": [100 * (row.change - row.low) for _, row in shown],
-            },
-            hovertemplate="%{y}: %{x:+.1f}<extra></extra>",
-        )
-    )
-    figure.add_vline(x=0, line_dash="dot", line_color="gray")
-    figure.update_layout(
-        xaxis_title=t("change in points (bar: 95 % interval)"),
-        height=120 + 34 * len(shown),
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        showlegend=False,
-    )
-    figure.update_yaxes(automargin=True)
-    return figure
-
-
-# --- runs against each other ------------------------------------------------------------------------------------------
 
 
 def in_points(point: frontier.Point) -> bool:
@@ -207,58 +41,13 @@ def frontier_figure(points: Sequence[frontier.Point], picked: frontier.Point | N
     """Draw gain against retention: the frontier joined by a line, dominated points grey, the picked one ringed."""
     known = [one for one in points if one.gain is not None and one.retention is not None]
     scale = 100 if known and in_points(next((one for one in known if one.on_frontier), known[0])) else 1
+    paths = _paths(known)
     figure = go.Figure()
     best = sorted((one for one in known if one.on_frontier), key=lambda one: one.gain or 0.0)
-    figure.add_scatter(
-        x=[scale * (one.gain or 0) for one in best],
-        y=[100 * (one.retention or 0) for one in best],
-        mode="lines",
-        line={"dash": "dot", "color": STRONG},
-        hoverinfo="skip",
-        showlegend=False,
-    )
-    paths: dict[str, list[frontier.Point]] = {}
-    for one in known:
-        if one.step is not None:
-            paths.setdefault(one.runs[0], []).append(one)
+    _line(figure, best, scale, {"dash": "dot", "color": STRONG})
     for path in paths.values():
-        path.sort(key=lambda one: one.step or 0)
-        figure.add_scatter(
-            x=[scale * (one.gain or 0) for one in path],
-            y=[100 * (one.retention or 0) for one in path],
-            mode="lines",
-            line={"width": 1.5, "color": GREY},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    groups = ((False, GREY, t("beaten by another"), "circle-open"), (True, STRONG, t("on the frontier"), "circle"))
-    for on_frontier, colour, legend, symbol in groups:
-        some = [one for one in known if one.on_frontier == on_frontier]
-        if not some:
-            continue
-        figure.add_scatter(
-            x=[scale * (one.gain or 0) for one in some],
-            y=[100 * (one.retention or 0) for one in some],
-            mode="markers",
-            name=legend,
-            marker={"size": 11, "color": colour, "symbol": symbol},
-            # a path's beaten points would hide it behind their bars; the table has them
-            error_x=_bars(
-                [(one.gain, one.gain_low, one.gain_high) if _barred(one) else (None, None, None) for one in some],
-                scale,
-                colour,
-            ),
-            error_y=_bars(
-                [
-                    (one.retention, one.retention_low, one.retention_high) if _barred(one) else (None, None, None)
-                    for one in some
-                ],
-                100,
-                colour,
-            ),
-            customdata=[one.name for one in some],
-            hovertemplate="%{customdata}<br>%{x:+.2f} / %{y:.1f} %<extra></extra>",
-        )
+        _line(figure, path, scale, {"width": 1.5, "color": GREY})
+    _markers(figure, known, scale)
     if picked is not None and picked.gain is not None and picked.retention is not None:
         figure.add_scatter(
             x=[scale * picked.gain],
@@ -268,11 +57,76 @@ def frontier_figure(points: Sequence[frontier.Point], picked: frontier.Point | N
             marker={"size": 20, "color": PICKED, "symbol": "circle-open", "line": {"width": 3}},
             hoverinfo="skip",
         )
-    # Room for the names beside the outermost points.
+    across, upward = _ranges(known, scale)
+    named = [
+        (scale * (one.gain or 0.0), 100 * (one.retention or 0.0), name)
+        for one in known
+        if (name := _label(one, paths, len(known)))
+    ]
+    _names(figure, named, across, upward)
+    figure.update_xaxes(range=across)
+    figure.update_yaxes(range=upward)
+    figure.update_layout(
+        xaxis_title=t("gained on the new task, points") if scale == 100 else t("gained on the new task, nats"),
+        yaxis_title=t("general knowledge kept, %"),
+        height=440,
+        margin={"l": 8, "r": 8, "t": 30, "b": 8},
+        legend={"orientation": "h", "y": 1.12},
+    )
+    return figure
+
+
+def _paths(known: Sequence[frontier.Point]) -> dict[str, list[frontier.Point]]:
+    """Return the points along each run, in the order of its steps."""
+    paths: dict[str, list[frontier.Point]] = {}
+    for one in known:
+        if one.step is not None:
+            paths.setdefault(one.runs[0], []).append(one)
+    for path in paths.values():
+        path.sort(key=lambda one: one.step or 0)
+    return paths
+
+
+def _line(figure: go.Figure, points: Sequence[frontier.Point], scale: float, line: dict[str, Any]) -> None:
+    figure.add_scatter(
+        x=[scale * (one.gain or 0) for one in points],
+        y=[100 * (one.retention or 0) for one in points],
+        mode="lines",
+        line=line,
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
+def _markers(figure: go.Figure, known: Sequence[frontier.Point], scale: float) -> None:
+    """Draw the points with their bars, those that are beaten first. A path's beaten points would hide it behind their
+    bars; the table has them."""
+    groups = ((False, GREY, t("beaten by another"), "circle-open"), (True, STRONG, t("on the frontier"), "circle"))
+    for on_frontier, colour, legend, symbol in groups:
+        some = [one for one in known if one.on_frontier == on_frontier]
+        if not some:
+            continue
+        nothing = (None, None, None)
+        gains = [(one.gain, one.gain_low, one.gain_high) if _barred(one) else nothing for one in some]
+        kept = [(one.retention, one.retention_low, one.retention_high) if _barred(one) else nothing for one in some]
+        figure.add_scatter(
+            x=[scale * (one.gain or 0) for one in some],
+            y=[100 * (one.retention or 0) for one in some],
+            mode="markers",
+            name=legend,
+            marker={"size": 11, "color": colour, "symbol": symbol},
+            error_x=_bars(gains, scale, colour),
+            error_y=_bars(kept, 100, colour),
+            customdata=[one.name for one in some],
+            hovertemplate="%{customdata}<br>%{x:+.2f} / %{y:.1f} %<extra></extra>",
+        )
+
+
+def _ranges(known: Sequence[frontier.Point], scale: float) -> tuple[list[float], list[float]]:
+    """Return what both axes span, with room for the names beside the outermost points."""
     ends = [scale * (one.gain or 0.0) for one in known] or [0.0]
     room = 0.3 * (max(ends) - min(ends)) or 5.0 * scale / 100
     ends += [scale * end for one in known for end in (one.gain_low, one.gain_high) if end and not math.isinf(end)]
-    left, right = min(ends) - room, max(ends) + room
     kept = [100 * (one.retention or 0.0) for one in known] or [0.0]
     kept += [
         100 * end
@@ -282,14 +136,16 @@ def frontier_figure(points: Sequence[frontier.Point], picked: frontier.Point | N
         if end is not None and not math.isinf(end)
     ]
     spare = 0.08 * (max(kept) - min(kept)) or 5.0
-    bottom, top = min(kept) - spare, max(kept) + spare
-    named = [(one, name) for one in known if (name := _label(one, paths, len(known)))]
-    for side in (1, -1):  # beside the point, where there is more room
-        some = [
-            (scale * (one.gain or 0.0), 100 * (one.retention or 0.0), name)
-            for one, name in named
-            if (scale * (one.gain or 0.0) < (left + right) / 2 + 0.1 * (right - left)) == (side > 0)
-        ]
+    return [min(ends) - room, max(ends) + room], [min(kept) - spare, max(kept) + spare]
+
+
+def _names(
+    figure: go.Figure, named: Sequence[tuple[float, float, str]], across: list[float], upward: list[float]
+) -> None:
+    """Write each name beside its point, on the side with more room, so that none lies over another."""
+    (left, right), (bottom, top) = across, upward
+    for side in (1, -1):
+        some = [one for one in named if (one[0] < (left + right) / 2 + 0.1 * (right - left)) == (side > 0)]
         some.sort(key=lambda one: -one[1])
         heights = [(top - y) / (top - bottom) * PLOT_PIXELS for _, y, _ in some]
         for (x, y, name), height, place in zip(some, heights, apart(heights, LINE_PIXELS), strict=True):
@@ -298,16 +154,6 @@ def frontier_figure(points: Sequence[frontier.Point], picked: frontier.Point | N
                 xanchor="left" if side > 0 else "right", showarrow=True, arrowhead=0, arrowwidth=1, arrowcolor=GREY,
                 standoff=7,
             )  # fmt: skip
-    figure.update_xaxes(range=[left, right])
-    figure.update_yaxes(range=[bottom, top])
-    figure.update_layout(
-        xaxis_title=t("gained on the new task, points") if scale == 100 else t("gained on the new task, nats"),
-        yaxis_title=t("general knowledge kept, %"),
-        height=440,
-        margin={"l": 8, "r": 8, "t": 30, "b": 8},
-        legend={"orientation": "h", "y": 1.12},
-    )
-    return figure
 
 
 def apart(places: Sequence[float], least: float) -> list[float]:

@@ -1,0 +1,101 @@
+"""What was asked of a run: its own questions and those of later evaluations of it, base and tuned joined once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from engine.report import Comparison, Joined, items, paired, verdicts
+from engine.runs import store
+from engine.runs.store import Run
+from engine.workspace import Workspace
+
+
+@dataclass(eq=False, frozen=True)
+class ScoredRun:
+    """A run as page, command line and exports see it. `evaluations`: those that ask it more, in any state, newest first.
+    `joined` holds each benchmark's questions with both answers, `rows` what these show and `chance` what guessing gives:
+    the run's own, and of each further benchmark the newest finished evaluation's."""
+
+    workspace: Workspace
+    run_id: str
+    evaluations: tuple[Run, ...]
+    joined: Mapping[str, Joined]
+    rows: Sequence[Comparison]
+    chance: Mapping[str, float]
+
+    def judged(self, titles: Mapping[str, str] | None = None) -> list[verdicts.Judged]:
+        """Return what each general benchmark says about forgetting; `titles` adds names of a person's own benchmarks."""
+        return verdicts.judge(self.rows, self.chance, titles=titles)
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Return what each benchmark was asked under: shots, template, window, questions, chance."""
+        found: dict[str, dict[str, Any]] = {}
+        for holder in _holders(self.run_id, self.evaluations):
+            for benchmark, settings in _settings(self.workspace, holder).items():
+                found.setdefault(benchmark, settings)
+        return found
+
+
+def of(workspace: Workspace, run_id: str, runs: Sequence[Run] | None = None) -> ScoredRun:
+    """Return a run with all that was asked of it. `runs` are all runs of the workspace, where they were listed already.
+
+    Raises paired.ItemsDiffer, OSError and msgspec.MsgspecError for items that are broken.
+    """
+    asked = tuple(_evaluations(workspace, run_id, store.list_all(workspace) if runs is None else runs))
+    holders = _holders(run_id, asked)
+    found = _answers(str(workspace.root), holders, _stamp(workspace, holders))
+    return ScoredRun(workspace, run_id, asked, found.joined, found.rows, found.chance)
+
+
+def _evaluations(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> list[Run]:
+    """Return the evaluations that compare a run with the base it was made from, newest first."""
+    asking = [run for run in runs if run.base == f"run:{run_id}"]
+    if not asking:
+        return []
+    try:
+        base = store.load_spec(workspace, run_id).base
+    except (OSError, ValueError, msgspec.MsgspecError):
+        return []
+    specs = [(run, store.load_spec(workspace, run.id)) for run in asking]
+    return [run for run, spec in specs if spec.kind == "evaluate" and spec.evaluate.against in (base.ref, base.pinned)]
+
+
+def _holders(run_id: str, evaluations: Sequence[Run]) -> tuple[str, ...]:
+    return (run_id, *(run.id for run in evaluations if run.status == "finished"))
+
+
+def _settings(workspace: Workspace, run_id: str) -> dict[str, dict[str, Any]]:
+    try:
+        return msgspec.json.decode((workspace.run_dir(run_id) / "items" / "settings.json").read_bytes(), type=dict)
+    except (OSError, msgspec.MsgspecError):
+        return {}
+
+
+class _Answers(NamedTuple):
+    joined: dict[str, Joined]
+    rows: tuple[Comparison, ...]
+    chance: dict[str, float]
+
+
+def _stamp(workspace: Workspace, holders: Sequence[str]) -> tuple[tuple[str, int, int], ...]:
+    """Return what changes when an items file does."""
+    files = [path for one in holders for path in sorted((workspace.run_dir(one) / "items").glob("*.jsonl"))]
+    return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+
+
+@lru_cache(maxsize=8)  # a page asks at every click, and its intervals take thousands of draws
+def _answers(root: str, holders: tuple[str, ...], _changed: tuple[tuple[str, int, int], ...]) -> _Answers:
+    workspace = Workspace(root)
+    run_id, *later = holders
+    joined = items.joined(workspace.run_dir(run_id))
+    rows = paired.compare_joined(run_id, joined.values()) + paired.divergence(workspace.run_dir(run_id))
+    for other in later:
+        further = {name: one for name, one in items.joined(workspace.run_dir(other)).items() if name not in joined}
+        rows += paired.compare_joined(run_id, further.values())
+        joined |= further
+    return _Answers(joined, tuple(rows), {name: verdicts.chance_of(one.base) for name, one in joined.items()})

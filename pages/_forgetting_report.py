@@ -1,0 +1,69 @@
+"""The Forgetting page's report to take along: figures as CSV and JSON, and one HTML file with everything."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from engine.report import files, headline, questions, verdicts
+from engine.runs import ScoredRun, store
+from engine.spec import RunSpec
+from engine.words import t
+from pages import _forgetting_tables as tables
+
+FLIPS_IN_REPORT = 100
+
+
+def downloads(scored: ScoredRun, run_spec: RunSpec, judged: list[verdicts.Judged], titled: dict[str, str]) -> None:
+    """Offer the figures and the report as files."""
+    found = files.records(scored.rows, judged, titled)
+
+    def page() -> bytes:
+        return _html(scored, run_spec, judged, titled)
+
+    kinds = (
+        (t("Figures (CSV)"), files.as_csv(found), "csv", "text/csv"),
+        (t("Figures (JSON)"), files.as_json(found), "json", "application/json"),
+        (t("Report (HTML)"), page, "html", "text/html"),
+    )
+    with st.container(horizontal=True):
+        for label, data, ending, mime in kinds:
+            st.download_button(
+                label, data, file_name=f"{scored.run_id}-forgetting.{ending}", mime=mime, on_click="ignore",
+                icon=":material/download:", key=f"download_{ending}",
+            )  # fmt: skip
+
+
+def _texts(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    return [str(name) for name in frame.columns], [[str(value) for value in row] for row in frame.to_numpy().tolist()]
+
+
+def _html(scored: ScoredRun, run_spec: RunSpec, judged: list[verdicts.Judged], titled: dict[str, str]) -> bytes:
+    rows, run_id = scored.rows, scored.run_id
+    header, cells = _texts(tables.table(rows, judged, titled, every=True))
+    told = [files.Table(title=t("Every figure"), header=header, rows=cells)]
+    flipped = []
+    for benchmark, joined in scored.joined.items():
+        some = [(one, questions.flip(*one)) for one in questions.pairs(joined)]
+        flipped += [
+            [tables.name(benchmark, titled), t("lost") if flip == "lost" else t("learned"), after.prompt or after.item,
+             questions.right(after), questions.said(before), questions.said(after)]
+            for (before, after), flip in some if flip
+        ][:FLIPS_IN_REPORT]  # fmt: skip
+    if flipped:
+        names = [t("Questions"), t("Flipped"), t("Question"), t("Right answer"), t("Base said"), t("Tuned said")]
+        title = t("Questions that flipped, at most {n} of each benchmark", n=FLIPS_IN_REPORT)
+        told.append(files.Table(title=title, header=names, rows=flipped))
+    return files.as_html(
+        heading=t("Forgetting: {name}", name=store.name(scored.workspace, run_id)),
+        sentence=headline.headline(rows),
+        about=[
+            t("Run {id}: {recipe} on {base}", id=run_id, recipe=run_spec.recipe.name, base=run_spec.base.ref),
+            *(one.sentence for one in judged),
+        ],
+        changes=[
+            files.Interval(label=label, value=100 * row.change, low=100 * row.low, high=100 * row.high)
+            for label, row in tables.changes(rows, titled)
+        ],
+        tables=told,
+    )

@@ -1,0 +1,171 @@
+"""The Forgetting page's names, figures and tables, and the chart of changes: what its views share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from engine.report import Comparison, items, paired, statistics, verdicts
+from engine.words import t
+
+STRONG = "#4c6ef5"  # 3 : 1 and more on both grounds
+
+
+def name(benchmark: str, titled: dict[str, str]) -> str:
+    """Return what a line of a comparison asks."""
+    names = {
+        "new-task-choices": t("new task, choice of answers"),
+        "new-task-exact": t("new task, same words"),
+        "new-task-loss": t("loss per token (lower is better)"),
+        "new-task-preference": t("better answer likelier than the worse one"),
+        items.GAP: t("good minus bad answers, nats (higher is better)"),
+        items.REWARD: t("pairs judged as the person did"),
+        items.ANSWERS: t("reward of its answers (higher is better)"),
+        items.MARGIN: t("reward of better minus worse answers (higher is better)"),
+        items.KL: t("distance from the base: KL per token, nats"),
+    }
+    base, _, _ = benchmark.partition(":")
+    return names.get(benchmark) or verdicts.title(
+        benchmark, {**titled, **{k: v for k, v in names.items() if k == base}}
+    )
+
+
+def family(value: str) -> str:
+    words = {
+        items.ALL: t("all questions"),
+        items.SEEN: t("rows it was trained on"),
+        items.UNSEEN: t("held-out rows"),
+    }
+    return words.get(value, value)
+
+
+def verdict(value: str) -> str:
+    """Return a verdict in the reader's language."""
+    return {
+        "real drop": t("real drop"),
+        "real gain": t("real gain"),
+        "equivalent": t("unchanged within 1 point"),
+        "no detectable change": t("no detectable change"),
+        "at chance": t("base does not know it"),
+    }.get(value, value)
+
+
+def is_share(row: Comparison) -> bool:
+    return not paired.is_loss(row)
+
+
+def number(row: Comparison, value: float, *, signed: bool = False) -> str:
+    """Return a figure of a line: shares in per cent (changes in points), the others as they are."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if paired.is_loss(row):
+        return f"{value:+.3f}" if signed else f"{value:.3f}"
+    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f} %"
+
+
+def _lower_is_better(row: Comparison) -> bool:
+    return paired.is_loss(row) and verdicts.unit(row) in ("nats/token", "bits/byte")
+
+
+def verdict_of(row: Comparison, judged: dict[str, verdicts.Judged]) -> str:
+    """Return what a line says: the corrected verdict of a general benchmark, or whether the new task was learned."""
+    if row.benchmark == items.KL:
+        return t("how far it moved")
+    if verdicts.is_general(row.benchmark):
+        told = judged.get(row.benchmark)
+        return verdict(told.verdict) if told is not None and row.family == items.ALL else beyond(row)
+    if not paired.beyond_noise(row):
+        return t("no detectable change")
+    return t("learned") if (row.change < 0) == _lower_is_better(row) else t("got worse")
+
+
+def beyond(row: Comparison) -> str:
+    return t("beyond noise") if paired.beyond_noise(row) else t("within noise")
+
+
+def table(
+    rows: Sequence[Comparison], judged: Sequence[verdicts.Judged], titled: dict[str, str], *, every: bool = False
+) -> pd.DataFrame:
+    """Return a comparison as a person reads it; with `every` figure: flips, p-values, and what would have been seen."""
+    about = {one.row.benchmark: one for one in judged}
+    found = []
+    for row in rows:
+        told = about.get(row.benchmark) if row.family == items.ALL else None
+        line = {
+            t("Questions"): name(row.benchmark, titled),
+            t("Part"): family(row.family),
+            t("Base"): number(row, row.base),
+            t("Tuned"): number(row, row.tuned),
+            t("Change"): number(row, row.change, signed=True),
+            t("95 % interval"): f"{number(row, row.low, signed=True)} … {number(row, row.high, signed=True)}",
+            t("Verdict"): verdict_of(row, about),
+            t("How many"): row.n,
+        }
+        if every:
+            lost, won = row.base_only_right, row.tuned_only_right
+            line |= {
+                t("Lost"): "" if lost is None else str(lost),
+                t("Learned"): "" if won is None else str(won),
+                t("p (exact McNemar)"): ""
+                if lost is None or won is None
+                else f"{float(statistics.mcnemar(lost, won)):.3g}",
+                t("p after Holm"): "" if told is None or told.p_holm is None else f"{told.p_holm:.3g}",
+                t("Would have shown a drop of"): ""
+                if told is None or told.detectable is None
+                else number(row, told.detectable),
+                t("Kept above chance"): ""
+                if told is None or told.retention is None
+                else f"{100 * told.retention:.0f} %",
+            }
+        found.append(line)
+    return pd.DataFrame(found)
+
+
+def changes(rows: Sequence[Comparison], titled: dict[str, str]) -> list[tuple[str, Comparison]]:
+    """Return the lines of the chart of changes: accuracies, with their labels."""
+    return [
+        (
+            name(row.benchmark, titled)
+            if row.family == items.ALL
+            else f"{name(row.benchmark, titled)}: {family(row.family)}",
+            row,
+        )
+        for row in rows
+        if is_share(row)
+    ]
+
+
+def changes_figure(rows: Sequence[Comparison], titled: dict[str, str]) -> go.Figure:
+    """Draw the changes in accuracy with their intervals, in points, against no change."""
+    shown = changes(rows, titled)[::-1]
+    figure = go.Figure(
+        go.Scatter(
+            x=[100 * row.change for _, row in shown],
+            y=[label for label, _ in shown],
+            mode="markers",
+            marker={
+                "size": 10,
+                "color": STRONG,
+                "symbol": ["diamond" if row.family == items.ALL else "circle" for _, row in shown],
+            },
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [100 * (row.high - row.change) for _, row in shown],
+                "arrayminus": [100 * (row.change - row.low) for _, row in shown],
+            },
+            hovertemplate="%{y}: %{x:+.1f}<extra></extra>",
+        )
+    )
+    figure.add_vline(x=0, line_dash="dot", line_color="gray")
+    figure.update_layout(
+        xaxis_title=t("change in points (bar: 95 % interval)"),
+        height=120 + 34 * len(shown),
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        showlegend=False,
+    )
+    figure.update_yaxes(automargin=True)
+    return figure
