@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 STAMP_UNSLOTH := $(VENV)/.set-up-unsloth
 
-.PHONY: setup unsloth app test test-all lint audit bench messages clean
+.PHONY: setup unsloth app test test-quick test-all lint audit bench messages clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,11 @@ audit: setup
 
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+# under a minute: no browser, no pages, no training, no scans, no servers that are killed
+test-quick: setup
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not slow and not browser and not page and not train and not scan" \
+	  $(patsubst %,--ignore=tests/%,pages homes house train runs/test_survival.py)
 
 test-all: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --fresh-children

@@ -54,6 +54,17 @@ def pytest_configure(config: pytest.Config) -> None:
     forked.fresh = config.getoption("--fresh-children")
 
 
+# What a folder's tests are; elsewhere each says so itself.
+_MARKS = {"pages": "page", "homes": "page", "house": "scan"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        mark = _MARKS.get(item.path.parent.name)
+        if mark is not None:
+            item.add_marker(mark)
+
+
 def tunebook(
     *arguments: str, home: Path, machine: Path, module: str = "engine.cli"
 ) -> subprocess.CompletedProcess[str]:

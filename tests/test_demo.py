@@ -29,9 +29,9 @@ from engine.plan import drafts
 from engine.runs import admission, lifecycle, turns
 from engine.spec import recipes, schema
 from engine.workspace import Workspace, default_workspace
+from tests.apps import button, open_page, texts
 from tests.conftest import ROOT
 from tests.helpers import FakeRuns, fake_spec, planned
-from tests.test_pages import button, open_page, texts
 
 ROWS = b"".join(
     json.dumps({"prompt": f"Question {n}?", "completion": f"Answer {n}."}).encode() + b"\n" for n in range(40)
@@ -295,6 +295,7 @@ def test_runs_that_go_on_or_wait_are_counted_for_a_visitor_and_for_all(visitor, 
             one.close()
 
 
+@pytest.mark.page
 def test_nobody_overtakes_strangers(visitor):
     device = turns.Turn(machine.facts().device, "held-by-a-test", 1)
     assert device.wait(lambda: False)
@@ -387,6 +388,7 @@ def visitor_of(app: Any) -> str:
     return str(app.session_state["visitor"])
 
 
+@pytest.mark.page
 def test_two_visitors_see_nothing_of_each_other(limited):
     first = open_page("data")
     first.radio(key="way").set_value("sample").run()
@@ -404,6 +406,7 @@ def test_two_visitors_see_nothing_of_each_other(limited):
     assert list(default_workspace().datasets_dir.glob("*")) == []  # nothing lies where all would see it
 
 
+@pytest.mark.page
 @pytest.mark.parametrize("guess", ["0" * 32, "../..", "<script>"])
 def test_an_address_with_a_guessed_number_is_a_new_visitor(limited, guess):
     app = open_link("data", visitor=guess)
@@ -411,11 +414,13 @@ def test_an_address_with_a_guessed_number_is_a_new_visitor(limited, guess):
     assert [path.name for path in visitors.visitors_dir().iterdir()] == [visitor_of(app)]
 
 
+@pytest.mark.page
 def test_a_full_demo_says_so_on_the_page(limited):
     limited(visitors=0)
     assert "come back later" in texts(open_page("data"))
 
 
+@pytest.mark.page
 def test_the_limits_are_on_the_page_before_anybody_meets_them(limited):
     shown = texts(open_page("data"))
     assert "share this page's address with nobody" in shown

@@ -25,10 +25,10 @@ from engine.plan import drafts
 from engine.runs import lifecycle, store
 from engine.spec import schema, settings
 from engine.workspace import BadId, Workspace, checked
+from tests.apps import open_page, texts
+from tests.browsers import Server
 from tests.conftest import ROOT
 from tests.helpers import fake_spec
-from tests.test_browser import Server
-from tests.test_pages import open_page, texts
 
 HOSTILE = [
     "..", ".", "../..", "../../etc/passwd", "/etc/passwd", "a/../b", "a/b", "a\\b", "..\\..", "~", "~root", "a\0b", "",
@@ -135,6 +135,7 @@ def test_a_setting_that_is_a_bomb_or_an_object_is_a_problem(value: str) -> None:
 
 
 # --- text that would be more ------------------------------------------------------------------------------------------
+@pytest.mark.page
 def test_names_logs_answers_and_failures_with_markup_are_shown_as_text(workspace: Workspace) -> None:
     run_dir = workspace.run_dir("20260101-000000-abcdef")
     run_dir.mkdir(parents=True)

@@ -38,7 +38,8 @@ class Advised(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """A way to train: objective x adapter, quantised or not, on which layers, for rows of a type."""
+    """A way to train: objective x adapter, quantised or not, on which layers, for rows of a type. `recipe` is what the
+    guide calls it, `trained_by` the recipe that trains it."""
 
     recipe: str
     objective: str
@@ -46,6 +47,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     quantize: str = "none"
     layers: str = "all"
     data_type: str | None = None
+    trained_by: str = ""
     settings: tuple[Advised, ...] = ()
 
     @property
@@ -179,10 +181,11 @@ def ranked(facts: Facts) -> list[Way]:
                     layers=layers,
                     data_type=facts.data_type,
                 )
-                if recipe_name_for(way) is None:
+                trained_by = recipe_name_for(way)
+                if trained_by is None:
                     continue
                 settings = _settings(way, facts, smaller, reason)
-                found.append(msgspec.structs.replace(way, settings=settings))
+                found.append(msgspec.structs.replace(way, settings=settings, trained_by=trained_by))
     return found
 
 
@@ -255,5 +258,5 @@ def named(way: Way, *, capital: bool = False) -> str:
 
 
 def recipe_for(way: Way) -> recipes.Recipe:
-    """Return the recipe that trains a way. Raises KeyError when there is none, which `ranked` never names."""
-    return recipes.recipes()[recipe_name_for(way) or ""]
+    """Return the recipe that trains a way of `ranked`."""
+    return recipes.recipes()[way.trained_by]

@@ -105,8 +105,9 @@ def _recipe(file: str, data: bytes) -> Recipe:
 
 def recipes() -> dict[str, Recipe]:
     """Return all recipes of the folder by name; adding one is dropping a file there."""
-    files = sorted(RECIPES_DIR.glob("*.yaml"))
-    return dict(_all_recipes(tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)))
+    with os.scandir(RECIPES_DIR) as found:
+        stamps = [(one.path, one.stat().st_mtime_ns, one.stat().st_size) for one in found if one.name.endswith(".yaml")]
+    return dict(_all_recipes(tuple(sorted(stamps))))
 
 
 @lru_cache(maxsize=4)  # one piece of advice asks some hundred times; a changed file has another stamp

@@ -24,8 +24,8 @@ from engine.report import headline
 from engine.runs import scored, store
 from engine.words import set_language
 from engine.workspace import Workspace
-from tests.test_language import opened, to
-from tests.test_pages import texts
+from tests.apps import texts
+from tests.pages.test_language import opened, to
 
 HOMES = sorted(path.stem for path in Path(__file__).parent.glob("*.json"))
 LANGUAGES = ("en", "zh")

@@ -1,0 +1,316 @@
+"""Time: FLOPs counted as published, a range that says what it stands on, and finished runs that correct it."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import starter
+from engine.data import datasets, division, lengths
+from engine.estimate import duration, memory
+from engine.estimate import measured as estimate_measured
+from engine.estimate.measured import Measurement
+from engine.models import bases
+from engine.models import shapes as models_shapes
+from engine.plan import plans
+from engine.workspace import Workspace
+from tests.conftest import ROOT, tunebook
+from tests.estimate.test_fit import LLAMA_2_7B, QWEN_25_7B, SETUPS, shapes
+from tests.helpers import examples, planned
+
+STARTER = models_shapes.read_shape(
+    {
+        "model_type": "llama", "num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 352, "vocab_size": 1024,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True,
+    }
+)  # fmt: skip
+JOB = duration.Job(steps=100, rows_per_step=16, row_tokens=200.0, threads=2)
+
+
+def measured(**changes: Any) -> Measurement:
+    assert STARTER is not None
+    usual: dict[str, Any] = {
+        "run": "20261124-000000-000000", "machine": estimate_measured.machine_name(), "device": "cpu", "dataset": "d",
+        "shape": STARTER, "setup": memory.Setup(batch_size=16, max_length=30), "threads": 2, "rows_per_step": 16,
+        "row_tokens": 20.0, "steps": 60, "peak_bytes": 700 * 2**20, "baseline_bytes": 580 * 2**20, "step_s": 0.04,
+        "whole_s": 14.0, "base_s": 2.0,
+    }  # fmt: skip
+    return Measurement(**{**usual, **changes})
+
+
+def needed(
+    shape: models_shapes.Shape | None = LLAMA_2_7B,
+    setup: memory.Setup | None = None,
+    job: duration.Job = JOB,
+    **how: Any,
+) -> Any:
+    usual: dict[str, Any] = {"device": "cpu", "known": []}
+    return duration.estimate(shape, setup or memory.Setup(), job, **{**usual, **how})
+
+
+# --- FLOPs -------------------------------------------------------------------------------------------------------------
+def test_full_fine_tuning_takes_six_flops_for_each_weight_and_token() -> None:
+    """C = 6 P D, EleutherAI's rule; the embedding is looked up and not multiplied with, attention comes on top."""
+    matrices = models_shapes.count_parameters(LLAMA_2_7B) - LLAMA_2_7B.head_parameters
+    found = duration.token_flops(LLAMA_2_7B, memory.Setup(adapter="full"), 1.0)
+    assert found == pytest.approx(6 * matrices, rel=0.001)
+
+
+def test_an_adapter_takes_two_thirds_and_checkpointing_a_third_more() -> None:
+    full = duration.token_flops(LLAMA_2_7B, memory.Setup(adapter="full"), 512)
+    lora = duration.token_flops(LLAMA_2_7B, memory.Setup(rank=8), 512)
+    assert 0.66 <= lora / full <= 0.69
+    again = duration.token_flops(LLAMA_2_7B, memory.Setup(adapter="full", gradient_checkpointing=True), 512)
+    assert again / full == pytest.approx(4 / 3)
+
+
+@given(shapes(), SETUPS, st.floats(1, 4096))
+@settings(max_examples=examples(50), deadline=None)
+def test_more_work_never_takes_less_time(shape: models_shapes.Shape, setup: memory.Setup, row_tokens: float) -> None:
+    try:
+        memory.trained_parameters(shape, setup)
+    except ValueError:
+        return
+    job = msgspec.structs.replace(JOB, row_tokens=row_tokens)
+    here = needed(shape, setup, job)
+    assert 0 < here.low_s < here.likely_s < here.high_s < math.inf and here.sentence
+    for more in ({"steps": 200}, {"rows_per_step": 32}, {"row_tokens": row_tokens + 1}, {"held_out": 10}):
+        assert needed(shape, setup, msgspec.structs.replace(job, **more)).likely_s >= here.likely_s
+    assert needed(shape, setup, job, device="cuda:0", card="NVIDIA H100 80GB HBM3").train_s < here.train_s
+
+
+@pytest.mark.parametrize(
+    ("shape", "job"),
+    [(None, JOB), (LLAMA_2_7B, msgspec.structs.replace(JOB, steps=0)),
+     (LLAMA_2_7B, msgspec.structs.replace(JOB, row_tokens=0.0)),
+     (LLAMA_2_7B, msgspec.structs.replace(JOB, row_tokens=math.nan))],
+)  # fmt: skip
+def test_where_too_little_is_known_there_is_no_time(shape: models_shapes.Shape | None, job: duration.Job) -> None:
+    assert needed(shape, job=job) is None
+    assert needed(LLAMA_2_7B, memory.Setup(layers=[99])) is None
+
+
+def test_without_a_run_the_assumption_is_said() -> None:
+    assert "GFLOP/s" in needed().sentence and needed().basis == "assumed"
+    card = needed(device="cuda:0", card="NVIDIA A100-SXM4-80GB")
+    assert "312 TFLOP/s of A100" in card.sentence
+    assert "71 TFLOP/s of such a card" in needed(device="cuda:0", memory_gib=23.6).sentence
+
+
+# --- from finished runs ---------------------------------------------------------------------------------------------
+def test_a_run_of_the_same_kind_on_the_same_base_decides() -> None:
+    setup = memory.Setup(batch_size=16, max_length=30)
+    job = msgspec.structs.replace(JOB, steps=600, row_tokens=20.0, dataset="d")
+    found = needed(STARTER, setup, job, known=[measured()])
+    assert found.basis == "measured" and found.runs == 1
+    assert found.train_s == pytest.approx(600 * 0.04)
+    # beside its steps the run took 14 - 60 x 0.04 s, of which 2 for a base that is scored by now
+    assert found.likely_s == pytest.approx(600 * 0.04 + 14 - 2.4 - 2)
+    other = needed(STARTER, setup, msgspec.structs.replace(job, dataset="other"), known=[measured()])
+    assert other.likely_s == pytest.approx(found.likely_s + 2)
+    assert found.low_s < found.likely_s < found.high_s < needed(STARTER, setup, job).high_s
+
+
+def test_another_base_is_scaled_by_flops_and_said_so() -> None:
+    found = needed(LLAMA_2_7B, known=[measured()])
+    assert found.basis == "scaled" and "other runs" in found.sentence
+    assert found.high_s / found.low_s > 5  # wide: a toy says little about a real model
+
+
+def test_runs_of_another_device_or_number_of_threads_say_nothing() -> None:
+    for changes in ({"device": "cuda:0"}, {"threads": 1}, {"step_s": None}):
+        assert needed(STARTER, known=[measured(**changes)]).basis == "assumed", changes
+
+
+def test_a_run_of_another_kind_moves_the_estimate_by_arithmetic() -> None:
+    for setup in (
+        memory.Setup(adapter="full", batch_size=16, max_length=30),
+        memory.Setup(quantize="4bit", batch_size=16, max_length=30),
+    ):
+        found = needed(STARTER, known=[measured(setup=setup)])
+        assert found.basis == "scaled", setup
+        slower = needed(STARTER, known=[measured(setup=setup, step_s=2 * (measured().step_s or 0))])
+        assert slower.train_s == pytest.approx(2 * found.train_s)
+
+
+def test_the_file_of_measurements_keeps_what_can_be_read_and_only_of_this_machine(workspace: Workspace) -> None:
+    assert estimate_measured.read(workspace) == []
+    estimate_measured.record(workspace, measured(run="20261124-000000-000001"))
+    estimate_measured.record(workspace, measured(run="20261124-000000-000002", machine="another"))
+    estimate_measured.record(workspace, measured(run="20261124-000000-000003", step_s=-1.0))
+    with (workspace.root / "measurements.jsonl").open("ab") as file:
+        file.write(b'{"run": "torn\n\xff\xfe\n[1, 2]\n')
+    estimate_measured.record(workspace, measured(run="20261124-000000-000004"))
+    assert [one.run[-1] for one in estimate_measured.read(workspace)] == ["4", "1"]
+
+
+def test_memory_is_corrected_by_runs_of_a_like_size_alone() -> None:
+    assert STARTER is not None
+    one = measured()
+    same = estimate_measured.memory([one], STARTER, one.setup, device="cpu")
+    assert same is not None and same.runs == 1
+    found = memory.estimate(STARTER, one.setup, device="cpu").calibrated(same)
+    assert found.runs == 1 and found.total_bytes == pytest.approx(one.peak_bytes, rel=0.01)
+    assert found.low_bytes < one.peak_bytes < found.high_bytes
+    assert list(found.parts or {}) == [part for part in memory.PARTS if part in (found.parts or {})]
+    far = estimate_measured.memory([one], QWEN_25_7B, memory.Setup(), device="cpu")
+    assert far is not None and far.runs == 0 and far.factor == 1.0  # only what importing takes is taken over
+    assert estimate_measured.memory([one], STARTER, one.setup, device="cuda:0") is None
+    assert estimate_measured.memory([one], None, one.setup, device="cpu") is None
+
+
+def test_a_correction_never_halves_more_and_never_loses_a_part() -> None:
+    assert STARTER is not None
+    low = estimate_measured.memory(
+        [measured(peak_bytes=581 * 2**20)], STARTER, memory.Setup(batch_size=16, max_length=30), device="cpu"
+    )
+    assert low is not None and low.factor == estimate_measured.LEAST_FACTOR
+
+
+# --- how long rows are -------------------------------------------------------------------------------------------------
+def test_rows_are_counted_with_the_bases_own_tokenizer(workspace: Workspace) -> None:
+    base = bases.describe("starter", workspace)
+    data = datasets.add_sample(workspace, starter.sample("new-facts"))
+    counted = lengths.of(data, base, workspace)
+    assert counted is not None and counted.counted and counted.longest is not None
+    assert 20 <= counted.mean <= 30 and 30 <= counted.longest <= 36  # 30 tokens in training, its marks allowed for
+    guessed = lengths.of(data, bases.describe("owner/not-here", workspace), workspace)
+    assert guessed is not None and not guessed.counted and guessed.mean > 0
+    pairs = lengths.of(datasets.add_sample(workspace, starter.sample("preference-pairs")), base, workspace)
+    assert pairs is not None and pairs.mean > 0
+
+
+def test_fewer_rows_take_fewer_steps_and_less_time(workspace: Workspace) -> None:
+    data = datasets.add_sample(workspace, starter.sample("new-facts"))
+    found = []
+    for most in (0, 100):
+        spec, problems = planned(
+            workspace, "lora", base="starter", dataset=data.id, overrides={"dataset.most_rows": most}
+        )
+        assert spec is not None and not problems
+        assert division.split_rows(spec, data, workspace) == ((240, 144) if not most else (100, 144))
+        found.append(plans.of_spec(workspace, spec).time)
+    assert found[0].likely_s > found[1].likely_s
+
+
+# --- real runs ---------------------------------------------------------------------------------------------------------
+@pytest.mark.train
+def test_a_finished_run_says_what_it_took_and_corrects_the_next_estimate(trained_home: Path) -> None:
+    workspace = Workspace(trained_home)
+    (one,) = estimate_measured.read(workspace)
+    assert one.steps == 60 and one.step_s and one.whole_s and one.setup.max_length == 30
+    estimated = memory.estimate(one.shape, one.setup, device="cpu").total_bytes
+    # What importing takes is the machine's own: installed extras are imported along by the libraries.
+    estimated += one.baseline_bytes - memory.IMPORT_BASELINE_BYTES
+    assert estimated == pytest.approx(one.peak_bytes, rel=0.15)  # the starter's total, before any correction
+    spec, _ = planned(workspace, "lora", base="starter", dataset=one.dataset, overrides={})
+    assert spec is not None
+    assert plans.of_spec(workspace, spec).memory.runs == 1
+    forecast = plans.of_spec(workspace, spec).time
+    assert forecast is not None and (forecast.basis == "measured") == (spec.train.threads == one.threads)
+
+
+@pytest.mark.slow
+@pytest.mark.train
+def test_time_is_within_a_quarter_once_a_run_has_finished(tmp_path: Path) -> None:
+    """A run of 150 steps foretells one of 450. Needs a machine with nothing else to do."""
+    home, machine = tmp_path / "home", tmp_path / "machine"
+    workspace = Workspace(home)
+
+    def run(steps: int) -> None:
+        done = tunebook("train", "lora", "--data", "new-facts", "--wait", "--set", f"train.max_steps={steps}",
+                        home=home, machine=machine)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    run(150)
+    data = next(d for d in datasets.list_all(workspace) if d.name == "New facts")
+    spec, _ = planned(workspace, "lora", base="starter", dataset=data.id, overrides={"train.max_steps": 450})
+    assert spec is not None
+    forecast = plans.of_spec(workspace, spec).time
+    assert forecast is not None and forecast.basis == "measured"
+    run(450)
+    newest = estimate_measured.read(workspace)[0]
+    assert newest.steps == 450 and newest.whole_s is not None
+    print(f"foretold {forecast.likely_s:.1f} s, took {newest.whole_s:.1f} s")
+    assert forecast.likely_s == pytest.approx(newest.whole_s, rel=0.25)
+
+
+MAKE = """
+import json, sys, torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+torch.manual_seed(0)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+fields = json.loads(sys.argv[3])
+config = AutoConfig.for_model(fields.pop("model_type"), **fields, pad_token_id=tokenizer.pad_token_id,
+                              eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.eos_token_id)
+AutoModelForCausalLM.from_config(config).save_pretrained(sys.argv[2])
+tokenizer.save_pretrained(sys.argv[2])
+"""
+
+
+def llama(layers: int, hidden: int, wide: int, heads: int, kv: int, words: int = 1024, **more: Any) -> dict[str, Any]:
+    return {
+        "model_type": "llama", "num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": wide,
+        "num_attention_heads": heads, "num_key_value_heads": kv, "vocab_size": words, "tie_word_embeddings": True,
+        "max_position_embeddings": 1024, **more,
+    }  # fmt: skip
+
+
+USUAL = llama(10, 640, 1760, 10, 10)
+WIDE, DEEP = llama(4, 1024, 2816, 8, 8), llama(24, 384, 1024, 6, 2, 16_384)
+GPT2 = {"model_type": "gpt2", "n_layer": 16, "n_embd": 512, "n_head": 8, "n_positions": 1024, "vocab_size": 4096}
+# What engine/fit.py's figures were measured on, then shapes, lengths and recipes that were not. All about 50 million.
+FITTED = [("lora", USUAL, 4, 512, {}), ("full", USUAL, 4, 512, {})]
+NOT_FITTED: list[tuple[str, dict[str, Any], int, int, dict[str, Any]]] = [
+    ("lora", WIDE, 8, 256, {}),
+    ("full", DEEP, 2, 768, {}),
+    ("full", USUAL, 8, 384, {"train.gradient_checkpointing": "true"}),
+    ("oft", WIDE, 4, 640, {}),
+    ("dpo", DEEP, 2, 384, {}),
+    ("kto", WIDE, 4, 384, {}),
+    ("freeze-bottom", DEEP, 4, 512, {}),
+    ("lora", GPT2, 4, 512, {}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("recipe", "config", "batch", "length", "more"), [*FITTED, *NOT_FITTED],
+    ids=[f"{row[0]}-{row[1]['model_type']}-{row[2]}x{row[3]}" for row in [*FITTED, *NOT_FITTED]],
+)  # fmt: skip
+def test_memory_on_a_processor_is_within_a_quarter_for_a_model_of_50_million(
+    tmp_path: Path, recipe: str, config: dict[str, Any], batch: int, length: int, more: dict[str, Any]
+) -> None:
+    folder, data = tmp_path / "model", tmp_path / "long.jsonl"
+    subprocess.run(
+        [sys.executable, "-c", MAKE, str(starter.MODEL_DIR), str(folder), json.dumps(config)],
+        cwd=ROOT, check=True, timeout=300,
+    )  # fmt: skip
+    text = "river stone cloud " * 190
+    answers: dict[str, Any] = {"completion": text}
+    if recipe == "dpo":
+        answers = {"chosen": text, "rejected": text + "."}
+    rows = [{"prompt": f"say {n}", **answers, **({"label": n % 2 == 0} if recipe == "kto" else {})} for n in range(20)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = {"train.threads": 1, "train.batch_size": batch, "train.max_length": length, **more}
+    done = tunebook("fit", recipe, "--base", str(folder), "--data", str(data), "--probe", "--json",
+                    *(word for name, value in chosen.items() for word in ("--set", f"{name}={value}")),
+                    home=tmp_path / "home", machine=tmp_path / "machine")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = msgspec.json.decode(done.stdout)
+    assert length <= answer["probe"]["longest_tokens"] <= length + 1  # KTO counts the end of an answer on top
+    estimated, taken = (
+        n - memory.IMPORT_BASELINE_BYTES for n in (answer["total_bytes"], answer["probe"]["peak_bytes"])
+    )
+    print(f"{recipe}: estimated {estimated / 2**20:,.0f} MiB, took {taken / 2**20:,.0f}: {estimated / taken - 1:+.0%}")
+    assert estimated == pytest.approx(taken, rel=0.25)

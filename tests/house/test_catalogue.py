@@ -1,0 +1,110 @@
+"""Scans: no text of the interface lacks a translation, and none stays outside the catalogue."""
+
+from __future__ import annotations
+
+import ast
+import gettext
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.words import languages
+from tests.conftest import ROOT
+from tests.house.sources import ENGINE, called, name_of, tree_of
+from tests.house.sources import PAGES as PAGE_FILES
+from tools import messages
+
+CATALOGUES = messages.catalogue_paths()
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+PAST = "run `make messages`, translate what it names, and run it again"
+
+
+def compiled(path: Path) -> dict[str, str]:
+    with path.with_suffix(".mo").open("rb") as file:
+        return {k: v for k, v in vars(gettext.GNUTranslations(file))["_catalog"].items() if k}
+
+
+# --- the catalogue ----------------------------------------------------------------------------------------------------
+def test_chinese_can_be_chosen():
+    assert languages() == ("en", "zh")
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parents[1].name)
+def test_no_message_of_the_interface_lacks_a_translation(path):
+    translated = messages.read(path)
+    missing = [text for text in messages.messages() if not translated.get(text)]
+    assert missing == [], PAST
+    assert sorted(set(translated) - set(messages.messages())) == [], f"no longer used: {PAST}"
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parents[1].name)
+def test_a_translation_has_the_parameters_of_its_text(path):
+    wrong = [k for k, v in messages.read(path).items() if messages.placeholders(k) != messages.placeholders(v)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parents[1].name)
+def test_what_is_read_is_what_is_written(path):
+    assert compiled(path) == messages.read(path), f"the .mo is older than the .po: {PAST}"
+
+
+def test_a_chinese_sentence_is_chinese():
+    """A translation that only repeats the English would pass for one."""
+    (path,) = CATALOGUES
+    names = re.compile(
+        r"nats per token|The Hugging Face hub|SFT, DPO|arXiv|peft|TRL|transformers|PyTorch|LIMA|Appl|Unsloth|bitsandbytes"
+    )
+    same = [
+        text
+        for text, said in messages.read(path).items()
+        if len(re.findall(r"[A-Za-z]{2,}", re.sub(r"\{\w+\}", "", text))) > 2 and not CHINESE.search(said)
+    ]
+    assert [text for text in same if not names.match(text) and "_proj" not in text] == []
+
+
+def test_the_chinese_has_one_word_for_one_thing():
+    """docs/chinese.md is the glossary; its last column says what no translation may hold."""
+    (path,) = CATALOGUES
+    rows = re.findall(r"^\| .+ \| .+ \| (.+) \|$", (ROOT / "docs" / "chinese.md").read_text("utf-8"), re.MULTILINE)
+    never = [re.compile(one) for row in rows for one in re.findall(r"`(.+?)`", row)]
+    assert len(never) > 30
+    half = re.compile(r"[\u4e00-\u9fff][,;:?!](?=\s|$)")  # of half the width, after Chinese
+    found = {said: one.pattern for said in messages.read(path).values() for one in [*never, half] if one.search(said)}
+    assert found == {}
+
+
+def test_the_scan_finds_texts_of_every_kind():
+    found = messages.messages()
+    for text in (
+        "Start",  # a page
+        "{rule} was not followed: {why}",  # through _ui.say
+        "no GPU was found",  # through later
+        "the disk is full",  # a problem's sentence
+        "Learning rate",  # a setting's title
+        "New facts",  # a sample
+        "Full fine-tuning",  # a recipe
+        "twice the rank (E10)",  # the guide
+    ):
+        assert text in found
+
+
+def test_a_text_is_not_looked_up_before_a_reader_is_known():
+    """t() at import time would speak the language of whoever came first, or none."""
+    found = []
+    for path in ENGINE:
+        waiting: list[ast.AST] = [tree_of(path)]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, ast.Call) and called(node) == "t":
+                found.append(f"{name_of(path)}:{node.lineno}")
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                waiting += ast.iter_child_nodes(node)
+    assert found == []
+
+
+def test_every_fragment_speaks_the_language_of_its_page():
+    """st.fragment runs again in a thread that never saw the frame; _ui.fragment chooses the language first."""
+    pages = [path for path in PAGE_FILES if path.name != "_ui.py"]
+    named = [path.name for path in pages if "st.fragment" in path.read_text(encoding="utf-8")]
+    assert named == [], "use _ui.fragment"

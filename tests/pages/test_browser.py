@@ -1,0 +1,319 @@
+"""Paths through a real browser: a headless Chromium against a real server. Waits for what a person would see."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from engine import events, starter
+from engine.data import datasets
+from engine.plan import drafts
+from engine.runs import follow, store
+from engine.workspace import Workspace
+from tests.apps import PAGES, preference_run
+from tests.browsers import CONTRAST, EXPECTED_404, SLOW_MS, Server, dialogs, settled
+from tests.conftest import SHARED_DATA
+from tests.helpers import wait_until
+
+pytestmark = pytest.mark.browser
+
+
+def rows_file(tmp_path: Path) -> Path:
+    """Alpaca rows: real ones where they are beside the checkout, else some of the same form."""
+    real, made = SHARED_DATA / "alpaca_en_200.jsonl", tmp_path / "alpaca.jsonl"
+    if real.exists():
+        made.write_bytes(b"".join(real.read_bytes().splitlines(keepends=True)[:60]))
+        return made
+    rows = [
+        {"instruction": f"Count to {i}.", "input": "", "output": " ".join(map(str, range(i)))} for i in range(2, 62)
+    ]
+    made.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return made
+
+
+def test_a_deep_link_on_a_cold_server_opens_its_page_inside_the_frame(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/forgetting?run=20260101-000000-abcdef")  # the first request of the server
+    settled(page)
+    expect(page.get_by_role("heading", name="Forgetting")).to_be_visible()
+    expect(page.get_by_test_id("stSidebarNav").get_by_role("link")).to_have_count(len(PAGES))
+    assert "run=20260101-000000-abcdef" in page.url
+    expect(page.get_by_text("Page not found")).to_have_count(0)
+
+
+def test_from_an_uploaded_file_to_a_forgetting_report(server: Server, page: Page, tmp_path: Path) -> None:
+    errors: list[str] = []
+    outside: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on(
+        "request", lambda r: outside.append(r.url) if not r.url.startswith((server.url, "data:", "blob:")) else None
+    )
+    page.on(
+        "response",
+        lambda r: errors.append(f"{r.status} {r.url}") if r.status >= 400 and not EXPECTED_404.search(r.url) else None,
+    )
+    page.goto(server.url)
+    settled(page)
+    expect(page).to_have_url(re.compile("/data"))
+    page.get_by_test_id("stFileUploaderDropzoneInput").first.set_input_files(rows_file(tmp_path))
+    expect(page.get_by_text("ready to train on")).to_be_visible()
+    page.get_by_role("button", name="Next: ask the advisor").click()
+
+    expect(page.get_by_text("Advice: LoRA")).to_be_visible()
+    expect(page.get_by_text("LoRA + 参数冻结 + 偏好对齐", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Use this", exact=True).click()
+
+    expect(page.get_by_text("From the advisor")).to_be_visible()
+    epochs = page.get_by_role("textbox", name="Epochs")
+    epochs.fill("3")
+    epochs.press("Enter")
+    expect(page.get_by_text("Changed from the default 10")).to_be_visible()
+    start = page.get_by_role("button", name="Start", exact=True)
+    expect(start).to_be_enabled()
+    start.dblclick()
+
+    expect(page).to_have_url(re.compile("/runs"))
+    workspace = Workspace(server.home)
+    wait_until(lambda: len(store.list_all(workspace)) == 1, timeout_s=30)
+    run_id = store.list_all(workspace)[0].id
+    # The chart moves in place: the canvas that drew the first points draws the later ones too.
+    canvas = page.get_by_test_id("stEChartsChart").locator("canvas").first
+    expect(canvas).to_be_visible(timeout=SLOW_MS)
+    canvas.evaluate("node => { node.dataset.same = 'yes' }")
+    first = page.get_by_test_id("stMetricValue").first.inner_text()
+    wait_until(lambda: page.get_by_test_id("stMetricValue").first.inner_text() != first, timeout_s=60)
+    assert canvas.evaluate("node => node.dataset.same") == "yes"
+    expect(page.get_by_text("Use it")).to_be_visible(timeout=5 * SLOW_MS)
+    assert [run.id for run in store.list_all(workspace)] == [run_id]  # the double click started one run
+    page.get_by_role("button", name="Next: what it gained and what it forgot").click()
+
+    expect(page.get_by_text(re.compile("It learned from the rows|It learned the new task"))).to_be_visible()
+    expect(page.get_by_text(re.compile("oy-world knowledge")).first).to_be_visible()
+    settled(page)
+    assert errors == []
+    assert outside == []  # nothing is fetched from, or told to, anybody else
+
+
+def started_on_the_page(server: Server, page: Page, **overrides: object) -> str:
+    """Start a run of a sample as a person does, and return its id as soon as it is there."""
+    workspace = Workspace(server.home)
+    dataset = datasets.add_sample(workspace, starter.sample("new-facts"))
+    draft = drafts.Draft(recipe="lora", dataset=dataset.id, overrides={"evaluate.benchmarks": [], **overrides})
+    page.goto(f"{server.url}/train?draft={drafts.save(workspace, draft)}")
+    start = page.get_by_role("button", name="Start", exact=True)
+    expect(start).to_be_enabled(timeout=SLOW_MS)
+    start.click()
+    wait_until(lambda: store.list_all(workspace), timeout_s=60)
+    return store.list_all(workspace)[0].id
+
+
+def test_a_refresh_a_second_tab_and_a_server_that_ends_or_is_killed_all_show_the_same_run_going_on(
+    server: Server, page: Page, browser: Browser
+) -> None:
+    run_id = started_on_the_page(server, page, **{"train.max_steps": 20_000})
+    workspace = Workspace(server.home)
+
+    def goes_on() -> None:
+        before = store.summary(workspace, run_id).step
+        wait_until(lambda: store.summary(workspace, run_id).step > before, timeout_s=60)
+
+    expect(page).to_have_url(re.compile("/runs"))
+    expect(page.get_by_text("Training: step")).to_be_visible(timeout=SLOW_MS)
+    page.reload()
+    expect(page.get_by_text("Training: step")).to_be_visible(timeout=SLOW_MS)
+    page.goto(f"{server.url}/forgetting?run={run_id}")
+    expect(page.get_by_text("Training: step")).to_be_visible(timeout=SLOW_MS)
+    second = browser.new_context().new_page()
+    second.goto(f"{server.url}/runs?run={run_id}")
+    expect(second.get_by_text("Training: step")).to_be_visible(timeout=SLOW_MS)
+    expect(second).to_have_title(re.compile("^[0-9]+ % running"))
+    second.context.close()
+
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        server.kill(number)
+        goes_on()  # nobody serves, and it trains on
+        server.start()
+        page.goto(f"{server.url}/runs?run={run_id}")
+        expect(page.get_by_text("Training: step")).to_be_visible(timeout=SLOW_MS)
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(page.get_by_text("Stopped as asked")).to_be_visible(timeout=2 * SLOW_MS)
+    found, _ = events.read(workspace.run_dir(run_id))
+    assert isinstance(found[-1], events.Stopped) and found[-1].resumable
+    assert sum(isinstance(e, events.Started) for e in found) == 1
+
+
+def test_a_run_whose_browser_is_closed_at_once_is_found_finished_later(server: Server, browser: Browser) -> None:
+    context = browser.new_context()
+    run_id = started_on_the_page(server, context.new_page(), **{"train.max_steps": 5})
+    context.close()
+    workspace = Workspace(server.home)
+    assert store.status(workspace, run_id) in ("queued", "running")
+    assert follow.wait(workspace, run_id) == "finished"
+    later = browser.new_context().new_page()
+    later.goto(f"{server.url}/runs")
+    expect(later.get_by_text("Use it")).to_be_visible(timeout=SLOW_MS)
+    expect(later).to_have_title(re.compile("^finished"))
+    later.context.close()
+
+
+def test_a_broken_file_is_explained_and_mended_in_the_browser(server: Server, page: Page, tmp_path: Path) -> None:
+    opened = dialogs(page)
+    lines = [json.dumps({"prompt": f"q{i}", "completion": f"a{i}"}) for i in range(1000)]
+    lines[612] = lines[612][:-3]
+    lines[40] = json.dumps({"prompt": "<img src=x onerror=alert(1)> **bold**", "completion": None})
+    broken = tmp_path / "<img src=x onerror=alert(2)>.jsonl"
+    broken.write_text("\n".join(lines) + "\n")
+    page.goto(f"{server.url}/data")
+    settled(page)
+    with page.expect_file_chooser() as chooser:  # by keyboard alone
+        page.get_by_label("Choose a file").press("Enter")
+    chooser.value.set_files(broken)
+    expect(page.get_by_text("line 613").first).to_be_visible()
+    expect(page.get_by_text("line 41: completion is null")).to_be_visible()
+    expect(page.get_by_role("button", name="Next: ask the advisor")).to_be_disabled()
+    page.get_by_role("button", name="Edit").first.click()
+    row = page.get_by_role("textbox", name="The row as it stands in the file")
+    expect(row).to_have_value(lines[612])
+    row.fill(lines[612] + '2"}')
+    row.press("Control+Enter")
+    expect(page.get_by_text("No errors: this row can be trained on.")).to_be_visible()
+    page.get_by_role("button", name="Keep this change").click()
+    expect(page.get_by_text("2 rows with errors become 1")).to_be_visible()
+    page.get_by_role("button", name="Leave out the bad rows").click()
+    expect(page.get_by_text("999 prompts with answers, ready to train on")).to_be_visible()
+    expect(page.get_by_role("button", name="Next: ask the advisor")).to_be_enabled()
+    assert opened == [] and page.locator('img[src="x"]').count() == 0  # what looks like a page stayed text
+
+    # Another file is dropped; what was uploaded before is gone from the uploads and kept as data.
+    dropped = page.evaluate_handle(
+        """() => {
+            const held = new DataTransfer();
+            held.items.add(new File(['{"text": "one"}\\n{"text": "two"}\\n'], "dropped.jsonl"));
+            return held;
+        }"""
+    )
+    page.locator(".zone").dispatch_event("drop", {"dataTransfer": dropped})
+    expect(page.get_by_role("heading", name="dropped.jsonl")).to_be_visible()
+    expect(page.get_by_text("2 texts or conversations, ready to train on")).to_be_visible()
+    workspace = Workspace(server.home)
+    assert list(workspace.uploads_dir.glob("*")) == []
+    assert sorted(path.parent for path in workspace.datasets_dir.glob("*/original")) == sorted(
+        path for path in workspace.datasets_dir.iterdir()
+    )
+
+
+@pytest.mark.slow
+def test_what_is_trained_is_shown_token_by_token_as_text(server: Server, page: Page, tmp_path: Path) -> None:
+    opened = dialogs(page)
+    hostile = "<img src=x onerror=alert(1)>"
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": hostile, "completion": f"{hostile} {n}"}) + "\n" for n in range(9)))
+    page.goto(f"{server.url}/data")
+    settled(page)
+    page.get_by_test_id("stFileUploaderDropzoneInput").first.set_input_files(rows)
+    expect(page.get_by_text("ready to train on")).to_be_visible()
+    page.get_by_text("What is trained").click()
+    page.get_by_role("button", name="Show what is trained").click()
+    shown = page.locator(".text").first
+    expect(shown).to_be_visible(timeout=2 * SLOW_MS)
+    assert shown.inner_text() == f"<|user|>{hostile}<|end|><|assistant|>{hostile} 0<|end|>"
+    assert "".join(shown.locator(".trained").all_inner_texts()) == f"{hostile} 0<|end|>"
+    assert opened == [] and page.locator('img[src="x"]').count() == 0
+
+
+GROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 21, 28)"}
+
+
+def test_every_text_of_every_page_has_contrast_in_both_themes(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/data")
+    settled(page)
+    page.get_by_text("Try a sample").click()
+    page.get_by_role("button", name="Use this sample").first.click()
+    expect(page.get_by_text("ready to train on")).to_be_visible(timeout=SLOW_MS)
+    for name in PAGES:
+        page.get_by_test_id("stSidebarNav").get_by_role("link", name=name.capitalize()).click()
+        expect(page).to_have_url(re.compile(f"/{name}"))
+        expect(page.locator("#stMain h1")).to_have_text(name.capitalize())
+        settled(page)
+        for theme, ground in GROUND.items():  # the page follows the system's setting as it changes
+            page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+            expect(page.get_by_test_id("stApp")).to_have_css("background-color", ground)
+            wait_until(lambda: not page.evaluate(CONTRAST), 10, f"{name}, {theme}: {page.evaluate(CONTRAST)}")
+
+
+FOCUSED = """() => {
+  const e = document.activeElement;
+  const said = e.getAttribute("aria-label") || e.closest("label")?.innerText || e.innerText || "";
+  return e.tagName === "MAIN" || said.startsWith("Help for") ? "" : said;
+}"""
+
+
+def test_the_keyboard_alone_reaches_and_works_what_the_forgetting_page_offers(server: Server, page: Page) -> None:
+    run_id = preference_run(Workspace(server.home))
+    page.goto(f"{server.url}/forgetting?run={run_id}")
+    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=SLOW_MS)
+    settled(page)
+
+    def walk(to: str) -> None:
+        for _ in range(100):
+            page.keyboard.press("Tab")
+            if to in page.evaluate(FOCUSED):
+                return
+        raise AssertionError(f"Tab never reaches {to}")
+
+    controls = (
+        "One run", "Run", "Per family and subject", "Question by question", "How it was asked", "Along the run",
+        "Same run with this", "Ask it more benchmarks", "Report (HTML)", "Next: train",
+    )  # fmt: skip
+    for control in controls:
+        walk(control)  # each after the one before, in the order of the page
+    page.goto(f"{server.url}/forgetting?run={run_id}")
+    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=SLOW_MS)
+    settled(page)
+    walk("One run")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_text("Choose two runs or more.")).to_be_visible(timeout=SLOW_MS)
+    settled(page)
+    slider = page.get_by_role("slider", name="I accept losing at most (points)")
+
+    def raised() -> bool:  # a page that is drawn anew a moment later takes the focus from what had it
+        walk("I accept losing at most")
+        page.keyboard.press("End")
+        return slider.input_value() == "20"
+
+    wait_until(raised, timeout_s=60)
+
+
+def test_another_base_brings_its_own_defaults_and_keeps_what_was_changed_by_hand(
+    server: Server, page: Page, tmp_path: Path
+) -> None:
+    real = tmp_path / "real-model"
+    real.mkdir()
+    (real / "config.json").write_text('{"num_hidden_layers": 2, "hidden_size": 64, "max_position_embeddings": 2048}')
+    header = json.dumps({"w": {"dtype": "F16", "shape": [3_000_000_000], "data_offsets": [0, 6_000_000_000]}}).encode()
+    with (real / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 6_000_000_000)  # a sparse file: no block is written
+    (real / "tokenizer.json").write_text("{}")
+    page.goto(f"{server.url}/data")
+    settled(page)
+    page.get_by_text("Try a sample").click()
+    page.get_by_role("button", name="Use this sample").first.click()
+    expect(page.get_by_text("ready to train on")).to_be_visible()
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Train").click()
+    epochs = page.get_by_role("textbox", name="Epochs")
+    epochs.fill("7")
+    epochs.press("Enter")
+    expect(page.get_by_text("Changed from the default 10")).to_be_visible()
+    rate = page.get_by_role("textbox", name="Learning rate")
+    expect(rate).to_have_value("0.003")
+    base = page.get_by_role("combobox", name="Model to start from")
+    base.fill(str(real))
+    base.press("Enter")
+    expect(rate).to_have_value("0.0002")
+    expect(page.get_by_role("textbox", name="Epochs")).to_have_value("7")
+    expect(page.get_by_text("Your own changes were kept: Epochs")).to_be_visible()

@@ -1,0 +1,605 @@
+"""The Data page and what stands behind it: any row found, one edited in place, numbers, what is trained, the split."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from streamlit.testing.v1 import AppTest
+
+from engine import starter
+from engine.check import DatasetError, check_file
+from engine.data import Dataset, copies, datasets, jobs, making, masks, numbers, one_row
+from engine.data.fixes import DROP_BAD_ROWS, Edit, one_line
+from engine.data.one_row import check_row
+from engine.models import Base, bases
+from engine.models.templates import PLAIN_TEMPLATE, Coder, NoTokenizer
+from engine.words import Problem
+from engine.workspace import Workspace
+from tests import forked
+from tests.apps import button, has_button, open_page, texts
+from tests.conftest import ROOT
+from tests.helpers import examples, wait_until
+
+XSS = "<img src=x onerror=alert(1)> **bold** [link](javascript:alert(1)) :red[x]"
+FAST = settings(max_examples=examples(100), deadline=None)
+
+
+def lines_of(rows: list[Any]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def stored(workspace: Workspace, content: bytes, name: str = "mine.jsonl") -> Dataset:
+    file = workspace.root / "brought"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return datasets.add(workspace, file, name)
+
+
+def good_rows(count: int) -> list[dict[str, str]]:
+    return [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(count)]
+
+
+def broken(workspace: Workspace, count: int = 30) -> Dataset:
+    """Rows 5 and 9 are bad."""
+    lines = lines_of(good_rows(count)).splitlines()
+    lines[4] = b'{"prompt": "q4", "completion": null}'
+    lines[8] = lines[8][:-5]
+    return stored(workspace, b"\n".join(lines) + b"\n")
+
+
+def original(dataset: Dataset) -> Path:
+    return dataset.folder / "original"
+
+
+# --- any row ----------------------------------------------------------------------------------------------------------
+CONTAINERS = {
+    "lines": lambda rows: lines_of(rows),
+    "array": lambda rows: json.dumps(rows).encode(),
+    "indented": lambda rows: json.dumps(rows, indent=2).encode(),
+    "gzip": lambda rows: gzip.compress(lines_of(rows)),
+    "table": lambda rows: (
+        "prompt,completion\n" + "".join(f"{r['prompt']},{r['completion']}\n" for r in rows)
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_any_row_is_found_by_its_place_and_by_a_text_in_it(workspace: Workspace, container: str) -> None:
+    dataset = stored(workspace, CONTAINERS[container](good_rows(50)))
+    page = one_row.find(original(dataset), {}, start=41, count=5)
+    assert [row.row for row in page.rows] == [41, 42, 43, 44, 45] and page.next_row == 46
+    assert "question 40" in page.rows[0].text
+    found = one_row.find(original(dataset), {}, text="ANSWER 37", count=5)
+    assert [row.row for row in found.rows] == [38] and found.next_row is None
+
+
+@FAST
+@given(text=st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12), escaped=st.booleans())
+def test_a_text_is_found_however_json_writes_it(tmp_path_factory, text: str, escaped: bool) -> None:
+    file = tmp_path_factory.mktemp("search") / "rows.jsonl"
+    rows = [{"text": "plain"}, {"text": f"before {text} after"}, {"text": "other"}]
+    file.write_text("".join(json.dumps(row, ensure_ascii=escaped) + "\n" for row in rows), "utf-8")
+    assert 2 in [row.row for row in one_row.find(file, {}, text=text).rows]
+
+
+def test_a_search_among_rows_with_errors_sees_nothing_else(workspace: Workspace) -> None:
+    dataset = broken(workspace)
+    page = one_row.find(original(dataset), {}, only=(5, 9))
+    assert [row.row for row in page.rows] == [5, 9] and page.next_row is None
+
+
+# --- the spot ---------------------------------------------------------------------------------------------------------
+def problem(where: str | None, rule: str = "null-field") -> Problem:
+    return Problem(rule=rule, where=where, row=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "marked"),
+    [
+        ('{"messages": [{"role": "user"}, {"role": "assistant", "content": null}]}', problem("messages[1].content"), "null"),
+        ('{"a": "x", "prompt": "  "}', problem("prompt"), '"  "'),
+        ('{"input": {"messages": 7}}', problem("input.messages"), "7"),
+        ('{"odd.name": 7}', problem("odd.name"), "7"),
+        ('{"messages": [{"role": "user"}]}', problem("messages[0].content"), '{"role": "user"}'),
+        ('{"a": "breaks off', problem(None, "not-json"), '"breaks off'),
+        ('{"a": 1,}', problem(None, "not-json"), "}"),
+        ('{"a": NaN}', problem(None, "nan"), "NaN"),
+    ],
+)  # fmt: skip
+def test_the_spot_of_a_problem_is_marked(text: str, found: Problem, marked: str) -> None:
+    span = one_row.spot(text, found)
+    assert span is not None and text[span[0] : span[1]] == marked
+
+
+def test_a_problem_without_a_spot_marks_nothing() -> None:
+    assert one_row.spot('{"a": 1}', problem("b")) is None
+    assert one_row.spot('{"a": 1}', problem(None, "duplicate-row")) is None
+
+
+@FAST
+@given(text=st.text(max_size=60), where=st.one_of(st.none(), st.text(max_size=20)))
+def test_a_spot_lies_inside_whatever_the_row_is(text: str, where: str | None) -> None:
+    for rule in ("not-json", "nan", "null-field"):
+        span = one_row.spot(text, problem(where, rule))
+        assert span is None or 0 <= span[0] <= span[1] <= len(text)
+
+
+# --- edits ------------------------------------------------------------------------------------------------------------
+def test_an_edited_row_is_checked_by_itself_as_a_row_of_its_file(workspace: Workspace) -> None:
+    path = original(broken(workspace))
+    found, row = check_row(path, b'{"prompt": "q", "completion": ""}')
+    assert [p.rule for p in found] == ["blank-field"] and row is None
+    found, row = check_row(path, b'{"prompt": "q", "completion": "a"}')
+    assert found == () and row is not None and row["completion"][0]["content"] == "a"
+    found, _ = check_row(path, b'{"messages": [{"role": "user", "content": "x"}], "label": true}')
+    assert [p.severity for p in found] == ["error"]
+    assert [p.rule for p in check_row(path, b"{broken")[0]] == ["not-json"]
+
+
+def test_an_edit_is_a_dataset_beside_the_untouched_original(workspace: Workspace) -> None:
+    parent = broken(workspace)
+    before = original(parent).read_bytes()
+    edits = [Edit(row=5, text='{"prompt": "q4",\n "completion": "mended"}'), Edit(row=9, text="  ")]
+    fixed = copies.fixed(workspace, parent.id, fixes=edits)
+    assert original(parent).read_bytes() == before and fixed.parent == parent.id
+    assert fixed.trainable and fixed.report.rows == 29 and fixed.report.errors == {}
+    assert fixed.fixes == (edits[0], edits[1])
+    kept = [json.loads(line) for line in original(fixed).read_bytes().splitlines()]
+    assert kept[4] == {"prompt": "q4", "completion": "mended"}
+    assert kept[:4] + kept[5:] == [row for n, row in enumerate(good_rows(30)) if n not in (4, 8)]
+    other = copies.fixed(workspace, parent.id, fixes=[Edit(row=5, text='{"prompt": "q", "completion": "b"}')])
+    assert other.id != fixed.id and other.report.bad_rows == 1
+    assert copies.fixed(workspace, parent.id, fixes=edits).id == fixed.id
+
+
+def test_an_edit_comes_before_the_other_repairs_and_keeps_the_validation_rows(workspace: Workspace) -> None:
+    validation = stored(workspace, lines_of(good_rows(7)), "validation")
+    parent = datasets.attach(workspace, broken(workspace).id, validation.id)
+    edit = Edit(row=5, text='{"prompt": "q4", "completion": "mended"}')
+    fixed = copies.fixed(workspace, parent.id, fixes=[DROP_BAD_ROWS, edit])
+    assert fixed.fixes == (edit, DROP_BAD_ROWS) and fixed.report.rows == 29 and fixed.eval_id == validation.id
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_row_of_any_container_can_be_edited(workspace: Workspace, container: str) -> None:
+    parent = stored(workspace, CONTAINERS[container](good_rows(6)))
+    fixed = copies.fixed(workspace, parent.id, fixes=[Edit(row=3, text='{"prompt": "p", "completion": "new"}')])
+    rows = datasets.preview(workspace, fixed.id)
+    assert len(rows) == 6 and fixed.trainable
+    assert [row["completion"][0]["content"] for row in rows[1:4]] == ["answer 1", "new", "answer 3"]
+
+
+def test_a_row_that_is_not_there_cannot_be_edited(workspace: Workspace) -> None:
+    parent = broken(workspace)
+    with pytest.raises(DatasetError) as error:
+        copies.fixed(workspace, parent.id, fixes=[Edit(row=31, text="{}")])
+    assert error.value.problem.rule == "row-gone" and len(datasets.list_all(workspace)) == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@FAST
+@given(text=st.text(max_size=60) | JSON.map(lambda value: json.dumps(value, indent=1)), row=st.integers(1, 3))
+def test_whatever_is_typed_into_a_row_leaves_the_others_as_they_are(tmp_path_factory, text: str, row: int) -> None:
+    workspace = Workspace(tmp_path_factory.mktemp("typed"))
+    parent = stored(workspace, lines_of(good_rows(3)))
+    found = check_row(original(parent), one_line(text))[0] if one_line(text) else ()
+    try:
+        fixed = copies.fixed(workspace, parent.id, fixes=[Edit(row=row, text=text)])
+    except DatasetError as error:
+        assert error.problem.rule == "row-not-json" and "error" in [p.severity for p in found]
+        return
+    assert fixed.report.rows == 3 - (not one_line(text))
+    assert fixed.report.bad_rows == any(p.severity == "error" for p in found)
+    answers = [one["completion"][0]["content"] for one in datasets.preview(workspace, fixed.id)]
+    others = [f"answer {n}" for n in range(3) if n != row - 1]
+    assert [answer for answer in answers if answer in others] == others
+
+
+# --- numbers and what is trained --------------------------------------------------------------------------------------
+@pytest.fixture
+def base(workspace: Workspace) -> Base:
+    return bases.describe("starter", workspace)
+
+
+def test_the_numbers_are_those_of_the_rows(workspace: Workspace, base: Base) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "c" * n}] * turns}
+        for n, turns in ((1, 1), (2, 1), (3, 2))
+    ]
+    found = numbers.describe(workspace, stored(workspace, lines_of(rows)).id, base)
+    assert found.rows == 3 and found.turns == {2: 2, 4: 1}
+    assert found.roles == {"user": 4, "assistant": 4}
+    assert found.characters == {"user": 8, "assistant": 9}
+    assert len(found.tokens) == 3 and not found.is_sample and found.over(1024) == 0 and found.over(0) == 1
+    pairs = [{"prompt": "q", "chosen": "good", "rejected": "bad answer"}] * 4
+    of_pairs = numbers.describe(workspace, stored(workspace, lines_of(pairs)).id, base)
+    assert of_pairs.turns == {2: 4} and of_pairs.characters == {"user": 4, "assistant": 56}
+    marked = [{"prompt": f"q{n}", "completion": "a", "label": n % 4 > 0} for n in range(8)]
+    assert numbers.describe(workspace, stored(workspace, lines_of(marked)).id, base).labels == {
+        "true": 6,
+        "false": 2,
+    }
+    plain = stored(workspace, lines_of([{"text": "some words"}] * 3))
+    assert numbers.describe(workspace, plain.id, base).characters == {"text": 30}
+
+
+def test_more_rows_than_the_sample_are_said_to_be_estimated(
+    workspace: Workspace, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numbers, "SAMPLE_ROWS", 20)
+    found = numbers.describe(workspace, stored(workspace, lines_of(good_rows(200))).id, base)
+    assert len(found.tokens) == 20 and found.is_sample and found.characters["assistant"] > 200 * 8
+
+
+def test_a_base_without_a_tokenizer_here_is_said_so_and_the_rest_is_counted(workspace: Workspace) -> None:
+    dataset = stored(workspace, lines_of(good_rows(5)))
+    found = numbers.describe(workspace, dataset.id, bases.describe("someone/not-here", workspace))
+    assert found.problem is not None and found.problem.rule == "tokenizer-none" and found.rows == 5
+
+
+def test_a_broken_tokenizer_or_template_is_said_so(workspace: Workspace, base: Base, tmp_path: Path) -> None:
+    assert base.folder is not None
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(NoTokenizer):
+        Coder(msgspec.structs.replace(base, folder=tmp_path))
+    (tmp_path / "tokenizer.json").write_bytes((base.folder / "tokenizer.json").read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{% for %}")
+    with pytest.raises(NoTokenizer):
+        Coder(msgspec.structs.replace(base, folder=tmp_path))
+    (tmp_path / "chat_template.jinja").write_text("{{ messages.__class__.__mro__ }}")
+    evil = Coder(msgspec.structs.replace(base, folder=tmp_path))  # jinja's sandbox keeps a template from Python
+    assert evil.lengths([{"messages": [{"role": "user", "content": "x"}]}]) == [None]
+
+
+@pytest.fixture
+def preview(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child of the mask preview is forked from a parent that has imported everything, as trainings are."""
+
+    def run(command: list[str], **_: object) -> object:
+        module, *arguments = command[2:]
+        return forked.run_python(
+            f"import runpy; runpy.run_module({module!r}, run_name='__main__')", *arguments, cwd=ROOT
+        )
+
+    if not forked.fresh:
+        monkeypatch.setattr(subprocess, "run", run)
+
+
+@pytest.mark.usefixtures("preview")
+def test_what_is_trained_is_decided_by_the_function_of_training_and_counts_as_the_numbers_do(
+    workspace: Workspace, base: Base
+) -> None:
+    rows = [
+        {"prompt": "What is 1 plus 1?", "completion": "It is 2."},
+        {"prompt": "é 漢字 🎉", "completion": "naïve"},
+        {"prompt": XSS, "completion": "text"},
+    ]
+    dataset = stored(workspace, lines_of(rows))
+    made = masks.make(workspace, dataset.id, base)
+    assert made.problem is None and made.counted == 3 and made.untrained == 0
+    assert masks.cached(workspace, dataset.id, base) == made
+    for row, shown in zip(rows, made.rows, strict=True):
+        (part,) = shown.parts
+        whole = "".join(part.pieces)
+        trained = "".join(piece for piece, flag in zip(part.pieces, part.trained, strict=True) if flag)
+        assert whole == f"<|user|>{row['prompt']}<|end|><|assistant|>{row['completion']}<|end|>"
+        assert trained == f"{row['completion']}<|end|>"
+        assert part.trained_tokens == sum(part.trained)
+    found = numbers.describe(workspace, dataset.id, base)
+    assert sorted(found.tokens) == sorted(row.parts[0].tokens for row in made.rows)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("preview")
+def test_a_base_without_a_template_is_counted_and_shown_with_the_plain_one(
+    workspace: Workspace, base: Base, tmp_path: Path
+) -> None:
+    assert base.folder is not None
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).symlink_to(base.folder / name)
+    plain = bases.describe(str(tmp_path), workspace)
+    dataset = stored(workspace, lines_of(good_rows(4)))
+    made, counted = masks.make(workspace, dataset.id, plain), numbers.describe(workspace, dataset.id, plain)
+    assert made.plain_template and counted.plain_template and "### Answer" in PLAIN_TEMPLATE
+    assert sorted(counted.tokens) == sorted(row.parts[0].tokens for row in made.rows)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("preview")
+def test_rows_of_which_nothing_is_trained_are_an_error_of_the_preview(workspace: Workspace, base: Base) -> None:
+    long = [{"prompt": "word " * 3000, "completion": f"a{n}"} for n in range(3)]
+    made = masks.make(workspace, stored(workspace, lines_of(long)).id, base)
+    assert made.problem is not None and made.problem.rule == "mask-nothing" and made.untrained == 3
+    missing = bases.describe("/nowhere/at/all", workspace)
+    gone = masks.make(workspace, stored(workspace, lines_of(good_rows(3))).id, missing)
+    assert gone.problem is not None and gone.problem.rule == "base-missing"
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+def test_a_job_stores_a_file_in_a_process_of_its_own_and_tells_how_far_it_is(workspace: Workspace) -> None:
+    source = workspace.root / "upload"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(lines_of(good_rows(30_000)))
+    folder = jobs.start(jobs.Call(workspace=str(workspace.root), source=str(source), name="../big", remove_source=True))
+    result = wait_until(lambda: jobs.result(folder), timeout_s=120)
+    assert result is not None and result.problem is None and result.dataset is not None
+    assert jobs.progress(folder).total == len(lines_of(good_rows(30_000)))
+    assert datasets.load(workspace, result.dataset).report.rows == 30_000
+    jobs.forget(folder)
+    assert not folder.exists() and not source.exists()
+
+
+def test_a_job_that_is_stopped_or_dies_leaves_nothing_half_made(workspace: Workspace) -> None:
+    source = workspace.root / "upload"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(lines_of(good_rows(200_000)))
+    folder = jobs.start(jobs.Call(workspace=str(workspace.root), source=str(source), name="big", remove_source=True))
+    wait_until(lambda: jobs.progress(folder).done > 0, timeout_s=60)
+    jobs.stop(folder)
+    assert not folder.exists() and not source.exists()
+    assert list(workspace.datasets_dir.glob("*")) == [] and list(workspace.datasets_dir.glob(".new-*")) == []
+    again = jobs.result(folder)
+    assert again is not None and again.problem is not None and again.problem.rule == "job-ended"
+
+
+def test_a_large_file_is_shown_at_once_while_a_job_makes_its_rows(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "ROWS_LATER_BYTES", 100)
+    source = workspace.root / "upload"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(lines_of(good_rows(30)))
+    call = jobs.Call(workspace=str(workspace.root), source=str(source), name="large", remove_source=True)
+    dataset = datasets.load(workspace, jobs.carry_out(call).dataset or "")
+    started: list[jobs.Call] = []
+    job = workspace.root / "job"
+    monkeypatch.setattr(jobs, "start", lambda call, token=None: started.append(call) or job)
+    monkeypatch.setattr(jobs, "progress", lambda folder: jobs.Progress(done=40, total=100, left_s=3.0))
+    ended: list[jobs.Result] = []
+    monkeypatch.setattr(jobs, "result", lambda folder: ended[0] if ended else None)
+    app = open_page("data", dataset=dataset.id)
+    assert "30 prompts with answers, ready to train on" in texts(app) and len(started) == 1
+    assert started[0].rows and started[0].dataset == dataset.id
+    look = next(r for r in app.radio if str(r.key).startswith("look_"))
+    assert len(look.options) == 1 and not button(app, "next_step").disabled
+    view = next(s for s in app.selectbox if str(s.key).startswith("view_"))
+    assert len(view.options) == 1  # as they stand in the file
+    app.run()
+    assert len(started) == 1
+    ended.append(jobs.Result(problem=Problem(rule="disk-full")))
+    app.run()
+    assert "the disk is full" in texts(app) and has_button(app, "rows_again") and len(started) == 1
+    assert jobs.carry_out(started[0]) == jobs.Result(dataset=dataset.id)
+    app.run()
+    look = next(r for r in app.radio if str(r.key).startswith("look_"))
+    assert len(look.options) == 4 and not has_button(app, "rows_again")
+
+
+def made_before(dataset: Dataset, **changes: Any) -> None:
+    """Let the stored report be one of an earlier version of the check."""
+    report = msgspec.structs.replace(dataset.report, checker_version=dataset.report.checker_version - 1, **changes)
+    (dataset.folder / "report.json").write_bytes(msgspec.json.encode(report))
+
+
+def test_a_job_checks_a_large_file_again_and_one_that_is_stopped_leaves_it_as_it_was(workspace: Workspace) -> None:
+    dataset = stored(workspace, lines_of(good_rows(30_000)))
+    made_before(dataset, rows=1)
+    call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, again=True)
+    folder = jobs.start(call)
+    wait_until(lambda: jobs.progress(folder).done > 0, timeout_s=60)
+    jobs.stop(folder)
+    assert datasets.load(workspace, dataset.id).outdated and not list(workspace.datasets_dir.glob(".new-*"))
+    folder = jobs.start(call)
+    assert wait_until(lambda: jobs.result(folder), timeout_s=120) == jobs.Result(dataset=dataset.id)
+    jobs.forget(folder)
+    assert datasets.load(workspace, dataset.id) == dataset
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_of_the_job(workspace: Workspace) -> None:
+    made = jobs.carry_out(jobs.Call(workspace=str(workspace.root), source="/nowhere/at/all", name="x"))
+    assert made.problem is not None and made.problem.rule == "file-missing"
+
+
+def test_the_time_left_follows_from_the_speed_of_the_pass() -> None:
+    clock, told = [0.0], []
+    meter = jobs.Meter(told.append, lambda: clock[0])
+    for second in range(1, 11):
+        clock[0] = float(second)
+        meter(second * 10, 100)
+    assert [round(one.left_s, 6) for one in told] == [float(10 - s) for s in range(1, 11)]
+    clock[0] = 11.0
+    meter(5, 100)
+    assert told[-1].passes == 2 and told[-1].left_s is None
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+def keys(app: AppTest, start: str) -> list[str]:
+    return [str(b.key) for b in app.button if str(b.key).startswith(start)]
+
+
+def test_a_bad_row_is_edited_in_place_and_its_effect_seen_before_it_is_applied(workspace: Workspace) -> None:
+    parent = broken(workspace)
+    app = open_page("data", dataset=parent.id)
+    assert "line 5: completion is null" in texts(app) and ":red-background[**null**]" in texts(app)
+    button(app, "edit_error_null-field_0").click().run()
+    box = next(a for a in app.text_area if str(a.key).startswith("edit_text_"))
+    assert box.value == '{"prompt": "q4", "completion": null}'
+    assert button(app, "keep_edit").disabled
+    box.set_value('{"prompt": "q4", "completion": 7}').run()
+    assert "completion is a number instead of" in texts(app)
+    box = next(a for a in app.text_area if str(a.key).startswith("edit_text_"))
+    box.set_value('{"prompt": "q4", "completion": "mended"}').run()
+    assert "No errors: this row can be trained on." in texts(app)
+    button(app, "keep_edit").click().run()
+    assert "2 rows with errors become 1" in texts(app)
+    assert len(datasets.list_all(workspace)) == 1  # nothing is stored before it is applied
+    button(app, "edit_error_not-json_0").click().run()
+    button(app, "delete_row").click().run()
+    assert "2 rows with errors become 0" in texts(app)
+    button(app, "apply_edits").click().run()
+    assert not app.exception and not button(app, "next_step").disabled
+    fixed = next(d for d in datasets.list_all(workspace) if d.parent)
+    assert fixed.parent == parent.id and fixed.report.rows == 29 and fixed.trainable
+
+
+def test_rows_with_errors_are_found_and_shown_as_they_stand_in_the_file(workspace: Workspace) -> None:
+    app = open_page("data", dataset=broken(workspace).id)
+    next(s for s in app.selectbox if str(s.key).startswith("view_")).set_value("bad").run()
+    assert keys(app, "edit_row_") == ["edit_row_5", "edit_row_9"]
+    next(s for s in app.selectbox if str(s.key).startswith("view_")).set_value("written").run()
+    next(s for s in app.text_input if str(s.key).startswith("search_")).set_value("QUESTION 27").run()
+    assert keys(app, "edit_row_") == ["edit_row_28"] and ":red-background[**question 27**]" in texts(app)
+    assert "**line 28:** " in texts(app)
+
+
+def look(app: AppTest, name: str) -> AppTest:
+    return next(r for r in app.radio if str(r.key).startswith("look_")).set_value(name).run()
+
+
+def test_the_numbers_have_a_table_behind_every_chart(workspace: Workspace) -> None:
+    marked = datasets.add_sample(workspace, starter.sample("good-bad"))
+    app = look(open_page("data", dataset=marked.id), "numbers")
+    assert not app.exception
+    tables = [str(frame.value) for frame in app.dataframe]
+    assert len(tables) == 5  # lengths, characters, roles, messages, labels
+    assert any("8038" in table for table in tables) and any("240" in table and "60" in table for table in tables)
+    assert "Tokens as Starter" in texts(app)
+
+
+def test_the_split_is_shown_as_training_draws_it_and_other_rows_can_be_validated_on(workspace: Workspace) -> None:
+    rows = [*good_rows(40), {"prompt": "question 3", "completion": "another answer"}]
+    dataset = stored(workspace, lines_of(rows))
+    other = stored(workspace, lines_of(good_rows(9)), "validation.jsonl")
+    stored(workspace, lines_of([{"text": "other kind"}] * 3), "text.jsonl")
+    app = look(open_page("data", dataset=dataset.id), "division")
+    values = [m.value for m in app.metric]
+    assert "37" in values and "4" in values and "40" in values
+    assert "1 rows repeat the question of another row" in texts(app)
+    chosen = next(s for s in app.selectbox if str(s.key).startswith("validation_"))
+    assert chosen.options == ["a part of these rows, held out", "validation.jsonl"]
+    chosen.set_value(other.id).run()
+    assert not app.exception and datasets.load(workspace, dataset.id).eval_id == other.id
+    assert "never trained on" in texts(app)
+
+
+def test_a_dataset_is_renamed_and_deleted_only_when_a_person_is_sure(workspace: Workspace) -> None:
+    dataset = stored(workspace, lines_of(good_rows(5)))
+    app = open_page("data", dataset=dataset.id)
+    next(i for i in app.text_input if str(i.key).startswith("name_")).set_value(XSS).run()
+    button(app, "rename_dataset").click().run()
+    assert not app.exception and datasets.load(workspace, dataset.id).name == XSS
+    assert button(app, "delete_dataset").disabled
+    next(c for c in app.checkbox if str(c.key).startswith("sure_")).check().run()
+    button(app, "delete_dataset").click().run()
+    assert not app.exception and datasets.list_all(workspace) == [] and "No data yet" in texts(app)
+
+
+def test_a_dataset_that_a_run_uses_is_kept(workspace: Workspace) -> None:
+    dataset = stored(workspace, lines_of(good_rows(5)))
+    run = workspace.runs_dir / "20260101-000000-abcdef"
+    run.mkdir(parents=True)
+    (run / "spec.json").write_text(json.dumps({"dataset": {"id": dataset.id}}))
+    app = open_page("data", dataset=dataset.id)
+    next(c for c in app.checkbox if str(c.key).startswith("sure_")).check().run()
+    button(app, "delete_dataset").click().run()
+    assert "uses this dataset" in texts(app) and len(datasets.list_all(workspace)) == 1
+
+
+def test_a_report_of_an_earlier_version_is_made_anew_on_a_click(workspace: Workspace) -> None:
+    dataset = broken(workspace)
+    said = "An earlier version of the check made this report."
+    app = open_page("data", dataset=dataset.id)
+    assert said not in texts(app) and not has_button(app, "check_again")
+    made_before(dataset, errors={}, bad_rows=0, problems=())
+    app.run()
+    assert said in texts(app) and "line 5: completion is null" not in texts(app)
+    button(app, "check_again").click().run()
+    assert not app.exception and said not in texts(app) and not has_button(app, "check_again")
+    assert "line 5: completion is null" in texts(app) and datasets.list_all(workspace) == [dataset]
+
+
+def test_a_large_file_is_checked_again_beside_the_page(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = stored(workspace, lines_of(good_rows(30)))
+    made_before(dataset)
+    started: list[jobs.Call] = []
+    monkeypatch.setattr(jobs, "SMALL_BYTES", 10)
+    monkeypatch.setattr(jobs, "start", lambda call, token=None: started.append(call) or workspace.root / "job")
+    monkeypatch.setattr(jobs, "progress", lambda folder: jobs.Progress(done=40, total=100, left_s=3.0))
+    monkeypatch.setattr(jobs, "result", lambda folder: jobs.carry_out(started[0]) if len(started) > 1 else None)
+    app = open_page("data", dataset=dataset.id)
+    button(app, "check_again").click().run()
+    assert started == [jobs.Call(workspace=str(workspace.root), dataset=dataset.id, again=True)]
+    assert has_button(app, "cancel_job") and datasets.load(workspace, dataset.id).outdated
+    started.append(started[0])
+    app.run()
+    assert not app.exception and not has_button(app, "check_again") and not has_button(app, "cancel_job")
+    assert datasets.list_all(workspace) == [dataset]
+
+
+def test_steps_are_said_to_have_no_recipe(workspace: Workspace) -> None:
+    rows = [{"prompt": f"p{n}", "completions": ["a", "b"], "labels": [True, False]} for n in range(5)]
+    app = open_page("data", dataset=stored(workspace, lines_of(rows)).id)
+    assert "no recipe trains on step labels yet" in texts(app) and button(app, "next_step").disabled
+    assert "No recipe trains on step labels yet." in texts(app)
+    look(app, "mask")
+    assert "no token of them is trained" in texts(app) and not has_button(app, "show_mask")
+
+
+def test_an_unknown_layout_shows_what_its_columns_hold(workspace: Workspace) -> None:
+    rows = [{"ask": f"q{n}", "reply": XSS} for n in range(5)]
+    app = open_page("data", dataset=stored(workspace, lines_of(rows)).id)
+    assert "q0" in app.dataframe[0].value.to_string() and has_button(app, "map_submit")
+    assert texts(app).count("are none of the known layouts") == 1  # said once
+
+
+def test_plain_text_is_offered_as_texts_to_train_on(workspace: Workspace) -> None:
+    dataset = stored(workspace, b"First paragraph, of some words.\n\nThe second one.\n\nAnd a third.\n", "book.txt")
+    app = open_page("data", dataset=dataset.id)
+    button(app, "as_text").click().run()
+    assert not app.exception and "3 texts or conversations, ready to train on" in texts(app)
+
+
+def test_hostile_text_stays_text_wherever_the_page_shows_it(workspace: Workspace) -> None:
+    rows = [{"prompt": XSS, "completion": XSS}, {"prompt": XSS, "completion": None}, *good_rows(4)]
+    dataset = stored(workspace, lines_of(rows) + f'{{"{XSS}\n'.encode(), XSS)
+    app = open_page("data", dataset=dataset.id)
+    button(app, "edit_error_null-field_0").click().run()
+    next(s for s in app.selectbox if str(s.key).startswith("view_")).set_value("written").run()
+    for name in ("numbers", "division", "rows"):
+        look(app, name)
+        assert not app.exception
+        for kind in ("markdown", "caption", "error", "warning", "success", "subheader"):
+            for element in getattr(app, kind):
+                assert "[link](javascript" not in str(element.value) and "**bold**" not in str(element.value)
+
+
+def test_a_path_on_this_machine_is_checked_and_a_wrong_one_explained(workspace: Workspace, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(lines_of(good_rows(12)))
+    for typed, said in (("/nowhere/at/all.jsonl", "there is no file"), (str(file), "12 prompts with answers, ready")):
+        app = open_page("data")
+        next(r for r in app.radio if r.key == "way").set_value("path").run()
+        next(i for i in app.text_input if i.key == "path").set_value(typed)
+        button(app, "check_path").click().run()
+        assert not app.exception and said in texts(app)
+
+
+def test_a_check_and_its_report_agree_on_what_a_row_is(workspace: Workspace) -> None:
+    dataset = broken(workspace)
+    for found in check_file(original(dataset)).problems:
+        (row,) = one_row.find(original(dataset), {}, only=(found.row or 0,)).rows
+        assert row.line == found.line

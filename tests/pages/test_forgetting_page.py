@@ -1,0 +1,235 @@
+"""The Forgetting page: one run, runs against each other, sweeps; remedies; and reports that are safe to open."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import events, limits, starter
+from engine.data import datasets
+from engine.forgetting import evaluations, remedies, sweep_drive
+from engine.models import bases
+from engine.plan import drafts
+from engine.report import Item, files, paired
+from engine.report import items as report_items
+from engine.runs import lifecycle, store
+from engine.spec import RunSpec, schema
+from engine.words import Problem
+from engine.workspace import Workspace
+from pages import _forgetting_frontier
+from tests.apps import button, has_button, open_page, preference_run, texts
+from tests.pages.test_language import made_run
+
+
+def select(app, key: str):
+    return next(w for kind in ("selectbox", "button_group", "multiselect") for w in app.get(kind) if w.key == key)
+
+
+def test_a_run_that_goes_on_is_shown_until_its_scores_are_there(workspace: Workspace):
+    older = preference_run(workspace)
+    run_id = made_run(workspace, datasets.add_sample(workspace, starter.sample("new-facts")).id, 1)
+    app = open_page("forgetting", run=run_id)
+    assert app.get("progress")[0].proto.text.startswith("Training: step 5 of 10")
+    assert app.selectbox(key="scored_run").value == older and app.query_params["run"] in (run_id, [run_id])
+
+    for model in ("base", "tuned"):
+        items = [Item(item=str(i), family="sums", prompt_sha="p", gold=0, correct=True) for i in range(30)]
+        (workspace.run_dir(run_id) / "items").mkdir(exist_ok=True)
+        report_items.write_items(workspace.run_dir(run_id) / "items" / f"{model}-toy-world.jsonl", items)
+    log = events.EventLog(workspace.run_dir(run_id))
+    log.append(events.Finished(step=10))
+    log.close()
+    app.run()
+    assert not app.exception and not app.get("progress")
+    assert app.selectbox(key="scored_run").value == run_id
+
+
+@given(st.lists(st.floats(-500, 500), max_size=12), st.floats(1, 50))
+def test_names_beside_points_are_moved_apart_and_no_further(places, least):
+    places = sorted(places)
+    moved = _forgetting_frontier.apart(places, least)
+    assert len(moved) == len(places)
+    assert all(b - a >= least - 1e-6 for a, b in pairwise(moved))
+    assert sum(moved) == pytest.approx(sum(places), abs=1e-6)
+    assert _forgetting_frontier.apart(moved, least) == pytest.approx(moved, abs=1e-6)
+
+
+def sft(**changes) -> RunSpec:
+    plain = RunSpec(
+        recipe=schema.RecipeRef("lora", "0" * 64), base=schema.BaseRef("starter"), dataset=schema.DatasetRef("d" * 64)
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+def test_remedies_change_one_thing_and_name_their_source():
+    found = {one.name: one for one in remedies.of(sft())}
+    assert list(found) == ["replay", "rank", "rate", "oft", "freeze"]
+    assert found["replay"].changes == {"train.replay_share": 0.1}
+    assert found["rank"].changes == {"adapter_args.rank": 8, "adapter_args.alpha": 16}
+    assert found["rate"].changes["train.learning_rate"] == pytest.approx(0.25 * schema.Train().learning_rate)
+    assert (found["oft"].recipe, found["freeze"].recipe) == ("oft", "freeze-bottom")
+    assert all(one.effect and one.source for one in found.values())
+
+
+def test_a_remedy_that_is_taken_already_is_not_offered():
+    assert "oft" not in [r.name for r in remedies.of(sft(adapter="oft"))]
+    assert "freeze" not in [r.name for r in remedies.of(sft(adapter="full", layers="bottom_frozen:0.5"))]
+    assert "replay" not in [r.name for r in remedies.of(sft(train=schema.Train(replay_share=0.5)))]
+    assert [r.name for r in remedies.of(sft(objective="dpo"))] == ["beta", "rank", "rate"]
+    assert {r.recipe for r in remedies.of(sft(quantize="4bit")) if r.name == "oft"} == {"qoft"}
+
+
+def test_a_click_makes_the_same_run_with_a_lower_rate(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    app = open_page("forgetting", run=run_id)
+    button(app, "more_rate").click().run()
+    (saved,) = (workspace.root / "drafts").glob("*.json")
+    draft = drafts.load(workspace, saved.stem)
+    rate = store.load_spec(workspace, run_id).train.learning_rate
+    assert draft is not None and draft.overrides["train.learning_rate"] == pytest.approx(rate / 4)
+    assert "arXiv 2605.26097" in draft.reasons[0]
+
+
+def test_flipped_questions_are_read_side_by_side(workspace: Workspace) -> None:
+    app = open_page("forgetting", run=preference_run(workspace))
+    next(s for s in app.selectbox if s.key == "questions").set_value("toy-world").run()
+    tables = [d.value for d in app.dataframe if "Flipped" in d.value.columns]
+    assert tables[0]["Flipped"].tolist().count("lost") == 40 and not app.exception
+
+
+def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    other = workspace.run_dir("20260102-000000-abcdef")
+    source = workspace.run_dir(run_id)
+    (other / "items").mkdir(parents=True)
+    for path in [*source.glob("items/*"), source / "spec.json", source / "events.jsonl"]:
+        (other / path.relative_to(source)).write_bytes(path.read_bytes())
+    # this one lost nothing
+    (other / "items" / "tuned-toy-world.jsonl").write_bytes((source / "items" / "base-toy-world.jsonl").read_bytes())
+    app = open_page("forgetting", run=run_id, view="compare")
+    table = app.dataframe[0].value
+    assert table["Seeds"].tolist() == [2]  # they differ in nothing, so they are two seeds of one
+    app.toggle[0].set_value(False).run()
+    assert not app.exception
+    table = app.dataframe[0].value.set_index("Run")
+    assert sorted(table["Frontier"]) == ["", "yes"]
+    app.slider[0].set_value(20.0).run()
+    assert any("Pick" in str(s.value) and "abcdef" in str(s.value) for s in app.success)
+
+
+def test_the_points_along_a_run_stand_on_its_page_and_beside_other_runs(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    assert evaluations.along(workspace, run_id) == []
+    offered = open_page("forgetting", run=run_id)
+    button(offered, "along_again").click().run()
+    (saved,) = (workspace.root / "drafts").glob("*.json")
+    draft = drafts.load(workspace, saved.stem)
+    assert draft is not None and draft.overrides["evaluate.along"] == evaluations.POINTS
+    items = workspace.run_dir(run_id) / "items"
+    for benchmark in ("new-task-preference", "toy-world"):  # at step 2 it had learned the same and lost nothing
+        model = "tuned" if benchmark.startswith("new") else "base"
+        (items / f"at-2-{benchmark}.jsonl").write_bytes((items / f"{model}-{benchmark}.jsonl").read_bytes())
+    points = evaluations.along(workspace, run_id)
+    assert [(p.step, round(p.change or 0, 2)) for p in points] == [(2, 0.0), (3, -0.67)]
+    app = open_page("forgetting", run=run_id)
+    assert not app.exception and not has_button(app, "along_again")
+    table = next(d.value for d in app.dataframe if "Frontier" in d.value.columns)
+    assert table["Frontier"].tolist() == ["yes", ""] and table["Run"].tolist()[0].endswith("step 2")
+    next(s for s in app.slider if s.key == "tolerance_along").set_value(10.0).run()
+    button(app, "shorter_run").click().run()
+    made = [drafts.load(workspace, path.stem) for path in (workspace.root / "drafts").glob("*.json")]
+    assert 2 in [one.overrides.get("train.max_steps") for one in made if one is not None]
+    compared = open_page("forgetting", run=run_id, view="compare")
+    table = compared.dataframe[0].value
+    assert [name.rpartition(", ")[2] for name in table["Run"]] == ["step 2", "step 3"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "points", "found"), [(100, 4, {20, 40, 60, 80}), (3, 5, {1, 2}), (1, 5, set()), (10, 0, set())]
+)
+def test_points_on_the_way_are_spread_and_leave_out_the_ends(steps, points, found):
+    assert report_items.way_points(steps, points) - {0} == found
+
+
+def test_what_a_demo_refuses_is_said_where_an_evaluation_or_a_sweep_is_started(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise limits.Refused(Problem(rule="demo-full"))
+
+    monkeypatch.setattr(lifecycle, "start", refuse)
+    monkeypatch.setattr(evaluations, "build", lambda *_, **__: (sft(kind="evaluate"), []))
+    monkeypatch.setattr(bases, "describe", functools.partial(_sound, bases.describe))
+    said = Problem(rule="demo-full").sentence
+    app = open_page("forgetting", run=preference_run(workspace))
+    button(app, "ask_more").click().run()
+    assert not app.exception and said in texts(app)
+    data = datasets.add_sample(workspace, starter.sample("new-facts"))
+    app = open_page("forgetting", dataset=data.id, view="sweep")
+    button(app, "start_sweep").click().run()
+    assert not app.exception and said in texts(app) and not sweep_drive.list_all(workspace)
+
+
+def _sound(describe, ref, *arguments, **more):
+    """Describe a run that was written by hand as if its weights were there."""
+    found = describe("starter" if ref.startswith("run:") else ref, *arguments, **more)
+    return msgspec.structs.replace(found, problems=[])
+
+
+def test_a_sweep_is_planned_on_the_page_and_its_problems_are_named(workspace: Workspace) -> None:
+    data = datasets.add_sample(workspace, starter.sample("new-facts"))
+    app = open_page("forgetting", dataset=data.id, view="sweep")
+    assert "24 runs, one after another." in texts(app) or "27 runs" in texts(app)
+    next(s for s in app.selectbox if s.key == "sweep_kind").set_value("own").run()
+    next(s for s in app.multiselect if s.key == "sweep_recipes").set_value(["lora"]).run()
+    app.text_area[0].set_value("train.learning_rate=0.001, 7\ntrain.speed=1").run()
+    assert "learning_rate cannot be 7" in texts(app) and "train.speed" in texts(app)
+    assert button(app, "start_sweep").disabled and not sweep_drive.list_all(workspace)
+
+
+def test_an_empty_page_offers_the_way_on_and_a_sweep_needs_rows() -> None:
+    assert has_button(open_page("forgetting"), "empty_state")
+    assert has_button(open_page("forgetting", view="sweep"), "sweep_needs_data")
+
+
+EVIL = "<script>alert(1)</script>\"'&"
+
+
+def test_the_html_report_holds_no_script_and_asks_no_host() -> None:
+    page = files.as_html(
+        heading=EVIL, sentence=EVIL, about=[EVIL],
+        changes=[files.Interval(label=EVIL, value=-3.0, low=-5.0, high=-1.0)],
+        tables=[files.Table(title=EVIL, header=[EVIL], rows=[[EVIL]])],
+    ).decode()  # fmt: skip
+    tags, shown = [], []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            tags.append((tag, dict(attrs)))
+
+        def handle_data(self, data):
+            shown.append(data)
+
+    Reader().feed(page)
+    assert {tag for tag, _ in tags}.isdisjoint({"script", "img", "link", "iframe", "a"})
+    assert not any(name in ("src", "href") or name.startswith("on") for _, found in tags for name in found)
+    assert "default-src 'none'" in page and "http://" not in page and "https://" not in page
+    assert shown.count(EVIL) == 8  # as it is wherever it stands: title, heading, sentence, line, chart, table thrice
+
+
+def test_a_spreadsheet_takes_no_text_for_a_formula() -> None:
+    rows = paired.compare_items(
+        "r1", "=cmd()",
+        [Item(item="1", family="f", prompt_sha="p", choices=["a", "b"], gold=0, correct=True)],
+        [Item(item="1", family="f", prompt_sha="p", choices=["a", "b"], gold=0, correct=False)],
+    )  # fmt: skip
+    (line,) = csv.DictReader(io.StringIO(files.as_csv(files.records(rows)).decode("utf-8-sig")))
+    assert line["benchmark"] == "'=cmd()" and float(line["change"]) == -1.0

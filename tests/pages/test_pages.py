@@ -1,0 +1,399 @@
+"""Every page through Streamlit's AppTest: empty, with data, and on one real run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from engine import starter
+from engine.advise import guide
+from engine.data import Dataset, datasets
+from engine.plan import drafts
+from engine.runs import lifecycle
+from engine.workspace import Workspace
+from tests.apps import PAGES, button, field, has_button, open_page, preference_run, texts
+from tests.conftest import SHARED_DATA
+from tests.helpers import planned
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_opens_empty_and_says_what_to_do_next(name: str) -> None:
+    app = open_page(name)
+    assert app.title[0].value
+    assert "Starter" in "\n".join(str(m.value) for m in app.sidebar.markdown)
+    assert "language_switch" in [r.key for r in app.sidebar.radio]
+    assert (
+        has_button(app, "empty_state")
+        or has_button(app, "next_step")
+        or "Upload a file" in texts(app)
+        or "No data yet" in texts(app)
+        or [box.placeholder for box in app.chat_input] == ["Ask something"]  # the starter is there to be asked
+    )
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_keeps_what_is_worked_on_in_sight(name: str, new_facts: Dataset) -> None:
+    app = open_page(name, dataset=new_facts.id)
+    sidebar = "\n".join(str(m.value) for m in app.sidebar.markdown)
+    assert "New facts" in sidebar and "Starter" in sidebar and "Run" in sidebar
+
+
+NONSENSE = ("../../etc/passwd", "<script>alert(1)</script>", "a" * 300, "run:x", "%00")
+
+
+@pytest.mark.parametrize("first", [0, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4))])
+@pytest.mark.parametrize("name", PAGES)
+def test_an_address_that_names_nonsense_is_never_a_path_and_never_a_crash(name: str, first: int) -> None:
+    """Another nonsense in each parameter; over the five tries each of them in every one."""
+    values = (NONSENSE * 2)[first:]
+    open_page(name, **dict(zip(("dataset", "run", "base", "draft"), values, strict=False)))
+
+
+def test_an_uploaded_file_is_checked_and_every_bad_row_named(workspace: Workspace) -> None:
+    rows = [{"prompt": f"q{i}", "completion": f"a{i}"} for i in range(50)]
+    lines = [json.dumps(row) for row in rows]
+    lines[16] = '{"prompt": "q16", "completion": null}'
+    app = open_page("data")
+    app.file_uploader[0].upload("../evil name.jsonl", "\n".join(lines).encode()).run()
+    assert not app.exception
+    assert "line 17: completion is null" in texts(app)
+    assert button(app, "next_step").disabled
+    button(app, "drop_bad_rows").click().run()
+    assert not app.exception
+    assert not button(app, "next_step").disabled
+    assert len(datasets.list_all(workspace)) == 2  # the original stays beside the fixed one
+    assert not (workspace.root.parent / "evil name.jsonl").exists()
+
+
+def test_columns_with_names_of_their_own_are_mapped_on_the_page(workspace: Workspace) -> None:
+    rows = [json.dumps({"id": n, "ask": f"q{n}", "reply": f"a{n}"}) for n in range(20)]
+    app = open_page("data")
+    app.file_uploader[0].upload("mine.jsonl", "\n".join(rows).encode()).run()
+    assert button(app, "next_step").disabled
+    for name, column in (("prompt", "ask"), ("completion", "reply")):
+        next(s for s in app.selectbox if s.key == f"map_prompt_completion_{name}").set_value(column)
+    button(app, "map_submit").click().run()
+    assert not app.exception
+    assert not button(app, "next_step").disabled
+    assert [d.mapping for d in datasets.list_all(workspace) if d.trainable] == [
+        {"ask": "prompt", "reply": "completion"}
+    ]
+
+
+def test_labels_are_converted_on_the_page_after_their_effect_is_shown(workspace: Workspace) -> None:
+    rows = [json.dumps({"prompt": f"q{n}", "response": "a", "is_good": ("yes", "no")[n % 2]}) for n in range(20)]
+    app = open_page("data")
+    app.file_uploader[0].upload("mine.jsonl", "\n".join(rows).encode()).run()
+    assert '"yes" becomes true in 10 rows' in texts(app)
+    button(app, "convert_labels").click().run()
+    assert not app.exception and not button(app, "next_step").disabled
+
+
+def test_rows_can_be_paged_and_searched(workspace: Workspace) -> None:
+    rows = [json.dumps({"prompt": f"question {n}", "completion": f"answer {n}"}) for n in range(40)]
+    app = open_page("data")
+    app.file_uploader[0].upload("mine.jsonl", "\n".join(rows).encode()).run()
+    next(n for n in app.number_input if str(n.key).startswith("from_")).set_value(31).run()
+    assert "question 30" in app.dataframe[0].value.to_string()
+    next(n for n in app.number_input if str(n.key).startswith("from_")).set_value(1).run()
+    next(s for s in app.text_input if str(s.key).startswith("search_")).set_value("ANSWER 39").run()
+    assert "question 39" in app.dataframe[0].value.to_string() and len(app.dataframe[0].value) == 1
+
+
+def test_text_from_a_file_is_shown_as_text(workspace: Workspace) -> None:
+    spot = "<img src=x onerror=alert(1)> **bold** [link](javascript:alert(1))"
+    app = open_page("data")
+    row = json.dumps({"prompt": "q", "completion": "a", spot: "b"})
+    app.file_uploader[0].upload(f"{spot}.jsonl", f"{row}\n{{broken {spot}\n".encode()).run()
+    assert not app.exception
+    for element in app.markdown:
+        assert not element.allow_html
+        assert "[link](javascript" not in str(element.value)
+
+
+@pytest.mark.parametrize("sample", [s.name for s in starter.SAMPLES])
+def test_every_sample_is_one_click_away_and_ready(sample: str) -> None:
+    app = open_page("data")
+    next(r for r in app.radio if r.key == "way").set_value("sample").run()
+    button(app, f"sample_{sample}").click().run()
+    assert not app.exception
+    assert not button(app, "next_step").disabled
+
+
+def test_the_advisor_answers_from_the_file_and_opens_train_with_a_draft(
+    workspace: Workspace, new_facts: Dataset
+) -> None:
+    app = open_page("advisor", dataset=new_facts.id)
+    said = texts(app)
+    assert "LoRA" in said and "C3" in said and "< 10k" not in said.split("C3")[0][-3:]
+    assert "LoRA + 参数冻结 + 偏好对齐" in said  # the guide's own words
+    assert "no rule about GPU memory applies" in said
+    button(app, "use_this").click().run()
+    assert not app.exception
+    saved = list((workspace.root / "drafts").glob("*.json"))
+    assert len(saved) == 1
+    draft = drafts.load(workspace, saved[0].stem)
+    assert draft is not None and draft.recipe == "lora" and "C3" in draft.rules and draft.reasons
+
+
+def test_somebody_on_a_laptop_can_plan_for_another_machine(new_facts: Dataset) -> None:
+    app = open_page("advisor", dataset=new_facts.id)
+    next(n for n in app.number_input if n.key == "plan_gpu_gb").set_value(8)
+    next(n for n in app.number_input if n.key == "plan_billions").set_value(7.0).run()
+    assert not app.exception
+    said = texts(app)
+    assert "QLoRA" in said and "Your card has 8 GB" in said
+    assert "GPU: 8 GB, as planned below" in said and "Base: 7B, as planned below" in said and "No GPU" not in said
+
+
+def test_questions_alone_start_nothing_and_the_page_says_what_would_help(workspace: Workspace) -> None:
+    prompts = datasets.add_sample(workspace, starter.sample("ppo-prompts"))
+    app = open_page("advisor", dataset=prompts.id)
+    said = texts(app)
+    assert "Questions alone train nothing without a reward model or answers." in said
+    assert "With a reward model and questions" in said and not [one for one in app.button if one.key == "use_this"]
+
+
+def test_pairs_lead_from_the_advisor_to_dpo(workspace: Workspace) -> None:
+    pairs = datasets.add_sample(workspace, starter.sample("preference-pairs"))
+    app = open_page("advisor", dataset=pairs.id)
+    assert "DPO" in texts(app)
+    button(app, "use_this").click().run()
+    (saved,) = (workspace.root / "drafts").glob("*.json")
+    draft = drafts.load(workspace, saved.stem)
+    assert draft is not None and draft.recipe == "dpo"
+
+
+def test_train_shows_the_weights_of_kto_and_where_they_come_from(workspace: Workspace) -> None:
+    marked = datasets.add_sample(workspace, starter.sample("good-bad"))
+    st_app = open_page("train", dataset=marked.id)
+    next(s for s in st_app.selectbox if (s.key or "").startswith("recipe~")).set_value("kto").run()
+    said = texts(st_app)
+    assert "1 for each of 240 good rows, 3.478 for each of 60 bad ones" in said
+    assert not button(st_app, "start").disabled
+
+
+def test_train_lists_every_reason_at_once_and_start_is_disabled(new_facts: Dataset) -> None:
+    app = open_page("train", dataset=new_facts.id)
+    assert not button(app, "start").disabled
+    field(app, "number_input", "train.batch_size").set_value(0)
+    field(app, "text_input", "train.learning_rate").set_value("fast").run()
+    assert button(app, "start").disabled
+    said = texts(app)
+    assert "train.batch_size" in said and "train.learning_rate" in said
+
+
+def test_train_shows_what_changed_and_what_follows_from_it(new_facts: Dataset) -> None:
+    app = open_page("train", dataset=new_facts.id)
+    steps = next(m for m in app.metric if m.label == "Steps").value
+    field(app, "text_input", "train.epochs").set_value("1").run()
+    assert not app.exception
+    assert "Changed from the default" in texts(app)
+    assert next(m for m in app.metric if m.label == "Steps").value != steps
+    assert '"epochs": 1.0' in app.code[0].value
+
+
+def test_settings_of_a_toy_do_not_travel_to_a_real_model(
+    workspace: Workspace, new_facts: Dataset, tmp_path: Path
+) -> None:
+    app = open_page("train", dataset=new_facts.id)
+    rate = field(app, "text_input", "train.learning_rate")
+    toy = float(rate.value or 0)
+    folder = tmp_path / "real-model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"num_hidden_layers": 2, "hidden_size": 64, "max_position_embeddings": 2048}')
+    header = json.dumps({"w": {"dtype": "F16", "shape": [7_000_000_000], "data_offsets": [0, 14_000_000_000]}}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 14_000_000_000)  # a sparse file: no block is written
+    (folder / "tokenizer.json").write_text("{}")
+    draft = drafts.Draft(recipe="lora", base=str(folder), dataset=new_facts.id, overrides={"train.epochs": 3.0})
+    app = open_page("train", draft=drafts.save(workspace, draft))
+    assert field(app, "text_input", "train.epochs").value == "3"
+    real = float(field(app, "text_input", "train.learning_rate").value or 0)
+    assert real == 2e-4 and real < toy
+
+
+def test_a_double_click_on_start_starts_one_run(
+    workspace: Workspace, new_facts: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_spawn", lambda *_: None)  # the run folder is what counts here; nothing is trained
+    app = open_page("train", dataset=new_facts.id)
+    button(app, "start").click().run()
+    started = app.session_state["started"]
+    app.session_state["started"] = {click: (time.monotonic(), run) for click, (_, run) in started.items()}  # just now
+    app.switch_page("train.py").run()
+    button(app, "start").click().run()
+    assert not app.exception
+    assert len(list(workspace.runs_dir.glob("2*"))) == 1
+
+
+def test_the_guide_shows_every_rule_with_its_verdict_and_finds_one_by_its_words() -> None:
+    app = open_page("guide")
+    assert f"{len(guide.rules())} of {len(guide.rules())} rules" in texts(app)
+    assert len(app.latex) == 7  # one formula for each method
+    next(x for x in app.text_input if x.key == "search").set_value("5e-4 dpo").run()
+    table = app.dataframe[0].value
+    assert "I5" in set(table["Rule"]) and "wrong" in set(
+        table["Verdict"]
+    )  # the harmful rate, with its verdict beside it
+    next(x for x in app.text_input if x.key == "search").set_value("no rule says this").run()
+    assert "No rule says that" in texts(app)
+
+
+@pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_every_step_of_the_learning_paths_is_a_run_that_could_start(workspace: Workspace, all_of_them: bool) -> None:
+    app = open_page("guide")
+    keys = [str(b.key) for b in app.button if str(b.key).startswith(("step_", "try_"))]
+    assert len(keys) >= 20
+    clicked = keys if all_of_them else ["step_O7_kto", "try_qlora", "try_ppo"]
+    for key in clicked:
+        app.switch_page("guide.py").run()
+        button(app, key).click().run()
+        assert not app.exception
+    made = [drafts.load(workspace, path.stem) for path in (workspace.root / "drafts").glob("*.json")]
+    assert len(made) == len(clicked)
+    assert len({(draft.recipe, draft.dataset) for draft in made if draft}) >= (10 if all_of_them else 3)
+    for draft in made:
+        assert draft is not None and draft.dataset is not None
+        _, problems = planned(
+            workspace, draft.recipe, base=draft.base, dataset=draft.dataset, overrides=draft.overrides
+        )
+        assert problems == []
+
+
+def test_the_guide_has_methods_paths_practice_questions_and_both_sides_of_what_is_disputed() -> None:
+    app = open_page("guide")
+    said = texts(app)
+    assert [h.value for h in app.header] == [
+        "Methods", "Learning paths", "Good practice", "Questions", "Disputed", "Every rule",
+    ]  # fmt: skip
+    for rule in (*guide.table("faq"), *guide.table("practice"), *guide.table("methods")):
+        assert rule.phrase.replace("\n", " ") in said, rule.id
+    disputed = [rule for rule in guide.rules().values() if rule.verdict not in ("agree", "incomplete")]
+    shown = {name for table in app.table if "Rule" in table.value for name in table.value["Rule"]}
+    assert {rule.id for rule in disputed} <= shown
+
+
+# --- the advisor: what each way takes, links, other machines --------------------------------------------------------
+def test_a_scenario_in_the_address_is_answered_without_any_data() -> None:
+    app = open_page(
+        "advisor", plan_rows="20000", plan_gpu_gb="24", plan_billions="8", plan_data="unpaired-preference",
+        plan_good="18000", plan_bad="2000",
+    )  # fmt: skip
+    said = texts(app)
+    assert "KTO with" in said and "7.826" in said and "C10" in said
+    assert has_button(app, "empty_state")  # data is still wanted
+    assert not any(str(b.key) == "next_step" for b in app.button)
+    ways = app.table[0].value
+    assert {"Way", "Fits", "Memory", "Time", "What one trades"} <= set(ways.columns)
+    assert len(ways) >= 4 and all("–" in text for text in [*ways["Memory"], *ways["Time"]])  # ranges
+    assert sum(str(way).startswith("✓") for way in ways["Way"]) == 1
+    assert "Align" in said and "this step" in said  # the plan in stages
+    rows = [rule for table in app.table[1:] for rule in table.value["Rule"]]
+    assert {"→\u00a0C2", "C1", "→\u00a0C6", "→\u00a0C10"} <= set(rows)  # whole tables, the rows that apply marked
+    assert "Prefix tuning" in said and "modules_to_save" in said and "multi-task" in said
+
+
+def test_nonsense_in_the_address_is_left_aside() -> None:
+    said = texts(
+        open_page("advisor", plan_data="<b>x", plan_forget="never", goal="world", plan_rows="-5", plan_gpu_gb="x")
+    )
+    assert "Or plan without data" in said
+
+
+def test_a_runner_up_can_be_taken_instead(workspace: Workspace, new_facts: Dataset) -> None:
+    app = open_page("advisor", dataset=new_facts.id)
+    button(app, "use_0").click().run()
+    assert not app.exception
+    (saved,) = (workspace.root / "drafts").glob("*.json")
+    draft = drafts.load(workspace, saved.stem)
+    assert draft is not None and draft.recipe != "lora" and "instead of the advice" in draft.reasons[0]
+
+
+def test_a_base_that_cannot_be_read_does_not_stop_the_advice(new_facts: Dataset) -> None:
+    app = open_page("advisor", dataset=new_facts.id, base="owner/not..here")
+    said = texts(app)
+    assert "The base cannot be read" in said and "Advice: LoRA" in said
+
+
+def test_time_that_is_too_short_is_said(new_facts: Dataset) -> None:
+    app = open_page("advisor", dataset=new_facts.id, plan_billions="1", plan_rows="5000", plan_minutes="10")
+    assert "more than the 10 minutes you have" in texts(app)
+
+
+# --- train: what will happen -----------------------------------------------------------------------------------------
+def test_train_says_how_long_it_takes_and_what_that_stands_on(new_facts: Dataset) -> None:
+    said = texts(open_page("train", dataset=new_facts.id))
+    assert "Time: It takes" in said.replace("*", "") and "GFLOP/s" in said
+    assert "No run of this kind has finished on this machine yet" in said
+
+
+def test_a_first_try_on_a_thousand_rows_is_one_click(workspace: Workspace, tmp_path: Path) -> None:
+    file = tmp_path / "many.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"q{n}", "completion": f"a{n}"}) + "\n" for n in range(1500)))
+    many = datasets.add(workspace, file, "many.jsonl")
+    app = open_page("train", dataset=many.id)
+    assert next(m for m in app.metric if m.label == "Rows to train on").value == "1,350"
+    button(app, "try_first").click().run()
+    (saved,) = (workspace.root / "drafts").glob("*.json")
+    app = open_page("train", draft=saved.stem)
+    assert next(m for m in app.metric if m.label == "Rows to train on").value == "1,000"
+    assert "A first try on 1,000 of 1,500 rows" in texts(app) and '"most_rows": 1000' in app.code[0].value
+
+
+@pytest.mark.train
+def test_a_finished_run_is_shown_with_its_answers_and_can_be_taken_along(workspace: Workspace, real_run: str) -> None:
+    app = open_page("runs", run=real_run)
+    said = texts(app)
+    assert "A real run" in said and "finished" in said
+    assert any("PeftModel.from_pretrained" in code.value for code in app.code)
+    assert len(app.dataframe) >= 1  # the answers as it trained
+    assert not button(app, "next_step").disabled
+    button(app, "duplicate").click().run()
+    assert not app.exception
+    draft = drafts.load(workspace, next((workspace.root / "drafts").glob("*.json")).stem)
+    assert draft is not None and draft.overrides["train.max_steps"] == 60
+
+
+@pytest.mark.train
+def test_the_forgetting_page_begins_with_one_sentence_and_has_every_figure(real_run: str) -> None:
+    app = open_page("forgetting", run=real_run)
+    headline = str(app.subheader[0].value).replace("\\", "")
+    assert "new task" in headline and "oy-world knowledge" in headline
+    table = app.dataframe[0].value
+    assert {"Base", "Tuned", "Change", "95 % interval"} <= set(table.columns)
+    assert "toy-world knowledge" in set(table["Questions"])
+
+
+def test_real_rows_go_from_upload_to_advice(workspace: Workspace) -> None:
+    source = SHARED_DATA / "alpaca_en_200.jsonl"
+    if not source.exists():
+        pytest.skip("the real data files are not beside this checkout")
+    app = open_page("data")
+    app.file_uploader[0].upload("alpaca.jsonl", source.read_bytes()).run()
+    button(app, "next_step").click().run()
+    assert not app.exception
+    assert datasets.list_all(workspace)[0].report.rows == 200
+
+
+def test_a_preference_run_has_a_chart_of_its_rewards(workspace: Workspace) -> None:
+    app = open_page("runs", run=preference_run(workspace))
+    charts = [str(element.proto) for element in app.get("echarts_chart")]
+    assert len(charts) == 2
+    assert "reward, better answers" in charts[1] and "right order (share)" in charts[1]
+    assert "nats per token" not in charts[0]
+
+
+def test_a_preference_run_that_forgot_offers_a_higher_beta(workspace: Workspace) -> None:
+    app = open_page("forgetting", run=preference_run(workspace))
+    said = texts(app)
+    assert "It learned the preference: the better answer is the likelier one in 17 % → 83 %" in said
+    assert not has_button(app, "more_replay") and has_button(app, "more_rate")
+    button(app, "more_beta").click().run()
+    (saved,) = (workspace.root / "drafts").glob("*.json")
+    draft = drafts.load(workspace, saved.stem)
+    assert draft is not None and draft.recipe == "dpo" and draft.overrides["objective_args.beta"] == 0.2

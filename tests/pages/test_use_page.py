@@ -1,0 +1,72 @@
+"""The "Use it" part of the Runs page."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.export import job as export_job
+from engine.export import job_runner
+from engine.processes import Identity
+from engine.workspace import Workspace, write_atomically
+from tests.apps import button, open_page, texts
+
+pytestmark = pytest.mark.train
+
+
+def codes(app) -> str:
+    return "\n".join(str(element.value) for element in app.code)
+
+
+def chosen(app, section: str) -> None:
+    next(w for w in app.radio if w.key == "use_section").set_value(section).run()
+
+
+def test_a_finished_run_offers_every_way_to_use_it(workspace, real_run, monkeypatch):
+    app = open_page("runs", run=real_run)
+    ways = next(w for w in app.radio if w.key == "use_section")
+    assert ways.options == ["Adapter", "Merged model", "GGUF, Ollama", "Hub", "Other trainers"]
+    assert "give the same" in texts(app) and "token ids as in training" in texts(app) and "PeftModel" in codes(app)
+    started: list[export_job.Job] = []
+    monkeypatch.setattr(job_runner, "start", lambda _here, _run, job, token=None: started.append(job))
+    ways.set_value("merged").run()
+    button(app, "merge").click().run()
+    assert started == [export_job.Job(what="merged")]
+    chosen(app, "trainers")
+    assert "SFTTrainer" in codes(app) and f"tunebook export {real_run}" in codes(app)
+    next(w for w in app.radio if w.key == "trainer").set_value("axolotl").run()
+    assert "base_model: base" in codes(app) and not app.exception
+    chosen(app, "ollama")
+    assert "convert_hf_to_gguf.py" in codes(app) and "FROM ./" in codes(app)
+    button(app, "gguf").click().run()
+    assert started[-1].what == "gguf" and not app.exception
+
+
+def test_a_wrong_folder_of_llama_cpp_is_said_on_the_page(workspace, real_run, tmp_path):
+    app = open_page("runs", run=real_run)
+    chosen(app, "ollama")
+    next(w for w in app.text_input if w.key == "llama_cpp").set_value(str(tmp_path)).run()
+    button(app, "gguf").click().run()
+    assert "there is no convert_hf_to_gguf.py" in texts(app)
+
+
+def test_how_a_job_ended_is_said_once_and_can_be_put_away(workspace, real_run):
+    import msgspec
+
+    run_dir = workspace.run_dir(real_run)
+    state = export_job.State(job=export_job.Job(what="merged"), process=Identity(2**22 + 1, 1.0, "x"))
+    write_atomically(run_dir / export_job.STATE, msgspec.json.encode(state))
+    app = open_page("runs", run=real_run)
+    assert "the export was ended before it was done" in texts(app)
+    button(app, "export_forget").click().run()
+    assert "the export was ended" not in texts(app) and not (run_dir / export_job.STATE).exists()
+
+
+def test_the_recipe_is_packed_with_its_rows(workspace, real_run):
+    import io
+    import zipfile
+
+    from pages import _use
+
+    with zipfile.ZipFile(io.BytesIO(_use._packed(Workspace(workspace.root), real_run, "trl"))) as archive:
+        names = archive.namelist()
+    assert {"trl/train.py", "trl/train.jsonl", "trl/eval.jsonl", "trl/base/model.safetensors"} <= set(names)
