@@ -42,10 +42,10 @@ audit: setup
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
-# under a minute: no browser, no pages, no training, no scans, no servers that are killed
+# under a minute: no browser, no pages, no training, no scans, no queue of real processes
 test-quick: setup
 	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not slow and not browser and not page and not train and not scan" \
-	  $(patsubst %,--ignore=tests/%,pages homes house train runs/test_survival.py)
+	  $(patsubst %,--ignore=tests/%,pages homes house train runs)
 
 test-all: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --fresh-children

@@ -6,7 +6,7 @@ Every benchmark that ships, and three sets with what can be shared: long passage
 five worked examples before each question. Both model classes are asked by `lm_eval.simple_evaluate`, rounds interleaved;
 the harness' HFLM with that batch size of 16 and 64 which was quicker in a first round. Counted is the time inside of the
 model class (its loglikelihood and loglikelihood_rolling), medians, by the clock and by the processor. Then our own pages'
-scoring (engine/train/scores.py) is held against HFLM's accuracies. `--base` takes a folder too; random models of a
+scoring (engine/train/scoring/scores.py) is held against HFLM's accuracies. `--base` takes a folder too; random models of a
 Qwen2's and a GPT-2's shape are asked the long passages, for the answers alone.
 
 Other work on the machine makes the clock's figures useless and the processor's a little: run it alone.

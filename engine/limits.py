@@ -44,7 +44,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hours_kept: float
 
 
-class Refused(ValueError):
+class OverLimit(ValueError):
     """What a visitor asked for is beyond the demo's limits; `problems` says all of it."""
 
     def __init__(self, *problems: Problem):
@@ -97,21 +97,21 @@ def allows_base(ref: str) -> bool:
 
 def check_source(workspace: Workspace, source: Path) -> None:
     """Refuse a file to store that is not the visitor's own upload or a sample, is too large, or unpacks beyond measure.
-    Raises Refused; OSError where the file cannot be read."""
+    Raises OverLimit; OSError where the file cannot be read."""
     most, real = limits(), source.resolve()
     if not (real.is_relative_to(workspace.root) or real.is_relative_to(starter.SAMPLES_DIR)):
-        raise Refused(Problem(rule="demo-path"))
+        raise OverLimit(Problem(rule="demo-path"))
     size = source.stat().st_size
     if size > most.upload_mib << 20:
-        raise Refused(Problem(rule="upload-too-large", parameters={"limit_mib": most.upload_mib}))
+        raise OverLimit(Problem(rule="upload-too-large", parameters={"limit_mib": most.upload_mib}))
     check_disk(workspace, size)
     with source.open("rb") as file:
         start = file.read(4)
     if start == b"PAR1":
         # A page of a Parquet file can name one long text any number of times: a few bytes fill the memory.
-        raise Refused(Problem(rule="demo-parquet"))
+        raise OverLimit(Problem(rule="demo-parquet"))
     if start[:2] == b"\x1f\x8b" and _unpacks_beyond(source, most.unpacked_mib << 20):
-        raise Refused(Problem(rule="demo-unpacked", parameters={"most_mib": most.unpacked_mib}))
+        raise OverLimit(Problem(rule="demo-unpacked", parameters={"most_mib": most.unpacked_mib}))
 
 
 def _unpacks_beyond(path: Path, most_bytes: int) -> bool:
@@ -134,13 +134,13 @@ def _unpacks_beyond(path: Path, most_bytes: int) -> bool:
 
 
 def check_rows(rows: int) -> None:
-    """Refuse a file of too many rows. Raises Refused."""
+    """Refuse a file of too many rows. Raises OverLimit."""
     if rows > limits().rows:
-        raise Refused(Problem(rule="demo-rows", parameters={"rows": rows, "most": limits().rows}))
+        raise OverLimit(Problem(rule="demo-rows", parameters={"rows": rows, "most": limits().rows}))
 
 
 def check_disk(workspace: Workspace, more_bytes: int = 0) -> None:
-    """Refuse what would take a visitor over their share of the disk, or the disk near its end. Raises Refused."""
+    """Refuse what would take a visitor over their share of the disk, or the disk near its end. Raises OverLimit."""
     most = limits()
     used = 0
     for path in workspace.root.rglob("*"):
@@ -149,10 +149,10 @@ def check_disk(workspace: Workspace, more_bytes: int = 0) -> None:
         except OSError:  # a file of a run that is just renamed
             continue
     if used + more_bytes > most.disk_mib_per_visitor << 20:
-        raise Refused(Problem(rule="demo-disk", parameters={"used": used >> 20, "most": most.disk_mib_per_visitor}))
+        raise OverLimit(Problem(rule="demo-disk", parameters={"used": used >> 20, "most": most.disk_mib_per_visitor}))
     workspace.root.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(workspace.root).free < most.free_disk_mib << 20:
-        raise Refused(Problem(rule="demo-full"))
+        raise OverLimit(Problem(rule="demo-full"))
 
 
 def model_problem() -> Problem:

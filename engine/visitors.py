@@ -35,14 +35,14 @@ def workspace_of(visitor: str) -> Workspace | None:
 
 
 def new_visitor() -> str:
-    """Make a workspace for a new visitor and return the number. Raises Refused when the demo is full."""
+    """Make a workspace for a new visitor and return the number. Raises OverLimit when the demo is full."""
     folder = visitors_dir()
     folder.mkdir(parents=True, exist_ok=True)
     if sum(1 for _ in folder.iterdir()) >= limits.limits().visitors:
         sweep()
         _make_room()
         if sum(1 for _ in folder.iterdir()) >= limits.limits().visitors:
-            raise limits.Refused(Problem(rule="demo-full"))
+            raise limits.OverLimit(Problem(rule="demo-full"))
     visitor = secrets.token_hex(limits.ID_BYTES)
     (folder / visitor).mkdir(mode=0o700)
     (folder / visitor / _ARRIVED).touch()

@@ -52,7 +52,7 @@ def show(scored: ScoredRun, titled: dict[str, str]) -> None:
             assert made is not None
             try:
                 evaluations.start(workspace, made)
-            except limits.Refused as refused:
+            except limits.OverLimit as refused:
                 _ui.problem_list(refused.problems)
             else:
                 st.rerun()
@@ -71,7 +71,7 @@ def _halted(workspace: Workspace, run: Run) -> None:
         try:
             lifecycle.resume(workspace, run.id)
             st.rerun()
-        except (lifecycle.CannotResume, limits.Refused) as error:
+        except (lifecycle.CannotResume, limits.OverLimit) as error:
             left.error(_ui.plain(error))
 
 

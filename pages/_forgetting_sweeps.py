@@ -69,7 +69,7 @@ def _controls(workspace: Workspace, run: Run) -> None:
             try:
                 lifecycle.resume(workspace, run.id)
                 st.rerun()
-            except (lifecycle.CannotResume, limits.Refused) as error:
+            except (lifecycle.CannotResume, limits.OverLimit) as error:
                 st.error(_ui.plain(error))
 
 
@@ -197,7 +197,7 @@ def _new(workspace: Workspace) -> None:
         click = st.session_state.setdefault("sweep_click", secrets.token_hex(8))
         try:
             st.session_state["sweep_started"] = sweep_drive.start(workspace, made, click_id=click)
-        except limits.Refused as refused:
+        except limits.OverLimit as refused:
             _ui.problem_list(refused.problems)
             return
         del st.session_state["sweep_click"]

@@ -85,7 +85,7 @@ def actions(here: Workspace, run: Run) -> None:
         if run.status in ("stopped", "interrupted", "failed") and st.button(t("Resume"), type="primary", key="resume"):
             try:
                 lifecycle.resume(here, run.id)
-            except (lifecycle.CannotResume, limits.Refused, OSError) as error:
+            except (lifecycle.CannotResume, limits.OverLimit, OSError) as error:
                 st.error(_ui.plain(error))
             else:
                 st.rerun()
@@ -153,7 +153,7 @@ def _start_again(here: Workspace, run_id: str, kind: str) -> None:
     found = failures.remedies(kind, run_spec)
     fitting = plans.of_spec(here, run_spec).smaller if kind == "oom" else None
     if fitting and not {"adapter", "objective"} & set(fitting):
-        found = [failures.Remedy(t("all that is needed to fit this machine"), fitting), *found]
+        found = [failures.Retry(t("all that is needed to fit this machine"), fitting), *found]
     if not found:
         return
     st.caption(t("Start again with:"))

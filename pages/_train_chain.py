@@ -46,7 +46,7 @@ def _root(workspace: Workspace) -> str:
     return "starter" if bases.describe(ref, workspace).kind == "run" else ref
 
 
-def _stage(workspace: Workspace, found: chains.Chain, stage: chains.Stage, *, skipped: bool) -> None:
+def _stage(workspace: Workspace, found: chains.Chain, stage: chains.Link, *, skipped: bool) -> None:
     st.markdown(f"**{_ui.plain(stage.title)}**")
     st.caption(_ui.plain(stage.purpose))
     if skipped:

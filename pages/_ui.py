@@ -135,7 +135,7 @@ def workspace() -> Workspace:
     if visitor is None:
         try:
             visitor = visitors.new_visitor()
-        except limits.Refused as refused:
+        except limits.OverLimit as refused:
             st.error(plain(refused))
             st.stop()
     st.session_state["visitor"] = visitor
@@ -330,14 +330,14 @@ def duration(seconds: float) -> str:
     return t("{n} h", n=round(seconds / 3600, 1))
 
 
-def job_bar(now: jobs.Progress, text: str, stop_words: str, *, key: str) -> bool:
+def job_bar(now: jobs.JobProgress, text: str, stop_words: str, *, key: str) -> bool:
     """Show how far a job is, with the time left, and a button beside it; return whether that was pressed."""
     left, right = st.columns([6, 1], vertical_alignment="center")
     left.progress(now.share, text=with_time_left(text, now))
     return right.button(stop_words, key=key)
 
 
-def with_time_left(text: str, now: jobs.Progress) -> str:
+def with_time_left(text: str, now: jobs.JobProgress) -> str:
     """A text about a job, and how long it still takes where that is known."""
     if now.left_s is None:
         return text

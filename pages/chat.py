@@ -66,7 +66,7 @@ def _answer(turn: dict[str, Any], columns: list[Any]) -> None:
         text, state = places[reply.model]
         if isinstance(reply, protocol.State):
             state.caption(t("loading the model ...") if reply.state == "loading" else t("writing ..."))
-        elif isinstance(reply, protocol.Piece):
+        elif isinstance(reply, protocol.AnswerPart):
             turn["answers"][reply.model] = turn["answers"].get(reply.model, "") + reply.text
             _said(text, turn["answers"][reply.model])
         elif isinstance(reply, protocol.Failed):

@@ -77,7 +77,7 @@ def _start(plan: Plan) -> None:
     token, run_id = st.session_state.setdefault("click_token", secrets.token_hex(8)), started.get(click, (0, ""))[1]
     try:
         run_id = run_id or lifecycle.start(workspace, plan.spec, name=name.strip() or None, click_id=f"{click}-{token}")
-    except limits.Refused as refused:
+    except limits.OverLimit as refused:
         st.error(t("This run cannot start yet:"))
         _ui.problem_list(refused.problems)
     except OSError as error:

@@ -6,10 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from engine.workspace import Workspace
 from tests import forked
@@ -33,17 +33,21 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home with one real, short LoRA run of the new-facts sample on the starter: shared, so tests only read it."""
-    folder = tmp_path_factory.mktemp("trained")
-    home = folder / "home"
-    done = tunebook(
-        "train", "lora", "--data", "new-facts", "--wait", "--json", "--name", "A real run",
-        "--set", "train.max_steps=60", "--set", "train.evaluations=3",
-        home=home, machine=folder / "machine",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    yield home
+def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one real, short LoRA run of the new-facts sample on the starter: shared by all test processes, so tests
+    only read it."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "trained"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            done = tunebook(
+                "train", "lora", "--data", "new-facts", "--wait", "--json", "--name", "A real run",
+                "--set", "train.max_steps=60", "--set", "train.evaluations=3",
+                home=folder / "home", machine=folder / "machine",
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
+            (folder / "done").touch()
+    return folder / "home"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -120,7 +120,7 @@ def test_a_number_that_was_not_drawn_here_opens_nothing(visitor, guess):
 def test_a_full_demo_takes_nobody_more_until_empty_workspaces_are_old(limited):
     limited(visitors=2)
     first, second = visitors.new_visitor(), visitors.new_visitor()
-    with pytest.raises(engine_limits.Refused, match="come back later"):
+    with pytest.raises(engine_limits.OverLimit, match="come back later"):
         visitors.new_visitor()
     for one in (first, second):
         os.utime(visitors.visitors_dir() / one / ".arrived", (0, time.time() - 700))
@@ -257,7 +257,7 @@ def test_all_that_is_beyond_the_limits_is_said_before_the_start_and_refused_at_i
         ("demo-limit", "machine.devices"), ("demo-steps", "train.max_steps"), ("demo-model", "base"),
         ("demo-benchmark", "evaluate.benchmarks"),
     }  # fmt: skip
-    with pytest.raises(engine_limits.Refused) as refusal:
+    with pytest.raises(engine_limits.OverLimit) as refusal:
         lifecycle.start(visitor, made)
     assert {(problem.rule, problem.where) for problem in refusal.value.problems} == found
     assert [path.name for path in visitor.runs_dir.iterdir() if path.is_dir()] == []
@@ -285,10 +285,10 @@ def test_runs_that_go_on_or_wait_are_counted_for_a_visitor_and_for_all(visitor, 
         run_id = mine.start("waits", click_id="c1")
         assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{32}", run_id)
         assert mine.start("waits", click_id="c1") == run_id  # the second click of a double click is no second run
-        with pytest.raises(engine_limits.Refused, match="1 of your runs"):
+        with pytest.raises(engine_limits.OverLimit, match="1 of your runs"):
             mine.start("waits")
         other.start("waits")
-        with pytest.raises(engine_limits.Refused, match="2 runs of all visitors"):
+        with pytest.raises(engine_limits.OverLimit, match="2 runs of all visitors"):
             third.start("waits")
     finally:
         for one in (mine, other, third):
@@ -330,7 +330,7 @@ def test_a_merge_counts_as_a_run_of_its_visitor_and_no_longer_than_it_lives(visi
         with subprocess.Popen(["sleep", "60"]) as work:
             with admission.beside(visitor, made.name) as begun:
                 begun(work.pid)
-            with pytest.raises(engine_limits.Refused, match="1 of your runs"), admission.gate() as admit:
+            with pytest.raises(engine_limits.OverLimit, match="1 of your runs"), admission.gate() as admit:
                 admit(visitor, fake_spec())
             work.kill()
         with admission.gate() as admit:

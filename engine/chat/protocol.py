@@ -49,7 +49,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
     state: Literal["loading", "writing"]
 
 
-class Piece(msgspec.Struct, frozen=True, kw_only=True, tag="piece"):
+class AnswerPart(msgspec.Struct, frozen=True, kw_only=True, tag="piece"):
     """Some more of an answer."""
 
     id: str
@@ -77,6 +77,6 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 Request = Ask | Stop
-Reply = State | Piece | Done | Failed
+Reply = State | AnswerPart | Done | Failed
 read_request = msgspec.json.Decoder(Request).decode
 read_reply = msgspec.json.Decoder(Reply).decode

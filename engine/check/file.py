@@ -29,7 +29,7 @@ from engine.check.rows import HasAnswers, RowChecks, RowSink
 from engine.check.totals import Totals
 from engine.check.window import Window
 from engine.models import Base
-from engine.read import Progress, source, texts
+from engine.read import OnProgress, source, texts
 from engine.read import lines as read_lines
 from engine.words import Problem, language, later
 
@@ -43,7 +43,7 @@ def check_file(
     path: Path | str,
     *,
     name: str | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     sink: RowSink | None = None,
     problems_path: Path | None = None,
     mapping: dict[str, str] | None = None,
@@ -98,7 +98,7 @@ class _Check:
         file: OpenFile,
         path: Path,
         name: str,
-        progress: Progress | None,
+        progress: OnProgress | None,
         sink: RowSink | None,
         problems_path: Path | None,
         quick: bool | None,
@@ -124,7 +124,7 @@ class _Check:
                         file.reading = msgspec.structs.replace(file.reading, prompts_only=False)
                         return self._read(pool_size)
             raise AssertionError("a check in this process needs no pool")
-        except source.Refused as refused:
+        except source.NotRows as refused:
             return self._refusal(refused.problem)
         finally:
             if self.totals:

@@ -29,7 +29,7 @@ def opened(path: Path, mapping: dict[str, str] | None = None) -> Iterator[OpenFi
         try:
             found.begin()
             yield found
-        except source.Refused as refused:
+        except source.NotRows as refused:
             raise DatasetError(refused.problem) from None
 
 
@@ -64,7 +64,7 @@ class OpenFile:
         self.example: dict[str, Any] | None = None  # a row as most are
 
     def begin(self) -> None:
-        """Find the container, then how its rows are read. Raises source.Refused."""
+        """Find the container, then how its rows are read. Raises source.NotRows."""
         self.container = self._container()
         self.reading = self._detect()
 
@@ -123,15 +123,15 @@ class OpenFile:
             if len(head.lstrip()) >= 65536 or len(head) >= SAMPLE_BYTES:
                 break
         if self.source.packed and head.startswith(b"\x1f\x8b"):
-            raise source.Refused(
+            raise source.NotRows(
                 "not-data", found=later("a gzip archive inside another"), remedy=source.remedy_for("archive")
             )
         if head[257:262] == b"ustar":
-            raise source.Refused("not-data", found=later("a tar archive"), remedy=source.remedy_for("archive"))
+            raise source.NotRows("not-data", found=later("a tar archive"), remedy=source.remedy_for("archive"))
         self.has_bom = head.startswith(source.BOM)
         container = source.container_of(head, len(head) < 65536, tables.separator_of)
         if container == "parquet" and self.source.packed:
-            raise source.Refused(
+            raise source.NotRows(
                 "not-data", found=later("a Parquet file inside a gzip archive"), remedy=source.remedy_for("archive")
             )
         if container == "csv":
@@ -161,7 +161,7 @@ class OpenFile:
         for column in self.mapping:
             if column not in met:
                 found = texts.name_list(met, 20) or later("no fields")
-                raise source.Refused("mapping-column", column=texts.short(column), found=found)
+                raise source.NotRows("mapping-column", column=texts.short(column), found=found)
         return formats.mapped(reading, self.mapping) if reading and self.mapping else reading
 
 

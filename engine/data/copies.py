@@ -7,14 +7,14 @@ from typing import Any
 
 from engine.data import datasets
 from engine.data.fixes import DROP_BAD_ROWS, Edit
-from engine.read import Progress
+from engine.read import OnProgress
 from engine.workspace import Workspace
 
 
 def fixed(
     workspace: Workspace,
     dataset_id: str,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     *,
     fixes: Iterable[str | Edit] = (DROP_BAD_ROWS,),
     **how: Any,
@@ -38,7 +38,7 @@ def fixed(
 
 
 def mapped(
-    workspace: Workspace, dataset_id: str, mapping: dict[str, str], progress: Progress | None = None, **how: Any
+    workspace: Workspace, dataset_id: str, mapping: dict[str, str], progress: OnProgress | None = None, **how: Any
 ) -> datasets.Dataset:
     """Store a dataset once more with another mapping of its columns."""
     dataset = datasets.load(workspace, dataset_id)

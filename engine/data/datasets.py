@@ -21,7 +21,7 @@ from engine import limits
 from engine.check import DatasetError, Report, checked_mapping
 from engine.data import making
 from engine.data.fixes import DROP_BAD_ROWS, FIXES, Edit
-from engine.read import Progress, lines, texts
+from engine.read import OnProgress, lines, texts
 from engine.words import Problem
 from engine.workspace import BadId, Workspace, checked
 
@@ -99,7 +99,7 @@ def add(
     mapping: dict[str, str] | None = None,
     parent: str | None = None,
     eval_id: str | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     move: bool = False,
     wait_for_rows: bool = True,
 ) -> Dataset:
@@ -148,7 +148,7 @@ def add(
     return load(workspace, dataset_id)
 
 
-def make_rows(workspace: Workspace, dataset_id: str, progress: Progress | None = None) -> None:
+def make_rows(workspace: Workspace, dataset_id: str, progress: OnProgress | None = None) -> None:
     """Write the rows that training reads, where they are still to be made; what somebody else makes is waited for.
 
     Raises DatasetError when there is no such dataset or the disk is full.

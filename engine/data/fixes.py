@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 
 from engine.check import DatasetError, Report, check_file, meant_label, opened
-from engine.read import Progress, formats, lines
+from engine.read import OnProgress, formats, lines
 from engine.read import source as read_source
 from engine.words import Problem, t
 
 
-def repair(original: Path, fixes: tuple[str | Edit, ...], mapping: dict[str, str], progress: Progress | None) -> None:
+def repair(original: Path, fixes: tuple[str | Edit, ...], mapping: dict[str, str], progress: OnProgress | None) -> None:
     """Replace a file by its repaired one."""
     fixed = original.with_name("fixed")
     edits = [fix for fix in fixes if isinstance(fix, Edit)]
@@ -34,7 +34,7 @@ def repair(original: Path, fixes: tuple[str | Edit, ...], mapping: dict[str, str
             os.replace(fixed, original)
 
 
-def _drop_bad_rows(original: Path, mapping: dict[str, str], progress: Progress | None) -> None:
+def _drop_bad_rows(original: Path, mapping: dict[str, str], progress: OnProgress | None) -> None:
     """Replace the file by its good rows as JSON Lines."""
     kept_path = original.with_name("kept")
     with _KeptLines(kept_path) as kept:

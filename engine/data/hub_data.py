@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from engine.models import download, hub_client
+from engine.read import OnProgress
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -100,7 +101,7 @@ def choose_part(parts: tuple[Part, ...], name: str, config: str | None, split: s
 
 
 def fetch_data(
-    ref: str, into: Path, *, token: str | None = None, progress: hub_client.Progress | None = None
+    ref: str, into: Path, *, token: str | None = None, progress: OnProgress | None = None
 ) -> tuple[Path, str]:
     """Fetch the files of hf:owner/name[:config][:split] as one file in the folder `into`; return it and its name. The
     check that every file goes through comes after. Raises HubError."""

@@ -54,7 +54,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     data: str | None = None
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
+class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
     """`done` of `total` bytes of one pass over the file; `passes` counts from 1. `left_s` is None when not known yet."""
 
     done: int = 0
@@ -78,7 +78,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 _started: dict[str, subprocess.Popen[bytes]] = {}
 
 
-def carry_out(call: Call, progress: read.Progress | None = None) -> Result:
+def carry_out(call: Call, progress: read.OnProgress | None = None) -> Result:
     """Do what a call says, in this process."""
     workspace = Workspace(call.workspace)
     if call.model is not None or call.data is not None:
@@ -111,7 +111,7 @@ def carry_out(call: Call, progress: read.Progress | None = None) -> Result:
     return Result(dataset=made.id)
 
 
-def _from_hub(call: Call, workspace: Workspace, progress: read.Progress | None) -> Result:
+def _from_hub(call: Call, workspace: Workspace, progress: read.OnProgress | None) -> Result:
     """Fetch what a call names; a token stands in the environment alone (HF_TOKEN), or is the user's own login."""
     try:
         if call.model is not None:
@@ -123,7 +123,7 @@ def _from_hub(call: Call, workspace: Workspace, progress: read.Progress | None) 
 
 
 def add_from_hub(
-    workspace: Workspace, ref: str, name: str = "", *, progress: read.Progress | None = None, **how: Any
+    workspace: Workspace, ref: str, name: str = "", *, progress: read.OnProgress | None = None, **how: Any
 ) -> datasets.Dataset:
     """Fetch hf:owner/name[:config][:split], check and store it as any file. Raises HubError and DatasetError."""
     workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
@@ -150,12 +150,12 @@ def start(call: Call, token: str | None = None) -> Path:
     return folder
 
 
-def progress(folder: Path) -> Progress:
+def progress(folder: Path) -> JobProgress:
     """How far a job is."""
     try:
-        return msgspec.json.decode((folder / "progress.json").read_bytes(), type=Progress)
+        return msgspec.json.decode((folder / "progress.json").read_bytes(), type=JobProgress)
     except (OSError, msgspec.MsgspecError):
-        return Progress()
+        return JobProgress()
 
 
 def result(folder: Path) -> Result | None:
@@ -190,7 +190,7 @@ def forget(folder: Path) -> None:
 
 
 class Meter:
-    """Turns bytes read into a Progress with the time left, from the speed of this pass."""
+    """Turns bytes read into a JobProgress with the time left, from the speed of this pass."""
 
     def __init__(self, told: Any, now_s: Any = time.monotonic):
         self.told, self.now_s = told, now_s
@@ -209,13 +209,13 @@ class Meter:
         self.told_s = now_s
         speed = (done - self.began_at) / max(1e-6, now_s - self.began_s)
         left_s = (total - done) / speed if speed > 0 and now_s - self.began_s > 0.5 else None
-        self.told(Progress(done=done, total=total, passes=self.passes, left_s=left_s))
+        self.told(JobProgress(done=done, total=total, passes=self.passes, left_s=left_s))
 
 
 def main(folder: Path) -> int:
     """Carry out the call of a job folder; SIGTERM ends it as an exception would, so that nothing half made is left."""
 
-    def told(now: Progress) -> None:
+    def told(now: JobProgress) -> None:
         if not folder.is_dir():  # nobody waits any more
             raise SystemExit(1)
         # Renamed, but not forced to disk: it is written five times a second and worth nothing after a crash.

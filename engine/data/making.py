@@ -20,7 +20,7 @@ import msgspec
 from engine import limits
 from engine.check import DatasetError, Report, canonical, check_file, os_problem
 from engine.data.fixes import Edit, repair
-from engine.read import Progress
+from engine.read import OnProgress
 from engine.workspace import Workspace, write_atomically
 
 # Of larger files the rows are made after the report: converting takes about ten times as long as checking.
@@ -47,7 +47,7 @@ def fill(
     mapping: dict[str, str],
     parent: str | None,
     eval_id: str | None,
-    progress: Progress | None,
+    progress: OnProgress | None,
 ) -> str:
     """Write the other files of a dataset beside its original and return its id."""
     folder = original.parent
@@ -72,7 +72,7 @@ def check_into(
     original: Path,
     name: str,
     mapping: dict[str, str],
-    progress: Progress | None,
+    progress: OnProgress | None,
     *,
     with_rows: bool,
 ) -> Report:
@@ -94,7 +94,7 @@ def check_into(
     return report
 
 
-def write_rows(folder: Path, mapping: dict[str, str], progress: Progress | None) -> None:
+def write_rows(folder: Path, mapping: dict[str, str], progress: OnProgress | None) -> None:
     """Write the rows of a data set that is stored without them."""
     made = folder / "rows.new"
     with canonical.ParquetSink(made) as sink:
@@ -150,7 +150,7 @@ def told(path: Path) -> Iterator[None]:
     """Turn an OSError, and what a hosted demo refuses, into the DatasetError that says what it means."""
     try:
         yield
-    except limits.Refused as refused:
+    except limits.OverLimit as refused:
         raise DatasetError(refused.problems[0]) from refused
     except OSError as error:
         raise DatasetError(os_problem(error, error.filename or path)) from error

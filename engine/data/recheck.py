@@ -13,14 +13,14 @@ from pathlib import Path
 from filelock import FileLock
 
 from engine.data import datasets, making
-from engine.read import Progress
+from engine.read import OnProgress
 from engine.workspace import Workspace
 
 # What numbers.py and masks.py keep of the rows.
 MADE_OF_ROWS = ("statistics-*.json", "masks-*.json")
 
 
-def check_again(workspace: Workspace, dataset_id: str, progress: Progress | None = None) -> datasets.Dataset:
+def check_again(workspace: Workspace, dataset_id: str, progress: OnProgress | None = None) -> datasets.Dataset:
     """Put today's report, and today's rows where they differ, in the place of a data set's own, and return it.
 
     Each file is replaced whole, so a run that reads the rows meanwhile has the old ones or the new ones; the report comes

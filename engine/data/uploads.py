@@ -109,7 +109,7 @@ def check_room(workspace: Workspace, announced: str | None) -> int:
     if limits.on():
         try:
             limits.check_disk(workspace, size)
-        except limits.Refused as refused:
+        except limits.OverLimit as refused:
             raise UploadRefused(507, refused.problems[0].rule, **refused.problems[0].parameters) from refused  # type: ignore[arg-type]
     try:
         workspace.uploads_dir.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """How much memory a run needs, worked out from a model's config.json alone. Pure arithmetic: no torch, nothing is loaded.
 
 A range, never a false point: 0.95 to 1.25 times the sum. What is measured is said where it stands; the rest is checked
-against published peaks (tests/test_fit.py holds the table). No figure was checked on a GPU here. What runs of a kind took
-on this machine corrects the sum (calibration.py).
+against published peaks (tests/estimate/test_fit.py holds the table). No figure was checked on a GPU here. What runs of a
+kind took on this machine corrects the sum (measured.py).
 
 P is the number of parameters, P_t of trained ones, P_q of those held in fewer bits (the linear layers), L the layers,
 d the width, f the width of the feed-forward part, V the vocabulary, T the tokens of one forward pass.
@@ -43,7 +43,7 @@ LOGIT_CHUNK_TOKENS = 256
 # Bytes of a parameter held in fewer bits: NF4 with double quantisation is 4.127 bits (QLoRA, arXiv 2305.14314);
 # LLM.int8 is one byte, its scales aside (arXiv 2208.07339).
 QUANTIZED_BYTES = {"4bit": 4.127 / 8, "8bit": 1.0}
-# PPO writes so many answers at once (engine/train/ppo.py).
+# PPO writes so many answers at once (engine/train/objectives/ppo.py).
 PPO_ROWS_WRITTEN_AT_ONCE = 64
 
 PARTS = (
@@ -115,13 +115,13 @@ def setup_of(run_spec: RunSpec) -> Setup:
         gradient_checkpointing=bool(train.gradient_checkpointing),  # left open: choices.py decides by this estimate
         optimizer="adamw" if train.optimizer == "auto" else train.optimizer,
         answer_tokens=run_spec.objective_args.answer_tokens,
-        update_rows=train.batch_size * train.accumulation if run_spec.objective == "ppo" else 0,
+        update_rows=train.batch_size * train.accumulation if OBJECTIVES[run_spec.objective].writes_answers else 0,
     )
 
 
 def with_longest(setup: Setup, tokens: int) -> Setup:
     """Return the setup for data whose longest row has so many tokens; PPO's rows are questions, to be answered."""
-    answer = setup.answer_tokens if setup.objective == "ppo" else 0
+    answer = setup.answer_tokens if OBJECTIVES[setup.objective].writes_answers else 0
     return msgspec.structs.replace(setup, max_length=max(1, min(setup.max_length, tokens + answer)))
 
 
@@ -185,7 +185,7 @@ def trained_parameters(shape: shapes.Shape, setup: Setup) -> int:
 
 def _held_parameters(shape: shapes.Shape, setup: Setup) -> int:
     """Return the parameters in memory: a reward model has a score instead of the output layer."""
-    without_head = setup.objective == "reward" and not shape.tied
+    without_head = OBJECTIVES[setup.objective].is_judge and not shape.tied
     return shapes.count_parameters(shape) - (shape.head_parameters if without_head else 0)
 
 
@@ -226,8 +226,8 @@ def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estima
         return Estimate(device=device, parts=None, sentence=text)
     on_gpu = device.startswith("cuda")  # Apple's shares main memory, and runs compute in 32 bits there (choices.py)
     element_bytes = 2 if on_gpu else 4
-    held = _held_parameters(shape, setup)
-    tokens = setup.batch_size * setup.max_length * (2 if setup.objective in ("dpo", "reward") else 1)
+    objective, held = OBJECTIVES[setup.objective], _held_parameters(shape, setup)
+    tokens = setup.batch_size * setup.max_length * objective.texts_per_row
     weights, gradients, optimizer = _held_bytes(shape, setup, trained, held, element_bytes)
     parts = {
         "weights": weights,
@@ -236,12 +236,10 @@ def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estima
         "activations": _activation_bytes(shape, setup, tokens, element_bytes),
         "logits": _logit_bytes(shape, setup, tokens, on_gpu),
         "adapter": _adapter_bytes(shape, setup, tokens, on_gpu),
-        "reference": element_bytes * held
-        if setup.adapter == "full" and setup.objective in ("dpo", "kto", "ppo")
-        else 0,
+        "reference": element_bytes * held if setup.adapter == "full" and objective.has_reference else 0,
         "fixed": GPU_FIXED_BYTES if on_gpu else IMPORT_BASELINE_BYTES + LATER_BYTES,
     }
-    if setup.objective == "ppo":
+    if objective.needs_judge:
         parts |= _ppo_bytes(shape, setup, held, element_bytes)
     return Estimate(
         device=device,
@@ -306,9 +304,10 @@ def _activation_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_by
 def _logit_bytes(shape: shapes.Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
     """Return the bytes of bf16 logits, their fp32 copy and its gradient: 10 T V (12 in 32 bits). TRL 1.12's supervised
     training takes 256 tokens at a time; DPO, KTO and PPO hold all; a reward model has none."""
-    if setup.objective == "reward":
+    objective = OBJECTIVES[setup.objective]
+    if objective.is_judge:
         return 0
-    if setup.objective == "sft" and not setup.plain_logits:
+    if objective.chunks_logits and not setup.plain_logits:
         tokens = min(tokens, LOGIT_CHUNK_TOKENS)
     return (10 if on_gpu else 12) * tokens * shape.vocabulary
 

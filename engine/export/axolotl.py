@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from engine.export import portable_recipe
-from engine.export.portable_recipe import EVALUATE, TRAIN, Recipe, cannot
+from engine.export.portable_recipe import EVALUATE, TRAIN, PortableRecipe, cannot
 from engine.spec import OBJECTIVES
 from engine.words import t
 
 TITLE = "Axolotl"
 
 
-def files(recipe: Recipe) -> dict[str, str]:
+def files(recipe: PortableRecipe) -> dict[str, str]:
     """Return the settings, under the name of their file. Raises NotExportable."""
     if recipe.spec.adapter == "oft":
         raise cannot(TITLE, t("it has LoRA and full training, no OFT"), t("take the TRL script or LLaMA-Factory"))
-    if recipe.spec.objective in ("kto", "reward"):
+    if recipe.spec.objective not in ("sft", "dpo"):
         reason = t("its data formats for this do not go by the base's chat template")
         raise cannot(TITLE, reason, t("take the TRL script or LLaMA-Factory"))
     settings: dict[str, Any] = {"base_model": recipe.base}
@@ -40,7 +40,7 @@ def files(recipe: Recipe) -> dict[str, str]:
     return {"train.yaml": portable_recipe.as_yaml(head, settings)}
 
 
-def _differences(recipe: Recipe) -> list[str]:
+def _differences(recipe: PortableRecipe) -> list[str]:
     found, report_to = portable_recipe.yaml_differences(recipe), recipe.spec.train.report_to
     if recipe.spec.adapter == "full" and recipe.spec.layers != "all" and recipe.spec.train_head:
         found.append("where the output layer is the embedding, it stays frozen there and trains in the run")
@@ -49,7 +49,7 @@ def _differences(recipe: Recipe) -> list[str]:
     return found
 
 
-def _trained_weights(recipe: Recipe) -> dict[str, Any]:
+def _trained_weights(recipe: PortableRecipe) -> dict[str, Any]:
     run_spec, args = recipe.spec, recipe.spec.adapter_args
     chosen = portable_recipe.chosen_layers(recipe, TITLE)
     settings: dict[str, Any] = {}
@@ -71,7 +71,7 @@ def _trained_weights(recipe: Recipe) -> dict[str, Any]:
     return settings
 
 
-def _data(recipe: Recipe, file: str) -> dict[str, Any]:
+def _data(recipe: PortableRecipe, file: str) -> dict[str, Any]:
     where = {"path": file, "ds_type": "json"}
     if recipe.kind == "text":
         return {**where, "type": "completion", "field": "text"}
@@ -86,7 +86,7 @@ def _data(recipe: Recipe, file: str) -> dict[str, Any]:
     return {**where, "type": "chat_template", "field_messages": "messages", **taught}
 
 
-def _trainer(recipe: Recipe) -> dict[str, Any]:
+def _trainer(recipe: PortableRecipe) -> dict[str, Any]:
     """What Axolotl hands on to transformers' trainer."""
     train = recipe.spec.train
     settings: dict[str, Any] = {

@@ -39,7 +39,7 @@ def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
             return Problem(rule="demo-export")
         try:
             limits.check_disk(workspace, size_bytes(workspace, run_id) or 0)
-        except limits.Refused as refused:
+        except limits.OverLimit as refused:
             return refused.problems[0]
     if job.to is not None and (Path(job.to).is_file() or (Path(job.to).is_dir() and any(Path(job.to).iterdir()))):
         return Problem(rule="export-in-the-way", parameters={"folder": job.to})
@@ -140,7 +140,7 @@ def start(workspace: Workspace, run_id: str, job: Job, *, token: str | None = No
                     stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )  # fmt: skip
                 begun(child.pid)
-        except limits.Refused as refused:
+        except limits.OverLimit as refused:
             raise because(refused.problems[0]) from None
         state = State(job=job, process=processes.identify(child.pid))
         write_atomically(run_dir / STATE, msgspec.json.encode(state))

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from engine.export import portable_recipe
-from engine.export.portable_recipe import EVALUATE, TRAIN, Recipe, cannot
+from engine.export.portable_recipe import EVALUATE, TRAIN, PortableRecipe, cannot
 from engine.spec import OBJECTIVES
 from engine.words import t
 
@@ -19,7 +19,7 @@ _TEMPLATES = {
 }  # fmt: skip
 
 
-def files(recipe: Recipe) -> dict[str, str]:
+def files(recipe: PortableRecipe) -> dict[str, str]:
     """Return the settings and what the rows are, under the names of their files. Raises NotExportable."""
     settings = {
         **_model(recipe),
@@ -39,7 +39,7 @@ def files(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def _differences(recipe: Recipe) -> list[str]:
+def _differences(recipe: PortableRecipe) -> list[str]:
     run_spec, found = recipe.spec, portable_recipe.yaml_differences(recipe)
     if run_spec.adapter == "oft":
         found.append(
@@ -59,7 +59,7 @@ def _differences(recipe: Recipe) -> list[str]:
     return found
 
 
-def _model(recipe: Recipe) -> dict[str, Any]:
+def _model(recipe: PortableRecipe) -> dict[str, Any]:
     run_spec, revision = recipe.spec, portable_recipe.revision(recipe)
     settings: dict[str, Any] = {"model_name_or_path": recipe.base}
     if revision:
@@ -69,10 +69,12 @@ def _model(recipe: Recipe) -> dict[str, Any]:
         if run_spec.quantize == "4bit":
             settings["double_quantization"] = True
     stage = {"sft": "pt" if recipe.kind == "text" else "sft", "dpo": "dpo", "kto": "kto", "reward": "rm"}
+    if run_spec.objective not in stage:
+        raise portable_recipe.no_objective(recipe, TITLE)
     return {**settings, "stage": stage[run_spec.objective], "do_train": True}
 
 
-def _trained_weights(recipe: Recipe) -> dict[str, Any]:
+def _trained_weights(recipe: PortableRecipe) -> dict[str, Any]:
     run_spec, args = recipe.spec, recipe.spec.adapter_args
     chosen = portable_recipe.chosen_layers(recipe, TITLE)
     targets = ",".join(portable_recipe.target_modules(recipe) or ["all"])
@@ -94,23 +96,23 @@ def _trained_weights(recipe: Recipe) -> dict[str, Any]:
     return {"finetuning_type": "freeze", "freeze_trainable_layers": len(chosen)}
 
 
-def _objective(recipe: Recipe) -> dict[str, Any]:
+def _objective(recipe: PortableRecipe) -> dict[str, Any]:
     objective, args = recipe.spec.objective, recipe.spec.objective_args
     settings: dict[str, Any] = {}
-    if objective in ("dpo", "kto"):
+    if OBJECTIVES[objective].has_reference:
         settings["pref_beta"] = args.beta or OBJECTIVES[objective].usual_beta
-    if objective == "kto":
+    if OBJECTIVES[objective].weighs_labels:
         good, bad = args.weights or (1.0, 1.0)
         settings |= {"kto_chosen_weight": good, "kto_rejected_weight": bad}
     return settings
 
 
-def _template(recipe: Recipe) -> str | None:
+def _template(recipe: PortableRecipe) -> str | None:
     """LLaMA-Factory's name of the base's chat template, where it is known."""
     return next((name for start, name in _TEMPLATES.items() if recipe.base.startswith(start)), None)
 
 
-def _data(recipe: Recipe) -> dict[str, Any]:
+def _data(recipe: PortableRecipe) -> dict[str, Any]:
     settings: dict[str, Any] = {"dataset_dir": ".", "dataset": "tunebook_train"}
     if recipe.evaluates:
         settings["eval_dataset"] = "tunebook_eval"
@@ -120,7 +122,7 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     return settings
 
 
-def _dataset_entry(recipe: Recipe, file: str) -> dict[str, Any]:
+def _dataset_entry(recipe: PortableRecipe, file: str) -> dict[str, Any]:
     if recipe.kind == "text":
         return {"file_name": file, "columns": {"prompt": "text"}}
     columns = {"messages": "messages"}
@@ -141,7 +143,7 @@ def _dataset_entry(recipe: Recipe, file: str) -> dict[str, Any]:
     return {"file_name": file, "formatting": "sharegpt", **ranking, "columns": columns, "tags": tags}
 
 
-def _trainer(recipe: Recipe) -> dict[str, Any]:
+def _trainer(recipe: PortableRecipe) -> dict[str, Any]:
     """What LLaMA-Factory hands on to transformers' trainer."""
     train = recipe.spec.train
     settings: dict[str, Any] = {

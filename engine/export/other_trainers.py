@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from engine.export import axolotl, llama_factory, portable_recipe, trl
 from engine.export.artifacts import refused
-from engine.export.portable_recipe import EVALUATE, GENERAL, TRAIN, Recipe
+from engine.export.portable_recipe import EVALUATE, GENERAL, TRAIN, PortableRecipe
 from engine.models import bases
-from engine.spec import counts, split
+from engine.spec import OBJECTIVES, counts, split
 from engine.words import t
 from engine.workspace import Workspace
 
@@ -27,7 +27,7 @@ class Trainer(NamedTuple):
     """Another trainer: what it is called, how its files are made (name -> text), and why it has no PPO."""
 
     title: str
-    files: Callable[[Recipe], dict[str, str]]
+    files: Callable[[PortableRecipe], dict[str, str]]
     no_ppo: str
 
 
@@ -87,7 +87,7 @@ def _write_rows(path: Path, rows: list[dict[str, Any] | None]) -> None:
                 file.write(json.dumps(row) + "\n")
 
 
-def _general(workspace: Workspace, recipe: Recipe, rows: int) -> list[dict[str, Any] | None]:
+def _general(workspace: Workspace, recipe: PortableRecipe, rows: int) -> list[dict[str, Any] | None]:
     """The general rows, in the order in which the run drew them (engine/train/rows.py)."""
     from engine.starter import world
 
@@ -107,10 +107,10 @@ def _general(workspace: Workspace, recipe: Recipe, rows: int) -> list[dict[str, 
     ]
 
 
-def files(recipe: Recipe, trainer: str) -> dict[str, str]:
+def files(recipe: PortableRecipe, trainer: str) -> dict[str, str]:
     """Return the files of a recipe for a trainer but for its rows: name -> text. Raises NotExportable when it cannot be
     done there."""
-    if recipe.spec.objective == "ppo":
+    if OBJECTIVES[recipe.spec.objective].needs_judge:
         return _ppo(recipe, trainer)
     return TRAINERS[trainer].files(recipe)
 
@@ -130,7 +130,7 @@ def by_hand() -> list[str]:
     ]
 
 
-def _ppo(recipe: Recipe, trainer: str) -> dict[str, str]:
+def _ppo(recipe: PortableRecipe, trainer: str) -> dict[str, str]:
     """A file that says why PPO cannot be expressed there, with all that the run was told; the questions lie beside it."""
     run_spec, args = recipe.spec, recipe.spec.objective_args
     told = {

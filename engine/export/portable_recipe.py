@@ -11,14 +11,16 @@ from engine.data import datasets
 from engine.export.artifacts import NotExportable, is_conv1d, refused
 from engine.models import bases, templates
 from engine.runs import store
-from engine.spec import RunSpec, counts
+from engine.spec import OBJECTIVES, RunSpec, counts
 from engine.words import t
 from engine.workspace import Workspace
 
+# How a row is laid out, by the type of the data; what is not named here lies as the person wrote it.
+_KINDS = {"preference": "preference", "unpaired-preference": "marked", "prompt-only": "question"}
 TRAIN, EVALUATE, GENERAL = "train.jsonl", "eval.jsonl", "general.jsonl"
 
 
-class Recipe(NamedTuple):
+class PortableRecipe(NamedTuple):
     """What other trainers need of a run: its spec, its base as they find it, how its rows are laid out, and how many
     layers the base has (None: not known here)."""
 
@@ -41,22 +43,27 @@ def cannot(title: str, reason: str, remedy: str) -> NotExportable:
     return refused("elsewhere", tool=title, reason=reason, remedy=remedy)
 
 
-def of_run(workspace: Workspace, run_id: str) -> Recipe:
+def no_objective(recipe: PortableRecipe, title: str) -> NotExportable:
+    """Return the refusal of a trainer that does not optimise what the run did."""
+    method = OBJECTIVES[recipe.spec.objective].title
+    return cannot(
+        title, t("{method} is not written for it here", method=method), t("take the adapter or the merged model")
+    )
+
+
+def of_run(workspace: Workspace, run_id: str) -> PortableRecipe:
     """Return a run as other trainers need it. Raises NotExportable when its data is gone."""
     run_spec = store.load_spec(workspace, run_id)
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
     first = _first_row(workspace, run_spec.dataset.id)
-    if run_spec.objective in ("dpo", "reward"):
-        kind = "preference"
-    elif run_spec.objective == "kto":
-        kind = "marked"
-    elif run_spec.objective == "ppo":
-        kind = "question"
-    else:
+    kind = _KINDS.get(OBJECTIVES[run_spec.objective].data_types[0])
+    if kind is None:
         kind = next((name for name in ("messages", "prompt") if first.get(name)), "text")
     named = "base" if base.kind in ("starter", "run") else base.ref
     general = "data" if run_spec.train.replay_data else "world" if base.is_toy else "own"
-    return Recipe(run_spec, run_id, named, kind, base.layers, bool(first.get("tools")), general, is_conv1d(base))
+    return PortableRecipe(
+        run_spec, run_id, named, kind, base.layers, bool(first.get("tools")), general, is_conv1d(base)
+    )
 
 
 def _first_row(workspace: Workspace, dataset_id: str) -> dict[str, Any]:
@@ -112,12 +119,12 @@ def row_for(trainer: str, row: dict[str, Any], kind: str) -> dict[str, Any] | No
     return {"messages": turns, **tools}
 
 
-def carries_replay(recipe: Recipe) -> bool:
+def carries_replay(recipe: PortableRecipe) -> bool:
     """Whether the run's general rows can be carried; what a base wrote itself cannot."""
-    return recipe.spec.objective == "sft" and recipe.spec.train.replay_share > 0 and recipe.general != "own"
+    return OBJECTIVES[recipe.spec.objective].replays and recipe.spec.train.replay_share > 0 and recipe.general != "own"
 
 
-def common_differences(recipe: Recipe) -> list[str]:
+def common_differences(recipe: PortableRecipe) -> list[str]:
     """What no trainer does as the run did."""
     found = ["the scores before and after (gained and forgotten): only Tunebook makes them"]
     if recipe.spec.base.ref.startswith("run:"):
@@ -129,12 +136,12 @@ def common_differences(recipe: Recipe) -> list[str]:
     return found
 
 
-def revision(recipe: Recipe) -> str | None:
+def revision(recipe: PortableRecipe) -> str | None:
     """The commit to load the base at; None where the base is not found under its own name."""
     return recipe.spec.base.revision if recipe.base == recipe.spec.base.ref else None
 
 
-def head(recipe: Recipe, what: str, how: list[str], differences: list[str]) -> list[str]:
+def head(recipe: PortableRecipe, what: str, how: list[str], differences: list[str]) -> list[str]:
     """The lines at the start of a file: what it is, how to run it, and what is not as in the run."""
     return [
         f"{what} of the Tunebook run {recipe.run_id} (recipe {recipe.spec.recipe.name}).",
@@ -152,7 +159,7 @@ def commented(lines: list[str]) -> str:
     return "".join(f"# {part}".rstrip() + "\n" for line in lines for part in line.splitlines() or [""])
 
 
-def target_modules(recipe: Recipe) -> list[str] | None:
+def target_modules(recipe: PortableRecipe) -> list[str] | None:
     """The modules that get an adapter; None for all linear ones."""
     names = recipe.spec.adapter_args.target_modules
     return None if names == "all-linear" else [name.strip() for name in names.split(",")]
@@ -162,7 +169,7 @@ def as_yaml(head: list[str], settings: dict[str, Any]) -> str:
     return commented(head) + "\n" + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100)
 
 
-def yaml_differences(recipe: Recipe) -> list[str]:
+def yaml_differences(recipe: PortableRecipe) -> list[str]:
     """What neither LLaMA-Factory nor Axolotl does as the run did."""
     found, train = common_differences(recipe), recipe.spec.train
     if train.replay_share:
@@ -172,14 +179,14 @@ def yaml_differences(recipe: Recipe) -> list[str]:
     found.append("rows come in another order, and an answer may be marked a token longer or shorter")
     if recipe.tools:
         found.append("tool calls are written as OpenAI does; check that its template shows them")
-    if recipe.spec.objective == "reward":
+    if OBJECTIVES[recipe.spec.objective].is_judge:
         found.append("rewards are not kept around 0 (the run adds 0.01 times their squared sum)")
     if recipe.base == "base" and not recipe.spec.base.ref.startswith("run:"):
         found.append("the base is Tunebook's starter, a toy of a million weights that lies in base/")
     return found
 
 
-def chosen_layers(recipe: Recipe, title: str) -> list[int] | None:
+def chosen_layers(recipe: PortableRecipe, title: str) -> list[int] | None:
     """The layers that train, by number; None for all. Raises NotExportable in the name of a trainer."""
     if recipe.spec.layers == "all":
         return None
@@ -188,9 +195,9 @@ def chosen_layers(recipe: Recipe, title: str) -> list[int] | None:
     return counts.layer_indices(recipe.spec.layers, recipe.depth or 10**6)
 
 
-def keeps_best(recipe: Recipe) -> bool:
+def keeps_best(recipe: PortableRecipe) -> bool:
     return recipe.evaluates and (recipe.spec.train.keep_best or recipe.spec.train.early_stopping > 0)
 
 
-def optimizer(recipe: Recipe) -> str:
+def optimizer(recipe: PortableRecipe) -> str:
     return "adamw_bnb_8bit" if recipe.spec.train.optimizer == "adamw_8bit" else "adamw_torch_fused"

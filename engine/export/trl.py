@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from engine.export import portable_recipe, scripts
-from engine.export.portable_recipe import EVALUATE, GENERAL, TRAIN, Recipe
+from engine.export.portable_recipe import EVALUATE, GENERAL, TRAIN, PortableRecipe
 from engine.models import templates
 from engine.spec import OBJECTIVES
 
@@ -17,10 +17,12 @@ TITLE = "TRL"
 _METHODS = {"sft": "SFT", "dpo": "DPO", "kto": "KTO", "reward": "Reward"}
 
 
-def files(recipe: Recipe) -> dict[str, str]:
+def files(recipe: PortableRecipe) -> dict[str, str]:
     """Return the script, under the name of its file."""
     run_spec, train = recipe.spec, recipe.spec.train
-    kto, replays = run_spec.objective == "kto", portable_recipe.carries_replay(recipe)
+    if run_spec.objective not in _METHODS:
+        raise portable_recipe.no_objective(recipe, TITLE)
+    kto, replays = OBJECTIVES[run_spec.objective].weighs_labels, portable_recipe.carries_replay(recipe)
     values = {
         "run_id": recipe.run_id,
         "base": recipe.base,
@@ -49,7 +51,7 @@ def files(recipe: Recipe) -> dict[str, str]:
     return {"train.py": scripts.fill("trl.py.jinja", spec=spec, train=spec["train"], **values)}
 
 
-def _trained_weights(recipe: Recipe) -> dict[str, Any]:
+def _trained_weights(recipe: PortableRecipe) -> dict[str, Any]:
     """Which layers train, and which modules of them get an adapter: a list, or what the script finds out by itself."""
     run_spec, targets = recipe.spec, portable_recipe.target_modules(recipe)
     some_layers = run_spec.layers != "all"
@@ -74,7 +76,7 @@ def _trained_weights(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _differences(recipe: Recipe) -> list[str]:
+def _differences(recipe: PortableRecipe) -> list[str]:
     """What the script does otherwise than the run."""
     run_spec, train = recipe.spec, recipe.spec.train
     found = portable_recipe.common_differences(recipe)

@@ -9,6 +9,7 @@ from engine.export import scripts
 from engine.export.artifacts import is_conv1d
 from engine.models import bases
 from engine.runs import store
+from engine.spec import OBJECTIVES
 from engine.workspace import Workspace
 
 QUESTION = "What is the capital of France?"
@@ -20,7 +21,7 @@ def load_script(workspace: Workspace, run_id: str, question: str = QUESTION) -> 
     The starter travels inside the download as base/, since nobody else has it.
     """
     run_spec = store.load_spec(workspace, run_id)
-    reward = run_spec.objective == "reward"
+    reward = OBJECTIVES[run_spec.objective].is_judge
     if run_spec.adapter == "full":
         return _script(question, reward=reward, folder="model")
     base = "base" if run_spec.base.ref == "starter" else run_spec.base.ref
@@ -30,7 +31,8 @@ def load_script(workspace: Workspace, run_id: str, question: str = QUESTION) -> 
 
 def load_merged_script(workspace: Workspace, run_id: str, folder: str, question: str = QUESTION) -> str:
     """Return the Python that loads the whole model from `folder` with transformers alone and asks it something."""
-    return _script(question, reward=store.load_spec(workspace, run_id).objective == "reward", folder=folder)
+    reward = OBJECTIVES[store.load_spec(workspace, run_id).objective].is_judge
+    return _script(question, reward=reward, folder=folder)
 
 
 def _script(

@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from engine.models import cache, hub_client, refs
-from engine.models.hub_client import File, HubError, Progress
+from engine.models.hub_client import File, HubError
+from engine.read import OnProgress
 
 SPARE_BYTES = 100 << 20
 PIECE_BYTES = 1 << 20
@@ -34,7 +35,7 @@ def point(name: str, revision: str | None, commit: str) -> None:
 
 
 def fetch(
-    name: str, commit: str, files: list[File], *, kind: str, token: str | None, progress: Progress | None = None
+    name: str, commit: str, files: list[File], *, kind: str, token: str | None, progress: OnProgress | None = None
 ) -> Path:
     """Fetch files of a model or a data set (`kind`) into the cache and return the snapshot's folder. Raises HubError."""
     folder = cache.folder(name, kind)

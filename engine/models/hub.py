@@ -8,7 +8,8 @@ import re
 import msgspec
 
 from engine.models import download, hub_client, refs
-from engine.models.hub_client import File, HubError, Progress, told
+from engine.models.hub_client import File, HubError, told
+from engine.read import OnProgress
 from engine.words import Problem
 
 # Files beside the weights that a tokenizer, a config or a template is read from; nothing here can run.
@@ -110,7 +111,7 @@ def _wanted(name: str, files: tuple[File, ...]) -> tuple[list[File], list[Proble
     return [*small, *weights], problems
 
 
-def fetch(ref: str, *, token: str | None = None, progress: Progress | None = None) -> str:
+def fetch(ref: str, *, token: str | None = None, progress: OnProgress | None = None) -> str:
     """Fetch all a training needs of a model and return its commit. What an earlier try brought is kept and gone on with;
     what arrives is held against its hash, and a file that is not what the hub promised is thrown away. Raises HubError."""
     model = look(ref, token=token)

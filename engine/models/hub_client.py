@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +20,6 @@ from engine.words import Problem
 # A server that says nothing for so long is not there. huggingface_hub's own default waits as long, but tries five times.
 TIMEOUT_S = 10.0
 
-Progress = Callable[[int, int], None]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 

@@ -72,6 +72,6 @@ class Known(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 @lru_cache(maxsize=1)
 def curated() -> tuple[Known, ...]:
-    """Return the short list of open models, smallest first (engine/models.yaml)."""
+    """Return the short list of open models, smallest first (engine/models/models.yaml)."""
     found = yaml.safe_load((Path(__file__).parent / "models.yaml").read_text("utf-8"))
     return tuple(msgspec.convert(found, list[Known]))

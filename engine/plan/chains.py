@@ -26,7 +26,7 @@ RECIPES = {"sft": "lora", "reward": "reward", "ppo": "ppo"}
 SAMPLES = {"sft": "mixed-answers", "reward": "preference-pairs", "ppo": "ppo-prompts"}
 
 
-class Stage(msgspec.Struct, frozen=True, kw_only=True):
+class Link(msgspec.Struct, frozen=True, kw_only=True):
     """One stage: `filled` is the finished run that stands in it, `going` one that is on its way, `candidates` all finished
     runs that could stand there, newest first; `data` the newest stored data set of its kind."""
 
@@ -44,12 +44,12 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
     """`next` is the stage to start now, None when all are filled or one is under way. `alike` says whether policy and
     judge read text the same way; None while one of them is missing or the files do not say."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[Link, ...]
     base: str
     next: str | None
     alike: bool | None
 
-    def stage(self, name: str) -> Stage:
+    def stage(self, name: str) -> Link:
         """Return the stage of a name."""
         return next(stage for stage in self.stages if stage.name == name)
 
@@ -90,14 +90,14 @@ def look(workspace: Workspace, *, base: str = "starter", skip_sft: bool = False,
     def candidates(objective: str, on: str) -> list[Run]:
         return [run for run, told in listed if told.objective == objective and told.base.ref == on]
 
-    def stage(name: str, found: list[Run], chosen: str | None = None) -> Stage:
+    def stage(name: str, found: list[Run], chosen: str | None = None) -> Link:
         title, purpose, needs = _words(name)
         finished = [run.id for run in found if run.status == "finished"]
         filled = chosen if chosen in finished else next(iter(finished), None)
         going = next((run.id for run in found if run.status in store.LIVE), None)
         fitting = [d for kind in OBJECTIVES[name].data_types for d in stored if d.report.type == kind]
         data = next((d.id for d in fitting if d.report.trainable and not d.name.endswith("(evaluation)")), None)
-        return Stage(
+        return Link(
             name=name, title=title, purpose=purpose, needs=needs, filled=filled, going=None if filled else going,
             candidates=tuple(finished), data=data,
         )  # fmt: skip

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from engine._faces import lazily
 
 if TYPE_CHECKING:
-    from engine.read.source import Progress
+    from engine.read.source import OnProgress
 else:
-    __getattr__ = lazily(__name__, source="Progress")
+    __getattr__ = lazily(__name__, source="OnProgress")
 
-__all__ = ["Progress", "documents", "faults", "formats", "lines", "source", "tables", "texts"]
+__all__ = ["OnProgress", "documents", "faults", "formats", "lines", "source", "tables", "texts"]

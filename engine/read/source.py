@@ -19,7 +19,7 @@ GZIP_FREE_BYTES = 64 << 20
 
 BOM = b"\xef\xbb\xbf"
 
-Progress = Callable[[int, int], None]  # bytes read, bytes in all
+OnProgress = Callable[[int, int], None]  # bytes read, bytes in all
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG image"),
@@ -43,7 +43,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 
 
-class Refused(Exception):
+class NotRows(Exception):
     """The file as a whole cannot be read as rows."""
 
     def __init__(self, rule: str, **parameters: str | int | Text):
@@ -54,38 +54,38 @@ class Refused(Exception):
 def container_of(head: bytes, is_whole: bool, is_table: Callable[[bytes, bool], object]) -> str:
     """Return what the first bytes of unpacked data hold.
 
-    "jsonl", "json" (an array, or documents over several lines), "csv" or "parquet". Raises Refused, which names what
+    "jsonl", "json" (an array, or documents over several lines), "csv" or "parquet". Raises NotRows, which names what
     else the bytes are. `is_whole`: the head is the whole file. `is_table` tells a table by the same two arguments.
     """
     if head.startswith(b"PAR1"):
         return "parquet"
     for magic, what in _MAGIC:
         if head.startswith(magic):
-            raise Refused("not-data", found=later(what), remedy=remedy_for(what))
+            raise NotRows("not-data", found=later(what), remedy=remedy_for(what))
     wide = wide_encoding(head)
     if wide:
-        raise Refused("encoding", found=wide)
+        raise NotRows("encoding", found=wide)
     text = head.removeprefix(BOM).lstrip()
     if not text:
         if is_whole:
-            raise Refused("empty-file")
+            raise NotRows("empty-file")
         return "jsonl"
     start = text[:200].lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         remedy = later("a web page was saved instead of the file; download the raw file")
-        raise Refused("not-data", found=later("a web page (HTML)"), remedy=remedy)
+        raise NotRows("not-data", found=later("a web page (HTML)"), remedy=remedy)
     if start.startswith(b"<?xml"):
-        raise Refused("not-data", found=later("an XML file"), remedy=remedy_for(""))
+        raise NotRows("not-data", found=later("an XML file"), remedy=remedy_for(""))
     if start.startswith(b"version https://git-lfs"):
         remedy = later('fetch the real file with "git lfs pull", or download it from the site')
-        raise Refused("not-data", found=later("a Git LFS pointer"), remedy=remedy)
+        raise NotRows("not-data", found=later("a Git LFS pointer"), remedy=remedy)
     lines = [line.rstrip() for line in text[:65536].split(b"\n")]
     if len(text) > 65536 or not is_whole:
         # The last line may be cut; a single one, too long to be seen whole, is judged by its first byte.
         lines = lines[:-1] or lines
     lines = [line for line in lines if line]
     if b"\0" in head[:65536] and not any(map(parses, lines[:50])):  # among records it is an error of one of them
-        raise Refused("not-data", found=later("a binary file"), remedy=remedy_for(""))
+        raise NotRows("not-data", found=later("a binary file"), remedy=remedy_for(""))
     if text[:1] in (b"{", b"["):
         return _rows_or_document(lines)
     lines = [line.lstrip() for line in lines]
@@ -99,9 +99,9 @@ def container_of(head: bytes, is_whole: bool, is_table: Callable[[bytes, bool], 
         head[: head.rfind(b"\n") + 1 or len(head)].decode()
     except UnicodeDecodeError as error:
         if is_whole or error.start < len(head) - 4:
-            raise Refused("encoding", found=guess_encoding(head[error.start - 40 : error.start + 40])) from None
+            raise NotRows("encoding", found=guess_encoding(head[error.start - 40 : error.start + 40])) from None
     remedy = later("to train on it as text, write {example} on one line for each passage", example='{"text": "..."}')
-    raise Refused("not-data", found=later("plain text"), remedy=remedy)
+    raise NotRows("not-data", found=later("plain text"), remedy=remedy)
 
 
 def _rows_or_document(lines: list[bytes]) -> str:
@@ -164,14 +164,14 @@ def guess_encoding(piece: bytes) -> str:
 class Source:
     """The bytes of a file in chunks, unpacked when gzip; reports progress."""
 
-    def __init__(self, file: BinaryIO, size: int, progress: Progress | None):
+    def __init__(self, file: BinaryIO, size: int, progress: OnProgress | None):
         self.file, self.size, self.progress = file, size, progress
         file.seek(0)
         self.packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield unpacked pieces. Raises Refused for a damaged or bomb-like gzip file."""
+        """Yield unpacked pieces. Raises NotRows for a damaged or bomb-like gzip file."""
         self.file.seek(0)
         done = unpacked = 0
         unpacker: Any = None
@@ -188,14 +188,14 @@ class Source:
                 try:
                     piece = unpacker.decompress(chunk, CHUNK_BYTES)
                 except zlib.error:
-                    raise Refused("bad-gzip") from None
+                    raise NotRows("bad-gzip") from None
                 chunk = unpacker.unconsumed_tail
                 if unpacker.eof:
                     chunk = unpacker.unused_data.lstrip(b"\0")
                     unpacker = None
                 unpacked += len(piece)
                 if unpacked > GZIP_FREE_BYTES and unpacked > GZIP_TIMES_LIMIT * done:
-                    raise Refused("gzip-bomb", times=GZIP_TIMES_LIMIT)
+                    raise NotRows("gzip-bomb", times=GZIP_TIMES_LIMIT)
                 if piece:
                     yield piece
         if unpacker is not None:
@@ -203,7 +203,7 @@ class Source:
             if piece:
                 yield piece
             if not unpacker.eof:
-                raise Refused("bad-gzip")
+                raise NotRows("bad-gzip")
 
 
 def without_bom(chunks: Iterator[bytes]) -> Generator[bytes]:

@@ -13,7 +13,7 @@ from engine.read import lines
 from engine.read.faults import encoding_fault
 from engine.read.formats import layout_of
 from engine.read.lines import Unreadable
-from engine.read.source import BOM, Progress, Refused
+from engine.read.source import BOM, NotRows, OnProgress
 from engine.read.texts import short
 from engine.words import later
 
@@ -58,7 +58,7 @@ def separator_of(head: bytes, is_whole: bool) -> str | None:
 def csv_records(chunks: Iterator[bytes], separator: str) -> Generator[tuple[int, bytes]]:
     """Yield (line it starts on, JSON) of each record of a CSV file; an empty cell is a missing value, null.
 
-    Raises Refused when the header cannot name columns.
+    Raises NotRows when the header cannot name columns.
     """
     csv.field_size_limit(lines.MAX_ROW_BYTES)
     encode = msgspec.json.Encoder().encode
@@ -93,13 +93,13 @@ def csv_records(chunks: Iterator[bytes], separator: str) -> Generator[tuple[int,
 def _header(cells: list[str] | None) -> list[str]:
     """The names of the columns; one without a name, such as the row numbers pandas writes, is called by its place."""
     if cells is None or any(_BROKEN.search(cell) for cell in cells):
-        raise Refused("csv-header", reason=later("it cannot be read"))
+        raise NotRows("csv-header", reason=later("it cannot be read"))
     if len(cells) > COLUMNS_LIMIT:
-        raise Refused("csv-header", reason=later("it has more than {limit} columns", limit=COLUMNS_LIMIT))
+        raise NotRows("csv-header", reason=later("it has more than {limit} columns", limit=COLUMNS_LIMIT))
     names = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, start=1)]
     for name in names:
         if names.count(name) > 1:
-            raise Refused("csv-header", reason=later("two columns are called {name}", name=short(name)))
+            raise NotRows("csv-header", reason=later("two columns are called {name}", name=short(name)))
     return names
 
 
@@ -117,10 +117,10 @@ def _text_lines(chunks: Iterator[bytes]) -> Iterator[str]:
         yield b"".join(held).decode("utf-8", "surrogateescape")
 
 
-def parquet_records(file: BinaryIO, size: int, progress: Progress | None) -> Generator[tuple[None, bytes]]:
+def parquet_records(file: BinaryIO, size: int, progress: OnProgress | None) -> Generator[tuple[None, bytes]]:
     """Yield (None, JSON) of each row of a Parquet file, a few hundred rows in memory at a time.
 
-    Raises Refused when the file is damaged.
+    Raises NotRows when the file is damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -131,7 +131,7 @@ def parquet_records(file: BinaryIO, size: int, progress: Progress | None) -> Gen
         table = pq.ParquetFile(pa.PythonFile(file, mode="r"))
         names = table.schema_arrow.names
         if len(names) > COLUMNS_LIMIT or len(set(names)) < len(names):
-            raise Refused("bad-parquet", reason=later("too many columns, or two of one name"))
+            raise NotRows("bad-parquet", reason=later("too many columns, or two of one name"))
         done, total = 0, max(1, table.metadata.num_rows)
         for batch in table.iter_batches(batch_size=BATCH_ROWS):
             for row in batch.to_pylist():
@@ -148,4 +148,4 @@ def parquet_records(file: BinaryIO, size: int, progress: Progress | None) -> Gen
     except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise Refused("bad-parquet", reason=short(str(error), 100) or type(error).__name__) from None
+        raise NotRows("bad-parquet", reason=short(str(error), 100) or type(error).__name__) from None

@@ -62,7 +62,7 @@ def problems(run_spec: RunSpec, workspace: Workspace) -> list[Problem]:
 
 @contextmanager
 def gate() -> Iterator[Callable[[Workspace, RunSpec], None]]:
-    """Let one run in at a time and hand out what refuses a run beyond the limits: raises Refused. Two visitors who
+    """Let one run in at a time and hand out what refuses a run beyond the limits: raises OverLimit. Two visitors who
     click at once must not both be the last one. Where this is no demo, nothing is held and nothing refused."""
     if not limits.on():
         yield lambda workspace, run_spec: None
@@ -80,7 +80,7 @@ def _one_at_a_time() -> FileLock:
 def _admit(workspace: Workspace, run_spec: RunSpec) -> None:
     found = problems(run_spec, workspace) + _too_many(workspace)
     if found:
-        raise limits.Refused(*found)
+        raise limits.OverLimit(*found)
     limits.check_disk(workspace)
 
 
@@ -96,7 +96,7 @@ def _too_many(workspace: Workspace) -> list[Problem]:
 
 @contextmanager
 def beside(workspace: Workspace, run_id: str) -> Iterator[Callable[[int], None]]:
-    """Let a process begin that works on a run beside the queue, such as a merge, counted as a run is. Raises Refused, and
+    """Let a process begin that works on a run beside the queue, such as a merge, counted as a run is. Raises OverLimit, and
     hands out what takes the process's id once it is there. Where this is no demo, nothing is held and nothing refused."""
     if not limits.on():
         yield lambda pid: None
@@ -107,5 +107,5 @@ def beside(workspace: Workspace, run_id: str) -> Iterator[Callable[[int], None]]
 
     with _one_at_a_time():
         if found := _too_many(workspace):
-            raise limits.Refused(*found)
+            raise limits.OverLimit(*found)
         yield begun

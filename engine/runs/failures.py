@@ -121,14 +121,14 @@ def from_exit(returncode: int | None, log_tail: str, *, out_of_memory: bool = Fa
     return _failed("bug", "run-bug", error=lines[-1] if lines else f"exit status {returncode}")
 
 
-class Remedy(NamedTuple):
+class Retry(NamedTuple):
     """A change that is safe to try: its words on the button, and the settings it changes."""
 
     title: str
     changes: dict[str, Any]
 
 
-def remedies(kind: str, run_spec: RunSpec) -> list[Remedy]:
+def remedies(kind: str, run_spec: RunSpec) -> list[Retry]:
     """Return what may help a run that failed so, the change that costs least first. None of them changes what is learned
     but the shorter window and the lower rate, and these say so."""
     train, found = run_spec.train, []
@@ -137,25 +137,23 @@ def remedies(kind: str, run_spec: RunSpec) -> list[Remedy]:
             half = train.batch_size // 2
             passes = train.accumulation * train.batch_size // half
             found.append(
-                Remedy(
+                Retry(
                     t("a smaller batch ({rows} rows, {passes} passes a step)", rows=half, passes=passes),
                     {"train.batch_size": half, "train.accumulation": passes},
                 )
             )
         if not train.gradient_checkpointing:
             found.append(
-                Remedy(t("gradient checkpointing (about a third slower)"), {"train.gradient_checkpointing": True})
+                Retry(t("gradient checkpointing (about a third slower)"), {"train.gradient_checkpointing": True})
             )
         if run_spec.quantize == "none" and run_spec.adapter != "full":
-            found.append(Remedy(t("the base in 4 bits"), {"quantize": "4bit"}))
+            found.append(Retry(t("the base in 4 bits"), {"quantize": "4bit"}))
         if train.max_length > 128:
             shorter = train.max_length // 2
             found.append(
-                Remedy(
-                    t("a shorter window ({n} tokens; longer rows are cut)", n=shorter), {"train.max_length": shorter}
-                )
+                Retry(t("a shorter window ({n} tokens; longer rows are cut)", n=shorter), {"train.max_length": shorter})
             )
     if kind == "diverged":
         rate = float(f"{train.learning_rate / 4:.1g}")
-        found.append(Remedy(t("a lower learning rate ({rate})", rate=f"{rate:g}"), {"train.learning_rate": rate}))
+        found.append(Retry(t("a lower learning rate ({rate})", rate=f"{rate:g}"), {"train.learning_rate": rate}))
     return found

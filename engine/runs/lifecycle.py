@@ -33,7 +33,7 @@ def start(
     `click_id` makes a double click start one run: the second call returns the first one's id. `files` are written
     beside the spec before anything starts: the plan of a sweep.
     `module` is the supervisor to run; tests put a fake one there. Raises OSError when the folder cannot be written, and
-    demo.Refused when the run is beyond the limits of a hosted demo.
+    limits.OverLimit when the run is beyond the limits of a hosted demo.
     """
     click = workspace.runs_dir / f".click-{checked(click_id)}" if click_id is not None else None
     with one_at_a_time(workspace), admission.gate() as admit:

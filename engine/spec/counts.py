@@ -46,7 +46,8 @@ def layer_indices(layers: str | list[int], depth: int) -> list[int] | None:
 
 def optimizer_steps(train: Train, rows: int) -> int:
     """Return the optimizer steps of a run over `rows` rows of the user's, counted as transformers' Trainer counts
-    them: the last batch of a pass may be short. With replay the epochs are laid out as one pass (engine/train/sft.py).
+    them: the last batch of a pass may be short. With replay the epochs are laid out as one pass
+    (engine/train/objectives/sft.py).
     """
     if train.max_steps:
         return train.max_steps

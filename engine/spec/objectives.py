@@ -25,9 +25,9 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
     trains; `needs_judge`: a reward model says how good they are; `is_judge`: it makes that, scores and no text.
 
     What it takes: `texts_per_row` go through the model; `trained_passes` of the trained model forward and backward and
-    `other_passes` forward alone for each token (estimate/duration.py); `least_batch` rows are compared with each other;
-    `padding_free`: rows can be laid end to end; `shares_devices`: several devices learn the same as one, which was
-    tried; `unsloth_adapters`: with which Unsloth was run here.
+    `other_passes` forward alone for each token (estimate/duration.py); `chunks_logits`: its loss takes few tokens at a time;
+    `least_batch` rows are compared with each other; `padding_free`: rows can be laid end to end; `shares_devices`:
+    several devices learn the same as one, which was tried; `unsloth_adapters`: with which Unsloth was run here.
 
     What is said of it: `usual_beta`, how closely a run is held to its reference when nothing else is said (None: nothing
     holds it); `loss_unit`; `loss_falls`: the loss says how it goes; `is_scored_on_its_way`: points along a run can be
@@ -46,6 +46,7 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
     texts_per_row: int = 1
     trained_passes: int = 1
     other_passes: int = 0
+    chunks_logits: bool = False
     least_batch: int = 1
     padding_free: bool = False
     shares_devices: bool = False
@@ -76,6 +77,7 @@ OBJECTIVES: dict[str, Objective] = {
             method="supervised fine-tuning",
             data_types=("prompt-completion", "language-modeling"),
             replays=True,
+            chunks_logits=True,
             padding_free=True,
             shares_devices=True,
             loss_unit="nats per token",

@@ -223,7 +223,7 @@ def serve(
                 began_s = time.monotonic()
                 tokens, ended = answer(
                     host, turn, question.sampling,
-                    lambda text, told=told: tell(protocol.Piece(**told, text=text)),
+                    lambda text, told=told: tell(protocol.AnswerPart(**told, text=text)),
                     lambda name=question.id: name in stopped,
                 )  # fmt: skip
                 spent_s = time.monotonic() - began_s

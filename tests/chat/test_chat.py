@@ -34,7 +34,7 @@ def said(workspace: Workspace, models: list[str], question: str, **sampling: flo
     turns = [protocol.Turn(model=m, messages=[{"role": "user", "content": question}]) for m in models]
     replies = list(child.ask(workspace, turns, protocol.Sampling(**sampling)))  # pyright: ignore[reportArgumentType]
     assert [r.model for r in replies if isinstance(r, protocol.Done)] == models, replies
-    return {m: "".join(r.text for r in replies if isinstance(r, protocol.Piece) and r.model == m) for m in models}
+    return {m: "".join(r.text for r in replies if isinstance(r, protocol.AnswerPart) and r.model == m) for m in models}
 
 
 def test_a_child_that_ends_without_a_word_fails_every_model_and_the_next_question_starts_another(fake, workspace):

@@ -123,7 +123,10 @@ def test_better_answers_that_are_nearly_always_longer_are_said_with_the_effect_s
 
 @pytest.mark.parametrize(
     ("good", "bad", "says"),
-    [(30, 10, "weight of the undesirable answers to 2.609,"), (10, 30, "weight of the desirable answers to 3.45,")],
+    [
+        (30, 10, "a weight of 2.609 for the undesirable answers"),
+        (10, 30, "a weight of 3.45 for the desirable answers"),
+    ],
 )
 def test_labels_out_of_balance_come_with_the_weight_that_follows(tmp_path, good, bad, says):
     rows = [{"prompt": str(n), "completion": f"c{n}", "label": n < good} for n in range(good + bad)]
@@ -144,8 +147,8 @@ def test_the_weight_that_the_check_advises_is_the_one_that_a_run_uses(good, bad)
     assert bool(found.kept_warnings) == (good + bad >= 20 and not bad <= good <= bad * 4 / 3)
     desirable, undesirable = counts.kto_weights(good, bad)
     for problem in found.kept_warnings:
-        said = re.search(r"weight of the (\w+) answers to ([\d.]+),", problem.fix)
-        assert said and float(said[2]) == {"desirable": desirable, "undesirable": undesirable}[said[1]] > 1
+        said = re.search(r"weight of ([\d.]+) for the (\w+) answers", problem.fix)
+        assert said and float(said[1]) == {"desirable": desirable, "undesirable": undesirable}[said[2]] > 1
 
 
 def test_card_numbers_are_told_by_their_check_sum():

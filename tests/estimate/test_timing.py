@@ -268,7 +268,7 @@ def llama(layers: int, hidden: int, wide: int, heads: int, kv: int, words: int =
 USUAL = llama(10, 640, 1760, 10, 10)
 WIDE, DEEP = llama(4, 1024, 2816, 8, 8), llama(24, 384, 1024, 6, 2, 16_384)
 GPT2 = {"model_type": "gpt2", "n_layer": 16, "n_embd": 512, "n_head": 8, "n_positions": 1024, "vocab_size": 4096}
-# What engine/fit.py's figures were measured on, then shapes, lengths and recipes that were not. All about 50 million.
+# What estimate/memory.py's figures were measured on, then shapes, lengths and recipes that were not. All about 50 million.
 FITTED = [("lora", USUAL, 4, 512, {}), ("full", USUAL, 4, 512, {})]
 NOT_FITTED: list[tuple[str, dict[str, Any], int, int, dict[str, Any]]] = [
     ("lora", WIDE, 8, 256, {}),

@@ -21,7 +21,7 @@ from engine import events, starter
 from engine.cli.export import EXPORTS
 from engine.data import datasets
 from engine.export import NotExportable, other_trainers, scripts
-from engine.export.portable_recipe import Recipe
+from engine.export.portable_recipe import PortableRecipe
 from engine.runs import store
 from engine.spec import recipes, schema
 from engine.workspace import Workspace
@@ -32,7 +32,7 @@ HUB = "Qwen/Qwen3-0.6B"
 needs_starter = pytest.mark.skipif(not starter.MODEL_DIR.is_dir(), reason="engine/starter/model has not been built")
 
 
-def recipe(name: str, kind: str, base: str = HUB, depth: int | None = 28, **overrides: Any) -> Recipe:
+def recipe(name: str, kind: str, base: str = HUB, depth: int | None = 28, **overrides: Any) -> PortableRecipe:
     settings = {"train.threads": 1, **{path.replace("__", "."): value for path, value in overrides.items()}}
     run_spec, problems = recipes.resolve(
         recipes.recipes()[name], base=base, revision="c1899de289a04d12100db370d81485cdf75e47ca" if base == HUB else None,
@@ -40,7 +40,7 @@ def recipe(name: str, kind: str, base: str = HUB, depth: int | None = 28, **over
     )  # fmt: skip
     assert problems == []
     # a recipe's hash changes with its comments, and is in none of the files
-    return Recipe(run_spec, "20261124-201516-0a1b2c", base, kind, depth)
+    return PortableRecipe(run_spec, "20261124-201516-0a1b2c", base, kind, depth)
 
 
 CASES = {
@@ -195,7 +195,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def named(one: Recipe, name: str) -> Recipe:
+def named(one: PortableRecipe, name: str) -> PortableRecipe:
     """The recipe with this name wherever a person, a file or the hub may name something."""
     replace = msgspec.structs.replace
     spec = replace(

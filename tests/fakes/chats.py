@@ -27,7 +27,7 @@ def main() -> None:
             told = {"id": request.id, "model": turn.model}
             say(protocol.State(**told, state="writing"))
             for piece in (f"{turn.model} heard ", asked):
-                say(protocol.Piece(**told, text=piece))
+                say(protocol.AnswerPart(**told, text=piece))
             say(protocol.Done(**told, tokens=2, seconds=0.1, ended="end"))
 
 

@@ -111,6 +111,7 @@ def started_on_the_page(server: Server, page: Page, **overrides: object) -> str:
     return store.list_all(workspace)[0].id
 
 
+@pytest.mark.slow
 def test_a_refresh_a_second_tab_and_a_server_that_ends_or_is_killed_all_show_the_same_run_going_on(
     server: Server, page: Page, browser: Browser
 ) -> None:

@@ -368,7 +368,7 @@ def test_a_large_file_is_shown_at_once_while_a_job_makes_its_rows(
     started: list[jobs.Call] = []
     job = workspace.root / "job"
     monkeypatch.setattr(jobs, "start", lambda call, token=None: started.append(call) or job)
-    monkeypatch.setattr(jobs, "progress", lambda folder: jobs.Progress(done=40, total=100, left_s=3.0))
+    monkeypatch.setattr(jobs, "progress", lambda folder: jobs.JobProgress(done=40, total=100, left_s=3.0))
     ended: list[jobs.Result] = []
     monkeypatch.setattr(jobs, "result", lambda folder: ended[0] if ended else None)
     app = open_page("data", dataset=dataset.id)
@@ -538,7 +538,7 @@ def test_a_large_file_is_checked_again_beside_the_page(workspace: Workspace, mon
     started: list[jobs.Call] = []
     monkeypatch.setattr(jobs, "SMALL_BYTES", 10)
     monkeypatch.setattr(jobs, "start", lambda call, token=None: started.append(call) or workspace.root / "job")
-    monkeypatch.setattr(jobs, "progress", lambda folder: jobs.Progress(done=40, total=100, left_s=3.0))
+    monkeypatch.setattr(jobs, "progress", lambda folder: jobs.JobProgress(done=40, total=100, left_s=3.0))
     monkeypatch.setattr(jobs, "result", lambda folder: jobs.carry_out(started[0]) if len(started) > 1 else None)
     app = open_page("data", dataset=dataset.id)
     button(app, "check_again").click().run()

@@ -163,7 +163,7 @@ def test_what_a_demo_refuses_is_said_where_an_evaluation_or_a_sweep_is_started(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise limits.Refused(Problem(rule="demo-full"))
+        raise limits.OverLimit(Problem(rule="demo-full"))
 
     monkeypatch.setattr(lifecycle, "start", refuse)
     monkeypatch.setattr(evaluations, "build", lambda *_, **__: (sft(kind="evaluate"), []))

@@ -1,4 +1,4 @@
-"""What tests/test_likelihood.py claims, tried with torch in a process of its own: prints one JSON object."""
+"""What tests/train/test_likelihood.py claims, tried with torch in a process of its own: prints one JSON object."""
 
 from __future__ import annotations
 

@@ -421,6 +421,7 @@ FEWEST = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.train
 def test_models_of_other_shapes_train(tmp_path):
     llama, qwen2, gpt2, turned = train_all(tmp_path, FEWEST)

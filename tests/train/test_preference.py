@@ -301,6 +301,7 @@ def test_dpo_raises_the_chosen_answers_and_says_how(tmp_path: Path) -> None:
     assert not (run_dir / "adapter" / "ref").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.train
 def test_kto_widens_the_gap_and_a_reward_run_judges(tmp_path: Path) -> None:
     status, _, run_dir = train(tmp_path, "kto", "--data", "good-bad", "--set", "evaluate.benchmarks=[]")
@@ -326,6 +327,7 @@ def test_with_every_weight_the_reference_is_computed_before(tmp_path: Path, reci
         assert first.loss == pytest.approx(0.6931, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.train
 def test_a_stopped_dpo_run_goes_on_with_the_same_reference(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "home")

@@ -24,6 +24,8 @@ from tests.train.test_train import SHORT, losses, train
 pytestmark = pytest.mark.train
 
 RECIPES = sorted(recipes.recipes())
+# One of each kind of weights; the others are left to `make test-all`, and preferences have tests of their own.
+QUICK = ("full", "freeze-bottom", "lora", "oft", "qlora")
 
 # Runs in a child. Which tensors moved away from the base, and by how much do the scores of the last benchmark, asked of
 # what was saved and loaded anew, differ from those the run itself wrote down?
@@ -101,13 +103,13 @@ def test_the_default_spec_comes_back_from_its_file_and_the_sample_passes_the_che
     assert schema.decode(schema.encode(made)) == made
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+)
 def test_a_recipe_trains_moves_what_it_says_and_saves_what_loads_elsewhere(recipe: str, tmp_path: Path) -> None:
     found = recipes.recipes()[recipe]
     short = SHORT
-    if (
-        found.needs is not None
-    ):  # PPO's loss says nothing, and its steps are long: tests/test_ppo.py looks at its reward
+    if found.needs is not None:  # PPO's loss says nothing, and its steps are long: test_ppo.py looks at its reward
         needed = recipes.recipes()[found.needs]
         assert train(tmp_path, needed.name, "--data", needed.sample, *SHORT)[0] == 0
         short = (*SHORT, "--set", "train.max_steps=2", "--set", "objective_args.least_reward_accuracy=0.5")

@@ -75,6 +75,7 @@ def run_python(code: str, *arguments: Path | str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_spec_give_the_same_losses(tmp_path: Path) -> None:
     runs_made = [train(tmp_path, "lora", "--data", "new-facts", *SHORT) for _ in range(2)]
     assert [status for status, _, _ in runs_made] == [0, 0]

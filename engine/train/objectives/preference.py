@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine.runs import failures
-from engine.spec import RunSpec
+from engine.spec import OBJECTIVES, RunSpec
 from engine.train import rows
 from engine.train.run import Run
 from engine.train.tokenize import trained_spans
@@ -87,10 +87,11 @@ def encode_marked(row: dict[str, Any], tokenizer: Any, max_length: int) -> Marke
 
 def encode(row: dict[str, Any], tokenizer: Any, spec: RunSpec) -> Pair | Marked | None:
     """Return one row as the objective of the spec reads it; None when it cannot be used."""
-    if spec.objective == "kto":
+    objective = OBJECTIVES[spec.objective]
+    if objective.weighs_labels:
         return encode_marked(row, tokenizer, spec.train.max_length)
     pair = encode_pair(row, tokenizer, spec.train.max_length)
-    if pair is not None and pair.cut and spec.objective == "reward":
+    if pair is not None and pair.cut and objective.is_judge:
         return None  # a reward is read at the end of an answer, which is not there
     return pair
 
@@ -124,7 +125,7 @@ def encoded_rows(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Ro
         notes.append(later("{n} rows were left out: nothing of their answer fits {length} tokens.", **counts))
     if cut := sum(row.cut for row in kept):
         notes.append(later("{n} of {total} rows were cut to {length} tokens.", n=cut, total=len(coded), length=length))
-    if spec.objective == "kto":
+    if OBJECTIVES[spec.objective].weighs_labels:
         good = sum(row.label for row in kept if isinstance(row, Marked))
         if good in (0, len(kept)):
             raise failures.RunRefused(Problem(rule="kto-one-label", parameters={"label": "true" if good else "false"}))

@@ -354,7 +354,7 @@ def _spared(prefix: Tokens, groups: list[Group]) -> float:
 
 def _room(model: Any, config: Any) -> tuple[int, int]:
     """Return how many tokens may go through the model at once, and of how many keys and values may be held. On a card
-    each gets a quarter of the free memory; a layer's own numbers are counted as in engine/fit.py."""
+    each gets a quarter of the free memory; a layer's own numbers are counted as in engine/estimate/memory.py."""
     hidden, layers = config.hidden_size, config.num_hidden_layers
     heads = getattr(config, "num_attention_heads", None) or 1  # some models have none
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
