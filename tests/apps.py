@@ -18,10 +18,12 @@ from tests.helpers import planned
 PAGES = ("data", "advisor", "train", "runs", "chat", "forgetting", "guide")
 
 
-def open_page(name: str, **parameters: str) -> AppTest:
-    """Open a page inside the frame, as a browser with that address would."""
+def open_page(name: str, state: dict[str, Any] | None = None, **parameters: str) -> AppTest:
+    """Open a page inside the frame, as a browser with that address would; `state` is what its session has kept."""
     app = AppTest.from_file(str(ROOT / "pages" / "_frame.py"), default_timeout=60)
     app.switch_page(f"{name}.py")  # before the first run, which would be that of the first page
+    for key, value in (state or {}).items():
+        app.session_state[key] = value
     for key, value in parameters.items():
         app.query_params[key] = value
     app.run()

@@ -11,7 +11,6 @@ from engine.advise import case as advise_case
 from engine.advise.advice import Advice, advise
 from engine.advise.case import Case
 from engine.advise.facts import Facts
-from engine.check import Report
 from engine.data import Dataset
 from engine.models import Base
 from engine.plan import judges
@@ -20,11 +19,11 @@ from engine.workspace import Workspace
 
 
 def for_data(
-    workspace: Workspace, *, base: Base | None, data: Dataset | Report | None, said: dict[str, Any]
+    workspace: Workspace, *, base: Base | None, data: Dataset | None, said: dict[str, Any]
 ) -> tuple[Case, Advice]:
     """Return the advice, and the case it is on. `said`: facts by name that a person states; they stand above what data,
-    base and machine say. `data` is a stored data set, or the report of a file that is not stored."""
-    report = data.report if isinstance(data, Dataset) else data
+    base and machine say."""
+    report = data.report if data is not None else None
     same_kind = report is not None and said.get("data_type") in (None, report.type)
     known: dict[str, Any] = {}
     if report is not None and same_kind:
@@ -39,6 +38,5 @@ def for_data(
     gpus = machine.facts().gpus
     known["gpu_memory_gib"] = gpus[0].memory_mib / 1024 if gpus else None
     facts = msgspec.structs.replace(Facts(), **{**known, **said})
-    dataset = data if isinstance(data, Dataset) and same_kind else None
-    case = advise_case.of(facts, workspace, base=base, dataset=dataset, judge=judge)
+    case = advise_case.of(facts, workspace, base=base, dataset=data if same_kind else None, judge=judge)
     return case, advise(case)

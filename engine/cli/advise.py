@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.cli import shared
-from engine.cli.shared import EXIT_OK, EXIT_REFUSED, print_json
+from engine.cli.shared import EXIT_OK, EXIT_REFUSED, add_data, print_json
 from engine.words import Problem, t
 from engine.workspace import Workspace
 
 if TYPE_CHECKING:
     from engine.advise import Advice, Alternative
-    from engine.check import Report
+    from engine.data import Dataset
 
 
 def register(command: shared.Command) -> None:
@@ -26,7 +26,8 @@ def register(command: shared.Command) -> None:
 
     sub = command("advise", advise)
     sub.add_argument("--facts", metavar="FILE", help="a JSON object of facts, by the names below with _ for -")
-    sub.add_argument("--data", metavar="FILE", help="read rows, kind and labels from this file")
+    sub.add_argument("--data", help="a file, a stored data set's id, or a sample: its rows, kind and labels")
+    sub.set_defaults(drop_bad_rows=True, fix=None, map=None)
     sub.add_argument("--base", help="read the size of this base")
     for name, kind in (("rows", int), ("good-rows", int), ("bad-rows", int), ("gpu-memory-gib", float),
                        ("base-parameters", float), ("time-budget-minutes", float)):  # fmt: skip
@@ -54,7 +55,7 @@ def advise(arguments: argparse.Namespace, workspace: Workspace) -> int:
         given = {"gpu_memory_gib": None, **given}
     flags = {name: getattr(arguments, name) for name in _FACTS if getattr(arguments, name) is not None}
     base = bases.describe(arguments.base, workspace) if arguments.base else None
-    data = _report_of(Path(arguments.data)) if arguments.data else None
+    data = _data(arguments, workspace) if arguments.data else None
     _, advice = for_data.for_data(workspace, base=base, data=data, said={**given, **flags})
     problems = [*advice.problems, *_base_problems(base)]
     if arguments.json:
@@ -107,12 +108,13 @@ _FACTS = ("rows", "data_type", "good_rows", "bad_rows", "gpu_memory_gib", "base_
           "forgetting_tolerance", "has_reward_model", "base_is_tuned", "time_budget_minutes")  # fmt: skip
 
 
-def _report_of(file: Path) -> Report | None:
-    """Return what a file says, or None when it cannot be read."""
-    from engine.check import DatasetError, check_file
+def _data(arguments: argparse.Namespace, workspace: Workspace) -> Dataset | None:
+    """Return the data that is named, or None when it cannot be read, which is said."""
+    from engine.check import DatasetError
+    from engine.data import datasets
 
     try:
-        return check_file(file)
+        return datasets.load(workspace, add_data(arguments, workspace))
     except DatasetError as error:
         print(error.problem.sentence, file=sys.stderr)
         return None
