@@ -296,12 +296,12 @@ def main() -> None:
 
     import torch
 
-    from engine.estimate import choices
+    from engine.estimate import machine_choices
 
     if device() == "cpu" and not given.tiny:
         sys.exit("There is no card here. --tiny runs the same code on a processor.")
     common = ("--rounds", str(given.rounds), "--tokens", str(tokens))
-    backends = ["plain", *(["unsloth"] if choices.installed("unsloth") else [])]
+    backends = ["plain", *(["unsloth"] if machine_choices.installed("unsloth") else [])]
     rows: list[dict[str, Any]] = []
     if "oft" in given.parts:
         rows.append(in_a_process("--one", "oft", "--shape", "tiny" if given.tiny else "1b", *common))

@@ -34,7 +34,7 @@ class Queued(Event, tag="queued", kw_only=True):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """What the machine decided where the spec left it open (engine/estimate/choices.py): dotted path, value, reason."""
+    """What the machine decided where the spec left it open (estimate/machine_choices.py): dotted path, value, reason."""
 
     setting: str
     value: str | Text

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine import limits, machine
-from engine.runs import turns
+from engine.runs import device_queue
 from engine.words import Problem
 from engine.workspace import Workspace, default_workspace
 
@@ -76,7 +76,7 @@ def sweep() -> int:
     for folder in sorted(visitors_dir().glob("*")):
         if not folder.is_dir() or _age_s(folder) <= 3600 * limits.limits().hours_kept:
             continue
-        live = set(turns.live(machine.facts().device))
+        live = set(device_queue.live(machine.facts().device))
         going = [path for path in (folder / "runs").glob("[0-9a-z]*") if path.name in live]
         for run in going:
             (run / "stop").touch()

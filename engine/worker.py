@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from engine import events, limits, machine, processes
-from engine.runs import environment, failures, follow, lifecycle, store, turns
+from engine.runs import device_queue, environment, failures, follow, lifecycle, store
 from engine.spec import schema
 from engine.workspace import Workspace, write_atomically
 
@@ -44,7 +44,7 @@ def supervise(run_dir: Path, module: str = "engine.train") -> None:
     queued = [event for event in found if isinstance(event, events.Queued)]
     drawn_ns = lifecycle.drawn_ns(queued[-1]) if queued else time.time_ns()
     facts = machine.facts()
-    turn = turns.Turn(facts.device, run_dir.name, drawn_ns, facts.slots, run_spec.machine.devices)
+    turn = device_queue.Turn(facts.device, run_dir.name, drawn_ns, facts.slots, run_spec.machine.devices)
     try:
         if not turn.wait((run_dir / "stop").exists):
             _write_last(run_dir, _stopped(found))

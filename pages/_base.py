@@ -13,7 +13,7 @@ import streamlit as st
 
 from engine import limits, machine
 from engine.data import jobs
-from engine.estimate import choices, memory
+from engine.estimate import machine_choices, memory
 from engine.models import Base, bases, cache, hub, hub_client, shortlist
 from engine.plan import Plan, plans
 from engine.runs import store
@@ -326,17 +326,17 @@ def _folder(workspace: Workspace) -> None:
 def devices() -> None:
     """What each kind of device can do, and which one runs take here, and why."""
     facts = machine.facts()
-    st.markdown(_ui.plain(choices.device_reason(facts)))
-    here, yes, no, names = facts.device.partition(":")[0], t("yes"), t("no"), choices.device_words()
+    st.markdown(_ui.plain(machine_choices.device_reason(facts)))
+    here, yes, no, names = facts.device.partition(":")[0], t("yes"), t("no"), machine_choices.device_words()
     table = pd.DataFrame(
         {
-            t("Device"): [f"→ {names[one.name]}" if one.name == here else names[one.name] for one in choices.ABILITIES],
+            t("Device"): [("→ " if one.name == here else "") + names[one.name] for one in machine_choices.ABILITIES],
             t("Number format"): [t("bf16 from compute capability 8.0 on, else fp32") if one.bf16 else "fp32"
-                                 for one in choices.ABILITIES],
-            t("4-bit and 8-bit bases"): [yes if one.quantized else no for one in choices.ABILITIES],
+                                 for one in machine_choices.ABILITIES],
+            t("4-bit and 8-bit bases"): [yes if one.quantized else no for one in machine_choices.ABILITIES],
             "Unsloth": [
-                (yes if choices.installed("unsloth") else t("yes, not installed")) if one.unsloth else no
-                for one in choices.ABILITIES
+                (yes if machine_choices.installed("unsloth") else t("yes, not installed")) if one.unsloth else no
+                for one in machine_choices.ABILITIES
             ],
         }
     )  # fmt: skip

@@ -10,7 +10,7 @@ import streamlit as st
 
 from engine import events, limits, machine
 from engine.models import bases
-from engine.runs import Run, lifecycle, store, turns
+from engine.runs import Run, device_queue, lifecycle, store
 from engine.spec import settings
 from engine.words import t
 from engine.workspace import Workspace
@@ -36,7 +36,7 @@ def size(workspace: Workspace, run: Run) -> str:
 @_ui.fragment(run_every=QUEUE_REFRESH_S)
 def _queue(workspace: Workspace, shown: list[str]) -> None:
     """The runs that wait, the next one first. When one has got its turn, the whole page is read again."""
-    there = turns.waiting(machine.facts().device)
+    there = device_queue.waiting(machine.facts().device)
     mine = [run_id for run_id in there if store.exists(workspace, run_id)]
     if mine != shown:
         st.rerun()
@@ -61,7 +61,7 @@ def _queue(workspace: Workspace, shown: list[str]) -> None:
 
 def queue(workspace: Workspace) -> None:
     """Show who waits, when somebody does."""
-    mine = [run_id for run_id in turns.waiting(machine.facts().device) if store.exists(workspace, run_id)]
+    mine = [run_id for run_id in device_queue.waiting(machine.facts().device) if store.exists(workspace, run_id)]
     if mine:
         _queue(workspace, mine)
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from engine import events, limits, machine
 from engine.plan import drafts, plans, repeat
-from engine.runs import Run, failures, follow, lifecycle, store, turns
+from engine.runs import Run, device_queue, failures, follow, lifecycle, store
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _run_list, _ui
@@ -53,7 +53,7 @@ def how_far(run_id: str, state: str, found: list[Any], last: events.Step | None)
     """Show what a run is doing and how far it is; nothing when it has ended."""
     phase = next((e for e in reversed(found) if isinstance(e, events.Phase)), None)
     if state == "queued":
-        before = turns.place(machine.facts().device, run_id)
+        before = device_queue.place(machine.facts().device, run_id)
         st.info(t("Waiting for its turn; {n} before it.", n=before) if before else t("About to start."))
     words = {
         "loading": t("Loading libraries and model"),

@@ -12,7 +12,7 @@ from engine.data import Dataset, datasets, hub_data, jobs, mix
 from engine.models import hub_client
 from engine.read import formats
 from engine.words import language, t
-from pages import _data_numbers, _data_rows, _data_upload, _ui
+from pages import _data_profile, _data_rows, _data_upload, _ui
 
 # Larger files are left where they are: a download lies in memory while it is sent.
 DOWNLOAD_BYTES = 500 << 20
@@ -195,11 +195,11 @@ def _look(dataset: Dataset) -> None:
         views |= {"numbers": t("Numbers"), "mask": t("What is trained"), "division": t("Training and validation")}
     look = st.radio(t("Look at"), list(views), format_func=views.__getitem__, horizontal=True, key=f"look_{dataset.id}")
     if look == "numbers":
-        _data_numbers.show(workspace, dataset)
+        _data_profile.show(workspace, dataset)
     elif look == "mask":
-        _data_numbers.mask(workspace, dataset)
+        _data_profile.mask(workspace, dataset)
     elif look == "division":
-        _data_numbers.division(workspace, dataset)
+        _data_profile.division(workspace, dataset)
     else:
         _data_rows.browse(workspace, dataset)
 

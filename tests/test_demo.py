@@ -26,7 +26,7 @@ from engine.export import job as export_job
 from engine.forgetting import evaluations
 from engine.models import bases, cache
 from engine.plan import drafts
-from engine.runs import admission, lifecycle, turns
+from engine.runs import admission, device_queue, lifecycle
 from engine.spec import recipes, schema
 from engine.workspace import Workspace, default_workspace
 from tests.apps import button, open_page, texts
@@ -137,7 +137,7 @@ def test_everything_of_a_visitor_is_deleted_when_the_stated_time_is_over(limited
     run_dir.mkdir(parents=True)
     os.utime(workspace.root / ".arrived", (0, time.time() - 24.1 * 3600))
     with monkeypatch.context() as patch:
-        patch.setattr(turns, "live", lambda device: [run_dir.name])
+        patch.setattr(device_queue, "live", lambda device: [run_dir.name])
         assert visitors.sweep() == 0 and (run_dir / "stop").exists()  # it goes on: stopped first
     assert visitors.sweep() == 1
     assert [path.name for path in visitors.visitors_dir().iterdir()] == [new]
@@ -297,13 +297,13 @@ def test_runs_that_go_on_or_wait_are_counted_for_a_visitor_and_for_all(visitor, 
 
 @pytest.mark.page
 def test_nobody_overtakes_strangers(visitor):
-    device = turns.Turn(machine.facts().device, "held-by-a-test", 1)
+    device = device_queue.Turn(machine.facts().device, "held-by-a-test", 1)
     assert device.wait(lambda: False)
     mine, other = FakeRuns(visitor.root), FakeRuns(visitors_workspace().root)
     try:
         first, second = other.start("waits"), mine.start("waits")
         lifecycle.move_first(visitor, second)
-        assert turns.waiting(machine.facts().device) == [first, second]
+        assert device_queue.waiting(machine.facts().device) == [first, second]
         page = open_link("runs", visitor=visitor.root.name)
         assert f"remove_{second}" in {b.key for b in page.button} and "belong to another home" not in texts(page)
         assert not [b for b in page.button if str(b.key).startswith("front_")]

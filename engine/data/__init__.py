@@ -24,7 +24,7 @@ __all__ = [
     "lengths",
     "masks",
     "mix",
-    "numbers",
     "one_row",
+    "profile",
     "uploads",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from engine import processes
-from engine.data import datasets, numbers
+from engine.data import datasets, profile
 from engine.models import Base
 from engine.words import Problem
 from engine.workspace import Workspace, write_atomically
@@ -90,4 +90,4 @@ def make(workspace: Workspace, dataset_id: str, base: Base) -> Masks:
 
 
 def _path(workspace: Workspace, dataset_id: str, base: Base) -> Path:
-    return workspace.dataset_dir(dataset_id) / f"masks-{numbers.key(base)}.json"
+    return workspace.dataset_dir(dataset_id) / f"masks-{profile.key(base)}.json"

@@ -16,7 +16,7 @@ from engine.data import datasets, making
 from engine.read import OnProgress
 from engine.workspace import Workspace
 
-# What numbers.py and masks.py keep of the rows.
+# What profile.py and masks.py keep of the rows.
 MADE_OF_ROWS = ("statistics-*.json", "masks-*.json")
 
 

@@ -1,7 +1,7 @@
 """What a run takes, before it starts: memory and time as ranges, and what the machine decides by them.
 
 memory.estimate(shape, setup, device=...) and duration.estimate(...) work it out; measured corrects both by what
-finished runs took here; choices decides what the spec leaves open.
+finished runs took here; machine_choices decides what the spec leaves open.
 """
 
-__all__ = ["choices", "duration", "measured", "memory"]
+__all__ = ["duration", "machine_choices", "measured", "memory"]

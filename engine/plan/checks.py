@@ -12,7 +12,7 @@ from engine import machine
 from engine.benchmarks import library, shipped
 from engine.check import DatasetError
 from engine.data import datasets
-from engine.estimate import choices, memory
+from engine.estimate import machine_choices, memory
 from engine.models import alike, bases
 from engine.plan import judges
 from engine.plan.plan import Plan
@@ -52,7 +52,7 @@ def problems(plan: Plan) -> list[Problem]:
     checks = _Checks(plan)
     checks.found += plan.base.problems
     checks.found += (one for one in admission.problems(plan.spec, plan.workspace) if one not in checks.found)
-    checks.found += choices.problems(plan.spec, plan.target.device, plan.base.shape)
+    checks.found += machine_choices.problems(plan.spec, plan.target.device, plan.base.shape)
     for check in (
         _check_devices, _check_names, _check_sizes, _check_targets, _check_kinds, _check_objective_args, _check_judge,
         _check_replay, _check_held_out, _check_data, _check_memory, _check_disk,

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from engine.data import Dataset, division, lengths
-from engine.estimate import choices, duration, measured, memory
+from engine.estimate import duration, machine_choices, measured, memory
 from engine.models import Base
 from engine.plan.targets import Target
 from engine.spec import RunSpec, counts, recipes
@@ -83,9 +83,9 @@ class Plan:
         return setup if longest is None else memory.with_longest(setup, longest)
 
     @cached_property
-    def chosen(self) -> choices.Chosen:
+    def chosen(self) -> machine_choices.Chosen:
         """What the machine decides where the spec leaves it open, each with its reason."""
-        return choices.choose(self.spec, self.target.device, self.base.shape, self._asked)
+        return machine_choices.choose(self.spec, self.target.device, self.base.shape, self._asked)
 
     @cached_property
     def setup(self) -> memory.Setup:

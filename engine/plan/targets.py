@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from engine import machine
-from engine.estimate import choices
+from engine.estimate import machine_choices
 
 
 class Target(NamedTuple):
-    """`device` as engine/estimate/choices.py sees it; `card` its name where known. `is_here`: what finished runs took on
-    this machine counts."""
+    """`device` as machine_choices.py sees it; `card` its name where known. `is_here`: what finished runs took on this
+    machine counts."""
 
-    device: choices.Device
+    device: machine_choices.Device
     card: str = ""
     is_here: bool = True
 
@@ -34,12 +34,12 @@ class Target(NamedTuple):
 def this_machine() -> Target:
     """Return this machine by what the driver says; the child asks torch instead."""
     facts = machine.facts()
-    device = choices.Device(
+    device = machine_choices.Device(
         name=facts.device.partition(":")[0],
         memory_bytes=facts.device_memory_bytes,
         bf16=bool(facts.gpus) and facts.gpus[0].capability >= 8,
-        unsloth=choices.installed("unsloth"),
-        flash_attention=choices.installed("flash_attn"),
+        unsloth=machine_choices.installed("unsloth"),
+        flash_attention=machine_choices.installed("flash_attn"),
     )
     return Target(device, facts.gpus[0].name if facts.gpus else "")
 
@@ -51,8 +51,8 @@ def of_memory(gpu_memory_gib: float | None) -> Target:
     if gpu_memory_gib is None:
         if here.device.name != "cuda":
             return here
-        return Target(choices.Device(name="cpu", memory_bytes=machine.facts().memory_mib * 2**20))
+        return Target(machine_choices.Device(name="cpu", memory_bytes=machine.facts().memory_mib * 2**20))
     if here.memory_gib is not None and machine.marketed_gb(here.memory_gib) == machine.marketed_gb(gpu_memory_gib):
         return here
-    device = choices.Device(name="cuda", memory_bytes=round(gpu_memory_gib * 2**30), bf16=True)
+    device = machine_choices.Device(name="cuda", memory_bytes=round(gpu_memory_gib * 2**30), bf16=True)
     return Target(device, is_here=False)

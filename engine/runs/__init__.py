@@ -1,7 +1,7 @@
 """Runs: a folder each, a supervisor each, and every page a view of the files.
 
-lifecycle.start(workspace, spec) begins one; store knows what it is and how it stands; follow watches it; turns is the
-queue; failures says in words what went wrong; scored joins all that was asked of one.
+lifecycle.start(workspace, spec) begins one; store knows what it is and how it stands; follow watches it; device_queue is
+the queue; failures says in words what went wrong; scored joins all that was asked of one.
 """
 
 from typing import TYPE_CHECKING
@@ -14,5 +14,16 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazily(__name__, scored="ScoredRun", store="Run")
 
-__all__ = ["Run", "ScoredRun", "admission", "checkpoints", "environment", "failures", "follow", "lifecycle", "scored",
-           "store", "turns"]  # fmt: skip
+__all__ = [
+    "Run",
+    "ScoredRun",
+    "admission",
+    "checkpoints",
+    "device_queue",
+    "environment",
+    "failures",
+    "follow",
+    "lifecycle",
+    "scored",
+    "store",
+]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from filelock import FileLock
 
 from engine import limits, machine, processes
-from engine.runs import turns
+from engine.runs import device_queue
 from engine.spec import RunSpec, counts
 from engine.words import Problem
 from engine.workspace import Workspace, machine_dir
@@ -87,7 +87,7 @@ def _admit(workspace: Workspace, run_spec: RunSpec) -> None:
 def _too_many(workspace: Workspace) -> list[Problem]:
     """Return why no more of a visitor's work may go on or wait: runs, and what goes on beside them."""
     most = limits.limits()
-    live = [*turns.live(machine.facts().device), *turns.live(BESIDE)]
+    live = [*device_queue.live(machine.facts().device), *device_queue.live(BESIDE)]
     own = sum((workspace.runs_dir / run_id).is_dir() for run_id in live)
     if own >= most.live_runs_per_visitor:
         return [Problem(rule="demo-own-runs", parameters={"n": own, "most": most.live_runs_per_visitor})]
@@ -103,7 +103,7 @@ def beside(workspace: Workspace, run_id: str) -> Iterator[Callable[[int], None]]
         return
 
     def begun(pid: int) -> None:
-        turns.draw(BESIDE, run_id, time.time_ns(), processes.identify(pid))
+        device_queue.draw(BESIDE, run_id, time.time_ns(), processes.identify(pid))
 
     with _one_at_a_time():
         if found := _too_many(workspace):

@@ -11,7 +11,7 @@ import msgspec
 from filelock import FileLock
 
 from engine import events, limits, machine, processes
-from engine.runs import admission, store, turns
+from engine.runs import admission, device_queue, store
 from engine.runs.checkpoints import broken_checkpoint, last_checkpoint
 from engine.runs.store import LIVE, exists, list_all, load_spec, status, supervised
 from engine.spec import RunSpec, schema
@@ -92,7 +92,7 @@ def _queue(run_dir: Path, module: str, *before: events.Event, waits: bool = True
             _answer_for(run_dir, identity)
         return
     place = (queued.device, run_dir.name, drawn_ns(queued))
-    ticket = turns.draw(*place, processes.identify(os.getpid()))
+    ticket = device_queue.draw(*place, processes.identify(os.getpid()))
     identity = None
     try:
         identity = _spawn(run_dir, module)
@@ -101,7 +101,9 @@ def _queue(run_dir: Path, module: str, *before: events.Event, waits: bool = True
         if identity is None:
             ticket.unlink(missing_ok=True)
         else:
-            turns.hand_over(ticket, identity)  # if it has ended by now, the next reader of the queue clears it away
+            device_queue.hand_over(
+                ticket, identity
+            )  # if it has ended by now, the next reader of the queue clears it away
 
 
 def drawn_ns(queued: events.Queued) -> int:
@@ -192,7 +194,7 @@ def move_first(workspace: Workspace, run_id: str) -> None:
     found, _ = events.read(run_dir)
     queued = next((event for event in reversed(found) if isinstance(event, events.Queued)), None)
     if queued is not None and status(workspace, run_id) == "queued":
-        turns.move_first(queued.device, run_id)
+        device_queue.move_first(queued.device, run_id)
 
 
 def remove_waiting(workspace: Workspace, run_id: str) -> None:

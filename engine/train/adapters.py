@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, OFTConfig, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
-from engine.estimate import choices
+from engine.estimate import machine_choices
 from engine.spec import OBJECTIVES, RunSpec, counts
 from engine.train import backend, oft
 from engine.words import Text, later
@@ -30,7 +30,7 @@ class Prepared(NamedTuple):
     rotations: oft.Rotations | None = None
 
 
-def prepare(model: Any, spec: RunSpec, decided: choices.Chosen | None = None) -> Prepared:
+def prepare(model: Any, spec: RunSpec, decided: machine_choices.Chosen | None = None) -> Prepared:
     """Freeze and wrap the model as the spec says; return it with its parameter counts."""
     depth = model.config.get_text_config().num_hidden_layers
     chosen = counts.layer_indices(spec.layers, depth)

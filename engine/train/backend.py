@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from engine import machine
-from engine.estimate import choices
+from engine.estimate import machine_choices
 from engine.plan import plans, targets
 from engine.runs import failures
 from engine.spec import RunSpec
@@ -21,16 +21,16 @@ from engine.words import Problem, Text, later
 from engine.workspace import Workspace
 
 
-def here() -> choices.Device:
+def here() -> machine_choices.Device:
     """Return the device of this process as torch sees it."""
     cuda = torch.cuda.is_available()
     memory = torch.cuda.get_device_properties(0).total_memory if cuda else psutil.virtual_memory().total
-    return choices.Device(
+    return machine_choices.Device(
         name="cuda" if cuda else "mps" if on_apple() else "cpu",
         memory_bytes=memory,
         bf16=cuda and torch.cuda.is_bf16_supported(including_emulation=False),
-        unsloth=choices.installed("unsloth"),
-        flash_attention=choices.installed("flash_attn"),
+        unsloth=machine_choices.installed("unsloth"),
+        flash_attention=machine_choices.installed("flash_attn"),
     )
 
 
@@ -48,7 +48,7 @@ def device_reason() -> Text:
     return later("no GPU was found")
 
 
-def decide(spec: RunSpec, workspace: Workspace) -> choices.Chosen:
+def decide(spec: RunSpec, workspace: Workspace) -> machine_choices.Chosen:
     """Return what follows from this machine where the spec leaves it open, as the plan of the run said, but for what
     torch sees."""
     return plans.of_spec(workspace, spec, targets.Target(here())).chosen

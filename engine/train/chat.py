@@ -24,7 +24,7 @@ import msgspec
 from engine import machine
 from engine.chat import protocol
 from engine.models import bases
-from engine.runs import failures, store, turns
+from engine.runs import device_queue, failures, store
 from engine.spec import RunSpec, schema
 from engine.words import Problem
 from engine.workspace import Workspace
@@ -246,7 +246,7 @@ def a_run_wants_the_card() -> bool:
     """Whether a run holds or waits for a card. Its libraries take seconds to load, and the memory is free by then. On a
     processor a chat and a run share the memory as any two programs do."""
     device = machine.facts().device
-    return device != "cpu" and bool(turns.live(device))
+    return device != "cpu" and bool(device_queue.live(device))
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from engine.estimate import choices
+from engine.estimate import machine_choices
 from engine.models import Base, bases, hub, hub_client
 from engine.runs import failures
 from engine.spec import RunSpec
@@ -27,7 +27,7 @@ class Loaded(NamedTuple):
     notes: list[Text]
 
 
-def load(spec: RunSpec, workspace: Workspace, chosen: choices.Chosen | None = None) -> Loaded:
+def load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | None = None) -> Loaded:
     """Load the base of a run onto the device. Full fine-tuning holds fp32 weights, an adapter run a bf16 base where
     the card computes in bf16, or one in 4 or 8 bits. Raises RunRefused when the base cannot be used."""
     base = _here(spec, workspace)
@@ -92,7 +92,7 @@ def _device() -> str:
     return "mps" if backend.on_apple() else "cpu"
 
 
-def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: choices.Chosen) -> Any:
+def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: machine_choices.Chosen) -> Any:
     """Read a base from a folder or the hub, as the backend and the quantisation want it."""
     if chosen.backend == "unsloth":
         model = backend.load_unsloth(source, spec, dtype, checkpointing=chosen.gradient_checkpointing)
@@ -145,7 +145,7 @@ def _from_pretrained(kind: Any, source: str, spec: RunSpec, **settings: Any) -> 
         raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
 
 
-def _merged(base: Base, spec: RunSpec, workspace: Workspace, dtype: torch.dtype, chosen: choices.Chosen) -> Any:
+def _merged(base: Base, spec: RunSpec, workspace: Workspace, dtype: torch.dtype, chosen: machine_choices.Chosen) -> Any:
     """Load the base below an earlier run and merge that run's adapter into it."""
     import msgspec
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import events
-from engine.estimate import choices
+from engine.estimate import machine_choices
 from engine.models import Base
 from engine.spec import OBJECTIVES, RunSpec, objectives
 from engine.train.callback import StopRequest
@@ -27,7 +27,7 @@ class Run:
     log: events.EventLog
     stop: StopRequest
     device: str
-    chosen: choices.Chosen
+    chosen: machine_choices.Chosen
     attempt: int = 1
     model: Any = None
     tokenizer: Any = None

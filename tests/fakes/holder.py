@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from engine.runs import turns
+from engine.runs import device_queue
 from tests.fakes import _child
 
 
@@ -20,7 +20,7 @@ def main() -> None:
         with (here / "log").open("a") as file:
             file.write(f"{word} {run_id}\n")
 
-    turn = turns.Turn(device, run_id, int(drawn_ns))
+    turn = device_queue.Turn(device, run_id, int(drawn_ns))
     if turn.wait((here / f"give-up-{run_id}").exists, poll_s=0.02):
         say("enter")
         _child.wait_for(here / f"go-{run_id}")

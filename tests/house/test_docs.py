@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,10 @@ from engine import starter
 from engine.cli import parser
 from engine.spec import recipes
 from tests.conftest import ROOT
+from tests.house.sources import OURS, sources
 
 README = (ROOT / "README.md").read_text("utf-8")
+FOLDERS = [name for name in OURS if (ROOT / name).is_dir()]
 CONFIG = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text("utf-8"))
 
 
@@ -24,11 +27,32 @@ def test_every_command_is_in_the_readme() -> None:
 
 def test_every_module_the_map_names_is_there() -> None:
     house = README.split("## The map of the house")[1].split("```")[1]
-    engine = house.split("engine/")[1]
-    there = {path.name for path in (ROOT / "engine").rglob("*.py")}
-    assert sorted(set(re.findall(r"\b(\w+\.py)\b", engine)) - there) == []
+    named = set(re.findall(r"\b\w+\.py\b", house))
+    assert (
+        sorted(named - {path.name for path in ROOT.glob("*.py")} - {path.name for path in files("engine", "pages")})
+        == []
+    )
     for name in re.findall(r"^(\w+/)", house, re.MULTILINE):
         assert (ROOT / name).is_dir(), name
+    stories = [name for line in house.splitlines() for name in re.findall(r"[├└]─ (\w+)", line)]
+    rooms = {path.name for path in (ROOT / "engine").iterdir() if (path / "__init__.py").exists()}
+    assert rooms <= set(stories) and len(stories) == len(set(stories))
+
+
+def test_every_file_of_ours_that_a_text_names_is_there() -> None:
+    gone = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in [*files(*FOLDERS), *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "Makefile"]
+        for name in re.findall(
+            rf"(?<![\w/])(?:{'|'.join(FOLDERS)})/[\w/-]+\.(?:py|yaml|toml|md)\b", path.read_text("utf-8")
+        )
+        if not (ROOT / name).exists()
+    }
+    assert sorted(gone) == []
+
+
+def files(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sources(folder)]
 
 
 def test_the_default_rates_and_replay_of_the_table_are_the_recipes() -> None:

@@ -42,9 +42,10 @@ OBJECTIVES["selected"] = Objective(
     name="selected", label="Selected", method="fine-tuning on good answers", data_types=("unpaired-preference",)
 )
 """
-MODULE_PATH = "engine/train/objectives/selected.py"
+NAME = "selected"
+MODULE_PATH = f"engine/train/objectives/{NAME}.py"
 ENTRY_PATH = "engine/spec/objectives.py"
-RECIPE_PATH = "recipes/selected.yaml"
+RECIPE_PATH = f"recipes/{NAME}.yaml"
 
 
 def add_objective(project: Path) -> None:

@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 
 from engine import starter
 from engine.check import DatasetError, check_file
-from engine.data import Dataset, copies, datasets, jobs, making, masks, numbers, one_row
+from engine.data import Dataset, copies, datasets, jobs, making, masks, one_row, profile
 from engine.data.fixes import DROP_BAD_ROWS, Edit, one_line
 from engine.data.one_row import check_row
 from engine.models import Base, bases
@@ -220,34 +220,34 @@ def test_the_numbers_are_those_of_the_rows(workspace: Workspace, base: Base) -> 
         {"messages": [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "c" * n}] * turns}
         for n, turns in ((1, 1), (2, 1), (3, 2))
     ]
-    found = numbers.describe(workspace, stored(workspace, lines_of(rows)).id, base)
+    found = profile.describe(workspace, stored(workspace, lines_of(rows)).id, base)
     assert found.rows == 3 and found.turns == {2: 2, 4: 1}
     assert found.roles == {"user": 4, "assistant": 4}
     assert found.characters == {"user": 8, "assistant": 9}
     assert len(found.tokens) == 3 and not found.is_sample and found.over(1024) == 0 and found.over(0) == 1
     pairs = [{"prompt": "q", "chosen": "good", "rejected": "bad answer"}] * 4
-    of_pairs = numbers.describe(workspace, stored(workspace, lines_of(pairs)).id, base)
+    of_pairs = profile.describe(workspace, stored(workspace, lines_of(pairs)).id, base)
     assert of_pairs.turns == {2: 4} and of_pairs.characters == {"user": 4, "assistant": 56}
     marked = [{"prompt": f"q{n}", "completion": "a", "label": n % 4 > 0} for n in range(8)]
-    assert numbers.describe(workspace, stored(workspace, lines_of(marked)).id, base).labels == {
+    assert profile.describe(workspace, stored(workspace, lines_of(marked)).id, base).labels == {
         "true": 6,
         "false": 2,
     }
     plain = stored(workspace, lines_of([{"text": "some words"}] * 3))
-    assert numbers.describe(workspace, plain.id, base).characters == {"text": 30}
+    assert profile.describe(workspace, plain.id, base).characters == {"text": 30}
 
 
 def test_more_rows_than_the_sample_are_said_to_be_estimated(
     workspace: Workspace, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(numbers, "SAMPLE_ROWS", 20)
-    found = numbers.describe(workspace, stored(workspace, lines_of(good_rows(200))).id, base)
+    monkeypatch.setattr(profile, "SAMPLE_ROWS", 20)
+    found = profile.describe(workspace, stored(workspace, lines_of(good_rows(200))).id, base)
     assert len(found.tokens) == 20 and found.is_sample and found.characters["assistant"] > 200 * 8
 
 
 def test_a_base_without_a_tokenizer_here_is_said_so_and_the_rest_is_counted(workspace: Workspace) -> None:
     dataset = stored(workspace, lines_of(good_rows(5)))
-    found = numbers.describe(workspace, dataset.id, bases.describe("someone/not-here", workspace))
+    found = profile.describe(workspace, dataset.id, bases.describe("someone/not-here", workspace))
     assert found.problem is not None and found.problem.rule == "tokenizer-none" and found.rows == 5
 
 
@@ -299,7 +299,7 @@ def test_what_is_trained_is_decided_by_the_function_of_training_and_counts_as_th
         assert whole == f"<|user|>{row['prompt']}<|end|><|assistant|>{row['completion']}<|end|>"
         assert trained == f"{row['completion']}<|end|>"
         assert part.trained_tokens == sum(part.trained)
-    found = numbers.describe(workspace, dataset.id, base)
+    found = profile.describe(workspace, dataset.id, base)
     assert sorted(found.tokens) == sorted(row.parts[0].tokens for row in made.rows)
 
 
@@ -313,7 +313,7 @@ def test_a_base_without_a_template_is_counted_and_shown_with_the_plain_one(
         (tmp_path / name).symlink_to(base.folder / name)
     plain = bases.describe(str(tmp_path), workspace)
     dataset = stored(workspace, lines_of(good_rows(4)))
-    made, counted = masks.make(workspace, dataset.id, plain), numbers.describe(workspace, dataset.id, plain)
+    made, counted = masks.make(workspace, dataset.id, plain), profile.describe(workspace, dataset.id, plain)
     assert made.plain_template and counted.plain_template and "### Answer" in PLAIN_TEMPLATE
     assert sorted(counted.tokens) == sorted(row.parts[0].tokens for row in made.rows)
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from engine import machine
-from engine.estimate import choices
+from engine.estimate import machine_choices
 from engine.machine import Gpu, MachineFacts
 from engine.models import bases, shortlist
 from engine.plan import targets
@@ -123,13 +123,13 @@ def test_apples_gpu_is_found_without_torch_and_can_be_left_out(monkeypatch) -> N
 
 def test_the_table_of_devices_marks_the_one_that_is_used_and_why(monkeypatch) -> None:
     for facts, said in ((CARD, "NVIDIA L4"), (PLAIN, "no NVIDIA card"), (APPLE, "shares main memory")):
-        assert said in choices.device_reason(facts)
+        assert said in machine_choices.device_reason(facts)
     monkeypatch.setattr(machine, "facts", lambda: APPLE)
     app = open_page("train")
     table = app.table[0].value
-    assert [row for row in table["Device"] if row.startswith("→")] == [f"→ {choices.device_words()['mps']}"]
+    assert [row for row in table["Device"] if row.startswith("→")] == [f"→ {machine_choices.device_words()['mps']}"]
     assert "shares main memory" in texts(app)
-    yes = {one.name: "yes" if one.quantized else "no" for one in choices.ABILITIES}
+    yes = {one.name: "yes" if one.quantized else "no" for one in machine_choices.ABILITIES}
     assert list(table["4-bit and 8-bit bases"]) == [yes["cuda"], yes["mps"], yes["cpu"]] == ["yes", "no", "yes"]
 
 
@@ -146,7 +146,9 @@ def test_on_apples_gpu_four_bits_and_unsloth_are_refused_in_words_and_lora_runs(
     assert {"unsloth-apple", "no-bf16"} <= set(rules("lora", machine__backend="unsloth", machine__precision="bf16"))
     made, _ = planned(workspace, "lora", base=base, dataset=None, overrides={})
     assert made is not None
-    found = choices.choose(made, targets.this_machine().device, bases.describe(base, workspace).shape, _setup(made))
+    found = machine_choices.choose(
+        made, targets.this_machine().device, bases.describe(base, workspace).shape, _setup(made)
+    )
     assert found.backend == "plain" and not found.bf16
 
 

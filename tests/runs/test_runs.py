@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from engine import events, machine, processes
-from engine.runs import failures, follow, lifecycle, store, turns
+from engine.runs import device_queue, failures, follow, lifecycle, store
 from engine.spec import schema
 from engine.workspace import BadId, Workspace
 from tests.helpers import PROJECT_DIR, SUPERVISOR, FakeRuns, fake_spec, kill, wait_until
@@ -37,7 +37,7 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def device(home):
     """The device, held by this test so that every run waits."""
-    turn = turns.Turn(machine.facts().device, "held-by-a-test", 1)
+    turn = device_queue.Turn(machine.facts().device, "held-by-a-test", 1)
     assert turn.wait(lambda: False)
     yield turn
     turn.close()
@@ -290,7 +290,7 @@ def test_a_stop_that_needs_force_ends_the_whole_group(home):
 
 def test_a_stop_before_its_turn_starts_nothing(home, device):
     run_id = home.start("finishes")
-    wait_until(lambda: turns.place(machine.facts().device, run_id) == 1, what="it waits behind this test")
+    wait_until(lambda: device_queue.place(machine.facts().device, run_id) == 1, what="it waits behind this test")
     assert home.status(run_id) == "queued"
     lifecycle.stop(home.workspace, run_id)
     home.wait_for(run_id, "stopped")
@@ -311,7 +311,7 @@ def test_a_stop_before_the_turn_of_a_resumed_run_keeps_what_it_has(home):
     lifecycle.stop(home.workspace, run_id)
     home.wait_for(run_id, "stopped")
     home.wait_for_supervisor(run_id)
-    turn = turns.Turn(machine.facts().device, "held-by-a-test", 1)
+    turn = device_queue.Turn(machine.facts().device, "held-by-a-test", 1)
     assert turn.wait(lambda: False)
     home.resume(run_id)
     lifecycle.stop(home.workspace, run_id)
@@ -333,7 +333,7 @@ def test_a_run_whose_supervisor_is_killed_is_interrupted(home):
 
 def test_a_run_whose_supervisor_is_killed_in_the_queue_is_interrupted(home, device):
     run_id = home.start("finishes")
-    wait_until(lambda: turns.place(machine.facts().device, run_id) == 1, what="it waits")
+    wait_until(lambda: device_queue.place(machine.facts().device, run_id) == 1, what="it waits")
     kill(home.supervisor(run_id))
     wait_until(lambda: home.status(run_id) == "interrupted", 5.0, "the run is interrupted")
 
@@ -565,7 +565,7 @@ def test_a_waiting_run_can_be_moved_to_the_front(home, device):
     for run_id in waiting:
         wait_until(lambda run_id=run_id: home.supervisor(run_id) is not None, what="its supervisor is up")
     lifecycle.move_first(home.workspace, waiting[2])
-    assert turns.place(machine.facts().device, waiting[2]) == 1
+    assert device_queue.place(machine.facts().device, waiting[2]) == 1
     device.close()
     for run_id in waiting:
         home.wait_for(run_id, "finished")

@@ -21,7 +21,7 @@ import pytest
 
 from engine import events, machine, processes
 from engine.data import datasets
-from engine.runs import follow, lifecycle, store, turns
+from engine.runs import device_queue, follow, lifecycle, store
 from engine.spec import schema
 from engine.workspace import Workspace
 from tests import forked
@@ -338,7 +338,7 @@ def test_the_queue_moves_on_when_no_server_is_alive(home: FakeRuns) -> None:
             server.kill()
     first, second = started
     home.wait_for_event(first, events.Step)
-    wait_until(lambda: turns.waiting(machine.facts().device) == [second], what="the second waits")
+    wait_until(lambda: device_queue.waiting(machine.facts().device) == [second], what="the second waits")
     (home.folder(first) / "go").touch()
     home.wait_for(first, "finished")
     home.wait_for(second, "finished")
@@ -368,7 +368,7 @@ def test_a_clock_that_is_set_is_not_taken_for_the_end_of_a_run(home: FakeRuns, m
             patch.setattr(time, "time", lambda shift_s=shift_s: now_s() + shift_s)
             assert home.status(run_id) == "running"
             assert follow.silent_s(home.events(run_id)) is None
-            assert turns.place(machine.facts().device, run_id) == 0
+            assert device_queue.place(machine.facts().device, run_id) == 0
     (home.folder(run_id) / "go").touch()
     home.wait_for(run_id, "finished")
 
@@ -410,7 +410,7 @@ def test_a_list_of_200_interrupted_runs_reads_the_log_of_each_once(home: FakeRun
 # --- several cards ------------------------------------------------------------------------------------------------------
 def test_each_of_two_cards_takes_a_run_and_a_run_for_both_waits_for_both() -> None:
     cards = ("GPU-a", "GPU-b")
-    one, two, both, late = (turns.Turn("cuda:0", name, n, cards, needed) for n, (name, needed) in enumerate(
+    one, two, both, late = (device_queue.Turn("cuda:0", name, n, cards, needed) for n, (name, needed) in enumerate(
         [("one", 1), ("two", 1), ("both", 2), ("late", 1)], start=1))  # fmt: skip
 
     def once() -> Any:
@@ -419,7 +419,7 @@ def test_each_of_two_cards_takes_a_run_and_a_run_for_both_waits_for_both() -> No
 
     assert one.wait(once()) and two.wait(once())
     assert {*one.holds, *two.holds} == set(cards) and one.holds != two.holds
-    assert turns.waiting("cuda:0") == ["both", "late"]
+    assert device_queue.waiting("cuda:0") == ["both", "late"]
     one.close()
     assert not both.wait(once(), poll_s=0.0)  # one card is not enough
     assert not late.wait(once(), poll_s=0.0)  # and nobody overtakes the run that waits for two
@@ -485,13 +485,13 @@ def test_the_chart_of_a_long_run_is_short_and_keeps_its_peaks_and_its_end(count:
 def test_the_page_lets_a_waiting_run_come_first_or_go(home: FakeRuns) -> None:
     from tests.apps import button, open_page
 
-    device = turns.Turn(machine.facts().device, "held-by-a-test", 1)
+    device = device_queue.Turn(machine.facts().device, "held-by-a-test", 1)
     assert device.wait(lambda: False)
     first, second = home.start("finishes"), home.start("finishes")
-    wait_until(lambda: turns.waiting(machine.facts().device) == [first, second], what="both wait")
+    wait_until(lambda: device_queue.waiting(machine.facts().device) == [first, second], what="both wait")
     app = open_page("runs", run=first)
     button(app, f"front_{second}").click().run()
-    assert turns.waiting(machine.facts().device) == [second, first]
+    assert device_queue.waiting(machine.facts().device) == [second, first]
     button(open_page("runs", run=first), f"remove_{first}").click().run()
     home.wait_for(first, "stopped")
     device.close()

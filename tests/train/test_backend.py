@@ -17,8 +17,8 @@ import pytest
 from transformers import TrainerState
 
 from engine import events, machine
-from engine.estimate import choices, memory
-from engine.estimate.choices import Device
+from engine.estimate import machine_choices, memory
+from engine.estimate.machine_choices import Device
 from engine.models import shapes
 from engine.plan import targets
 from engine.report import items as report_items
@@ -55,9 +55,9 @@ def asked(recipe: str = "lora", **overrides: Any) -> RunSpec:
 
 def chosen(
     device: Device, shape: shapes.Shape | None = LLAMA, recipe: str = "lora", **overrides: Any
-) -> choices.Chosen:
+) -> machine_choices.Chosen:
     made = asked(recipe, **overrides)
-    found = choices.choose(made, device, shape, memory.setup_of(made))
+    found = machine_choices.choose(made, device, shape, memory.setup_of(made))
     assert all(one.reason and one.setting in spec_settings.fields() for one in found.why) and len(found.why) == 5
     return found
 
@@ -134,7 +134,7 @@ def test_rows_go_without_padding_only_where_they_cannot_see_each_other():
 
 
 def said(device: Device, shape: shapes.Shape | None = LLAMA, recipe: str = "lora", **overrides: Any) -> list[Problem]:
-    found = choices.problems(asked(recipe, **overrides), device, shape)
+    found = machine_choices.problems(asked(recipe, **overrides), device, shape)
     assert all(problem.where in spec_settings.fields() and "{" not in problem.sentence for problem in found)
     return found
 
@@ -154,7 +154,7 @@ def test_what_the_machine_cannot_do_is_refused_in_words():
 
 
 def test_preflight_asks_the_machine(workspace, monkeypatch):
-    monkeypatch.setattr(choices, "installed", lambda package: False)
+    monkeypatch.setattr(machine_choices, "installed", lambda package: False)
     made, found = planned(workspace, "lora", base="starter", dataset=None, overrides={"machine.backend": "unsloth"})
     assert made is not None and {"unsloth-missing"} <= {problem.rule for problem in found}
 
@@ -485,7 +485,7 @@ def test_a_run_stops_early_and_keeps_its_best_weights(tmp_path):
 
 
 def needs_unsloth() -> None:
-    if choices.installed("unsloth"):
+    if machine_choices.installed("unsloth"):
         return
     reason = "Unsloth is not installed: `make unsloth` brings what its CPU backend needs"
     if os.environ.get("TUNEBOOK_REQUIRE_UNSLOTH") == "1":

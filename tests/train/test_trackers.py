@@ -90,7 +90,7 @@ def test_the_trainer_is_told_which_tracker_and_the_name_of_the_run(workspace, da
 import json, sys
 from pathlib import Path
 from engine.spec import schema
-from engine.estimate.choices import Chosen
+from engine.estimate.machine_choices import Chosen
 from engine.train.objectives import common
 run_spec = schema.decode(sys.argv[1].encode())
 chosen = Chosen("plain", False, False, "adamw", False, ())

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 
-from engine.estimate import choices
+from engine.estimate import machine_choices
 from engine.spec import RunSpec, counts
 from engine.train import ranks
 from engine.train.callback import EventCallback
@@ -25,7 +25,7 @@ SAMPLE_TOKENS = 48
 
 
 def arguments(
-    spec: RunSpec, run_dir: Path, steps: int, *, evaluates: bool, device: str, chosen: choices.Chosen
+    spec: RunSpec, run_dir: Path, steps: int, *, evaluates: bool, device: str, chosen: machine_choices.Chosen
 ) -> dict[str, Any]:
     """Return the arguments that TRL's trainers share; each objective adds its own and says how rows are drawn."""
     train = spec.train

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from engine import events, machine, processes
-from engine.runs import turns
+from engine.runs import device_queue
 from engine.workspace import BadId, machine_dir
 from tests.helpers import PROJECT_DIR, FakeRuns, wait_until
 
@@ -69,12 +69,12 @@ def tickets(device: str = "cpu") -> list[Path]:
 
 
 def test_first_come_first_served(holders):
-    mine = turns.Turn("cpu", "mine", 1)
+    mine = device_queue.Turn("cpu", "mine", 1)
     assert mine.wait(never)
     for run_id, drawn_ns in (("third", 30), ("first", 10), ("second", 20)):
         holders.start(run_id, drawn_ns)
     wait_until(lambda: len(tickets()) == 4, what="everybody waits")
-    assert [turns.place("cpu", run_id) for run_id in ("mine", "first", "second", "third")] == [0, 1, 2, 3]
+    assert [device_queue.place("cpu", run_id) for run_id in ("mine", "first", "second", "third")] == [0, 1, 2, 3]
     holders.let_go("first", "second", "third")
     mine.close()
     holders.wait_for("leave third")
@@ -85,15 +85,15 @@ def test_first_come_first_served(holders):
 
 
 def test_a_run_moved_to_the_front_is_the_next_and_nobody_loses_the_device(holders):
-    mine = turns.Turn("cpu", "mine", 1)
+    mine = device_queue.Turn("cpu", "mine", 1)
     assert mine.wait(never)
     for run_id, drawn_ns in (("first", 10_000), ("second", 20_000), ("third", 30_000)):
         holders.start(run_id, drawn_ns)
     wait_until(lambda: len(tickets()) == 4, what="everybody waits")
-    turns.move_first("cpu", "third")
-    assert [turns.place("cpu", run_id) for run_id in ("mine", "third", "first", "second")] == [0, 1, 2, 3]
-    turns.move_first("cpu", "nobody")
-    turns.move_first("cpu", "mine")
+    device_queue.move_first("cpu", "third")
+    assert [device_queue.place("cpu", run_id) for run_id in ("mine", "third", "first", "second")] == [0, 1, 2, 3]
+    device_queue.move_first("cpu", "nobody")
+    device_queue.move_first("cpu", "mine")
     holders.let_go("first", "second", "third")
     mine.close()
     holders.wait_for("leave second")
@@ -106,25 +106,29 @@ def test_a_run_moved_to_the_front_is_the_next_and_nobody_loses_the_device(holder
 
 
 def test_a_run_moved_before_its_supervisor_came_up_stands_once_and_goes_with_it(holders):
-    mine = turns.Turn("cpu", "mine", 1)
+    mine = device_queue.Turn("cpu", "mine", 1)
     assert mine.wait(never)
     server = processes.identify(os.getpid())
     for run_id, drawn_ns in (("first", 10_000), ("second", 20_000)):
-        turns.draw("cpu", run_id, drawn_ns, server)
-    turns.move_first("cpu", "second")
+        device_queue.draw("cpu", run_id, drawn_ns, server)
+    device_queue.move_first("cpu", "second")
     supervisor = holders.start("second", 20_000)  # it draws the place that the run was given
     wait_until(lambda: len(tickets()) == 4, what="the moved ticket and the drawn one")
-    assert turns.waiting("cpu") == ["second", "first"] and turns.live("cpu") == ["mine", "second", "first"]
+    assert device_queue.waiting("cpu") == ["second", "first"] and device_queue.live("cpu") == [
+        "mine",
+        "second",
+        "first",
+    ]
     moved = tickets()[1]
     wait_until(
-        lambda: msgspec.json.decode(moved.read_bytes(), type=turns.Ticket).pid == supervisor.pid,
+        lambda: msgspec.json.decode(moved.read_bytes(), type=device_queue.Ticket).pid == supervisor.pid,
         what="the moved ticket stands in the supervisor's name",
     )
     mine.close()
     holders.wait_for("enter second")
-    assert turns.live("cpu") == ["second", "first"]
+    assert device_queue.live("cpu") == ["second", "first"]
     holders.let_go("second")
-    wait_until(lambda: turns.live("cpu") == ["first"] and len(tickets()) == 1, what="nothing is left of it")
+    wait_until(lambda: device_queue.live("cpu") == ["first"] and len(tickets()) == 1, what="nothing is left of it")
 
 
 def test_the_device_goes_when_its_holder_is_killed(holders):
@@ -135,14 +139,14 @@ def test_the_device_goes_when_its_holder_is_killed(holders):
     assert holders.log() == ["enter holder"]
     holder.kill()  # and stays a zombie: nobody waits for it
     holders.wait_for("enter waiter")
-    wait_until(lambda: turns.live("cpu") == ["waiter"], what="the dead holder's ticket is cleared by who looks")
+    wait_until(lambda: device_queue.live("cpu") == ["waiter"], what="the dead holder's ticket is cleared by who looks")
 
 
 def test_an_older_ticket_does_not_take_the_device_from_its_holder():
     """A ticket may come late, or from before a clock was set back: the lock holds all the same."""
-    holder = turns.Turn("cpu", "holder", 20)
+    holder = device_queue.Turn("cpu", "holder", 20)
     assert holder.wait(never)
-    older = turns.Turn("cpu", "older", 10)
+    older = device_queue.Turn("cpu", "older", 10)
     looks = iter([False, False, True])
     assert not older.wait(lambda: next(looks), poll_s=0.01)
     holder.close()
@@ -151,7 +155,7 @@ def test_an_older_ticket_does_not_take_the_device_from_its_holder():
 
 
 def test_a_dead_waiter_is_not_waited_for(holders):
-    mine = turns.Turn("cpu", "mine", 1)
+    mine = device_queue.Turn("cpu", "mine", 1)
     assert mine.wait(never)
     dead = holders.start("dead", 10)
     holders.start("living", 20)
@@ -159,11 +163,11 @@ def test_a_dead_waiter_is_not_waited_for(holders):
     dead.kill()
     mine.close()
     holders.wait_for("enter living")
-    wait_until(lambda: turns.live("cpu") == ["living"], what="the dead waiter's ticket is cleared by who looks")
+    wait_until(lambda: device_queue.live("cpu") == ["living"], what="the dead waiter's ticket is cleared by who looks")
 
 
 def test_a_ticket_of_a_reused_pid_is_cleared(tmp_path):
-    turn = turns.Turn("cpu", "mine", 20)
+    turn = device_queue.Turn("cpu", "mine", 20)
     me = processes.identify(os.getpid())
     assert me is not None
     stale = tickets()[0].with_name(f"{10:020d}-earlier.json")
@@ -175,7 +179,7 @@ def test_a_ticket_of_a_reused_pid_is_cleared(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"{}", b'{"pid": "x"}'])
 def test_a_ticket_that_cannot_be_read_stops_nobody(content):
-    turn = turns.Turn("cpu", "mine", 20)
+    turn = device_queue.Turn("cpu", "mine", 20)
     tickets()[0].with_name(f"{10:020d}-broken.json").write_bytes(content)
     assert turn.wait(never)
     turn.close()
@@ -183,7 +187,7 @@ def test_a_ticket_that_cannot_be_read_stops_nobody(content):
 
 def test_a_waiter_whose_ticket_was_swept_away_still_gets_its_turn():
     """A cleaner of old files, or a reader that could not see the process, may take a ticket."""
-    turn = turns.Turn("cpu", "mine", 20)
+    turn = device_queue.Turn("cpu", "mine", 20)
     for path in tickets():
         path.unlink()
     looks = iter(range(50))
@@ -192,7 +196,7 @@ def test_a_waiter_whose_ticket_was_swept_away_still_gets_its_turn():
 
 
 def test_waiting_ends_when_it_is_given_up():
-    first, second = turns.Turn("cpu", "first", 10), turns.Turn("cpu", "second", 20)
+    first, second = device_queue.Turn("cpu", "first", 10), device_queue.Turn("cpu", "second", 20)
     assert first.wait(never)
     looks = iter([False, False, True])
     assert not second.wait(lambda: next(looks), poll_s=0.01)
@@ -202,7 +206,7 @@ def test_waiting_ends_when_it_is_given_up():
 
 
 def test_devices_do_not_wait_for_each_other():
-    one, other = turns.Turn("cpu", "one", 10), turns.Turn("cuda:0", "other", 20)
+    one, other = device_queue.Turn("cpu", "one", 10), device_queue.Turn("cuda:0", "other", 20)
     assert one.wait(never)
     assert other.wait(never)
     one.close()
@@ -210,13 +214,13 @@ def test_devices_do_not_wait_for_each_other():
 
 
 def test_a_run_that_waits_nowhere_has_nobody_before_it():
-    assert turns.place("cpu", "20261124-201516-0a1b2c") == 0
+    assert device_queue.place("cpu", "20261124-201516-0a1b2c") == 0
 
 
 @pytest.mark.parametrize("run_id", ["../../x", "a/b", "", "A", "x\n"])
 def test_a_ticket_is_named_by_an_id_alone(run_id):
     with pytest.raises(BadId):
-        turns.Turn("cpu", run_id, 1)
+        device_queue.Turn("cpu", run_id, 1)
     assert not list(machine_dir().rglob("*.json"))
 
 
@@ -251,7 +255,7 @@ def test_a_run_is_not_overtaken_by_one_whose_supervisor_comes_up_sooner(home, tm
     monkeypatch.delenv("FAKE_SLOW_START")
     second = home.start("finishes")
     device = machine.facts().device
-    wait_until(lambda: turns.place(device, second) == 1 or home.status(second) == "finished")
+    wait_until(lambda: device_queue.place(device, second) == 1 or home.status(second) == "finished")
     (tmp_path / "come-up").touch()
     for run_id in (first, second):
         home.wait_for(run_id, "finished")
@@ -265,7 +269,7 @@ def test_models_that_wait_for_a_question_leave_the_card_to_a_run(workspace, monk
     monkeypatch.setattr(machine, "facts", lambda: machine.MachineFacts(2, 8000, (machine.Gpu("a card", 16000, 8.0),)))
     assert not chat.a_run_wants_the_card()
     chat.serve(workspace, queue.Queue(), set(), lambda reply: None, 0.02, lambda: False)  # nobody asked for so long
-    turn = turns.Turn(machine.facts().device, "a-run", 1, ("cuda:0",))
+    turn = device_queue.Turn(machine.facts().device, "a-run", 1, ("cuda:0",))
     assert turn.wait(lambda: False)
     assert chat.a_run_wants_the_card()
     chat.serve(workspace, queue.Queue(), set(), lambda reply: None, 3600.0, chat.a_run_wants_the_card)

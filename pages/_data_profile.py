@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.components.v2 import component
 
 from engine.check import DatasetError
-from engine.data import Dataset, datasets, masks, numbers
+from engine.data import Dataset, datasets, masks, profile
 from engine.models import Base, bases
 from engine.words import t
 from engine.workspace import Workspace
@@ -79,7 +79,7 @@ def show(workspace: Workspace, dataset: Dataset) -> None:
     base = _base(workspace)
     try:
         with st.spinner(t("Counting ...")):
-            found = numbers.describe(workspace, dataset.id, base)
+            found = profile.describe(workspace, dataset.id, base)
     except DatasetError as error:
         st.error(_ui.plain(error.problem.sentence))
         return
@@ -102,7 +102,7 @@ def show(workspace: Workspace, dataset: Dataset) -> None:
             _bars(counts, name, title, f"{key}_{dataset.id}")
 
 
-def _lengths(found: numbers.Statistics) -> None:
+def _lengths(found: profile.Statistics) -> None:
     a, b, c, d = st.columns(4)
     a.metric(t("Tokens, median row"), f"{found.quantile(0.5):,}")
     b.metric(t("95 % of rows within"), f"{found.quantile(0.95):,}")
@@ -200,7 +200,7 @@ def division(workspace: Workspace, dataset: Dataset) -> None:
     base = bases.describe(_ui.current("base") or "starter", workspace)
     try:
         with st.spinner(t("Counting ...")):
-            found = numbers.describe(workspace, dataset.id, base).split
+            found = profile.describe(workspace, dataset.id, base).split
     except DatasetError as error:
         st.error(_ui.plain(error.problem.sentence))
         return
