@@ -45,7 +45,7 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
         )
         if not chosen:
             return
-    points, lines = [], {}
+    points, lines, compared = [], {}, {}
     specs = {one: store.load_spec(workspace, one) for one in chosen}
     for one in chosen:
         try:
@@ -55,14 +55,14 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
             continue
         if found.rows:
             points.append(frontier.point(names[one], found.rows, found.chance))
-            lines[one] = found.rows
+            lines[one], compared[one] = found.rows, found
     groups = _recipes({one: specs[one] for one in lines})
     if any(len(group) > 1 for group in groups.values()) and st.toggle(
         t("Runs that differ only in their seed are one point"), value=True, key="by_seed"
     ):
         by_run = {point.runs[0]: point for point in points}
         points = [frontier.over_seeds(label, [by_run[one] for one in group]) for label, group in groups.items()]
-    walked = {one: evaluations.along(workspace, one) for one in lines}
+    walked = {one: evaluations.along(compared[one]) for one in lines}
     if any(walked.values()) and st.toggle(
         t("With the points along each run"), value=True, key="with_along",
         help=t("Runs that were scored on their way; each step is a point, joined by a line."),

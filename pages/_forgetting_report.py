@@ -6,20 +6,19 @@ import pandas as pd
 import streamlit as st
 
 from engine.report import files, headline, questions, verdicts
-from engine.runs import ScoredRun, store
-from engine.spec import RunSpec
+from engine.runs import ScoredRun
 from engine.words import t
 from pages import _forgetting_tables as tables
 
 FLIPS_IN_REPORT = 100
 
 
-def downloads(scored: ScoredRun, run_spec: RunSpec, judged: list[verdicts.Judged], titled: dict[str, str]) -> None:
+def downloads(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> None:
     """Offer the figures and the report as files."""
     found = files.records(scored.rows, judged, titled)
 
     def page() -> bytes:
-        return _html(scored, run_spec, judged, titled)
+        return _html(scored, judged, titled)
 
     kinds = (
         (t("Figures (CSV)"), files.as_csv(found), "csv", "text/csv"),
@@ -38,8 +37,8 @@ def _texts(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return [str(name) for name in frame.columns], [[str(value) for value in row] for row in frame.to_numpy().tolist()]
 
 
-def _html(scored: ScoredRun, run_spec: RunSpec, judged: list[verdicts.Judged], titled: dict[str, str]) -> bytes:
-    rows, run_id = scored.rows, scored.run_id
+def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> bytes:
+    rows, run_id, run_spec = scored.rows, scored.run_id, scored.spec
     header, cells = _texts(tables.table(rows, judged, titled, every=True))
     told = [files.Table(title=t("Every figure"), header=header, rows=cells)]
     flipped = []
@@ -55,7 +54,7 @@ def _html(scored: ScoredRun, run_spec: RunSpec, judged: list[verdicts.Judged], t
         title = t("Questions that flipped, at most {n} of each benchmark", n=FLIPS_IN_REPORT)
         told.append(files.Table(title=title, header=names, rows=flipped))
     return files.as_html(
-        heading=t("Forgetting: {name}", name=store.name(scored.workspace, run_id)),
+        heading=t("Forgetting: {name}", name=scored.name),
         sentence=headline.headline(rows),
         about=[
             t("Run {id}: {recipe} on {base}", id=run_id, recipe=run_spec.recipe.name, base=run_spec.base.ref),

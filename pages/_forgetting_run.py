@@ -12,9 +12,9 @@ from engine.forgetting import evaluations, remedies
 from engine.models import bases
 from engine.plan import drafts
 from engine.report import Comparison, frontier, headline, items, paired, verdicts
-from engine.runs import Run, ScoredRun, store
+from engine.runs import Run, ScoredRun
 from engine.runs import scored as runs_scored
-from engine.spec import OBJECTIVES, RunSpec
+from engine.spec import OBJECTIVES
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _forgetting_ask, _forgetting_frontier, _forgetting_questions, _forgetting_report, _ui
@@ -23,32 +23,30 @@ from pages import _forgetting_tables as tables
 
 def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
     """Show one run, from its items alone. `runs` are all runs there are."""
-    run_spec = store.load_spec(workspace, run_id)
-    objective = OBJECTIVES[run_spec.objective]
-    titled = library.titles(workspace)
     try:
         scored = runs_scored.of(workspace, run_id, runs)
     except (paired.ItemsDiffer, OSError, msgspec.MsgspecError) as error:
         st.error(_ui.say("The scores of this run cannot be compared: {reason}", reason=error))
         return
+    run_spec, objective, titled = scored.spec, OBJECTIVES[scored.spec.objective], library.titles(workspace)
     judged = scored.judged(titled)
     if scored.rows:
-        _figures(scored, run_spec, judged, titled)
+        _figures(scored, judged, titled)
     if scored.rows and run_spec.kind == "train" and objective.is_scored_on_its_way:
-        _along(workspace, run_id)
+        _along(scored)
     if run_spec.kind == "train" and any(one.verdict == "real drop" for one in judged):
-        _what_to_do(workspace, run_id, run_spec)
+        _what_to_do(scored)
     if not objective.is_judge:
         _forgetting_ask.show(scored, titled)
     if scored.rows:
-        _forgetting_report.downloads(scored, run_spec, judged, titled)
+        _forgetting_report.downloads(scored, judged, titled)
 
 
-def _figures(scored: ScoredRun, run_spec: RunSpec, judged: list[verdicts.Judged], titled: dict[str, str]) -> None:
+def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> None:
     rows = scored.rows
     st.subheader(_ui.plain(headline.headline(rows)))
-    _ui.toy_note(bases.describe(run_spec.base.ref, scored.workspace))
-    if OBJECTIVES[run_spec.objective].is_judge:
+    _ui.toy_note(bases.describe(scored.spec.base.ref, scored.workspace))
+    if OBJECTIVES[scored.spec.objective].is_judge:
         st.caption(t("A reward model writes no answers, so it is not asked about general knowledge."))
     elif not judged:
         st.caption(t("No general benchmark was asked, so what it forgot is not known yet. Ask one below."))
@@ -102,9 +100,9 @@ def _distance(rows: list[Comparison]) -> None:
             )
 
 
-def _along(workspace: Workspace, run_id: str) -> None:
+def _along(scored: ScoredRun) -> None:
     """Show gain against retention step by step, or offer the run again, scored on its way, with what that costs."""
-    points = frontier.frontier(evaluations.along(workspace, run_id))
+    points = frontier.frontier(evaluations.along(scored))
     if points:
         st.subheader(t("Along the run"))
         picked = _forgetting_frontier.trade(points, "along")
@@ -121,12 +119,14 @@ def _along(workspace: Workspace, run_id: str) -> None:
             and picked.step < last
             and st.button(t("Same run, {n} steps", n=picked.step), key="shorter_run")
         ):
-            told = t("The same as {name}: it picks step {step}", name=store.name(workspace, run_id), step=picked.step)
-            made = drafts.of_run(workspace, run_id, came_from=told, changes={"train.max_steps": picked.step})
-            _ui.go("train", draft=drafts.save(workspace, made))
+            told = t("The same as {name}: it picks step {step}", name=scored.name, step=picked.step)
+            made = drafts.of_spec(
+                scored.workspace, scored.spec, came_from=told, changes={"train.max_steps": picked.step}
+            )
+            _ui.go("train", draft=drafts.save(scored.workspace, made))
         return
     with st.expander(t("Along the run: when was what learned and lost?")):
-        n, cost = evaluations.POINTS, evaluations.along_cost(workspace, run_id)
+        n, cost = evaluations.POINTS, evaluations.along_cost(scored)
         st.write(
             t(
                 "Its checkpoints were removed when it had finished. Train it again, scored {n} times on the way, and each "
@@ -143,20 +143,20 @@ def _along(workspace: Workspace, run_id: str) -> None:
                 )
             )  # fmt: skip
         if st.button(t("Same run, scored on its way"), key="along_again"):
-            _ui.go("train", draft=drafts.save(workspace, evaluations.along_draft(workspace, run_id)))
+            _ui.go("train", draft=drafts.save(scored.workspace, evaluations.along_draft(scored)))
 
 
-def _what_to_do(workspace: Workspace, run_id: str, run_spec: RunSpec) -> None:
+def _what_to_do(scored: ScoredRun) -> None:
     """Offer the same run with one thing changed, each with the effect to expect and its source."""
     st.subheader(t("What to do about it"))
     st.write(t("It lost something. Each of these is the same run with one thing changed, one click away:"))
-    found = remedies.of(run_spec)
+    found = remedies.of(scored.spec)
     columns = st.columns(min(3, len(found)))
     for index, remedy in enumerate(found):
         with columns[index % len(columns)].container(border=True):
             st.markdown(f"**{_ui.plain(remedy.title)}**")
             st.caption(_ui.plain(f"{remedy.effect} ({remedy.source})"))
             if st.button(t("Same run with this"), key=f"more_{remedy.name}"):
-                made = remedies.draft(workspace, run_id, remedy)
-                _ui.go("train", draft=drafts.save(workspace, made))
+                made = remedies.draft(scored, remedy)
+                _ui.go("train", draft=drafts.save(scored.workspace, made))
     st.caption(t("When it has finished, both stand side by side under “Runs against each other”."))

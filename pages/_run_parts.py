@@ -91,7 +91,8 @@ def actions(here: Workspace, run: Run) -> None:
                 st.rerun()
         if st.button(t("Duplicate"), help=t("Open Train with the same settings"), key="duplicate"):
             came_from = t("A copy of {name}", name=run.name)
-            _ui.go("train", draft=drafts.save(here, drafts.of_run(here, run.id, came_from=came_from)))
+            made = drafts.of_spec(here, store.load_spec(here, run.id), came_from=came_from)
+            _ui.go("train", draft=drafts.save(here, made))
         with st.popover(t("Rename")):
             new_name = st.text_input(t("Name"), run.name, key=f"rename_{run.id}")
             if st.button(t("Save the name"), key="save_name"):
@@ -160,8 +161,8 @@ def _start_again(here: Workspace, run_id: str, kind: str) -> None:
     with st.container(horizontal=True):
         for number, remedy in enumerate(found):
             if st.button(remedy.title[:1].upper() + remedy.title[1:], key=f"remedy_{number}"):
-                draft = drafts.of_run(
-                    here, run_id, changes=remedy.changes,
+                draft = drafts.of_spec(
+                    here, store.load_spec(here, run_id), changes=remedy.changes,
                     came_from=t("{name}, started again with {change}", name=store.name(here, run_id), change=remedy.title),
                 )  # fmt: skip
                 _ui.go("train", draft=drafts.save(here, draft))

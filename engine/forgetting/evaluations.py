@@ -134,21 +134,22 @@ def seconds(workspace: Workspace, ref: str, names: Sequence[str], limit: int = 0
     return None if other is None else one + other
 
 
-def along(workspace: Workspace, run_id: str) -> list[frontier.Point]:
+def along(run: scored.ScoredRun) -> list[frontier.Point]:
     """Return a point for each step of a run that was scored on its way, and one for its end, in order; nothing when it
-    was scored only at its end. All by the benchmarks of the first. Raises what scored.of() raises."""
-    folder = workspace.run_dir(run_id)
+    was scored only at its end. All by the benchmarks of the first."""
+    folder = run.folder
     steps = items.steps_scored(folder)
     if not steps:
         return []
-    name, chance = store.name(workspace, run_id), scored.of(workspace, run_id).chance
     lines = {step: paired.compare_run(folder, items.at_step(step)) for step in steps}
     last = max((event.step for event in events.read(folder)[0] if isinstance(event, events.Finished)), default=0)
     if last:
         asked = {row.benchmark for row in lines[steps[0]]}
         lines[last] = [row for row in paired.compare_run(folder) if row.benchmark in asked]
     return [
-        msgspec.structs.replace(frontier.point(t("{name}, step {step}", name=name, step=step), rows, chance), step=step)
+        msgspec.structs.replace(
+            frontier.point(t("{name}, step {step}", name=run.name, step=step), rows, run.chance), step=step
+        )
         for step, rows in lines.items()
         if rows
     ]
@@ -164,27 +165,27 @@ class AlongCost(msgspec.Struct, frozen=True, kw_only=True):
     scoring_s: float
 
 
-def along_cost(workspace: Workspace, run_id: str) -> AlongCost | None:
+def along_cost(run: scored.ScoredRun) -> AlongCost | None:
     """Return what it would cost to train a run again and score it on its way, by its own events; None when they do not
     say."""
-    found, _ = events.read(workspace.run_dir(run_id))
+    found, _ = events.read(run.folder)
     started = [one for one in found if isinstance(one, events.Started)]
     ended = [one for one in found if isinstance(one, events.Finished)]
     began = [one for one in found if isinstance(one, events.Phase) and one.detail == "tuned"]
-    scored = [
+    told = [
         one for one in found if isinstance(one, events.Scored) and one.model == "tuned" and one.benchmark != items.KL
     ]
-    if len(started) != 1 or not ended or not began or not scored:
+    if len(started) != 1 or not ended or not began or not told:
         return None  # resumed, or not scored: its clock says nothing
     return AlongCost(
-        run_s=ended[-1].monotonic_s - started[0].monotonic_s, scoring_s=scored[-1].monotonic_s - began[-1].monotonic_s
+        run_s=ended[-1].monotonic_s - started[0].monotonic_s, scoring_s=told[-1].monotonic_s - began[-1].monotonic_s
     )
 
 
-def along_draft(workspace: Workspace, run_id: str) -> drafts.Draft:
+def along_draft(run: scored.ScoredRun) -> drafts.Draft:
     """Return a run made again with all of its settings, scored at several points on its way."""
-    told = t("The same as {name}, scored {n} times on its way", name=store.name(workspace, run_id), n=POINTS)
-    return drafts.of_run(workspace, run_id, came_from=told, changes={"evaluate.along": POINTS})
+    told = t("The same as {name}, scored {n} times on its way", name=run.name, n=POINTS)
+    return drafts.of_spec(run.workspace, run.spec, came_from=told, changes={"evaluate.along": POINTS})
 
 
 def points(workspace: Workspace, run_ids: Sequence[str]) -> list[frontier.Point]:
@@ -194,7 +195,7 @@ def points(workspace: Workspace, run_ids: Sequence[str]) -> list[frontier.Point]
     for run_id in run_ids:
         try:
             one = scored.of(workspace, run_id, runs)
-            found.append(frontier.point(store.name(workspace, run_id), one.rows, one.chance))
+            found.append(frontier.point(one.name, one.rows, one.chance))
         except (paired.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError):
             continue
     return frontier.frontier([one for one in found if one.runs])

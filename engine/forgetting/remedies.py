@@ -7,10 +7,9 @@ from typing import Any
 import msgspec
 
 from engine.plan import drafts
-from engine.runs import store
+from engine.runs import ScoredRun
 from engine.spec import OBJECTIVES, RunSpec, objectives
 from engine.words import t
-from engine.workspace import Workspace
 
 
 def more_replay(share: float) -> float:
@@ -123,18 +122,17 @@ def _freeze(run_spec: RunSpec) -> Remedy | None:
     )
 
 
-def draft(workspace: Workspace, run_id: str, remedy: Remedy) -> drafts.Draft:
+def draft(run: ScoredRun, remedy: Remedy) -> drafts.Draft:
     """Return the draft of the same run with a remedy: same base, rows, questions and seed."""
-    came_from = t("The same as {name}: {change}", name=store.name(workspace, run_id), change=remedy.title)
+    came_from = t("The same as {name}: {change}", name=run.name, change=remedy.title)
     if remedy.recipe is None:
-        made = drafts.of_run(workspace, run_id, came_from=came_from, changes=remedy.changes)
+        made = drafts.of_spec(run.workspace, run.spec, came_from=came_from, changes=remedy.changes)
     else:
-        run_spec = store.load_spec(workspace, run_id)
-        changed = drafts.changed_settings(run_spec, workspace)
+        changed = drafts.changed_settings(run.spec, run.workspace)
         made = drafts.Draft(
             recipe=remedy.recipe,
-            base=drafts.base_of(run_spec),
-            dataset=run_spec.dataset.id,
+            base=drafts.base_of(run.spec),
+            dataset=run.spec.dataset.id,
             overrides={path: value for path, value in changed.items() if path.startswith(_KEPT)},
             came_from=came_from,
         )

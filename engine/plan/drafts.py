@@ -9,7 +9,6 @@ import msgspec
 
 from engine import limits
 from engine.plan import plans
-from engine.runs import store
 from engine.spec import RunSpec, schema, settings
 from engine.workspace import Workspace, write_atomically
 
@@ -47,9 +46,8 @@ def base_of(run_spec: RunSpec) -> str:
     return run_spec.base.ref if limits.on() else run_spec.base.pinned
 
 
-def of_run(workspace: Workspace, run_id: str, *, came_from: str, changes: dict[str, Any] | None = None) -> Draft:
+def of_spec(workspace: Workspace, run_spec: RunSpec, *, came_from: str, changes: dict[str, Any] | None = None) -> Draft:
     """Return a draft that repeats a run: the same recipe, base, data and every setting that its recipe did not give."""
-    run_spec = store.load_spec(workspace, run_id)
     return Draft(
         recipe=run_spec.recipe.name,
         base=base_of(run_spec),

@@ -12,7 +12,7 @@ from engine.check import DatasetError
 from engine.data import Dataset, datasets
 from engine.events import Failed
 from engine.models import Base, bases
-from engine.plan import checks, settled, targets
+from engine.plan import checks, from_recipe, targets
 from engine.plan.plan import Plan
 from engine.plan.targets import Target
 from engine.spec import RunSpec, recipes
@@ -50,7 +50,7 @@ def make(
     base = bases.describe(base, workspace) if isinstance(base, str) else base
     found, missing = (dataset, []) if isinstance(dataset, Dataset) else _dataset(workspace, dataset)
     dataset_id = dataset if isinstance(dataset, str) else found.id if found is not None else ""
-    spec, wrong = settled.spec_of(known[recipe_name], base, found, dataset_id, overrides, workspace)
+    spec, wrong = from_recipe.spec_of(known[recipe_name], base, found, dataset_id, overrides, workspace)
     return Plan(
         workspace,
         spec,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from engine.report import Comparison, Joined, items, paired, verdicts
 from engine.runs import store
 from engine.runs.store import Run
+from engine.spec import RunSpec
 from engine.workspace import Workspace
 
 
@@ -27,6 +29,19 @@ class ScoredRun:
     joined: Mapping[str, Joined]
     rows: Sequence[Comparison]
     chance: Mapping[str, float]
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        """What was run. Raises as store.load_spec does."""
+        return store.load_spec(self.workspace, self.run_id)
+
+    @cached_property
+    def name(self) -> str:
+        return store.name(self.workspace, self.run_id)
+
+    @property
+    def folder(self) -> Path:
+        return self.workspace.run_dir(self.run_id)
 
     def judged(self, titles: Mapping[str, str] | None = None) -> list[verdicts.Judged]:
         """Return what each general benchmark says about forgetting; `titles` adds names of a person's own benchmarks."""

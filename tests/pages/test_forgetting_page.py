@@ -20,7 +20,7 @@ from engine.models import bases
 from engine.plan import drafts
 from engine.report import Item, files, paired
 from engine.report import items as report_items
-from engine.runs import lifecycle, store
+from engine.runs import lifecycle, scored, store
 from engine.spec import RunSpec, schema
 from engine.words import Problem
 from engine.workspace import Workspace
@@ -127,7 +127,7 @@ def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -
 
 def test_the_points_along_a_run_stand_on_its_page_and_beside_other_runs(workspace: Workspace) -> None:
     run_id = preference_run(workspace)
-    assert evaluations.along(workspace, run_id) == []
+    assert evaluations.along(scored.of(workspace, run_id)) == []
     offered = open_page("forgetting", run=run_id)
     button(offered, "along_again").click().run()
     (saved,) = (workspace.root / "drafts").glob("*.json")
@@ -137,7 +137,7 @@ def test_the_points_along_a_run_stand_on_its_page_and_beside_other_runs(workspac
     for benchmark in ("new-task-preference", "toy-world"):  # at step 2 it had learned the same and lost nothing
         model = "tuned" if benchmark.startswith("new") else "base"
         (items / f"at-2-{benchmark}.jsonl").write_bytes((items / f"{model}-{benchmark}.jsonl").read_bytes())
-    points = evaluations.along(workspace, run_id)
+    points = evaluations.along(scored.of(workspace, run_id))
     assert [(p.step, round(p.change or 0, 2)) for p in points] == [(2, 0.0), (3, -0.67)]
     app = open_page("forgetting", run=run_id)
     assert not app.exception and not has_button(app, "along_again")

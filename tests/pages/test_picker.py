@@ -15,6 +15,7 @@ from engine.estimate import machine_choices
 from engine.machine import Gpu, MachineFacts
 from engine.models import bases, shortlist
 from engine.plan import targets
+from engine.runs import store
 from engine.spec import RunSpec, schema
 from tests.apps import button, has_button, open_page, texts
 from tests.helpers import planned
@@ -175,7 +176,7 @@ def test_a_pinned_base_is_kept_when_a_run_is_trained_again(server: Hub, workspac
     server.models["tiny/one"] = Repository(repository(size=2000), revisions={"main": "d" * 40, "old": COMMIT})
     hub.fetch("tiny/one")
     assert bases.describe("tiny/one", workspace).revision == "d" * 40
-    draft = drafts.of_run(workspace, run_dir.name, came_from="it")
+    draft = drafts.of_spec(workspace, store.load_spec(workspace, run_dir.name), came_from="it")
     assert draft.base == f"tiny/one@{COMMIT}"
     again, _ = planned(workspace, draft.recipe, base=draft.base, dataset=None, overrides={})
     assert again is not None and again.base == made.base

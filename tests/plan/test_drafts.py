@@ -15,6 +15,7 @@ from engine import starter
 from engine.data import datasets
 from engine.plan import drafts
 from engine.plan.drafts import Draft
+from engine.runs import store
 from engine.spec import RunSpec, recipes, schema
 from engine.spec import settings as spec_settings
 from engine.workspace import Workspace
@@ -112,7 +113,7 @@ def test_a_run_on_its_defaults_has_no_changes_that_would_travel_to_another_base(
 
 def test_what_a_person_changed_is_in_the_draft(workspace, base):
     ran(workspace, base, data(workspace), train__epochs=3, layers="top:0.5", adapter_args__rank=4, train__max_length=64)
-    draft = drafts.of_run(workspace, "r1", came_from="r1")
+    draft = drafts.of_spec(workspace, store.load_spec(workspace, "r1"), came_from="r1")
     assert draft.overrides.items() >= {
         "train.epochs": 3.0, "layers": "top:0.5", "adapter_args.rank": 4, "train.max_length": 64
     }.items()  # fmt: skip
@@ -126,7 +127,7 @@ def test_what_a_person_changed_is_in_the_draft(workspace, base):
 )
 def test_the_draft_of_a_run_opens_as_the_same_spec(workspace, base, recipe, overrides):
     made = ran(workspace, base, data(workspace), recipe, **overrides)
-    assert opened(workspace, drafts.of_run(workspace, "r1", came_from="r1")) == made
+    assert opened(workspace, drafts.of_spec(workspace, store.load_spec(workspace, "r1"), came_from="r1")) == made
 
 
 @pytest.mark.page
@@ -137,22 +138,22 @@ def test_the_draft_of_a_run_opens_as_the_same_spec(workspace, base, recipe, over
 def test_the_draft_of_a_starter_run_opens_as_the_same_spec(workspace, overrides):
     sample = datasets.add_sample(workspace, starter.sample("new-facts"))
     made = ran(workspace, "starter", sample.id, **overrides)
-    assert opened(workspace, drafts.of_run(workspace, "r1", came_from="r1")) == made
+    assert opened(workspace, drafts.of_spec(workspace, store.load_spec(workspace, "r1"), came_from="r1")) == made
 
 
 def test_changes_asked_for_go_before_those_of_the_run(workspace, base):
     ran(workspace, base, data(workspace), train__epochs=3, train__seed=7)
-    draft = drafts.of_run(workspace, "r1", came_from="r1", changes={"train.epochs": 9})
+    draft = drafts.of_spec(workspace, store.load_spec(workspace, "r1"), came_from="r1", changes={"train.epochs": 9})
     assert draft.overrides["train.epochs"] == 9 and draft.overrides["train.seed"] == 7
 
 
 def test_a_draft_survives_its_file(workspace, base):
     ran(workspace, base, data(workspace), layers=[1, 3], train__learning_rate=5e-5)
-    draft = drafts.of_run(workspace, "r1", came_from="r1")
+    draft = drafts.of_spec(workspace, store.load_spec(workspace, "r1"), came_from="r1")
     assert drafts.load(workspace, drafts.save(workspace, draft)) == draft
 
 
 def test_a_run_of_a_recipe_that_is_gone_still_makes_a_draft(workspace, base, monkeypatch, tmp_path):
     ran(workspace, base, data(workspace), train__epochs=3)
     monkeypatch.setattr(recipes, "RECIPES_DIR", Path(tmp_path))
-    assert drafts.of_run(workspace, "r1", came_from="r1").recipe == "lora"
+    assert drafts.of_spec(workspace, store.load_spec(workspace, "r1"), came_from="r1").recipe == "lora"
