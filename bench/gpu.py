@@ -22,7 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from engine import processes
+
+ROOT = processes.PROJECT_DIR
 RESULTS = ROOT / "bench" / "results"
 PARTS = ("oft", "lora", "qlora", "cap")
 OFT_KINDS = ("frozen", "lora r16", "peft series", "peft exact", "ours")

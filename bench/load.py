@@ -32,11 +32,11 @@ from typing import Any
 import psutil
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from engine import events
+from engine import events, processes
 from engine.runs import follow, lifecycle, store
 from engine.workspace import Workspace, new_run_id
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = processes.PROJECT_DIR
 PAGES = ("Data", "Advisor", "Train", "Runs", "Forgetting", "Guide")
 SLOW_MS = 120_000
 SAMPLE_EVERY_S = 2.0

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from engine import processes
 from engine.workspace import Workspace
 from tests import forked
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = processes.PROJECT_DIR
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 

@@ -23,7 +23,7 @@ from engine.workspace import Workspace
 
 T = TypeVar("T")
 SUPERVISOR = "tests.fakes.supervisor"
-PROJECT_DIR = Path(__file__).resolve().parents[1]
+PROJECT_DIR = processes.PROJECT_DIR
 
 
 def examples(count: int) -> int:

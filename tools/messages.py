@@ -29,7 +29,9 @@ from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
-ROOT = Path(__file__).resolve().parents[1]
+from engine import processes
+
+ROOT = processes.PROJECT_DIR
 LOCALES = ROOT / "engine" / "words" / "locales"
 LOOKED_UP = {"t", "later", "say", "words.t", "words.later", "_ui.say"}
 # Keys of a YAML whose texts a person reads. The guide's own Chinese words (phrase, also) are shown as they stand.

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
+from engine import processes
+
+PROJECT = processes.PROJECT_DIR
 OURS = ("app", "bench", "engine", "pages", "recipes", "tests", "tools")
 
 
