@@ -58,7 +58,7 @@ def _data_line(dataset: Dataset | None, said: dict[str, Any]) -> str:
             else t("No data yet: say below what it will be, or bring a file.")
         )
     kind = _data_words().get(dataset.report.type or "", dataset.report.type or "?")
-    return t("{name}: {rows} good rows. {kind}", name=dataset.name, rows=f"{dataset.good_rows:,}", kind=kind)
+    return t("{name}: {rows} rows. {kind}", name=dataset.name, rows=f"{dataset.good_rows:,}", kind=kind)
 
 
 def _card_line(said: dict[str, Any]) -> str:
