@@ -353,6 +353,13 @@ def columns_sample(dataset: Dataset) -> None:
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
-            parsed.append({str(k): json.dumps(v, ensure_ascii=False)[:200] for k, v in list(value.items())[:50]})
+            parsed.append(
+                {_shown(k): _shown(json.dumps(v, ensure_ascii=False)[:200]) for k, v in list(value.items())[:50]}
+            )
     if parsed:
         st.dataframe(pd.DataFrame(parsed), hide_index=True, alt=t("The first rows of the file"))
+
+
+def _shown(text: str) -> str:
+    """Half a character is a text that JSON can hold and a table cannot."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -12,7 +12,7 @@ import streamlit as st
 from engine.benchmarks import library
 from engine.forgetting import evaluations, sweep_plan
 from engine.report import Comparison, files, frontier, items, paired
-from engine.runs import Run, store
+from engine.runs import Run, ScoredRun, store
 from engine.runs import scored as runs_scored
 from engine.spec import RunSpec, schema, settings
 from engine.words import t
@@ -62,7 +62,7 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
     ):
         by_run = {point.runs[0]: point for point in points}
         points = [frontier.over_seeds(label, [by_run[one] for one in group]) for label, group in groups.items()]
-    walked = {one: evaluations.along(compared[one]) for one in lines}
+    walked = {one: _along(compared[one]) for one in lines}
     if any(walked.values()) and st.toggle(
         t("With the points along each run"), value=True, key="with_along",
         help=t("Runs that were scored on their way; each step is a point, joined by a line."),
@@ -97,6 +97,14 @@ def _look_at(run_id: str) -> None:
     _ui.choose("run", run_id)
     st.session_state["forgetting_view"] = "run"
     st.session_state.pop("scored_run", None)
+
+
+def _along(run: ScoredRun) -> list[frontier.Point]:
+    """Return the points along a run; none where they cannot be compared, which the run's own view says."""
+    try:
+        return evaluations.along(run)
+    except (paired.ItemsDiffer, OSError, ValueError):
+        return []
 
 
 def _recipes(specs: dict[str, RunSpec]) -> dict[str, list[str]]:

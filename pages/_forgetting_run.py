@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 import streamlit as st
 
 from engine.benchmarks import library
@@ -20,12 +19,15 @@ from engine.workspace import Workspace
 from pages import _forgetting_ask, _forgetting_frontier, _forgetting_questions, _forgetting_report, _ui
 from pages import _forgetting_tables as tables
 
+# What reading items raises, of a file that was cut or of questions that differ.
+BROKEN = (paired.ItemsDiffer, OSError, ValueError)
+
 
 def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
     """Show one run, from its items alone. `runs` are all runs there are."""
     try:
         scored = runs_scored.of(workspace, run_id, runs)
-    except (paired.ItemsDiffer, OSError, msgspec.MsgspecError) as error:
+    except BROKEN as error:
         st.error(_ui.say("The scores of this run cannot be compared: {reason}", reason=error))
         return
     run_spec, objective, titled = scored.spec, OBJECTIVES[scored.spec.objective], library.titles(workspace)
@@ -102,7 +104,11 @@ def _distance(rows: list[Comparison]) -> None:
 
 def _along(scored: ScoredRun) -> None:
     """Show gain against retention step by step, or offer the run again, scored on its way, with what that costs."""
-    points = frontier.frontier(evaluations.along(scored))
+    try:
+        points = frontier.frontier(evaluations.along(scored))
+    except BROKEN as error:
+        st.error(_ui.say("The points along this run cannot be compared: {reason}", reason=error))
+        return
     if points:
         st.subheader(t("Along the run"))
         picked = _forgetting_frontier.trade(points, "along")

@@ -200,7 +200,9 @@ names = {run.id: run.name for run in known}
 choices = child.models(workspace, known)
 current_run = f"run:{_ui.current('run')}"
 usual = [current_run] if current_run in choices else [ref for ref in choices if ref.startswith("run:")][:1]
-below = store.load_spec(workspace, usual[0].removeprefix("run:")).base.pinned if usual else "starter"
+below = "starter"
+if usual and (known_run := _ui.known_run(usual[0].removeprefix("run:"))):
+    below = store.load_spec(workspace, known_run).base.pinned
 usual = [*([below] if below in choices else []), *usual]
 chosen = st.multiselect(
     t("Models"),

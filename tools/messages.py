@@ -36,6 +36,7 @@ LOCALES = ROOT / "engine" / "words" / "locales"
 LOOKED_UP = {"t", "later", "say", "words.t", "words.later", "_ui.say"}
 # Keys of a YAML whose texts a person reads. The guide's own Chinese words (phrase, also) are shown as they stand.
 RECIPE_KEYS = {"title", "when", "trade", "says", "value_used", "why", "source", "guide"}
+EARLIER = "said by a rule of an earlier version"
 RULE_KEYS = {"says", "do", "help"}
 # the same safe loader, in C where PyYAML was built with it: ten times faster
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -129,6 +130,21 @@ def read(path: Path) -> dict[str, str]:
     return {str(message.id): str(message.string) for message in catalogue if message.id and message.string}
 
 
+def earlier(path: Path) -> dict[str, str]:
+    """Return what rules said before they were reworded or went, with its translation: a stored report keeps those words."""
+    if not path.stat().st_size:
+        return {}
+    with path.open("rb") as file:
+        catalogue = read_po(file)
+    now = messages()
+    return {
+        str(one.id): str(one.string)
+        for one in catalogue
+        if one.id and one.string and str(one.id) not in now
+        and (EARLIER in one.auto_comments or any(place.endswith("sentences.yaml") for place, _ in one.locations))
+    }  # fmt: skip
+
+
 def update(path: Path, known: dict[str, str]) -> list[str]:
     """Write a catalogue of all messages with the translations that are known, compiled beside it. Returns those
     messages that lack one."""
@@ -139,6 +155,8 @@ def update(path: Path, known: dict[str, str]) -> list[str]:
         header_comment="# Tunebook's interface. Made by `make messages`; fill in what is empty, then run it again.",
     )  # fmt: skip
     missing = []
+    for text, said in earlier(path).items():
+        catalogue.add(text, said, auto_comments=[EARLIER]).flags.clear()
     for text, places in messages().items():
         message = catalogue.add(text, known.get(text, ""), locations=places)
         message.flags.clear()  # a "%" is a percent sign here

@@ -17,7 +17,6 @@ from engine.workspace import Workspace
 
 if TYPE_CHECKING:
     from engine.advise import Advice, Alternative
-    from engine.data import Dataset
 
 
 def register(command: shared.Command) -> None:
@@ -43,6 +42,8 @@ def register(command: shared.Command) -> None:
 def advise(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Say which recipe suits some data, a machine and a goal, by which rules, and what would change that."""
     from engine.advise import Facts, alternatives, for_data
+    from engine.check import DatasetError
+    from engine.data import datasets
     from engine.models import bases
 
     try:
@@ -55,7 +56,13 @@ def advise(arguments: argparse.Namespace, workspace: Workspace) -> int:
         given = {"gpu_memory_gib": None, **given}
     flags = {name: getattr(arguments, name) for name in _FACTS if getattr(arguments, name) is not None}
     base = bases.describe(arguments.base, workspace) if arguments.base else None
-    data = _data(arguments, workspace) if arguments.data else None
+    data = None
+    if arguments.data is not None:
+        try:
+            data = datasets.load(workspace, add_data(arguments, workspace))
+        except DatasetError as error:
+            print(error.problem.sentence, file=sys.stderr)
+            return EXIT_REFUSED
     _, advice = for_data.for_data(workspace, base=base, data=data, said={**given, **flags})
     problems = [*advice.problems, *_base_problems(base)]
     if arguments.json:
@@ -106,15 +113,3 @@ def _range_words(one: Alternative) -> str:
 
 _FACTS = ("rows", "data_type", "good_rows", "bad_rows", "gpu_memory_gib", "base_parameters", "goal", "alignment_data",
           "forgetting_tolerance", "has_reward_model", "base_is_tuned", "time_budget_minutes")  # fmt: skip
-
-
-def _data(arguments: argparse.Namespace, workspace: Workspace) -> Dataset | None:
-    """Return the data that is named, or None when it cannot be read, which is said."""
-    from engine.check import DatasetError
-    from engine.data import datasets
-
-    try:
-        return datasets.load(workspace, add_data(arguments, workspace))
-    except DatasetError as error:
-        print(error.problem.sentence, file=sys.stderr)
-        return None

@@ -9,8 +9,10 @@ import sys
 from typing import Any
 
 from engine import __version__, processes
-from engine.cli import advise, data, export, fit, forgetting, runs
-from engine.words import environment_language, languages, set_language
+from engine.cli import advise, data, export, fit, forgetting, runs, shared
+from engine.cli.shared import EXIT_FAILED
+from engine.spec import recipes
+from engine.words import Problem, environment_language, languages, set_language
 from engine.workspace import Workspace, default_workspace
 
 
@@ -61,4 +63,10 @@ def main(argv: list[str] | None = None) -> None:
     set_language(arguments.lang or environment_language())
     if arguments.function is app:
         arguments.streamlit = rest
-    sys.exit(arguments.function(arguments, default_workspace()))
+    try:
+        sys.exit(arguments.function(arguments, default_workspace()))
+    except recipes.RecipeError as error:
+        sys.exit(shared.refuse([Problem(rule="recipe-broken", where="recipe", parameters={"reason": str(error)})]))
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is to be flushed there
+        sys.exit(EXIT_FAILED)

@@ -69,6 +69,11 @@ def known_run(workspace: Workspace, run_id: str) -> bool:
     from engine.runs import store
 
     if store.exists(workspace, run_id):
+        try:
+            store.load_spec(workspace, run_id)
+        except (OSError, ValueError) as error:
+            print(t("The specification of {id} cannot be read: {reason}.", id=run_id, reason=error), file=sys.stderr)
+            return False
         return True
     print(t("There is no run {id}; `tunebook runs` lists them.", id=run_id[:80]), file=sys.stderr)
     return False
@@ -83,7 +88,7 @@ def add_data(arguments: argparse.Namespace, workspace: Workspace) -> str:
     """Return the id of the data named on the command line: a stored id, a sample, a file that is stored now, a data set
     of the hub (hf:owner/name[:config][:split]), or several of these mixed by weight (mix:A=3,B=1)."""
     from engine import starter
-    from engine.check import DatasetError
+    from engine.check import DatasetError, os_problem
     from engine.data import datasets, jobs, mix
     from engine.models import hub_client
 
@@ -105,7 +110,11 @@ def add_data(arguments: argparse.Namespace, workspace: Workspace) -> str:
         except hub_client.HubError as error:
             raise DatasetError(error.problem) from error
     source = Path(arguments.data)
-    if not source.exists():
+    try:
+        there = source.exists()
+    except OSError as error:  # a name that no file can have
+        raise DatasetError(os_problem(error, source)) from error
+    if not there:
         if arguments.data in {sample.name for sample in starter.SAMPLES}:
             return datasets.add_sample(workspace, starter.sample(arguments.data)).id
         if any(d.id == arguments.data for d in datasets.list_all(workspace)):

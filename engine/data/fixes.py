@@ -38,9 +38,10 @@ def _drop_bad_rows(original: Path, mapping: dict[str, str], progress: OnProgress
     """Replace the file by its good rows as JSON Lines."""
     kept_path = original.with_name("kept")
     with _KeptLines(kept_path) as kept:
-        check_file(original, progress=progress, sink=kept, mapping=mapping)
-    if not kept.rows:
-        raise DatasetError(Problem(rule="nothing-to-keep"))
+        report = check_file(original, progress=progress, sink=kept, mapping=mapping)
+    if not kept.rows:  # what is wrong with all of the file says more
+        of_all = [one for one in report.problems if one.severity == "error" and not one.line and not one.row]
+        raise DatasetError(of_all[0] if of_all else Problem(rule="nothing-to-keep"))
     os.replace(kept_path, original)
 
 

@@ -44,7 +44,12 @@ def build(
     tuned = bases.describe(ref, workspace)
     quantize = "none"
     if ref.startswith("run:") and not tuned.problems:
-        made = store.load_spec(workspace, ref.removeprefix("run:"))
+        try:
+            made = store.load_spec(workspace, ref.removeprefix("run:"))
+        except (OSError, ValueError) as error:
+            run_id, reason = ref.removeprefix("run:"), str(error)
+            told = Problem(rule="run-spec-broken", where="base.ref", parameters={"run": run_id, "reason": reason})
+            return None, [told]
         quantize = made.quantize
         against = against or made.base.pinned
     if against is not None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
-from engine.data import Dataset, division, lengths
+from engine.check import DatasetError
+from engine.data import Dataset, datasets, division, lengths
 from engine.estimate import duration, machine_choices, measured, memory
 from engine.models import Base
 from engine.plan.targets import Target
-from engine.spec import RunSpec, counts, recipes
+from engine.spec import OBJECTIVES, RunSpec, counts, recipes
 from engine.words import Problem
 from engine.workspace import Workspace
 
@@ -80,7 +81,22 @@ class Plan:
         """What decides the memory, with no row counted as longer than the data's longest."""
         setup = memory.setup_of(self.spec)
         longest = self._lengths.longest if self._lengths is not None else None
-        return setup if longest is None else memory.with_longest(setup, longest)
+        general = self._longest_general
+        return setup if longest is None or general is None else memory.with_longest(setup, max(longest, general))
+
+    @cached_property
+    def _longest_general(self) -> int | None:
+        """How long the general rows are that are mixed in; 0 without any, None when it is not known."""
+        train = self.spec.train
+        if not (OBJECTIVES[self.spec.objective].replays and train.replay_share):
+            return 0
+        if not train.replay_data:
+            return counts.MOST_WORLD_TOKENS if self.base.is_toy else counts.MOST_WRITTEN_TOKENS
+        try:
+            found = lengths.of(datasets.load(self.workspace, train.replay_data), self.base, self.workspace)
+        except (DatasetError, OSError, ValueError):
+            return None
+        return found.longest if found is not None else None
 
     @cached_property
     def chosen(self) -> machine_choices.Chosen:

@@ -57,9 +57,12 @@ class Item(msgspec.Struct, kw_only=True):
 
 
 def read_items(path: Path) -> list[Item]:
-    """Read one items file."""
+    """Read one items file. Raises msgspec.DecodeError when it is broken."""
     decoder = msgspec.json.Decoder(Item)
-    return [decoder.decode(line) for line in path.read_bytes().splitlines() if line]
+    try:
+        return [decoder.decode(line) for line in path.read_bytes().splitlines() if line]
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"{path.name}: {error}") from error
 
 
 def write_items(path: Path, items: list[Item]) -> None:

@@ -47,7 +47,10 @@ def start(
         run_dir.mkdir(exist_ok=False)
         try:
             write_atomically(run_dir / "spec.json", schema.encode(run_spec))
-            write_atomically(run_dir / "meta.json", msgspec.json.encode({"name": name or _default_name(run_spec)}))
+            write_atomically(
+                run_dir / "meta.json",
+                msgspec.json.encode({"name": store.one_line(name or "") or _default_name(run_spec)}),
+            )
             for file, content in (files or {}).items():
                 write_atomically(run_dir / file, content)
             events.make_reserve(run_dir)

@@ -86,8 +86,9 @@ def _holders(run_id: str, evaluations: Sequence[Run]) -> tuple[str, ...]:
 
 def _settings(workspace: Workspace, run_id: str) -> dict[str, dict[str, Any]]:
     try:
-        return msgspec.json.decode((workspace.run_dir(run_id) / "items" / "settings.json").read_bytes(), type=dict)
-    except (OSError, msgspec.MsgspecError):
+        content = (workspace.run_dir(run_id) / "items" / "settings.json").read_bytes()
+        return msgspec.json.decode(content, type=dict[str, dict[str, Any]])
+    except (OSError, ValueError):
         return {}
 
 

@@ -192,9 +192,14 @@ def name(workspace: Workspace, run_id: str) -> str:
     return str(_meta(workspace, run_id).get("name", run_id))
 
 
+def one_line(name: str) -> str:
+    """Return a name as it is kept: one line, of at most 120 characters."""
+    return " ".join(name.split())[:120]
+
+
 def rename(workspace: Workspace, run_id: str, new_name: str) -> None:
     """Give a run another name; an empty one is ignored."""
-    run_dir, cleaned = workspace.run_dir(run_id), " ".join(new_name.split())[:120]
+    run_dir, cleaned = workspace.run_dir(run_id), one_line(new_name)
     if cleaned and run_dir.is_dir():
         write_atomically(run_dir / "meta.json", msgspec.json.encode({**_meta(workspace, run_id), "name": cleaned}))
 

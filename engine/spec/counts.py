@@ -9,6 +9,9 @@ from engine.spec.schema import RunSpec, Train
 # Good answers with their weight over bad ones with theirs: inside both ranges that KTO's paper has given, 1 to 4/3
 # (arXiv 2402.01306 version 1, equation 8) and 1 to 3/2 (its ICML version, equation 9).
 KTO_RATIO = 1.15
+# The most tokens of a general row, its question and marks included: of the starter's world, and of what a base writes
+# itself (96 new tokens; engine/train/replay.py).
+MOST_WORLD_TOKENS, MOST_WRITTEN_TOKENS = 32, 128
 
 
 def kto_weights(good_rows: int, bad_rows: int) -> tuple[float, float]:

@@ -262,4 +262,7 @@ def encode(spec: RunSpec) -> bytes:
 
 def decode(data: bytes) -> RunSpec:
     """Read spec.json; unknown fields and wrong types are refused with the path. Raises msgspec.ValidationError."""
-    return msgspec.json.decode(data, type=RunSpec)
+    try:
+        return msgspec.json.decode(data, type=RunSpec)
+    except UnicodeDecodeError as error:
+        raise msgspec.ValidationError(str(error)) from error

@@ -35,7 +35,7 @@ def held_out(rows: list[dict[str, Any]], share: float, seed: int) -> list[int]:
     if len(groups) < 2:
         return []
     order = sorted(groups, key=lambda g: hashlib.sha256(f"{seed}:{g}".encode("utf-8", "surrogatepass")).digest())
-    wanted = min(MOST_HELD_OUT, max(1, round(share * len(rows))))
+    wanted = most_held_out(len(rows), share)
     chosen: list[int] = []
     for group in order[:-1]:
         if len(chosen) >= wanted:
@@ -44,6 +44,11 @@ def held_out(rows: list[dict[str, Any]], share: float, seed: int) -> list[int]:
             continue
         chosen += groups[group]
     return sorted(chosen)
+
+
+def most_held_out(rows: int, share: float) -> int:
+    """Return how many of so many rows are to be held out, as far as their groups allow."""
+    return min(MOST_HELD_OUT, max(1, round(share * rows))) if share > 0 else 0
 
 
 def divide(

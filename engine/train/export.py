@@ -109,9 +109,9 @@ def _tokenizer(run_spec: RunSpec, base: Base) -> Any:
     """Return the tokenizer as training had it (load.py)."""
     from transformers import AutoTokenizer
 
-    from engine.train.load import _from_pretrained
+    from engine.train.load import from_pretrained
 
-    tokenizer = _from_pretrained(AutoTokenizer, str(base.folder or base.ref), run_spec)
+    tokenizer = from_pretrained(AutoTokenizer, str(base.folder or base.ref), run_spec)
     ensure_template(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -134,7 +134,7 @@ def _whole(run_spec: RunSpec, workspace: Workspace) -> Any:
     from transformers import AutoModelForCausalLM
 
     from engine.train import oft
-    from engine.train.load import _from_pretrained
+    from engine.train.load import from_pretrained
 
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
     if base.problems:
@@ -143,7 +143,7 @@ def _whole(run_spec: RunSpec, workspace: Workspace) -> Any:
         below = store.load_spec(workspace, base.ref.removeprefix("run:"))
         return oft.merged(_with_adapter(below, workspace, base.folder, None))
     source = str(base.folder or base.ref)
-    return _from_pretrained(AutoModelForCausalLM, source, run_spec, dtype="auto", use_safetensors=True)
+    return from_pretrained(AutoModelForCausalLM, source, run_spec, dtype="auto", use_safetensors=True)
 
 
 def _logits(model: Any, texts: list[list[int]]) -> list[Any]:

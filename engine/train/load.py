@@ -39,7 +39,7 @@ def load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | N
     dtype = torch.bfloat16 if half else torch.float32
     notes = []
     source = str(base.folder) if base.folder is not None else base.ref
-    tokenizer = _from_pretrained(AutoTokenizer, source, spec)
+    tokenizer = from_pretrained(AutoTokenizer, source, spec)
     if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
         model = _merged(base, spec, workspace, dtype, chosen)
         notes.append(later("The earlier run's adapter was merged into its base first."))
@@ -101,7 +101,7 @@ def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: machine_choice
     extra = {"attn_implementation": "flash_attention_2"} if chosen.padding_free else {}
     if spec.quantize != "none":
         return _quantized(source, spec, dtype, **extra)
-    return _from_pretrained(AutoModelForCausalLM, source, spec, dtype=dtype, use_safetensors=True, **extra)
+    return from_pretrained(AutoModelForCausalLM, source, spec, dtype=dtype, use_safetensors=True, **extra)
 
 
 def _quantized(source: str, spec: RunSpec, dtype: torch.dtype, **extra: Any) -> Any:
@@ -119,7 +119,7 @@ def _quantized(source: str, spec: RunSpec, dtype: torch.dtype, **extra: Any) -> 
         )
     else:
         config = BitsAndBytesConfig(load_in_8bit=True)
-    model = _from_pretrained(
+    model = from_pretrained(
         AutoModelForCausalLM, source, spec,
         dtype=dtype, use_safetensors=True, quantization_config=config, device_map={"": _device()}, **extra,
     )  # fmt: skip
@@ -136,7 +136,7 @@ def _keep_4bit_as_written(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _from_pretrained(kind: Any, source: str, spec: RunSpec, **settings: Any) -> Any:
+def from_pretrained(kind: Any, source: str, spec: RunSpec, **settings: Any) -> Any:
     """Load a model or tokenizer; code that came with it is never run. Raises RunRefused when it cannot be had."""
     try:
         return kind.from_pretrained(source, revision=spec.base.revision, trust_remote_code=False, **settings)

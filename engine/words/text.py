@@ -76,7 +76,10 @@ class Text(msgspec.Struct, frozen=True):
     parameters: dict[str, str | int | float | bool | Text | None] = {}
 
     def __str__(self) -> str:
-        return t(self.text, **self.parameters)
+        try:
+            return t(self.text, **self.parameters)
+        except (LookupError, ValueError, AttributeError, TypeError):  # out of a file: words that lack a parameter
+            return self.text
 
     def __format__(self, how: str) -> str:
         return format(str(self), how)

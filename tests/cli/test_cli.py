@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -452,6 +454,44 @@ def test_advise_answers_from_flags_a_file_and_facts_and_says_why(tunebook, tmp_p
     assert said.json["advised"]["adapter"] == "lora" and not any(row["fired"] for row in said.json["tables"]["memory"])
     said = tunebook("advise", "--data", file_of(tmp_path, PAIRS))
     assert said.code == 0 and "C3" in said.out
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "there is no file"), (b"", "is empty"), (b"PAR1 and nothing more", "Parquet file cannot be read"),
+        (b'{"question": "a", "reply": "b"}\n', "none of the known layouts"), ("folder", "is a folder"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", [["advise"], ["fit", "lora"]], ids=lambda words: words[0])
+def test_data_that_cannot_be_read_is_refused_with_what_is_wrong_with_it(tunebook, tmp_path, command, content, says):
+    path = tmp_path / "mine.jsonl"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    said = tunebook(*command, "--data", str(path), "--json")
+    assert said.code == 2 and says in said.err and not said.out
+    assert tunebook(*command, "--data", "a" * 5000).code == 2
+
+
+@pytest.mark.parametrize(
+    "words", [["advise", "--rows", "100"], ["fit", "lora"], ["train", "lora", "--data", "new-facts"]]
+)
+def test_a_recipe_that_cannot_be_read_is_named(tunebook, tmp_path, monkeypatch, words):
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("title: [")
+    monkeypatch.setattr(recipes, "RECIPES_DIR", folder)
+    said = tunebook(*words)
+    assert said.code == 2 and "mine.yaml" in said.err
+
+
+def test_a_reader_of_the_output_that_goes_is_no_fault(tmp_path):
+    code = "import sys; from engine.cli import main; sys.argv = ['tunebook', 'check', '--rules']; main()"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=processes.PROJECT_DIR, timeout=60)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 
 
 @pytest.mark.parametrize("content", ["{", '{"rows": "many"}', '{"colour": 1}', "[]"])

@@ -19,6 +19,7 @@ from streamlit.testing.v1 import AppTest
 from engine.benchmarks import library
 from engine.chat import votes
 from engine.data import datasets, recheck
+from engine.export import NotExportable, portable_recipe
 from engine.forgetting import claims, sweep_plan
 from engine.plan import drafts
 from engine.report import headline
@@ -108,6 +109,14 @@ def test_the_own_benchmark_is_there_with_its_questions(told: dict[str, Any], wor
     own = [one for one in library.available(workspace) if one.name not in {one.name for one in library.available()}]
     assert [one.name for one in own] == told["own_benchmarks"]
     assert all(library.docs(one) for one in own)
+
+
+def test_a_sweep_and_an_evaluation_are_no_recipes_to_take_along(told: dict[str, Any], workspace: Workspace) -> None:
+    asked = [run["id"] for run in told["runs"] if store.load_spec(workspace, run["id"]).kind != "train"]
+    assert len(asked) >= 2
+    for run_id in asked:
+        with pytest.raises(NotExportable, match="trained nothing itself"):
+            portable_recipe.of_run(workspace, run_id)
 
 
 def test_the_sweep_has_the_same_table(told: dict[str, Any], workspace: Workspace) -> None:

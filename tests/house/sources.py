@@ -48,10 +48,29 @@ def imports(path: Path) -> Iterator[tuple[int, str, ast.AST]]:
             module = ".".join(part for part in (start, node.module) if part)
             for alias in node.names:
                 yield node.lineno, f"{module}.{alias.name}", node
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        elif isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
-                yield node.lineno, node.args[0].value, node
+            given = [*node.args[:1], *(one.value for one in node.keywords if one.arg == "name")]
+            if called in ("import_module", "__import__") and given and isinstance(given[0], ast.Constant):
+                yield node.lineno, str(given[0].value), node
+
+
+def reached(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and full name of everything a file reaches by attributes of what it imports, as data.making.fill."""
+    bound = {}
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            bound |= {
+                one.asname or one.name.partition(".")[0]: one.name if one.asname else top(one.name)
+                for one in node.names
+            }
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            bound |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Attribute):
+            first, _, rest = ast.unparse(node).partition(".")
+            if first in bound and all(part.isidentifier() for part in rest.split(".")):
+                yield node.lineno, f"{bound[first]}.{rest}"
 
 
 def top(name: str) -> str:

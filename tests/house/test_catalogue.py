@@ -35,7 +35,23 @@ def test_no_message_of_the_interface_lacks_a_translation(path):
     translated = messages.read(path)
     missing = [text for text in messages.messages() if not translated.get(text)]
     assert missing == [], PAST
-    assert sorted(set(translated) - set(messages.messages())) == [], f"no longer used: {PAST}"
+    unused = set(translated) - set(messages.messages()) - set(messages.earlier(path))
+    assert sorted(unused) == [], f"no longer used: {PAST}"
+
+
+def test_what_a_rule_said_before_keeps_its_translation_for_stored_reports(tmp_path):
+    path = tmp_path / "zh" / "LC_MESSAGES" / "tunebook.po"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        CATALOGUES[0].read_text("utf-8")
+        + '\n#: engine/check/sentences.yaml\nmsgid "{n} rows were odd"\nmsgstr "{n} 行很怪"\n'
+        '\n#: pages/data.py\nmsgid "an old button"\nmsgstr "旧按钮"\n', "utf-8",
+    )  # fmt: skip
+    for _ in range(2):  # it is still there after the next time
+        messages.update(path, messages.read(path))
+        kept = messages.read(path)
+        assert kept["{n} rows were odd"] == "{n} 行很怪" and "an old button" not in kept
+    assert "行很怪".encode() in path.with_suffix(".mo").read_bytes()
 
 
 @pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parents[1].name)

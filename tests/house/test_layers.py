@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from tests.house.sources import PROJECT, imports, module_of, name_of, public_names, sources, tree_of
+from tests.house.sources import PROJECT, imports, module_of, name_of, public_names, reached, sources, tree_of
 
 # A package imports its own files and packages on floors below it, and these through their faces.
 FLOORS = (
@@ -76,11 +76,22 @@ def home_of(name: str) -> str:
 
 
 def wrong_imports() -> Iterator[str]:
-    """Yield every import from a floor that is not below, or past a face."""
+    """Yield every import from a floor that is not below, past a face, or of another file's private name."""
     for path in SCANNED:
         here = module_of(path)
-        for _, name, _ in imports(path):
+        named = {name for _, name, _ in imports(path)}
+        # a module that is reached by attributes is imported as much as one that is named
+        named |= {name for _, name in reached(path) if name in modules()}
+        for name in sorted(named):
             there = home_of(name)
+            last = name.rpartition(".")[2]
+            if (
+                last.startswith("_")
+                and not last.startswith("__")
+                and name not in modules()
+                and there in set(modules()) - {here}
+            ):
+                yield f"{name_of(path)} imports {name}, which is private"
             if not name.startswith("engine.") or there == "engine" or package_of(there) == package_of(here):
                 continue
             if floor_of(there) >= floor_of(here):

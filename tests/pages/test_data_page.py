@@ -603,3 +603,9 @@ def test_a_check_and_its_report_agree_on_what_a_row_is(workspace: Workspace) -> 
     for found in check_file(original(dataset)).problems:
         (row,) = one_row.find(original(dataset), {}, only=(found.row or 0,)).rows
         assert row.line == found.line
+
+
+def test_half_a_character_in_columns_that_nobody_knows_is_shown_escaped(workspace: Workspace) -> None:
+    content = b'{"q\\ud8001": "a", "zz": "b"}\n{"q": "c", "zz": "d"}\n'
+    app = open_page("data", dataset=stored(workspace, content).id)
+    assert any("q\\ud8001" in frame.value.columns for frame in app.dataframe)

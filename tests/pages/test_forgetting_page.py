@@ -233,3 +233,24 @@ def test_a_spreadsheet_takes_no_text_for_a_formula() -> None:
     )  # fmt: skip
     (line,) = csv.DictReader(io.StringIO(files.as_csv(files.records(rows)).decode("utf-8-sig")))
     assert line["benchmark"] == "'=cmd()" and float(line["change"]) == -1.0
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("tuned-toy-world.jsonl", b'{"item": "\xff"}\n', "cannot be compared"),
+        ("tuned-toy-world.jsonl", b'{"item"', "cannot be compared"),
+        ("at-2-toy-world.jsonl", b'{"broken', "points along this run cannot be compared"),
+        ("at-2-toy-world.jsonl", b"", "points along this run cannot be compared"),
+        ("settings.json", b'{"toy-world": 7}', "real drop"),
+        ("settings.json", b"\xff", "real drop"),
+    ],
+)
+def test_broken_scores_are_said_and_take_nothing_else_away(
+    workspace: Workspace, file: str, content: bytes, says: str
+) -> None:
+    run_id = preference_run(workspace)
+    (workspace.run_dir(run_id) / "items" / file).write_bytes(content)
+    for view in ("run", "compare"):
+        app = open_page("forgetting", run=run_id, view=view)
+        assert view == "compare" or says in texts(app)

@@ -1,15 +1,22 @@
-"""A plan of one run on many bases: what is said of each must agree."""
+"""A plan says what the run will do, and what it says of many bases agrees."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import machine
+from engine.data import datasets
 from engine.machine import MachineFacts
 from engine.models import shortlist
 from engine.plan import plans
+from engine.spec import split
 from engine.workspace import Workspace
 from tests.helpers import examples
 
@@ -39,3 +46,43 @@ def test_a_smaller_model_is_never_said_to_fit_worse_than_a_larger_one_of_its_fam
         for family in FAMILIES:
             rooms = [ORDER.index(plans.on_base(plan, one.base).room) for one in family]
             assert rooms == sorted(rooms), [one.id for one in family]
+
+
+def stored(workspace: Workspace, folder: Path, rows: list[dict[str, Any]], name: str) -> str:
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return datasets.add(workspace, path, name).id
+
+
+def answers(questions: list[str]) -> list[dict[str, str]]:
+    return [{"prompt": question, "completion": f"It is {number}."} for number, question in enumerate(questions)]
+
+
+@pytest.mark.parametrize(
+    "questions", [["one"], ["one", "two"], ["a", "a", "b"], [f"What is {n % 7}?" for n in range(60)]], ids=len
+)
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_plan_counts_the_rows_as_its_run_divides_them(
+    workspace: Workspace, tmp_path: Path, questions: list[str], share: float, most: int
+) -> None:
+    dataset = stored(workspace, tmp_path, answers(questions), "mine")
+    wish = {"dataset.eval_share": share, "dataset.most_rows": most or None}
+    plan = plans.make(workspace, "lora", base="starter", dataset=dataset, overrides=wish)
+    read = pyarrow.parquet.read_table(datasets.rows_path(workspace, dataset)).to_pylist()
+    train, _ = split.divide(plan.spec.dataset, lambda _: read)
+    assert plan.rows == len(train)
+
+
+def test_general_rows_that_are_longer_than_the_data_count_for_the_memory(workspace: Workspace, tmp_path: Path) -> None:
+    short = stored(workspace, tmp_path, answers([f"What is {n}?" for n in range(60)]), "short")
+    long = stored(workspace, tmp_path, answers([f"{n} " + "river " * 300 for n in range(60)]), "long")
+
+    def longest(**overrides: Any) -> int:
+        wish = {path.replace("__", "."): value for path, value in overrides.items()}
+        return plans.make(workspace, "lora", base="starter", dataset=short, overrides=wish).setup.max_length
+
+    alone = longest(train__replay_share=0.0)
+    assert alone < longest(train__replay_share=0.5) <= 32
+    assert longest(train__replay_share=0.5, train__replay_data=long) > 256
+    assert longest(train__replay_share=0.0, train__replay_data=long) == alone

@@ -512,6 +512,12 @@ def test_a_resumed_run_is_never_seen_as_interrupted_before_it_starts(home, devic
 
 
 # --- names, summaries, lists ------------------------------------------------------------------------------------------
+def test_the_name_of_a_run_is_one_line(home):
+    run_id = home.start("finishes", name="a\n# H  " + "x" * 500)
+    name = store.name(home.workspace, run_id)
+    assert name.startswith("a # H xxx") and len(name) == 120
+
+
 def test_a_run_can_be_renamed(home):
     write_run(home.workspace, RUN_ID, events.Queued(device="cpu"), events.Finished(step=1))
     store.rename(home.workspace, RUN_ID, "  a\nbetter \t name ")

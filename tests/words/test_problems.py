@@ -127,3 +127,10 @@ print("yaml" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["False", "True"], done.stderr
+
+
+@pytest.mark.parametrize("words", ["{gone} rows", "a stray { brace", "{0}", "{where.no}", "{a!x}"])
+def test_stored_words_that_do_not_fit_their_parameters_are_shown_as_they_stand(words):
+    stored = msgspec.json.encode(Problem(rule="bom", where="a", words=(words, "do it")))
+    again = msgspec.json.decode(stored, type=Problem)
+    assert again.sentence == f"{words}; do it"
