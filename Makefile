@@ -42,10 +42,10 @@ audit: setup
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
-# under a minute: no browser, no pages, no training, no scans, no queue of real processes
+# under a minute: no browser, no pages, no training, no scans, no queue of real processes, no hub, no demo
 test-quick: setup
-	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not slow and not browser and not page and not train and not scan" \
-	  $(patsubst %,--ignore=tests/%,pages homes house train runs)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser and not page and not train and not scan" \
+	  $(patsubst %,--ignore=tests/%,pages homes house train runs models/test_hub.py test_demo.py)
 
 test-all: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --fresh-children

@@ -102,7 +102,7 @@ def test_a_file_that_is_no_data_is_stored_to_be_shown(workspace, tmp_path):
     assert not dataset.trainable and "a PNG image" in dataset.report.sentence
     assert datasets.preview(workspace, dataset.id) == []
     assert problem_of(lambda: datasets.rows_path(workspace, dataset.id)) == "nothing-to-keep"
-    assert problem_of(lambda: copies.fixed(workspace, dataset.id)) == "nothing-to-keep"
+    assert problem_of(lambda: copies.fixed(workspace, dataset.id)) == "not-data"
     assert len(datasets.list_all(workspace)) == 1
 
 
