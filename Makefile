@@ -40,7 +40,7 @@ audit: setup
 	$(VENV)/audit/bin/pip-audit --vulnerability-service osv --skip-editable --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # under a minute: no browser, no pages, no training, no scans, no queue of real processes, no hub, no demo
 test-quick: setup
@@ -48,7 +48,7 @@ test-quick: setup
 	  $(patsubst %,--ignore=tests/%,pages homes house train runs models/test_hub.py test_demo.py)
 
 test-all: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --fresh-children
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --fresh-children
 
 # after a text of the interface was added or changed: brings the catalogues up to date and names what lacks a translation
 messages: setup

@@ -68,6 +68,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         mark = _MARKS.get(item.path.parent.name)
         if mark is not None:
             item.add_marker(mark)
+    # Test processes take whole files in this order: the longest first, so that no long one is left for the end.
+    long = {item.path for item in items if {"browser", "train"} & {mark.name for mark in item.iter_markers()}}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def tunebook(

@@ -32,7 +32,7 @@ LARGER = {
     "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": 32000,
     "max_position_embeddings": 2048, "tie_word_embeddings": False,
 }  # fmt: skip
-MACHINES = {"small": MachineFacts(2, 6 * 1024, ()), "usual": MachineFacts(2, 24 * 1024, ())}
+MACHINES = {"small": MachineFacts(2, 9 * 1024, ()), "usual": MachineFacts(2, 24 * 1024, ())}
 
 Figures = dict[str, dict[str, Any]]  # figure -> place -> what is said there
 
