@@ -25,7 +25,7 @@ pytestmark = pytest.mark.train
 
 RECIPES = sorted(recipes.recipes())
 # One of each kind of weights; the others are left to `make test-all`, and preferences have tests of their own.
-QUICK = ("full", "freeze-bottom", "lora", "oft", "qlora")
+QUICK = ("full", "lora", "oft", "qlora")
 
 # Runs in a child. Which tensors moved away from the base, and by how much do the scores of the last benchmark, asked of
 # what was saved and loaded anew, differ from those the run itself wrote down?

@@ -153,6 +153,7 @@ print(json.dumps({"loss": -sum(i.loglikelihoods[0] for i in items) / sum(i.token
     assert run_python(code)["loss"] < 0.3
 
 
+@pytest.mark.slow
 def test_alpaca_rows_train_on_the_starter_and_compare_with_intervals(tmp_path: Path) -> None:
     data = SHARED_DATA / "alpaca_en_200.jsonl"
     if not data.exists():
