@@ -16,12 +16,11 @@ MOST_ROWS_READ = 20_000
 
 def split_rows(run_spec: RunSpec, dataset: datasets.Dataset, workspace: Workspace) -> tuple[int, int]:
     """Return how many rows a run trains on and holds out: as it divides them, or of a large data set about so many."""
-    if dataset.has_rows and dataset.good_rows <= MOST_ROWS_READ:
-        chosen = run_spec.dataset
-        with suppress(DatasetError, OSError, ValueError):
-            changed = [
-                datasets.rows_path(workspace, one).stat().st_mtime_ns for one in (chosen.id, chosen.eval_id) if one
-            ]
+    chosen = run_spec.dataset
+    with suppress(DatasetError, OSError, ValueError):
+        read = [dataset, *([datasets.load(workspace, chosen.eval_id)] if chosen.eval_id else [])]
+        if all(one.has_rows and one.good_rows <= MOST_ROWS_READ for one in read):
+            changed = [datasets.rows_path(workspace, one.id).stat().st_mtime_ns for one in read]
             return _divided(str(workspace.root), chosen, tuple(changed))
     if not run_spec.dataset.eval_id:
         return of_rows(run_spec, dataset.good_rows)

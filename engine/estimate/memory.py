@@ -112,9 +112,7 @@ def setup_of(run_spec: RunSpec) -> Setup:
         target_modules=args.target_modules,
         batch_size=train.batch_size,
         max_length=train.max_length,
-        gradient_checkpointing=bool(
-            train.gradient_checkpointing
-        ),  # left open: machine_choices.py decides by this estimate
+        gradient_checkpointing=bool(train.gradient_checkpointing),  # left open: machine_choices.py decides by this
         optimizer="adamw" if train.optimizer == "auto" else train.optimizer,
         answer_tokens=run_spec.objective_args.answer_tokens,
         update_rows=train.batch_size * train.accumulation if OBJECTIVES[run_spec.objective].writes_answers else 0,
@@ -226,9 +224,8 @@ def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estima
     if min(setup.batch_size, setup.max_length, setup.rank, setup.block_size, setup.answer_tokens) < 1:
         text = t("The memory cannot be estimated: rows, tokens and ranks are counted from 1.")
         return Estimate(device=device, parts=None, sentence=text)
-    on_gpu = device.startswith(
-        "cuda"
-    )  # Apple's shares main memory, and runs compute in 32 bits there (machine_choices.py)
+    # Apple's shares main memory, and runs compute in 32 bits there (machine_choices.py)
+    on_gpu = device.startswith("cuda")
     element_bytes = 2 if on_gpu else 4
     objective, held = OBJECTIVES[setup.objective], _held_parameters(shape, setup)
     tokens = setup.batch_size * setup.max_length * objective.texts_per_row

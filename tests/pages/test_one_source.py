@@ -86,9 +86,8 @@ def test_every_figure_that_is_shown_twice_has_one_source(
         text = texts(open_page("data", dataset=dataset.id))
         said["weight of bad rows"]["check"] = told(r"a weight of ([\d.]+) for the undesirable answers", text)[0]
 
-    advisor = open_page(
-        "advisor", state={"current_base": ref}, dataset=dataset.id
-    )  # a folder is not taken from an address
+    # a folder is not taken from an address
+    advisor = open_page("advisor", state={"current_base": ref}, dataset=dataset.id)
     text = texts(advisor)
     memory_words = rf"It needs {SIZE} to {SIZE}"
     said["memory"]["advisor: its panel"] = told(memory_words, text)
