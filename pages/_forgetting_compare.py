@@ -11,7 +11,7 @@ import streamlit as st
 
 from engine.benchmarks import library
 from engine.forgetting import evaluations, sweep_plan
-from engine.report import Comparison, files, frontier, items, paired
+from engine.report import Comparison, files, frontier, items
 from engine.runs import Run, ScoredRun, store
 from engine.runs import scored as runs_scored
 from engine.spec import RunSpec, schema, settings
@@ -50,7 +50,7 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
     for one in chosen:
         try:
             found = runs_scored.of(workspace, one, runs)
-        except (paired.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError) as error:
             st.error(_ui.say("{name} cannot be compared: {reason}", name=names[one], reason=error))
             continue
         if found.rows:
@@ -103,7 +103,7 @@ def _along(run: ScoredRun) -> list[frontier.Point]:
     """Return the points along a run; none where they cannot be compared, which the run's own view says."""
     try:
         return evaluations.along(run)
-    except (paired.ItemsDiffer, OSError, ValueError):
+    except (OSError, ValueError):
         return []
 
 

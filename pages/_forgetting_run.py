@@ -10,7 +10,7 @@ from engine.benchmarks import library
 from engine.forgetting import evaluations, remedies
 from engine.models import bases
 from engine.plan import drafts
-from engine.report import Comparison, frontier, headline, items, paired, verdicts
+from engine.report import Comparison, frontier, headline, items, verdicts
 from engine.runs import Run, ScoredRun
 from engine.runs import scored as runs_scored
 from engine.spec import OBJECTIVES
@@ -19,15 +19,12 @@ from engine.workspace import Workspace
 from pages import _forgetting_ask, _forgetting_frontier, _forgetting_questions, _forgetting_report, _ui
 from pages import _forgetting_tables as tables
 
-# What reading items raises, of a file that was cut or of questions that differ.
-BROKEN = (paired.ItemsDiffer, OSError, ValueError)
-
 
 def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
     """Show one run, from its items alone. `runs` are all runs there are."""
     try:
         scored = runs_scored.of(workspace, run_id, runs)
-    except BROKEN as error:
+    except (OSError, ValueError) as error:
         st.error(_ui.say("The scores of this run cannot be compared: {reason}", reason=error))
         return
     run_spec, objective, titled = scored.spec, OBJECTIVES[scored.spec.objective], library.titles(workspace)
@@ -106,7 +103,7 @@ def _along(scored: ScoredRun) -> None:
     """Show gain against retention step by step, or offer the run again, scored on its way, with what that costs."""
     try:
         points = frontier.frontier(evaluations.along(scored))
-    except BROKEN as error:
+    except (OSError, ValueError) as error:
         st.error(_ui.say("The points along this run cannot be compared: {reason}", reason=error))
         return
     if points:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-import msgspec
 import pandas as pd
 import streamlit as st
 
@@ -13,7 +12,7 @@ from engine import limits
 from engine.forgetting import claims, sweep_drive, sweep_plan
 from engine.models import bases
 from engine.plan import plans
-from engine.report import files, paired
+from engine.report import files
 from engine.runs import Run, lifecycle, store
 from engine.spec import recipes as spec_recipes
 from engine.words import Problem, t
@@ -87,7 +86,7 @@ def _result(workspace: Workspace, sweep_id: str) -> None:
     """Show what a sweep has shown so far: the frontier, its table, and what the guide claims."""
     try:
         result = claims.result(workspace, sweep_id)
-    except (paired.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError) as error:
         st.error(_ui.say("This sweep cannot be read: {reason}", reason=error))
         return
     if not result.configurations:

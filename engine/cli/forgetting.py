@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from engine.cli import shared
 from engine.cli.shared import (
     EXIT_FAILED,
@@ -72,7 +70,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
             found = scored.of(workspace, run_id, runs)
             rows += found.rows
             judged += found.judged(titles)
-        except (paired.ItemsDiffer, OSError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError) as error:
             print(f"{run_id}: {error}", file=sys.stderr)
             return EXIT_FAILED
     if arguments.json:

@@ -166,11 +166,6 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
     if not known_run(workspace, arguments.run):
         return EXIT_FAILED
-    try:
-        store.load_spec(workspace, arguments.run)
-    except msgspec.MsgspecError as error:
-        print(f"{arguments.run}: {error}", file=sys.stderr)
-        return EXIT_FAILED
     line = msgspec.to_builtins(store.describe(workspace, arguments.run))
     run_spec = msgspec.to_builtins(store.load_spec(workspace, arguments.run))
     found = store.summary(workspace, arguments.run)

@@ -243,6 +243,14 @@ def rows_path(workspace: Workspace, dataset_id: str) -> Path:
     return path
 
 
+def read_rows(workspace: Workspace, dataset_id: str) -> list[dict[str, Any]]:
+    """All canonical rows of a data set, as training, its exports and its plan read them. Raises DatasetError when there
+    is no good row."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(rows_path(workspace, dataset_id)).to_pylist()
+
+
 def preview(workspace: Workspace, dataset_id: str, start: int = 0, count: int = 20) -> list[dict[str, Any]]:
     """`count` canonical rows from the good row `start` (0-based) on, for display."""
     import pyarrow.parquet

@@ -6,20 +6,18 @@ from contextlib import suppress
 from functools import lru_cache
 
 from engine.check import DatasetError
-from engine.data import datasets
+from engine.data import datasets, lengths
 from engine.spec import RunSpec, schema, split
 from engine.workspace import Workspace
 
-# Of larger data sets the rows are not read: a page must stay quick. Their count is then off by less than one group.
-MOST_ROWS_READ = 20_000
-
 
 def split_rows(run_spec: RunSpec, dataset: datasets.Dataset, workspace: Workspace) -> tuple[int, int]:
-    """Return how many rows a run trains on and holds out: as it divides them, or of a large data set about so many."""
+    """Return how many rows a run trains on and holds out: as it divides them. Of a data set too large to be read while
+    somebody waits (lengths.py) about so many: off by less than one group."""
     chosen = run_spec.dataset
     with suppress(DatasetError, OSError, ValueError):
         read = [dataset, *([datasets.load(workspace, chosen.eval_id)] if chosen.eval_id else [])]
-        if all(one.has_rows and one.good_rows <= MOST_ROWS_READ for one in read):
+        if all(one.has_rows and one.good_rows <= lengths.MOST_ROWS_READ for one in read):
             changed = [datasets.rows_path(workspace, one.id).stat().st_mtime_ns for one in read]
             return _divided(str(workspace.root), chosen, tuple(changed))
     if not run_spec.dataset.eval_id:
@@ -39,10 +37,6 @@ def of_rows(run_spec: RunSpec, rows: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)  # a page asks at every click
 def _divided(root: str, chosen: schema.DatasetRef, _changed: tuple[int, ...]) -> tuple[int, int]:
-    import pyarrow.parquet
-
     workspace = Workspace(root)
-    train, held_out = split.divide(
-        chosen, lambda one: pyarrow.parquet.read_table(datasets.rows_path(workspace, one)).to_pylist()
-    )
+    train, held_out = split.divide(chosen, lambda dataset_id: datasets.read_rows(workspace, dataset_id))
     return len(train), len(held_out)

@@ -49,7 +49,7 @@ def _base(run_spec: RunSpec) -> str:
 def _scores(workspace: Workspace, run_id: str) -> list[str]:
     try:
         rows = scored.of(workspace, run_id).rows
-    except (paired.ItemsDiffer, OSError, msgspec.MsgspecError, ValueError):
+    except (OSError, ValueError):
         rows = []
     if not rows:
         return ["It was not scored before and after."]

@@ -201,6 +201,6 @@ def points(workspace: Workspace, run_ids: Sequence[str]) -> list[frontier.Point]
         try:
             one = scored.of(workspace, run_id, runs)
             found.append(frontier.point(one.name, one.rows, one.chance))
-        except (paired.ItemsDiffer, OSError, ValueError, msgspec.MsgspecError):
+        except (OSError, ValueError):
             continue
     return frontier.frontier([one for one in found if one.runs])

@@ -59,7 +59,7 @@ class ScoredRun:
 def of(workspace: Workspace, run_id: str, runs: Sequence[Run] | None = None) -> ScoredRun:
     """Return a run with all that was asked of it. `runs` are all runs of the workspace, where they were listed already.
 
-    Raises paired.ItemsDiffer, OSError and msgspec.MsgspecError for items that are broken.
+    Raises OSError and ValueError (paired.ItemsDiffer, msgspec's) for items that are broken.
     """
     asked = tuple(_evaluations(workspace, run_id, store.list_all(workspace) if runs is None else runs))
     holders = _holders(run_id, asked)
@@ -74,7 +74,7 @@ def _evaluations(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> list
         return []
     try:
         base = store.load_spec(workspace, run_id).base
-    except (OSError, ValueError, msgspec.MsgspecError):
+    except (OSError, ValueError):
         return []
     specs = [(run, store.load_spec(workspace, run.id)) for run in asking]
     return [run for run, spec in specs if spec.kind == "evaluate" and spec.evaluate.against in (base.ref, base.pinned)]

@@ -9,8 +9,6 @@ import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as parquet
-
 from engine.data import datasets
 from engine.models import bases
 from engine.report import items
@@ -45,7 +43,7 @@ def read_rows(workspace: Workspace, dataset_id: str, most: int | None = None) ->
     """Return the canonical rows of a stored data set, or the first of them; training never reads the upload."""
     if most is not None:
         return datasets.preview(workspace, dataset_id, 0, most)
-    return parquet.read_table(datasets.rows_path(workspace, dataset_id)).to_pylist()
+    return datasets.read_rows(workspace, dataset_id)
 
 
 def _name(row: dict[str, Any], family: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from engine.plan import plans
 from engine.spec import split
 from engine.workspace import Workspace
 from tests.helpers import examples
+from tests.plan.test_preflight import add
 
 FAMILIES = [
     [one for one in shortlist.curated() if one.id.startswith(start)]
@@ -48,12 +48,6 @@ def test_a_smaller_model_is_never_said_to_fit_worse_than_a_larger_one_of_its_fam
             assert rooms == sorted(rooms), [one.id for one in family]
 
 
-def stored(workspace: Workspace, folder: Path, rows: list[dict[str, Any]], name: str) -> str:
-    path = folder / f"{name}.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return datasets.add(workspace, path, name).id
-
-
 def answers(questions: list[str]) -> list[dict[str, str]]:
     return [{"prompt": question, "completion": f"It is {number}."} for number, question in enumerate(questions)]
 
@@ -66,7 +60,7 @@ def answers(questions: list[str]) -> list[dict[str, str]]:
 def test_a_plan_counts_the_rows_as_its_run_divides_them(
     workspace: Workspace, tmp_path: Path, questions: list[str], share: float, most: int
 ) -> None:
-    dataset = stored(workspace, tmp_path, answers(questions), "mine")
+    dataset = add(workspace, answers(questions), "mine")
     wish = {"dataset.eval_share": share, "dataset.most_rows": most or None}
     plan = plans.make(workspace, "lora", base="starter", dataset=dataset, overrides=wish)
     read = pyarrow.parquet.read_table(datasets.rows_path(workspace, dataset)).to_pylist()
@@ -75,8 +69,8 @@ def test_a_plan_counts_the_rows_as_its_run_divides_them(
 
 
 def test_general_rows_that_are_longer_than_the_data_count_for_the_memory(workspace: Workspace, tmp_path: Path) -> None:
-    short = stored(workspace, tmp_path, answers([f"What is {n}?" for n in range(60)]), "short")
-    long = stored(workspace, tmp_path, answers([f"{n} " + "river " * 300 for n in range(60)]), "long")
+    short = add(workspace, answers([f"What is {n}?" for n in range(60)]), "short")
+    long = add(workspace, answers([f"{n} " + "river " * 300 for n in range(60)]), "long")
 
     def longest(**overrides: Any) -> int:
         wish = {path.replace("__", "."): value for path, value in overrides.items()}
