@@ -11,6 +11,7 @@ from engine.check.rows import RowChecks
 from engine.check.totals import Totals
 from engine.models import Base
 from engine.read import formats
+from engine.render import Coder, NoTokenizer, outcome
 
 # Rows that may be too long for a model are counted token by token when they are no more than this.
 WINDOW_BYTES = 8 << 20
@@ -20,16 +21,14 @@ class Window:
     """The window of a base, and what counts the tokens of a row. Raises DatasetError when they cannot be counted."""
 
     def __init__(self, base: Base):
-        from engine.models import templates
-
         try:
-            self.coder = templates.Coder(base)
-        except templates.NoTokenizer as error:
+            self.coder = Coder.of_folder(base.folder, base.ref)
+        except NoTokenizer as error:
             raise DatasetError(error.problem) from None
         self.tokens = base.window_tokens or 1 << 62
         # What a template adds to the shortest exchange. Each further turn brings more bytes of JSON than tokens.
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        [added] = self.coder.lengths([{"messages": turns}])
+        added = outcome.of_row({"messages": turns}, self.coder).tokens
         self.least_bytes = max(0, self.tokens - (added or 64))
 
 
@@ -65,9 +64,9 @@ def over_window(window: Window, file: OpenFile, reading: formats.Reading, totals
         checks.take()
         if kept.row is None:
             continue  # it has errors
-        [tokens] = window.coder.lengths([kept.row])
+        tokens = outcome.of_row(kept.row, window.coder).tokens
         counted += 1
-        if tokens is not None and tokens > window.tokens:
+        if tokens > window.tokens:
             over += 1
             if is_exact:
                 place = line if file.has_lines else None

@@ -17,13 +17,14 @@ import pyarrow
 
 from engine.check import DatasetError
 from engine.data import datasets
-from engine.models import Base, templates
+from engine.models import Base
+from engine.render import Coder, NoTokenizer, outcome
 from engine.spec import schema
 from engine.spec import split as spec_split
 from engine.words import Problem
 from engine.workspace import Workspace, write_atomically
 
-VERSION = 1
+VERSION = 2
 # The standard error of a share near one half is 1.1 points with so many rows.
 SAMPLE_ROWS = 2_000
 SAMPLE_CHARACTERS = 8_000_000
@@ -189,8 +190,8 @@ def _tokens(
 ) -> tuple[list[int | None], bool, Problem | None]:
     """The lengths of sampled rows in random order, as many as the budget of characters allows."""
     try:
-        coder = templates.Coder(base)
-    except templates.NoTokenizer as error:
+        coder = Coder.of_folder(base.folder, base.ref)
+    except NoTokenizer as error:
         return [], False, error.problem
     dice.shuffle(sampled)
     kept, spent = [], 0
@@ -199,7 +200,8 @@ def _tokens(
         spent += len(msgspec.json.encode(row))
         if spent > SAMPLE_CHARACTERS:
             break
-    return coder.lengths(kept), coder.is_plain, None
+    found = (outcome.of_row(row, coder) for row in kept)
+    return [one.tokens if one.problem is None else None for one in found], coder.is_plain, None
 
 
 def _split(path: Path) -> Split:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from engine.export.artifacts import refused
 from engine.export.job import Job, State, Told
-from engine.models import Base, templates
+from engine.render import NotWritten, coder
+from engine.render.template import Template
 
 
 def gguf_command(folder: Path, checkout: Path | str, outfile: Path, python: str = "python") -> list[str]:
@@ -23,10 +24,7 @@ def gguf_command(folder: Path, checkout: Path | str, outfile: Path, python: str 
 
 def _template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
     """Return a saved tokenizer's chat template and its special tokens, as text."""
-    told = templates._settings(folder)
-    return templates._template(folder, told) or None, {
-        name: templates._token(told.get(name)) for name in templates.SPECIAL
-    }
+    return coder.own_template(folder), coder.special_tokens(folder)
 
 
 class _Marks(NamedTuple):
@@ -104,19 +102,17 @@ def template(source: str, tokens: dict[str, str]) -> tuple[str, str, str] | None
 
     The marks are read off conversations of known words, put together again, and compared with longer conversations.
     """
-    import jinja2
-
     try:
-        compiled = templates._compiled(source, Base(ref="export", kind="folder", title=""))
-    except templates.NoTokenizer:
+        compiled = Template(source, tokens)
+    except NotWritten:
         return None
 
     def show(messages: list[dict[str, str]], *, ask: bool = False) -> str:
-        return compiled.render(messages=messages, add_generation_prompt=ask, tools=None, **tokens)
+        return compiled.render(messages, ask=ask)
 
     try:
         marks = _marks_of(show)
-    except (jinja2.TemplateError, KeyError, TypeError, AttributeError, ValueError):
+    except (NotWritten, KeyError, TypeError, AttributeError, ValueError):
         return None
     if marks is None:
         return None

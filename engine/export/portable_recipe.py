@@ -9,7 +9,8 @@ import yaml
 from engine.check import DatasetError
 from engine.data import datasets
 from engine.export.artifacts import NotExportable, is_conv1d, refused
-from engine.models import bases, templates
+from engine.models import bases
+from engine.render import template
 from engine.runs import store
 from engine.spec import OBJECTIVES, RunSpec, counts
 from engine.words import t
@@ -92,7 +93,7 @@ def row_for(trainer: str, row: dict[str, Any], kind: str) -> dict[str, Any] | No
     if kind == "text" or row.get("text") is not None:
         return {"text": row["text"]}
     parts = {
-        name: templates.for_template(row[name])
+        name: template.for_template(row[name], template.Form())
         for name in ("prompt", "completion", "chosen", "rejected", "messages")
         if row.get(name)
     }

@@ -9,7 +9,7 @@ import msgspec
 
 from engine.export import portable_recipe, scripts
 from engine.export.portable_recipe import EVALUATE, GENERAL, TRAIN, PortableRecipe
-from engine.models import templates
+from engine.render import template
 from engine.spec import OBJECTIVES
 
 TITLE = "TRL"
@@ -29,7 +29,7 @@ def files(recipe: PortableRecipe) -> dict[str, str]:
         "revision": portable_recipe.revision(recipe),
         "method": _METHODS[run_spec.objective],
         "quantized": run_spec.quantize != "none",
-        "plain_template": templates.PLAIN_TEMPLATE,
+        "plain_template": template.PLAIN_TEMPLATE,
         "differences": _differences(recipe),
         "shuffles": replays or kto,
         "replays": replays,

@@ -1,7 +1,7 @@
 """Base models: what one is, read from its files alone, and the hub they come from. No weights, no torch.
 
 bases.describe(ref, workspace) says all that is known of starter, a folder, an id of the hub or run:<id>; shapes holds
-its dimensions; hub searches, looks and fetches; templates counts tokens as the base would.
+its dimensions; hub searches, looks and fetches.
 """
 
 from typing import TYPE_CHECKING
@@ -24,6 +24,5 @@ __all__ = [
     "made",
     "shapes",
     "shortlist",
-    "templates",
     "weights",
 ]

@@ -65,7 +65,7 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def template(self) -> str | None:
-        """Which chat template is used: "own", "headings" (Tunebook's plain ones, templates.py), None while unknown."""
+        """Which chat template is used: "own", "headings" (Tunebook's plain ones, engine/render), None while unknown."""
         place = self.folder or self.looked_at
         if place is None:
             return None

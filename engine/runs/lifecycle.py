@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import time
@@ -42,6 +43,8 @@ def start(
             if exists(workspace, earlier):
                 return earlier
         admit(workspace, run_spec)
+        if run_spec.day is None:
+            run_spec = msgspec.structs.replace(run_spec, day=datetime.date.today().isoformat())
         run_id = new_run_id(random_bytes=limits.run_id_bytes())
         run_dir = workspace.run_dir(run_id)
         run_dir.mkdir(exist_ok=False)

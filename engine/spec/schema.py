@@ -245,6 +245,9 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     objective_args: ObjectiveArgs = ObjectiveArgs()
     evaluate: Evaluate = Evaluate()
     machine: Machine = Machine()
+    # What a chat template that writes the date takes for today, as 2026-01-31: fixed at the start, so that base and tuned
+    # are asked alike on whatever day they are. None: of a run from before this was kept.
+    day: Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
 
 
 def value_at(spec: RunSpec, path: str) -> Any:

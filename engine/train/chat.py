@@ -145,7 +145,7 @@ def answer(
     import transformers
     from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
-    from engine.train.tokenize import render
+    from engine.train.tokenize import render, stops
 
     class Streamer(TextStreamer):
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
@@ -156,7 +156,7 @@ def answer(
         def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
             return torch.full((len(input_ids),), asked_to_stop(), dtype=torch.bool, device=input_ids.device)
 
-    text = render(host.tokenizer, list(turn.messages), ask=True)
+    text = render(host.tokenizer, list(turn.messages))
     ids = host.tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
     room = (host.window or 1 << 20) - ids.shape[1]
     if room < 1:
@@ -175,13 +175,13 @@ def answer(
             attention_mask=torch.ones_like(ids),
             max_new_tokens=most,
             pad_token_id=host.tokenizer.pad_token_id,
-            eos_token_id=host.tokenizer.eos_token_id,
+            eos_token_id=stops(host.tokenizer),
             streamer=Streamer(host.tokenizer, skip_prompt=True, skip_special_tokens=True),
             stopping_criteria=StoppingCriteriaList([Asked()]),
             **drawn,
         )
     written = out[0, ids.shape[1] :].tolist()
-    if written and written[-1] == host.tokenizer.eos_token_id:
+    if written and written[-1] in (stops(host.tokenizer) or []):
         return len(written), "end"
     return len(written), "stopped" if asked_to_stop() else "length"
 

@@ -19,11 +19,13 @@ import msgspec
 
 from engine.export import artifacts, job
 from engine.export import parity as export_parity
-from engine.models import Base, bases, templates
+from engine.models import Base, bases
+from engine.render import NotWritten, template
+from engine.render.encode import conversation
 from engine.runs import failures, store
 from engine.spec import OBJECTIVES, RunSpec, schema
 from engine.train.rows import Named
-from engine.train.tokenize import conversation, ensure_template, render
+from engine.train.tokenize import coder_of, get_ready
 from engine.words import Problem
 from engine.workspace import Workspace, write_atomically
 
@@ -38,8 +40,10 @@ _SPOKEN = [*_QUESTION, {"role": "assistant", "content": "Paris."}]
 Told = Callable[[str], None]
 
 
-def _texts(scored: list[Named]) -> Iterator[tuple[str, Callable[[Any], list[int]], Callable[[Any], list[int]]]]:
-    """Yield texts as (shown, how training makes token ids of it, how anybody else does)."""
+def _texts(
+    scored: list[Named], now: Any
+) -> Iterator[tuple[str, Callable[[Any], list[int]], Callable[[Any], list[int]]]]:
+    """Yield texts as (shown, how training makes token ids of it, how anybody else does on the same day)."""
     chosen = scored[:: max(1, len(scored) // TEXTS)][:TEXTS]
     rows = [row for _, _, row in chosen] or [{"messages": _SPOKEN}]
     for row in rows:
@@ -59,13 +63,15 @@ def _texts(scored: list[Named]) -> Iterator[tuple[str, Callable[[Any], list[int]
                 continue
 
             def trained(tokenizer: Any, part: Any = part, tools: Any = tools, ask: bool = ask) -> list[int]:
-                whole = render(tokenizer, part, tools, ask=ask)
+                coder = coder_of(tokenizer)
+                whole = coder.turns.render(part, json.loads(tools) if tools else None, ask=ask)
                 return tokenizer(whole, add_special_tokens=False)["input_ids"]
 
             def elsewhere(tokenizer: Any, part: Any = part, tools: Any = tools, ask: bool = ask) -> list[int]:
                 return tokenizer.apply_chat_template(
-                    templates.for_template(part), tools=json.loads(tools) if tools else None, add_generation_prompt=ask,
-                    tokenize=True, return_dict=True,
+                    template.for_template(part, coder_of(tokenizer).turns.form),
+                    tools=json.loads(tools) if tools else None, add_generation_prompt=ask, tokenize=True,
+                    return_dict=True, strftime_now=now,
                 )["input_ids"]  # fmt: skip
 
             yield part[-1].get("content") or "", trained, elsewhere
@@ -75,8 +81,11 @@ def same_tokens(scored: list[Named], trained: Any, exported: Any) -> tuple[expor
     """Compare the token ids of some of the run's own texts: rendered and cut as in training, and by the exported
     tokenizer alone. Returns what was found, with the first place where a text differs, and the ids of training."""
     tokens, differences, every = 0, [], []
-    for shown, of_training, of_others in _texts(scored):
-        ours, theirs = list(of_training(trained)), list(of_others(exported))
+    for shown, of_training, of_others in _texts(scored, coder_of(trained).template.now):
+        try:
+            ours, theirs = list(of_training(trained)), list(of_others(exported))
+        except NotWritten:  # a row that training left out too
+            continue
         tokens += len(ours)
         every.append(ours)
         if ours != theirs:
@@ -112,7 +121,7 @@ def _tokenizer(run_spec: RunSpec, base: Base) -> Any:
     from engine.train.load import from_pretrained
 
     tokenizer = from_pretrained(AutoTokenizer, str(base.folder or base.ref), run_spec)
-    ensure_template(tokenizer)
+    get_ready(tokenizer, base.folder, run_spec.day)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

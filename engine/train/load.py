@@ -13,7 +13,7 @@ from engine.models import Base, bases, hub, hub_client
 from engine.runs import failures
 from engine.spec import RunSpec
 from engine.train import backend, oft
-from engine.train.tokenize import ensure_template
+from engine.train.tokenize import get_ready, stops
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace
 
@@ -58,11 +58,14 @@ def load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | N
             later("The base is held in {bits} bits, all but its embedding and output layer; scores before and after are "
               "those of that base.", bits=bits)
         )  # fmt: skip
-    if ensure_template(tokenizer):
+    if get_ready(tokenizer, base.folder, spec.day):
         notes.append(later("The base has no chat template; questions and answers are marked with plain headings."))
     # A padding token added later may have no row in the embedding; padding is masked, but looked up.
     if tokenizer.pad_token is None or tokenizer.pad_token_id >= embedded(model):
         tokenizer.pad_token = tokenizer.eos_token
+    # What is exported, and whoever generates without naming an end, stops where the base's turns end.
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = stops(tokenizer)
     return Loaded(model if spec.quantize != "none" else model.to(where), tokenizer, base, notes)
 
 

@@ -13,33 +13,32 @@ import msgspec
 
 from engine.data import masks
 from engine.models import bases
+from engine.render import Coder, Marked, NotWritten, Pair, encode
 from engine.runs import failures
 from engine.train import rows
-from engine.train.objectives import preference
-from engine.train.tokenize import IGNORED, encode, ensure_template
+from engine.train.tokenize import coder_of, get_ready
 from engine.words import Problem
 from engine.workspace import Workspace, write_atomically
 
-WHOLE = 10**9  # no window: a row is shown whole, and what the window cuts is said
 
-
-def parts(row: dict[str, Any], tokenizer: Any) -> list[tuple[str, list[int], list[bool]]]:
-    """Return what a canonical row is read as: (name of the part, token ids, trained or not). A pair is read twice."""
-    if row.get("chosen") is not None:
-        pair = preference.encode_pair(row, tokenizer, WHOLE)
-        assert pair is not None, "nothing is cut"
-        return [
-            (name, [*pair.prompt_ids, *answer], [False] * len(pair.prompt_ids) + [True] * len(answer))
-            for name, answer in (("chosen", pair.chosen_ids), ("rejected", pair.rejected_ids))
+def parts(row: dict[str, Any], coder: Coder) -> tuple[list[tuple[str, list[int], list[bool]]], dict[str, int]]:
+    """Return what a canonical row is read as: (name of the part, token ids, trained or not), and what the template
+    leaves out of it. A pair is read twice. Raises NotWritten."""
+    coded = encode.encode_any(row, coder)
+    if isinstance(coded, Pair):
+        found = [
+            (name, [*coded.prompt_ids, *answer], [False] * len(coded.prompt_ids) + [True] * len(answer))
+            for name, answer in (("chosen", coded.chosen_ids), ("rejected", coded.rejected_ids))
         ]
-    if row.get("label") is not None:
-        marked = preference.encode_marked(row, tokenizer, WHOLE)
-        assert marked is not None, "nothing is cut"
-        ids = [*marked.prompt_ids, *marked.completion_ids]
-        return [("good" if marked.label else "bad", ids, [i >= len(marked.prompt_ids) for i in range(len(ids))])]
-    coded = encode(row, tokenizer, WHOLE)
-    # The first token has no predecessor, so it is never predicted.
-    return [("", coded.input_ids, [i > 0 and label != IGNORED for i, label in enumerate(coded.labels)])]
+    elif isinstance(coded, Marked):
+        ids = [*coded.prompt_ids, *coded.completion_ids]
+        asked = len(coded.prompt_ids)
+        found = [("good" if coded.label else "bad", ids, [at >= asked for at in range(len(ids))])]
+    else:
+        # The first token has no predecessor, so it is never predicted.
+        trained = [at > 0 and label != encode.IGNORED for at, label in enumerate(coded.labels)]
+        found = [("", coded.input_ids, trained)]
+    return found, coded.dropped or {}
 
 
 def pieces(tokenizer: Any, ids: list[int]) -> list[str]:
@@ -70,8 +69,9 @@ def look(workspace: Workspace, dataset_id: str, base_ref: str) -> masks.Masks:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
-    plain = ensure_template(tokenizer)
-    window = base.window_tokens or WHOLE
+    plain = get_ready(tokenizer, base.folder)
+    coder = coder_of(tokenizer)
+    window = base.window_tokens or 10**9
     every = rows.read_rows(workspace, dataset_id, masks.COUNTED_ROWS)
     shown: list[masks.Row] = []
     untrained = refused = tokens = trained = 0
@@ -79,14 +79,9 @@ def look(workspace: Workspace, dataset_id: str, base_ref: str) -> masks.Masks:
     step = max(1, len(every) // masks.SHOWN_ROWS)
     for number, row in enumerate(every):
         try:
-            found = parts(row, tokenizer)
-        except failures.RunRefused as error:
+            found, _ = parts(row, coder)
+        except NotWritten as error:
             refused, problem = refused + 1, problem or error.problem
-            continue
-        except Exception as error:  # whatever a template raises
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            refused += 1
-            problem = problem or Problem(rule="preview-failed", parameters={"reason": reason})
             continue
         inside = sum(sum(flags[:window]) for _, _, flags in found)
         untrained += not inside

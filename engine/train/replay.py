@@ -19,9 +19,11 @@ from typing import Any
 import msgspec
 import torch
 
-from engine.models import Base, templates
+from engine.models import Base
+from engine.render import Encoded, template
+from engine.render.encode import IGNORED
 from engine.train.scoring.scores import weights_key
-from engine.train.tokenize import IGNORED, Encoded, render
+from engine.train.tokenize import coder_of, render, stops, until_end
 from engine.workspace import Workspace, write_atomically
 
 # More rows cost minutes on a small machine; beyond them they come again.
@@ -67,7 +69,7 @@ class _Kept(msgspec.Struct):
 
 def chats(tokenizer: Any) -> bool:
     """Whether the base brought a chat template of its own (tokenize.py gives one to a base that has none)."""
-    return tokenizer.chat_template != templates.PLAIN_TEMPLATE
+    return not template.is_plain(tokenizer.chat_template)
 
 
 def from_base(
@@ -80,7 +82,10 @@ def from_base(
     stop is asked for is not kept: the caller ends the run.
     """
     wanted = min(count, MOST_WRITTEN)
-    settings = [weights_key(base), quantize, "replay", 1, tokenizer.chat_template, questions(), MOST_NEW_TOKENS]
+    ends = coder_of(tokenizer).stops
+    settings = [
+        weights_key(base), quantize, "replay", 1, tokenizer.chat_template, questions(), MOST_NEW_TOKENS, ends,
+    ]  # fmt: skip
     key = hashlib.sha256(json.dumps(settings).encode("utf-8", "surrogatepass")).hexdigest()
     path = workspace.eval_dir(key) / "replay.jsonl"
     kept = _read(path)
@@ -111,7 +116,7 @@ def _read(path: Path) -> list[_Kept]:
 def _given(tokenizer: Any) -> list[list[int]]:
     """Return the token ids that each row begins with."""
     if chats(tokenizer):
-        asked = [render(tokenizer, [{"role": "user", "content": one}], ask=True) for one in questions()]
+        asked = [render(tokenizer, [{"role": "user", "content": one}]) for one in questions()]
         return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in asked]
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     return [[first if first is not None else 0]]
@@ -130,12 +135,11 @@ def _write(model: Any, tokenizer: Any, given: list[list[int]], seed: int) -> lis
         torch.manual_seed(seed)
         out = model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=MOST_NEW_TOKENS, do_sample=True, temperature=1.0, top_k=0,
-            top_p=1.0, pad_token_id=padding, eos_token_id=tokenizer.eos_token_id,
+            top_p=1.0, pad_token_id=padding, eos_token_id=stops(tokenizer),
         )  # fmt: skip
     model.train(was_training)
     rows = []
     for one, written in zip(given, out[:, width:].tolist(), strict=True):
-        if tokenizer.eos_token_id in written:
-            written = written[: written.index(tokenizer.eos_token_id) + 1]
+        written = until_end(tokenizer, written)
         rows.append(_Kept([*one, *written], len(one) if chats(tokenizer) else 0, tokenizer.decode([*one, *written])))
     return rows

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from engine.data import datasets
 from engine.models import bases
+from engine.render import Coder, Encoded, NotWritten, encode, outcome
 from engine.report import items
 from engine.runs import failures
 from engine.spec import RunSpec, split
 from engine.spec import counts as spec_counts
 from engine.starter import world
-from engine.train.tokenize import Encoded, encode, render
+from engine.train.tokenize import coder_of, render
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace
 
@@ -68,29 +69,73 @@ def prepare(
 
     Raises RunRefused when no token would be trained.
     """
-    train, unseen = divide(spec, workspace)
-    notes: list[Text] = []
     length = spec.train.max_length
-    coded = [encode(row, tokenizer, length) for row in train]
-    kept = [row for row in coded if row.trained_tokens]
-    cut = sum(row.cut for row in coded)
+    train, unseen = (read(part, tokenizer) for part in divide(spec, workspace))
+    notes = [*train.notes, *fit_notes(train.tally, length)]
+    kept = [coded for row in train.coded if (coded := row.within(length)).trained_tokens]
     if not kept:
-        longest = max((len(encode(row, tokenizer, 10**9).input_ids) for row in train[:200]), default=0)
-        raise failures.RunRefused(
-            Problem(rule="data-nothing-trained", parameters={"length": length, "needed": longest})
-        )
-    if len(kept) < len(coded):
-        counts = {"n": len(coded) - len(kept), "length": length}
-        notes.append(later("{n} rows were left out: nothing of their answer fits {length} tokens.", **counts))
-    if cut:
-        notes.append(later("{n} of {total} rows were cut to {length} tokens.", n=cut, total=len(coded), length=length))
+        raise nothing_trained(train.tally, length)
     per_epoch = spec_counts.replayed_rows(spec.train, len(kept))
     replay, replay_notes = _replay(spec, workspace, tokenizer, per_epoch, generate)
     notes += replay_notes
-    counts = {"rows": len(kept), "tokens": sum(row.trained_tokens for row in kept), "out": len(unseen)}
+    counts = {"rows": len(kept), "tokens": sum(row.trained_tokens for row in kept), "out": len(unseen.rows)}
     notes.append(later("Training on {rows} rows with {tokens} trained tokens; {out} rows are held out.", **counts))
-    evaluated = [row for row in (encode(r, tokenizer, length) for r in unseen) if row.trained_tokens]
-    return Rows(kept, replay, evaluated, to_score(train, unseen), prompts(unseen or train, tokenizer), notes)
+    evaluated = [coded for row in unseen.coded if (coded := row.within(length)).trained_tokens]
+    scored, watched = to_score(train.rows, unseen.rows), prompts(unseen.rows or train.rows, tokenizer)
+    return Rows(kept, replay, evaluated, scored, watched, notes)
+
+
+class Read(NamedTuple):
+    """The rows that the base can read, as they are stored and encoded whole, what became of all, and that in words."""
+
+    rows: list[dict[str, Any]]
+    coded: list[Any]
+    tally: outcome.Tally
+    notes: list[Text]
+
+
+def read(
+    every: list[dict[str, Any]], tokenizer: Any, as_coded: Callable[[dict[str, Any], Coder], Any] = encode.encode_any
+) -> Read:
+    """Encode rows with `as_coded`, leaving out and naming those that the base's template refuses. Raises RunRefused when
+    it refuses all."""
+    coder, tally, kept = coder_of(tokenizer), outcome.Tally(), []
+    for row in every:
+        try:
+            coded = as_coded(row, coder)
+        except NotWritten as refused:
+            tally.add(row["line"], outcome.Outcome(problem=refused.problem))
+        else:
+            tally.add(row["line"], outcome.of_coded(coded))
+            kept.append((row, coded))
+    if every and not kept:
+        raise failures.RunRefused(tally.refused[0].problem)
+    notes = [*(one.note for one in tally.refused), *tally.dropped_notes]
+    return Read([row for row, _ in kept], [coded for _, coded in kept], tally, notes)
+
+
+def fit_notes(tally: outcome.Tally, length: int) -> list[Text]:
+    """Say how many rows the window leaves nothing of, or a part, and which length would keep all."""
+    lost, cut = tally.lost(length), tally.cut(length)
+    notes = []
+    if lost:
+        notes.append(
+            later("{n} rows were left out: nothing of their answer fits {length} tokens.", n=len(lost), length=length)
+        )
+    if cut:
+        notes.append(
+            later("{n} of {total} rows were cut to {length} tokens.", n=len(cut), total=tally.rows, length=length)
+        )
+    if lost or cut:
+        notes.append(later("{needed} tokens would keep all of them.", needed=tally.keeps_all))
+    return notes
+
+
+def nothing_trained(tally: outcome.Tally, length: int) -> failures.RunRefused:
+    """What refuses a run of which no row would teach anything."""
+    return failures.RunRefused(
+        Problem(rule="data-nothing-trained", parameters={"length": length, "needed": tally.keeps_all})
+    )
 
 
 def to_score(train: list[dict[str, Any]], unseen: list[dict[str, Any]]) -> list[Named]:
@@ -112,7 +157,8 @@ def _replay(
         return [], []
     wanted = per_epoch * math.ceil(spec.train.epochs)
     if spec.train.replay_data:
-        coded = [encode(row, tokenizer, spec.train.max_length) for row in read_rows(workspace, spec.train.replay_data)]
+        rows = read(read_rows(workspace, spec.train.replay_data), tokenizer)
+        coded = [row.within(spec.train.max_length) for row in rows.coded]
         random.Random(spec.train.seed).shuffle(coded)  # noqa: S311 - an order, not a secret
         source = later("from the data {id}", id=spec.train.replay_data[:12])
     elif bases.describe(spec.base.ref, workspace).is_toy:
@@ -120,7 +166,8 @@ def _replay(
         for pair in world.replay_rows(wanted, spec.train.seed):
             question = {"role": "user", "content": pair["prompt"]}
             answer = {"role": "assistant", "content": pair["completion"]}
-            coded.append(encode({"prompt": [question], "completion": [answer]}, tokenizer, spec.train.max_length))
+            row = encode.encode({"prompt": [question], "completion": [answer]}, coder_of(tokenizer))
+            coded.append(row.within(spec.train.max_length))
         source = later("from the starter's own world")
     else:
         length = spec.train.max_length
@@ -154,7 +201,7 @@ def prompts(rows: list[dict[str, Any]], tokenizer: Any) -> list[tuple[str, str]]
             messages = row.get("prompt") or row["messages"][: _first_answer(row["messages"])]
             if not messages:
                 continue
-            shown, rendered = messages[-1].get("content") or "", render(tokenizer, messages, row.get("tools"), ask=True)
+            shown, rendered = messages[-1].get("content") or "", render(tokenizer, messages, row.get("tools"))
         found.setdefault(shown, rendered)
     return list(found.items())
 

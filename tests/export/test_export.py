@@ -24,8 +24,8 @@ from engine.export import NotExportable, artifacts, job_runner, ollama, usage
 from engine.export import archive as export_archive
 from engine.export import job as export_job
 from engine.export import parity as export_parity
-from engine.models import Base, templates
 from engine.processes import Identity
+from engine.render.template import Template
 from engine.runs import store
 from engine.spec import recipes, schema
 from engine.workspace import Workspace
@@ -262,8 +262,7 @@ def test_ollama_writes_what_the_chat_template_writes(template, data):
     pairs = data.draw(st.lists(st.tuples(words, words), max_size=3))
     messages = [m for q, a in pairs for m in ({"role": "user", "content": q}, {"role": "assistant", "content": a})]
     messages = [{"role": "system", "content": "Be kind."}, *messages, {"role": "user", "content": data.draw(words)}]
-    compiled = templates._compiled(template, Base(ref="x", kind="folder", title=""))
-    shown = compiled.render(messages=messages, add_generation_prompt=True, tools=None, **TOKENS)
+    shown = Template(template, TOKENS).render(messages, ask=True)
     assert as_ollama(made[0], messages) == shown.removeprefix("<|begin|>")  # llama.cpp puts that in by itself
 
 

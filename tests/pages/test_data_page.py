@@ -20,7 +20,8 @@ from engine.data import Dataset, copies, datasets, jobs, making, masks, one_row,
 from engine.data.fixes import DROP_BAD_ROWS, Edit, one_line
 from engine.data.one_row import check_row
 from engine.models import Base, bases
-from engine.models.templates import PLAIN_TEMPLATE, Coder, NoTokenizer
+from engine.render import Coder, NoTokenizer, outcome
+from engine.render.template import PLAIN_TEMPLATE
 from engine.words import Problem
 from engine.workspace import Workspace
 from tests import forked
@@ -255,14 +256,15 @@ def test_a_broken_tokenizer_or_template_is_said_so(workspace: Workspace, base: B
     assert base.folder is not None
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(NoTokenizer):
-        Coder(msgspec.structs.replace(base, folder=tmp_path))
+        Coder.of_folder(tmp_path, "broken")
     (tmp_path / "tokenizer.json").write_bytes((base.folder / "tokenizer.json").read_bytes())
     (tmp_path / "chat_template.jinja").write_text("{% for %}")
     with pytest.raises(NoTokenizer):
-        Coder(msgspec.structs.replace(base, folder=tmp_path))
+        Coder.of_folder(tmp_path, "broken")
     (tmp_path / "chat_template.jinja").write_text("{{ messages.__class__.__mro__ }}")
-    evil = Coder(msgspec.structs.replace(base, folder=tmp_path))  # jinja's sandbox keeps a template from Python
-    assert evil.lengths([{"messages": [{"role": "user", "content": "x"}]}]) == [None]
+    evil = Coder.of_folder(tmp_path, "evil")  # jinja's sandbox keeps a template from Python
+    refused = outcome.of_row({"messages": [{"role": "user", "content": "x"}]}, evil).problem
+    assert refused is not None and refused.rule == "template-refuses" and "unsafe" in refused.sentence
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> set[str]:
 
 def test_every_leaf_of_spec_json_is_a_setting_but_what_names_the_run():
     written = leaves(json.loads(schema.encode(resolved())))
-    named = {"schema", "kind", "recipe.name", "recipe.sha256", "base.ref", "base.revision", "dataset.id"}
+    named = {"schema", "kind", "day", "recipe.name", "recipe.sha256", "base.ref", "base.revision", "dataset.id"}
     assert set(spec_settings.fields()) == written - named
 
 

@@ -64,10 +64,10 @@ def test_the_padding_is_never_the_end_of_the_text_nor_part_of_a_question(pad: in
         def __len__(self) -> int:
             return 12
 
-    tokenizer = Tokenizer(pad_token_id=pad, eos_token_id=1)
-    assert ppo.distinct_pad(tokenizer, [[2, 11], [10, 3]], 12) == wanted
+    tokenizer = Tokenizer(pad_token_id=pad)
+    assert ppo.distinct_pad(tokenizer, [[2, 11], [10, 3]], 12, 1) == wanted
     if wanted:  # the model may have fewer embeddings than the tokenizer has tokens
-        assert ppo.distinct_pad(tokenizer, [[2, 11], [10, 3]], 8) == 7
+        assert ppo.distinct_pad(tokenizer, [[2, 11], [10, 3]], 8, 1) == 7
 
 
 # --- reading judges from files -----------------------------------------------------------------------------------

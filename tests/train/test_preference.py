@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -16,13 +16,15 @@ from engine import events, starter
 from engine.data import datasets
 from engine.data.datasets import add_sample
 from engine.export import usage
-from engine.models.templates import PLAIN_TEMPLATE
+from engine.render.encode import encode_marked, encode_pair
+from engine.render.template import PLAIN_TEMPLATE
 from engine.report import Comparison, headline, items, paired
 from engine.runs import follow, lifecycle, store
-from engine.spec import counts, recipes, schema
+from engine.spec import counts, schema
 from engine.train.callback import EventCallback, chosen_fell
 from engine.train.objectives import preference
 from engine.train.objectives.kto import mismatched, shuffled
+from engine.train.tokenize import coder_of
 from engine.workspace import Workspace
 from tests import forked
 from tests.helpers import planned
@@ -56,9 +58,10 @@ def pair(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
 def test_no_character_of_an_answer_is_lost_and_its_end_is_trained(
     tokenizer: Any, prompt: str, chosen: str, rejected: str
 ) -> None:
+    assume(chosen != rejected)  # alike they are refused
     row = pair(prompt, chosen, rejected)
-    coded = preference.encode_pair(row, tokenizer, 10_000)
-    assert coded is not None and not coded.cut
+    coded = encode_pair(row, coder_of(tokenizer))
+    assert not coded.cut
     asked = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False)
     for side, answer in (("chosen_ids", chosen), ("rejected_ids", rejected)):
         ids = getattr(coded, side)
@@ -66,6 +69,10 @@ def test_no_character_of_an_answer_is_lost_and_its_end_is_trained(
             [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}], tokenize=False
         )
         text = tokenizer.decode(coded.prompt_ids + ids)
+        if not whole.startswith(
+            text
+        ):  # marks that are no tokens are followed by one that is, so that it learns to stop
+            text = text.removesuffix(tokenizer.eos_token)
         assert whole.startswith(text) and not whole[len(text) :].strip()  # nothing lost, nothing doubled
         assert answer in tokenizer.decode(ids)
         assert tokenizer.decode(ids).endswith(("<|end|>", "<|im_end|>", tokenizer.eos_token))
@@ -78,25 +85,23 @@ def test_where_a_token_reaches_across_the_seam_it_counts_to_the_answer() -> None
         "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] + ' ' }}"
         "{% else %}{{ m['content'] + '<|end|>' }}{% endif %}{% endfor %}"
     )
-    coded = preference.encode_pair(pair("the capital", "of France", "in Spain"), loaded, 100)
-    assert coded is not None
+    coded = encode_pair(pair("the capital", "of France", "in Spain"), coder_of(loaded))
     assert loaded.decode(coded.prompt_ids + coded.chosen_ids) == "the capital of France<|end|>"
     assert loaded.decode(coded.chosen_ids).strip() == "of France<|end|>"  # " of" is one token
 
 
 def test_a_marked_answer_is_cut_in_two_the_same_way(tokenizer: Any) -> None:
     row = {"prompt": [message("user", "How?")], "completion": [message("assistant", "So.")], "label": False}
-    coded = preference.encode_marked(row, tokenizer, 100)
-    assert coded is not None and coded.label is False
+    coded = encode_marked(row, coder_of(tokenizer))
+    assert coded.label is False
     assert tokenizer.decode(coded.completion_ids).startswith("So.")
-    assert preference.encode_marked(row, tokenizer, len(coded.prompt_ids)) is None
+    assert coded.within(len(coded.prompt_ids)) is None
 
 
 def test_an_answer_of_several_turns_counts_whole(tokenizer: Any) -> None:
     row = pair("one", "A", "B")
     row["chosen"] += [message("user", "two"), message("assistant", "C")]
-    coded = preference.encode_pair(row, tokenizer, 1000)
-    assert coded is not None
+    coded = encode_pair(row, coder_of(tokenizer))
     text = tokenizer.decode(coded.chosen_ids)
     assert text.startswith("A") and "two" in text and "C" in text
 
@@ -104,25 +109,13 @@ def test_an_answer_of_several_turns_counts_whole(tokenizer: Any) -> None:
 def test_a_pair_that_does_not_fit_is_left_out_and_a_judge_sees_no_cut_answer() -> None:
     loaded = AutoTokenizer.from_pretrained(starter.MODEL_DIR)
     row = pair("What is the capital of France?", "The capital of France is Paris.", "Paris")
-    whole = preference.encode_pair(row, loaded, 1000)
-    assert whole is not None
+    whole = encode_pair(row, coder_of(loaded))
     fits = len(whole.prompt_ids) + len(whole.chosen_ids)
-    assert preference.encode_pair(row, loaded, len(whole.prompt_ids)) is None
-    cut = preference.encode_pair(row, loaded, fits - 1)
+    assert whole.within(len(whole.prompt_ids)) is None
+    cut = whole.within(fits - 1)
     assert cut is not None and cut.cut and len(cut.prompt_ids) + len(cut.chosen_ids) == fits - 1
-
-    def read_by(objective: str) -> Any:
-        made, _ = recipes.resolve(
-            recipes.recipes()[objective],
-            base="starter",
-            revision=None,
-            parameters=1e6,
-            dataset_id="d",
-            overrides={"train.max_length": fits - 1},
-        )
-        return preference.encode(row, loaded, made)
-
-    assert read_by("dpo") is not None and read_by("reward") is None
+    assert preference.fitting([whole], fits - 1, whole=False) == [cut]
+    assert preference.fitting([whole], fits - 1, whole=True) == []
 
 
 # --- KTO ---------------------------------------------------------------------------------------------------------

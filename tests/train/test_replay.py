@@ -15,12 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine import starter
 from engine.data import datasets
 from engine.models import bases
-from engine.models.templates import PLAIN_TEMPLATE
+from engine.render import Encoded
+from engine.render.encode import IGNORED
+from engine.render.template import PLAIN_TEMPLATE
 from engine.report.items import SEEN, UNSEEN
 from engine.spec import RunSpec
 from engine.train import replay, rows
 from engine.train.scoring import divergence
-from engine.train.tokenize import IGNORED, Encoded
 from engine.workspace import Workspace
 from tests.helpers import planned
 

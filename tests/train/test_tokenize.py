@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from engine import starter
-from engine.models.templates import PLAIN_TEMPLATE
-from engine.runs.failures import RunRefused
-from engine.train.tokenize import IGNORED, encode, ensure_template
+from engine.render import NotWritten
+from engine.render.encode import IGNORED
+from engine.render.template import PLAIN_TEMPLATE
+from engine.train.tokenize import encode, get_ready
 from tests.helpers import examples
 
 CHATML = (
@@ -84,7 +85,8 @@ def test_the_mask_holds_for_templates_of_other_families(tokenizer: Any, template
     assert "FIRST" in text and "LAST" in text
     assert "q" not in text.replace("<|im_end|>", "") and "user" not in text
     if template == CHATML:
-        assert text == "idea|FIRST<|im_end|>LAST<|im_end|>"
+        # Its marks are no tokens of the starter: so that it learns to stop, the last answer ends in one that is.
+        assert text == f"idea|FIRST<|im_end|>LAST<|im_end|>{other.eos_token}"
 
 
 def test_an_answer_that_the_template_drops_is_refused_in_words(tokenizer: Any) -> None:
@@ -96,16 +98,16 @@ def test_an_answer_that_the_template_drops_is_refused_in_words(tokenizer: Any) -
         message("user", "r"),
         message("assistant", "LAST"),
     ]
-    with pytest.raises(RunRefused, match="template"):
+    with pytest.raises(NotWritten, match="template"):
         encode({"messages": messages}, other, 100)
 
 
 def test_a_base_without_a_template_gets_the_plain_one() -> None:
     bare = AutoTokenizer.from_pretrained(starter.MODEL_DIR)
     bare.chat_template = None
-    assert ensure_template(bare)
+    assert get_ready(bare)
     assert trained_text(bare, pair("question", "ANSWER")) == "ANSWER" + bare.eos_token
-    assert not ensure_template(bare)
+    assert not get_ready(bare)
 
 
 def test_a_row_that_is_cut_says_so_and_may_train_nothing(tokenizer: Any) -> None:

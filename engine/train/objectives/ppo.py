@@ -45,7 +45,7 @@ from engine.train.objectives import common, reward
 from engine.train.rows import Named
 from engine.train.run import Run
 from engine.train.scoring import scores
-from engine.train.tokenize import ensure_template, render
+from engine.train.tokenize import get_ready, render, stops, turn_end, until_end
 from engine.words import Problem
 from engine.workspace import Workspace
 
@@ -84,7 +84,7 @@ def load_judge(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> Judge:
         lower = load.load(below_spec, workspace)
         loaded = oft.merged(oft.lay_over(reward.judge(lower.model, lower.tokenizer, 0), made))
     own = AutoTokenizer.from_pretrained(made, trust_remote_code=False)
-    ensure_template(own)
+    get_ready(own)
     if own.get_vocab() != tokenizer.get_vocab() or own.chat_template != tokenizer.chat_template:
         raise failures.RunRefused(Problem(rule="ppo-tokenizer", parameters={"ref": ref[:80]}))
     where = backend.here().name
@@ -92,13 +92,13 @@ def load_judge(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> Judge:
     return Judge(loaded.to(where).eval(), ref)
 
 
-def distinct_pad(tokenizer: Any, prompts: list[list[int]], known: int) -> int:
-    """Return the id that fills answers up: the padding token where it is not the end of the text, which TRL would cut
+def distinct_pad(tokenizer: Any, prompts: list[list[int]], known: int, ends: int | None) -> int:
+    """Return the id that fills answers up: the padding token where it is not what `ends` an answer, which TRL would cut
     off with the padding; else the last token that no question holds. Filled places are masked, never read, but they are
     looked up: among the `known` rows of the embedding, which a tokenizer may have more tokens than."""
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != ends:
         return tokenizer.pad_token_id
-    used = {token for ids in prompts for token in ids} | {tokenizer.eos_token_id}
+    used = {token for ids in prompts for token in ids} | {ends}
     return next(token for token in range(min(len(tokenizer), known) - 1, -1, -1) if token not in used)
 
 
@@ -111,29 +111,31 @@ def prepare(run: Run) -> None:
 
 def questions_of(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
     """Return the questions of a spec as token ids, where they leave room for an answer."""
-    train, unseen = rows.divide(spec, workspace)
+    train, unseen = (rows.read(part, tokenizer) for part in rows.divide(spec, workspace))
     room = spec.train.max_length - spec.objective_args.answer_tokens
-    coded = [prompt_ids(row, tokenizer) for row in train]
+    coded = [one.input_ids for one in train.coded]
     kept = [ids for ids in coded if len(ids) <= room]
     if not kept:
         needed = min(map(len, coded), default=0) + spec.objective_args.answer_tokens
         raise failures.RunRefused(
             Problem(rule="data-nothing-trained", parameters={"length": spec.train.max_length, "needed": needed})
         )
-    notes = []
+    notes = list(train.notes)
     if len(kept) < len(coded):
         counts = {"n": len(coded) - len(kept), "length": spec.train.max_length}
-        notes.append(words.t("{n} questions were left out: with an answer they do not fit {length} tokens.", **counts))
-    notes.append(words.t("Training on {rows} questions; {out} are held out.", rows=len(kept), out=len(unseen)))
+        notes.append(
+            words.later("{n} questions were left out: with an answer they do not fit {length} tokens.", **counts)
+        )
+    notes.append(words.later("Training on {rows} questions; {out} are held out.", rows=len(kept), out=len(unseen.rows)))
     scored = [
-        row for row in rows.to_score([], unseen) if len(prompt_ids(row[2], tokenizer)) <= room
+        row for row in rows.to_score([], unseen.rows) if len(prompt_ids(row[2], tokenizer)) <= room
     ]  # fmt: skip
-    return rows.Rows(kept, [], [], scored, rows.prompts(unseen or train, tokenizer), notes)
+    return rows.Rows(kept, [], [], scored, rows.prompts(unseen.rows or train.rows, tokenizer), notes)
 
 
 def prompt_ids(row: dict[str, Any], tokenizer: Any) -> list[int]:
     """Return the token ids of a question, up to where the answer begins."""
-    text = render(tokenizer, row["prompt"], row.get("tools"), ask=True)
+    text = render(tokenizer, row["prompt"], row.get("tools"))
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -346,9 +348,10 @@ def _set_random(tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> No
 def trainer(run: Run, args: PPOConfig, model: Any, callback: EventCallback) -> PPOTrainer:
     """Return TRL's trainer on questions as token ids, with the judge and a value model made from it."""
     train_rows, tokenizer, judge = run.rows.train, run.tokenizer, run.judge
-    padding = distinct_pad(tokenizer, train_rows, load.embedded(model))
+    padding = distinct_pad(tokenizer, train_rows, load.embedded(model), turn_end(tokenizer))
     filling = copy.deepcopy(tokenizer)
     filling.pad_token_id = padding
+    filling.eos_token_id = turn_end(tokenizer)  # where TRL cuts an answer off, and looks whether it came to an end
     # Trained whole, so in fp32, whatever the judge is held in.
     value = copy.deepcopy(judge.model).float().requires_grad_(True).train()
     model.generation_config.pad_token_id = padding
@@ -381,15 +384,15 @@ def score_answers(model: Any, tokenizer: Any, judge: Judge, named: list[Named], 
     for start in range(0, len(named), ROLLOUT_BATCH):
         batch = named[start : start + ROLLOUT_BATCH]
         prompts = [prompt_ids(row, tokenizer) for _, _, row in batch]
-        padding = distinct_pad(tokenizer, prompts, load.embedded(model))
+        padding = distinct_pad(tokenizer, prompts, load.embedded(model), turn_end(tokenizer))
         width = max(map(len, prompts))
         ids = torch.tensor([[padding] * (width - len(one)) + one for one in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=device)
         out = model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=answer_tokens, do_sample=False, pad_token_id=padding,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=stops(tokenizer),
         )[:, width:].tolist()  # fmt: skip
-        answers = [_until_end(one, tokenizer.eos_token_id) for one in out]
+        answers = [until_end(tokenizer, one) for one in out]
         whole = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
         given = _judged(judge, whole, padding)
         for (name, family, row), prompt, answer, one in zip(batch, prompts, answers, given, strict=True):
@@ -404,10 +407,6 @@ def score_answers(model: Any, tokenizer: Any, judge: Judge, named: list[Named], 
                 )
             )
     return items
-
-
-def _until_end(ids: list[int], end: int | None) -> list[int]:
-    return ids[: ids.index(end) + 1] if end in ids else ids
 
 
 def _judged(judge: Judge, conversations: list[list[int]], padding: int) -> list[float]:

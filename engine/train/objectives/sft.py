@@ -11,6 +11,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from engine import events
 from engine.benchmarks import forms, shipped
+from engine.render import Encoded
 from engine.report import items
 from engine.spec import RunSpec, counts
 from engine.train import ranks, replay, rows
@@ -19,7 +20,6 @@ from engine.train.objectives import common
 from engine.train.run import Run
 from engine.train.scoring import harness, losses, scores, written
 from engine.train.scoring.scores import Question
-from engine.train.tokenize import Encoded
 
 # Held-out rows whose whole answers are compared with their references; more would only take time.
 MOST_TEXTS = 100

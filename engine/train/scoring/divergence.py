@@ -22,7 +22,7 @@ from engine.report import items as report_items
 from engine.train import load
 from engine.train.rows import Named
 from engine.train.run import Run
-from engine.train.tokenize import render
+from engine.train.tokenize import render, stops
 from engine.words import later
 from engine.workspace import write_atomically
 
@@ -55,7 +55,7 @@ def prompts(rows: list[Named], tokenizer: Any, limit: int) -> list[tuple[str, st
             messages = row.get("prompt") or _before_answer(row.get("messages") or [])
             if not messages:
                 continue
-            text = render(tokenizer, messages, row.get("tools"), ask=True)
+            text = render(tokenizer, messages, row.get("tools"))
             ids, shown = tokenizer(text, add_special_tokens=False)["input_ids"], messages[-1].get("content") or ""
         if ids:
             found.append((name, family, shown[:500], ids))
@@ -115,12 +115,10 @@ def _answers(base: Any, tokenizer: Any, given: list[list[int]], seed: int) -> tu
         torch.manual_seed(seed)
         out = base.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=MOST_NEW_TOKENS, do_sample=True, temperature=1.0, top_k=0,
-            top_p=1.0, pad_token_id=padding, eos_token_id=tokenizer.eos_token_id,
+            top_p=1.0, pad_token_id=padding, eos_token_id=stops(tokenizer),
         )  # fmt: skip
     written = out[:, width:]
-    ended = (
-        (written == tokenizer.eos_token_id).int() if tokenizer.eos_token_id is not None else torch.zeros_like(written)
-    )
+    ended = torch.isin(written, torch.tensor(stops(tokenizer) or [], device=device)).int()
     # the end token itself is counted, what fills up after it is not
     counted = (ended.cumsum(dim=1) - ended == 0).long()
     return out, torch.cat([mask, counted], dim=1), width

@@ -19,7 +19,7 @@ from engine.runs import failures, store
 from engine.spec import RunSpec, schema
 from engine.train import load, oft
 from engine.train.scoring import scores
-from engine.train.tokenize import ensure_template
+from engine.train.tokenize import get_ready
 from engine.words import Problem, Text
 from engine.workspace import Workspace
 
@@ -166,7 +166,7 @@ def _tokenizer(run_spec: RunSpec, base: Base) -> Any:
     except OSError as error:
         reason = str(error).splitlines()[0][:200]
         raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
-    ensure_template(tokenizer)
+    get_ready(tokenizer, base.folder, run_spec.day)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -65,7 +65,7 @@ _ACC = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
 
 def asked_text(tokenizer: Any, doc: dict[str, Any]) -> str:
     """Return the question of a doc as the model reads it: its messages through the chat template, or its text as it is."""
-    return render(tokenizer, doc["messages"], ask=True) if "messages" in doc else doc.get("text", "")
+    return render(tokenizer, doc["messages"]) if "messages" in doc else doc.get("text", "")
 
 
 def score_choices(model: Any, tokenizer: Any, docs: list[dict[str, Any]], max_length: int) -> list[Item]:

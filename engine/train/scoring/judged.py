@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from engine.render.encode import Pair, encode_marked, encode_pair
 from engine.report import Item
-from engine.train.objectives.preference import Pair, encode_marked, encode_pair
 from engine.train.rows import Named
 from engine.train.scoring.harness import sha
 from engine.train.scoring.likelihood import Reader
-from engine.train.tokenize import render
+from engine.train.tokenize import coder_of, render
 
 
 def _padded(rows: list[list[int]], padding: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,13 +53,13 @@ def _pair_items(tokenizer: Any, rows: list[Named], length: int, *, whole: bool) 
     """Return an item without scores for each pair that can be scored; with `whole` only those that are not cut."""
     found = []
     for name, family, row in rows:
-        pair = encode_pair(row, tokenizer, length)
+        pair = encode_pair(row, coder_of(tokenizer)).within(length)
         if pair is None or (whole and pair.cut):
             continue
         item = Item(
             item=name,
             family=family,
-            prompt_sha=sha(render(tokenizer, row["prompt"], row.get("tools"), ask=True)),
+            prompt_sha=sha(render(tokenizer, row["prompt"], row.get("tools"))),
             prompt=row["prompt"][-1].get("content"),
             choices=[_text(row["chosen"]), _text(row["rejected"])],
             gold=0,
@@ -102,7 +102,9 @@ def score_marked(model: Any, tokenizer: Any, rows: list[Named], length: int) -> 
     What is compared is the gap between good and bad answers (report.paired_gap): they belong to different questions,
     so that no single row can be right or wrong.
     """
-    found = [(named, one) for named in rows if (one := encode_marked(named[2], tokenizer, length)) is not None]
+    coder = coder_of(tokenizer)
+    coded = ((named, encode_marked(named[2], coder).within(length)) for named in rows)
+    found = [(named, one) for named, one in coded if one is not None]
     scored = answer_loglikelihoods(model, [(one.prompt_ids, one.completion_ids) for _, one in found])
     return [
         Item(

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from engine.render.encode import IGNORED
 from engine.report import Item
 from engine.train.scoring.harness import sha
 from engine.train.scoring.likelihood import LOGIT_CHUNK_TOKENS, MOST_LOGITS
-from engine.train.tokenize import IGNORED, encode
+from engine.train.tokenize import encode
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from engine.benchmarks import forms
 from engine.report import Item
 from engine.train.scoring import harness
 from engine.train.scoring.harness import sha
-from engine.train.tokenize import render
+from engine.train.tokenize import render, stops
 
 # A reference of at most so many tokens can be asked for word by word; a longer one is judged by its loss alone.
 SHORT_TOKENS = 24
@@ -93,7 +93,7 @@ def answer(model: Any, tokenizer: Any, prompts: list[str], most_tokens: int) -> 
         max_new_tokens=most_tokens,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=stops(tokenizer),
     )
     return [
         tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -118,7 +118,7 @@ def score_exact(
         reference = row["completion"][-1]["content"].strip()
         length = len(tokenizer(reference, add_special_tokens=False)["input_ids"])
         if 0 < length <= SHORT_TOKENS:
-            asked_text = render(tokenizer, row["prompt"], row.get("tools"), ask=True)
+            asked_text = render(tokenizer, row["prompt"], row.get("tools"))
             short.append((name, family, asked_text, row["prompt"][-1]["content"], reference))
     items = []
     for start in range(0, len(short), 32):

@@ -1,0 +1,148 @@
+"""What becomes of a row with a base: how many tokens it has, which of them teach, what is left out, or why it cannot be
+read. The check with a base, the pages and the run all say this of the same rows in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from engine.render.coder import Coder
+from engine.render.encode import IGNORED, Encoded, Marked, Pair, encode_any
+from engine.render.template import NotWritten
+from engine.words import Problem, Text, later
+
+# Lines that are named of each kind; the rest are counted.
+LINES_NAMED = 20
+
+
+def _told(what: str, count: int) -> Text:
+    """What a template leaves out of rows, in words."""
+    if what == "reasoning":
+        return later("the reasoning of {n} answers", n=count)
+    if what == "system":
+        return later("{n} system texts", n=count)
+    if what == "result":
+        return later("the results of {n} tool calls", n=count)
+    if what == "tools":
+        return later("{n} descriptions of tools", n=count)
+    return later("the words of {n} turns", n=count)
+
+
+class Outcome(NamedTuple):
+    """`tokens` of the row, of the longer side of a pair. `first`: how many stand before the first that is trained; a
+    window of no more teaches nothing. `needed`: how many keep all that is trained. `problem`: why it cannot be read."""
+
+    tokens: int = 0
+    first: int = 0
+    needed: int = 0
+    trained: int = 0
+    dropped: dict[str, int] | None = None
+    problem: Problem | None = None
+
+
+def of_row(row: dict[str, Any], coder: Coder) -> Outcome:
+    """Say what becomes of one canonical row, of any type."""
+    try:
+        return of_coded(encode_any(row, coder))
+    except NotWritten as refused:
+        return Outcome(problem=refused.problem)
+
+
+def of_coded(coded: Encoded | Pair | Marked) -> Outcome:
+    """Say what becomes of a row that was encoded whole."""
+    if isinstance(coded, Pair):
+        trained = len(coded.chosen_ids) + len(coded.rejected_ids)
+        return Outcome(coded.needed, len(coded.prompt_ids), coded.needed, trained, coded.dropped)
+    if isinstance(coded, Marked):
+        return Outcome(coded.needed, len(coded.prompt_ids), coded.needed, len(coded.completion_ids), coded.dropped)
+    # The first token has no predecessor, so it is never predicted.
+    first = next((at for at, label in enumerate(coded.labels) if at and label != IGNORED), len(coded.labels))
+    return Outcome(len(coded.input_ids), first, coded.needed, coded.trained_tokens, coded.dropped)
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Rows that cannot be read for one reason: how many, and the lines of the first."""
+
+    problem: Problem
+    rows: int
+    lines: tuple[int, ...]
+
+    @property
+    def note(self) -> Text:
+        """The sentence of the run that leaves them out."""
+        told = {"reason": self.problem.texts[0], "lines": named(self.lines, self.rows)}
+        return later("{n} rows were left out: {reason} (lines {lines}).", n=self.rows, **told)
+
+
+def named(lines: Iterable[int], count: int) -> str:
+    """Line numbers as they are shown: the first of them, and that there are more."""
+    shown = [str(line) for line in lines][:LINES_NAMED]
+    return ", ".join(shown) + (", ..." if count > len(shown) else "")
+
+
+class Tally:
+    """What becomes of many rows. add() each; the rest reads what was added."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.dropped: dict[str, int] = {}
+        self.dropped_rows: dict[str, list[int]] = {}
+        self._refused: dict[str, tuple[Problem, int, list[int]]] = {}
+        self.lines: list[int] = []
+        self.first: list[int] = []
+        self.needed: list[int] = []
+
+    def add(self, line: int, one: Outcome) -> None:
+        """Count the outcome of the row on a line."""
+        self.rows += 1
+        if one.problem is not None:
+            key = one.problem.rule + repr(sorted(one.problem.parameters.items()))
+            problem, count, lines = self._refused.get(key, (one.problem, 0, []))
+            self._refused[key] = (problem, count + 1, [*lines, line] if len(lines) < LINES_NAMED else lines)
+            return
+        for what, count in (one.dropped or {}).items():
+            self.dropped[what] = self.dropped.get(what, 0) + count
+            self.dropped_rows.setdefault(what, [])
+            if len(self.dropped_rows[what]) < LINES_NAMED:
+                self.dropped_rows[what].append(line)
+        self.lines.append(line)
+        self.first.append(one.first)
+        self.needed.append(one.needed)
+
+    @property
+    def refused(self) -> list[Refusal]:
+        """The rows that cannot be read, by reason, the most frequent first."""
+        found = (Refusal(problem, count, tuple(lines)) for problem, count, lines in self._refused.values())
+        return sorted(found, key=lambda one: -one.rows)
+
+    @property
+    def refused_rows(self) -> int:
+        return sum(count for _, count, _ in self._refused.values())
+
+    def lost(self, max_length: int) -> list[int]:
+        """The lines of rows of which a window of so many tokens leaves nothing that is trained."""
+        return [line for line, first in zip(self.lines, self.first, strict=True) if first >= max_length]
+
+    def cut(self, max_length: int) -> list[int]:
+        """The lines of rows of which such a window keeps a part of what is trained."""
+        rows = zip(self.lines, self.first, self.needed, strict=True)
+        return [line for line, first, needed in rows if first < max_length < needed]
+
+    @property
+    def dropped_notes(self) -> list[Text]:
+        """Sentences about what the template leaves out of the rows."""
+        return [
+            later(
+                "The base's chat template leaves out {what} (lines {lines}).",
+                what=_told(what, count),
+                lines=named(self.dropped_rows[what], count),
+            )
+            for what, count in sorted(self.dropped.items())
+        ]
+
+    @property
+    def keeps_all(self) -> int:
+        """The shortest window that cuts nothing of what is trained."""
+        return max(self.needed, default=0)
