@@ -81,7 +81,7 @@ def _choice(place: Any, label: str, words: dict[str, str], key: str, known: str 
     """Ask for one of a few; the answer stands in the URL. What the file says is shown until somebody says otherwise."""
     options, given = list(words), st.query_params.get(key)
     shown = place.selectbox(
-        label,
+        _ui.plain(label),
         options,
         index=options.index(given) if given in words else None,
         format_func=words.__getitem__,

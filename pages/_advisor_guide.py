@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 import streamlit as st
 
@@ -27,7 +25,7 @@ def show(advice: Advice) -> None:
     st.subheader(t("What the guide says"))
     rules = guide.rules()
     for name in TABLES:
-        st.markdown(f"**{_table_title(name)}**")
+        st.markdown(f"**{_ui.plain(_table_title(name))}**")
         rows = {row.rule: row for row in advice.tables[name]}
         for row in rows.values():
             if row.fired:
@@ -35,7 +33,7 @@ def show(advice: Advice) -> None:
         if not any(row.fired for row in rows.values()):
             st.caption(_ui.plain(next(iter(rows.values())).reason))
         fired = {row.rule for row in rows.values() if row.fired}
-        st.table(_frame([rules[rule] for rule in rows], fired), hide_index=True)
+        st.table(_ui.cells(_frame([rules[rule] for rule in rows], fired), mark="→"), hide_index=True)
 
 
 def _fired(rule: guide.Rule, row: tables.TableRow) -> None:
@@ -56,10 +54,10 @@ def _fired(rule: guide.Rule, row: tables.TableRow) -> None:
         st.caption(verdict)
 
 
-def _frame(rules: list[guide.Rule], marked: set[str]) -> Any:
-    """Return rules as a table for st.table, which reads cells as Markdown; the marked ones highlighted."""
+def _frame(rules: list[guide.Rule], marked: set[str]) -> pd.DataFrame:
+    """Return rules as a table, the marked ones with an arrow."""
     words = _ui.verdict_words()
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {
             _ui.unbroken(t("Rule")): [f"→\u00a0{rule.id}" if rule.id in marked else rule.id for rule in rules],
             t("When"): [t(rule.when) for rule in rules],
@@ -68,9 +66,6 @@ def _frame(rules: list[guide.Rule], marked: set[str]) -> Any:
             _ui.unbroken(t("Verdict")): [_ui.unbroken(words[rule.verdict]) for rule in rules],
             t("Tunebook uses"): [t(rule.value_used) for rule in rules],
         }
-    )
-    return frame.map(_ui.plain).style.apply(
-        lambda row: [_ui.HIGHLIGHT if row.iloc[0].startswith("→") else ""] * len(row), axis=1
     )
 
 
@@ -83,4 +78,4 @@ def show_all(advice: Advice) -> None:
             rules = [rule for rule in guide.rules().values() if rule.table == name]
             if rules:
                 st.markdown(f"**{_ui.plain(t(title))}**")
-                st.table(_frame(rules, marked), hide_index=True)
+                st.table(_ui.cells(_frame(rules, marked), mark="→"), hide_index=True)

@@ -67,7 +67,7 @@ def show(case: Case, advice: Advice) -> None:
     names = [f"✓ {title}" if one.title == chosen else title for title, one in zip(titles, found, strict=True)]
     if all(one.memory.parts for one in found):
         st.plotly_chart(
-            _bars(found, case.target.memory_bytes, names),
+            _ui.figure(_bars(found, case.target.memory_bytes, names)),
             key="ways",
             alt=t("The memory of each way, part by part, beside all there is"),
         )
@@ -90,10 +90,7 @@ def show(case: Case, advice: Advice) -> None:
             t("What one trades"): [one.trade for one in found],
         }
     )
-    st.table(
-        table.style.apply(lambda row: [_ui.HIGHLIGHT if row.iloc[0].startswith("✓") else ""] * len(row), axis=1),
-        hide_index=True,
-    )
+    st.table(_ui.cells(table, mark="✓"), hide_index=True)
     _time_caption(advice)
 
 

@@ -236,7 +236,9 @@ def _find(workspace: Workspace, plan: Plan | None) -> None:
         "search": t("Search the hub"),
         "folder": t("A folder on this machine"),
     }
-    way = st.radio(t("Where to look"), list(ways), format_func=ways.__getitem__, horizontal=True, key="find_way")
+    way = st.radio(
+        t("Where to look"), list(ways), format_func=lambda name: _ui.plain(ways[name]), horizontal=True, key="find_way"
+    )
     if way == "list":
         _short_list(plan)
     elif way == "search":
@@ -340,4 +342,4 @@ def devices() -> None:
             ],
         }
     )  # fmt: skip
-    st.table(table, hide_index=True)
+    st.table(_ui.cells(table), hide_index=True)

@@ -68,8 +68,8 @@ def _bars(counts: Mapping[str, int], name: str, title: str, key: str) -> None:
     figure = go.Figure(go.Bar(x=list(counts), y=list(counts.values()), width=0.5))
     figure.update_layout(height=260, margin={"l": 10, "r": 10, "t": 36, "b": 10}, title=title)
     figure.update_xaxes(type="category")
-    st.plotly_chart(figure, key=key, alt=title)
-    with st.expander(t("The numbers: {what}", what=title)):
+    st.plotly_chart(_ui.figure(figure), key=key, alt=title)
+    with st.expander(_ui.say("The numbers: {what}", what=title)):
         table = pd.DataFrame({name: list(counts), t("Count"): list(counts.values())})
         st.dataframe(table, hide_index=True, alt=title)
 
@@ -132,7 +132,7 @@ def _lengths(found: profile.Statistics) -> None:
         figure.add_vline(x=window, line_dash="dash", annotation_text=t("window"))
     title = t("Rows by length in tokens")
     figure.update_layout(height=280, margin={"l": 10, "r": 10, "t": 36, "b": 10}, title=title, bargap=0.05)
-    st.plotly_chart(figure, key="lengths", alt=title)
+    st.plotly_chart(_ui.figure(figure), key="lengths", alt=title)
     with st.expander(t("The numbers: {what}", what=title)):
         table = pd.DataFrame({t("Tokens"): edges, t("Rows"): counts})
         st.dataframe(table[table[t("Rows")] > 0], hide_index=True, alt=title)
@@ -170,9 +170,9 @@ def mask(workspace: Workspace, dataset: Dataset) -> None:
     if found.plain_template:
         st.caption(t("The base has no chat template; questions and answers are marked with plain headings."))
     if found.untrained and not found.problem:
-        st.warning(t("{n} of these rows train nothing: no answer begins within the window.", n=found.untrained))
+        st.warning(_ui.say("{n} of these rows train nothing: no answer begins within the window.", n=found.untrained))
     if found.refused:
-        st.warning(t("The base's chat template cannot write {n} of these rows.", n=found.refused))
+        st.warning(_ui.say("The base's chat template cannot write {n} of these rows.", n=found.refused))
     names = {"chosen": t("better answer"), "rejected": t("worse answer"), "good": t("good"), "bad": t("bad"), "": ""}
     parts = []
     for row in found.rows:
@@ -219,7 +219,7 @@ def division(workspace: Workspace, dataset: Dataset) -> None:
     b.metric(t("Rows held out"), f"{out:,}")
     c.metric(t("Different questions"), f"{found.groups:,}")
     st.caption(
-        t(
+        _ui.say(
             "Drawn with seed {seed}. Rows with the same question stay on one side. "
             'Share and seed are settings of the Train page ("Held-out share", "Split seed").',
             seed=found.seed,

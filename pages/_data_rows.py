@@ -104,7 +104,7 @@ def _excerpt(text: str, where: tuple[int, int] | None) -> str:
     before = ("…" if begin else "") + text[begin:start]
     after = text[start + len(marked) : stop] + ("…" if stop < len(text) else "")
     # A space at the edge of a Markdown mark would undo it, and an invisible spot is none.
-    spot = _ui.plain(marked).strip() or "␣"
+    spot = _ui.plain(marked.strip()) or "␣"
     return f"{_ui.plain(before)}:red-background[**{spot}**]{_ui.plain(after)}"
 
 
@@ -148,7 +148,7 @@ def repairs(workspace: Workspace, dataset: Dataset) -> None:
         left.markdown(_ui.plain(effect))
         wanted = fixes.DROP_BAD_ROWS if fixes.DROP_BAD_ROWS in offers else next(iter(offers))
         kind = "primary" if fix == wanted and not edits and report.errors else "secondary"
-        if right.button(labels.get(fix, t("Repair")), type=kind, key=fix):
+        if right.button(_ui.plain(labels.get(fix, t("Repair"))), type=kind, key=fix):
             changed = tuple(fixes.Edit(row=row, text=text) for row, text in edits.items())
             _data_upload.change(workspace, dataset, fixes=(*changed, fix))
 
@@ -166,7 +166,7 @@ def _pending(workspace: Workspace, dataset: Dataset, edits: dict[int, str]) -> N
         still = {row for row, text in edits.items() if text and _is_bad(dataset, text)}
         after = dataset.report.bad_rows - len(bad & edits.keys()) + len(still)
         st.caption(
-            t(
+            _ui.say(
                 "Effect: {deleted} rows deleted, {changed} written anew; {before} rows with errors become {after}.",
                 deleted=sum(not text for text in edits.values()),
                 changed=sum(bool(text) for text in edits.values()),

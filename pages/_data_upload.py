@@ -143,14 +143,14 @@ def widget(workspace: Workspace) -> None:
     if limits.on():
         rows = f"{limits.limits().rows:,}"
         st.caption(
-            t(
+            _ui.say(
                 "JSON Lines, a JSON array or CSV, also gzipped; in this demo at most {size} and {n} rows.",
                 size=size,
                 n=rows,
             )
         )
     else:
-        st.caption(t("JSON Lines, a JSON array, CSV or Parquet, also gzipped; at most {size}.", size=size))
+        st.caption(_ui.say("JSON Lines, a JSON array, CSV or Parquet, also gzipped; at most {size}.", size=size))
     done = _uploader(
         key="uploader",
         data={
@@ -186,7 +186,7 @@ def _size(size_bytes: int) -> str:
 
 def _fallback(workspace: Workspace) -> None:
     upload = st.file_uploader(
-        t("JSON Lines, a JSON array, CSV or Parquet; at most {n} MB", n=FALLBACK_LIMIT_MB),
+        _ui.say("JSON Lines, a JSON array, CSV or Parquet; at most {n} MB", n=FALLBACK_LIMIT_MB),
         key="upload",
         help=t('Larger files: choose "A file on this machine", or use `tunebook check FILE`.'),
     )
@@ -308,7 +308,7 @@ def _watch_rows() -> None:
     if result is None:
         now = jobs.progress(folder)
         text = t("Making the rows ready for training: {percent} %", percent=int(100 * now.share))
-        st.progress(now.share, text=_ui.with_time_left(text, now))
+        st.progress(now.share, text=_ui.plain(_ui.with_time_left(text, now)))
         return
     jobs.forget(folder)
     if result.problem is None:

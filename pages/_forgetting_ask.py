@@ -85,7 +85,13 @@ def _choose(workspace: Workspace, base: Base, titled: dict[str, str]) -> _Asked:
             return words[name]
         return f"{words[name]}, {_minutes(workspace, base.ref, sets[name].benchmarks, sets[name].limit)}"
 
-    chosen = st.radio(t("Which"), [*sets, "own"], format_func=label, horizontal=True, key=f"ask_set_{base.ref[4:]}")
+    chosen = st.radio(
+        t("Which"),
+        [*sets, "own"],
+        format_func=lambda name: _ui.plain(label(name)),
+        horizontal=True,
+        key=f"ask_set_{base.ref[4:]}",
+    )
     if chosen != "own":
         one = sets[chosen]
         st.caption(", ".join(_ui.plain(tables.name(name, titled)) for name in one.benchmarks))
@@ -103,7 +109,7 @@ def _choose(workspace: Workspace, base: Base, titled: dict[str, str]) -> _Asked:
         t("Template"), list(templates), format_func=templates.__getitem__, key="ask_template"
     )
     if names:
-        st.caption(t("It takes {time}.", time=_minutes(workspace, base.ref, names, limit)))
+        st.caption(_ui.say("It takes {time}.", time=_minutes(workspace, base.ref, names, limit)))
     return _Asked(names, limit, shots, template)
 
 
@@ -154,4 +160,4 @@ def _own(workspace: Workspace) -> None:
         st.error(t("{n} problems. Nothing was kept; mend the file and upload it again.", n=len(problems)))
     _ui.problem_list(problems[:50])
     if len(problems) > 50:
-        st.caption(t("and {n} more", n=len(problems) - 50))
+        st.caption(_ui.say("and {n} more", n=len(problems) - 50))

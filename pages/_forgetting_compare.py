@@ -89,7 +89,9 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
             (t("Figures (CSV)"), files.as_csv(flat), "csv"),
             (t("Figures (JSON)"), files.as_json(figures), "json"),
         ):
-            st.download_button(label, data, file_name=f"frontier.{ending}", on_click="ignore", key=f"frontier_{ending}")
+            st.download_button(
+                _ui.plain(label), data, file_name=f"frontier.{ending}", on_click="ignore", key=f"frontier_{ending}"
+            )
 
 
 def _look_at(run_id: str) -> None:

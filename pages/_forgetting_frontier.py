@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -150,7 +149,7 @@ def _names(
         heights = [(top - y) / (top - bottom) * PLOT_PIXELS for _, y, _ in some]
         for (x, y, name), height, place in zip(some, heights, apart(heights, LINE_PIXELS), strict=True):
             figure.add_annotation(
-                x=x, y=y, text=html.escape(name, quote=False), ax=40 * side, ay=place - height,
+                x=x, y=y, text=name, ax=40 * side, ay=place - height,
                 xanchor="left" if side > 0 else "right", showarrow=True, arrowhead=0, arrowwidth=1, arrowcolor=GREY,
                 standoff=7,
             )  # fmt: skip
@@ -257,7 +256,9 @@ def trade(points: Sequence[frontier.Point], key: str) -> frontier.Point | None:
         )
     if any(one.gain is not None and one.retention is not None for one in points):
         st.plotly_chart(
-            frontier_figure(points, picked), key=f"frontier_{key}", alt=t("Gain on the new task against what was kept")
+            _ui.figure(frontier_figure(points, picked)),
+            key=f"frontier_{key}",
+            alt=t("Gain on the new task against what was kept"),
         )
     st.dataframe(
         points_table(points, weight / 100), hide_index=True, alt=t("Runs with their gain, what was kept and the score")
@@ -276,7 +277,7 @@ def trade(points: Sequence[frontier.Point], key: str) -> frontier.Point | None:
             )
         )
     st.caption(
-        t(
+        _ui.say(
             "Score: {new} % of the new task's score and {kept} % of what was kept; none where the new task is a loss. "
             "Bars: 95 % over the questions of one run, or over the seeds of several. Points along a run are joined by a "
             "line.",

@@ -9,6 +9,7 @@ from engine.report import files, headline, questions, verdicts
 from engine.runs import ScoredRun
 from engine.words import t
 from pages import _forgetting_tables as tables
+from pages import _ui
 
 FLIPS_IN_REPORT = 100
 
@@ -28,7 +29,7 @@ def downloads(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str
     with st.container(horizontal=True):
         for label, data, ending, mime in kinds:
             st.download_button(
-                label, data, file_name=f"{scored.run_id}-forgetting.{ending}", mime=mime, on_click="ignore",
+                _ui.plain(label), data, file_name=f"{scored.run_id}-forgetting.{ending}", mime=mime, on_click="ignore",
                 icon=":material/download:", key=f"download_{ending}",
             )  # fmt: skip
 

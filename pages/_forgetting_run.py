@@ -57,7 +57,9 @@ def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str,
     _distance(whole)
     if any(tables.is_share(row) for row in rows):
         st.plotly_chart(
-            tables.changes_figure(rows, titled), key="changes", alt=t("Changes in accuracy with 95 % intervals")
+            _ui.figure(tables.changes_figure(rows, titled)),
+            key="changes",
+            alt=t("Changes in accuracy with 95 % intervals"),
         )
     with st.expander(t("Per family and subject, with every figure")):
         asked = list(dict.fromkeys(row.benchmark for row in rows))
@@ -120,7 +122,7 @@ def _along(scored: ScoredRun) -> None:
             picked is not None
             and picked.step is not None
             and picked.step < last
-            and st.button(t("Same run, {n} steps", n=picked.step), key="shorter_run")
+            and st.button(_ui.say("Same run, {n} steps", n=picked.step), key="shorter_run")
         ):
             told = t("The same as {name}: it picks step {step}", name=scored.name, step=picked.step)
             made = drafts.of_spec(

@@ -111,7 +111,7 @@ def _result(workspace: Workspace, sweep_id: str) -> None:
     )  # fmt: skip
     for one in result.claims:
         if one.verdict != "not tested":
-            st.markdown(f"- **{one.rule}**, {words[one.verdict]}: {_ui.plain(one.sentence)}")
+            st.markdown(f"- **{_ui.plain(one.rule)}**, {_ui.plain(words[one.verdict])}: {_ui.plain(one.sentence)}")
     with st.expander(t("Its runs")):
         _trials(workspace, sweep_id)
     with st.container(horizontal=True):
@@ -119,7 +119,9 @@ def _result(workspace: Workspace, sweep_id: str) -> None:
             (t("Figures (JSON)"), files.as_json(result), "json"),
             (t("Table (Markdown)"), claims.markdown(result), "md"),
         ):
-            st.download_button(label, data, file_name=f"{sweep_id}.{ending}", on_click="ignore", key=f"sweep_{ending}")
+            st.download_button(
+                _ui.plain(label), data, file_name=f"{sweep_id}.{ending}", on_click="ignore", key=f"sweep_{ending}"
+            )
 
 
 def _sentence(result: claims.Result) -> str:

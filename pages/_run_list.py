@@ -45,18 +45,18 @@ def _queue(workspace: Workspace, shown: list[str]) -> None:
     for run_id in mine:
         with st.container(horizontal=True, vertical_alignment="center"):
             position = there.index(run_id) + 1
-            st.markdown(f"**{position}.** {_ui.plain(store.name(workspace, run_id))}", width="stretch")
+            st.markdown(f"**{position:d}.** {_ui.plain(store.name(workspace, run_id))}", width="stretch")
             first = position == 1
             label, symbol = t("Move to the front"), ":material/vertical_align_top:"
             # Nobody overtakes strangers.
-            if not limits.on() and st.button(label, icon=symbol, key=f"front_{run_id}", disabled=first):
+            if not limits.on() and st.button(_ui.plain(label), icon=symbol, key=f"front_{run_id}", disabled=first):
                 lifecycle.move_first(workspace, run_id)
                 st.rerun()
             if st.button(t("Remove"), icon=":material/close:", key=f"remove_{run_id}"):
                 lifecycle.remove_waiting(workspace, run_id)
                 st.rerun()
     if len(mine) < len(there) and not limits.on():
-        st.caption(t("{n} more waiting runs belong to another home on this machine.", n=len(there) - len(mine)))
+        st.caption(_ui.say("{n} more waiting runs belong to another home on this machine.", n=len(there) - len(mine)))
 
 
 def queue(workspace: Workspace) -> None:
@@ -119,6 +119,6 @@ def compare(workspace: Workspace, found: list[Run]) -> None:
         titles = {"recipe.name": t("Recipe"), "base.ref": t("Base"), "dataset.id": t("Data")}
         rows = {titles.get(path) or t(settings.fields()[path].title): values for path, values in different}
         cells = {title: [_ui.show_value(value)[:40] for value in values] for title, values in rows.items()}
-        st.table(pd.DataFrame(cells, index=[names[run_id] for run_id in chosen]).T)
+        st.table(_ui.cells(pd.DataFrame(cells, index=[names[run_id] for run_id in chosen]).T))
         if any(path == "dataset.id" for path, _ in different):
             st.caption(t("Their data differ: losses on other rows cannot be compared."))

@@ -54,7 +54,7 @@ def how_far(run_id: str, state: str, found: list[Any], last: events.Step | None)
     phase = next((e for e in reversed(found) if isinstance(e, events.Phase)), None)
     if state == "queued":
         before = device_queue.place(machine.facts().device, run_id)
-        st.info(t("Waiting for its turn; {n} before it.", n=before) if before else t("About to start."))
+        st.info(_ui.say("Waiting for its turn; {n} before it.", n=before) if before else t("About to start."))
     words = {
         "loading": t("Loading libraries and model"),
         "training": t("Trying the longest batch") if phase and phase.detail == "probe" else t("Training"),
@@ -73,7 +73,7 @@ def how_far(run_id: str, state: str, found: list[Any], last: events.Step | None)
                 total=last.total_steps,
                 left=_ui.duration(last.left_s),
             )
-        st.progress(min(1.0, last.step / max(1, last.total_steps)) if last else 0.0, text=text)
+        st.progress(min(1.0, last.step / max(1, last.total_steps)) if last else 0.0, text=_ui.plain(text))
 
 
 def actions(here: Workspace, run: Run) -> None:
@@ -160,7 +160,7 @@ def _start_again(here: Workspace, run_id: str, kind: str) -> None:
     st.caption(t("Start again with:"))
     with st.container(horizontal=True):
         for number, remedy in enumerate(found):
-            if st.button(remedy.title[:1].upper() + remedy.title[1:], key=f"remedy_{number}"):
+            if st.button(_ui.plain(remedy.title[:1].upper() + remedy.title[1:]), key=f"remedy_{number}"):
                 draft = drafts.of_spec(
                     here, store.load_spec(here, run_id), changes=remedy.changes,
                     came_from=t("{name}, started again with {change}", name=store.name(here, run_id), change=remedy.title),
@@ -173,7 +173,7 @@ def silence(state: str, found: list[Any]) -> None:
     silent_s = follow.silent_s(found) if state == "running" else None
     if silent_s is not None:
         st.warning(
-            t(
+            _ui.say(
                 "Nothing was heard of this run for {time}. It may hang: look at its log; Stop ends it and keeps the last "
                 "checkpoint, and Resume goes on from there.",
                 time=_ui.duration(silent_s),

@@ -27,9 +27,9 @@ def show(plan: Plan) -> None:
 def _steps(plan: Plan) -> None:
     a, b, c, d = st.columns(4)
     a.metric(t("Rows to train on"), f"{plan.rows:,}")
-    b.metric(t("Effective batch"), plan.rows_per_step)
+    b.metric(t("Effective batch"), _ui.plain(plan.rows_per_step))
     c.metric(t("Steps"), f"{plan.steps:,}")
-    d.metric(t("Device"), plan.target.name)
+    d.metric(t("Device"), _ui.plain(plan.target.name))
     unknown = t("It cannot be estimated: the architecture of this base is not known.")
     st.markdown(_ui.say("**{name}**: {text}", name=t("Time"), text=plan.time.sentence if plan.time else unknown))
     if (plan.rows or 0) > FIRST_TRY_ROWS and st.button(
@@ -69,7 +69,7 @@ def _weights(plan: Plan) -> None:
     counts = (plan.dataset.report.label_counts if plan.dataset is not None else None) or {}
     good, bad = weights
     st.caption(
-        t(
+        _ui.say(
             "Weights: {good} for each of {n_good} good rows, {bad} for each of {n_bad} bad ones. Unless you set them, "
             "they follow from these counts, so that both kinds weigh about alike (arXiv 2402.01306).",
             good=f"{good:g}",
@@ -86,7 +86,7 @@ def _memory(plan: Plan) -> None:
     if estimate.parts is None:
         return
     st.plotly_chart(
-        _memory_bar(estimate, memory_bytes),
+        _ui.figure(_memory_bar(estimate, memory_bytes)),
         key="memory",
         alt=t("The memory the run needs, part by part, beside all there is"),
     )
@@ -96,7 +96,7 @@ def _memory(plan: Plan) -> None:
             t("{name}: {text}", name=words[name], text=memory.size_words(size)) for name, size in estimate.parts.items()
         )
         if estimate.runs:
-            st.caption(t("Corrected by {n} finished runs of this kind on this machine.", n=estimate.runs))
+            st.caption(_ui.say("Corrected by {n} finished runs of this kind on this machine.", n=estimate.runs))
         else:
             st.caption(
                 t(

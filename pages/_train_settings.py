@@ -82,32 +82,34 @@ def _widget(path: str, default: Any, value: Any, plain: Plan, *, key: str, label
         stored = {one.id: one for one in datasets.list_all(plain.workspace)}
         general = [None, *(i for i, one in stored.items() if one.report.type in checks.replay_types())]
         return st.selectbox(
-            label,
+            _ui.plain(label),
             general,
             index=general.index(value) if value in general else 0,
             format_func=lambda i: stored[i].name if i else t("written by the base, or the starter's own"),
             key=key,
-            help=help_text,
+            help=_ui.plain(help_text),
         )
     if path in ("train.gradient_checkpointing", "train.padding_free"):
         words = {None: t("as the machine needs it"), True: t("on"), False: t("off")}
         return st.selectbox(
-            label,
+            _ui.plain(label),
             list(words),
             index=list(words).index(value) if value in words else 0,
             format_func=lambda answer: words[answer],
             key=key,
-            help=help_text,
+            help=_ui.plain(help_text),
         )
     if field.choices:
         options = list(field.choices)
         index = options.index(value) if value in options else 0
-        return st.selectbox(label, options, index=index, key=key, help=help_text)
+        return st.selectbox(_ui.plain(label), options, index=index, key=key, help=_ui.plain(help_text))
     if isinstance(default, bool):
-        return st.checkbox(label, bool(value), key=key, help=help_text)
+        return st.checkbox(_ui.plain(label), bool(value), key=key, help=_ui.plain(help_text))
     if isinstance(default, int):
-        return st.number_input(label, value=int(value), step=1, key=key, help=help_text)
-    typed = st.text_input(label, _ui.show_value(value) if value is not None else "", key=key, help=help_text)
+        return st.number_input(_ui.plain(label), value=int(value), step=1, key=key, help=_ui.plain(help_text))
+    typed = st.text_input(
+        _ui.plain(label), _ui.show_value(value) if value is not None else "", key=key, help=_ui.plain(help_text)
+    )
     return _parsed(path, typed, default)
 
 
@@ -136,7 +138,7 @@ def _judge(plain: Plan, overrides: dict[str, Any]) -> None:
             format_func=lambda ref: _judge_title(workspace, ref),
             placeholder=t("None yet: train the recipe Reward model first"),
             key=f"judge~{st.session_state.get('form', 0)}",
-            help=t(settings.fields()[path].help),
+            help=_ui.plain(t(settings.fields()[path].help)),
         )
     if chosen and chosen != default:
         overrides[path] = chosen

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import html
 import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -18,6 +19,11 @@ from engine.models import Base, bases
 from engine.runs import store
 from engine.words import Problem, language_of, languages, set_language, t
 from engine.workspace import Workspace, default_workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pandas.io.formats.style import Styler
+    from plotly.graph_objects import Figure
 
 PAGES = Path(__file__).parent
 # A wash that reads on light and on dark alike.
@@ -119,7 +125,7 @@ def language_switch() -> None:
     st.radio(
         t("Language"),
         codes,
-        format_func=lambda code: LANGUAGE_NAMES.get(code, code),
+        format_func=lambda code: plain(LANGUAGE_NAMES.get(code, code)),
         horizontal=True,
         key="language_switch",
         on_change=_switch_language,
@@ -164,9 +170,52 @@ def demo_notice(first: bool) -> None:
         st.caption(t("On your own machine none of these limits exists."))
 
 
+# What Markdown reads as a mark, and between which characters Streamlit finds addresses, icons and arrows in what was read.
+_MARK = re.compile(r"[\\`*_{}\[\]()#+\-.!|<>~$:&^=]")
+_WITHIN = re.compile(r"(?<=:)(?=\S)|(?<=\S)(?=@)|(?<=www)(?=\.)|(?<=[-<>~])(?=[->=])", re.IGNORECASE)
+_NOTHING = ":color[]"  # an empty span: a directive without content and without a colour
+
+
 def plain(text: object) -> str:
-    """Escape a text from a user, a file or a model so that Markdown shows it as it is."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^])", r"\\\1", str(text)).replace("\n", " ")
+    """Return Markdown that shows a text from a person, a file, a model or a hub as it is, in one line.
+
+    Marks are escaped. Addresses, `:icons:` and arrows are found in the text that is left, where no escape is seen, so
+    each of them is parted by a span without content; what is shown and copied has no character more.
+    """
+    line = " ".join(str(text).expandtabs(4).splitlines())
+    escaped = _NOTHING.join(_MARK.sub(r"\\\g<0>", part) for part in _WITHIN.split(line))
+    return re.sub(" (?= )", "&nbsp;", escaped)  # else an indentation begins a block of code, and is lost otherwise
+
+
+def lines(text: str) -> str:
+    """Return Markdown that shows a text as it is, line by line."""
+    return "  \n".join(plain(line) for line in text.split("\n"))
+
+
+def cells(table: pd.DataFrame, mark: str | None = None) -> pd.DataFrame | Styler:
+    """Return a table for st.table, which reads every cell and name as Markdown, that shows them as they are. Rows whose
+    first cell begins with the mark are highlighted."""
+    shown = table.map(plain).rename(columns=plain, index=plain)
+    if mark is None:
+        return shown
+    return shown.style.apply(lambda row: [HIGHLIGHT if row.iloc[0].startswith(mark) else ""] * len(row), axis=1)
+
+
+def figure(drawn: Figure) -> dict[str, Any]:
+    """Return a figure for st.plotly_chart, which reads texts as HTML, that shows them as they are; of a template for
+    what is said beside the mouse, the line break and the end of its name stay."""
+
+    def shown(value: Any, template: bool = False) -> Any:
+        if isinstance(value, str):
+            escaped = html.escape(value, quote=False)
+            return re.sub("&lt;(br|extra|/extra)&gt;", r"<\1>", escaped) if template else escaped
+        if isinstance(value, dict):
+            return {name: shown(one, name == "hovertemplate") for name, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [shown(one, template) for one in value]
+        return value
+
+    return shown(drawn.to_plotly_json())
 
 
 def say(text: str, /, **parameters: object) -> str:
@@ -249,9 +298,11 @@ def link_parameters() -> dict[str, str]:
 def next_step(page: str, label: str, *, reason: str | None = None, **parameters: str) -> None:
     """Show the one button that leads on; with a reason it is disabled and says why."""
     st.divider()
-    clicked = st.button(label, type="primary", icon=":material/arrow_forward:", disabled=bool(reason), key="next_step")
+    clicked = st.button(
+        plain(label), type="primary", icon=":material/arrow_forward:", disabled=bool(reason), key="next_step"
+    )
     if reason:
-        st.caption(reason)
+        st.caption(plain(reason))
     if clicked:
         go(page, **parameters)
 
@@ -263,8 +314,8 @@ def go(page: str, **parameters: str) -> None:
 
 def empty(text: str, page: str, label: str) -> None:
     """Say what is missing and offer the way there, instead of an empty page."""
-    st.info(text)
-    if st.button(label, type="primary", icon=":material/arrow_back:", key="empty_state"):
+    st.info(plain(text))
+    if st.button(plain(label), type="primary", icon=":material/arrow_back:", key="empty_state"):
         go(page)
 
 
@@ -299,9 +350,9 @@ def toy_note(base: Base) -> None:
 
 def bullets(texts: Iterable[str]) -> None:
     """Show texts as a list, as they are."""
-    lines = [f"- {plain(text)}" for text in texts]
-    if lines:
-        st.markdown("\n".join(lines))
+    shown = "\n".join(f"- {plain(text)}" for text in texts)
+    if shown:
+        st.markdown(shown)
 
 
 def problem_list(problems: Iterable[Problem]) -> None:
@@ -333,8 +384,8 @@ def duration(seconds: float) -> str:
 def job_bar(now: jobs.JobProgress, text: str, stop_words: str, *, key: str) -> bool:
     """Show how far a job is, with the time left, and a button beside it; return whether that was pressed."""
     left, right = st.columns([6, 1], vertical_alignment="center")
-    left.progress(now.share, text=with_time_left(text, now))
-    return right.button(stop_words, key=key)
+    left.progress(now.share, text=plain(with_time_left(text, now)))
+    return right.button(plain(stop_words), key=key)
 
 
 def with_time_left(text: str, now: jobs.JobProgress) -> str:

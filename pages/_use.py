@@ -41,7 +41,11 @@ def show(here: Workspace, run_id: str) -> None:
     names |= {"merged": t("Merged model")} if adapter else {}
     names |= {"ollama": t("GGUF, Ollama"), "hub": t("Hub"), "trainers": t("Other trainers")}
     chosen = st.radio(
-        t("What to take along"), list(names), format_func=names.__getitem__, horizontal=True, key="use_section"
+        t("What to take along"),
+        list(names),
+        format_func=lambda name: _ui.plain(names[name]),
+        horizontal=True,
+        key="use_section",
     )
     if chosen == "take":
         _take(here, run_id, adapter)
@@ -95,7 +99,7 @@ def _follow(here: Workspace, run_id: str) -> None:
         st.rerun()
         return
     share = state.done_bytes / state.total_bytes if state.total_bytes else 0.0
-    st.progress(min(1.0, share), text=export_job.phase_words().get(state.phase, state.phase))
+    st.progress(min(1.0, share), text=_ui.plain(export_job.phase_words().get(state.phase, state.phase)))
 
 
 def _checked(found: parity.Parity | None) -> None:
@@ -236,7 +240,11 @@ def _trainers(here: Workspace, run_id: str) -> None:
     st.write(t("The same recipe and rows for another trainer. What it cannot do stands at the head of its file."))
     trainers = other_trainers.TRAINERS
     tool = st.radio(
-        t("Trainer"), list(trainers), format_func=lambda name: trainers[name].title, horizontal=True, key="trainer"
+        t("Trainer"),
+        list(trainers),
+        format_func=lambda name: _ui.plain(trainers[name].title),
+        horizontal=True,
+        key="trainer",
     )
     try:
         found = other_trainers.files(portable_recipe.of_run(here, run_id), tool)

@@ -38,7 +38,7 @@ def _staged_plan(advice: Advice) -> None:
     ):
         mark = ":material/check: " if stage.done else ":material/arrow_right: " if stage.now else ""
         here = t("(this step)") if stage.now else t("(done)") if stage.done else ""
-        place.markdown(f"{mark}**{number}. {_ui.plain(stage.title)}** {here}")
+        place.markdown(f"{mark}**{number:d}. {_ui.plain(stage.title)}** {here}")
         place.markdown(_ui.plain(stage.text))
         if stage.rules:
             place.caption(_ui.say("Rules of the guide: {rules}", rules=", ".join(stage.rules)))
@@ -73,7 +73,7 @@ def _others(advice: Advice, case: Case) -> None:
                 st.markdown("- " + _ui.say("{rule} was not followed: {why}", **parts))
     with st.expander(t("Ways that the guide only mentions")):
         for one in alternatives.mentioned():
-            st.markdown(f"- **{_ui.plain(one.title)}** ({one.rule}): {_ui.plain(one.verdict)}")
+            st.markdown(f"- **{_ui.plain(one.title)}** ({_ui.plain(one.rule)}): {_ui.plain(one.verdict)}")
 
 
 def _plan(case: Case, advice: Advice) -> Plan:

@@ -51,7 +51,7 @@ def _messages(turns: list[dict[str, Any]], model: str) -> list[protocol.Message]
 
 def _said(place: Any, text: str) -> None:
     """Show what a model wrote as it is, line by line; nothing in it is Markdown."""
-    place.markdown("  \n".join(_ui.plain(line) for line in text.split("\n")) or " ")
+    place.markdown(_ui.lines(text) or " ")
 
 
 def _answer(turn: dict[str, Any], columns: list[Any]) -> None:
@@ -126,7 +126,7 @@ def _show(number: int, turn: dict[str, Any], names: dict[str, str]) -> None:
             t("Which answer is best?"),
             list(words),
             index=None,
-            format_func=words.__getitem__,
+            format_func=lambda name: _ui.plain(words[name]),
             horizontal=True,
             key=f"best_{turn['id']}",
             on_change=_prefer,

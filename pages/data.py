@@ -32,8 +32,8 @@ def _samples() -> None:
     columns = st.columns(3)
     for number, sample in enumerate(starter.SAMPLES):
         with columns[number % 3].container(border=True):
-            st.markdown(f"**{t(sample.title)}**")
-            st.caption(t(sample.description))
+            st.markdown(f"**{_ui.plain(t(sample.title))}**")
+            st.caption(_ui.plain(t(sample.description)))
             if st.button(t("Use this sample"), key=f"sample_{sample.name}"):
                 try:
                     _ui.choose("dataset", datasets.add_sample(workspace, sample).id)
@@ -117,7 +117,7 @@ def _stored_before() -> None:
         facts = [t("{n} rows", n=f"{one.report.rows:,}"), _ui.ago(one.created)]
         if one.report.errors:
             facts.insert(1, t("{n} with errors", n=f"{one.report.bad_rows:,}") if one.report.bad_rows else t("no data"))
-        middle.caption(" · ".join(facts))
+        middle.caption(_ui.plain(" · ".join(facts)))
         if right.button(t("Open"), key=f"open_{one.id}"):
             _ui.choose("dataset", one.id)
 
@@ -133,7 +133,7 @@ ways = {
 if limits.on():
     ways = {name: way for name, way in ways.items() if name in ("upload", "sample", "stored")}
 way = st.radio(
-    t("Where are your rows?"), list(ways), format_func=lambda name: ways[name][0], horizontal=True, key="way"
+    t("Where are your rows?"), list(ways), format_func=lambda name: _ui.plain(ways[name][0]), horizontal=True, key="way"
 )
 ways[way][1]()
 _data_upload.problem()
@@ -148,7 +148,7 @@ def _metrics(dataset: Dataset) -> None:
     c.markdown(_ui.say("Kind: {kind}  \nLayout: {layout}", kind=report.type, layout=report.layout))
     if report.label_counts:
         good, bad = report.label_counts.get("true", 0), report.label_counts.get("false", 0)
-        st.caption(t("Marked good: {good}, marked bad: {bad}.", good=good, bad=bad))
+        st.caption(_ui.say("Marked good: {good}, marked bad: {bad}.", good=good, bad=bad))
     if report.type == "language-modeling" and report.layout == "text":
         st.caption(t("Plain texts: every token is trained."))
     elif report.type in ("language-modeling", "prompt-completion"):
@@ -193,7 +193,13 @@ def _look(dataset: Dataset) -> None:
     views = {"rows": t("Row by row")}
     if dataset.good_rows and report.type and dataset.has_rows:
         views |= {"numbers": t("Numbers"), "mask": t("What is trained"), "division": t("Training and validation")}
-    look = st.radio(t("Look at"), list(views), format_func=views.__getitem__, horizontal=True, key=f"look_{dataset.id}")
+    look = st.radio(
+        t("Look at"),
+        list(views),
+        format_func=lambda name: _ui.plain(views[name]),
+        horizontal=True,
+        key=f"look_{dataset.id}",
+    )
     if look == "numbers":
         _data_profile.show(workspace, dataset)
     elif look == "mask":

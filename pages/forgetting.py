@@ -37,8 +37,8 @@ if "forgetting_view" not in st.session_state:
     asked = st.query_params.get("view")
     st.session_state["forgetting_view"] = asked if asked in views else "sweep" if is_sweep else "run"
 view = st.radio(
-    t("What to look at"), list(views), format_func=views.__getitem__, key="forgetting_view", horizontal=True,
-    label_visibility="collapsed",
+    t("What to look at"), list(views), format_func=lambda name: _ui.plain(views[name]),
+    key="forgetting_view", horizontal=True, label_visibility="collapsed",
 )  # fmt: skip
 going_on = _ui.known_run(wanted)
 if going_on and store.status(workspace, going_on) not in store.LIVE:
@@ -72,7 +72,7 @@ else:
     _forgetting_run.show(workspace, run_id, runs)
     if others > 0:
         st.caption(
-            t(
+            _ui.say(
                 "{n} more runs on the same rows: see “Runs against each other” above for the trade between them.",
                 n=others,
             )

@@ -199,24 +199,26 @@ def _methods() -> None:
     for method in METHODS:
         rule = rules[method.rule]
         built = [recipes[name] for name in method.recipes if name in recipes]
-        with st.expander(method.name, expanded=method.rule == "B1"):
+        with st.expander(_ui.plain(method.name), expanded=method.rule == "B1"):
             st.latex(method.formula)
-            st.caption(method.words)
+            st.caption(_ui.plain(method.words))
             _card(rule)
             for recipe in built:
                 st.markdown(_ui.say("**{name}**: {text}", name=t(recipe.title), text=t(recipe.when)))
                 st.markdown(_ui.say("What it costs: {trade}", trade=t(recipe.trade)))
                 st.table(
-                    pd.DataFrame(
-                        [
-                            {
-                                t("Setting"): t(spec_settings.fields()[path].title),
-                                t("Default"): _ui.show_value(default.value),
-                                t("Source"): _ui.plain(t(default.source)),
-                                t("The guide says"): _ui.plain(t(default.guide) if default.guide else ""),
-                            }
-                            for path, default in recipe.defaults.items()
-                        ]
+                    _ui.cells(
+                        pd.DataFrame(
+                            [
+                                {
+                                    t("Setting"): t(spec_settings.fields()[path].title),
+                                    t("Default"): _ui.show_value(default.value),
+                                    t("Source"): t(default.source),
+                                    t("The guide says"): t(default.guide) if default.guide else "",
+                                }
+                                for path, default in recipe.defaults.items()
+                            ]
+                        )
                     ),
                     hide_index=True,
                 )
@@ -234,13 +236,13 @@ def _newest_answers() -> str:
 def _paths() -> None:
     rules = guide.rules()
     for title, steps in PATHS.items():
-        st.subheader(title)
+        st.subheader(_ui.plain(title))
         for number, step in enumerate(steps, 1):
             rule = rules[step.rule]
             with st.container(border=True):
                 left, right = st.columns([6, 1], vertical_alignment="center")
                 left.markdown(
-                    f"**{number}. {_ui.plain(t(rule.says))}** “{_ui.plain(guide.without_marks(rule.phrase))}”"
+                    f"**{number:d}. {_ui.plain(t(rule.says))}** “{_ui.plain(guide.without_marks(rule.phrase))}”"
                 )
                 left.markdown(_ui.plain(step.look_at))
                 base = _newest_answers() if step.rule == "O8" else "starter"
@@ -253,7 +255,7 @@ def _paths() -> None:
 
 def _practices() -> None:
     for name in ("practice", "forgetting", "tools"):
-        st.subheader(t(guide.tables()[name]))
+        st.subheader(_ui.plain(t(guide.tables()[name])))
         for rule in guide.table(name):
             with st.container(border=True):
                 _card(rule)
@@ -271,18 +273,20 @@ def _disputed() -> None:
     for verdict in ("wrong", "disputed", "contradiction", "outdated", "unproven", "vendor claim"):
         section = [rule for rule in guide.rules().values() if rule.verdict == verdict]
         words = _ui.verdict_words()[verdict]
-        st.subheader(t("{what} ({n})", what=words[0].upper() + words[1:], n=len(section)))
+        st.subheader(_ui.say("{what} ({n})", what=words[0].upper() + words[1:], n=len(section)))
         st.table(
-            pd.DataFrame(
-                [
-                    {
-                        _ui.unbroken(t("Rule")): rule.id,
-                        t("The guide says"): _ui.plain(f"“{guide.without_marks(rule.phrase)}” {t(rule.says)}"),
-                        t("The sources say"): _ui.say("{why} ({source})", why=t(rule.why), source=t(rule.source)),
-                        t("Tunebook uses"): _ui.plain(t(rule.value_used)),
-                    }
-                    for rule in section
-                ]
+            _ui.cells(
+                pd.DataFrame(
+                    [
+                        {
+                            _ui.unbroken(t("Rule")): rule.id,
+                            t("The guide says"): f"“{guide.without_marks(rule.phrase)}” {t(rule.says)}",
+                            t("The sources say"): t("{why} ({source})", why=t(rule.why), source=t(rule.source)),
+                            t("Tunebook uses"): t(rule.value_used),
+                        }
+                        for rule in section
+                    ]
+                )
             ),
             hide_index=True,
         )
@@ -294,7 +298,7 @@ def _all_rules(rules: list[guide.Rule], *, expanded: bool) -> None:
         tables = scenario_tables if name == "scenarios" else (name,)
         section = [rule for rule in rules if rule.table in tables]
         if section:
-            with st.expander(t("{what} ({n})", what=t(title), n=len(section)), expanded=expanded):
+            with st.expander(_ui.say("{what} ({n})", what=t(title), n=len(section)), expanded=expanded):
                 st.dataframe(_table(section), hide_index=True, alt=t("Rules of the guide with their verdicts"))
 
 
@@ -332,6 +336,6 @@ else:
     }
     # Sections, not tabs: on dark the name of a chosen tab has too little contrast.
     for title, show in parts.items():
-        st.header(title, divider=True)
+        st.header(_ui.plain(title), divider=True)
         show()
 _ui.next_step("advisor", t("Next: ask the advisor about your own data"))

@@ -187,10 +187,10 @@ else:
     if _ui.current("run") != run_id:
         _ui.choose("run", run_id)
     run = store.describe(workspace, run_id)
-    st.subheader(f"{_ui.STATUS_ICONS.get(run.status, '')} {_ui.plain(run.name)} · {_ui.status_word(run.status)}")
-    st.caption(
-        f"{run.id} · {t('{recipe} on {base}', recipe=run.recipe, base=_ui.plain(bases.short(run.base, workspace)))}"
-    )
+    title = f"{run.name} · {_ui.status_word(run.status)}"
+    st.subheader(_ui.plain(title), icon=_ui.STATUS_ICONS.get(run.status))
+    made = t("{recipe} on {base}", recipe=run.recipe, base=bases.short(run.base, workspace))
+    st.caption(_ui.plain(f"{run.id} · {made}"))
     _run_parts.actions(workspace, run)
     _run_parts.tab_title(run)
     if run.status in store.LIVE:

@@ -132,8 +132,8 @@ with right:
     )
     st.session_state["chosen_recipe"] = recipe_name
     recipe = recipes[recipe_name]
-    st.caption(t(recipe.when))
-    st.caption(t(recipe.trade))
+    st.caption(_ui.plain(t(recipe.when)))
+    st.caption(_ui.plain(t(recipe.trade)))
 
 about_base = st.container()  # filled when the plan is made
 
@@ -179,5 +179,5 @@ if problems:
     _ui.problem_list(problems)
 waiting = sum(run.status in store.LIVE for run in store.list_all(workspace)[:50])
 if waiting:
-    st.info(t("{n} run is going on or waiting; this one waits its turn.", n=waiting))
+    st.info(_ui.say("{n} run is going on or waiting; this one waits its turn.", n=waiting))
 _start(plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from streamlit.testing.v1 import AppTest
@@ -31,12 +32,17 @@ def open_page(name: str, state: dict[str, Any] | None = None, **parameters: str)
     return app
 
 
+def shown(markdown: str) -> str:
+    """Markdown as it is read: without escapes, empty spans and spaces that stay."""
+    return re.sub(r":color\[\]|(&nbsp;)|\\(.)", lambda found: found[2] or (" " if found[1] else ""), markdown)
+
+
 def texts(app: AppTest) -> str:
     """Everything a person reads on the page, without Markdown's escapes."""
     parts: list[str] = []
     for kind in ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success"):
         parts += [str(element.value) for element in getattr(app, kind)]
-    return "\n".join(parts).replace("\\", "")
+    return shown("\n".join(parts))
 
 
 def button(app: AppTest, key: str) -> Any:
