@@ -159,7 +159,7 @@ def mask(workspace: Workspace, dataset: Dataset) -> None:
         return
     share = 100 * found.trained / max(1, found.tokens)
     st.write(
-        t(
+        _ui.say(
             "In the first {rows} rows {trained} of {tokens} tokens are trained ({share} %). They are green and underlined.",
             rows=found.counted,
             trained=f"{found.trained:,}",

@@ -133,7 +133,7 @@ def _along(scored: ScoredRun) -> None:
     with st.expander(t("Along the run: when was what learned and lost?")):
         n, cost = evaluations.POINTS, evaluations.along_cost(scored)
         st.write(
-            t(
+            _ui.say(
                 "Its checkpoints were removed when it had finished. Train it again, scored {n} times on the way, and each "
                 "of these steps is a point of gain against what was kept.",
                 n=n,
@@ -141,7 +141,7 @@ def _along(scored: ScoredRun) -> None:
         )
         if cost is not None:
             st.write(
-                t(
+                _ui.say(
                     "It takes about {time}: the run's {run}, and {n} times {scoring} for scoring.",
                     time=_ui.duration(cost.run_s + n * cost.scoring_s), run=_ui.duration(cost.run_s), n=n,
                     scoring=_ui.duration(cost.scoring_s),

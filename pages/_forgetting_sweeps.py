@@ -192,7 +192,7 @@ def _new(workspace: Workspace) -> None:
     likely_s = _likely_s(workspace, made)
     if likely_s is not None:
         told += " " + t("Together about {time}.", time=_ui.duration(likely_s))
-    st.write(told)
+    st.write(_ui.plain(told))
     if st.button(t("Start the sweep"), type="primary", key="start_sweep", disabled=bool(problems) or not n):
         # The same click twice is one sweep.
         click = st.session_state.setdefault("sweep_click", secrets.token_hex(8))

@@ -276,5 +276,5 @@ def _packed(here: Workspace, run_id: str, tool: str) -> bytes:
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
             for path in sorted(target.rglob("*")):
                 if path.is_file():
-                    archive.write(path, path.relative_to(folder))
+                    archive.writestr(path.relative_to(folder).as_posix(), path.read_bytes())
     return packed.getvalue()

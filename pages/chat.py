@@ -184,7 +184,7 @@ def _votes() -> None:
         ("pairs", len(pairs), t("{n} pairs of a better and a worse answer", n=len(pairs)), t("Pairs from the chat")),
     ]  # fmt: skip
     for column, (kind, count, says, name) in zip(st.columns(2), kinds, strict=True):
-        column.write(says)
+        column.write(_ui.plain(says))
         if column.button(t("Make a data set and look at it"), key=f"make_{kind}", disabled=not count):
             try:
                 made = votes.make_dataset(workspace, kind, name)

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
 import streamlit as st
 
-from tests.house.sources import PAGES, called, calls, name_of, top, tree_of
+from tests.house.sources import PAGES, called, calls, top, tree_of
 
 READS_MARKDOWN = re.compile(r"GitHub-flavored\s+Markdown|markdown,?\s+(as described|including|subject)", re.IGNORECASE)
 NUMBER = re.compile(r"[^{}]*[deEfg%,]")  # a format that no text can have: it raises
@@ -28,7 +29,7 @@ def markdown_of(widget: str) -> dict[str, int | None]:
     """Return the arguments of a widget that may hold Markdown, each with its place where it has one."""
     function = getattr(st, widget, None)
     if widget == "write":  # any number of anything; texts are Markdown
-        return dict.fromkeys(map(str, range(20)))
+        return {str(place): place for place in range(20)}
     if widget == "plotly_chart":
         return {"figure_or_data": 0}
     parts = re.split(r"^(\w+) ?: ", inspect.getdoc(function) or "", flags=re.MULTILINE)
@@ -109,8 +110,8 @@ def assigned(name: str, scope: Scope) -> list[ast.expr | None]:
                 found.append(value)
             case ast.Name(id=target, ctx=ast.Store()) | ast.arg(arg=target) if target == name:
                 found.append(None)
-    single = [one for one in found if one is not None]
-    return single if len(found) == 2 * len(single) else [*single, None]  # each assignment stores the name once
+    known = sum(one is not None for one in found)
+    return [one for one in found if one is not None or len(found) > 2 * known]  # each assignment stores the name once
 
 
 def returned(function: ast.FunctionDef) -> list[ast.expr]:
@@ -129,7 +130,7 @@ def scope_of(node: ast.AST, path: Path) -> Scope:
 
 def raw(path: Path) -> list[str]:
     return [
-        f"{name_of(path)}:{node.lineno}: {called(node)} shows {ast.unparse(one)}"
+        f"{path.name}:{node.lineno}: {called(node)} shows {ast.unparse(one)}"
         for node, one in shown(path)
         if not literal(one, scope_of(node, path), path)
     ]
@@ -138,3 +139,28 @@ def raw(path: Path) -> list[str]:
 def test_what_a_page_shows_is_its_own_text_or_made_literal():
     found = [one for path in PAGES for one in raw(path)]
     assert found == [], "put it through _ui.plain, _ui.say, _ui.cells or _ui.figure:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "st.markdown(name)", "st.caption(f'**{name}**')", "st.write('a', name)", "column.metric('a', name)",
+        "st.radio('a', names)", "st.radio('a', list(names), format_func=lambda n: names[n])", "st.tabs(names)",
+        "st.info(t('{n} rows', n=name))", "st.button('a', help=name)", "st.markdown(_ui.plain('a') + name)",
+        "st.table(rows)", "st.plotly_chart(drawn)", "st.progress(0.1, name)", "st.toast(name)", "st.expander(name)",
+    ],
+)  # fmt: skip
+def test_the_scan_sees_a_text_that_comes_from_elsewhere(bad: str, tmp_path: Path) -> None:
+    path = tmp_path / "page.py"
+    path.write_text(f"def show(name, names, rows, drawn, column):\n    {bad}\n")
+    assert len(raw(path)) == 1
+
+
+def test_the_scan_lets_texts_of_the_page_numbers_and_what_is_made_literal_pass(tmp_path: Path) -> None:
+    path = tmp_path / "page.py"
+    path.write_text(
+        "def show(name, n, rows, drawn):\n    title = _ui.say('{a}', a=name)\n    st.markdown(f'**{title}** {n:,}')\n"
+        "    st.info(t('{n} rows', n=f'{n:,}') if n else t('none'))\n    st.table(_ui.cells(rows))\n"
+        "    st.radio('a', [1], format_func=lambda one: _ui.plain(one))\n    st.plotly_chart(_ui.figure(drawn))\n"
+    )
+    assert len(list(shown(path))) == 6 and raw(path) == []
