@@ -85,13 +85,11 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
     figures = [msgspec.structs.asdict(point) for point in points]
     with st.container(horizontal=True):
         flat = [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in one.items()} for one in figures]
-        for label, data, ending in (
+        for label, data, kind in (
             (t("Figures (CSV)"), files.as_csv(flat), "csv"),
             (t("Figures (JSON)"), files.as_json(figures), "json"),
         ):
-            st.download_button(
-                _ui.plain(label), data, file_name=f"frontier.{ending}", on_click="ignore", key=f"frontier_{ending}"
-            )
+            st.download_button(_ui.plain(label), data, f"frontier.{kind}", on_click="ignore", key=f"frontier_{kind}")
 
 
 def _look_at(run_id: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pandas as pd
 from streamlit.testing.v1 import AppTest
 
 from engine import events, starter
@@ -35,6 +36,11 @@ def open_page(name: str, state: dict[str, Any] | None = None, **parameters: str)
 def shown(markdown: str) -> str:
     """Markdown as it is read: without escapes, empty spans and spaces that stay."""
     return re.sub(r":color\[\]|(&nbsp;)|\\(.)", lambda found: found[2] or (" " if found[1] else ""), markdown)
+
+
+def table(app: AppTest) -> pd.DataFrame:
+    """The first table of the page as it is read."""
+    return app.table[0].value.map(shown).rename(columns=shown)
 
 
 def texts(app: AppTest) -> str:

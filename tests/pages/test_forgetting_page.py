@@ -25,7 +25,7 @@ from engine.spec import RunSpec, schema
 from engine.words import Problem
 from engine.workspace import Workspace
 from pages import _forgetting_frontier
-from tests.apps import button, has_button, open_page, preference_run, texts
+from tests.apps import button, has_button, open_page, preference_run, shown, texts
 from tests.pages.test_language import made_run
 
 
@@ -37,7 +37,7 @@ def test_a_run_that_goes_on_is_shown_until_its_scores_are_there(workspace: Works
     older = preference_run(workspace)
     run_id = made_run(workspace, datasets.add_sample(workspace, starter.sample("new-facts")).id, 1)
     app = open_page("forgetting", run=run_id)
-    assert app.get("progress")[0].proto.text.startswith("Training: step 5 of 10")
+    assert shown(app.get("progress")[0].proto.text).startswith("Training: step 5 of 10")
     assert app.selectbox(key="scored_run").value == older and app.query_params["run"] in (run_id, [run_id])
 
     for model in ("base", "tuned"):

@@ -21,7 +21,7 @@ from engine.plan import plans
 from engine.runs import lifecycle
 from engine.spec import RunSpec
 from engine.workspace import Workspace
-from tests.apps import button, field, open_page, texts
+from tests.apps import button, field, open_page, table, texts
 from tests.models.test_bases import model
 
 SIZE = r"(\d[\d.,]* [KMG]iB)"
@@ -92,10 +92,10 @@ def test_every_figure_that_is_shown_twice_has_one_source(
     memory_words = rf"It needs {SIZE} to {SIZE}"
     said["memory"]["advisor: its panel"] = told(memory_words, text)
     said["time"]["advisor"] = told(rf"It takes {SPAN}", text)
-    chosen = advisor.table[0].value.iloc[:, 0].str.startswith("✓")
-    row = advisor.table[0].value[chosen].iloc[0]
+    chosen = table(advisor).iloc[:, 0].str.startswith("✓")
+    row = table(advisor)[chosen].iloc[0]
     said["memory"]["advisor: its table"] = sizes(row)
-    in_table = {sizes(row) for _, row in advisor.table[0].value.iterrows()}
+    in_table = {sizes(row) for _, row in table(advisor).iterrows()}
     in_reasons = re.findall(rf"needs {SIZE} to {SIZE} with", text)
     assert in_reasons and set(in_reasons) <= in_table  # those of a way that does not fit, too
     time_words = row.iloc[3].replace("\u00a0", " ").partition(" (")[0]

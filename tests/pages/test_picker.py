@@ -17,7 +17,7 @@ from engine.models import bases, shortlist
 from engine.plan import targets
 from engine.runs import store
 from engine.spec import RunSpec, schema
-from tests.apps import button, has_button, open_page, texts
+from tests.apps import button, has_button, open_page, table, texts
 from tests.helpers import planned
 from tests.hub import TOKEN, Hub, Repository
 from tests.models.test_bases import model
@@ -127,11 +127,11 @@ def test_the_table_of_devices_marks_the_one_that_is_used_and_why(monkeypatch) ->
         assert said in machine_choices.device_reason(facts)
     monkeypatch.setattr(machine, "facts", lambda: APPLE)
     app = open_page("train")
-    table = app.table[0].value
-    assert [row for row in table["Device"] if row.startswith("→")] == [f"→ {machine_choices.device_words()['mps']}"]
+    devices = table(app)
+    assert [row for row in devices["Device"] if row.startswith("→")] == [f"→ {machine_choices.device_words()['mps']}"]
     assert "shares main memory" in texts(app)
     yes = {one.name: "yes" if one.quantized else "no" for one in machine_choices.ABILITIES}
-    assert list(table["4-bit and 8-bit bases"]) == [yes["cuda"], yes["mps"], yes["cpu"]] == ["yes", "no", "yes"]
+    assert list(devices["4-bit and 8-bit bases"]) == [yes["cuda"], yes["mps"], yes["cpu"]] == ["yes", "no", "yes"]
 
 
 def test_on_apples_gpu_four_bits_and_unsloth_are_refused_in_words_and_lora_runs(workspace, tmp_path, monkeypatch):
