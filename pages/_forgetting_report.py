@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from engine.models import bases
 from engine.report import files, headline, questions, verdicts
 from engine.runs import ScoredRun
 from engine.words import t
@@ -40,6 +41,7 @@ def _texts(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> bytes:
     rows, run_id, run_spec = scored.rows, scored.run_id, scored.spec
+    note = bases.describe(run_spec.base.ref, scored.workspace).rounding_note
     header, cells = _texts(tables.table(rows, judged, titled, every=True))
     told = [files.Table(title=t("Every figure"), header=header, rows=cells)]
     flipped = []
@@ -59,6 +61,7 @@ def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, st
         sentence=headline.headline(rows),
         about=[
             t("Run {id}: {recipe} on {base}", id=run_id, recipe=run_spec.recipe.name, base=run_spec.base.ref),
+            *([note] if note else []),
             *(one.sentence for one in judged),
         ],
         changes=[

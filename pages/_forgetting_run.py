@@ -44,7 +44,9 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
 def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> None:
     rows = scored.rows
     st.subheader(_ui.plain(headline.headline(rows)))
-    _ui.toy_note(bases.describe(scored.spec.base.ref, scored.workspace))
+    base = bases.describe(scored.spec.base.ref, scored.workspace)
+    _ui.toy_note(base)
+    _ui.rounding_note(base)
     if OBJECTIVES[scored.spec.objective].is_judge:
         st.caption(t("A reward model writes no answers, so it is not asked about general knowledge."))
     elif not judged:

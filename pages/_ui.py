@@ -235,8 +235,8 @@ def current(name: str) -> str | None:
 
 
 def _is_path(value: str) -> bool:
-    """A folder of this machine may be a base, but an address never names one."""
-    return value.startswith(("/", ".", "~")) or "\\" in value
+    """A folder or file of this machine may be a base, but an address never names one."""
+    return value.startswith(("/", ".", "~", "gguf:")) or value.lower().endswith(".gguf") or "\\" in value
 
 
 def known_run(run_id: str | None) -> str | None:
@@ -346,6 +346,12 @@ def toy_note(base: Base) -> None:
                 "of a real one."
             )
         )
+
+
+def rounding_note(base: Base) -> None:
+    """Say of a rounded base what its scores must be read with."""
+    if base.rounding_note is not None:
+        st.caption(plain(base.rounding_note))
 
 
 def bullets(texts: Iterable[str]) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from engine.cli import shared
 from engine.cli.shared import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, mapping, print_json
-from engine.words import rules, t
+from engine.words import language, rules, t
 from engine.workspace import Workspace
 
 
@@ -26,7 +28,10 @@ def register(command: shared.Command) -> None:
     sub.add_argument(
         "--problems", metavar="FILE", type=Path, help="write every problem to FILE, one JSON object a line"
     )
-    command("download", download).add_argument("ref", help="owner/name, or owner/name@revision")
+    sub = command("download", download)
+    sub.add_argument("ref", help="owner/name, or owner/name@revision, or a GGUF file to be read once")
+    sub.add_argument("--name", default="", help="what to call the model of a GGUF file")
+    sub.add_argument("--tokenizer", metavar="FOLDER", help="the folder with the tokenizer a GGUF file was made with")
 
 
 def check(arguments: argparse.Namespace, workspace: Workspace) -> int:
@@ -83,18 +88,13 @@ def _list_rules(*, as_json: bool) -> int:
 
 
 def download(arguments: argparse.Namespace, workspace: Workspace) -> int:
-    """Fetch a model from the hub; one that was stopped goes on. A token comes from HF_TOKEN or the hub's own login."""
+    """Fetch a model from the hub, or read a GGUF file; what was stopped on the hub goes on. A token comes from HF_TOKEN or
+    the hub's own login."""
     from engine.models import hub, hub_client
 
-    shown = -1
-
-    def told(done: int, total: int) -> None:
-        nonlocal shown
-        percent = 100 * done // max(1, total)
-        if percent != shown and sys.stderr.isatty():
-            shown = percent
-            print(f"\r{percent} %", end="", file=sys.stderr, flush=True)
-
+    told = _percent()
+    if arguments.ref.lower().endswith(".gguf"):
+        return _read_gguf(arguments, workspace, told)
     try:
         commit = hub.fetch(arguments.ref, progress=told)
     except hub_client.HubError as error:
@@ -107,4 +107,56 @@ def download(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print_json({"ref": arguments.ref, "commit": commit})
     else:
         print(t("{ref} is on this machine, at commit {commit}.", ref=arguments.ref, commit=commit))
+    return EXIT_OK
+
+
+def _percent() -> Callable[[int, int], None]:
+    """Return what shows a growing percentage on a terminal."""
+    shown = -1
+
+    def told(done: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * done // max(1, total)
+        if percent != shown and sys.stderr.isatty():
+            shown = percent
+            print(f"\r{percent} %", end="", file=sys.stderr, flush=True)
+
+    return told
+
+
+def _read_gguf(arguments: argparse.Namespace, workspace: Workspace, told: Callable[[int, int], None]) -> int:
+    """Read a GGUF file into the workspace, in a child, since that needs torch."""
+    from engine.data import jobs
+    from engine.gguf import tokenizers
+    from engine.models import bases
+
+    mended = ("gguf-unread", *(tokenizers.MENDED_BY_A_FOLDER if arguments.tokenizer else ()))
+    for problem in bases.describe(arguments.ref, workspace).problems:
+        if problem.rule not in mended:
+            print(problem.sentence, file=sys.stderr)
+            return EXIT_FAILED
+    call = jobs.Call(
+        workspace=str(workspace.root), name=arguments.name,
+        gguf=str(Path(arguments.ref.removeprefix("gguf:")).expanduser().absolute()),
+        tokenizer=str(Path(arguments.tokenizer).expanduser().absolute()) if arguments.tokenizer else None,
+        language=language(),
+    )  # fmt: skip
+    job = jobs.start(call)
+    try:
+        while (result := jobs.result(job)) is None:
+            now = jobs.progress(job)
+            told(now.done, now.total)
+            time.sleep(0.1)
+    except BaseException:
+        jobs.stop(job)
+        raise
+    jobs.forget(job)
+    if result.problem is not None or result.folder is None:
+        print(result.problem.sentence if result.problem else "", file=sys.stderr)
+        return EXIT_FAILED
+    if arguments.json:
+        print_json({"ref": result.folder})
+    else:
+        title = bases.describe(result.folder, workspace).title
+        print(t("{name} is on this machine: --base {folder}", name=title, folder=result.folder))
     return EXIT_OK

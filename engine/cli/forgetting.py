@@ -49,6 +49,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Print what runs gained and lost on the same items, with 95 % intervals."""
     from engine.benchmarks import library
     from engine.forgetting import claims
+    from engine.models import bases
     from engine.report import Comparison, paired, verdicts
     from engine.runs import scored, store
 
@@ -88,6 +89,10 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
         )
     for one in judged:
         print(one.sentence)
+    used = dict.fromkeys(store.load_spec(workspace, one).base.ref for one in arguments.runs)
+    for note in dict.fromkeys(bases.describe(ref, workspace).rounding_note for ref in used):
+        if note is not None:
+            print(note)
     return EXIT_OK
 
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ LEFTOVER_AGE_S = 24 * 3600
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a job does: store the file at `source`, or with `dataset` make a fixed or mapped copy of stored data, with
     `rows` the rows of a large file that training reads, with `again` a report by today's check; fetch the hub's `model`
-    into its cache, or its `data` (hf:owner/name[:config][:split]) and store that."""
+    into its cache, or its `data` (hf:owner/name[:config][:split]) and store that; read a `gguf` file into a folder of the
+    workspace, with the `tokenizer` of another folder where one is named (engine/train/read_gguf.py)."""
 
     workspace: str
     source: str | None = None
@@ -52,6 +54,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     language: str = "en"
     model: str | None = None
     data: str | None = None
+    gguf: str | None = None
+    tokenizer: str | None = None
 
 
 class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,10 +72,12 @@ class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The id of the data set that was made, or the commit of the model; or the problem that kept it from being made."""
+    """The id of the data set that was made, the commit of the model, or the folder of one read from a GGUF file; or the
+    problem that kept it from being made."""
 
     dataset: str | None = None
     commit: str | None = None
+    folder: str | None = None
     problem: Problem | None = None
 
 
@@ -144,9 +150,8 @@ def start(call: Call, token: str | None = None) -> Path:
     write_atomically(folder / "call.json", msgspec.json.encode(call))
     with (folder / "log").open("wb") as log:
         environment = {**os.environ, "HF_TOKEN": token} if token else None
-        _started[str(folder)] = processes.start(
-            "engine.data.jobs", str(folder), stdout=log, stderr=log, env=environment
-        )
+        module = "engine.train.read_gguf" if call.gguf else "engine.data.jobs"  # which needs torch
+        _started[str(folder)] = processes.start(module, str(folder), stdout=log, stderr=log, env=environment)
     return folder
 
 
@@ -212,7 +217,7 @@ class Meter:
         self.told(JobProgress(done=done, total=total, passes=self.passes, left_s=left_s))
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, do: Callable[[Call, read.OnProgress], Result] = carry_out) -> int:
     """Carry out the call of a job folder; SIGTERM ends it as an exception would, so that nothing half made is left."""
 
     def told(now: JobProgress) -> None:
@@ -231,7 +236,7 @@ def main(folder: Path) -> int:
         resource.setrlimit(resource.RLIMIT_CPU, (most_s, most_s + 5))
     call = msgspec.json.decode((folder / "call.json").read_bytes(), type=Call)
     set_language(call.language)
-    write_atomically(folder / "result.json", msgspec.json.encode(carry_out(call, Meter(told))))
+    write_atomically(folder / "result.json", msgspec.json.encode(do(call, Meter(told))))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,7 +19,8 @@ from engine.plan import targets
 from engine.runs import store
 from engine.spec import RunSpec, schema
 from tests.apps import button, has_button, open_page, table, texts
-from tests.helpers import planned
+from tests.gguf import files as gguf_files
+from tests.helpers import planned, wait_until
 from tests.hub import TOKEN, Hub, Repository
 from tests.models.test_bases import model
 from tests.models.test_hub import repository
@@ -68,6 +70,49 @@ def test_an_id_that_is_not_there_and_a_folder_that_is_no_model_are_said_with_wha
     widget(app, "text_input", "model_folder").set_value(str(pickle))
     button(app, "add_folder").click().run()
     assert "safetensors" in texts(app) and not (tmp_path / "home" / "folders.json").exists()
+
+
+def test_where_no_hub_answers_the_one_real_base_without_is_named() -> None:
+    app = open_page("train", base="tiny/nothing")
+    assert "make real" in texts(app) and not app.exception
+
+
+# --- GGUF files ------------------------------------------------------------------------------------------------------
+
+
+def named(path: Path) -> Any:
+    """The Train page with a file of this machine named as the base."""
+    app = open_page("train")
+    widget(app, "radio", "find_way").set_value("folder").run()
+    widget(app, "text_input", "model_folder").set_value(str(path))
+    return button(app, "add_folder").click().run()
+
+
+def test_an_address_names_no_file_of_this_machine(tmp_path) -> None:
+    path = gguf_files.small(tmp_path / "mine.gguf")
+    for ref in (f"gguf:{path}", "mine.gguf"):
+        assert "mine.gguf" not in texts(open_page("train", base=ref))
+
+
+def test_a_gguf_file_asks_to_be_read_and_its_problem_is_said_when_that_fails(tmp_path, monkeypatch) -> None:
+    path = gguf_files.small(tmp_path / "mine.Q4_1.gguf")
+    app = named(path)
+    assert "rounded to 4 bits" in texts(app) and button(app, "start").disabled
+    button(app, "read_gguf").click().run()  # by its child: three tokens are no tokenizer
+    wait_until(lambda: has_button(app.run(), "read_gguf"), 120, "the file was read")
+    assert "does not give back a text it has read" in texts(app) and has_button(app, "read_gguf")
+    assert not app.exception and list((tmp_path / "home" / "models").iterdir()) == []
+
+
+def test_a_gguf_file_with_an_unknown_rule_asks_for_its_tokenizer(tmp_path) -> None:
+    app = named(gguf_files.small(tmp_path / "a.gguf", {"tokenizer.ggml.pre": "made-up"}))
+    assert "made-up" in texts(app) and widget(app, "text_input", "gguf_tokenizer").value == ""
+    assert has_button(app, "read_gguf") and button(app, "start").disabled
+    wrong = named(gguf_files.small(tmp_path / "b.gguf", {"general.architecture": "rwkv7"}))
+    assert "rwkv7" in texts(wrong) and not has_button(wrong, "read_gguf")
+
+
+# --- the short list --------------------------------------------------------------------------------------------------
 
 
 def test_the_short_list_says_for_each_model_whether_it_fits_and_shows_no_figure_that_was_not_confirmed(

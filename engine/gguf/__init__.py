@@ -1,0 +1,6 @@
+"""GGUF files, in which other programs keep models: what a header says, and the tokenizer rebuilt from it. No torch.
+
+headers.read(path) gives the values and tensors; tokenizers.build(header) the tokenizer as the model was trained with it.
+"""
+
+__all__ = ["headers", "tokenizers"]
