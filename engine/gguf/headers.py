@@ -23,6 +23,7 @@ from engine.words import Problem
 
 # What transformers 5.17 reads (integrations/ggml.py) and a test wrote and read again with the same logits.
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
+STRETCHED = "rope_freqs.weight"
 _MAGIC = b"GGUF"
 _STRING, _ARRAY = 8, 9
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -59,11 +60,13 @@ def package_problem() -> Problem | None:
 
 
 class Tensor(msgspec.Struct, frozen=True):
-    """`shape` has the fastest dimension first, as ggml has it; `kind` is the name of its type, Q4_1 or F32."""
+    """`shape` has the fastest dimension first, as ggml has it; `kind` is the name of its type, Q4_1 or F32; `offset` counts
+    bytes from Header.data_at."""
 
     name: str
     shape: tuple[int, ...]
     kind: str
+    offset: int
 
     @property
     def numbers(self) -> int:
@@ -71,10 +74,12 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """What a GGUF file says of itself. `key` tells two files apart by their headers, sizes and last MiB."""
+    """What a GGUF file says of itself. `key` tells two files apart by their headers, sizes and last MiB; at `data_at` its
+    numbers begin."""
 
     path: Path
     key: str
+    data_at: int
     values: dict[str, Any]
     tensors: tuple[Tensor, ...]
 
@@ -84,7 +89,12 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parameters(self) -> int:
-        return sum(tensor.numbers for tensor in self.tensors)
+        return sum(tensor.numbers for tensor in self.tensors if tensor.name != STRETCHED)
+
+    @property
+    def stretched(self) -> Tensor | None:
+        """The factors by which a Llama's positions are stretched."""
+        return next((tensor for tensor in self.tensors if tensor.name == STRETCHED), None)
 
     @property
     def kind(self) -> str:
@@ -111,7 +121,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
             known = ", ".join(ARCHITECTURES)
             return refused("gguf-architecture", file=name, kind=kind[:60], known=known).problem
         # transformers 5.17 reads neither, so the positions would be other ones than the model was trained with
-        if any(t.name.startswith("rope_") for t in self.tensors) or self._scaling not in ("", "none"):
+        others = any(t.name.startswith("rope_") and t.name != STRETCHED for t in self.tensors)
+        if others or self._scaling not in ("", "none"):
             return refused("gguf-positions", file=name).problem
         return None
 
@@ -150,10 +161,11 @@ def _read(path: Path, size: int, _: int) -> Header:
                 held.append(tensor)
                 end = max(end, after)
             aligned = int(told.get("general.alignment", 32))
-            if not held or reader.at + (-reader.at) % aligned + end > size:
+            data_at = reader.at + (-reader.at) % aligned
+            if not held or data_at + end > size:
                 raise refused("gguf-cut", file=path.name)
             key = hashlib.sha256(data[: reader.at] + data[-(1 << 20) :] + str(size).encode()).hexdigest()[:12]
-    return Header(path=path, key=key, values=told, tensors=tuple(held))
+    return Header(path=path, key=key, data_at=data_at, values=told, tensors=tuple(held))
 
 
 def _tensor(reader: _Reader, path: Path) -> tuple[Tensor, int]:
@@ -166,7 +178,7 @@ def _tensor(reader: _Reader, path: Path) -> tuple[Tensor, int]:
     if kind not in _TYPES:
         raise refused("gguf-type", file=path.name, kind=kind)
     called, block, size = _TYPES[kind]
-    return Tensor(name, shape, called), offset + math.prod(shape) // block * size
+    return Tensor(name, shape, called, offset), offset + math.prod(shape) // block * size
 
 
 class _Reader:

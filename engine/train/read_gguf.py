@@ -14,9 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from engine.data import jobs
 from engine.gguf import headers, tokenizers
@@ -166,6 +168,7 @@ def _weights(header: Header) -> Any:
         width = header.values.get(f"{header.architecture}.attention.key_length")
         if width is not None and hasattr(config, "head_dim"):
             config.head_dim = width  # which transformers 5.17 leaves at 128 for Qwen3
+        _stretch(config, header)
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             header.path.parent, config=config, dtype=dtype, output_loading_info=True, **place
         )
@@ -188,6 +191,24 @@ def _weights(header: Header) -> Any:
     del model.config.quantization_config
     model.config._name_or_path = header.name
     return model
+
+
+def _stretch(config: Any, header: Header) -> None:
+    """Stretch the positions as Llama 3.1 and its followers do, where the file's factors are theirs; transformers 5.17 takes
+    no notice of them. Raises Refused for any others."""
+    if header.stretched is None:
+        return
+    factors = torch.from_numpy(
+        np.fromfile(header.path, "<f4", header.stretched.numbers, offset=header.data_at + header.stretched.offset)
+    )
+    theirs = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    plain = dict(config.rope_parameters)
+    config.rope_parameters = {**plain, **theirs, "rope_type": "llama3", "factor": float(factors.max())}
+    width = config.head_dim
+    usual = 1.0 / plain["rope_theta"] ** (torch.arange(0, width, 2).float() / width)
+    wanted, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    if factors.shape != wanted.shape or not torch.allclose(usual / factors, wanted, rtol=1e-3, atol=0):
+        raise refused("gguf-positions", file=header.path.name)
 
 
 def _bad_weights(header: Header, reason: str) -> Refused:

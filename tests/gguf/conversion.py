@@ -7,6 +7,7 @@ it as JSON. For tests alone.
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import msgspec
 
 from engine import starter
 from engine.data import jobs
+from engine.gguf import headers
 from tests.gguf import files
 
-CASES = (("llama", "F32"), ("llama", "Q8_0"), ("qwen2", "F16"), ("qwen3", "BF16"))
+CASES = (("llama", "F32"), ("llama", "Q8_0"), ("llama-31", "F16"), ("qwen2", "F16"), ("qwen3", "BF16"))
 
 
 def read(folder: Path, path: Path, **how: Any) -> jobs.Result:
@@ -51,7 +53,8 @@ def main() -> None:
     asked = [{"role": "user", "content": "What is 12 plus 7?\n\n1."}, {"role": "assistant", "content": "It is 19."}]
     wanted = ours.apply_chat_template(asked, return_dict=False)
     for architecture, kind in CASES:
-        path, model = files.tiny(folder, architecture, kind)
+        name, _, stretched = architecture.partition("-")
+        path, model = files.tiny(folder, name, kind, stretch=8.0 if stretched else None)
         result = read(folder, path)
         case: dict[str, Any] = {"problem": result.problem.sentence if result.problem else None, "folder": result.folder}
         if result.folder is not None:
@@ -59,6 +62,7 @@ def main() -> None:
             case["differs"] = differs(model, result.folder)
             case["same_ids"] = made.apply_chat_template(asked, return_dict=False) == wanted
             case["end"] = made.eos_token
+            case["config"] = json.loads((Path(result.folder) / "config.json").read_text())
             case["ends"] = transformers.GenerationConfig.from_pretrained(result.folder).eos_token_id
         told[f"{architecture} {kind}"] = case
     other, _ = files.tiny(folder, "llama", "F16", pre="made-up")
@@ -66,6 +70,13 @@ def main() -> None:
     told["other rule"] = {"problem": refused.problem and refused.problem.rule, "folder": taken.folder}
     lacking = read(folder, without(folder / "tiny-llama-F32.gguf", "blk.1.attn_q.weight"))
     told["lacking"] = {"problem": lacking.problem and lacking.problem.sentence}
+    far, _ = files.tiny(folder, "llama", "F16", stretch=32.0)
+    factors = headers.read(far)
+    assert factors.stretched is not None
+    with far.open("r+b") as file:
+        file.seek(factors.data_at + factors.stretched.offset)
+        file.write(struct.pack("<8f", *range(1, 9)))
+    told["other positions"] = {"problem": (found := read(folder, far).problem) and found.rule}
     print(json.dumps(told))
 
 

@@ -44,9 +44,11 @@ def small(path: Path, values: dict[str, Any] | None = None, kind: int = 3, data:
     return path
 
 
-def tiny(folder: Path, architecture: str, kind: str = "F32", pre: str = "smollm", **other: Any) -> tuple[Path, Any]:
+def tiny(
+    folder: Path, architecture: str, kind: str = "F32", pre: str = "smollm", stretch: float | None = None
+) -> tuple[Path, Any]:
     """Write a random model of two layers with the starter's tokens, as `architecture`.gguf; return the file and the
-    transformers model. The starter splits digits off, as smollm's rule does."""
+    transformers model. The starter splits digits off, as smollm's rule does; `stretch` is Llama 3.1's factor."""
     import gguf
     import torch
     import transformers
@@ -58,12 +60,17 @@ def tiny(folder: Path, architecture: str, kind: str = "F32", pre: str = "smollm"
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256,
         "tie_word_embeddings": architecture == "llama", "rope_theta": 5000.0, "rms_norm_eps": 1e-5,
     }  # fmt: skip
+    if stretch is not None:
+        size["rope_parameters"] = {
+            "rope_type": "llama3", "rope_theta": 5000.0, "factor": stretch, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        }  # fmt: skip
     config = transformers.AutoConfig.for_model(architecture, **size)
     model: Any = transformers.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():  # norms and biases that do something
         for parameter in model.parameters():
             parameter.copy_((parameter + 0.05 * torch.randn_like(parameter)).half().float())
-    path = folder / f"tiny-{architecture}-{kind}.gguf"
+    path = folder / f"tiny-{architecture}{f'-x{stretch:.0f}' if stretch else ''}-{kind}.gguf"
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(256)
     writer.add_embedding_length(64)
@@ -77,8 +84,9 @@ def tiny(folder: Path, architecture: str, kind: str = "F32", pre: str = "smollm"
     writer.add_rope_freq_base(5000.0)
     writer.add_vocab_size(len(tokenizer))
     _tokens(writer, tokenizer, pre)
-    for name, value in other.items():
-        writer.add_string(name, value)
+    if stretch is not None:
+        usual = 1 / 5000.0 ** (torch.arange(0, 16, 2) / 16)
+        writer.add_tensor("rope_freqs.weight", (usual / model.model.rotary_emb.inv_freq).numpy())
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], 2)
     for name, value in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:

@@ -45,6 +45,13 @@ def test_a_model_comes_back_with_its_logits_its_ids_and_the_end_of_its_turns(rea
 
 
 @pytest.mark.train
+def test_positions_stretched_as_llama_31s_are_kept_and_others_refused(read: dict[str, Any]) -> None:
+    kept = read["llama-31 F16"]["config"]["rope_parameters"]
+    assert kept["rope_type"] == "llama3" and kept["factor"] == 8 and kept["rope_theta"] == 5000
+    assert read["other positions"]["problem"] == "gguf-positions"
+
+
+@pytest.mark.train
 def test_what_was_read_is_a_base_that_says_whether_it_was_rounded(read: dict[str, Any]) -> None:
     workspace = Workspace(read["home"])
     rounded = bases.describe(read["llama Q8_0"]["folder"], workspace)
