@@ -270,8 +270,8 @@ def _gguf(workspace: Workspace, base: Base) -> None:
         return  # said below the settings
     if st.button(t("Read this file"), icon=":material/memory:", type="primary", key="read_gguf"):
         call = jobs.Call(
-            workspace=str(workspace.root), gguf=base.ref.removeprefix("gguf:"), tokenizer=own or None,
-            language=language(),
+            workspace=str(workspace.root), gguf=base.ref.removeprefix("gguf:"), language=language(),
+            tokenizer=str(Path(own).expanduser().absolute()) if own else None,
         )  # fmt: skip
         st.session_state["download"] = str(jobs.start(call))
         st.rerun()
