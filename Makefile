@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 STAMP_UNSLOTH := $(VENV)/.set-up-unsloth
 
-.PHONY: setup unsloth real app test test-quick test-all lint audit bench messages clean
+.PHONY: setup unsloth real app test test-quick test-all lint audit bench messages templates clean
 
 setup: $(STAMP)
 
@@ -63,6 +63,10 @@ test-all: lint
 # after a text of the interface was added or changed: brings the catalogues up to date and names what lacks a translation
 messages: setup
 	$(BIN)/python -m tools.messages
+
+# after TRL or engine/render changed: what the chat templates of known families do
+templates: setup
+	$(BIN)/python -m tools.templates
 
 bench: setup
 	$(BIN)/python -m bench.engine

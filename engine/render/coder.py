@@ -48,7 +48,7 @@ class Coder:
         self.tokenizer, self.special = tokenizer, special
         self.is_plain = not template
         self.template = Template(template or plain_template(starts_with_bos=self.starts_with_bos), special, day)
-        self.turns = Turns(self.template, self._tokens())
+        self.turns = Turns(self.template, self._added)
         self._own_stops = stops
 
     @classmethod
@@ -88,8 +88,16 @@ class Coder:
     def stops(self) -> tuple[int, ...]:
         """Every id at which an answer is over: where the base's files say so, its end-of-text token, and the marks that
         its template ends turns with. A base that is stopped by the first two alone may write on after its turn."""
-        marks = [] if self.is_plain else [self.tokenizer.token_to_id(mark) for mark in sorted(self.end_marks)]
+        marks = [] if self.is_plain else [self._added.get(mark) for mark in self.end_marks]
         return tuple(sorted({one for one in (*self._own_stops, self.end, *marks) if one is not None}))
+
+    @cached_property
+    def turn_end(self) -> int | None:
+        """The id of the mark that its template ends a last answer with; None where that is no token."""
+        try:
+            return self._added.get(self.turns.answer_marks[0])
+        except NotWritten:
+            return None
 
     @cached_property
     def end_marks(self) -> set[str]:
@@ -126,7 +134,7 @@ class Coder:
         return written._replace(text=text, turns=[*written.turns[:-1], last._replace(end=len(text), mark=end)])
 
     def _is_token(self, mark: str) -> bool:
-        return bool(mark) and self.tokenizer.token_to_id(mark) is not None
+        return mark in self._added
 
     def ask(self, messages: list[Message], tools: str | None = None) -> str:
         """A conversation up to where the base's answer begins. Raises NotWritten."""
@@ -151,10 +159,11 @@ class Coder:
         written = self.tokenizer.encode(text.rstrip(), add_special_tokens=False).ids[-1:]
         return ids if ids[-1:] == [self.end] or (written and written[0] in self.stops) else [*ids, self.end]
 
-    def _tokens(self) -> list[str]:
-        """What is one token wherever it stands."""
-        added = self.tokenizer.get_added_tokens_decoder().values()
-        return [token.content for token in added if token.content.strip()]
+    @cached_property
+    def _added(self) -> dict[str, int]:
+        """What is one token wherever it stands, with its id."""
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        return {token.content: number for number, token in added if token.content.strip()}
 
 
 def own_template(folder: Path) -> str | None:

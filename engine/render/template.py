@@ -52,12 +52,13 @@ def is_plain(source: str | None) -> bool:
 class Form(NamedTuple):
     """What a template takes messages as: `calls` whether it writes tool calls at all; `text_arguments` their arguments as
     JSON text instead of objects; `no_words` what stands for the words of a call without any; `parts` words as a list of
-    parts, as templates of models that also see pictures want them."""
+    parts, as templates of models that also see pictures want them; `thought` the key it looks for reasoning under."""
 
     calls: bool = True
     text_arguments: bool = False
     no_words: str | None = ""
     parts: bool = False
+    thought: str = "reasoning_content"
 
 
 def for_template(messages: list[Message], form: Form) -> list[Message]:
@@ -66,6 +67,8 @@ def for_template(messages: list[Message], form: Form) -> list[Message]:
     shown = []
     for message in messages:
         kept = {key: value for key, value in message.items() if value is not None and key not in ("train", "call_text")}
+        if "reasoning_content" in kept:
+            kept[form.thought] = kept.pop("reasoning_content")
         if "tool_calls" in kept:
             if message.get("call_text") and not form.calls:
                 del kept["tool_calls"]
@@ -111,6 +114,7 @@ class Template:
         except (jinja2.TemplateError, RecursionError, ValueError) as error:
             raise NotWritten(Problem(rule="template-broken", parameters={"reason": _first_line(error)})) from error
         self.now = writes_day(day)
+        self.day = day if "strftime_now" in source else None  # what it writes depends on
 
     def render(self, messages: list[Message], tools: Any = None, *, ask: bool = False) -> str:
         """The text of messages as for_template() gives them; with `ask` it ends where the answer begins. Raises

@@ -99,6 +99,7 @@ class Turns:
                 break
         else:
             raise NotWritten(Problem(rule="template-no-words"))
+        form = form._replace(thought=self._thought(form))
         asked = [_user(_QUESTION), _called()]
         for text_arguments, no_words in product((False, True), ("", None)):
             tried = form._replace(text_arguments=text_arguments, no_words=no_words)
@@ -109,6 +110,16 @@ class Turns:
                 if _TOOL in written and _VALUE in written and not quoted and "None" not in written:
                     return tried
         return form._replace(calls=False)
+
+    def _thought(self, form: Form) -> str:
+        """The key under which the template looks for reasoning; the usual one where it finds none."""
+        for key in ("reasoning_content", "reasoning", "thinking"):
+            message = {"role": "assistant", "content": _ANSWER, "reasoning_content": _RESULT}
+            tried = for_template([_user(_QUESTION), message], form._replace(thought=key))
+            with suppress(NotWritten):
+                if _RESULT in self.template.render(tried):
+                    return key
+        return form.thought
 
     @cached_property
     def asks(self) -> str:

@@ -114,14 +114,14 @@ def _scored(run_spec: RunSpec, workspace: Workspace) -> list[Named]:
         return []
 
 
-def _tokenizer(run_spec: RunSpec, base: Base) -> Any:
+def _tokenizer(run_spec: RunSpec, base: Base, files: Path | None = None) -> Any:
     """Return the tokenizer as training had it (load.py)."""
     from transformers import AutoTokenizer
 
     from engine.train.load import from_pretrained
 
     tokenizer = from_pretrained(AutoTokenizer, str(base.folder or base.ref), run_spec)
-    get_ready(tokenizer, base.folder, run_spec.day)
+    get_ready(tokenizer, files, run_spec.day)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -235,15 +235,18 @@ def _merged(
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     from engine.train import oft
+    from engine.train.load import files_of, stop_at_turns
 
     told("loading")
-    tokenizer = _tokenizer(run_spec, bases.describe(run_spec.base.ref, workspace, run_spec.base.revision))
+    base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
+    tokenizer = _tokenizer(run_spec, base, files_of(base, workspace))
     made = _with_adapter(run_spec, workspace, adapter, tokenizer)
     scored = _scored(run_spec, workspace)
     texts = same_tokens(scored, tokenizer, tokenizer)[1][:LOGIT_TEXTS]
     before = _logits(made, texts)
     told("merging")
     model = oft.merged(made)
+    stop_at_turns(model, tokenizer)
 
     dtype = model.dtype if dtype_name == "auto" else getattr(torch, dtype_name)
     model = model.to(dtype)

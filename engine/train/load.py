@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -58,15 +59,24 @@ def load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | N
             later("The base is held in {bits} bits, all but its embedding and output layer; scores before and after are "
               "those of that base.", bits=bits)
         )  # fmt: skip
-    if get_ready(tokenizer, base.folder, spec.day):
+    if get_ready(tokenizer, files_of(base, workspace), spec.day):
         notes.append(later("The base has no chat template; questions and answers are marked with plain headings."))
     # A padding token added later may have no row in the embedding; padding is masked, but looked up.
     if tokenizer.pad_token is None or tokenizer.pad_token_id >= embedded(model):
         tokenizer.pad_token = tokenizer.eos_token
-    # What is exported, and whoever generates without naming an end, stops where the base's turns end.
+    stop_at_turns(model, tokenizer)
+    return Loaded(model if spec.quantize != "none" else model.to(where), tokenizer, base, notes)
+
+
+def files_of(base: Base, workspace: Workspace) -> Path | None:
+    """The folder that says where generation stops: of an adapter, that of the base below it."""
+    return (bases.describe(base.adapter_of, workspace) if base.adapter_of else base).folder
+
+
+def stop_at_turns(model: Any, tokenizer: Any) -> None:
+    """Let a model, and what is exported of it, stop where its turns end, also when nobody says where."""
     if model.generation_config is not None:
         model.generation_config.eos_token_id = stops(tokenizer)
-    return Loaded(model if spec.quantize != "none" else model.to(where), tokenizer, base, notes)
 
 
 def embedded(model: Any) -> int:

@@ -62,8 +62,7 @@ def until_end(tokenizer: Any, ids: list[int]) -> list[int]:
 def turn_end(tokenizer: Any) -> int | None:
     """The id that ends an answer of this base: the mark of its template, else its end-of-text token."""
     made = coder_of(tokenizer)
-    mark = next(iter(sorted(made.end_marks & set(made.turns.answer_marks[:1]))), "")
-    return made.tokenizer.token_to_id(mark) if mark else made.end
+    return made.end if made.turn_end is None else made.turn_end
 
 
 def encode(row: dict[str, Any], tokenizer: Any, max_length: int) -> Encoded:

@@ -35,7 +35,7 @@ def run(run_spec: RunSpec, workspace: Workspace, run_dir: Path, log: events.Even
     for one in described.values():
         if one.problems:
             raise failures.RunRefused(one.problems[0])
-    tokenizers = {role: _tokenizer(run_spec, one) for role, one in described.items()}
+    tokenizers = {role: _tokenizer(run_spec, one, workspace) for role, one in described.items()}
     if len(tokenizers) == 2 and not same_tokens(tokenizers["base"], tokenizers["tuned"]):
         raise failures.RunRefused(
             Problem(
@@ -158,7 +158,7 @@ def _model(run_spec: RunSpec, workspace: Workspace, base: Base) -> tuple[Any, li
     return loaded.model.eval(), loaded.notes
 
 
-def _tokenizer(run_spec: RunSpec, base: Base) -> Any:
+def _tokenizer(run_spec: RunSpec, base: Base, workspace: Workspace) -> Any:
     source = str(base.folder) if base.folder is not None else base.ref
     revision = run_spec.base.revision if base.ref == run_spec.base.ref else None
     try:
@@ -166,7 +166,7 @@ def _tokenizer(run_spec: RunSpec, base: Base) -> Any:
     except OSError as error:
         reason = str(error).splitlines()[0][:200]
         raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
-    get_ready(tokenizer, base.folder, run_spec.day)
+    get_ready(tokenizer, load.files_of(base, workspace), run_spec.day)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

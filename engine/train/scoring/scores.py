@@ -26,6 +26,7 @@ from engine.report import Item, verdicts
 from engine.report import items as report_items
 from engine.spec import RunSpec
 from engine.train.scoring import harness, written
+from engine.train.tokenize import coder_of
 from engine.workspace import Workspace, write_atomically
 
 TASK_CHOICES, TASK_EXACT, TASK_LOSS = "new-task-choices", "new-task-exact", "new-task-loss"
@@ -151,6 +152,11 @@ def weights_key(base: Base) -> str:
 def key_of(weights: str, question: Question, tokenizer: Any) -> str:
     """Return the key under which the items of some weights, questions and settings are kept."""
     settings = [weights, question.benchmark, question.settings, question.asked, tokenizer.chat_template, PIECE]
+    coder = coder_of(tokenizer)
+    if coder.template.day is not None:
+        settings.append(coder.template.day)
+    if coder.stops != (coder.end,):  # what a base writes ends elsewhere than at its end-of-text token
+        settings.append(coder.stops)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
