@@ -4,16 +4,18 @@ The frame lives in pages/ so that the main script's folder has no pages/ of its 
 a deep-linked page alone, without the frame.
 """
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import streamlit as st
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from engine import __version__, limits, visitors
+from engine import __version__, guard, limits, visitors
 from engine.data import uploads
 from pages import _preload
 
@@ -45,15 +47,27 @@ async def upload(request: Request) -> Response:
 async def lifespan(_: st.App) -> AsyncIterator[None]:
     """Get ready for the first visitor; while a hosted demo is served, delete what visitors left when its time is over."""
     _preload.begin()
+    if RULES.login and RULES.login.token:
+        for name in RULES.shared:
+            at = name if ":" in name else f"{name}:{st.get_option('server.port')}"
+            link = f"http://{at}{guard.LOGIN_ROUTE}?token={RULES.login.token}"
+            print(f"Log in once with {link} (behind a proxy: its address, then the same ending)", flush=True)
     end = visitors.keep_clean() if limits.on() else None
     yield
     if end is not None:
         end()
 
 
+RULES = guard.rules_for(
+    os.environ.get("TUNEBOOK_SHARE_HOST", "").split(),
+    [UPLOAD_ROUTE],
+    demo=limits.on(),
+    space=os.environ.get("SPACE_HOST") or None,
+)
 app = st.App(
     Path(__file__).parent / "pages" / "_frame.py",
     routes=[Route("/api/health", health), Route(UPLOAD_ROUTE, upload, methods=["POST", "PUT"])],
+    middleware=[Middleware(guard.Guard, rules=RULES)],  # type: ignore[arg-type]
     lifespan=lifespan,
 )
 uploads.served_at(UPLOAD_ROUTE)

@@ -133,31 +133,47 @@ _uploader = component("tunebook_upload", html=_HTML, css=_CSS, js=_JS)
 
 def widget(workspace: Workspace) -> None:
     """Let a person bring a file, by choosing or dropping it, and check it."""
+    if uploads.route() is not None:
+        size = _size(uploads.limit_bytes())
+        if limits.on():
+            rows = f"{limits.limits().rows:,}"
+            st.caption(
+                _ui.say(
+                    "JSON Lines, a JSON array or CSV, also gzipped; in this demo at most {size} and {n} rows.",
+                    size=size,
+                    n=rows,
+                )
+            )
+        else:
+            st.caption(_ui.say("JSON Lines, a JSON array, CSV or Parquet, also gzipped; at most {size}.", size=size))
+    if found := received(
+        workspace,
+        "upload",
+        _ui.say("JSON Lines, a JSON array, CSV or Parquet; at most {n} MB", n=FALLBACK_LIMIT_MB),
+        t('Larger files: choose "A file on this machine", or use `tunebook check FILE`.'),
+    ):
+        store(workspace, *found, remove=True)
+
+
+def received(
+    workspace: Workspace, key: str, label: str, help_text: str | None = None, limit_bytes: int | None = None
+) -> tuple[Path, str] | None:
+    """Let a person send a file, and return where it lies and what it is called, once; whoever takes it removes it.
+
+    `label` and `help_text` are for where the pages are served without our upload route.
+    """
     route = uploads.route()
     if route is None:
-        _fallback(workspace)
-        return
+        return _fallback(workspace, key, label, help_text)
     ticket = uploads.ticket(workspace, st.session_state.get("upload_ticket"))
     st.session_state["upload_ticket"] = ticket
-    size = _size(uploads.limit_bytes())
-    if limits.on():
-        rows = f"{limits.limits().rows:,}"
-        st.caption(
-            _ui.say(
-                "JSON Lines, a JSON array or CSV, also gzipped; in this demo at most {size} and {n} rows.",
-                size=size,
-                n=rows,
-            )
-        )
-    else:
-        st.caption(_ui.say("JSON Lines, a JSON array, CSV or Parquet, also gzipped; at most {size}.", size=size))
     done = _uploader(
-        key="uploader",
+        key=f"{key}er",
         data={
             "route": route,
             "header": uploads.TICKET_HEADER,
             "ticket": ticket,
-            "limit_bytes": uploads.limit_bytes(),
+            "limit_bytes": min(limit_bytes or uploads.limit_bytes(), uploads.limit_bytes()),
             "texts": {
                 "choose": t("Choose a file"),
                 "hint": t("or drop it here"),
@@ -172,27 +188,24 @@ def widget(workspace: Workspace) -> None:
     )
     if done.refused is not None:
         st.error(_ui.plain(uploads.refusal(done.refused).sentence))
-    if isinstance(done.uploaded, dict):
-        source = uploads.path_of(workspace, done.uploaded.get("id"))
-        if source is None:
-            st.error(_ui.plain(uploads.refusal(None).sentence))
-        else:
-            store(workspace, source, str(done.uploaded.get("name") or "data")[:1000], remove=True)
+    if not isinstance(done.uploaded, dict):
+        return None
+    source = uploads.path_of(workspace, done.uploaded.get("id"))
+    if source is None:
+        st.error(_ui.plain(uploads.refusal(None).sentence))
+        return None
+    return source, str(done.uploaded.get("name") or "data")[:1000]
 
 
 def _size(size_bytes: int) -> str:
     return f"{size_bytes >> 30} GiB" if size_bytes >= 1 << 30 else f"{size_bytes >> 20} MiB"
 
 
-def _fallback(workspace: Workspace) -> None:
-    upload = st.file_uploader(
-        _ui.say("JSON Lines, a JSON array, CSV or Parquet; at most {n} MB", n=FALLBACK_LIMIT_MB),
-        key="upload",
-        help=t('Larger files: choose "A file on this machine", or use `tunebook check FILE`.'),
-    )
-    if upload is None or st.session_state.get("taken_upload") == upload.file_id:
-        return
-    st.session_state["taken_upload"] = upload.file_id
+def _fallback(workspace: Workspace, key: str, label: str, help_text: str | None) -> tuple[Path, str] | None:
+    upload = st.file_uploader(label, key=key, help=help_text)
+    if upload is None or st.session_state.get(f"taken_{key}") == upload.file_id:
+        return None
+    st.session_state[f"taken_{key}"] = upload.file_id
     target = workspace.uploads_dir / secrets.token_hex(8)
     try:
         workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
@@ -201,8 +214,8 @@ def _fallback(workspace: Workspace) -> None:
     except OSError as error:
         target.unlink(missing_ok=True)
         st.error(_ui.say("The upload could not be stored: {reason}. Free some space and try again.", reason=error))
-    else:
-        store(workspace, target, upload.name, remove=True)
+        return None
+    return target, upload.name
 
 
 def store(workspace: Workspace, source: Path, name: str, *, remove: bool = False) -> None:

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import streamlit as st
 
 from engine import events, limits
-from engine.benchmarks import library
+from engine.benchmarks import library, own
 from engine.forgetting import evaluations
 from engine.models import Base, bases
 from engine.runs import Run, ScoredRun, lifecycle, store
 from engine.words import t
 from engine.workspace import Workspace
+from pages import _data_upload, _ui
 from pages import _forgetting_tables as tables
-from pages import _ui
 
 OWN_FORMS = """{"question": "2 + 2?", "choices": ["3", "4"], "answer": 1}
 {"question": "Translate: good morning", "reference": "bonjour"}
@@ -150,10 +150,14 @@ def _own(workspace: Workspace) -> None:
     st.markdown(f"**{t('Your own questions')}**")
     st.caption(t("JSON Lines, one question a line, all in one of these forms:"))
     st.code(OWN_FORMS, language="json")
-    file = st.file_uploader(t("A file of questions"), type=["jsonl", "json"], key="own_questions")
-    if file is None:
+    found = _data_upload.received(workspace, "own_questions", t("A file of questions"), limit_bytes=own.MOST_BYTES)
+    if found is None:
         return
-    made, problems = library.add(workspace, file.getvalue(), file.name.rpartition(".")[0] or file.name)
+    source, name = found
+    try:
+        made, problems = library.add(workspace, source.read_bytes(), name.rpartition(".")[0] or name)
+    finally:
+        source.unlink(missing_ok=True)
     if made is not None:
         st.success(_ui.say("{name} is kept: {n} questions. Pick it under “choose”.", name=made.title, n=made.size))
     else:

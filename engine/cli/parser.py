@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from engine import __version__, processes
+from engine import __version__, guard, processes
 from engine.cli import advise, data, export, fit, forgetting, runs, shared
 from engine.cli.shared import EXIT_FAILED
 from engine.spec import recipes
@@ -19,7 +19,14 @@ from engine.workspace import Workspace, default_workspace
 def app(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Open the pages; further arguments go to streamlit, such as --server.port 8600."""
     root = processes.PROJECT_DIR
+    names = arguments.share_host or []
+    if wrong := [name for name in names if guard.split_host(name) is None]:
+        return shared.refuse([Problem(rule="share-host", parameters={"name": wrong[0][:200]})])
+    if names:  # else what the environment names, which a container sets
+        os.environ["TUNEBOOK_SHARE_HOST"] = " ".join(names)
     flags = [] if (root / ".streamlit" / "config.toml").exists() else _FLAGS
+    if os.environ.get("TUNEBOOK_SHARE_HOST"):
+        flags = [*flags, "--server.allowedHosts=*"]  # engine/guard.py knows the names, and asks for a login
     command = [sys.executable, "-m", "streamlit", "run", str(root / "app.py"), *flags, *arguments.streamlit]
     os.execv(sys.executable, command)  # noqa: S606 - a list, no shell; this process becomes the server
 
@@ -29,7 +36,7 @@ _FLAGS = [
     "--server.address=127.0.0.1", "--server.showEmailPrompt=false", "--browser.gatherUsageStats=false",
     "--server.fileWatcherType=none", "--server.allowedHosts=localhost", "--server.allowedHosts=127.0.0.1",
     "--server.allowedHosts=::1",
-    "--server.maxUploadSize=200", "--global.disableWidgetStateDuplicationWarning=true",
+    "--server.maxUploadSize=1", "--global.disableWidgetStateDuplicationWarning=true",
     "--runner.postScriptGC=false",
 ]  # fmt: skip
 
@@ -51,7 +58,11 @@ def parser() -> argparse.ArgumentParser:
 
     for group in (data, advise, fit, runs, forgetting, export):
         group.register(command)
-    command("app", app, as_json=False).set_defaults(streamlit=[])
+    pages = command("app", app, as_json=False)
+    pages.set_defaults(streamlit=[])
+    pages.add_argument(
+        "--share-host", action="append", metavar="NAME", help="a name under which others reach the pages, after a login"
+    )
     return made
 
 

@@ -72,7 +72,7 @@ def test_the_picture_of_the_readme_is_there() -> None:
     [
         ("server", "address", "127.0.0.1"),
         ("server", "fileWatcherType", "none"),
-        ("server", "maxUploadSize", 200),
+        ("server", "maxUploadSize", 1),
         ("server", "enableXsrfProtection", True),
         ("runner", "postScriptGC", False),
         ("browser", "gatherUsageStats", False),

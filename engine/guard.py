@@ -1,0 +1,209 @@
+"""Who may talk to the server: one guard before every request and socket, as plain ASGI.
+
+A page of any other site, or of another port of this machine, can send to 127.0.0.1. So the Host must be a name the
+server was given, and an Origin must be that same host and port; sockets and writing methods must have one. What is
+refused never reaches Streamlit, which would ask an address service on the internet about an Origin it does not know.
+Where other people can reach the server (`--share-host`), a browser logs in once with a link that the server prints.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+from engine.words import Problem
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+HUB_ORIGIN = "https://huggingface.co"
+LOGIN_ROUTE = "/login"
+COOKIE = "tunebook_login"
+_READS = ("GET", "HEAD")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::([0-9]{1,5}))?", re.ASCII)
+_ORIGIN = re.compile(r"(https?)://(.+)", re.ASCII)
+_USUAL_PORTS = {"http": "80", "https": "443"}
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Rules(NamedTuple):
+    """What a guard lets through: `shared` hosts beside those of this machine, each a name with or without a port; the
+    only paths that anything may be written to; the `frame` that may show the pages; and who has logged in, or None
+    where nobody has to."""
+
+    shared: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+    frame: str = "'none'"
+    login: Login | None = None
+
+
+class Login:
+    """A link that lets one browser in: its token is good once, and is exchanged for a cookie."""
+
+    def __init__(self) -> None:
+        self.token: str | None = secrets.token_urlsafe(32)
+        self._cookie = secrets.token_urlsafe(32)
+
+    def exchange(self, token: str) -> str | None:
+        """Return the cookie for the token, which is then used up; None for any other."""
+        if self.token is None or not hmac.compare_digest(token.encode(), self.token.encode()):
+            return None
+        self.token = None
+        return self._cookie
+
+    def knows(self, cookies: str) -> bool:
+        """Whether a Cookie header has the cookie of a browser that has logged in."""
+        try:
+            found = SimpleCookie(cookies).get(COOKIE)
+        except CookieError:
+            return False
+        return found is not None and hmac.compare_digest(found.value.encode(), self._cookie.encode())
+
+
+def split_host(text: str) -> tuple[str, str | None] | None:
+    """Return the name in lower case and the port, or None, of a Host header; None when it is no host."""
+    found = _HOST.fullmatch(text.lower())
+    return (found[1], found[2]) if found else None
+
+
+def rules_for(shared: Iterable[str], written: Iterable[str], *, demo: bool, space: str | None) -> Rules:
+    """Return the rules of a server. `space` is the host name a Space has on the hub, whose pages alone may frame it.
+    Raises ValueError for a shared host that is no name."""
+    names = tuple(name.lower() for name in (*shared, *([space] if space else [])))
+    for name in names:
+        if split_host(name) is None:
+            raise ValueError(name)
+    needs_login = bool(names) and not demo
+    return Rules(names, tuple(written), HUB_ORIGIN if space else "'none'", Login() if needs_login else None)
+
+
+class Guard:
+    """The guard as ASGI middleware: `Middleware(Guard, rules=...)`."""
+
+    def __init__(self, app: App, rules: Rules):
+        self.app, self.rules = app, rules
+        self._answered = [
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"same-origin"),
+            (b"content-security-policy", f"frame-ancestors {rules.frame}".encode()),
+        ]
+        if rules.frame == "'none'":
+            self._answered.append((b"x-frame-options", b"DENY"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] == "http":
+            send = self._with_headers(send)
+        refused = self._refusal(scope)
+        if refused is None and self.rules.login and scope["type"] == "http" and scope["path"] == LOGIN_ROUTE:
+            await self._log_in(scope, send)
+        elif refused is None and self.rules.login and not self.rules.login.knows(_header(scope, b"cookie") or ""):
+            await _refuse(scope, receive, send, "guard-login")
+        elif refused is not None:
+            await _refuse(scope, receive, send, refused)
+        else:
+            await self.app(_same_origin(scope), receive, send)
+
+    def _refusal(self, scope: Scope) -> str | None:
+        """Return the rule that a request breaks, or None."""
+        host, origin = _header(scope, b"host"), _header(scope, b"origin")
+        here = split_host(host) if host else None
+        if here is None or not self._is_ours(*here):
+            return "guard-host"
+        writes = scope["type"] == "http" and scope["method"] not in _READS
+        if origin is None and (scope["type"] == "websocket" or writes):
+            return "guard-origin"
+        if origin is not None and not self._is_same(origin, here):
+            return "guard-origin"
+        return "guard-closed" if writes and scope["path"] not in self.rules.written else None
+
+    def _is_ours(self, name: str, port: str | None) -> bool:
+        return name in LOOPBACK or name in self.rules.shared or f"{name}:{port}" in self.rules.shared
+
+    def _is_same(self, origin: str, here: tuple[str, str | None]) -> bool:
+        """Whether an Origin is the Host itself, or a shared one whose proxy calls the server by a name of loopback."""
+        found = _ORIGIN.fullmatch(origin)
+        there = split_host(found[2]) if found else None
+        if not found or there is None:
+            return False
+        usual = _USUAL_PORTS[found[1]]
+        if there[0] == here[0]:
+            return (there[1] or usual) == (here[1] or usual)
+        port = there[1] or usual
+        shared = there[0] in self.rules.shared and port in _USUAL_PORTS.values()
+        return here[0] in LOOPBACK and (shared or f"{there[0]}:{port}" in self.rules.shared)
+
+    def _with_headers(self, send: Send) -> Send:
+        ours = {name for name, _ in self._answered}
+
+        async def answer(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                kept = [(name, value) for name, value in message.get("headers", []) if name.lower() not in ours]
+                message = {**message, "headers": [*kept, *self._answered]}
+            await send(message)
+
+        return answer
+
+    async def _log_in(self, scope: Scope, send: Send) -> None:
+        """Exchange the token of the address for a cookie, and lead on to the pages."""
+        assert self.rules.login is not None
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        cookie = self.rules.login.exchange(given) if scope["method"] == "GET" else None
+        if cookie is None:
+            await _answer(send, 403, Problem(rule="guard-login").sentence)
+            return
+        framed = self.rules.frame != "'none'"
+        kind = "SameSite=None; Secure; Partitioned" if framed else "SameSite=Lax"
+        secure = "; Secure" if scope.get("scheme") == "https" and not framed else ""
+        more = [
+            (b"location", b"./"),
+            (b"set-cookie", f"{COOKIE}={cookie}; Path=/; HttpOnly; {kind}{secure}".encode()),
+        ]
+        await _answer(send, 303, "", more)
+
+
+def _header(scope: Scope, wanted: bytes) -> str | None:
+    """Return a header's one value; an empty text, which is neither host nor origin, when it is there twice."""
+    found = [value for name, value in scope["headers"] if name.lower() == wanted]
+    if wanted == b"cookie":  # browsers may send several
+        return "; ".join(value.decode("latin-1") for value in found)
+    return None if not found else found[0].decode("latin-1") if len(found) == 1 else ""
+
+
+def _same_origin(scope: Scope) -> Scope:
+    """Write an Origin as its Host is written: Streamlit compares the two letter by letter, and looks elsewhere when they
+    differ."""
+    origin, host = _header(scope, b"origin"), _header(scope, b"host")
+    if origin is None:
+        return scope
+    same = f"{origin.partition('://')[0]}://{host}".encode("latin-1")
+    return {**scope, "headers": [(n, same if n.lower() == b"origin" else v) for n, v in scope["headers"]]}
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, rule: str) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008})  # before it was accepted: 403
+        return
+    await _answer(send, 403, Problem(rule=rule).sentence)
+
+
+async def _answer(send: Send, status: int, text: str, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    body = text.encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+        *more,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,161 @@
+"""The guard: no other site, port or name reaches the server, and a shared one lets in who has the link, once."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from engine import guard
+from tests.browsers import FLAGS, Server
+from tests.conftest import chromium
+
+LOCAL = guard.rules_for([], ["/api/uploads"], demo=False, space=None)
+SPACE = guard.rules_for([], ["/api/uploads"], demo=True, space="me-tunebook.hf.space")
+OWN = "127.0.0.1:8501"
+
+
+def ask(rules: guard.Rules, headers: list[tuple[str, str]], kind: str = "websocket", **more: Any) -> Any:
+    """Send a request through a guard; return what reached the server (its scope), or what was answered."""
+    reached, answered = [], []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope)
+        if kind == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    scope = {
+        "type": kind, "method": "GET", "path": "/_stcore/stream", "query_string": b"", "scheme": "http",
+        "headers": [(name.encode(), value.encode()) for name, value in headers], **more,
+    }  # fmt: skip
+    asyncio.run(guard.Guard(app, rules)(scope, receive, send))
+    return reached, answered
+
+
+ELSEWHERE = [
+    [("host", OWN), ("origin", "http://evil.example")],
+    [("host", OWN), ("origin", "http://127.0.0.1:9")],
+    [("host", OWN), ("origin", "http://localhost:8501")],  # another name is another origin
+    [("host", OWN), ("origin", "http://0.0.0.0:1")],
+    [("host", OWN), ("origin", "http://0.0.0.0:8501")],
+    [("host", OWN), ("origin", "null")],
+    [("host", OWN), ("origin", "file://")],
+    [("host", OWN), ("origin", f"http://{OWN}@evil.example")],
+    [("host", OWN), ("origin", f"http://{OWN}.evil.example")],
+    [("host", OWN)],
+    [("origin", f"http://{OWN}")],
+    [("host", "evil.example:8501"), ("origin", "http://evil.example:8501")],  # a name turned to this machine
+    [("host", "192.0.2.2:8501"), ("origin", "http://192.0.2.2:8501")],  # the machine's own address
+    [("host", "0.0.0.0:8501"), ("origin", "http://0.0.0.0:8501")],
+    [("host", OWN), ("host", "evil.example"), ("origin", f"http://{OWN}")],
+    [("host", OWN), ("origin", f"http://{OWN}"), ("origin", "http://evil.example")],
+]
+
+
+@pytest.mark.parametrize("rules", [LOCAL, SPACE])
+@pytest.mark.parametrize("headers", ELSEWHERE)
+def test_a_socket_and_a_writing_request_from_elsewhere_never_reach_the_server(
+    rules: guard.Rules, headers: list[tuple[str, str]]
+) -> None:
+    assert ask(rules, headers) == ([], [{"type": "websocket.close", "code": 1008}])
+    reached, answered = ask(rules, headers, "http", method="PUT", path="/api/uploads")
+    assert not reached and answered[0]["status"] == 403
+
+
+@pytest.mark.parametrize(
+    ("rules", "host", "origin"),
+    [
+        (LOCAL, OWN, f"http://{OWN}"),
+        (LOCAL, "localhost:8501", "http://localhost:8501"),
+        (LOCAL, "LocalHost:8501", "http://localhost:8501"),
+        (LOCAL, "[::1]:8501", "http://[::1]:8501"),
+        (SPACE, OWN, f"http://{OWN}"),
+        (SPACE, "me-tunebook.hf.space", "https://me-tunebook.hf.space"),
+    ],
+)
+def test_its_own_pages_reach_it_and_streamlit_sees_an_origin_it_need_not_look_up(rules, host, origin):
+    headers = [("host", host), ("origin", origin)]
+    for reached, _ in (ask(rules, headers), ask(rules, headers, "http", method="PUT", path="/api/uploads")):
+        seen = dict(reached[0]["headers"])
+        assert seen[b"origin"].partition(b"://")[2] == seen[b"host"] == host.encode()
+
+
+@pytest.mark.parametrize("path", ["/_stcore/upload_file/a/b", "/base/_stcore/upload_file/a/b", "/", "/api/health"])
+@pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "OPTIONS"])
+def test_nothing_is_written_but_to_our_upload_route(path: str, method: str) -> None:
+    reached, answered = ask(LOCAL, [("host", OWN), ("origin", f"http://{OWN}")], "http", method=method, path=path)
+    assert not reached and answered[0]["status"] == 403
+
+
+@pytest.mark.parametrize(("rules", "frame"), [(LOCAL, "'none'"), (SPACE, "https://huggingface.co")])
+@pytest.mark.parametrize("path", ["/", "/api/health", "/_stcore/health", "/_stcore/metrics"])
+def test_every_answer_says_who_may_frame_it_and_no_other_name_gets_one(rules, frame, path):
+    _, answered = ask(rules, [("host", OWN)], "http", path=path)
+    headers = dict(answered[0]["headers"])
+    assert headers[b"content-security-policy"] == f"frame-ancestors {frame}".encode()
+    assert headers[b"x-content-type-options"] == b"nosniff" and headers[b"referrer-policy"] == b"same-origin"
+    assert (b"x-frame-options" in headers) == (rules is LOCAL)
+    reached, answered = ask(rules, [("host", "evil.example")], "http", path=path)
+    assert not reached and answered[0]["status"] == 403
+
+
+def log_in(rules: guard.Rules, token: str, **more: Any) -> Any:
+    path, query = guard.LOGIN_ROUTE, f"token={token}".encode()
+    return ask(rules, [("host", "box.example")], "http", path=path, query_string=query, **more)[1][0]
+
+
+def test_a_shared_host_lets_in_who_has_the_link_once() -> None:
+    rules = guard.rules_for(["box.example"], [], demo=False, space=None)
+    shared = [("host", "box.example"), ("origin", "https://box.example")]
+    assert rules.login is not None and rules.login.token is not None
+    token = rules.login.token
+    assert ask(rules, shared)[0] == [] and ask(rules, shared, "http")[1][0]["status"] == 403
+    assert ask(rules, [("host", OWN), ("origin", f"http://{OWN}")])[0] == []  # a proxy may call it so
+    assert log_in(rules, "guessed")["status"] == log_in(rules, "")["status"] == 403
+    assert log_in(rules, token, method="HEAD")["status"] == 403  # a look at the link does not use it up
+    answer = log_in(rules, token)
+    cookie = dict(answer["headers"])[b"set-cookie"].decode()
+    assert answer["status"] == 303 and "HttpOnly" in cookie and token not in cookie
+    assert log_in(rules, token)["status"] == 403
+    known = ("cookie", cookie.partition(";")[0])
+    assert ask(rules, [*shared, known])[0]
+    assert ask(rules, [("host", OWN), ("origin", "https://box.example"), known])[0]
+    assert ask(rules, [("host", "box.example"), ("origin", "https://evil.example"), known])[0] == []
+    assert ask(rules, [*shared, ("cookie", f"{guard.COOKIE}=guessed")])[0] == []
+
+
+def test_a_demo_has_no_login_and_a_space_that_is_none_has_one() -> None:
+    assert guard.rules_for(["box.example"], [], demo=True, space=None).login is None
+    assert guard.rules_for([], [], demo=False, space="me-tunebook.hf.space").login is not None
+    with pytest.raises(ValueError, match="a/b"):
+        guard.rules_for(["a/b"], [], demo=False, space=None)
+
+
+@pytest.mark.browser
+def test_a_page_on_another_port_opens_no_socket_and_the_page_itself_does(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.start()
+    opens = """url => new Promise(done => { const socket = new WebSocket(url, ["streamlit"]);
+        socket.onopen = () => done(true); socket.onerror = () => done(false); })"""
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+            page = browser.new_page()
+            url = f"ws://127.0.0.1:{server.port}/_stcore/stream"
+            page.route("http://localhost:9/**", lambda route: route.fulfill(body="<p>another</p>"))
+            page.goto("http://localhost:9/")
+            assert page.evaluate(opens, url) is False
+            page.goto(server.url)
+            assert page.evaluate(opens, url) is True
+            browser.close()
+    finally:
+        server.kill()
