@@ -18,7 +18,7 @@ from engine.workspace import Workspace
 from pages import _ui
 
 # What Streamlit's own uploader may hold in memory; it stands in where the pages are served without our upload route.
-FALLBACK_LIMIT_MB = 200
+FALLBACK_LIMIT_MB = 1
 POLL_S = 0.5
 
 _HTML = """
@@ -146,25 +146,19 @@ def widget(workspace: Workspace) -> None:
             )
         else:
             st.caption(_ui.say("JSON Lines, a JSON array, CSV or Parquet, also gzipped; at most {size}.", size=size))
-    if found := received(
-        workspace,
-        "upload",
-        _ui.say("JSON Lines, a JSON array, CSV or Parquet; at most {n} MB", n=FALLBACK_LIMIT_MB),
-        t('Larger files: choose "A file on this machine", or use `tunebook check FILE`.'),
-    ):
+    label = t("JSON Lines, a JSON array, CSV or Parquet; at most {n} MB", n=FALLBACK_LIMIT_MB)
+    if found := received(workspace, "upload", label):
         store(workspace, *found, remove=True)
 
 
-def received(
-    workspace: Workspace, key: str, label: str, help_text: str | None = None, limit_bytes: int | None = None
-) -> tuple[Path, str] | None:
+def received(workspace: Workspace, key: str, label: str, limit_bytes: int | None = None) -> tuple[Path, str] | None:
     """Let a person send a file, and return where it lies and what it is called, once; whoever takes it removes it.
 
-    `label` and `help_text` are for where the pages are served without our upload route.
+    `label` is for where the pages are served without our upload route.
     """
     route = uploads.route()
     if route is None:
-        return _fallback(workspace, key, label, help_text)
+        return _fallback(workspace, key, label)
     ticket = uploads.ticket(workspace, st.session_state.get("upload_ticket"))
     st.session_state["upload_ticket"] = ticket
     done = _uploader(
@@ -201,8 +195,8 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes >> 30} GiB" if size_bytes >= 1 << 30 else f"{size_bytes >> 20} MiB"
 
 
-def _fallback(workspace: Workspace, key: str, label: str, help_text: str | None) -> tuple[Path, str] | None:
-    upload = st.file_uploader(label, key=key, help=help_text)
+def _fallback(workspace: Workspace, key: str, label: str) -> tuple[Path, str] | None:
+    upload = st.file_uploader(_ui.plain(label), key=key)
     if upload is None or st.session_state.get(f"taken_{key}") == upload.file_id:
         return None
     st.session_state[f"taken_{key}"] = upload.file_id
