@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from engine.read import formats, texts
+from engine.read import formats, texts, turns
 from engine.words import later
 
 ANGLE, AT, HASH, DIGITS, SECRET, MARK = 1, 2, 4, 8, 16, 32
@@ -68,12 +68,16 @@ def row_flags(raw: bytes) -> int:
     return found
 
 
+# Meanings of columns that have no text to look at.
+_NO_TEXTS = ("label", "family", "tools", "functions", "choices", "winner")
+
+
 class ContentRules:
     """Looks at the texts of one row; warns once a rule and row."""
 
     def __init__(self, reading: formats.Reading, warn: Callable[..., None]):
         self.warn = warn
-        self.columns = [c for m, c in reading.layout.fields.items() if m not in ("label", "family", "tools", "choices")]
+        self.columns = [c for m, c in reading.layout.fields.items() if m not in _NO_TEXTS]
         self.content_key = reading.style.content_key
 
     def look(self, row: dict[str, Any], flags: int) -> None:
@@ -117,6 +121,6 @@ class ContentRules:
             yield f"{where}.{self.content_key}", content
         elif isinstance(content, list):
             for part in content:
-                text = formats.part_text(part) if isinstance(part, dict) else None
+                text = turns.part_text(part)
                 if isinstance(text, str):
                     yield f"{where}.{self.content_key}", text

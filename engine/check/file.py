@@ -87,7 +87,7 @@ def check_file(
 
 
 # Whole-file errors that come after the container is known.
-_KNOWS_CONTAINER = ("gzip-bomb", "bad-gzip", "bad-parquet", "csv-header", "mapping-column")
+_KNOWS_CONTAINER = ("gzip-bomb", "bad-gzip", "bad-parquet", "csv-header", "mapping-column", "mapping-unused")
 
 
 class _Check:

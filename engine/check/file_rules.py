@@ -35,8 +35,13 @@ def judge_file(file: OpenFile, totals: Totals, window: Window | None) -> None:
     if "label" in reading.layout.fields:
         _labels(totals)
     _length_bias(totals)
-    used = {*reading.layout.fields.values(), *reading.layout.required, *file.mapping}
-    unused = [column for column in totals.layout_columns if column not in used]
+    if reading.unjudged:
+        totals.warn("label-not-judged", found=reading.unjudged)
+    used = {*reading.layout.fields.values(), *reading.layout.required, *file.mapping, reading.unjudged}
+    # Of those that may change what a row means each row says so.
+    unused = [
+        name for name in totals.layout_columns if name not in used and name.strip().lower() not in formats.DECISIVE
+    ]
     if unused:
         totals.warn("unused-columns", found=texts.name_list(unused, 12))
 

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
+
 from engine.check.piece import Range
 from engine.check.report import DatasetError
-from engine.read import documents, faults, formats, source, tables, texts
+from engine.read import documents, faults, formats, source, tables, texts, turns
 from engine.read import lines as read_lines
 from engine.words import Problem, later
 
@@ -110,7 +112,7 @@ class OpenFile:
         for line, raw in self.records():
             row = faults.decoded(raw)
             yield line, raw, row
-            rows += isinstance(row, dict) or formats.is_message_list(row)
+            rows += isinstance(row, dict) or turns.is_message_list(row)
             seen_bytes += len(raw)
             if rows == SAMPLE_ROWS or seen_bytes > SAMPLE_BYTES:
                 return
@@ -152,17 +154,24 @@ class OpenFile:
                     if len(examples) < 20:
                         examples.setdefault(shape, row)
                     yield formats.renamed(row, self.mapping) if self.mapping else row
-                elif isinstance(row, list) and formats.is_message_list(row):
+                elif isinstance(row, list) and turns.is_message_list(row):
                     yield row
 
-        reading = formats.detect(rows())
+        reading = formats.detect(rows(), self.mapping.values())
         if shapes:
             self.example = examples.get(shapes.most_common(1)[0][0])
         for column in self.mapping:
             if column not in met:
                 found = texts.name_list(met, 20) or later("no fields")
                 raise source.NotRows("mapping-column", column=texts.short(column), found=found)
-        return formats.mapped(reading, self.mapping) if reading and self.mapping else reading
+        if reading is None:
+            return None
+        for column, target in self.mapping.items():
+            if target != formats.IGNORE and target not in {*reading.layout.fields.values(), *reading.layout.required}:
+                wanted = texts.name_list(reading.layout.fields.values(), 20)
+                raise source.NotRows("mapping-unused", column=texts.short(column), target=target, known=wanted)
+        reading = msgspec.structs.replace(reading, drop_nulls=self.container == "parquet")
+        return formats.mapped(reading, self.mapping) if self.mapping else reading
 
 
 def batches(records: Iterator[tuple[int | None, bytes]], size: int) -> Iterator[tuple[list[int | None], list[bytes]]]:

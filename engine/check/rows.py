@@ -25,7 +25,7 @@ from engine.check.quick import CLOSED, quick_way
 from engine.check.repeats import Hashes
 from engine.check.row_rules import RowRules, judgements
 from engine.check.value_rules import LEAK_CHARACTERS
-from engine.read import faults, formats, texts
+from engine.read import faults, formats, texts, turns
 from engine.read import lines as read_lines
 
 _CANNOT_BE_SEEN = texts.INVISIBLE_SET | {""}
@@ -74,7 +74,7 @@ class RowChecks:
         self.rule = self.rules.row_rule() if self.rules else None
         self.messages_column = reading.layout.fields["messages"] if reading and reading.prompts_only else None
         self.bare = reading is not None and reading.layout.is_bare
-        self.lifted = reading is not None and reading.layout.is_nested
+        self.lifted = reading is not None and (reading.layout.is_nested or reading.turn_pairs)
         self.long_limit = long_bytes
         self.overlap = overlap
         self.rows_before = 0  # rows of the file that were taken already
@@ -201,7 +201,7 @@ class RowChecks:
         good = False
         if self.bare and type(row) is list:
             row = {"messages": row}
-            if self.messages_column and formats.has_assistant(row["messages"]):
+            if self.messages_column and turns.has_assistant(row["messages"]):
                 raise HasAnswers
             good = rule is not None and rule(row)
         elif type(row) is not dict:
@@ -210,8 +210,8 @@ class RowChecks:
             shape = tuple(row)
             if (shape in self.layout.fitting or self.layout.fits(row, shape)) and rule is not None:
                 if self.lifted and reading is not None:
-                    row = formats.plain_row(row, reading.layout)
-                if self.messages_column and formats.has_assistant(row[self.messages_column]):
+                    row = formats.plain_row(row, reading.layout, reading.turn_pairs)
+                if self.messages_column and turns.has_assistant(row[self.messages_column]):
                     raise HasAnswers
                 good = rule(row)
         if good and self.content is not None:
