@@ -11,7 +11,6 @@ context only and null where it is trained as usual.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from engine.check.prompts import (
     shared_messages,
     shared_transcript,
     sides,
+    transcript,
 )
 from engine.read import formats, texts, tool_calls, turns
 from engine.read.turns import Message, message_of
@@ -190,20 +190,14 @@ def _implicit_pair(row: dict[str, Any], reading: formats.Reading) -> dict[str, l
         }
     cut = shared_transcript(chosen, rejected)
     assert cut is not None, "a pair without a shared prompt is an error of the check"
-    return {
-        "prompt": _with_system(row, fields, _transcript(chosen[:cut])),
-        "chosen": [message_of("assistant", chosen[cut:])],
-        "rejected": [message_of("assistant", rejected[cut:])],
+    asked = chosen[:cut].removesuffix(ASSISTANT_MARK)
+    said = {
+        "prompt": transcript(asked, "user"),
+        "chosen": transcript(chosen[cut:]),
+        "rejected": transcript(rejected[cut:]),
     }
-
-
-def _transcript(text: str) -> list[Message]:
-    """The turns of "\\n\\nHuman: ... \\n\\nAssistant: ..." up to the open assistant mark at the end of `text`."""
-    pieces = re.split(r"\n\n(Human|Assistant):", text.removesuffix(ASSISTANT_MARK))
-    result = [message_of("user", pieces[0])] if pieces[0] else []
-    for mark, content in zip(pieces[1::2], pieces[2::2], strict=True):
-        result.append(message_of("user" if mark == "Human" else "assistant", content))
-    return result
+    result = {column: [message_of(*turn) for turn in told] for column, told in said.items()}
+    return result | {"prompt": _with_system(row, fields, result["prompt"])}
 
 
 class ParquetSink:

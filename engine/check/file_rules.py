@@ -38,7 +38,7 @@ def judge_file(file: OpenFile, totals: Totals, window: Window | None) -> None:
     if reading.unjudged:
         totals.warn("label-not-judged", found=reading.unjudged)
     used = {*reading.layout.fields.values(), *reading.layout.required, *file.mapping, reading.unjudged}
-    # Of those that may change what a row means each row says so.
+    # Of those that may change what a row means, and of pictures, each row says so.
     unused = [
         name for name in totals.layout_columns if name not in used and name.strip().lower() not in formats.DECISIVE
     ]

@@ -145,7 +145,7 @@ class MessageRules:
         else:
             self.values.wrong(written, f"{where}.{role_key}", later("text"))
         good = self._content(message, role, where)
-        for key in ("name", "tool_call_id", *turns.REASONING_KEYS):
+        for key in ("name", "tool_call_id", "call_text", *turns.REASONING_KEYS):
             value = message.get(key)
             if value is not None and type(value) is not str:
                 self.values.wrong(value, f"{where}.{key}", later("text"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from engine.read import formats, turns
@@ -105,3 +106,13 @@ def shared_transcript(chosen: str, rejected: str) -> int | None:
             high = middle - 1
     found = chosen.rfind(ASSISTANT_MARK, 0, low)
     return None if found < 0 else found + len(ASSISTANT_MARK)
+
+
+def transcript(text: str, role: str = "assistant") -> list[tuple[str, str]]:
+    """The turns (role, text) of what is told as "... \\n\\nHuman: ... \\n\\nAssistant: ..."; what stands before the first
+    mark is of `role`."""
+    pieces = re.split(r"\n\n(Human|Assistant):", text)
+    turns_told = [(role, pieces[0])] if pieces[0] else []
+    for mark, told in zip(pieces[1::2], pieces[2::2], strict=True):
+        turns_told.append(("user" if mark == "Human" else "assistant", told))
+    return turns_told

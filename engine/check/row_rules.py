@@ -10,7 +10,15 @@ from xxhash import xxh3_64_intdigest as hash64
 from engine.check.ledger import Ledger
 from engine.check.message_rules import Found, MessageRules
 from engine.check.piece import Lengths, Piece
-from engine.check.prompts import Side, repeated_prompt, shared_messages, shared_transcript, sides
+from engine.check.prompts import (
+    ASSISTANT_MARK,
+    Side,
+    repeated_prompt,
+    shared_messages,
+    shared_transcript,
+    sides,
+    transcript,
+)
 from engine.check.value_rules import ValueRules
 from engine.read import formats, texts, turns
 from engine.words import later
@@ -221,9 +229,12 @@ class RowRules:
 
     def _compared(self, prompt: object, better: Side, worse: Side, lengths: tuple[int, int]) -> bool:
         """Check that two good answers differ, and count them."""
-        if better.value == worse.value or self._words(better.value) == self._words(worse.value) != "":
+        one, other = self._words(better.value), self._words(worse.value)
+        if better.value == worse.value or one == other != "":
             self.error("equal-pair", worse.where, other=better.where)
             return False
+        if one.split() == other.split() != []:
+            self.warn("nearly-equal-pair", worse.where, other=better.where)
         self.values.leak(prompt, better.value, better.where)
         self.judgements = (judgement(prompt, better.value, True), judgement(prompt, worse.value, False))
         self.lengths.add(*lengths)
@@ -266,18 +277,31 @@ class RowRules:
             self.judgements = (judgement(chosen[:shared], tails[0], True), judgement(chosen[:shared], tails[1], False))
             self.target_characters += sum(lengths)
             return True
-        cut = shared_transcript(chosen, rejected)
+        return self._transcripts(*pair)
+
+    def _transcripts(self, chosen: Side, rejected: Side) -> bool:
+        """Two conversations that are told as one text each."""
+        cut = shared_transcript(chosen.value, rejected.value)
         if cut is None:
-            self.error("no-shared-prompt", chosen=better, rejected=worse)
+            self.error("no-shared-prompt", chosen=chosen.where, rejected=rejected.where)
             return False
-        for text, name in ((chosen, better), (rejected, worse)):
-            if texts.is_blank(text[cut:]):
-                self.error("blank-field", name)
+        lengths = []
+        for text, where in (chosen, rejected):
+            told = transcript(text[cut:])
+            if told and told[-1][0] != "assistant":
+                self.error("last-not-assistant", where)
                 return False
-        self.lengths.add(len(chosen) - cut, len(rejected) - cut)
-        asked = chosen[:cut]
-        self.judgements = (judgement(asked, chosen[cut:], True), judgement(asked, rejected[cut:], False))
-        self.target_characters += len(chosen) + len(rejected) - 2 * cut
+            if not told or texts.is_blank(told[-1][1]):
+                self.error("blank-field", where)
+                return False
+            lengths.append(sum(len(words) for role, words in told if role == "assistant"))
+        asked = chosen.value[:cut]
+        if texts.is_blank(asked.removesuffix(ASSISTANT_MARK)):
+            self.warn("blank-prompt", chosen.where)
+        self.lengths.add(*lengths)
+        better, worse = chosen.value[cut:], rejected.value[cut:]
+        self.judgements = (judgement(asked, better, True), judgement(asked, worse, False))
+        self.target_characters += sum(lengths)
         return True
 
     def _steps(self, row: dict[str, Any]) -> bool:

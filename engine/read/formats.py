@@ -348,8 +348,8 @@ def detect(rows: Iterable[dict[str, Any] | list[Any]], named: Container[str] = (
     label = layout.fields.get("label")
     if label and label not in named and not _judges([row[label] for row in groups[name]]):
         unjudged = label
-        layout = layout_of(column for column in layout.required if column != label) or layout
-    if "completion" in layout.fields and _mostly(_is_ranking(row.get(layout.target)) for row in groups[name]):
+        layout = own_layout(groups[name][0], label) or layout
+    if "completion" in layout.fields and _mostly(_is_ranking(row, layout) for row in groups[name]):
         layout = BY_NAME.get(f"{layout.name}_ranked", layout)
     plain = [plain_row(row, layout) for row in groups[name]]
     turn_pairs = "messages" in layout.fields and _mostly(pair_keys(row.get(layout.target)) for row in plain)
@@ -404,8 +404,10 @@ def meant_label(value: object) -> bool | None:
     return None if word is None else word == "true"
 
 
-def _is_ranking(value: object) -> bool:
-    return isinstance(value, list) and len(value) > 1 and all(isinstance(answer, str) for answer in value)
+def _is_ranking(row: dict[str, Any], layout: Layout) -> bool:
+    """Whether a row has one question and a list of answers."""
+    asked, told = row[layout.fields["prompt"]], row[layout.target]
+    return isinstance(told, list) and len(told) > 1 and isinstance(asked, str) and all(isinstance(a, str) for a in told)
 
 
 def _shape(row: dict[str, Any], layout: Layout) -> tuple[bool, bool]:

@@ -229,7 +229,7 @@ def _canonical(message: dict[str, Any], style: Style, drop_nulls: bool) -> tuple
         calls,
         name=message.get("name"),
         reasoning=reasoning_of(message, style),
-        call_text=content if as_text else None,
+        call_text=content if as_text else message.get("call_text"),
         train=train_of(message),
     ), as_text
 
