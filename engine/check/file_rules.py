@@ -39,9 +39,8 @@ def judge_file(file: OpenFile, totals: Totals, window: Window | None) -> None:
         totals.warn("label-not-judged", found=reading.unjudged)
     used = {*reading.layout.fields.values(), *reading.layout.required, *file.mapping, reading.unjudged}
     # Of those that may change what a row means, and of pictures, each row says so.
-    unused = [
-        name for name in totals.layout_columns if name not in used and name.strip().lower() not in formats.DECISIVE
-    ]
+    said = {*formats.DECISIVE, *(formats.MEDIA_COLUMNS if totals.errors["media-column"] else ())}
+    unused = [name for name in totals.layout_columns if name not in used and name.strip().lower() not in said]
     if unused:
         totals.warn("unused-columns", found=texts.name_list(unused, 12))
 

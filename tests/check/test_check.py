@@ -157,7 +157,11 @@ def test_every_layout_is_recognised_from_its_keys(tmp_path, name):
 
 def test_the_examples_cover_the_table_of_layouts():
     # These have tests of their own: those made of others by one more column, and those known by their values.
-    made = {layout.name for layout in LAYOUTS if layout.name.endswith(("_kto", "_kto_tag", *WORSE, "_ranked"))}
+    made = {
+        layout.name
+        for layout in LAYOUTS
+        if layout.name.endswith(("_kto", "_kto_tag", *WORSE, "rejected_messages", "_ranked"))
+    }
     assert {*GOOD, "bare_messages"} | made == {layout.name for layout in LAYOUTS}
 
 
