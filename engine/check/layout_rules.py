@@ -58,7 +58,7 @@ class LayoutRules:
         unread = self._unread(row)
         for column in unread if not missing else ():
             if row[column] is not None and row[column] not in ("", [], {}):
-                ledger.warn("chained-rows" if column == "parent_id" else "unread-column", column)
+                ledger.warn("chained-rows" if column.startswith("parent_") else "unread-column", column)
         if (
             not missing
             and not media

@@ -14,7 +14,7 @@ import msgspec
 
 from engine.check.piece import Range
 from engine.check.report import DatasetError
-from engine.read import documents, faults, formats, source, tables, texts, turns
+from engine.read import detection, documents, faults, formats, source, tables, texts, turns
 from engine.read import lines as read_lines
 from engine.words import Problem, later
 
@@ -157,7 +157,7 @@ class OpenFile:
                 elif isinstance(row, list) and turns.is_message_list(row):
                     yield row
 
-        reading = formats.detect(rows(), self.mapping.values())
+        reading = detection.detect(rows(), self.mapping.values())
         if shapes:
             self.example = examples.get(shapes.most_common(1)[0][0])
         for column in self.mapping:

@@ -1,4 +1,4 @@
-"""The layouts a dataset can have, as one table, and how a file's layout is found from the keys of its rows.
+"""The layouts a dataset can have, as one table, and how a row's layout is found from its keys.
 
 A layout says which columns it needs and what each of them means (`fields`: meaning -> column), so that checking and
 converting are written once per meaning, and a mapping made by a person is just one more layout. To add a layout, add
@@ -7,13 +7,12 @@ one entry to LAYOUTS; the more columns an entry requires, the earlier it wins ov
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from engine.read.turns import OPENAI, SHAREGPT, Style, expanded, has_assistant, pair_keys
+from engine.read.turns import OPENAI, SHAREGPT, Style, expanded
 
 TYPES = (
     "language-modeling",
@@ -125,6 +124,7 @@ _ANSWERS = (
     _layout("question_answer", "prompt-completion", "prompt=question completion=answer"),
     _layout("query_response", "prompt-completion", "prompt=query completion=response", "history"),
     _layout("prompt_response", "prompt-completion", "prompt completion=response"),
+    _layout("question_response", "prompt-completion", "prompt=question completion=response"),
     _layout("input_output", "prompt-completion", "prompt=input completion=output"),
 )
 _PAIRS = (
@@ -247,8 +247,8 @@ MEDIA_COLUMNS = ("image", "images", "audio", "audios", "video", "videos")
 DECISIVE = {
     "system", "system_prompt", "context", "input", "history", "tools", "functions", "label", "kto_tag", "is_good",
     "winner", "better_response_id", "chosen", "chosen_response", "rejected", "rejected_response", "rejected_responses",
-    "rejected_messages", "parent_id", "weight", "loss", "loss_weight", "train", "training", "reasoning_content",
-    "reasoning", "thinking",
+    "rejected_messages", "parent_id", "parent_message_id", "weight", "loss", "loss_weight", "train", "training",
+    "reasoning_content", "reasoning", "thinking",
 }  # fmt: skip
 IGNORE = "ignore"
 
@@ -329,65 +329,10 @@ def layout_of(keys: Iterable[str]) -> Layout | None:
     return best
 
 
-def detect(rows: Iterable[dict[str, Any] | list[Any]], named: Container[str] = ()) -> Reading | None:
-    """Return how the majority of `rows` is read, or None when most of them fit no layout. `named`: columns whose meaning a
-    person has said.
-
-    Keys count first. Only when that finds nothing are null values taken as absent, as an export that writes every
-    column in every row needs it. Then values count, where keys alone do not tell. `prompts_only` is true when no
-    conversation among `rows` has an assistant turn.
-    """
-    groups: dict[str | None, list[Any]] = {}
-    for row in rows:
-        layout = own_layout(row) if isinstance(row, dict) else BARE
-        groups.setdefault(layout.name if layout else None, []).append(row)
-    name = max(groups, key=lambda name: len(groups[name]), default=None)
-    if name is None:
-        return None
-    layout, unjudged = BY_NAME[name], None
-    label = layout.fields.get("label")
-    if label and label not in named and not _judges([row[label] for row in groups[name]]):
-        unjudged = label
-        layout = own_layout(groups[name][0], label) or layout
-    if "completion" in layout.fields and _mostly(_is_ranking(row, layout) for row in groups[name]):
-        layout = BY_NAME.get(f"{layout.name}_ranked", layout)
-    plain = [plain_row(row, layout) for row in groups[name]]
-    turn_pairs = "messages" in layout.fields and _mostly(pair_keys(row.get(layout.target)) for row in plain)
-    conversational, sharegpt = Counter(_shape(row, layout) for row in plain).most_common(1)[0][0]
-    return Reading(
-        layout=layout,
-        conversational=conversational,
-        sharegpt=sharegpt and not turn_pairs,
-        prompts_only=(
-            layout.type == "language-modeling"
-            and "messages" in layout.fields
-            and not turn_pairs
-            and not any(has_assistant(row.get(layout.target)) for row in plain)
-        ),
-        turn_pairs=turn_pairs,
-        unjudged=unjudged,
-    )
-
-
 def own_layout(row: dict[str, Any], unjudged: str | None = None) -> Layout | None:
     """The layout of one row: by its non-null columns, or by all of them when those fit nothing."""
     keys = [key for key in row if key != unjudged]
     return layout_of(key for key in keys if row[key] is not None) or layout_of(keys)
-
-
-def _mostly(values: Iterable[object]) -> bool:
-    answers = [bool(value) for value in values]
-    return 2 * sum(answers) > len(answers)
-
-
-def _judges(values: list[Any]) -> bool:
-    """Whether the values of a column are judgements, well written or not, and not classes such as 0 to 3 or names."""
-    values = [value for value in values if value is not None]
-    if _mostly(isinstance(value, bool) for value in values):
-        return True
-    if any(isinstance(value, int | float) and value not in (-1, 0, 1) for value in values):
-        return False
-    return not values or _mostly(meant_label(value) is not None or isinstance(value, bool) for value in values)
 
 
 LABEL_WORDS = {
@@ -402,31 +347,3 @@ def meant_label(value: object) -> bool | None:
         return None
     word = LABEL_WORDS.get(str(value).strip().lower())
     return None if word is None else word == "true"
-
-
-def _is_ranking(row: dict[str, Any], layout: Layout) -> bool:
-    """Whether a row has one question and a list of answers."""
-    asked, told = row[layout.fields["prompt"]], row[layout.target]
-    return isinstance(told, list) and len(told) > 1 and isinstance(asked, str) and all(isinstance(a, str) for a in told)
-
-
-def _shape(row: dict[str, Any], layout: Layout) -> tuple[bool, bool]:
-    """Whether a row has messages where it could have texts, and whether these are of the style SHAREGPT."""
-    values = [row.get(layout.target), row.get(layout.fields.get("prompt", ""))]
-    chats = [value for value in values if isinstance(value, list | dict)]
-    conversational = layout.conversational
-    if conversational is None:
-        conversational = bool(chats)
-    return conversational, _is_sharegpt(chats, layout)
-
-
-def _is_sharegpt(values: list[Any], layout: Layout) -> bool:
-    """True when the first message that tells is from/value; a layout of conversations that does not tell counts too."""
-    for value in values:
-        for message in value if isinstance(value, list) else [value]:
-            if isinstance(message, dict):
-                if "role" in message or "content" in message:
-                    return False
-                if "from" in message or "value" in message:
-                    return True
-    return "conversations" in layout.required

@@ -57,6 +57,7 @@ GOOD = {
     "question_answer": ({"question": "Why?", "answer": "So."}, "prompt-completion", False),
     "query_response": ({"query": "Why?", "response": "So."}, "prompt-completion", False),
     "prompt_response": ({"prompt": "Why?", "response": "So."}, "prompt-completion", False),
+    "question_response": ({"question": "Why?", "response": "So."}, "prompt-completion", False),
     "input_output": ({"input": "Why?", "output": "So."}, "prompt-completion", False),
     "preference": ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, "preference", False),
     "alpaca_ranking": ({"instruction": "Why?", "chosen": "So.", "rejected": "No."}, "preference", False),

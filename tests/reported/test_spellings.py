@@ -252,7 +252,7 @@ def chat(*answers: dict[str, Any], **more) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "Tide?"}, *answers], **more}
 
 
-def answer(text: str | None = "Low.", **more) -> dict[str, Any]:
+def answer(text: Any = "Low.", **more) -> dict[str, Any]:
     return {"role": "assistant", "content": text, **more}
 
 
@@ -345,6 +345,18 @@ def test_calls_in_a_row_are_one_answer_and_say_all_they_say(path):
     [_, message, *_] = rows[0]["messages"]
     assert [call["function"]["arguments"] for call in json.loads(message["tool_calls"])] == [{"hour": 6}, {"hour": 7}]
     assert message["call_text"] == "\n".join(one["content"] for one in called)
+
+
+def test_answers_under_unknown_names_are_no_prompts_without_answers(path):
+    rows = [{"prompt": f"Tide {n}?", "response_1": "Low.", "response_2": "High."} for n in range(3)]
+    assert read(path, rows)[0].errors == {"unknown-layout": 1}
+    mapping = {"response_1": "chosen", "response_2": "rejected"}
+    assert read(path, rows, mapping)[0].type == "preference"
+
+
+def test_a_system_text_under_another_name_is_one(path):
+    row = one(path, {"system_prompt": "Be brief.", "question": "Tide?", "response": "Low."})
+    assert [message["content"] for message in row["prompt"]] == ["Be brief.", "Tide?"]
 
 
 def test_a_refusal_and_an_answer_of_parts_without_a_type_are_words(path):
