@@ -242,7 +242,7 @@ def test_a_prompt_of_messages_may_have_answers_that_are_text(path):
     ):
         row = one(path, {"prompt": prompt} | answers)
         assert [message["role"] for message in row["prompt"]] == ["system", "user"]
-        assert row.get("completion", row.get("chosen"))[0]["content"] == "Low."
+        assert row["completion" if "completion" in row else "chosen"][0]["content"] == "Low."
 
 
 # --- what is said --------------------------------------------------------------------------------------------------
