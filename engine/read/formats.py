@@ -201,15 +201,20 @@ def _against(layout: Layout, column: str) -> Layout:
     name = f"{layout.name}_{column}"
     if "messages" in layout.fields:  # the better answer is its last message
         return _with(layout, name, "preference", rejected=column)
-    fields = {"chosen" if meaning == "completion" else meaning: held for meaning, held in layout.fields.items()}
+    fields = _renamed_answer(layout, "chosen")
     return _with(
         msgspec.structs.replace(layout, fields=fields, conversational=None), name, "preference", rejected=column
     )
 
 
+def _renamed_answer(layout: Layout, meaning: str) -> dict[str, str]:
+    """The fields of a layout whose answer has another meaning; choices are those of one answer."""
+    return {meaning if own == "completion" else own: held for own, held in layout.fields.items() if own != "choices"}
+
+
 def _ranked(layout: Layout) -> Layout:
     """A layout whose answers are lists: the best comes first, the worst last."""
-    fields = {"ranking" if meaning == "completion" else meaning: held for meaning, held in layout.fields.items()}
+    fields = _renamed_answer(layout, "ranking")
     return msgspec.structs.replace(
         layout, name=f"{layout.name}_ranked", type="preference", fields=fields, conversational=False
     )
