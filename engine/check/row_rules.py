@@ -13,6 +13,7 @@ from engine.check.piece import Lengths, Piece
 from engine.check.prompts import (
     ASSISTANT_MARK,
     Side,
+    prompt_value,
     repeated_prompt,
     shared_messages,
     shared_transcript,
@@ -90,10 +91,9 @@ class RowRules:
 
     def _messages(self, row: dict[str, Any]) -> bool:
         column = self.fields["messages"]
-        if len(row) > 1 and not self._beside(row):
-            return False
+        good = self._beside(row) if len(row) > 1 or self.messages.tools else True
         found = self.messages.conversation(row[column], column)
-        if found is None:
+        if found is None or not good:
             return False
         if not found.answers:
             self.error("no-assistant", column)
@@ -182,6 +182,7 @@ class RowRules:
         elif not good or characters is None:
             return False
         self.target_characters += characters
+        self._two_systems(row, prompt_value(row, self.reading))
         self.values.leak(row[fields["prompt"]], row[fields["completion"]], fields["completion"])
         return True
 
@@ -195,7 +196,10 @@ class RowRules:
         if "ranking" in fields and len(row[fields["ranking"]]) > 2:
             self.warn("ranking-ends", fields["ranking"])
         if "prompt" not in fields:
-            return self._implicit_pair(pair) and good
+            good = self._implicit_pair(pair) and good
+            if good:
+                self._two_systems(row, pair[0].value)
+            return good
         good = self._prompt(row) and good
         prompt = row[fields["prompt"]]
         lengths = [self._answer(side.value, side.where, prompt) for side in pair]
@@ -203,6 +207,7 @@ class RowRules:
             return False
         if isinstance(prompt, str) and self.reading.conversational and not self._same_start(prompt, pair):
             return False
+        self._two_systems(row, prompt_value(row, self.reading))
         return self._compared(prompt, *pair, (lengths[0], lengths[1]))
 
     def _no_pair(self, row: dict[str, Any]) -> None:
@@ -212,11 +217,14 @@ class RowRules:
             self.values.wrong(row[column], column, later("a list of answers, the best first"))
             return
         column = self.fields["winner"]
-        if row[column] is None:
+        said = row[column]
+        if said is None:
             self.values.wrong(None, column, later("the better of the two"))
+        elif isinstance(said, str) and texts.is_blank(said):
+            self.error("blank-field", column)
         else:
-            shown = texts.short(str(row[column])) if isinstance(row[column], str | int | float) else ""
-            self.error("no-winner", column, found=shown or texts.kind_of(row[column]))
+            shown = texts.short(str(said)) if isinstance(said, str | int | float) else texts.kind_of(said)
+            self.error("no-winner", column, found=shown)
 
     def _same_start(self, prompt: str, pair: tuple[Side, Side]) -> bool:
         """Check that what two answers repeat of a prompt that is text, with system turns before it, is the same."""
@@ -363,10 +371,7 @@ class RowRules:
         if value == [] and type(value) is list:
             self.warn("blank-prompt", column)
             return True
-        if self.messages.conversation(value, column) is None:
-            return False
-        self._two_systems(row, value)
-        return True
+        return self.messages.conversation(value, column) is not None
 
     def _answer(self, value: object, where: str, prompt: object = None) -> int | None:
         """Return the characters of a good answer: text, or messages of which the last is the assistant's.

@@ -307,12 +307,33 @@ def test_what_may_change_the_meaning_and_is_not_read_is_named_with_its_line(path
     assert "unused-columns" not in report.warnings
 
 
+def test_the_tools_of_one_row_are_not_those_of_the_next(path):
+    called = [answer(None, tool_calls=[{"function": {"name": name}}]) for name in ("tide", "moon")]
+    report, _ = read(path, [chat(called[0], tools=TOOLS[:1]), chat(called[1])])
+    assert report.errors == report.warnings == {}
+
+
 def test_two_system_texts_become_one_turn_and_the_same_one_is_there_once(path):
     messages = [{"role": "system", "content": "Be kind."}, *GOOD["messages"]]
     row = one(path, {"system": "Be brief.", "messages": messages})
     assert [m["content"] for m in row["messages"]] == ["Be brief.\n\nBe kind.", "Tide?", "Low."]
     row = one(path, {"system": "Be kind.", "messages": messages})
     assert [m["content"] for m in row["messages"]] == ["Be kind.", "Tide?", "Low."]
+
+
+def test_two_system_texts_of_a_pair_are_said_too(path):
+    def told(text: str) -> list[dict[str, Any]]:
+        return [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Tide?"}, answer(text)]
+
+    sides = {"chosen": told("Low."), "rejected": told("High."), "system": "Be brief."}
+    for row in (
+        sides,
+        sides | {"prompt": "Tide?"},
+        {"prompt": "Tide?", "completion": told("Low."), "system": "Be brief."},
+    ):
+        report, rows = read(path, [row])
+        assert (report.errors, report.warnings) == ({}, {"two-systems": 1})
+        assert rows[0]["prompt"][0]["content"] == "Be brief.\n\nBe kind."
 
 
 @pytest.mark.parametrize(
