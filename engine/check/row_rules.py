@@ -22,11 +22,16 @@ def judgement(question: object, answer: object, label: bool) -> int:
     return (hashed >> 1 & ~1 | label) or 2
 
 
+def pair_judgement(question: object, chosen: object, rejected: object) -> int:
+    """The judgement of a pair: of the two answers in one order, whichever is the better one. (That an answer is better
+    than one and worse than another is a ranking.)"""
+    one, other = sorted((str(chosen), str(rejected)))
+    return judgement(question, f"{one}\0{other}", str(chosen) == one)
+
+
 def judgements(reading: formats.Reading | None) -> int:
-    """How many answers a row judges: a pair two, an answer with a label one."""
-    if reading is None or reading.layout.type not in ("preference", "unpaired-preference"):
-        return 0
-    return 2 if reading.layout.type == "preference" else 1
+    """How many judgements a row is: a pair or an answer with a label is one."""
+    return int(reading is not None and reading.layout.type in ("preference", "unpaired-preference"))
 
 
 class RowRules:
@@ -150,7 +155,7 @@ class RowRules:
             self.error("equal-pair", worse, other=better)
             return False
         self.values.leak(prompt, row[better], better)
-        self.judgements = (judgement(prompt, row[better], True), judgement(prompt, row[worse], False))
+        self.judgements = (pair_judgement(prompt, row[better], row[worse]),)
         self.lengths.add(chosen, rejected)
         self.target_characters += chosen + rejected
         return True
@@ -177,7 +182,7 @@ class RowRules:
                 return False
             lengths = [self.messages.characters(tail) for tail in tails]
             self.lengths.add(*lengths)
-            self.judgements = (judgement(chosen[:shared], tails[0], True), judgement(chosen[:shared], tails[1], False))
+            self.judgements = (pair_judgement(chosen[:shared], *tails),)
             self.target_characters += sum(lengths)
             return True
         cut = shared_transcript(chosen, rejected)
@@ -190,7 +195,7 @@ class RowRules:
                 return False
         self.lengths.add(len(chosen) - cut, len(rejected) - cut)
         asked = chosen[:cut]
-        self.judgements = (judgement(asked, chosen[cut:], True), judgement(asked, rejected[cut:], False))
+        self.judgements = (pair_judgement(asked, chosen[cut:], rejected[cut:]),)
         self.target_characters += len(chosen) + len(rejected) - 2 * cut
         return True
 

@@ -1,7 +1,7 @@
 """Bytes -> records with the lines they start on, and the layouts that rows can have.
 
 source.Source opens a file as a stream and tells what it is; lines, documents and tables cut it into records; formats
-says what their columns mean; faults why one cannot be read.
+says what their columns mean, literals reads a list that stands in a text; faults says why a record cannot be read.
 """
 
 from typing import TYPE_CHECKING
@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazily(__name__, source="OnProgress")
 
-__all__ = ["OnProgress", "documents", "faults", "formats", "lines", "source", "tables", "texts"]
+__all__ = ["OnProgress", "documents", "faults", "formats", "lines", "literals", "source", "tables", "texts"]

@@ -99,13 +99,14 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """How the rows of one file are read: its layout, and what the layout leaves open.
 
     `sharegpt`: messages are of the style SHAREGPT instead of OPENAI. `prompts_only`: no conversation of the file has an
-    assistant turn, so they are prompts.
+    assistant turn, so they are prompts. `unpacked`: columns whose texts hold lists (literals.unpacked).
     """
 
     layout: Layout
     conversational: bool = False
     sharegpt: bool = False
     prompts_only: bool = False
+    unpacked: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
