@@ -37,11 +37,11 @@ class Scan:
             return [True] * len(records), [0] * len(records), [True] * len(records)
         codes = numpy.frombuffer(block, numpy.uint8)
         ends = numpy.array([len(record) for record in records], numpy.int64)
+        suspect = numpy.zeros(len(records) + 1, bool)
+        numpy.greater_equal(ends, _LONG_BYTES, out=suspect[:-1])
         ends += 1
         numpy.cumsum(ends, out=ends)
         ends -= 1
-        suspect = numpy.zeros(len(records) + 1, bool)
-        suspect[:-1] = [len(record) >= _LONG_BYTES for record in records]
 
         def hit(places: Any) -> None:
             if len(places):
@@ -54,10 +54,10 @@ class Scan:
         hit(_marks(block, first))
         hit(_long_numbers(block, codes, self._words, first))
         backslash = numpy.equal(codes, _BACKSLASH, out=second) if b"\\" in block else None
-        if backslash is not None and b"\\u" in block:
-            hit(_escapes(codes, backslash, first, both))
-        if backslash is not None and b":\\" in block:
+        if backslash is not None:
             hit(_drives(codes, backslash, first, both))
+            if b"\\u" in block:
+                hit(_escapes(codes, backslash, first, both))
         # Quotes, for the search for keys that stand twice.
         quote = numpy.equal(codes, _QUOTE, out=first)
         if backslash is not None:

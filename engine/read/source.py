@@ -106,7 +106,11 @@ def container_of(head: bytes, is_whole: bool, is_table: Callable[[bytes, bool], 
     if text[:1] in (b"{", b"["):
         return _rows_or_document(lines)
     lines = [line.lstrip() for line in lines]
-    if any(line[:1] in (b"{", b"[") and parses(line) for line in lines[:50]) or parses(lines[0]):
+    if any(line[:1] in (b"{", b"[") and parses(line) for line in lines[:50]):
+        return "jsonl"
+    # A name in quotes, as the header of one column may be, parses as well.
+    quoted = lines[0][:1] == b'"'
+    if parses(lines[0]) and not (quoted and is_table(head, is_whole)):
         return "jsonl"
     if is_table(head, is_whole):
         return "csv"
