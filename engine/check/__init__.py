@@ -10,7 +10,8 @@ a message, or the order of a conversation                        message_rules
 a row of one type: a pair, an answer, steps                      row_rules
 the keys of a row: whether it is of the file's layout            layout_rules, and keys for one that stands twice
 what stands in the texts: marks, placeholders, what is personal  content_rules, with a hit for it in scan
-all rows together                                                file_rules; window for a base, overlap for other data
+all rows together                                                file_rules; window for a base, overlap for other data,
+                                                                 columns for a table that is no rows
 
 Each has its words in engine/words/rules.py, and in tests/cases a file that breaks it. Why a record or a file cannot be
 read at all, engine.read says.

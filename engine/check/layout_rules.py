@@ -52,7 +52,7 @@ class LayoutRules:
         # A row with nulls is looked at each time: which of its columns count depends on its values.
         media = [column for column in formats.MEDIA_COLUMNS if column in row and column not in layout.fields.values()]
         for column in media:
-            if row[column]:
+            if not texts.is_empty(row[column]):
                 ledger.error("media-column", column)
                 return False
         unread = self._unread(row)

@@ -31,11 +31,16 @@ def judgement(question: object, answer: object, label: bool) -> int:
     return (hashed >> 1 & ~1 | label) or 2
 
 
+def pair_judgement(question: object, chosen: object, rejected: object) -> int:
+    """The judgement of a pair: of the two answers in one order, whichever is the better one. (That an answer is better
+    than one and worse than another is a ranking.)"""
+    one, other = sorted((str(chosen), str(rejected)))
+    return judgement(question, f"{one}\0{other}", str(chosen) == one)
+
+
 def judgements(reading: formats.Reading | None) -> int:
-    """How many answers a row judges: a pair two, an answer with a label one."""
-    if reading is None or reading.layout.type not in ("preference", "unpaired-preference"):
-        return 0
-    return 2 if reading.layout.type == "preference" else 1
+    """How many judgements a row is: a pair or an answer with a label is one."""
+    return int(reading is not None and reading.layout.type in ("preference", "unpaired-preference"))
 
 
 class RowRules:
@@ -244,7 +249,7 @@ class RowRules:
         if one.split() == other.split() != []:
             self.warn("nearly-equal-pair", worse.where, other=better.where)
         self.values.leak(prompt, better.value, better.where)
-        self.judgements = (judgement(prompt, better.value, True), judgement(prompt, worse.value, False))
+        self.judgements = (pair_judgement(prompt, better.value, worse.value),)
         self.lengths.add(*lengths)
         self.target_characters += sum(lengths)
         return True
@@ -282,7 +287,7 @@ class RowRules:
                     return False
             lengths = [self.messages.characters(tail) for tail in tails]
             self.lengths.add(*lengths)
-            self.judgements = (judgement(chosen[:shared], tails[0], True), judgement(chosen[:shared], tails[1], False))
+            self.judgements = (pair_judgement(chosen[:shared], *tails),)
             self.target_characters += sum(lengths)
             return True
         return self._transcripts(*pair)
@@ -308,7 +313,7 @@ class RowRules:
             self.warn("blank-prompt", chosen.where)
         self.lengths.add(*lengths)
         better, worse = chosen.value[cut:], rejected.value[cut:]
-        self.judgements = (judgement(asked, better, True), judgement(asked, worse, False))
+        self.judgements = (pair_judgement(asked, better, worse),)
         self.target_characters += sum(lengths)
         return True
 

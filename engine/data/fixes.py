@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from engine.check import DatasetError, Report, check_file, opened
-from engine.read import OnProgress, formats, lines
+from engine.read import OnProgress, faults, formats, lines
 from engine.read import source as read_source
 from engine.words import Problem, t
 
@@ -155,10 +155,7 @@ def _convert_labels(source: Path, target: Path, mapping: dict[str, str]) -> None
 
 def _with_labels(raw: bytes, label: str | None, step_labels: str | None) -> bytes | None:
     """The record with its labels converted, or None when none is."""
-    try:
-        row: Any = msgspec.json.decode(raw)
-    except lines.UNPARSED:
-        return None
+    row: Any = faults.decoded(raw)
     if not isinstance(row, dict):
         return None
     changed = False

@@ -65,7 +65,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     `sharegpt`: messages are of the style SHAREGPT instead of OPENAI. `prompts_only`: no conversation of the file has an
     assistant turn, so they are prompts. `turn_pairs`: conversations are lists of question and answer (turns.expanded).
     `drop_nulls`: the container gives each object inside a column the keys of all others, with nulls. `unjudged`: a
-    column whose name is a label's and whose values judge nothing.
+    column whose name is a label's and whose values judge nothing. `unpacked`: columns whose texts hold lists
+    (literals.unpacked).
     """
 
     layout: Layout
@@ -75,6 +76,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     turn_pairs: bool = False
     drop_nulls: bool = False
     unjudged: str | None = None
+    unpacked: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

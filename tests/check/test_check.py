@@ -383,7 +383,7 @@ LINE_FAULTS = [
     ("not-json", b'{"prompt" "a"}', "unexpected"),
     ("not-json", b"\xef\xbb\xbf{}", "byte order mark"),
     ("nan", b'{"prompt": "a", "completion": NaN}', "NaN"),
-    ("nan", b'{"prompt": "a", "completion": "b", "score": -Infinity}', "-Infinity"),
+    ("nan", b'{"prompt": "a", "completion": -Infinity, "score": 1}', "-Infinity"),
     ("number-range", b'{"prompt": "a", "completion": "b", "score": 1e400}', "too large"),
     ("number-range", b'{"prompt": "a", "completion": "b", "score": ' + b"9" * 5000 + b"}", "too large"),
     ("too-deep", b'{"prompt": ' + b"[" * 100_000, "nested"),
