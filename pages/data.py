@@ -171,7 +171,8 @@ def _map(dataset: Dataset) -> None:
     }
     kind = st.selectbox(t("What the rows are"), list(kinds), format_func=lambda name: kinds[name], key="map_kind")
     with st.form("map_form"):
-        wanted = formats.BY_NAME[kind].required
+        layout = formats.BY_NAME[kind]
+        wanted = layout.required
         chosen = {
             name: st.selectbox(_ui.say("Column for {name}", name=name), columns, index=None, key=f"map_{kind}_{name}")
             for name in wanted
@@ -181,7 +182,9 @@ def _map(dataset: Dataset) -> None:
             if len(mapping) < len(wanted):
                 st.error(t("Choose another column for each field."))
             else:
-                others = {c: formats.IGNORE for c in columns if c in formats.targets() and c not in mapping}
+                # Columns that would make another layout of it; what belongs beside it (a system text) is read.
+                beside = {*mapping, *layout.optional}
+                others = {c: formats.IGNORE for c in columns if c in formats.targets() and c not in beside}
                 _data_upload.change(workspace, dataset, mapping={**mapping, **others})
 
 

@@ -70,7 +70,7 @@ def _in_tables() -> Iterator[tuple[str, str]]:
         yield from (("engine/starter/stored.py", text) for text in (sample.title, sample.description))
     for texts in [("1 row", "{rows} rows"), *report._KINDS.values()]:
         yield from (("engine/check/report.py", text) for text in texts)
-    for _, what in source._MAGIC:
+    for _, what in (*source._MAGIC, *source._OFFICE):
         yield "engine/read/source.py", what
 
 

@@ -10,7 +10,8 @@ a message, or the order of a conversation                        message_rules
 a row of one type: a pair, an answer, steps                      row_rules
 the keys of a row: whether it is of the file's layout            layout_rules, and keys for one that stands twice
 what stands in the texts: marks, placeholders, what is personal  content_rules, with a hit for it in scan
-all rows together                                                file_rules; window for a base, overlap for other data
+all rows together                                                file_rules; window for a base, overlap for other data,
+                                                                 columns for a table that is no rows
 
 Each has its words in engine/words/rules.py, and in tests/cases a file that breaks it. Why a record or a file cannot be
 read at all, engine.read says.
@@ -24,14 +25,12 @@ if TYPE_CHECKING:
     from engine.check.file import check_file
     from engine.check.records import checked_mapping, opened
     from engine.check.report import DatasetError, Report, os_problem, problem_to_json
-    from engine.check.value_rules import meant_label
 else:
     __getattr__ = lazily(
         __name__,
         file="check_file",
         records="checked_mapping opened",
         report="DatasetError os_problem problem_to_json Report",
-        value_rules="meant_label",
     )
 
 __all__ = [
@@ -40,7 +39,6 @@ __all__ = [
     "canonical",
     "check_file",
     "checked_mapping",
-    "meant_label",
     "opened",
     "os_problem",
     "problem_to_json",

@@ -1,23 +1,33 @@
 """canonical(): a checked row of any layout -> the one form that training reads, and the writer of rows.parquet.
 
-Conversations, pairs and answers all become lists of messages {role, content, tool_calls, name}; nothing is stripped or
+Conversations, pairs and answers all become lists of messages (schema() has their fields); nothing is stripped or
 normalised, so every character that was a target in the upload is one here. Rows must have passed engine.check: nothing
 is checked a second time. The schemas are explicit, because loaders that infer types turn "144" into a number.
+
+Of a message, `tool_calls` is the JSON text of a list of calls whose arguments are objects; `call_text` what a turn said
+that is a call written as text (a base whose template prints no calls is shown that); `train` is False where the turn is
+context only and null where it is trained as usual.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pyarrow
 
-from engine.check.prompts import ASSISTANT_MARK, repeated_prompt, shared_messages, shared_transcript
-from engine.read import formats, texts
-
-Message = dict[str, Any]
+from engine.check.prompts import (
+    ASSISTANT_MARK,
+    prompt_value,
+    repeated_prompt,
+    shared_messages,
+    shared_transcript,
+    sides,
+    transcript,
+)
+from engine.read import formats, texts, tool_calls, turns
+from engine.read.turns import Message, message_of
 
 # Rows are written in groups, so that memory does not grow with the file.
 GROUP_ROWS = 2_000
@@ -28,9 +38,8 @@ def schema(kind: str) -> pyarrow.Schema:
     """The columns of rows.parquet for a dataset type of formats.TYPES."""
     import pyarrow as pa
 
-    message = pa.struct(
-        [("role", pa.string()), ("content", pa.string()), ("tool_calls", pa.string()), ("name", pa.string())]
-    )
+    words = ("role", "content", "tool_calls", "name", "tool_call_id", "reasoning_content", "call_text")
+    message = pa.struct([*((name, pa.string()) for name in words), ("train", pa.bool_())])
     messages = pa.list_(message)
     own: dict[str, list[tuple[str, pa.DataType]]] = {
         "language-modeling": [("text", pa.string()), ("messages", messages)],
@@ -58,7 +67,7 @@ def canonical(row: dict[str, Any], reading: formats.Reading | formats.Layout, li
         "line": line,
         "family": row.get(fields["family"]) if "family" in fields else None,
         "choices": row.get(fields["choices"]) if "choices" in fields else None,
-        "tools": _json_text(row.get(fields["tools"])) if "tools" in fields else None,
+        "tools": _tools(row, reading),
     }
     if "steps" in fields:
         result |= {
@@ -69,8 +78,15 @@ def canonical(row: dict[str, Any], reading: formats.Reading | formats.Layout, li
     elif "text" in fields:
         result |= {"text": row[fields["text"]], "messages": None}
     elif "messages" in fields:
-        messages = _system(row, fields) + _messages(row[fields["messages"]], reading)
-        if "label" in fields:
+        messages = _with_system(row, fields, _messages(row[fields["messages"]], reading))
+        if "rejected" in fields:
+            prompt = row[fields["messages"]][:-1]
+            result |= {
+                "prompt": messages[:-1],
+                "chosen": messages[-1:],
+                "rejected": _answer(row[fields["rejected"]], prompt, reading),
+            }
+        elif "label" in fields:
             result |= {"prompt": messages[:-1], "completion": messages[-1:], "label": row[fields["label"]]}
         elif reading.prompts_only:
             result |= {"prompt": messages}
@@ -79,18 +95,21 @@ def canonical(row: dict[str, Any], reading: formats.Reading | formats.Layout, li
     elif "prompt" not in fields:
         result |= _implicit_pair(row, reading)
     else:
-        prompt = _prompt(row, reading)
-        result["prompt"] = prompt
-        for meaning in ("completion", "chosen", "rejected"):
-            if meaning in fields:
-                result[meaning] = _answer(row[fields[meaning]], row[fields["prompt"]], reading)
+        result["prompt"] = _prompt(row, reading)
+        pair = sides(row, fields)
+        if pair is not None:
+            for meaning, side in zip(("chosen", "rejected"), pair, strict=True):
+                result[meaning] = _answer(side.value, row[fields["prompt"]], reading)
+        elif "completion" in fields:
+            result["completion"] = _answer(row[fields["completion"]], row[fields["prompt"]], reading)
         if "label" in fields:
             result["label"] = row[fields["label"]]
     return result
 
 
 def target_characters(row: dict[str, Any], kind: str) -> int:
-    """Characters of a canonical row that are trained on: the texts of answers; tool calls are not counted."""
+    """Characters of a canonical row that are trained on: the texts of answers that are not switched off; reasoning and
+    calls of tools are not counted."""
     if kind == "stepwise":
         return sum(map(len, row["completions"]))
     if kind == "language-modeling" and row["text"] is not None:
@@ -100,58 +119,57 @@ def target_characters(row: dict[str, Any], kind: str) -> int:
         len(message["content"])
         for column in columns.get(kind, ["completion"])
         for message in row[column]
-        if message["role"] == "assistant"
+        if message["role"] == "assistant" and message.get("train") is not False
     )
-
-
-def _message(role: str, content: str, tool_calls: str | None = None, name: str | None = None) -> Message:
-    return {"role": role, "content": content, "tool_calls": tool_calls, "name": name}
 
 
 def _messages(messages: list[dict[str, Any]] | dict[str, Any], reading: formats.Reading) -> list[Message]:
     """Canonical messages of a list in either style, or of a single message."""
-    result = []
-    role_key, content_key, roles = reading.style
-    for message in messages if isinstance(messages, list) else [messages]:
-        content = formats.text_of(message.get(content_key))
-        role = roles[message[role_key]]
-        calls = message.get("tool_calls")
-        if not calls and message.get("function_call"):
-            calls = [{"type": "function", "function": message["function_call"]}]
-        result.append(_message(role, content, _json_text(calls) if calls else None, message.get("name")))
-    return result
+    held = messages if isinstance(messages, list) else [messages]
+    return turns.canonical_messages(held, reading.style, drop_nulls=reading.drop_nulls)
 
 
-def _json_text(value: object) -> str | None:
-    """JSON text of a value that may be JSON text already; blank means none."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+def _tools(row: dict[str, Any], reading: formats.Reading) -> str | None:
+    """The tools of a row as JSON text, or None where there is none."""
+    held = (row.get(reading.layout.fields.get(meaning, "")) for meaning in ("tools", "functions"))
+    tools = tool_calls.tools_of(*held, drop_nulls=reading.drop_nulls)
+    return msgspec.json.encode(tools).decode() if tools else None
 
 
-def _system(row: dict[str, Any], fields: dict[str, str]) -> list[Message]:
+def _with_system(row: dict[str, Any], fields: dict[str, str], messages: list[Message]) -> list[Message]:
+    """Messages after the system text of their row. A system turn of their own becomes one with it: most templates take a
+    single one."""
     text = row.get(fields["system"]) if "system" in fields else None
-    return [_message("system", text)] if text and not texts.is_blank(text) else []
+    if not text or texts.is_blank(text):
+        return messages
+    if messages and messages[0]["role"] == "system":
+        own = messages[0]["content"]
+        both = own if own == text else f"{text}\n\n{own}"
+        return [messages[0] | {"content": both}, *messages[1:]]
+    return [message_of("system", text), *messages]
 
 
 def _prompt(row: dict[str, Any], reading: formats.Reading) -> list[Message]:
-    """System text, earlier turns, then the question: instruction and input are joined with an empty line."""
+    """System text, earlier turns, then the question, with its input and its context after an empty line each."""
     fields = reading.layout.fields
-    result = _system(row, fields)
+    earlier: list[Message] = []
     for question, answer in (row.get(fields["history"]) or []) if "history" in fields else []:
-        result += [_message("user", question), _message("assistant", answer)]
-    value = row[fields["prompt"]]
-    if not isinstance(value, str):
-        return result + _messages(value, reading)
-    more = row.get(fields["input"]) if "input" in fields else None
-    if more and not texts.is_blank(more):
-        value = f"{value}\n\n{more}" if not texts.is_blank(value) else more
-    return [*result, _message("user", value)]
+        earlier += [message_of("user", question), message_of("assistant", answer)]
+    value = prompt_value(row, reading)
+    if isinstance(value, str):
+        more = [row.get(fields[meaning]) for meaning in ("input", "context") if meaning in fields]
+        parts = [part for part in [value, *more] if part and not texts.is_blank(part)]
+        asked = [message_of("user", "\n\n".join(parts) if len(parts) > 1 or not value else value)]
+    else:
+        asked = _messages(value, reading)
+    if earlier and asked and asked[0]["role"] == "system":
+        asked[0:1], earlier = [], [asked[0], *earlier]
+    return _with_system(row, fields, [*earlier, *asked])
 
 
 def _answer(value: Any, prompt: Any, reading: formats.Reading) -> list[Message]:
     if isinstance(value, str):
-        return [_message("assistant", value)]
+        return [message_of("assistant", value)]
     if isinstance(value, list):
         value = value[repeated_prompt(prompt, value, reading) :]
     return _messages(value, reading)
@@ -159,30 +177,27 @@ def _answer(value: Any, prompt: Any, reading: formats.Reading) -> list[Message]:
 
 def _implicit_pair(row: dict[str, Any], reading: formats.Reading) -> dict[str, list[Message]]:
     """Cut the shared prompt off two answers: at whole messages, or after the last shared assistant mark of a text."""
-    chosen, rejected = (row[reading.layout.fields[meaning]] for meaning in ("chosen", "rejected"))
+    fields = reading.layout.fields
+    pair = sides(row, fields)
+    assert pair is not None, "a pair without a better answer is an error of the check"
+    chosen, rejected = (side.value for side in pair)
     if reading.conversational:
         shared = shared_messages(chosen, rejected)
         return {
-            "prompt": _messages(chosen[:shared], reading),
+            "prompt": _with_system(row, fields, _messages(chosen[:shared], reading)),
             "chosen": _messages(chosen[shared:], reading),
             "rejected": _messages(rejected[shared:], reading),
         }
     cut = shared_transcript(chosen, rejected)
     assert cut is not None, "a pair without a shared prompt is an error of the check"
-    return {
-        "prompt": _transcript(chosen[:cut]),
-        "chosen": [_message("assistant", chosen[cut:])],
-        "rejected": [_message("assistant", rejected[cut:])],
+    asked = chosen[:cut].removesuffix(ASSISTANT_MARK)
+    said = {
+        "prompt": transcript(asked, "user"),
+        "chosen": transcript(chosen[cut:]),
+        "rejected": transcript(rejected[cut:]),
     }
-
-
-def _transcript(text: str) -> list[Message]:
-    """The turns of "\\n\\nHuman: ... \\n\\nAssistant: ..." up to the open assistant mark at the end of `text`."""
-    pieces = re.split(r"\n\n(Human|Assistant):", text.removesuffix(ASSISTANT_MARK))
-    result = [_message("user", pieces[0])] if pieces[0] else []
-    for mark, content in zip(pieces[1::2], pieces[2::2], strict=True):
-        result.append(_message("user" if mark == "Human" else "assistant", content))
-    return result
+    result = {column: [message_of(*turn) for turn in told] for column, told in said.items()}
+    return result | {"prompt": _with_system(row, fields, result["prompt"])}
 
 
 class ParquetSink:

@@ -87,7 +87,9 @@ def check_file(
 
 
 # Whole-file errors that come after the container is known.
-_KNOWS_CONTAINER = ("gzip-bomb", "bad-gzip", "bad-parquet", "csv-header", "mapping-column")
+_KNOWS_CONTAINER = (
+    "gzip-bomb", "bad-gzip", "bad-parquet", "csv-header", "mapping-column", "mapping-unused", "columns-not-rows",
+)  # fmt: skip
 
 
 class _Check:
@@ -139,7 +141,7 @@ class _Check:
             self.sink.start(file.reading)
         with tempfile.TemporaryDirectory(prefix="tunebook-check-") as folder:
             every = folder if self.problems_path else None
-            if file.container == "jsonl" and not file.source.packed and not self.sink:
+            if file.is_plain and not self.sink:
                 self._read_ranges(totals, processes, every)
             else:
                 self._read_stream(totals, every)

@@ -15,7 +15,7 @@ from engine.check.totals import Totals
 from engine.check.window import Window, over_window
 from engine.read import formats, texts
 from engine.spec import counts
-from engine.words import later
+from engine.words import Text, later
 
 # Fewer pairs say little about lengths; the effect is a medium one by the usual reading (Cohen).
 LEAST_PAIRS, LARGE_EFFECT = 30, 0.5
@@ -25,20 +25,38 @@ def judge_file(file: OpenFile, totals: Totals, window: Window | None) -> None:
     """Note what is wrong or odd over all rows, once these have been read."""
     _repetitions(file, totals)
     reading = file.reading
+    if totals.commas:
+        totals.warn("line-commas", line=totals.first_comma or None, count=totals.commas)
     if reading is None:
         if totals.has_objects:
             shown = texts.name_list(totals.columns, 20) or later("no fields")
-            totals.error("unknown-layout", found=shown, known=formats.known_layouts())
+            totals.error("unknown-layout", found=shown, known=formats.known_layouts(), blank=_blank_names(totals))
         return
     if window is not None and totals.long_rows:
         over_window(window, file, reading, totals)
+    if reading.prompts_only:
+        totals.warn("no-answers")
+    if reading.unpacked:
+        totals.warn("unpacked", found=texts.name_list(reading.unpacked, 12))
     if "label" in reading.layout.fields:
         _labels(totals)
     _length_bias(totals)
-    used = {*reading.layout.fields.values(), *reading.layout.required, *file.mapping}
-    unused = [column for column in totals.layout_columns if column not in used]
+    if reading.unjudged:
+        totals.warn("label-not-judged", found=reading.unjudged)
+    used = {*reading.layout.fields.values(), *reading.layout.required, *file.mapping, reading.unjudged}
+    # Of those that may change what a row means, and of images, each row says so; what is empty needs no word.
+    said = {*formats.DECISIVE, *formats.MEDIA_COLUMNS}
+    unused = [name for name in totals.layout_columns if name not in used and name.strip().lower() not in said]
     if unused:
         totals.warn("unused-columns", found=texts.name_list(unused, 12))
+
+
+def _blank_names(totals: Totals) -> str | Text:
+    """Say which names of columns would be those of a layout but for blanks around them."""
+    named = [name for name in totals.columns if name != name.strip()]
+    if not named or formats.layout_of(name.strip() for name in totals.columns) is None:
+        return ""
+    return later(" (without the blank in {names} they would be)", names=texts.name_list(named, 12))
 
 
 def _repetitions(file: OpenFile, totals: Totals) -> None:
@@ -92,8 +110,9 @@ def _labels(totals: Totals) -> None:
     good, bad = totals.labels
     if good + bad > 1 and not (good and bad):
         totals.warn("one-sided-labels", label="true" if good else "false")
-    # Weight times number of the good over the same of the bad should lie between 1 and 4/3.
-    if good and bad and good + bad >= 20 and not bad <= good <= bad * 4 / 3:
+    # Weight times number of the good over the same of the bad should lie between 1 and 4/3, which a run sees to; labels
+    # that are no further apart than that need no word.
+    if good and bad and good + bad >= 20 and max(good, bad) > min(good, bad) * 4 / 3:
         desirable, undesirable = counts.kto_weights(good, bad)
         name, weight = ("undesirable", undesirable) if good > bad else ("desirable", desirable)
         totals.warn("label-balance", good=good, bad=bad, name=name, weight=str(weight))

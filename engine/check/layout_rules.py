@@ -34,7 +34,7 @@ class LayoutRules:
             return False
         layout = reading.layout
         missing = [column for column in layout.required if column not in row]
-        own = formats.own_layout(formats.renamed(row, self.mapping) if self.mapping else row)
+        own = formats.own_layout(formats.renamed(row, self.mapping) if self.mapping else row, reading.unjudged)
         if layout.is_bare:
             ledger.error("other-layout", found=texts.column_list(row), wanted=later("a list of messages"))
             return False
@@ -52,12 +52,17 @@ class LayoutRules:
         # A row with nulls is looked at each time: which of its columns count depends on its values.
         media = [column for column in formats.MEDIA_COLUMNS if column in row and column not in layout.fields.values()]
         for column in media:
-            if row[column]:
+            if not texts.is_empty(row[column]):
                 ledger.error("media-column", column)
                 return False
+        unread = self._unread(row)
+        for column in unread if not missing else ():
+            if row[column] is not None and row[column] not in ("", [], {}):
+                ledger.warn("chained-rows" if column.startswith("parent_") else "unread-column", column)
         if (
             not missing
             and not media
+            and not unread
             and own is not None
             and own.name == layout.name
             and len(shape) <= 64
@@ -67,6 +72,17 @@ class LayoutRules:
             if all(row[column] is not None for column in known if column in row):
                 self.fitting.add(shape)
         return not missing
+
+    def _unread(self, row: dict[str, Any]) -> list[str]:
+        """Columns of a row that this layout has no place for and that may change what the row means."""
+        assert self.reading is not None
+        read = {
+            *self.reading.layout.fields.values(),
+            *self.reading.layout.required,
+            self.reading.unjudged,
+            *self.mapping,
+        }
+        return [column for column in row if column not in read and column.strip().lower() in formats.DECISIVE]
 
 
 def _keep(columns: dict[str, None], names: tuple[str, ...]) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 
 from engine.check.message_rules import take_turns
-from engine.read import formats
+from engine.read import formats, turns
 
 
 def quick_way(reading: formats.Reading, example: dict[str, Any]) -> QuickChat | None:
     """The quick way for the rows of a reading that look like `example`, where there is one."""
     fields = reading.layout.fields
     plain = reading.layout.type == "language-modeling" and "messages" in fields and not reading.prompts_only
-    if not plain or reading.layout.is_bare or reading.layout.is_nested:
+    if not plain or reading.layout.is_bare or reading.layout.is_nested or reading.turn_pairs:
         return None
     return QuickChat.of(reading, example)
 
@@ -44,10 +44,10 @@ class QuickChat:
     def of(cls, reading: formats.Reading, example: dict[str, Any]) -> QuickChat | None:
         """The quick way for rows with exactly the keys of `example`, if what they hold is simple."""
         column = reading.layout.fields["messages"]
-        others = {reading.layout.fields[m] for m in ("tools", "system") if m in reading.layout.fields}
+        others = {*reading.layout.fields.values(), *formats.DECISIVE} - {column, reading.unjudged}
         if (
             column not in example
-            or others & set(example)
+            or others & {key.strip().lower() for key in example}
             or set(formats.MEDIA_COLUMNS) & set(example)
             or len(example) > 30
         ):
@@ -82,6 +82,7 @@ class QuickChat:
         written = tuple(message.role for message in messages)
         kinds = [self.roles.get(role) for role in written]
         plain = kinds[-1:] == ["assistant"] and None not in kinds and take_turns(kinds)
+        plain = plain and not any(map(turns.is_call_role, written))
         answers = [place for place, kind in enumerate(kinds) if kind == "assistant"]
         pairs = [(place - 1, place) for place in answers if place and kinds[place - 1] == "user"]
         found = (answers, pairs) if plain else None

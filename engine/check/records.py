@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
+
+from engine.check.columns import Columns
 from engine.check.piece import Range
 from engine.check.report import DatasetError
-from engine.read import documents, faults, formats, source, tables, texts
+from engine.read import detection, documents, faults, formats, literals, source, tables, texts, turns
 from engine.read import lines as read_lines
 from engine.words import Problem, later
 
@@ -59,7 +62,7 @@ class OpenFile:
         self.source = source.Source(file, self.size, None)
         self.container: str | None = None
         self.separator = ","
-        self.has_bom = False
+        self.has_bom = self.has_lone_returns = False
         self.reading: formats.Reading | None = None  # of most of its first rows; None when these fit no layout
         self.example: dict[str, Any] | None = None  # a row as most are
 
@@ -73,6 +76,11 @@ class OpenFile:
         return self.container != "parquet"
 
     @property
+    def is_plain(self) -> bool:
+        """Whether its records are the lines of its bytes as they are, so that any range of these can be read alone."""
+        return self.container == "jsonl" and not self.source.packed and not self.has_lone_returns
+
+    @property
     def shown_container(self) -> str | None:
         return f"{self.container}.gz" if self.container and self.source.packed else self.container
 
@@ -81,8 +89,12 @@ class OpenFile:
         if self.container == "parquet":
             return tables.parquet_records(self.source.file, self.size, self.source.progress)
         chunks = source.without_bom(self.source.chunks())
+        if self.has_lone_returns:
+            chunks = source.with_newlines(chunks)
         if self.container == "csv":
             return tables.csv_records(chunks, self.separator)
+        if self.container == "json-seq":
+            return read_lines.split_sequence(chunks, source.SEPARATOR)
         return documents.split_documents(chunks) if self.container == "json" else read_lines.split_lines(chunks)
 
     def records_at(self, rows: array[int], ranges: list[Range]) -> Iterator[tuple[int, bytes]]:
@@ -110,7 +122,7 @@ class OpenFile:
         for line, raw in self.records():
             row = faults.decoded(raw)
             yield line, raw, row
-            rows += isinstance(row, dict) or formats.is_message_list(row)
+            rows += isinstance(row, dict) or turns.is_message_list(row)
             seen_bytes += len(raw)
             if rows == SAMPLE_ROWS or seen_bytes > SAMPLE_BYTES:
                 return
@@ -129,6 +141,9 @@ class OpenFile:
         if head[257:262] == b"ustar":
             raise source.NotRows("not-data", found=later("a tar archive"), remedy=source.remedy_for("archive"))
         self.has_bom = head.startswith(source.BOM)
+        self.has_lone_returns = not head.startswith(b"PAR1") and source.has_lone_returns(head)
+        if self.has_lone_returns:
+            head = head.replace(b"\r", b"\n")
         container = source.container_of(head, len(head) < 65536, tables.separator_of)
         if container == "parquet" and self.source.packed:
             raise source.NotRows(
@@ -142,27 +157,62 @@ class OpenFile:
         met: dict[str, None] = {}
         shapes: Counter[tuple[str, ...]] = Counter()
         examples: dict[tuple[str, ...], dict[str, Any]] = {}
+        cells, columns = literals.Cells(), Columns()
 
         def rows() -> Iterator[dict[str, Any] | list[Any]]:
             for _, _, row in self.sample():
+                columns.add(row, self.mapping)
                 if isinstance(row, dict):
                     met.update(dict.fromkeys(row))
                     shape = tuple(row)
                     shapes[shape] += 1
                     if len(examples) < 20:
                         examples.setdefault(shape, row)
+                    cells.add(row)
                     yield formats.renamed(row, self.mapping) if self.mapping else row
-                elif isinstance(row, list) and formats.is_message_list(row):
+                elif isinstance(row, list) and turns.is_message_list(row):
                     yield row
 
-        reading = formats.detect(rows())
+        reading = detection.detect(rows(), self.mapping.values())
         if shapes:
             self.example = examples.get(shapes.most_common(1)[0][0])
         for column in self.mapping:
             if column not in met:
                 found = texts.name_list(met, 20) or later("no fields")
                 raise source.NotRows("mapping-column", column=texts.short(column), found=found)
-        return formats.mapped(reading, self.mapping) if reading and self.mapping else reading
+        if self.container != "csv" and (problem := columns.problem()):
+            raise problem
+        if unpacked := cells.columns(self.mapping):
+            reading = self._unpacked(unpacked)
+        if reading is None:
+            return None
+        for column, target in self.mapping.items():
+            if target != formats.IGNORE and target not in {*reading.layout.fields.values(), *reading.layout.required}:
+                wanted = texts.name_list(reading.layout.fields.values(), 20)
+                raise source.NotRows("mapping-unused", column=texts.short(column), target=target, known=wanted)
+        reading = msgspec.structs.replace(reading, drop_nulls=self.container == "parquet")
+        return formats.mapped(reading, self.mapping) if self.mapping else reading
+
+    def _unpacked(self, columns: tuple[str, ...]) -> formats.Reading | None:
+        """How the rows are read once the lists are read that these columns hold as text. A text that is a list of
+        messages is no text to learn by heart, but a conversation."""
+        rows = (literals.unpacked(row, columns) for _, _, row in self.sample() if isinstance(row, dict))
+        if self.mapping:
+            rows = (formats.renamed(row, self.mapping) for row in rows)
+        reading = detection.detect(rows, self.mapping.values())
+        if reading is not None and reading.layout.name == "text":
+            column = next((c for c in columns if self.mapping.get(c, c) == "text"), None)
+            if column is None:
+                return reading
+            self.mapping = {**self.mapping, column: "messages"}
+            return self._unpacked(columns)
+        used = set(self._own_names(reading)) if reading else set()
+        kept = tuple(column for column in columns if column in used)
+        return msgspec.structs.replace(reading, unpacked=kept) if reading else None
+
+    def _own_names(self, reading: formats.Reading) -> list[str]:
+        """The columns of a reading by the names they have in the file."""
+        return list(formats.mapped(reading, self.mapping).layout.fields.values())
 
 
 def batches(records: Iterator[tuple[int | None, bytes]], size: int) -> Iterator[tuple[list[int | None], list[bytes]]]:

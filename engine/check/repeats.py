@@ -1,4 +1,4 @@
-"""Rows that repeat or contradict an earlier one, found from hashes alone: 16 bytes a row, 32 for pairs.
+"""Rows that repeat or contradict an earlier one, found from hashes alone: 16 bytes a row, 24 for judged ones.
 
 Two rows are the same when the hashes of their ends and of all their bytes agree (96 bits). Rows whose ends agree, white
 space aside, but not the rest may differ in white space alone: they are few, and only these are read a second time.
@@ -32,7 +32,7 @@ class Hashes:
     __slots__ = ("ends", "exact", "judged", "lines", "per_row")
 
     def __init__(self, per_row: int = 0):
-        self.per_row = per_row  # judgements of a row: 0, 1 (an answer and its label) or 2 (a pair)
+        self.per_row = per_row  # judgements of a row: 1 of an answer and its label or of a pair, else 0
         self.ends = array("Q")
         self.exact = array("I")
         self.lines = array("I")

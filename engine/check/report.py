@@ -11,7 +11,7 @@ from engine.read import texts
 from engine.words import Problem, t
 
 # Goes up with every change of what is found or of the rows that training reads.
-CHECKER_VERSION = 4
+CHECKER_VERSION = 5
 
 
 class DatasetError(Exception):
@@ -26,7 +26,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a check found. The first eleven fields and the rendered problems are what `tunebook check --json` prints."""
 
     file: str
-    container: str | None  # jsonl, json, csv, each also as .gz, parquet, or None when it is no data
+    container: str | None  # jsonl, json, json-seq, csv, each also as .gz, parquet, or None: no data
     layout: str | None
     type: str | None  # one of formats.TYPES
     conversational: bool

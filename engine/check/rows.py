@@ -25,7 +25,7 @@ from engine.check.quick import CLOSED, quick_way
 from engine.check.repeats import Hashes
 from engine.check.row_rules import RowRules, judgements
 from engine.check.value_rules import LEAK_CHARACTERS
-from engine.read import faults, formats, texts
+from engine.read import faults, formats, literals, texts, turns
 from engine.read import lines as read_lines
 
 _CANNOT_BE_SEEN = texts.INVISIBLE_SET | {""}
@@ -74,7 +74,10 @@ class RowChecks:
         self.rule = self.rules.row_rule() if self.rules else None
         self.messages_column = reading.layout.fields["messages"] if reading and reading.prompts_only else None
         self.bare = reading is not None and reading.layout.is_bare
-        self.lifted = reading is not None and reading.layout.is_nested
+        self.lifted = reading is not None and (reading.layout.is_nested or reading.turn_pairs)
+        self.unpacked = reading.unpacked if reading else ()
+        # Where NaN stands in any other column, nothing is lost. The field inside a column is a part of that.
+        self.used = {column.partition(".")[0] for column in reading.layout.fields.values()} if reading else set()
         self.long_limit = long_bytes
         self.overlap = overlap
         self.rows_before = 0  # rows of the file that were taken already
@@ -88,7 +91,7 @@ class RowChecks:
         self._begin()
 
     def _begin(self) -> None:
-        self.rows = self.bad_rows = 0
+        self.rows = self.bad_rows = self.commas = self.first_comma = 0
         self.hashes = Hashes(judgements(self.reading))
         self.long: list[tuple[int, int]] = []
         self.long_rows = self.long_total = 0
@@ -108,6 +111,8 @@ class RowChecks:
             exact=hashes.exact.tobytes(),
             row_lines=hashes.lines.tobytes(),
             judged=hashes.judged.tobytes(),
+            commas=self.commas,
+            first_comma=self.first_comma,
             long_rows=self.long_rows,
             long_bytes=self.long_total,
             long_sample=[(-mark, row) for mark, row in self.long],
@@ -190,18 +195,25 @@ class RowChecks:
         """Check one row with care and return whether it is good. `quotes` is -1 where they were not counted."""
         ledger, reading, rule = self.ledger, self.reading, self.rule
         try:
-            row = _decode(raw)
+            row, written = _decode(raw), raw
         except read_lines.UNPARSED:
-            failed, parameters = faults.explain(raw)
-            ledger.error(failed, None, **parameters)
-            return False
-        if quotes != quotes_of(row) and (twice := key_twice(raw, row)) is not None:
+            mended = faults.mended(raw)
+            if mended is None or mended.constants & self.used:
+                failed, parameters = faults.explain(raw)
+                ledger.error(failed, None, **parameters)
+                return False
+            row, written, quotes = mended.row, raw.rstrip().removesuffix(b","), -1
+            raw = mended.raw
+            if mended.comma:
+                self.commas += 1
+                self.first_comma = self.first_comma or number
+        if quotes != quotes_of(row) and (twice := key_twice(written, row)) is not None:
             ledger.error("duplicate-key", found=texts.short(twice))
             return False
         good = False
         if self.bare and type(row) is list:
             row = {"messages": row}
-            if self.messages_column and formats.has_assistant(row["messages"]):
+            if self.messages_column and turns.has_assistant(row["messages"]):
                 raise HasAnswers
             good = rule is not None and rule(row)
         elif type(row) is not dict:
@@ -209,9 +221,11 @@ class RowChecks:
         else:
             shape = tuple(row)
             if (shape in self.layout.fitting or self.layout.fits(row, shape)) and rule is not None:
+                if self.unpacked:
+                    row = literals.unpacked(row, self.unpacked)
                 if self.lifted and reading is not None:
-                    row = formats.plain_row(row, reading.layout)
-                if self.messages_column and formats.has_assistant(row[self.messages_column]):
+                    row = formats.plain_row(row, reading.layout, reading.turn_pairs)
+                if self.messages_column and turns.has_assistant(row[self.messages_column]):
                     raise HasAnswers
                 good = rule(row)
         if good and self.content is not None:

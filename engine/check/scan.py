@@ -37,10 +37,11 @@ class Scan:
             return [True] * len(records), [0] * len(records), [True] * len(records)
         codes = numpy.frombuffer(block, numpy.uint8)
         ends = numpy.array([len(record) for record in records], numpy.int64)
+        suspect = numpy.zeros(len(records) + 1, bool)
+        numpy.greater_equal(ends, _LONG_BYTES, out=suspect[:-1])
         ends += 1
         numpy.cumsum(ends, out=ends)
         ends -= 1
-        suspect = numpy.zeros(len(records) + 1, bool)
 
         def hit(places: Any) -> None:
             if len(places):
@@ -53,8 +54,10 @@ class Scan:
         hit(_marks(block, first))
         hit(_long_numbers(block, codes, self._words, first))
         backslash = numpy.equal(codes, _BACKSLASH, out=second) if b"\\" in block else None
-        if backslash is not None and b"\\u" in block:
-            hit(_escapes(codes, backslash, first, both))
+        if backslash is not None:
+            hit(_drives(codes, backslash, first, both))
+            if b"\\u" in block:
+                hit(_escapes(codes, backslash, first, both))
         # Quotes, for the search for keys that stand twice.
         quote = numpy.equal(codes, _QUOTE, out=first)
         if backslash is not None:
@@ -121,6 +124,17 @@ def _escapes(codes: Any, backslash: Any, room: Any, other_room: Any) -> Any:
     return places[plain | lost]
 
 
+def _drives(codes: Any, backslash: Any, room: Any, other_room: Any) -> Any:
+    """Where a drive letter and its colon stand before an escape."""
+    colon = numpy.equal(codes, 0x3A, out=room)
+    places = numpy.flatnonzero(numpy.logical_and(colon[:-1], backslash[1:], out=other_room[:-1]))
+    places = places[places > 0]
+    return places[_LETTERS[codes[places - 1]]]
+
+
+_LETTERS = numpy.array([chr(byte) in "CDEFGHIJKLMNOPQRSTUVWXYZcde" for byte in range(256)])
+# A record of fewer bytes has no text as long as a cell of Excel can be (content_rules.CELL_UNITS).
+_LONG_BYTES = 32_767
 # 2 for a digit, 1 for what may stand between two digits of a number.
 _DIGITS = numpy.array(
     [2 if chr(byte).isdigit() and byte < 128 else chr(byte) in " -" for byte in range(256)], numpy.int8

@@ -36,6 +36,7 @@ class Totals:
         self.lengths = Lengths()
         self.repeats = Repeats(per_row)
         self.per_row = per_row
+        self.commas = self.first_comma = 0
         self.long_rows = self.long_bytes = 0
         self.long_sample: list[tuple[int, int]] = []
         self.ranges: list[Range] = []  # of the pieces so far, where these are ranges of the file
@@ -64,6 +65,9 @@ class Totals:
         for change, count in piece.label_changes.items():
             self.label_changes[change] = self.label_changes.get(change, 0) + count
         self.lengths.extend(piece.lengths)
+        if piece.commas and not self.commas:
+            self.first_comma = lines + piece.first_comma
+        self.commas += piece.commas
         self.long_rows += piece.long_rows
         self.long_bytes += piece.long_bytes
         more = [(mark, rows + row) for mark, row in piece.long_sample]

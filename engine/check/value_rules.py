@@ -5,24 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from engine.check.ledger import Ledger
-from engine.read import lines, texts
+from engine.read import formats, texts, tool_calls
 from engine.words import Text, later, t
-
-_LABEL_WORDS = {
-    "true": "true", "yes": "true", "y": "true", "1": "true", "1.0": "true", "good": "true", "good answer": "true",
-    "false": "false", "no": "false", "n": "false", "0": "false", "0.0": "false", "-1": "false", "bad": "false",
-}  # fmt: skip
 
 # An answer that begins with a question shorter than this may do so by chance.
 LEAK_CHARACTERS = 20
-
-
-def meant_label(value: object) -> bool | None:
-    """What a label that is not a boolean clearly stands for, such as "yes" or 1, or None."""
-    if value is True or value is False or not isinstance(value, str | int | float):
-        return None
-    word = _LABEL_WORDS.get(str(value).strip().lower())
-    return None if word is None else word == "true"
 
 
 class ValueRules:
@@ -32,6 +19,9 @@ class ValueRules:
         self.fields = fields
         self.error, self.warn = ledger.error, ledger.warn
         self.label_changes: dict[str, int] = {}  # what converting the labels would do, and how often
+        self._held: list[Any] = [None, None]
+        self.tool_names: frozenset[str] = frozenset()
+        self._fault: tool_calls.Malformed | None = None
 
     def text(self, value: object, where: str) -> str | None:
         """The text of a question or an answer, if there is something to be seen in it."""
@@ -63,7 +53,7 @@ class ValueRules:
             if isinstance(value, str)
             else (str(value)[:20] if isinstance(value, int | float) else texts.kind_of(value))
         )
-        meant = meant_label(value)
+        meant = formats.meant_label(value)
         wanted = later("true or false") if meant is None else "true" if meant else "false"
         if meant is not None:
             change = t("{found} becomes {wanted}", found=shown, wanted=wanted)
@@ -79,19 +69,31 @@ class ValueRules:
         if len(asked) >= LEAK_CHARACTERS and len(answer) > len(asked):
             self.warn("prompt-in-answer", where)
 
+    def _is_good_tools(self, row: dict[str, Any]) -> bool:
+        """Check the tools of a row and keep their names. They are worked out again only where they differ from those of the
+        row before."""
+        columns = [self.fields.get(meaning, "") for meaning in ("tools", "functions")]
+        held = [row.get(column) for column in columns]
+        if held != self._held:
+            self._held, self._fault, self.tool_names = held, None, frozenset()
+            try:
+                self.tool_names = frozenset(map(tool_calls.name_of, tool_calls.tools_of(*held)))
+            except tool_calls.Malformed as fault:
+                self._fault = fault
+        if self._fault is not None:
+            self.error("tools-not-json", columns[self._fault.key == "functions"], reason=self._fault.reason)
+        return self._fault is None
+
     def extras(self, row: dict[str, Any]) -> bool:
         """Check the optional columns that the layout knows and the row has."""
         fields = self.fields
         good = True
-        for meaning in ("input", "system", "family"):
+        for meaning in ("input", "context", "system", "family"):
             column = fields.get(meaning)
             if column and (value := row.get(column)) is not None and type(value) is not str:
                 self.wrong(value, column, later("text"))
                 good = False
-        column = fields.get("tools")
-        if column and (tools := row.get(column)) is not None and not _is_tools(tools):
-            self.error("tools-not-json", column)
-            good = False
+        good = self._is_good_tools(row) and good
         column = fields.get("history")
         if column and (history := row.get(column)) is not None and not _is_history(history):
             self.wrong(history, column, later("a list of [question, answer] texts"))
@@ -103,12 +105,6 @@ class ValueRules:
                 self.error("choices-invalid", column, reason=reason)
                 good = False
         return good
-
-
-def _is_tools(value: object) -> bool:
-    if isinstance(value, list):
-        return True
-    return isinstance(value, str) and (not value.strip() or lines.parses(value.encode()))
 
 
 def _is_history(value: object) -> bool:

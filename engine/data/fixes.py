@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from engine.check import DatasetError, Report, check_file, meant_label, opened
-from engine.read import OnProgress, formats, lines
+from engine.check import DatasetError, Report, check_file, opened
+from engine.read import OnProgress, faults, formats, lines
 from engine.read import source as read_source
 from engine.words import Problem, t
 
@@ -155,17 +155,14 @@ def _convert_labels(source: Path, target: Path, mapping: dict[str, str]) -> None
 
 def _with_labels(raw: bytes, label: str | None, step_labels: str | None) -> bytes | None:
     """The record with its labels converted, or None when none is."""
-    try:
-        row: Any = msgspec.json.decode(raw)
-    except lines.UNPARSED:
-        return None
+    row: Any = faults.decoded(raw)
     if not isinstance(row, dict):
         return None
     changed = False
-    if label in row and (meant := meant_label(row[label])) is not None:
+    if label in row and (meant := formats.meant_label(row[label])) is not None:
         row[label], changed = meant, True
     if step_labels in row and isinstance(row[step_labels], list):
-        marks = [meant if (meant := meant_label(mark)) is not None else mark for mark in row[step_labels]]
+        marks = [meant if (meant := formats.meant_label(mark)) is not None else mark for mark in row[step_labels]]
         row[step_labels], changed = marks, changed or marks != row[step_labels]
     return msgspec.json.encode(row) if changed else None
 

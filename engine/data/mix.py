@@ -73,7 +73,9 @@ def _spread(path: Path, rows: int, count: int) -> Any:
 def _plain(row: dict[str, Any], *, as_chat: bool) -> dict[str, Any]:
     """Return a canonical row as one that a file may hold."""
     if as_chat:
-        messages = row.get("messages") or [*(row.get("prompt") or []), *(row.get("completion") or [])]
+        # An answer of the prompt is not trained, as a turn of a conversation it would be.
+        asked = [one | {"train": False} if one["role"] == "assistant" else one for one in row.get("prompt") or []]
+        messages = row.get("messages") or [*asked, *(row.get("completion") or [])]
         kept: dict[str, Any] = {"messages": [_message(one) for one in messages]}
     else:
         kept = {}

@@ -46,7 +46,7 @@ def check_row(
     The rows that decide the file's layout are put in front of it, so it is read as it would be there. What can only be
     seen over all rows, such as repetitions, is left to the check of the whole.
     """
-    if not lines.parses(raw):
+    if not lines.parses(raw) and faults.mended(raw) is None:
         rule, parameters = faults.explain(raw)
         return (Problem(rule=rule, parameters=dict(parameters)),), None
     with tempfile.TemporaryDirectory() as folder:

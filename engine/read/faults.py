@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,11 +16,64 @@ from engine.words import Text, later
 
 
 def decoded(raw: bytes) -> object:
-    """The value of a record, or None when it does not parse."""
+    """The value of a record, or None when it does not parse; one that can be read all the same counts as parsed."""
     try:
         return msgspec.json.decode(raw)
     except lines.UNPARSED:
+        found = mended(raw)
+        return found.row if found else None
+
+
+class Mended(NamedTuple):
+    """A record that is no JSON and yet can be read: its value, that as JSON, whether a comma followed it, and the
+    columns in which NaN or Infinity was read as null."""
+
+    row: Any
+    raw: bytes
+    comma: bool
+    constants: frozenset[str]
+
+
+def mended(raw: bytes) -> Mended | None:
+    """Read a record with a comma behind it, or with NaN or Infinity in it; None when there is more wrong with it."""
+    if isinstance(raw, Unreadable) or raw is TOO_LONG:
         return None
+    body = raw.rstrip()
+    comma = body.endswith(b",")
+    body = body[:-1] if comma else body
+    constants: set[str] = set()
+    try:
+        if comma and lines.parses(body):
+            return Mended(msgspec.json.decode(body), body, True, frozenset())
+        if b"NaN" not in body and b"Infinity" not in body:
+            return None
+        row = json.loads(body, parse_constant=lambda word: _CONSTANT)
+        if not isinstance(row, dict):
+            return None
+        for column, value in row.items():
+            row[column], found = _without_constants(value)
+            if found:
+                constants.add(column)
+        body = msgspec.json.encode(row)
+        return Mended(msgspec.json.decode(body), body, comma, frozenset(constants))
+    except (*lines.UNPARSED, ValueError, TypeError, OverflowError):
+        return None
+
+
+_CONSTANT = object()
+
+
+def _without_constants(value: Any) -> tuple[Any, bool]:
+    """A value with null for each NaN and Infinity, and whether there was one."""
+    if value is _CONSTANT:
+        return None, True
+    if isinstance(value, dict):
+        pairs = [(name, _without_constants(part)) for name, part in value.items()]
+        return {name: part for name, (part, _) in pairs}, any(found for _, (_, found) in pairs)
+    if isinstance(value, list):
+        parts = [_without_constants(part) for part in value]
+        return [part for part, _ in parts], any(found for _, found in parts)
+    return value, False
 
 
 class _NotANumber(Exception):
@@ -112,6 +166,11 @@ def _syntax(text: str, error: json.JSONDecodeError) -> dict[str, str | int | Tex
         remedy = later("write one record on each line")
     elif here in "}]" and before.endswith(","):
         reason, remedy = later("a comma too many at character {place}", place=len(before)), later("remove the comma")
+    elif here == "\0":
+        reason = later(
+            "zero bytes at character {place}, which a copy leaves that was not written to its end", place=place
+        )
+        remedy = later("compare the file with the original, or delete the row")
     elif here == "'":
         reason = later("single quotes at character {place}", place=place)
         remedy = later("write it with a JSON library, which uses double quotes")

@@ -1,4 +1,4 @@
-"""The layouts a dataset can have, as one table, and how a file's layout is found from the keys of its rows.
+"""The layouts a dataset can have, as one table, and how a row's layout is found from its keys.
 
 A layout says which columns it needs and what each of them means (`fields`: meaning -> column), so that checking and
 converting are written once per meaning, and a mapping made by a person is just one more layout. To add a layout, add
@@ -7,11 +7,12 @@ one entry to LAYOUTS; the more columns an entry requires, the earlier it wins ov
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+
+from engine.read.turns import OPENAI, SHAREGPT, Style, expanded
 
 TYPES = (
     "language-modeling",
@@ -20,43 +21,6 @@ TYPES = (
     "preference",
     "unpaired-preference",
     "stepwise",
-)
-
-
-class Style(NamedTuple):
-    """How messages are written: under which keys a role and a text stand, and the roles as they are written -> roles of
-    a canonical row."""
-
-    role_key: str
-    content_key: str
-    roles: dict[str, str]
-
-
-OPENAI = Style(
-    "role",
-    "content",
-    {
-        "system": "system",
-        "developer": "system",
-        "user": "user",
-        "assistant": "assistant",
-        "tool": "tool",
-        "function": "tool",
-    },
-)
-SHAREGPT = Style(
-    "from",
-    "value",
-    {
-        "system": "system",
-        "human": "user",
-        "user": "user",
-        "gpt": "assistant",
-        "assistant": "assistant",
-        "function_call": "assistant",
-        "observation": "tool",
-        "tool": "tool",
-    },
 )
 
 
@@ -89,7 +53,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def target(self) -> str:
         """The column that tells texts from messages."""
-        for meaning in ("messages", "completion", "chosen", "steps", "text", "prompt"):
+        for meaning in ("messages", "completion", "chosen", "ranking", "first", "steps", "text", "prompt"):
             if meaning in self.fields:
                 return self.fields[meaning]
         raise AssertionError(f"layout {self.name} has no target")
@@ -99,13 +63,20 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """How the rows of one file are read: its layout, and what the layout leaves open.
 
     `sharegpt`: messages are of the style SHAREGPT instead of OPENAI. `prompts_only`: no conversation of the file has an
-    assistant turn, so they are prompts.
+    assistant turn, so they are prompts. `turn_pairs`: conversations are lists of question and answer (turns.expanded).
+    `drop_nulls`: the container gives each object inside a column the keys of all others, with nulls. `unjudged`: a
+    column whose name is a label's and whose values judge nothing. `unpacked`: columns whose texts hold lists
+    (literals.unpacked).
     """
 
     layout: Layout
     conversational: bool = False
     sharegpt: bool = False
     prompts_only: bool = False
+    turn_pairs: bool = False
+    drop_nulls: bool = False
+    unjudged: str | None = None
+    unpacked: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -123,98 +94,170 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _layout(name: str, kind: str, required: str, optional: str = "", conversational: bool | None = False) -> Layout:
-    """Read "meaning=column meaning ..." lists; a bare word is both meaning and column."""
+    """Read "meaning=column meaning ..." lists; a bare word is both meaning and column. Beside every prompt there may be a
+    system text and tools, beside one that is text also what it is about."""
 
     def pairs(text: str) -> dict[str, str]:
         return {meaning: column or meaning for meaning, _, column in (word.partition("=") for word in text.split())}
 
     needed = pairs(required)
+    common = "" if {"text", "steps"} & set(needed) else "system tools functions"
+    if "prompt" in needed and conversational is not True and common:
+        common += " context"
     return Layout(
         name=name,
         type=kind,
-        fields={**needed, **pairs(optional)},
+        fields={**pairs(common), **needed, **pairs(optional)},
         # A dotted column is a field inside a column: plain_row() brings it up.
         required=tuple(column.partition(".")[0] for column in needed.values()),
         conversational=conversational,
     )
 
 
-# Among layouts that fit a row, the one with most required columns wins, then the earlier one.
-LAYOUTS: tuple[Layout, ...] = (
-    _layout("messages", "language-modeling", "messages", "tools", True),
-    _layout("sharegpt", "language-modeling", "messages=conversations", "tools system", True),
-    _layout("prompt_completion", "prompt-completion", "prompt completion", "system tools choices family", None),
-    _layout("alpaca", "prompt-completion", "prompt=instruction completion=output", "input system history"),
-    _layout(
-        "instruction_response",
-        "prompt-completion",
-        "prompt=instruction completion=response",
-        "input system history",
-    ),
-    _layout("question_answer", "prompt-completion", "prompt=question completion=answer", "system"),
-    _layout("query_response", "prompt-completion", "prompt=query completion=response", "system history"),
-    _layout("prompt_response", "prompt-completion", "prompt completion=response", "system"),
-    _layout("input_output", "prompt-completion", "prompt=input completion=output", "system"),
-    _layout("preference", "preference", "prompt chosen rejected", "system tools", None),
-    _layout("sharegpt_ranking", "preference", "prompt=conversations chosen rejected", "system tools", True),
+_CHATS = (
+    _layout("messages", "language-modeling", "messages", "", True),
+    _layout("sharegpt", "language-modeling", "messages=conversations", "", True),
+    _layout("conversation", "language-modeling", "messages=conversation", "", True),
+)
+_ANSWERS = (
+    _layout("prompt_completion", "prompt-completion", "prompt completion", "choices family", None),
+    _layout("alpaca", "prompt-completion", "prompt=instruction completion=output", "input history"),
+    _layout("instruction_response", "prompt-completion", "prompt=instruction completion=response", "input history"),
+    _layout("question_answer", "prompt-completion", "prompt=question completion=answer"),
+    _layout("query_response", "prompt-completion", "prompt=query completion=response", "history"),
+    _layout("prompt_response", "prompt-completion", "prompt completion=response"),
+    _layout("question_response", "prompt-completion", "prompt=question completion=response"),
+    _layout("input_output", "prompt-completion", "prompt=input completion=output"),
+)
+_PAIRS = (
+    _layout("preference", "preference", "prompt chosen rejected", "", None),
+    _layout("sharegpt_ranking", "preference", "prompt=conversations chosen rejected", "", True),
+    _layout("messages_chosen_rejected", "preference", "prompt=messages chosen rejected", "", True),
     _layout(
         "openai_preference",
         "preference",
         "prompt=input.messages chosen=preferred_output rejected=non_preferred_output",
-        "tools=input.tools",
+        "tools=input.tools functions=input.functions",
         True,
     ),
-    _layout("alpaca_ranking", "preference", "prompt=instruction chosen rejected", "input system history"),
-    _layout("question_ranking", "preference", "prompt=question chosen rejected", "system"),
-    _layout(
-        "chosen_response", "preference", "prompt chosen=chosen_response rejected=rejected_response", "system", None
-    ),
+    _layout("alpaca_ranking", "preference", "prompt=instruction chosen rejected", "input history", None),
+    _layout("question_ranking", "preference", "prompt=question chosen rejected", "", None),
+    _layout("chosen_response", "preference", "prompt chosen=chosen_response rejected=rejected_response", "", None),
     _layout(
         "instruction_chosen_response",
         "preference",
         "prompt=instruction chosen=chosen_response rejected=rejected_response",
-        "input system",
+        "input",
+        None,
     ),
     _layout(
         "question_chosen_response",
         "preference",
         "prompt=question chosen=chosen_response rejected=rejected_response",
-        "system",
+        "",
+        None,
     ),
-    _layout("response_jk", "preference", "prompt=question chosen=response_j rejected=response_k", "system"),
-    _layout("prompt_response_jk", "preference", "prompt chosen=response_j rejected=response_k", "system"),
-    _layout("messages_ranking", "preference", "chosen=chosen_messages rejected=rejected_messages", "tools", True),
-    _layout("preference_implicit", "preference", "chosen rejected", "tools", None),
-    _layout("unpaired", "unpaired-preference", "prompt completion label", "system tools", None),
-    _layout("seed_kto", "unpaired-preference", "prompt completion=response label=is_good", "system"),
-    _layout("messages_kto", "unpaired-preference", "messages label", "tools", True),
-    _layout("sharegpt_kto", "unpaired-preference", "messages=conversations label", "tools system", True),
+    _layout("response_jk", "preference", "prompt=question chosen=response_j rejected=response_k"),
+    _layout("prompt_response_jk", "preference", "prompt chosen=response_j rejected=response_k"),
+    _layout("messages_ranking", "preference", "chosen=chosen_messages rejected=rejected_messages", "", True),
+    _layout("messages_rejected_messages", "preference", "chosen=messages rejected=rejected_messages", "", True),
+    _layout("preference_implicit", "preference", "chosen rejected", "", None),
+)
+# Two answers, and a column that says which is the better one.
+_DUELS = (
+    *(
+        _layout(f"{asked}_{first}_{by}", "preference", f"prompt={asked} first={first} second={second} winner={by}")
+        for asked in ("prompt", "question", "instruction")
+        for first, second, by in (
+            ("response_a", "response_b", "winner"),
+            ("answer_a", "answer_b", "winner"),
+            ("response_0", "response_1", "better_response_id"),
+        )
+    ),
+    _layout("conversation_winner", "preference", "first=conversation_a second=conversation_b winner", "", True),
+)
+
+LABELS = ("label", "kto_tag")
+WORSE = ("rejected_response", "rejected")
+
+
+def _with(layout: Layout, name: str, kind: str, **more: str) -> Layout:
+    """A layout that needs more columns than another."""
+    return msgspec.structs.replace(
+        layout,
+        name=name,
+        type=kind,
+        fields={**layout.fields, **more},
+        required=(*layout.required, *more.values()),
+        conversational=layout.conversational,
+    )
+
+
+def _judged(layout: Layout, column: str) -> Layout:
+    name = f"{layout.name}_{column}".replace("_label", "_kto")
+    return _with(layout, "unpaired" if name == "prompt_completion_kto" else name, "unpaired-preference", label=column)
+
+
+def _against(layout: Layout, column: str) -> Layout:
+    """A layout of answers, and worse ones beside them in a column of their own."""
+    name = f"{layout.name}_{column}"
+    if "messages" in layout.fields:  # the better answer is its last message
+        return _with(layout, name, "preference", rejected=column)
+    fields = _renamed_answer(layout, "chosen")
+    return _with(
+        msgspec.structs.replace(layout, fields=fields, conversational=None), name, "preference", rejected=column
+    )
+
+
+def _renamed_answer(layout: Layout, meaning: str) -> dict[str, str]:
+    """The fields of a layout whose answer has another meaning; choices are those of one answer."""
+    return {meaning if own == "completion" else own: held for own, held in layout.fields.items() if own != "choices"}
+
+
+def _ranked(layout: Layout) -> Layout:
+    """A layout whose answers are lists: the best comes first, the worst last."""
+    fields = _renamed_answer(layout, "ranking")
+    return msgspec.structs.replace(
+        layout, name=f"{layout.name}_ranked", type="preference", fields=fields, conversational=False
+    )
+
+
+# Among layouts that fit a row, the one with most required columns wins, then the earlier one.
+LAYOUTS: tuple[Layout, ...] = (
+    *_CHATS,
+    *_ANSWERS,
+    *_PAIRS,
+    *_DUELS,
+    *(_judged(layout, column) for layout in (*_ANSWERS, *_CHATS) for column in LABELS),
+    _layout("seed_kto", "unpaired-preference", "prompt completion=response label=is_good"),
+    *(_against(layout, column) for layout in (*_ANSWERS, *_CHATS) for column in WORSE),
     _layout("stepwise", "stepwise", "prompt steps=completions step_labels=labels"),
     _layout("text", "language-modeling", "text"),
-    _layout("prompt_only", "prompt-only", "prompt", "system tools", None),
+    _layout("prompt_only", "prompt-only", "prompt", "", None),
+    # Known by their values and not by their keys.
+    *(_ranked(layout) for layout in _ANSWERS),
     # Rows that are lists of messages by themselves; they have no keys to be known by.
-    _layout("bare_messages", "language-modeling", "messages", "", True),
+    Layout(
+        name="bare_messages",
+        type="language-modeling",
+        fields={"messages": "messages"},
+        required=("messages",),
+        conversational=True,
+    ),
 )
 BARE = LAYOUTS[-1]
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
 
-# Parts of a message's content that are text; images, sound and video are not trained on.
-TEXT_PARTS = ("text", "input_text", "output_text")
 # Columns that hold what is not text.
 MEDIA_COLUMNS = ("image", "images", "audio", "audios", "video", "videos")
+# Columns that a layout may have no place for and that yet say how a row is meant: these are never passed over in silence.
+DECISIVE = {
+    "system", "system_prompt", "context", "input", "history", "tools", "functions", "label", "kto_tag", "is_good",
+    "winner", "better_response_id", "chosen", "chosen_response", "rejected", "rejected_response", "rejected_responses",
+    "rejected_messages", "parent_id", "parent_message_id", "weight", "loss", "loss_weight", "train", "training",
+    "reasoning_content", "reasoning", "thinking",
+}  # fmt: skip
 IGNORE = "ignore"
-
-
-def text_of(content: object) -> str:
-    """The text of a message's content, which may be a list of text parts, or nothing."""
-    if isinstance(content, list):
-        return "".join(map(part_text, content))
-    return content if isinstance(content, str) else ""
-
-
-def part_text(part: dict[str, Any]) -> Any:
-    """What stands where a part of a message's content has its text, whatever that is."""
-    return part.get("text", part.get("value"))
 
 
 def targets() -> list[str]:
@@ -239,15 +282,21 @@ def mapped(reading: Reading, mapping: dict[str, str]) -> Reading:
         layout=Layout(
             name=layout.name,
             type=layout.type,
-            fields={meaning: own.get(column, column) for meaning, column in layout.fields.items()},
+            # A column that was given another meaning, or none, no longer has the one of its name.
+            fields={
+                meaning: own.get(column, column)
+                for meaning, column in layout.fields.items()
+                if column in own or column not in mapping
+            },
             required=tuple(own.get(column, column) for column in layout.required),
             conversational=layout.conversational,
         ),
     )
 
 
-def plain_row(row: Any, layout: Layout) -> Any:
-    """A row with what its layout keeps one level down brought up; as it is when that is not there."""
+def plain_row(row: Any, layout: Layout, turn_pairs: bool = False) -> Any:
+    """A row with what its layout keeps one level down brought up, and with pairs of turns as turns; as it is when that is
+    not there."""
     if layout is BARE:
         return {"messages": row} if isinstance(row, list) else row
     if isinstance(row, dict):
@@ -259,6 +308,8 @@ def plain_row(row: Any, layout: Layout) -> Any:
                     row = {**row, column: held.get(inner)}
                 elif inner == "messages":
                     row = {**row, column: held}  # the check says what it is instead
+        if turn_pairs:
+            row = {**row, layout.target: expanded(row.get(layout.target))}
     return row
 
 
@@ -285,70 +336,21 @@ def layout_of(keys: Iterable[str]) -> Layout | None:
     return best
 
 
-def detect(rows: Iterable[dict[str, Any] | list[Any]]) -> Reading | None:
-    """Return how the majority of `rows` is read, or None when most of them fit no layout.
-
-    Keys count first. Only when that finds nothing are null values taken as absent, as an export that writes every
-    column in every row needs it. `prompts_only` is true when no conversation among `rows` has an assistant turn.
-    """
-    votes: Counter[str | None] = Counter()
-    styles: dict[str | None, Counter[tuple[bool, bool]]] = {}
-    answered: set[str | None] = set()
-    for row in rows:
-        layout = own_layout(row) if isinstance(row, dict) else BARE
-        name = layout.name if layout else None
-        votes[name] += 1
-        if layout is None:
-            continue
-        target = plain_row(row, layout).get(layout.target)
-        conversational = layout.conversational
-        if conversational is None:
-            conversational = isinstance(target, list | dict)
-        shape = (conversational, _is_sharegpt(target, layout))
-        styles.setdefault(name, Counter())[shape] += 1
-        if "messages" in layout.fields and name not in answered and has_assistant(target):
-            answered.add(name)
-    if not votes:
-        return None
-    name = votes.most_common(1)[0][0]
-    if name is None:
-        return None
-    layout = BY_NAME[name]
-    conversational, sharegpt = styles[name].most_common(1)[0][0]
-    prompts_only = layout.type == "language-modeling" and "messages" in layout.fields and name not in answered
-    return Reading(layout=layout, conversational=conversational, sharegpt=sharegpt, prompts_only=prompts_only)
-
-
-def own_layout(row: dict[str, Any]) -> Layout | None:
+def own_layout(row: dict[str, Any], unjudged: str | None = None) -> Layout | None:
     """The layout of one row: by its non-null columns, or by all of them when those fit nothing."""
-    return layout_of(key for key, value in row.items() if value is not None) or layout_of(row)
+    keys = [key for key in row if key != unjudged]
+    return layout_of(key for key in keys if row[key] is not None) or layout_of(keys)
 
 
-def is_message_list(row: object) -> bool:
-    """True when a row is a list of messages by itself."""
-    return (
-        isinstance(row, list) and bool(row) and all(isinstance(m, dict) and ("role" in m or "from" in m) for m in row)
-    )
+LABEL_WORDS = {
+    "true": "true", "yes": "true", "y": "true", "1": "true", "1.0": "true", "good": "true", "good answer": "true",
+    "false": "false", "no": "false", "n": "false", "0": "false", "0.0": "false", "-1": "false", "bad": "false",
+}  # fmt: skip
 
 
-def has_assistant(messages: object) -> bool:
-    """True when a list of messages, in either style, has a turn of the assistant."""
-    if not isinstance(messages, list):
-        return False
-    for message in messages:
-        if isinstance(message, dict):
-            role = message.get("role", message.get("from"))
-            if isinstance(role, str) and SHAREGPT.roles.get(role) == "assistant":
-                return True
-    return False
-
-
-def _is_sharegpt(target: object, layout: Layout) -> bool:
-    """True when the first message that tells is from/value; a layout of conversations that does not tell counts too."""
-    for message in target if isinstance(target, list) else [target]:
-        if isinstance(message, dict):
-            if "role" in message or "content" in message:
-                return False
-            if "from" in message or "value" in message:
-                return True
-    return "conversations" in layout.required
+def meant_label(value: object) -> bool | None:
+    """What a label that is not a boolean clearly stands for, such as "yes" or 1, or None."""
+    if value is True or value is False or not isinstance(value, str | int | float):
+        return None
+    word = LABEL_WORDS.get(str(value).strip().lower())
+    return None if word is None else word == "true"

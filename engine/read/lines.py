@@ -82,6 +82,36 @@ def split_lines(chunks: Iterator[bytes]) -> Generator[tuple[int, bytes]]:
                 yield number, line
 
 
+def split_sequence(chunks: Iterator[bytes], separator: bytes) -> Generator[tuple[int, bytes]]:
+    """Yield (first line, bytes) of each record of a JSON text sequence, where `separator`, one byte, stands before each
+    (RFC 7464): a record that breaks off costs itself alone."""
+    line, held, held_bytes, left_out = 1, list[bytes](), 0, 0  # lines of what is too long to be held
+
+    def record() -> tuple[int, bytes] | None:
+        raw = b"".join(held)
+        body = raw.lstrip()
+        if not body:
+            return None
+        first = line + raw.count(b"\n", 0, len(raw) - len(body))
+        return first, body.rstrip() if held_bytes <= MAX_ROW_BYTES else TOO_LONG
+
+    for chunk in chunks:
+        for place, piece in enumerate(chunk.split(separator)):
+            if place:
+                if found := record():
+                    yield found
+                line += left_out + sum(part.count(b"\n") for part in held)
+                held.clear()
+                held_bytes = left_out = 0
+            if held_bytes > MAX_ROW_BYTES:
+                left_out += piece.count(b"\n")
+                continue
+            held.append(piece)
+            held_bytes += len(piece)
+    if found := record():
+        yield found
+
+
 def line_pieces(file: BinaryIO, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
     """Cut the bytes from `start` to `end` into ranges of about `size` bytes that end with a line."""
     while start < end:

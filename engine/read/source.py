@@ -5,6 +5,7 @@ What a file is called plays no part. It is read as a stream, so memory does not 
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO
@@ -18,6 +19,7 @@ GZIP_TIMES_LIMIT = 400
 GZIP_FREE_BYTES = 64 << 20
 
 BOM = b"\xef\xbb\xbf"
+SEPARATOR = b"\x1e"  # stands before each record of a JSON text sequence (RFC 7464)
 
 OnProgress = Callable[[int, int], None]  # bytes read, bytes in all
 
@@ -27,8 +29,9 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"GIF8", "a GIF image"),
     (b"RIFF", "a sound, video or WebP file"),
     (b"%PDF", "a PDF"),
-    (b"PK\x03\x04", "a zip archive or an office document"),
+    (b"PK\x03\x04", "a zip archive"),
     (b"PK\x05\x06", "an empty zip archive"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a spreadsheet (or another older office document)"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"Rar!", "a RAR archive"),
     (b"\xfd7zXZ\x00", "an xz archive"),
@@ -41,6 +44,15 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x80\x04", "a pickle"),
     (b"\x80\x05", "a pickle"),
 )
+# What a zip archive is, by the names of its members or by its first one.
+_OFFICE: tuple[tuple[re.Pattern[bytes], str], ...] = (
+    (re.compile(rb"PK\x03\x04.{26}xl/", re.DOTALL), "a spreadsheet (Excel)"),
+    (re.compile(rb"mimetypeapplication/vnd\.oasis\.opendocument\.spreadsheet"), "a spreadsheet (OpenDocument)"),
+    (re.compile(rb"PK\x03\x04.{26}Index/[\w/-]+\.iwa", re.DOTALL), "a spreadsheet (Numbers)"),
+    (re.compile(rb"PK\x03\x04.{26}word/|mimetypeapplication/vnd\.oasis\.opendocument\.text", re.DOTALL),
+     "a text document (Word or OpenDocument)"),
+    (re.compile(rb"PK\x03\x04.{26}\[Content_Types\]\.xml", re.DOTALL), "a spreadsheet or another office document"),
+)  # fmt: skip
 
 
 class NotRows(Exception):
@@ -54,18 +66,23 @@ class NotRows(Exception):
 def container_of(head: bytes, is_whole: bool, is_table: Callable[[bytes, bool], object]) -> str:
     """Return what the first bytes of unpacked data hold.
 
-    "jsonl", "json" (an array, or documents over several lines), "csv" or "parquet". Raises NotRows, which names what
-    else the bytes are. `is_whole`: the head is the whole file. `is_table` tells a table by the same two arguments.
+    "jsonl", "json" (an array, or documents over several lines), "json-seq", "csv" or "parquet". Raises NotRows, which
+    names what else the bytes are. `is_whole`: the head is the whole file. `is_table` tells a table by the same two
+    arguments.
     """
     if head.startswith(b"PAR1"):
         return "parquet"
     for magic, what in _MAGIC:
         if head.startswith(magic):
+            if what == "a zip archive":
+                what = next((name for pattern, name in _OFFICE if pattern.search(head)), what)
             raise NotRows("not-data", found=later(what), remedy=remedy_for(what))
     wide = wide_encoding(head)
     if wide:
         raise NotRows("encoding", found=wide)
     text = head.removeprefix(BOM).lstrip()
+    if text[:1] == SEPARATOR:
+        return "json-seq"
     if not text:
         if is_whole:
             raise NotRows("empty-file")
@@ -89,7 +106,11 @@ def container_of(head: bytes, is_whole: bool, is_table: Callable[[bytes, bool], 
     if text[:1] in (b"{", b"["):
         return _rows_or_document(lines)
     lines = [line.lstrip() for line in lines]
-    if any(line[:1] in (b"{", b"[") and parses(line) for line in lines[:50]) or parses(lines[0]):
+    if any(line[:1] in (b"{", b"[") and parses(line) for line in lines[:50]):
+        return "jsonl"
+    # A name in quotes, as the header of one column may be, parses as well.
+    quoted = lines[0][:1] == b'"'
+    if parses(lines[0]) and not (quoted and is_table(head, is_whole)):
         return "jsonl"
     if is_table(head, is_whole):
         return "csv"
@@ -112,6 +133,8 @@ def _rows_or_document(lines: list[bytes]) -> str:
     first = lines[0]
     if WRAPPED.match(b"\n".join(lines)) and (len(lines) == 1 or not parses(first)):
         return "json"
+    if first[-1:] == b"," and parses(first[:-1]):  # a comma too many after a whole record
+        return "jsonl"
     if len(lines) == 1:
         return "json" if first[:1] == b"[" else "jsonl"
     if parses(first):
@@ -125,6 +148,10 @@ def _rows_or_document(lines: list[bytes]) -> str:
 
 
 def remedy_for(what: str) -> Text:
+    if "spreadsheet" in what:
+        return later("save it as CSV (UTF-8) and upload that")
+    if "text document" in what:
+        return later("save it as plain text (UTF-8) and upload that")
     if "archive" in what:
         return later("unpack it and upload the data file inside")
     if "Arrow" in what:
@@ -138,13 +165,15 @@ def wide_encoding(head: bytes) -> str | None:
         return "UTF-32"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
-    start = head[:4096]
+    start = head[:4096].rstrip(b"\0")  # what was not written to its end has a tail of zeros
     if len(start) >= 4:
         even, odd = start[::2].count(0), start[1::2].count(0)
         half = len(start) // 2
         if max(even, odd) > half * 0.4 and min(even, odd) < half * 0.05:
             return "UTF-16"
-        if start.count(0) > len(start) * 0.7 and any(byte in start for byte in b"{["):
+        # A character of four bytes has two that are zero, or three, always in the same places.
+        zeros = sorted(start[place::4].count(0) for place in range(4))
+        if zeros[2] > len(start) // 4 * 0.9 and zeros[0] < len(start) // 4 * 0.05:
             return "UTF-32"
     return None
 
@@ -204,6 +233,17 @@ class Source:
                 yield piece
             if not unpacker.eof:
                 raise NotRows("bad-gzip")
+
+
+def has_lone_returns(head: bytes) -> bool:
+    """Whether the lines of a file end with CR alone, as on old Macs, by its first bytes."""
+    head = head.rstrip()
+    return b"\r" in head and b"\n" not in head
+
+
+def with_newlines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The chunks of a file whose lines end with CR alone, with LF in its place."""
+    return (chunk.replace(b"\r", b"\n") for chunk in chunks)
 
 
 def without_bom(chunks: Iterator[bytes]) -> Generator[bytes]:

@@ -20,6 +20,8 @@ from engine.words import later
 BATCH_ROWS = 256
 COLUMNS_LIMIT = 2_000
 _SEPARATORS = (",", "\t", ";")
+# What Excel is told with the first line of a table: which separator it has.
+_SEP_LINE = re.compile(r'\ufeff?"?sep=([^\w\s"]|\t)"?\r?', re.IGNORECASE)
 _BROKEN = re.compile(r"[\udc80-\udcff]")  # a byte that is not UTF-8, as surrogateescape keeps it
 
 
@@ -30,7 +32,10 @@ def separator_of(head: bytes, is_whole: bool) -> str | None:
     of short words, and most records must have as many cells as it has.
     """
     text = head.removeprefix(BOM).decode("utf-8", "replace").lstrip("\r\n")
-    for separator in _SEPARATORS:
+    first, _, rest = text.partition("\n")
+    told = _SEP_LINE.fullmatch(first)
+    text = rest if told else text
+    for separator in dict.fromkeys([told[1], *_SEPARATORS] if told else _SEPARATORS):
         records = []
         try:
             for record in csv.reader(text.split("\n"), delimiter=separator):
@@ -45,7 +50,7 @@ def separator_of(head: bytes, is_whole: bool) -> str | None:
         if len(records) < 2:
             continue
         header = [cell.strip() for cell in records[0]]
-        if layout_of(header):
+        if layout_of(header) or (told and separator == told[1] and len(header) > 1):
             return separator
         words = all(cell == cell.lstrip() and len(cell) <= 40 and re.fullmatch(r"[\w .:/#-]*", cell)
                     for cell in map(str.rstrip, records[0]))  # fmt: skip
@@ -58,7 +63,7 @@ def separator_of(head: bytes, is_whole: bool) -> str | None:
 def csv_records(chunks: Iterator[bytes], separator: str) -> Generator[tuple[int, bytes]]:
     """Yield (line it starts on, JSON) of each record of a CSV file; an empty cell is a missing value, null.
 
-    Raises NotRows when the header cannot name columns.
+    A first line that only tells the separator is passed over. Raises NotRows when the header cannot name columns.
     """
     csv.field_size_limit(lines.MAX_ROW_BYTES)
     encode = msgspec.json.Encoder().encode
@@ -77,7 +82,8 @@ def csv_records(chunks: Iterator[bytes], separator: str) -> Generator[tuple[int,
         if cells is not None and (not cells or (len(cells) == 1 and not cells[0].strip())):
             continue  # a blank line
         if header is None:
-            header = _header(cells)
+            if cells is None or not _SEP_LINE.fullmatch(separator.join(cells)):
+                header = _header(cells)
             continue
         if cells is None:
             yield start, Unreadable("csv-broken", reason=fault)

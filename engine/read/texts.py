@@ -22,6 +22,15 @@ def is_blank(text: str) -> bool:
     return not text or (text[0] in INVISIBLE_SET and not text.strip(_INVISIBLE))
 
 
+def is_empty(value: object) -> bool:
+    """Whether a value holds nothing: null, a blank text, an empty list (also as text), or only such values."""
+    if isinstance(value, str):
+        return is_blank(value) or value.strip() in ("[]", "{}", "null", "None")
+    if isinstance(value, list | dict):
+        return all(is_empty(part) for part in (value.values() if isinstance(value, dict) else value))
+    return value is None
+
+
 def short(text: str, limit: int = 40) -> str:
     """At most `limit` characters on one line, for a message; what a terminal would act on is written as an escape."""
     text = " ".join(text[: limit * 4].split()) or text[:limit]
@@ -42,9 +51,18 @@ def kind_of(value: object) -> str | Text:
     return later("a list") if isinstance(value, list) else later("an object")
 
 
+def shown_name(name: str) -> str:
+    """A name, shortened for a message, with the blanks at its ends to be seen."""
+    inside = name.strip(" \t\r\n")
+    if not inside:
+        return "␣" * min(len(name), 8)
+    before = name.index(inside)
+    return "␣" * min(before, 8) + short(inside, 60) + "␣" * min(len(name) - before - len(inside), 8)
+
+
 def name_list(names: Iterable[str], limit: int) -> str:
     """The first names, shortened for a message."""
-    first = [short(name, 60) for name in itertools.islice(names, limit + 1)]
+    first = [shown_name(name) for name in itertools.islice(names, limit + 1)]
     return ", ".join(first if len(first) <= limit else [*first[:limit], "…"])
 
 

@@ -19,6 +19,8 @@ def group_of(row: dict[str, Any]) -> str:
     messages = row.get("messages") or []
     last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=0)
     question = row.get("prompt") or messages[:last] or messages or row.get("text")
+    if isinstance(question, list):  # fields that messages have got since do not divide old data anew
+        question = [{key: one.get(key) for key in ("role", "content", "tool_calls", "name")} for one in question]
     return json.dumps(question, ensure_ascii=False, sort_keys=True)
 
 

@@ -11,7 +11,7 @@ import pytest
 from engine.check import DatasetError, Report, check_file, repeats
 from engine.read import lines as read_lines
 from engine.read import source
-from engine.read.formats import LAYOUTS, layout_of
+from engine.read.formats import LAYOUTS, WORSE, layout_of
 from engine.read.texts import is_blank
 from tests.conftest import SHARED_DATA
 
@@ -57,6 +57,7 @@ GOOD = {
     "question_answer": ({"question": "Why?", "answer": "So."}, "prompt-completion", False),
     "query_response": ({"query": "Why?", "response": "So."}, "prompt-completion", False),
     "prompt_response": ({"prompt": "Why?", "response": "So."}, "prompt-completion", False),
+    "question_response": ({"question": "Why?", "response": "So."}, "prompt-completion", False),
     "input_output": ({"input": "Why?", "output": "So."}, "prompt-completion", False),
     "preference": ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, "preference", False),
     "alpaca_ranking": ({"instruction": "Why?", "chosen": "So.", "rejected": "No."}, "preference", False),
@@ -117,6 +118,30 @@ GOOD = {
         "unpaired-preference",
         True,
     ),
+    "conversation": ({"conversation": [user("Hi"), assistant("Hello")]}, "language-modeling", True),
+    "messages_chosen_rejected": (
+        {"messages": [user("Hi")], "chosen": assistant("Hello"), "rejected": assistant("Go")},
+        "preference",
+        True,
+    ),
+    "conversation_winner": (
+        {
+            "conversation_a": [user("Hi"), assistant("Hello")],
+            "conversation_b": [user("Hi"), assistant("Go")],
+            "winner": "model_a",
+        },
+        "preference",
+        True,
+    ),
+    **{
+        f"{asked}_{first}_{by}": ({asked: "Why?", first: "So.", second: "No.", by: said}, "preference", False)
+        for asked in ("prompt", "question", "instruction")
+        for first, second, by, said in (
+            ("response_a", "response_b", "winner", "model_b"),
+            ("answer_a", "answer_b", "winner", "A"),
+            ("response_0", "response_1", "better_response_id", 1),
+        )
+    },
     "stepwise": ({"prompt": "1+1", "completions": ["one", "two"], "labels": [True, False]}, "stepwise", False),
     "prompt_only": ({"prompt": "Why?"}, "prompt-only", False),
 }
@@ -132,7 +157,13 @@ def test_every_layout_is_recognised_from_its_keys(tmp_path, name):
 
 
 def test_the_examples_cover_the_table_of_layouts():
-    assert {*GOOD, "bare_messages"} == {layout.name for layout in LAYOUTS}  # which has tests of its own
+    # These have tests of their own: those made of others by one more column, and those known by their values.
+    made = {
+        layout.name
+        for layout in LAYOUTS
+        if layout.name.endswith(("_kto", "_kto_tag", *WORSE, "rejected_messages", "_ranked"))
+    }
+    assert {*GOOD, "bare_messages"} | made == {layout.name for layout in LAYOUTS}
 
 
 def test_conversations_without_any_assistant_are_prompts(tmp_path):
@@ -211,7 +242,7 @@ def test_a_bad_prompt_row_is_named_by_line_and_place(tmp_path, rule, row, where)
 
 MESSAGE_FAULTS = [
     ("null-field", [user("a"), assistant(None)], "messages[1].content"),
-    ("wrong-type", [user("a"), {"role": "assistant", "content": ["b"]}], "messages[1].content"),
+    ("wrong-type", [user("a"), {"role": "assistant", "content": [3]}], "messages[1].content[0]"),
     ("wrong-type", "hello", "messages"),
     ("wrong-type", [user("a"), "b"], "messages[1]"),
     ("wrong-type", [{"role": 1, "content": "a"}, assistant("b")], "messages[0].role"),
@@ -352,7 +383,7 @@ LINE_FAULTS = [
     ("not-json", b'{"prompt" "a"}', "unexpected"),
     ("not-json", b"\xef\xbb\xbf{}", "byte order mark"),
     ("nan", b'{"prompt": "a", "completion": NaN}', "NaN"),
-    ("nan", b'{"prompt": "a", "completion": "b", "score": -Infinity}', "-Infinity"),
+    ("nan", b'{"prompt": "a", "completion": -Infinity, "score": 1}', "-Infinity"),
     ("number-range", b'{"prompt": "a", "completion": "b", "score": 1e400}', "too large"),
     ("number-range", b'{"prompt": "a", "completion": "b", "score": ' + b"9" * 5000 + b"}", "too large"),
     ("too-deep", b'{"prompt": ' + b"[" * 100_000, "nested"),

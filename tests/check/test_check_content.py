@@ -57,7 +57,9 @@ def test_a_text_that_holds_what_it_should_not_is_named(tmp_path, rule, text, say
         ({"text": text}, "text"),
     ):
         report = report_of(tmp_path, [row])
-        assert faults(report) == [(1, rule, where)] and report.trainable
+        # A text with a mark that begins a turn is a conversation that is trained whole.
+        whole = where == "text" and content_rules.TURN.search(text)
+        assert faults(report) == [(1, "templated-text" if whole else rule, where)] and report.trainable
         assert says in report.problems[0].message
 
 
@@ -102,6 +104,8 @@ def test_the_same_answer_judged_both_ways_is_a_contradiction(tmp_path):
     report = report_of(tmp_path, [pair, {"prompt": "a", "chosen": "c", "rejected": "b"}])
     assert (2, "contradiction", None) in faults(report)
     assert report_of(tmp_path, [pair, pair | {"rejected": "d"}]).warnings == {}
+    ranking = [pair, {"prompt": "a", "chosen": "c", "rejected": "d"}, {"prompt": "a", "chosen": "b", "rejected": "d"}]
+    assert report_of(tmp_path, ranking).warnings == {}
 
 
 def test_an_answer_that_begins_with_its_question_is_named(tmp_path):
@@ -144,7 +148,7 @@ def test_the_weight_that_the_check_advises_is_the_one_that_a_run_uses(good, bad)
     found = totals.Totals(1, None)
     found.labels = [good, bad]
     file_rules._labels(found)
-    assert bool(found.kept_warnings) == (good + bad >= 20 and not bad <= good <= bad * 4 / 3)
+    assert bool(found.kept_warnings) == (good + bad >= 20 and max(good, bad) > min(good, bad) * 4 / 3)
     desirable, undesirable = counts.kto_weights(good, bad)
     for problem in found.kept_warnings:
         said = re.search(r"weight of ([\d.]+) for the (\w+) answers", problem.fix)

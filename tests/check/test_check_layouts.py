@@ -50,7 +50,7 @@ def test_the_preference_layout_of_openai_keeps_its_prompt_apart(tmp_path):
     [stored] = stored_rows(tmp_path, [row])
     assert [m["content"] for m in stored["prompt"]] == ["Hi"]
     assert (stored["chosen"][0]["content"], stored["rejected"][0]["content"]) == ("Hello", "Go")
-    assert json.loads(stored["tools"]) == [{"name": "f"}]
+    assert json.loads(stored["tools"]) == [{"type": "function", "function": {"name": "f"}}]
     bad = [
         row | {"input": {}},
         row | {"input": 3},
@@ -110,7 +110,7 @@ def test_content_in_text_parts_is_joined_without_a_loss(tmp_path, key):
         ("not-text-part", [{"type": "input_audio"}], "[0]"),
         ("null-field", [{"type": "text"}], "[0].text"),
         ("wrong-type", [{"type": "text", "value": 3}], "[0].value"),
-        ("wrong-type", [{"text": "no type"}], ""),
+        ("wrong-type", [{"source": "no text"}], "[0]"),
         ("empty-assistant", [{"type": "text", "text": " "}], ""),
     ],
 )

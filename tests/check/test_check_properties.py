@@ -72,14 +72,22 @@ columns = sorted(
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8)
 )
+part = st.dictionaries(st.sampled_from(["type", "text", "value", "thinking", "name", "input"]), scalars, max_size=3)
+called = st.fixed_dictionaries(
+    {}, optional={"id": scalars, "name": scalars, "arguments": scalars, "function": st.one_of(scalars, part)}
+)
+keys = {
+    "tool_calls": st.one_of(scalars, called, st.lists(called, max_size=2)),
+    "function_call": st.one_of(scalars, called),
+    **dict.fromkeys(("weight", "loss", "reasoning_content", "tool_call_id", "name", "refusal", "call_text"), scalars),
+}
+content = st.one_of(st.text(max_size=5), scalars, st.lists(st.one_of(part, scalars), max_size=2))
+roles = st.sampled_from(["user", "assistant", "system", "Model", "tool_call", "human", "observation", "x"])
+call_texts = st.sampled_from(['{"name": "f", "arguments": {"a": 1}}', '{"name": "f"', "[1]", '[{"name": "f"}]'])
 message = st.one_of(
-    st.fixed_dictionaries(
-        {
-            "role": st.sampled_from(["user", "assistant", "system", "x"]),
-            "content": st.one_of(st.text(max_size=5), scalars),
-        }
-    ),
-    st.fixed_dictionaries({"from": st.sampled_from(["human", "gpt", "observation"]), "value": st.text(max_size=5)}),
+    st.fixed_dictionaries({"role": roles, "content": content}, optional=keys),
+    st.fixed_dictionaries({"from": roles, "value": st.one_of(content, call_texts)}, optional=keys),
+    st.fixed_dictionaries({"human": content, "assistant": content}),
     scalars,
 )
 values = st.one_of(
@@ -109,6 +117,7 @@ def test_any_json_rows_give_a_sound_report_and_good_rows_convert(path, rows, ind
     kept = Kept()
     report = check_file(path, sink=kept)
     is_sound(report)
+    assert check_file(path, quick=True) == check_file(path, quick=False) == report
     if report.type is None:
         return
     assert len(kept.rows) == report.rows - report.bad_rows

@@ -430,7 +430,8 @@ def test_sharegpt_roles_are_mapped():
     row = {"conversations": [{"from": name, "value": name} for name in names], "tools": [{"name": "f"}]}
     result = canonical(row, reading("sharegpt", sharegpt=True))
     assert [m["role"] for m in result["messages"]] == ["system", "user", "assistant", "tool", "assistant"]
-    assert [m["content"] for m in result["messages"]] == names and json.loads(result["tools"]) == [{"name": "f"}]
+    assert [m["content"] for m in result["messages"]] == names
+    assert json.loads(result["tools"]) == [{"type": "function", "function": {"name": "f"}}]
 
 
 def test_tool_calls_are_kept_as_json_text():
@@ -441,8 +442,9 @@ def test_tool_calls_are_kept_as_json_text():
         {"role": "assistant", "content": "", "function_call": {"name": "f"}},
     ]
     result = canonical({"messages": messages}, reading("messages"))["messages"]
-    assert result[0]["name"] == "bob" and result[1]["content"] == "" and json.loads(result[1]["tool_calls"]) == [call]
-    assert json.loads(result[2]["tool_calls"]) == [{"type": "function", "function": {"name": "f"}}]
+    called = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    assert result[0]["name"] == "bob" and result[1]["content"] == "" and json.loads(result[1]["tool_calls"]) == [called]
+    assert json.loads(result[2]["tool_calls"]) == [called]
 
 
 def test_a_transcript_is_cut_after_the_last_shared_assistant_mark():
