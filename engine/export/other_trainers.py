@@ -61,6 +61,7 @@ def write(workspace: Workspace, run_id: str, trainer: str, target: Path) -> list
         train, out = split.divide(
             recipe.spec.dataset, lambda dataset_id: portable_recipe.read_rows(workspace, dataset_id)
         )
+        _check_turns([*train, *out], TRAINERS[trainer].title)
         _write_rows(partial / TRAIN, [portable_recipe.row_for(trainer, row, recipe.kind) for row in train])
         if recipe.evaluates:
             _write_rows(partial / EVALUATE, [portable_recipe.row_for(trainer, row, recipe.kind) for row in out])
@@ -78,6 +79,15 @@ def write(workspace: Workspace, run_id: str, trainer: str, target: Path) -> list
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return sorted(path for path in target.iterdir())
+
+
+def _check_turns(rows: list[dict[str, Any]], title: str) -> None:
+    """Raise NotExportable when a turn is not to be trained: in the files of others nothing says so."""
+    for row in rows:
+        targets = row.get("messages") or row.get("completion") or []
+        if any(message.get("train") is False for message in targets if message["role"] == "assistant"):
+            reason = t("some turns of its data are not to be trained (weight 0)")
+            raise portable_recipe.cannot(title, reason, t("take the adapter or the merged model"))
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any] | None]) -> None:

@@ -63,7 +63,7 @@ class Form(NamedTuple):
 
 def for_template(messages: list[Message], form: Form) -> list[Message]:
     """Messages of canonical rows as a template expects them: no nulls, tool calls as objects. Where it writes no calls,
-    one that stood as text in the file is that text again."""
+    a turn that stood as text in the file, words and call, is that text again."""
     shown = []
     for message in messages:
         kept = {key: value for key, value in message.items() if value is not None and key not in ("train", "call_text")}
@@ -72,7 +72,7 @@ def for_template(messages: list[Message], form: Form) -> list[Message]:
         if "tool_calls" in kept:
             if message.get("call_text") and not form.calls:
                 del kept["tool_calls"]
-                kept["content"] = "\n".join(filter(None, (kept.get("content"), message["call_text"])))
+                kept["content"] = message["call_text"]
             else:
                 kept["tool_calls"] = _calls(kept["tool_calls"], form)
                 kept["content"] = kept.get("content") or form.no_words

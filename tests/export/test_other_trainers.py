@@ -177,6 +177,18 @@ def test_the_questions_of_a_ppo_run_lie_beside_its_file(workspace, tmp_path):
     assert len(rows) > 10 and all(list(row) == ["prompt"] for row in rows)
 
 
+@needs_starter
+@pytest.mark.parametrize("tool", other_trainers.TRAINERS)
+def test_rows_with_turns_that_are_turned_off_are_not_handed_to_whom_nothing_tells(workspace, tmp_path, tool):
+    turns = [("user", "q"), ("assistant", "WRONG"), ("user", "r"), ("assistant", "right")]
+    row = {"messages": [{"role": role, "content": text, "weight": int(text != "WRONG")} for role, text in turns]}
+    path = tmp_path / "weighted.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for _ in range(20)))
+    stored = datasets.add(workspace, path, "weighted.jsonl")
+    with pytest.raises(NotExportable, match="not to be trained"):
+        other_trainers.write(workspace, ran(workspace, "lora", stored.id), tool, tmp_path / "out")
+
+
 def test_the_script_turns_gpt2s_layers_and_names_those_of_chosen_ones():
     turned = other_trainers.files(recipe("oft", "prompt")._replace(conv1d=True), "trl")["train.py"]
     assert "isinstance(module, Conv1D)" in turned and turned.index("Conv1D)") < turned.index("get_peft_model(model")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from engine.render import Coder, outcome
 from engine.render.encode import IGNORED, conversations, encode, encode_any
 from engine.train import rows as train_rows
 from tests.conftest import SHARED_DATA
+from tests.gguf.test_reading import smollm2
 from tools import templates
 
 REPORTED = SHARED_DATA / "reported"
@@ -237,10 +237,7 @@ def test_rows_too_long_for_the_run_are_named_with_the_length_that_keeps_them() -
 
 
 def test_smollm2_loses_the_answers_of_long_rows_at_the_usual_length() -> None:
-    folder = next(Path.home().glob(".tunebook/models/smollm2-*"), None)
-    if folder is None:
-        pytest.skip("`make real` has not been run")
-    made = Coder.of_folder(folder, "SmolLM2")
+    made = Coder.of_folder(smollm2().folder, "SmolLM2")
     assert tally("long_documents.jsonl", made).lost(1024) == [1, 2, 3, 4, 5, 6]
     assert learned(rows_of("weight_zero.jsonl")[0], made) == "Sorry. The tower of Oslo is 30 metres high.<|im_end|>"
 
