@@ -145,13 +145,13 @@ def _metrics(dataset: Dataset) -> None:
     a, b, c = st.columns([1, 1, 2])
     a.metric(t("Rows"), f"{report.rows:,}")
     b.metric(t("Rows with errors"), f"{report.bad_rows:,}")
-    c.markdown(_ui.say("Kind: {kind}  \nLayout: {layout}", kind=report.type, layout=report.layout))
-    if report.label_counts:
+    c.markdown(_ui.say("Kind: {kind}  \nLayout: {layout}", kind=report.kind, layout=report.layout))
+    if report.label_counts and report.bad_rows:  # else the sentence above has them
         good, bad = report.label_counts.get("true", 0), report.label_counts.get("false", 0)
-        st.caption(t("Marked good: {good}, marked bad: {bad}.", good=good, bad=bad))
-    if report.type == "language-modeling" and report.layout == "text":
+        st.caption(t("Of the rows without errors, {good} are marked good and {bad} marked bad.", good=good, bad=bad))
+    if report.kind == "texts":
         st.caption(t("Plain texts: every token is trained."))
-    elif report.type in ("language-modeling", "prompt-completion"):
+    elif report.kind in ("conversations", "prompt-completion"):
         st.caption(t("Only the answers are trained; questions and system messages are read, not learned."))
 
 

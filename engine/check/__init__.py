@@ -23,14 +23,14 @@ from engine._faces import lazily
 if TYPE_CHECKING:
     from engine.check.file import check_file
     from engine.check.records import checked_mapping, opened
-    from engine.check.report import DatasetError, Report, os_problem, problem_to_json
+    from engine.check.report import DatasetError, Report, kind_of, os_problem, problem_to_json
     from engine.check.value_rules import meant_label
 else:
     __getattr__ = lazily(
         __name__,
         file="check_file",
         records="checked_mapping opened",
-        report="DatasetError os_problem problem_to_json Report",
+        report="DatasetError kind_of os_problem problem_to_json Report",
         value_rules="meant_label",
     )
 
@@ -40,6 +40,7 @@ __all__ = [
     "canonical",
     "check_file",
     "checked_mapping",
+    "kind_of",
     "meant_label",
     "opened",
     "os_problem",

@@ -51,6 +51,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.type and self.type != "stepwise" and self.rows and not self.errors)
 
     @property
+    def kind(self) -> str | None:
+        """What the rows are to a person and to the advisor: the type, but "texts" and "conversations" apart, which are
+        one type to a trainer. All of a text is learned, of a conversation only its answers."""
+        return kind_of(self.type, self.conversational)
+
+    @property
     def outdated(self) -> bool:
         """True when an earlier version of the check made it: today's may find more, or less."""
         return self.checker_version < CHECKER_VERSION
@@ -72,7 +78,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """The outcome in one line."""
         if self.whole_file_problem:
             return t("Cannot be trained on: {problem}", problem=self.whole_file_problem.sentence)
-        one, many = _KINDS.get(self.type or "", ("1 row", "{rows} rows"))
+        one, many = _KINDS.get(self.kind or "", ("1 row", "{rows} rows"))
         counted = t(one) if self.rows == 1 else t(many, rows=f"{self.rows:,}")
         if self.bad_rows == self.rows:
             return t("{counted}, none without errors: correct the file before training", counted=counted)
@@ -84,6 +90,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.type == "stepwise":
             return t("{counted}; no recipe trains on step labels yet", counted=counted)
+        if self.label_counts and self.type == "unpaired-preference":
+            marks = {"good": f"{self.label_counts.get('true', 0):,}", "bad": f"{self.label_counts.get('false', 0):,}"}
+            return t("{counted}, ready to train on: {good} marked good, {bad} marked bad", counted=counted, **marks)
         return t("{counted}, ready to train on", counted=counted)
 
     def lines(self) -> list[str]:
@@ -108,13 +117,21 @@ _PRINTED = ("file", "container", "layout", "type", "conversational", "rows", "ba
             "problems_file")  # fmt: skip
 
 _KINDS = {
-    "language-modeling": ("1 text or conversation", "{rows} texts or conversations"),
+    "texts": ("1 text", "{rows} texts"),
+    "conversations": ("1 conversation", "{rows} conversations"),
     "prompt-only": ("1 prompt without an answer", "{rows} prompts without answers"),
     "prompt-completion": ("1 prompt with its answer", "{rows} prompts with answers"),
     "preference": ("1 pair of a better and a worse answer", "{rows} pairs of a better and a worse answer"),
-    "unpaired-preference": ("1 answer marked good or bad", "{rows} answers marked good or bad"),
+    "unpaired-preference": ("1 answer with a label", "{rows} answers with labels"),
     "stepwise": ("1 answer with a label for each step", "{rows} answers with a label for each step"),
 }
+
+
+def kind_of(data_type: str | None, conversational: bool) -> str | None:
+    """What rows of a type are: "texts" or "conversations" for language-modeling, else the type itself."""
+    if data_type != "language-modeling":
+        return data_type
+    return "conversations" if conversational else "texts"
 
 
 def problem_to_json(problem: Problem) -> dict[str, Any]:

@@ -462,7 +462,7 @@ def test_a_document_that_holds_its_rows_in_a_list_is_read_as_that_list(tmp_path,
     text = json.dumps({"version": 2, "source": "a [{", name: [PAIR, {"prompt": "x"}], "licence": "MIT"}, indent=indent)
     report = report_of(tmp_path, text, "data.json")
     assert (report.container, report.layout, report.rows) == ("json", "prompt_completion", 2)
-    assert faults(report) == [(9 if indent else 1, "missing-field", "completion")]
+    assert faults(report) == [(9 if indent else None, "missing-field", "completion")]
 
 
 @pytest.mark.parametrize(
@@ -555,11 +555,43 @@ def test_the_json_contract_is_whole_and_in_order(tmp_path):
     ]
 
 
+def test_rows_of_an_array_on_one_line_are_named_by_their_number(tmp_path):
+    rows = [PAIR, PAIR, {**PAIR, "completion": None}]
+    assert [problem.sentence[:6] for problem in report_of(tmp_path, json.dumps(rows), "a.json").problems] == [
+        "row 2:",
+        "row 3:",
+    ]
+    assert "repeats row 1" in report_of(tmp_path, json.dumps(rows), "a.json").problems[0].message
+    by_line = report_of(tmp_path, json.dumps(rows, indent=1), "b.json")
+    assert by_line.problems[1].line == 10 and "repeats line 2" in by_line.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "words"),
+    [
+        ({"text": "Whole."}, "texts", "2 texts, ready"),
+        (CHAT, "conversations", "2 conversations, ready"),
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "conversations",
+         "2 conversations, ready"),
+        ({"prompt": "a", "completion": "b"}, "prompt-completion", "2 prompts with answers, ready"),
+    ],
+)  # fmt: skip
+def test_chats_are_conversations_and_never_texts(tmp_path, row, kind, words):
+    report = report_of(tmp_path, [row, row])
+    assert report.kind == kind and report.sentence.startswith(words)
+
+
+def test_how_many_are_marked_good_is_not_how_many_are_ready(tmp_path):
+    rows = [{"prompt": f"q{n}", "completion": "a", "label": n % 50 < 27} for n in range(100)]
+    said = "100 answers with labels, ready to train on: 54 marked good, 46 marked bad"
+    assert report_of(tmp_path, rows).sentence == said
+
+
 def test_the_lines_for_a_terminal_say_where_what_and_what_to_do(tmp_path):
     rows: list = [CHAT] * 16 + [{"messages": [user("a"), assistant(None)]}]
     lines = report_of(tmp_path, rows).lines()
     assert "line 17: messages[1].content is null; add text or delete the row" in lines
-    assert lines[0].startswith("data.jsonl: 17 texts or conversations, 1 with errors")
+    assert lines[0].startswith("data.jsonl: 17 conversations, 1 with errors")
 
 
 def test_more_than_a_thousand_problems_are_counted_and_kept_in_a_file(tmp_path):

@@ -570,7 +570,7 @@ def test_plain_text_is_offered_as_texts_to_train_on(workspace: Workspace) -> Non
     dataset = stored(workspace, b"First paragraph, of some words.\n\nThe second one.\n\nAnd a third.\n", "book.txt")
     app = open_page("data", dataset=dataset.id)
     button(app, "as_text").click().run()
-    assert not app.exception and "3 texts or conversations, ready to train on" in texts(app)
+    assert not app.exception and "3 texts, ready to train on" in texts(app)
 
 
 def test_hostile_text_stays_text_wherever_the_page_shows_it(workspace: Workspace) -> None:
