@@ -262,7 +262,7 @@ else:
         _metrics(dataset)
     _map(dataset)
     _data_rows.repairs(workspace, dataset)
-    _data_rows.problems(dataset)
+    _data_rows.problems(workspace, dataset)
     if dataset.eval_id:
         st.caption(t("This data brings its own questions for the score before and after; they are never trained on."))
     _look(dataset)

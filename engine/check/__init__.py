@@ -2,7 +2,7 @@
 
 check_file(path) is all of it. records opens a file, rows checks one piece of it (quick is the way for most of a large
 file), in this process or in those of pool; totals adds the pieces up and report says what was found. canonical turns a
-checked row into the one form that training reads.
+checked row into the one form that training reads; groups puts like problems together.
 
 A rule about                                                     stands in
 a text, a label or an optional column by itself                  value_rules
@@ -40,6 +40,7 @@ __all__ = [
     "canonical",
     "check_file",
     "checked_mapping",
+    "groups",
     "kind_of",
     "meant_label",
     "opened",

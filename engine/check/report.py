@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from engine.check import groups
 from engine.read import texts
 from engine.words import Problem, t
 
@@ -96,15 +97,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return t("{counted}, ready to train on", counted=counted)
 
     def lines(self) -> list[str]:
-        """The report for a terminal: a header, one line for each problem, and how many more there are."""
-        shown = [f"{texts.short(self.file, 200)}: {self.sentence}"]
-        for problem in self.problems:
-            if problem is not self.whole_file_problem:  # that one is in the header
-                shown.append((t("warning: ") if problem.severity == "warning" else "") + problem.sentence)
-        more = self.problem_count - len(self.problems)
-        if more > 0:
-            shown.append(t("and {more} more", more=f"{more:,}"))
-        return shown
+        """The report for a terminal: a header, one line for each problem, or for many of one rule."""
+        return [f"{texts.short(self.file, 200)}: {self.sentence}", *groups.printed(self)]
 
     def to_json(self) -> dict[str, Any]:
         """What `tunebook check --json` prints."""

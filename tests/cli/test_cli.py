@@ -571,3 +571,15 @@ def test_a_base_that_cannot_be_read_or_is_not_known_is_said_and_the_advisor_answ
     assert said.code == 0 and "LoRA" in said.out and "architecture is not known" in said.out
     said = tunebook("advise", "--rows", "-3", "--gpu-memory-gib", "0", "--base-parameters", "nan")
     assert said.code == 0 and "LoRA" in said.out and said.out.count("  ! ") == 3
+
+
+def test_a_reader_that_goes_early_ends_a_command_quietly(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps(pair) for pair in PAIRS))
+    command = [sys.executable, "-m", "engine.cli", "check", str(file)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=processes.PROJECT_DIR
+    ) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
