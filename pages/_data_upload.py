@@ -11,6 +11,7 @@ import streamlit as st
 from streamlit.components.v2 import component
 
 from engine import limits
+from engine.check import text_files
 from engine.data import Dataset, jobs, uploads
 from engine.data import fixes as data_fixes
 from engine.words import language, t
@@ -23,7 +24,7 @@ POLL_S = 0.5
 
 _HTML = """
 <div class="zone">
-  <input type="file" id="file" data-testid="stFileUploaderDropzoneInput">
+  <input type="file" id="file" multiple data-testid="stFileUploaderDropzoneInput">
   <label for="file"></label>
   <span class="hint"></span>
   <div class="going" hidden>
@@ -73,8 +74,13 @@ export default function ({ parentElement, data, setTriggerValue }) {
   const left = seconds => seconds < 90 ? texts.seconds.replace("{n}", Math.max(1, Math.round(seconds)))
     : texts.minutes.replace("{n}", Math.round(seconds / 60));
 
-  const send = async file => {
+  const isText = file => data.endings.some(ending => file.name.toLowerCase().endsWith(ending));
+
+  // One file, or several texts one after the other; what was sent before one is refused is left to be cleaned up.
+  const send = async (files, sent = []) => {
+    const file = files[sent.length];
     if (!file || uploads.has(parentElement)) return;
+    if (files.length > 1 && !files.every(isText)) return refused({ rule: "upload-several", parameters: {} });
     if (file.size > data.limit_bytes) {
       return refused({ rule: "upload-too-large", parameters: { limit_mib: data.limit_bytes / 1048576 } });
     }
@@ -105,8 +111,10 @@ export default function ({ parentElement, data, setTriggerValue }) {
       let answer = {};
       try { answer = JSON.parse(request.responseText); } catch { /* said below */ }
       if (request.status !== 201) return refused(answer);
+      const all = [...sent, { id: answer.upload, name: file.name }];
       idle();
-      setTriggerValue("uploaded", { id: answer.upload, name: file.name });
+      if (all.length < files.length) return send(files, all);
+      setTriggerValue("uploaded", { files: all });
     };
     request.onerror = () => refused({});
     request.onabort = idle;
@@ -115,14 +123,14 @@ export default function ({ parentElement, data, setTriggerValue }) {
     request.send(file);
   };
 
-  input.onchange = () => send(input.files[0]);
+  input.onchange = () => send([...input.files]);
   cancel.onclick = () => { const request = uploads.get(parentElement); idle(); if (request) request.abort(); };
   zone.ondragover = event => { event.preventDefault(); zone.classList.add("over"); };
   zone.ondragleave = () => zone.classList.remove("over");
   zone.ondrop = event => {
     event.preventDefault();
     zone.classList.remove("over");
-    send(event.dataTransfer.files[0]);
+    send([...event.dataTransfer.files]);
   };
   return () => { const request = uploads.get(parentElement); if (request) { idle(); request.abort(); } };
 }
@@ -150,7 +158,13 @@ def widget(workspace: Workspace) -> None:
             )
         )
     else:
-        st.caption(t("JSON Lines, a JSON array, CSV or Parquet, also gzipped; at most {size}.", size=size))
+        st.caption(
+            t(
+                "JSON Lines, a JSON array, CSV or Parquet, also gzipped; or texts (.md, .txt), several at once; "
+                "at most {size}.",
+                size=size,
+            )
+        )
     done = _uploader(
         key="uploader",
         data={
@@ -158,6 +172,7 @@ def widget(workspace: Workspace) -> None:
             "header": uploads.TICKET_HEADER,
             "ticket": ticket,
             "limit_bytes": uploads.limit_bytes(),
+            "endings": list(text_files.ENDINGS),
             "texts": {
                 "choose": t("Choose a file"),
                 "hint": t("or drop it here"),
@@ -173,11 +188,23 @@ def widget(workspace: Workspace) -> None:
     if done.refused is not None:
         st.error(_ui.plain(uploads.refusal(done.refused).sentence))
     if isinstance(done.uploaded, dict):
-        source = uploads.path_of(workspace, done.uploaded.get("id"))
-        if source is None:
-            st.error(_ui.plain(uploads.refusal(None).sentence))
-        else:
-            store(workspace, source, str(done.uploaded.get("name") or "data")[:1000], remove=True)
+        _take_files(workspace, done.uploaded.get("files"))
+
+
+def _take_files(workspace: Workspace, sent: Any) -> None:
+    """Check and store what the browser has sent: one file, or several texts as one data set."""
+    named = [one for one in sent if isinstance(one, dict)] if isinstance(sent, list) else []
+    found = [(uploads.path_of(workspace, one.get("id")), str(one.get("name") or "data")[:1000]) for one in named]
+    files = [(path, name) for path, name in found if path is not None]
+    if not files or len(files) < len(found):
+        st.error(_ui.plain(uploads.refusal(None).sentence))
+    elif len(files) == 1:
+        store(workspace, *files[0], remove=True)
+    else:
+        name = t("{first} and {n} more", first=files[0][1], n=len(files) - 1)
+        texts = tuple((str(path), name) for path, name in files)
+        call = jobs.Call(workspace=str(workspace.root), texts=texts, name=name, remove_source=True)
+        _begin(call, sum(path.stat().st_size for path, _ in files))
 
 
 def _size(size_bytes: int) -> str:

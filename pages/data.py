@@ -153,6 +153,8 @@ def _metrics(dataset: Dataset) -> None:
         st.caption(t("Plain texts: every token is trained."))
     elif report.kind in ("conversations", "prompt-completion"):
         st.caption(t("Only the answers are trained; questions and system messages are read, not learned."))
+    for note in report.notes:
+        st.caption(_ui.plain(note))
 
 
 def _map(dataset: Dataset) -> None:

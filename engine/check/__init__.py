@@ -46,4 +46,5 @@ __all__ = [
     "opened",
     "os_problem",
     "problem_to_json",
+    "text_files",
 ]

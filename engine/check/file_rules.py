@@ -8,6 +8,7 @@ from collections import Counter
 from xxhash import xxh3_64_intdigest as hash64
 
 from engine.check.ledger import PROBLEMS_KEPT
+from engine.check.notes import FILE_COLUMN
 from engine.check.piece import GROUP_ROWS
 from engine.check.records import OpenFile
 from engine.check.repeats import Hashes, Places, Repeats
@@ -36,9 +37,13 @@ def judge_file(file: OpenFile, totals: Totals, window: Window | None) -> None:
         _labels(totals)
     _length_bias(totals)
     used = {*reading.layout.fields.values(), *reading.layout.required, *file.mapping}
-    unused = [column for column in totals.layout_columns if column not in used]
+    unused = [column for column in totals.layout_columns if column not in used and column not in _SAID_BY_DESIGN]
     if unused:
         totals.warn("unused-columns", found=texts.name_list(unused, 12))
+
+
+# Columns that say nothing to learn by what they are: how OpenAI's API may call tools, and which file a text came from.
+_SAID_BY_DESIGN = ("parallel_tool_calls", FILE_COLUMN)
 
 
 def _repetitions(file: OpenFile, totals: Totals) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from engine.check import groups
+from engine.check import notes as check_notes
 from engine.read import texts
 from engine.words import Problem, t
 
@@ -75,6 +76,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
     @property
+    def notes(self) -> list[str]:
+        """What is worth knowing of the file and is no problem, a sentence each."""
+        return check_notes.notes(self) if self.rows else []
+
+    @property
     def sentence(self) -> str:
         """The outcome in one line."""
         if self.whole_file_problem:
@@ -97,8 +103,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return t("{counted}, ready to train on", counted=counted)
 
     def lines(self) -> list[str]:
-        """The report for a terminal: a header, one line for each problem, or for many of one rule."""
-        return [f"{texts.short(self.file, 200)}: {self.sentence}", *groups.printed(self)]
+        """The report for a terminal: a header, one line for each problem, or for many of one rule, and what
+        is worth knowing besides."""
+        return [f"{texts.short(self.file, 200)}: {self.sentence}", *groups.printed(self), *self.notes]
 
     def to_json(self) -> dict[str, Any]:
         """What `tunebook check --json` prints."""

@@ -18,9 +18,9 @@ import msgspec
 from filelock import FileLock
 
 from engine import limits
-from engine.check import DatasetError, Report, checked_mapping
+from engine.check import DatasetError, Report, checked_mapping, text_files
 from engine.data import making
-from engine.data.fixes import DROP_BAD_ROWS, FIXES, Edit
+from engine.data.fixes import AS_TEXT, DROP_BAD_ROWS, FIXES, Edit
 from engine.read import OnProgress, lines, texts
 from engine.words import Problem
 from engine.workspace import BadId, Workspace, checked
@@ -105,6 +105,8 @@ def add(
 ) -> Dataset:
     """Check the file at `source`, store it and return the dataset; a file that is stored already is left as it is.
 
+    A folder of texts, or a file called .md or .txt that holds no rows, is stored as the rows made of it.
+
     With `move` the file is taken from where it is, not copied. Without `wait_for_rows` a large file is returned once it
     is checked, and its rows are still to be made.
 
@@ -124,8 +126,14 @@ def add(
     with making.told(source):
         if limits.on():
             limits.check_source(workspace, source)
-        if source.is_dir():
-            raise DatasetError(Problem(rule="file-is-folder", parameters={"path": str(source)}))
+        if source.is_dir() or (AS_TEXT not in fixes and text_files.is_text(source, name)):
+            with text_files.as_rows(source, name) as rows:
+                if rows.is_dir():
+                    raise DatasetError(Problem(rule="file-is-folder", parameters={"path": str(source)}))
+                return add(
+                    workspace, rows, name, drop_bad_rows=drop_bad_rows, fixes=fixes, mapping=mapping, parent=parent,
+                    eval_id=eval_id, progress=progress, wait_for_rows=wait_for_rows,
+                )  # fmt: skip
         with source.open("rb") as file:  # before any folder is made
             making.remove_leftovers(workspace)
             workspace.datasets_dir.mkdir(parents=True, exist_ok=True)

@@ -533,7 +533,7 @@ def test_an_empty_file_is_said_to_be_empty(tmp_path, data):
 def test_a_file_that_cannot_be_opened_has_a_sentence(tmp_path):
     with pytest.raises(DatasetError, match=r"there is no file .*; check the path"):
         check_file(tmp_path / "nowhere.jsonl")
-    with pytest.raises(DatasetError, match="is a folder; name one file in it"):
+    with pytest.raises(DatasetError, match=r"is a folder without texts .*; name one file in it"):
         check_file(tmp_path)
 
 
