@@ -71,7 +71,8 @@ def _one_rule(workspace: Workspace, dataset: Dataset, group: groups.Group, texts
             row = texts.get(problem.row or 0)
             place = f"{group.severity}_{group.rule}_{number}"
             with st.container(horizontal=True):
-                st.markdown(_ui.plain(problem.sentence))
+                alike = group.count > 1 and problem.message == group.heading  # the heading and the line below it say it
+                st.markdown(_ui.plain(groups.places([problem]) if alike else problem.sentence))
                 if row and row.whole and st.button(t("Edit"), key=f"edit_{place}", width="content"):
                     _open(dataset, row.row, place)
             if row and row.text:
@@ -90,12 +91,13 @@ def _one_rule(workspace: Workspace, dataset: Dataset, group: groups.Group, texts
 
 def _what_to_do(workspace: Workspace, dataset: Dataset, group: groups.Group) -> None:
     """Say what to do about a group, with a button that leaves its rows out where that is sensible."""
-    left, right = st.columns([5, 3], vertical_alignment="center")
     fix = f"{group.problems[0].fix}." if len({problem.fix for problem in group.problems}) == 1 else ""
     text = _ui.say("Rule {rule}. What to do: {fix}", rule=group.rule, fix=fix)
-    left.caption(text if fix else _ui.say("Rule {rule}. What to do stands with each.", rule=group.rule))
+    st.caption(text if fix else _ui.say("Rule {rule}. What to do stands with each.", rule=group.rule))
     leaving = fixes.leaving_out(dataset.report, group.rule) if group.severity == "warning" else None
-    if leaving and right.button(t("Leave these rows out"), key=f"leave_out_{group.rule}"):
+    if leaving in fixes.offers(dataset.report):
+        return  # it stands above
+    if leaving and st.button(t("Leave these rows out"), key=f"leave_out_{group.rule}"):
         changed = tuple(fixes.Edit(row=row, text=text) for row, text in _edits(dataset).items())
         _data_upload.change(workspace, dataset, fixes=(*changed, leaving))
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from engine.words import Problem, rules, t
-
-if TYPE_CHECKING:
-    from engine.check.report import Report
 
 # So many lines that are alike say more than one line with their places.
 MOST_ALIKE = 10
 RANGES_SHOWN = 12
+
+
+class Found(Protocol):
+    """What a report has to say of its problems."""
+
+    @property
+    def errors(self) -> dict[str, int]: ...
+    @property
+    def warnings(self) -> dict[str, int]: ...
+    @property
+    def problems(self) -> tuple[Problem, ...]: ...
+    @property
+    def whole_file_problem(self) -> Problem | None: ...
 
 
 class Group(NamedTuple):
@@ -38,7 +48,7 @@ class Group(NamedTuple):
         return places(self.problems)
 
 
-def grouped(report: Report) -> list[Group]:
+def grouped(report: Found) -> list[Group]:
     """Return the groups of a report: errors first, then the most frequent first. What is wrong with the whole file and
     stands in its sentence is left out."""
     found: list[Group] = []
@@ -52,14 +62,18 @@ def grouped(report: Report) -> list[Group]:
 
 def places(problems: Iterable[Problem]) -> str:
     """Return where problems are, as ranges; nothing for those of a whole file."""
-    lines = {p.line for p in problems if p.line}
-    rows = {p.row for p in problems if p.row and not p.line}
+    problems = list(problems)
+    by_row = any(p.row and not p.line_says for p in problems)
+    lines = {p.line for p in problems if p.line and not by_row}
+    rows = {p.row for p in problems if p.row and by_row}
+    if len(lines) == 1 or (not lines and len(rows) == 1):
+        return t("line {line}", line=f"{min(lines):,}") if lines else t("row {row}", row=f"{min(rows):,}")
     if lines:
         return t("lines {ranges}", ranges=_ranges(sorted(lines)))
     return t("rows {ranges}", ranges=_ranges(sorted(rows))) if rows else ""
 
 
-def printed(report: Report) -> list[str]:
+def printed(report: Found) -> list[str]:
     """Return a line for each problem in the order of the file; many of one rule are one line that names their places,
     with the first of them as an example."""
     groups = grouped(report)

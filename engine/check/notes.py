@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from engine.spec import recipes
 from engine.words import t
-
-if TYPE_CHECKING:
-    from engine.check.report import Report
 
 # The column that says which file a text came from, and how long a row made of a text is at most. That is about 1,000
 # tokens of English, at the 4 characters a token that OpenAI's help names; more of Chinese or code.
@@ -18,14 +13,14 @@ MAX_CHARACTERS = 4_000
 _CHAT_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
 
 
-def notes(report: Report) -> list[str]:
-    """Return a sentence for each thing that is worth knowing of a file."""
+def notes(layout: str | None, kind: str | None, columns: tuple[str, ...]) -> list[str]:
+    """Return a sentence for each thing that is worth knowing of a file of this layout, kind of rows and columns."""
     found = []
-    if report.layout == "openai_preference":
+    if layout == "openai_preference":
         found.append(_openai("dpo"))
-    elif report.layout == "messages" and report.columns and set(report.columns) <= _CHAT_KEYS:
+    elif layout == "messages" and columns and set(columns) <= _CHAT_KEYS:
         found.append(_openai("lora"))
-    if report.kind == "texts" and FILE_COLUMN in report.columns:
+    if kind == "texts" and FILE_COLUMN in columns:
         found.append(
             t(
                 "Each text file is a row, cut at blank lines where it is longer than {n} characters; a longer paragraph "
@@ -33,7 +28,7 @@ def notes(report: Report) -> list[str]:
                 n=f"{MAX_CHARACTERS:,}",
             )
         )
-    if report.kind == "texts":
+    if kind == "texts":
         found.append(
             t("Facts that change are better looked up when a question is asked (retrieval, RAG) than trained.")
         )

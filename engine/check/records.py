@@ -63,19 +63,19 @@ class OpenFile:
         self.has_bom = False
         self.reading: formats.Reading | None = None  # of most of its first rows; None when these fit no layout
         self.example: dict[str, Any] | None = None  # a row as most are
-        self.on_one_line = False  # a JSON array whose records share lines, which so say nothing
+        self.one_line: int | None = None  # the line that the records of a JSON array share, and that so says nothing
 
     def begin(self) -> None:
         """Find the container, then how its rows are read. Raises source.NotRows."""
         self.container = self._container()
         if self.container == "json":
             first = [line for line, _ in itertools.islice(self.records(), 2)]
-            self.on_one_line = len(first) == 2 and first[0] == first[1]
+            self.one_line = first[0] if len(first) == 2 and first[0] == first[1] else None
         self.reading = self._detect()
 
     @property
     def has_lines(self) -> bool:
-        return self.container != "parquet" and not self.on_one_line
+        return self.container != "parquet" and self.one_line is None
 
     @property
     def shown_container(self) -> str | None:
@@ -90,7 +90,7 @@ class OpenFile:
             return tables.csv_records(chunks, self.separator)
         if self.container == "json":
             found = documents.split_documents(chunks)
-            return ((None, raw) for _, raw in found) if self.on_one_line else found
+            return ((None, raw) for _, raw in found) if self.one_line is not None else found
         return read_lines.split_lines(chunks)
 
     def records_at(self, rows: array[int], ranges: list[Range]) -> Iterator[tuple[int, bytes]]:

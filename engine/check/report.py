@@ -78,7 +78,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def notes(self) -> list[str]:
         """What is worth knowing of the file and is no problem, a sentence each."""
-        return check_notes.notes(self) if self.rows else []
+        return check_notes.notes(self.layout, self.kind, self.columns) if self.rows else []
 
     @property
     def sentence(self) -> str:

@@ -1,6 +1,7 @@
 """Texts (.md, .txt), alone or a folder of them, as rows; files for OpenAI's fine-tuning; what is said of both."""
 
 import io
+import itertools
 import json
 import re
 
@@ -23,7 +24,7 @@ def test_a_text_is_cut_at_blank_lines_alone_and_nothing_of_it_is_lost(parts, mos
     assert [line for piece in found for line in piece.split("\n") if line.strip()] == lines
     for piece in found:
         assert len(piece) <= most or not re.search(r"\n\s*\n", piece)
-    for one, other in zip(found, found[1:], strict=False):  # none is cut that need not be
+    for one, other in itertools.pairwise(found):  # none is cut that need not be
         assert len(one) + 2 + len(other.split("\n\n")[0]) > most
 
 

@@ -578,8 +578,8 @@ def test_a_reader_that_goes_early_ends_a_command_quietly(tmp_path):
     file.write_text("\n".join(json.dumps(pair) for pair in PAIRS))
     command = [sys.executable, "-m", "engine.cli", "check", str(file)]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, cwd=processes.PROJECT_DIR, env=buffered) as process:
+    here, pipe = processes.PROJECT_DIR, subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, cwd=here, env=buffered) as process:
         assert process.stdout and process.stderr
         process.stdout.close()
         assert process.stderr.read() == b""

@@ -505,7 +505,7 @@ def test_like_lines_are_one_group_and_left_out_in_one_go(workspace: Workspace) -
     assert "437 × A row that repeats an earlier one exactly" in [e.label for e in app.expander]
     assert "The same in lines 14-446" in texts(app)
     assert "Leave out 437 rows that repeat an earlier one: 9 rows stay" in texts(app)
-    button(app, "leave_out_duplicate-row").click().run()
+    button(app, "drop_repeats").click().run()
     assert not app.exception and "9 prompts with answers, ready to train on" in texts(app)
 
 
@@ -605,7 +605,7 @@ def test_an_unknown_layout_shows_what_its_columns_hold(workspace: Workspace) -> 
 
 
 def test_plain_text_is_offered_as_texts_to_train_on(workspace: Workspace) -> None:
-    dataset = stored(workspace, b"First paragraph, of some words.\n\nThe second one.\n\nAnd a third.\n", "book.txt")
+    dataset = stored(workspace, b"First paragraph, of some words.\n\nThe second one.\n\nAnd a third.\n", "book")
     app = open_page("data", dataset=dataset.id)
     button(app, "as_text").click().run()
     assert not app.exception and "3 texts, ready to train on" in texts(app)
