@@ -9,6 +9,7 @@ import streamlit as st
 from engine import machine
 from engine.advise import Facts
 from engine.advise import facts as advise_facts
+from engine.check import kind_of
 from engine.data import Dataset
 from engine.models import Base
 from engine.words import t
@@ -16,9 +17,11 @@ from pages import _ui
 
 
 def _data_words() -> dict[str, str]:
+    """Return what rows can be, by the kind that a report names."""
     return {
-        "prompt-completion": t("Questions with answers, or conversations"),
-        "language-modeling": t("Plain text"),
+        "prompt-completion": t("Questions with answers"),
+        "conversations": t("Conversations"),
+        "texts": t("Plain texts"),
         "preference": t("Pairs: a better and a worse answer"),
         "unpaired-preference": t("Single answers marked good or bad"),
         "prompt-only": t("Questions alone"),
@@ -47,7 +50,7 @@ def ask(dataset: Dataset | None, base: Base) -> dict[str, Any]:
 
 def _data_line(dataset: Dataset | None, said: dict[str, Any]) -> str:
     if said.get("rows") or said.get("data_type") or dataset is None:
-        rows, kind = said.get("rows"), _data_words().get(said.get("data_type") or "")
+        rows, kind = said.get("rows"), _data_words().get(_kind_said(said) or "")
         if rows and kind:
             return t("As planned below: {rows} rows. {kind}", rows=f"{rows:,}", kind=kind)
         if rows:
@@ -57,8 +60,12 @@ def _data_line(dataset: Dataset | None, said: dict[str, Any]) -> str:
             if kind
             else t("No data yet: say below what it will be, or bring a file.")
         )
-    kind = _data_words().get(dataset.report.type or "", dataset.report.type or "?")
+    kind = _data_words().get(dataset.report.kind or "", dataset.report.kind or "?")
     return t("{name}: {rows} rows. {kind}", name=dataset.name, rows=f"{dataset.good_rows:,}", kind=kind)
+
+
+def _kind_said(said: dict[str, Any]) -> str | None:
+    return kind_of(said.get("data_type"), said.get("conversational", False))
 
 
 def _card_line(said: dict[str, Any]) -> str:
@@ -96,6 +103,13 @@ def _choice(place: Any, label: str, words: dict[str, str], key: str, known: str 
     return shown
 
 
+def _of_kind(kind: str | None) -> dict[str, Any]:
+    """Return the facts that a kind of rows stands for."""
+    if kind in ("texts", "conversations"):
+        return {"data_type": "language-modeling", "conversational": kind == "conversations"}
+    return {"data_type": kind}
+
+
 def _plan(dataset: Dataset | None, memory_gb: int | None, base: Base) -> dict[str, Any]:
     """Let somebody on a laptop plan for another machine; an empty field means what was found, and is left out of what
     is returned. All of it stands in the URL, so that a scenario can be sent to somebody."""
@@ -117,7 +131,7 @@ def _plan(dataset: Dataset | None, memory_gb: int | None, base: Base) -> dict[st
             t("Size of the base in billions"), min_value=0.01, value=None, key="plan_billions", bind="query-params",
             placeholder=f"{parameters / 1e9:.3g}" if parameters else "",
         )  # fmt: skip
-        data_type = _choice(left, t("Kind of rows"), _data_words(), "plan_data")
+        kind = _choice(left, t("Kind of rows"), _data_words(), "plan_data")
         tolerances = {
             "low": t("As little as possible"),
             "medium": t("Some, if it learns the task"),
@@ -128,7 +142,7 @@ def _plan(dataset: Dataset | None, memory_gb: int | None, base: Base) -> dict[st
             t("Time you have, in minutes"), min_value=1, value=None, step=1, key="plan_minutes", bind="query-params"
         )
         good = bad = None
-        if (data_type or (dataset.report.type if dataset else None)) == "unpaired-preference":
+        if (kind or (dataset.report.type if dataset else None)) == "unpaired-preference":
             good = left.number_input(
                 t("Rows marked good"), min_value=0, value=None, step=1, key="plan_good", bind="query-params"
             )
@@ -140,7 +154,7 @@ def _plan(dataset: Dataset | None, memory_gb: int | None, base: Base) -> dict[st
         )
         judge = middle.checkbox(t("I have a reward model"), key="plan_judge", bind="query-params")
     said: dict[str, Any] = {
-        "rows": other_rows, "data_type": data_type, "forgetting_tolerance": tolerance, "time_budget_minutes": minutes,
+        "rows": other_rows, **_of_kind(kind), "forgetting_tolerance": tolerance, "time_budget_minutes": minutes,
         "good_rows": good, "bad_rows": bad, "base_parameters": other_size * 1e9 if other_size else None,
     }  # fmt: skip
     said = {name: value for name, value in said.items() if value is not None}

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine.check import DatasetError
+from engine.check import DatasetError, groups
 from engine.data import Dataset, datasets, fixes, one_row
 from engine.read import lines
 from engine.words import Problem, t
@@ -50,48 +50,58 @@ def _original(dataset: Dataset) -> str:
 # --- problems -----------------------------------------------------------------------------------------------------
 
 
-def problems(dataset: Dataset) -> None:
+def problems(workspace: Workspace, dataset: Dataset) -> None:
     """Every rule that is broken, with its count, the first lines with the spot marked, and all lines as a download."""
-    report = dataset.report
-    chosen: dict[str, list[Problem]] = {}
-    for severity, counts in (("error", report.errors), ("warning", report.warnings)):
-        for rule in counts:
-            of_rule = [p for p in report.problems if p.rule == rule and p.severity == severity]
-            if of_rule and of_rule[0] == report.whole_file_problem:
-                continue  # it stands above, whole
-            chosen[f"{severity} {rule}"] = of_rule
-    wanted = tuple(sorted({p.row for some in chosen.values() for p in some[:SHOWN_SPOTS] if p.row}))
+    found = groups.grouped(dataset.report)
+    wanted = tuple(sorted({p.row for group in found for p in group.problems[:SHOWN_SPOTS] if p.row}))
     texts = _rows(_original(dataset), dataset.mapping, wanted) if wanted else {}
-    for severity, counts in (("error", report.errors), ("warning", report.warnings)):
-        for rule, count in sorted(counts.items(), key=lambda entry: -entry[1]):
-            if chosen.get(f"{severity} {rule}"):
-                _one_rule(dataset, chosen[f"{severity} {rule}"], count, texts)
+    for group in found:
+        _one_rule(workspace, dataset, group, texts)
     _download_problems(dataset)
 
 
-def _one_rule(dataset: Dataset, found: list[Problem], count: int, texts: dict[int, one_row.Row]) -> None:
-    first = found[0]
-    is_error = first.severity == "error"
+def _one_rule(workspace: Workspace, dataset: Dataset, group: groups.Group, texts: dict[int, one_row.Row]) -> None:
+    is_error = group.severity == "error"
     icon = ":material/error:" if is_error else ":material/warning:"
-    label = t("{n} × {what}", n=f"{count:,}", what=first.message)
+    label = t("{n} × {what}", n=f"{group.count:,}", what=group.heading)
     with st.expander(_ui.plain(label), expanded=is_error, icon=icon):
-        st.caption(_ui.say("Rule {rule}. What to do: {fix}.", rule=first.rule, fix=first.fix))
-        shown = found[:SHOWN_SPOTS]
+        _what_to_do(workspace, dataset, group)
+        shown = group.problems[:SHOWN_SPOTS]
         for number, problem in enumerate(shown):
             row = texts.get(problem.row or 0)
-            place = f"{first.severity}_{first.rule}_{number}"
+            place = f"{group.severity}_{group.rule}_{number}"
             with st.container(horizontal=True):
-                st.markdown(_ui.plain(problem.sentence))
+                alike = group.count > 1 and problem.message == group.heading  # the heading and the line below it say it
+                st.markdown(_ui.plain(groups.places([problem]) if alike else problem.sentence))
                 if row and row.whole and st.button(t("Edit"), key=f"edit_{place}", width="content"):
                     _open(dataset, row.row, place)
             if row and row.text:
                 st.caption(_excerpt(row.text, one_row.spot(row.text, problem)))
             if row:
                 _editor(dataset, row, place)
-        _ui.problem_list(found[SHOWN_SPOTS:LINES_PER_RULE])
-        if count > LINES_PER_RULE:
-            more = f"{count - LINES_PER_RULE:,}"
-            st.caption(t("and {n} more; the download below has the lines.", n=more))
+        rest = group.problems[SHOWN_SPOTS:]
+        if group.count <= LINES_PER_RULE:
+            _ui.problem_list(rest)
+            return
+        if rest:
+            st.caption(_ui.say("The same in {places}.", places=groups.places(rest)))
+        if more := group.count - len(group.problems):
+            st.caption(t("and {n} more; the download below has the lines.", n=f"{more:,}"))
+
+
+def _what_to_do(workspace: Workspace, dataset: Dataset, group: groups.Group) -> None:
+    """Say what to do about a group, with a button that leaves its rows out where that is sensible."""
+    fix = f"{group.problems[0].fix}." if len({problem.fix for problem in group.problems}) == 1 else ""
+    if fix:
+        st.caption(_ui.say("Rule {rule}. What to do: {fix}", rule=group.rule, fix=fix))
+    else:
+        st.caption(_ui.say("Rule {rule}. What to do stands with each.", rule=group.rule))
+    leaving = fixes.leaving_out(dataset.report, group.rule) if group.severity == "warning" else None
+    if leaving in fixes.offers(dataset.report):
+        return  # it stands above
+    if leaving and st.button(t("Leave these rows out"), key=f"leave_out_{group.rule}"):
+        changed = tuple(fixes.Edit(row=row, text=text) for row, text in _edits(dataset).items())
+        _data_upload.change(workspace, dataset, fixes=(*changed, leaving))
 
 
 def _excerpt(text: str, where: tuple[int, int] | None) -> str:
@@ -132,6 +142,7 @@ def repairs(workspace: Workspace, dataset: Dataset) -> None:
         fixes.AS_TEXT: t("Make rows of the paragraphs"),
         fixes.STRIP_BOM: t("Remove the mark"),
         fixes.CONVERT_LABELS: t("Convert the labels"),
+        fixes.DROP_REPEATS: t("Leave out repeats"),
         fixes.DROP_BAD_ROWS: t("Leave out the bad rows"),
     }
     report = dataset.report
@@ -203,7 +214,7 @@ def _open(dataset: Dataset, row: int | None, place: str = "") -> None:
 
 
 def _editor(dataset: Dataset, row: one_row.Row, where: str) -> None:
-    """The row, where it was opened: its text as it stands in the file, checked as it is changed."""
+    """The row, where it was opened: its text as it stands in the file, checked when a person asks."""
     if st.session_state.get(f"open_row_{dataset.id}") != (row.row, where):
         return
     number = row.row
@@ -211,12 +222,14 @@ def _editor(dataset: Dataset, row: one_row.Row, where: str) -> None:
         place = t("Row {row}, line {line}", row=f"{row.row:,}", line=f"{row.line:,}") if row.line else ""
         st.markdown(f"**{_ui.plain(place or t('Row {row}', row=f'{row.row:,}'))}**")
         edits = _edits(dataset)
-        text = st.text_area(
-            t("The row as it stands in the file. Change it and press Ctrl+Enter to have it checked."),
-            edits.get(number) or row.text,
-            height=160,
-            key=f"edit_text_{dataset.id}_{number}",
-        )
+        with st.form(f"edit_form_{dataset.id}_{number}", border=False):
+            text = st.text_area(
+                t("The row as it stands in the file"),
+                edits.get(number) or row.text,
+                height=160,
+                key=f"edit_text_{dataset.id}_{number}",
+            )
+            st.form_submit_button(t("Check this row"), key="check_edit")
         before, _ = _checked(_original(dataset), dataset.mapping, row.text)
         after, trained = _checked(_original(dataset), dataset.mapping, text)
         if text != row.text:

@@ -11,6 +11,7 @@ import streamlit as st
 from streamlit.components.v2 import component
 
 from engine import limits
+from engine.check import text_files
 from engine.data import Dataset, jobs, uploads
 from engine.data import fixes as data_fixes
 from engine.words import language, t
@@ -23,7 +24,7 @@ POLL_S = 0.5
 
 _HTML = """
 <div class="zone">
-  <input type="file" id="file" data-testid="stFileUploaderDropzoneInput">
+  <input type="file" id="file" multiple data-testid="stFileUploaderDropzoneInput">
   <label for="file"></label>
   <span class="hint"></span>
   <div class="going" hidden>
@@ -73,8 +74,13 @@ export default function ({ parentElement, data, setTriggerValue }) {
   const left = seconds => seconds < 90 ? texts.seconds.replace("{n}", Math.max(1, Math.round(seconds)))
     : texts.minutes.replace("{n}", Math.round(seconds / 60));
 
-  const send = async file => {
+  const isText = file => data.endings.some(ending => file.name.toLowerCase().endsWith(ending));
+
+  // One file, or several texts one after the other; what was sent before one is refused is left to be cleaned up.
+  const send = async (files, sent = []) => {
+    const file = files[sent.length];
     if (!file || uploads.has(parentElement)) return;
+    if (files.length > 1 && !files.every(isText)) return refused({ rule: "upload-several", parameters: {} });
     if (file.size > data.limit_bytes) {
       return refused({ rule: "upload-too-large", parameters: { limit_mib: data.limit_bytes / 1048576 } });
     }
@@ -105,8 +111,10 @@ export default function ({ parentElement, data, setTriggerValue }) {
       let answer = {};
       try { answer = JSON.parse(request.responseText); } catch { /* said below */ }
       if (request.status !== 201) return refused(answer);
+      const all = [...sent, { id: answer.upload, name: file.name }];
       idle();
-      setTriggerValue("uploaded", { id: answer.upload, name: file.name });
+      if (all.length < files.length) return send(files, all);
+      setTriggerValue("uploaded", { files: all });
     };
     request.onerror = () => refused({});
     request.onabort = idle;
@@ -115,14 +123,14 @@ export default function ({ parentElement, data, setTriggerValue }) {
     request.send(file);
   };
 
-  input.onchange = () => send(input.files[0]);
+  input.onchange = () => send([...input.files]);
   cancel.onclick = () => { const request = uploads.get(parentElement); idle(); if (request) request.abort(); };
   zone.ondragover = event => { event.preventDefault(); zone.classList.add("over"); };
   zone.ondragleave = () => zone.classList.remove("over");
   zone.ondrop = event => {
     event.preventDefault();
     zone.classList.remove("over");
-    send(event.dataTransfer.files[0]);
+    send([...event.dataTransfer.files]);
   };
   return () => { const request = uploads.get(parentElement); if (request) { idle(); request.abort(); } };
 }
@@ -145,14 +153,29 @@ def widget(workspace: Workspace) -> None:
                 )
             )
         else:
-            st.caption(_ui.say("JSON Lines, a JSON array, CSV or Parquet, also gzipped; at most {size}.", size=size))
+            st.caption(
+                _ui.say(
+                    "JSON Lines, a JSON array, CSV or Parquet, also gzipped; or texts (.md, .txt), several at once; "
+                    "at most {size}.",
+                    size=size,
+                )
+            )
     label = t("JSON Lines, a JSON array, CSV or Parquet; at most {n} MB", n=FALLBACK_LIMIT_MB)
-    if found := received(workspace, "upload", label):
-        store(workspace, *found, remove=True)
+    files = received(workspace, "upload", label, endings=text_files.ENDINGS)
+    if len(files) == 1:
+        store(workspace, *files[0], remove=True)
+    elif files:
+        name = t("{first} and {n} more", first=files[0][1], n=len(files) - 1)
+        texts = tuple((str(path), name) for path, name in files)
+        call = jobs.Call(workspace=str(workspace.root), texts=texts, name=name, remove_source=True)
+        _begin(call, sum(path.stat().st_size for path, _ in files))
 
 
-def received(workspace: Workspace, key: str, label: str, limit_bytes: int | None = None) -> tuple[Path, str] | None:
-    """Let a person send a file, and return where it lies and what it is called, once; whoever takes it removes it.
+def received(
+    workspace: Workspace, key: str, label: str, limit_bytes: int | None = None, endings: tuple[str, ...] = ()
+) -> list[tuple[Path, str]]:
+    """Let a person send a file, or several whose names have these endings, and return where they lie and what they are
+    called, once; whoever takes them removes them.
 
     `label` is for where the pages are served without our upload route.
     """
@@ -168,6 +191,7 @@ def received(workspace: Workspace, key: str, label: str, limit_bytes: int | None
             "header": uploads.TICKET_HEADER,
             "ticket": ticket,
             "limit_bytes": min(limit_bytes or uploads.limit_bytes(), uploads.limit_bytes()),
+            "endings": list(endings),
             "texts": {
                 "choose": t("Choose a file"),
                 "hint": t("or drop it here"),
@@ -183,22 +207,25 @@ def received(workspace: Workspace, key: str, label: str, limit_bytes: int | None
     if done.refused is not None:
         st.error(_ui.plain(uploads.refusal(done.refused).sentence))
     if not isinstance(done.uploaded, dict):
-        return None
-    source = uploads.path_of(workspace, done.uploaded.get("id"))
-    if source is None:
+        return []
+    sent = done.uploaded.get("files")
+    named = [one for one in sent if isinstance(one, dict)] if isinstance(sent, list) else []
+    found = [(uploads.path_of(workspace, one.get("id")), str(one.get("name") or "data")[:1000]) for one in named]
+    files = [(path, name) for path, name in found if path is not None]
+    if not files or len(files) < len(found):
         st.error(_ui.plain(uploads.refusal(None).sentence))
-        return None
-    return source, str(done.uploaded.get("name") or "data")[:1000]
+        return []
+    return files
 
 
 def _size(size_bytes: int) -> str:
     return f"{size_bytes >> 30} GiB" if size_bytes >= 1 << 30 else f"{size_bytes >> 20} MiB"
 
 
-def _fallback(workspace: Workspace, key: str, label: str) -> tuple[Path, str] | None:
+def _fallback(workspace: Workspace, key: str, label: str) -> list[tuple[Path, str]]:
     upload = st.file_uploader(_ui.plain(label), key=key)
     if upload is None or st.session_state.get(f"taken_{key}") == upload.file_id:
-        return None
+        return []
     st.session_state[f"taken_{key}"] = upload.file_id
     target = workspace.uploads_dir / secrets.token_hex(8)
     try:
@@ -208,8 +235,8 @@ def _fallback(workspace: Workspace, key: str, label: str) -> tuple[Path, str] | 
     except OSError as error:
         target.unlink(missing_ok=True)
         st.error(_ui.say("The upload could not be stored: {reason}. Free some space and try again.", reason=error))
-        return None
-    return target, upload.name
+        return []
+    return [(target, upload.name)]
 
 
 def store(workspace: Workspace, source: Path, name: str, *, remove: bool = False) -> None:

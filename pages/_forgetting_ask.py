@@ -151,9 +151,9 @@ def _own(workspace: Workspace) -> None:
     st.caption(t("JSON Lines, one question a line, all in one of these forms:"))
     st.code(OWN_FORMS, language="json")
     found = _data_upload.received(workspace, "own_questions", t("A file of questions"), limit_bytes=own.MOST_BYTES)
-    if found is None:
+    if not found:
         return
-    source, name = found
+    source, name = found[0]
     try:
         made, problems = library.add(workspace, source.read_bytes(), name.rpartition(".")[0] or name)
     finally:

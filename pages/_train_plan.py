@@ -70,7 +70,8 @@ def _weights(plan: Plan) -> None:
     good, bad = weights
     st.caption(
         _ui.say(
-            "Weights: {good} for each of {n_good} good rows, {bad} for each of {n_bad} bad ones. Unless you set them, "
+            "Weights: {good} for each of the {n_good} answers marked good, {bad} for each of the {n_bad} marked bad. "
+            "Unless you set them, "
             "they follow from these counts, so that both kinds weigh about alike (arXiv 2402.01306).",
             good=f"{good:g}",
             bad=f"{bad:g}",

@@ -145,14 +145,18 @@ def _metrics(dataset: Dataset) -> None:
     a, b, c = st.columns([1, 1, 2])
     a.metric(t("Rows"), f"{report.rows:,}")
     b.metric(t("Rows with errors"), f"{report.bad_rows:,}")
-    c.markdown(_ui.say("Kind: {kind}  \nLayout: {layout}", kind=report.type, layout=report.layout))
-    if report.label_counts:
+    c.markdown(_ui.say("Kind: {kind}  \nLayout: {layout}", kind=report.kind, layout=report.layout))
+    if report.label_counts and report.bad_rows:  # else the sentence above has them
         good, bad = report.label_counts.get("true", 0), report.label_counts.get("false", 0)
-        st.caption(_ui.say("Marked good: {good}, marked bad: {bad}.", good=good, bad=bad))
-    if report.type == "language-modeling" and report.layout == "text":
+        st.caption(
+            _ui.say("Of the rows without errors, {good} are marked good and {bad} marked bad.", good=good, bad=bad)
+        )
+    if report.kind == "texts":
         st.caption(t("Plain texts: every token is trained."))
-    elif report.type in ("language-modeling", "prompt-completion"):
+    elif report.kind in ("conversations", "prompt-completion"):
         st.caption(t("Only the answers are trained; questions and system messages are read, not learned."))
+    for note in report.notes:
+        st.caption(_ui.plain(note))
 
 
 def _map(dataset: Dataset) -> None:
@@ -271,7 +275,7 @@ else:
         _metrics(dataset)
     _map(dataset)
     _data_rows.repairs(workspace, dataset)
-    _data_rows.problems(dataset)
+    _data_rows.problems(workspace, dataset)
     if dataset.eval_id:
         st.caption(t("This data brings its own questions for the score before and after; they are never trained on."))
     _look(dataset)

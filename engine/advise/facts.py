@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from engine.check import kind_of
 from engine.read import formats
 from engine.words import Problem, t
 
@@ -33,12 +34,14 @@ UNKNOWN_PARAMETERS = 3e9
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the advice depends on; None means not known. For `gpu_memory_gib` None means that there is no GPU.
 
+    `conversational`: rows of the type language-modeling are conversations, whose answers alone are learned.
     `base_is_tuned`: the base was fine-tuned before and what it learned then should stay, such as run:<id>.
     `alignment_data`: what people have said about answers, beyond the file; see alignment_words().
     """
 
     rows: int | None = None
     data_type: str | None = None
+    conversational: bool = False
     good_rows: int | None = None
     bad_rows: int | None = None
     gpu_memory_gib: float | None = None
@@ -112,9 +115,14 @@ def imbalance(facts: Facts) -> float | None:
     return more / fewer if fewer else (math.inf if more else None)
 
 
+def kind(facts: Facts) -> str | None:
+    """Return what the rows are, as their report does: plain texts and conversations apart."""
+    return kind_of(facts.data_type, facts.conversational)
+
+
 def new_domain(facts: Facts) -> bool:
     """Whether the rows are a subject the base does not know: said so, or plain text without another goal."""
-    return facts.goal == "knowledge" or (facts.goal is None and facts.data_type == "language-modeling")
+    return facts.goal == "knowledge" or (facts.goal is None and kind(facts) == "texts")
 
 
 def tuned_again(facts: Facts) -> bool:

@@ -11,6 +11,7 @@ from engine.advise import case as advise_case
 from engine.advise.advice import Advice, advise
 from engine.advise.case import Case
 from engine.advise.facts import Facts
+from engine.check import kind_of
 from engine.data import Dataset
 from engine.models import Base
 from engine.plan import judges
@@ -24,11 +25,15 @@ def for_data(
     """Return the advice, and the case it is on. `said`: facts by name that a person states; they stand above what data,
     base and machine say."""
     report = data.report if data is not None else None
-    same_kind = report is not None and said.get("data_type") in (None, report.type)
+    wanted = said.get("data_type")
+    same_kind = report is not None and (
+        wanted is None or kind_of(wanted, said.get("conversational", report.conversational)) == report.kind
+    )
     known: dict[str, Any] = {}
     if report is not None and same_kind:
         labels = report.label_counts or {}
         known |= {"rows": report.rows - report.bad_rows, "data_type": report.type}
+        known |= {"conversational": report.type == "language-modeling" and report.conversational}
         known |= {"good_rows": labels.get("true"), "bad_rows": labels.get("false")}
     judge = None
     if base is not None:

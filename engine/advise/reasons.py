@@ -18,6 +18,7 @@ from engine.advise.facts import (
     Facts,
     billions,
     count,
+    kind,
     new_domain,
     tuned_again,
 )
@@ -80,7 +81,7 @@ def reasons(case: Case, advised: Way | None) -> list[str]:
         good, bad = moved[0].value
         said.append(
             t(
-                "Weights of {good} for good rows and {bad} for bad ones make both labels count alike.",
+                "Weights of {good} for answers marked good and {bad} for those marked bad make both labels count alike.",
                 good=f"{good:g}",
                 bad=f"{bad:g}",
             )
@@ -180,14 +181,15 @@ def _form_reason(facts: Facts, advised: Way) -> str:
             "No file is chosen yet; rows for {objective} are assumed.", objective=OBJECTIVES[advised.objective].title
         )
     return {
-        "language-modeling": t("Your rows are plain text, so every word of them is learned (SFT)."),
+        "texts": t("Your rows are plain text, so every word of them is learned (SFT)."),
+        "conversations": t("Your rows are conversations, so the answers in them are learned (SFT)."),
         "prompt-completion": t("Your rows are questions with answers, so the answers are learned (SFT)."),
         "preference": t(
             "Your rows are pairs of a better and a worse answer, which DPO learns from without a reward model."
         ),
         "unpaired-preference": t("Your rows are single answers marked good or bad, which is the form KTO learns from."),
         "prompt-only": t("Your rows are questions alone and you have a reward model, which together feed PPO."),
-    }[facts.data_type]
+    }[kind(facts) or ""]
 
 
 def _rows_reason(facts: Facts, advised: Way) -> str:

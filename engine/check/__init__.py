@@ -2,7 +2,7 @@
 
 check_file(path) is all of it. records opens a file, rows checks one piece of it (quick is the way for most of a large
 file), in this process or in those of pool; totals adds the pieces up and report says what was found. canonical turns a
-checked row into the one form that training reads.
+checked row into the one form that training reads; groups puts like problems together.
 
 A rule about                                                     stands in
 a text, a label or an optional column by itself                  value_rules
@@ -24,13 +24,13 @@ from engine._faces import lazily
 if TYPE_CHECKING:
     from engine.check.file import check_file
     from engine.check.records import checked_mapping, opened
-    from engine.check.report import DatasetError, Report, os_problem, problem_to_json
+    from engine.check.report import DatasetError, Report, kind_of, os_problem, problem_to_json
 else:
     __getattr__ = lazily(
         __name__,
         file="check_file",
         records="checked_mapping opened",
-        report="DatasetError os_problem problem_to_json Report",
+        report="DatasetError kind_of os_problem problem_to_json Report",
     )
 
 __all__ = [
@@ -39,7 +39,10 @@ __all__ = [
     "canonical",
     "check_file",
     "checked_mapping",
+    "groups",
+    "kind_of",
     "opened",
     "os_problem",
     "problem_to_json",
+    "text_files",
 ]

@@ -241,7 +241,7 @@ class _Check:
             bad_rows=totals.bad_rows,
             errors=dict(sorted(totals.errors.items())),
             warnings=dict(sorted(totals.warnings.items())),
-            problems=totals.first(),
+            problems=self._with_lines(totals.first()),
             problems_file=totals.problems_file(),
             bytes=self.file.size,
             columns=tuple(totals.columns),
@@ -250,6 +250,11 @@ class _Check:
             sharegpt=bool(reading and reading.sharegpt),
             label_changes=dict(itertools.islice(totals.label_changes.items(), Totals.LABEL_CHANGES)),
         )
+
+    def _with_lines(self, problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+        """The problems of rows on one line have that line too, for programs; their sentences name the row."""
+        line = self.file.one_line
+        return tuple(msgspec.structs.replace(p, line=line) if line and p.row else p for p in problems)
 
     def _refusal(self, problem: Problem) -> Report:
         """The report of a file that has no rows to speak of."""

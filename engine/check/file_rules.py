@@ -8,6 +8,7 @@ from collections import Counter
 from xxhash import xxh3_64_intdigest as hash64
 
 from engine.check.ledger import PROBLEMS_KEPT
+from engine.check.notes import FILE_COLUMN
 from engine.check.piece import GROUP_ROWS
 from engine.check.records import OpenFile
 from engine.check.repeats import Hashes, Places, Repeats
@@ -45,10 +46,14 @@ def judge_file(file: OpenFile, totals: Totals, window: Window | None) -> None:
         totals.warn("label-not-judged", found=reading.unjudged)
     used = {*reading.layout.fields.values(), *reading.layout.required, *file.mapping, reading.unjudged}
     # Of those that may change what a row means, and of images, each row says so; what is empty needs no word.
-    said = {*formats.DECISIVE, *formats.MEDIA_COLUMNS}
+    said = {*formats.DECISIVE, *formats.MEDIA_COLUMNS, *_SAID_BY_DESIGN}
     unused = [name for name in totals.layout_columns if name not in used and name.strip().lower() not in said]
     if unused:
         totals.warn("unused-columns", found=texts.name_list(unused, 12))
+
+
+# Columns that say nothing to learn by what they are: how OpenAI's API may call tools, and which file a text came from.
+_SAID_BY_DESIGN = ("parallel_tool_calls", FILE_COLUMN)
 
 
 def _blank_names(totals: Totals) -> str | Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from array import array
 from collections import Counter
@@ -65,15 +66,19 @@ class OpenFile:
         self.has_bom = self.has_lone_returns = False
         self.reading: formats.Reading | None = None  # of most of its first rows; None when these fit no layout
         self.example: dict[str, Any] | None = None  # a row as most are
+        self.one_line: int | None = None  # the line that the records of a JSON array share, and that so says nothing
 
     def begin(self) -> None:
         """Find the container, then how its rows are read. Raises source.NotRows."""
         self.container = self._container()
+        if self.container == "json":
+            first = [line for line, _ in itertools.islice(self.records(), 2)]
+            self.one_line = first[0] if len(first) == 2 and first[0] == first[1] else None
         self.reading = self._detect()
 
     @property
     def has_lines(self) -> bool:
-        return self.container != "parquet"
+        return self.container != "parquet" and self.one_line is None
 
     @property
     def is_plain(self) -> bool:
@@ -85,7 +90,7 @@ class OpenFile:
         return f"{self.container}.gz" if self.container and self.source.packed else self.container
 
     def records(self) -> Generator[tuple[int | None, bytes]]:
-        """Yield all records, each with the line it starts on; a row of Parquet has none."""
+        """Yield all records, each with the line it starts on; a row of Parquet, or of an array on one line, has none."""
         if self.container == "parquet":
             return tables.parquet_records(self.source.file, self.size, self.source.progress)
         chunks = source.without_bom(self.source.chunks())
@@ -95,7 +100,10 @@ class OpenFile:
             return tables.csv_records(chunks, self.separator)
         if self.container == "json-seq":
             return read_lines.split_sequence(chunks, source.SEPARATOR)
-        return documents.split_documents(chunks) if self.container == "json" else read_lines.split_lines(chunks)
+        if self.container == "json":
+            found = documents.split_documents(chunks)
+            return ((None, raw) for _, raw in found) if self.one_line is not None else found
+        return read_lines.split_lines(chunks)
 
     def records_at(self, rows: array[int], ranges: list[Range]) -> Iterator[tuple[int, bytes]]:
         """Yield the records of these rows, which are counted from 0 and in order, with their lines. With `ranges`, those

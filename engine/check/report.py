@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from engine.check import groups
+from engine.check import notes as check_notes
 from engine.read import texts
 from engine.words import Problem, t
 
@@ -51,6 +53,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.type and self.type != "stepwise" and self.rows and not self.errors)
 
     @property
+    def kind(self) -> str | None:
+        """What the rows are to a person and to the advisor: the type, but "texts" and "conversations" apart, which are
+        one type to a trainer. All of a text is learned, of a conversation only its answers."""
+        return kind_of(self.type, self.conversational)
+
+    @property
     def outdated(self) -> bool:
         """True when an earlier version of the check made it: today's may find more, or less."""
         return self.checker_version < CHECKER_VERSION
@@ -68,11 +76,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
     @property
+    def notes(self) -> list[str]:
+        """What is worth knowing of the file and is no problem, a sentence each."""
+        return check_notes.notes(self.layout, self.kind, self.columns) if self.rows else []
+
+    @property
     def sentence(self) -> str:
         """The outcome in one line."""
         if self.whole_file_problem:
             return t("Cannot be trained on: {problem}", problem=self.whole_file_problem.sentence)
-        one, many = _KINDS.get(self.type or "", ("1 row", "{rows} rows"))
+        one, many = _KINDS.get(self.kind or "", ("1 row", "{rows} rows"))
         counted = t(one) if self.rows == 1 else t(many, rows=f"{self.rows:,}")
         if self.bad_rows == self.rows:
             return t("{counted}, none without errors: correct the file before training", counted=counted)
@@ -84,18 +97,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.type == "stepwise":
             return t("{counted}; no recipe trains on step labels yet", counted=counted)
+        if self.label_counts and self.type == "unpaired-preference":
+            marks = {"good": f"{self.label_counts.get('true', 0):,}", "bad": f"{self.label_counts.get('false', 0):,}"}
+            return t("{counted}, ready to train on: {good} marked good, {bad} marked bad", counted=counted, **marks)
         return t("{counted}, ready to train on", counted=counted)
 
     def lines(self) -> list[str]:
-        """The report for a terminal: a header, one line for each problem, and how many more there are."""
-        shown = [f"{texts.short(self.file, 200)}: {self.sentence}"]
-        for problem in self.problems:
-            if problem is not self.whole_file_problem:  # that one is in the header
-                shown.append((t("warning: ") if problem.severity == "warning" else "") + problem.sentence)
-        more = self.problem_count - len(self.problems)
-        if more > 0:
-            shown.append(t("and {more} more", more=f"{more:,}"))
-        return shown
+        """The report for a terminal: a header, one line for each problem, or for many of one rule, and what
+        is worth knowing besides."""
+        return [f"{texts.short(self.file, 200)}: {self.sentence}", *groups.printed(self), *self.notes]
 
     def to_json(self) -> dict[str, Any]:
         """What `tunebook check --json` prints."""
@@ -108,13 +118,21 @@ _PRINTED = ("file", "container", "layout", "type", "conversational", "rows", "ba
             "problems_file")  # fmt: skip
 
 _KINDS = {
-    "language-modeling": ("1 text or conversation", "{rows} texts or conversations"),
+    "texts": ("1 text", "{rows} texts"),
+    "conversations": ("1 conversation", "{rows} conversations"),
     "prompt-only": ("1 prompt without an answer", "{rows} prompts without answers"),
     "prompt-completion": ("1 prompt with its answer", "{rows} prompts with answers"),
     "preference": ("1 pair of a better and a worse answer", "{rows} pairs of a better and a worse answer"),
-    "unpaired-preference": ("1 answer marked good or bad", "{rows} answers marked good or bad"),
+    "unpaired-preference": ("1 answer with a label", "{rows} answers with labels"),
     "stepwise": ("1 answer with a label for each step", "{rows} answers with a label for each step"),
 }
+
+
+def kind_of(data_type: str | None, conversational: bool) -> str | None:
+    """What rows of a type are: "texts" or "conversations" for language-modeling, else the type itself."""
+    if data_type != "language-modeling":
+        return data_type
+    return "conversations" if conversational else "texts"
 
 
 def problem_to_json(problem: Problem) -> dict[str, Any]:

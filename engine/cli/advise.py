@@ -32,6 +32,12 @@ def register(command: shared.Command) -> None:
                        ("base-parameters", float), ("time-budget-minutes", float)):  # fmt: skip
         sub.add_argument(f"--{name}", type=kind)
     sub.add_argument("--data-type", choices=formats.TYPES)
+    sub.add_argument(
+        "--conversational",
+        action="store_true",
+        default=None,
+        help="language-modeling rows are conversations, not texts",
+    )
     sub.add_argument("--goal", choices=facts.GOALS)
     sub.add_argument("--alignment-data", choices=facts.ALIGNMENT_DATA, help="what people have said about answers")
     sub.add_argument("--forgetting-tolerance", choices=facts.TOLERANCES)
@@ -111,5 +117,6 @@ def _range_words(one: Alternative) -> str:
     return ", ".join(parts)
 
 
-_FACTS = ("rows", "data_type", "good_rows", "bad_rows", "gpu_memory_gib", "base_parameters", "goal", "alignment_data",
-          "forgetting_tolerance", "has_reward_model", "base_is_tuned", "time_budget_minutes")  # fmt: skip
+_FACTS = ("rows", "data_type", "conversational", "good_rows", "bad_rows", "gpu_memory_gib", "base_parameters", "goal",
+          "alignment_data", "forgetting_tolerance", "has_reward_model", "base_is_tuned",
+          "time_budget_minutes")  # fmt: skip

@@ -75,7 +75,9 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.function is app:
         arguments.streamlit = rest
     try:
-        sys.exit(arguments.function(arguments, default_workspace()))
+        code = arguments.function(arguments, default_workspace())
+        sys.stdout.flush()  # here, where a reader that has gone is met; at the exit it would be a traceback
+        sys.exit(code)
     except recipes.RecipeError as error:
         sys.exit(shared.refuse([Problem(rule="recipe-broken", where="recipe", parameters={"reason": str(error)})]))
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does

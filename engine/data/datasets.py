@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,9 +18,9 @@ import msgspec
 from filelock import FileLock
 
 from engine import limits
-from engine.check import DatasetError, Report, checked_mapping
+from engine.check import DatasetError, Report, checked_mapping, text_files
 from engine.data import making
-from engine.data.fixes import DROP_BAD_ROWS, FIXES, Edit
+from engine.data.fixes import AS_TEXT, DROP_BAD_ROWS, FIXES, Edit
 from engine.read import OnProgress, lines, texts
 from engine.words import Problem
 from engine.workspace import BadId, Workspace, checked
@@ -105,6 +105,8 @@ def add(
 ) -> Dataset:
     """Check the file at `source`, store it and return the dataset; a file that is stored already is left as it is.
 
+    A folder of texts, or a file called .md or .txt that holds no rows, is stored as the rows made of it.
+
     With `move` the file is taken from where it is, not copied. Without `wait_for_rows` a large file is returned once it
     is checked, and its rows are still to be made.
 
@@ -116,36 +118,52 @@ def add(
     """
     source = Path(source)
     name = _checked_name(name)
-    fixes = tuple(fixes)
-    wanted = {*fixes, *([DROP_BAD_ROWS] if drop_bad_rows else [])}
-    edits = {fix.row: fix for fix in fixes if isinstance(fix, Edit)}
-    fixes = (*(edits[row] for row in sorted(edits)), *(fix for fix in FIXES if fix in wanted))
+    kept = _in_order((*fixes, DROP_BAD_ROWS) if drop_bad_rows else tuple(fixes))
     mapping = checked_mapping(mapping)
     with making.told(source):
         if limits.on():
             limits.check_source(workspace, source)
-        if source.is_dir():
-            raise DatasetError(Problem(rule="file-is-folder", parameters={"path": str(source)}))
-        with source.open("rb") as file:  # before any folder is made
-            making.remove_leftovers(workspace)
-            workspace.datasets_dir.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=".new-", dir=workspace.datasets_dir))
-            try:
-                original = folder / "original"
-                if move:
-                    os.replace(source, original)
-                else:
-                    with original.open("wb") as copy:
-                        shutil.copyfileobj(file, copy, lines.CHUNK_BYTES)
-                dataset_id = making.fill(original, name, fixes, mapping, parent, eval_id, progress)
-                final = workspace.dataset_dir(dataset_id)
-                if not (final / "meta.json").exists():
-                    making.into_place(folder, final)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        # A text is one paragraph a row where a person asks for that.
+        text_name = "" if AS_TEXT in kept else name
+        with text_files.as_rows(source, text_name) as rows:
+            if rows.is_dir():
+                raise DatasetError(Problem(rule="file-is-folder", parameters={"path": str(source)}))
+
+            def fill(original: Path) -> str:
+                return making.fill(original, name, kept, mapping, parent, eval_id, progress)
+
+            dataset_id = _store(workspace, rows, fill, move=move and rows == source)
     if wait_for_rows:
         make_rows(workspace, dataset_id, progress)
     return load(workspace, dataset_id)
+
+
+def _in_order(fixes: tuple[str | Edit, ...]) -> tuple[str | Edit, ...]:
+    """The fixes as they are applied: the latest edit of each row, then each other one once."""
+    edits = {fix.row: fix for fix in fixes if isinstance(fix, Edit)}
+    return (*(edits[row] for row in sorted(edits)), *(fix for fix in FIXES if fix in fixes))
+
+
+def _store(workspace: Workspace, source: Path, fill: Callable[[Path], str], *, move: bool) -> str:
+    """Make the folder of a data set around the file at `source`, by `fill`, and return its id."""
+    with source.open("rb") as file:  # before any folder is made
+        making.remove_leftovers(workspace)
+        workspace.datasets_dir.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".new-", dir=workspace.datasets_dir))
+        try:
+            original = folder / "original"
+            if move:
+                os.replace(source, original)
+            else:
+                with original.open("wb") as copy:
+                    shutil.copyfileobj(file, copy, lines.CHUNK_BYTES)
+            dataset_id = fill(original)
+            final = workspace.dataset_dir(dataset_id)
+            if not (final / "meta.json").exists():
+                making.into_place(folder, final)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return dataset_id
 
 
 def make_rows(workspace: Workspace, dataset_id: str, progress: OnProgress | None = None) -> None:

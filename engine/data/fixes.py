@@ -1,7 +1,7 @@
 """Safe repairs of a file. Each writes a new file beside the old one and changes nothing but what its name says.
 
 What is offered for a file, and how much it would change, is in its Report (`offers`), so that a person sees the effect
-before it is applied. Dropping bad rows is the one repair that needs a check.
+before it is applied. Leaving rows out is the one repair that needs a check.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ def repair(original: Path, fixes: tuple[str | Edit, ...], mapping: dict[str, str
     for fix in (fix for fix in fixes if isinstance(fix, str)):
         if fix == DROP_BAD_ROWS:
             _drop_bad_rows(original, mapping, progress)
+        elif fix in LEFT_OUT:
+            _leave_out(original, LEFT_OUT[fix], mapping, progress)
         else:
             apply(fix, original, fixed, mapping)
             os.replace(fixed, original)
@@ -43,6 +45,33 @@ def _drop_bad_rows(original: Path, mapping: dict[str, str], progress: OnProgress
         of_all = [one for one in report.problems if one.severity == "error" and not one.line and not one.row]
         raise DatasetError(of_all[0] if of_all else Problem(rule="nothing-to-keep"))
     os.replace(kept_path, original)
+
+
+def _leave_out(original: Path, rules: tuple[str, ...], mapping: dict[str, str], progress: OnProgress | None) -> None:
+    """Replace the file by its rows in which none of these rules was broken, as JSON Lines."""
+    every, kept = original.with_name("every"), original.with_name("kept")
+    report = check_file(original, progress=progress, problems_path=every, mapping=mapping)
+    if report.problems_file:
+        with every.open("rb") as file:
+            found = [msgspec.json.decode(line, type=_Broken) for line in file]
+        every.unlink()
+    else:
+        found = [_Broken(rule=problem.rule, row=problem.row) for problem in report.problems]
+    left_out = {one.row for one in found if one.rule in rules and one.row}
+    if report.rows <= len(left_out):
+        raise DatasetError(Problem(rule="nothing-to-keep"))
+    with opened(original, mapping) as file, kept.open("wb") as out:
+        for row, (line, raw) in enumerate(file.records(), start=1):
+            if row not in left_out and (text := as_line(line, raw)):
+                out.write(text + b"\n")
+    os.replace(kept, original)
+
+
+class _Broken(msgspec.Struct):
+    """What the list of all problems has to say of one: its rule and its row, None for one of the whole file."""
+
+    rule: str
+    row: int | None = None
 
 
 class _KeptLines:
@@ -71,8 +100,17 @@ class _KeptLines:
 
 
 DROP_BAD_ROWS, CONVERT_LABELS, STRIP_BOM, AS_TEXT = "drop_bad_rows", "convert_labels", "strip_bom", "as_text"
+DROP_REPEATS = "drop_repeats"
+# Of what is only warned of, where leaving the row out loses nothing that could be learned from it: fix -> its rules.
+LEFT_OUT = {
+    DROP_REPEATS: ("duplicate-row", "near-duplicate"),
+    "drop_placeholders": ("placeholder",),
+    "drop_lost_letters": ("replacement-character",),
+    "drop_questions_in_answers": ("prompt-in-answer",),
+    "drop_personal_data": ("personal-data",),
+}
 # In the order in which they are applied, after all edits: what is repaired first need not be dropped.
-FIXES = (AS_TEXT, STRIP_BOM, CONVERT_LABELS, DROP_BAD_ROWS)
+FIXES = (AS_TEXT, STRIP_BOM, CONVERT_LABELS, *LEFT_OUT, DROP_BAD_ROWS)
 
 
 class Edit(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +161,9 @@ def offers(report: Report) -> dict[str, str]:
         found[CONVERT_LABELS] = t("Convert the labels: {changes}.", changes=changes)
     if report.warnings.get("bom"):
         found[STRIP_BOM] = t("Remove the byte order mark: 3 bytes at the start, no text.")
+    if repeats := sum(report.warnings.get(rule, 0) for rule in LEFT_OUT[DROP_REPEATS]):
+        rows = {"repeats": f"{repeats:,}", "rest": f"{report.rows - repeats:,}"}
+        found[DROP_REPEATS] = t("Leave out {repeats} rows that repeat an earlier one: {rest} rows stay.", **rows)
     if report.type and 0 < report.bad_rows < report.rows:
         found[DROP_BAD_ROWS] = t(
             "Leave out {bad} rows with errors: {good} rows stay.",
@@ -132,8 +173,14 @@ def offers(report: Report) -> dict[str, str]:
     return found
 
 
+def leaving_out(report: Report, rule: str) -> str | None:
+    """Return the fix that leaves out the rows in which a rule was broken, where that is sensible and rows would stay."""
+    fix = next((name for name, rules in LEFT_OUT.items() if rule in rules), None)
+    return fix if fix is not None and report.type and report.warnings.get(rule, 0) < report.rows else None
+
+
 def apply(fix: str, source: Path, target: Path, mapping: dict[str, str]) -> None:
-    """Write `source` with one repair (any but DROP_BAD_ROWS) to `target`. Raises DatasetError."""
+    """Write `source` with one repair (any that needs no check) to `target`. Raises DatasetError."""
     {AS_TEXT: _as_text, STRIP_BOM: _strip_bom, CONVERT_LABELS: _convert_labels}[fix](source, target, mapping)
 
 

@@ -23,8 +23,8 @@ from typing import Any
 import msgspec
 
 from engine import limits, processes, read
-from engine.check import DatasetError
-from engine.data import copies, datasets, hub_data, recheck
+from engine.check import DatasetError, text_files
+from engine.data import copies, datasets, hub_data, making, recheck
 from engine.data.fixes import Edit
 from engine.models import hub, hub_client
 from engine.words import Problem, set_language
@@ -37,13 +37,15 @@ LEFTOVER_AGE_S = 24 * 3600
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job does: store the file at `source`, or with `dataset` make a fixed or mapped copy of stored data, with
-    `rows` the rows of a large file that training reads, with `again` a report by today's check; fetch the hub's `model`
-    into its cache, or its `data` (hf:owner/name[:config][:split]) and store that; read a `gguf` file into a folder of the
-    workspace, with the `tokenizer` of another folder where one is named (engine/train/read_gguf.py)."""
+    """What a job does: store the file at `source`, or several `texts`, each a path and the name it is shown by; with
+    `dataset` make a fixed or mapped copy of stored data, with `rows` the rows of a large file that training reads, with
+    `again` a report by today's check; fetch the hub's `model` into its cache, or its `data`
+    (hf:owner/name[:config][:split]) and store that; read a `gguf` file into a folder of the workspace, with the
+    `tokenizer` of another folder where one is named (engine/train/read_gguf.py)."""
 
     workspace: str
     source: str | None = None
+    texts: tuple[tuple[str, str], ...] = ()
     name: str = ""
     remove_source: bool = False
     dataset: str | None = None
@@ -90,7 +92,9 @@ def carry_out(call: Call, progress: read.OnProgress | None = None) -> Result:
     if call.model is not None or call.data is not None:
         return _from_hub(call, workspace, progress)
     try:
-        if call.dataset is None:
+        if call.texts:
+            made = _add_texts(call, workspace, progress)
+        elif call.dataset is None:
             made = datasets.add(
                 workspace,
                 call.source or "",
@@ -112,9 +116,18 @@ def carry_out(call: Call, progress: read.OnProgress | None = None) -> Result:
     except DatasetError as error:
         return Result(problem=error.problem)
     finally:
-        if call.remove_source and call.source:
-            Path(call.source).unlink(missing_ok=True)
+        if call.remove_source:
+            for path in (*([call.source] if call.source else []), *(path for path, _ in call.texts)):
+                Path(path).unlink(missing_ok=True)
     return Result(dataset=made.id)
+
+
+def _add_texts(call: Call, workspace: Workspace, progress: read.OnProgress | None) -> datasets.Dataset:
+    """Store the rows made of several texts that were brought together."""
+    with making.told(workspace.uploads_dir), tempfile.TemporaryDirectory(prefix="tunebook-texts-") as folder:
+        rows = Path(folder) / "rows.jsonl"
+        text_files.write_rows([(Path(path), name) for path, name in call.texts], rows)
+        return datasets.add(workspace, rows, call.name, progress=progress, wait_for_rows=False)
 
 
 def _from_hub(call: Call, workspace: Workspace, progress: read.OnProgress | None) -> Result:

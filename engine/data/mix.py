@@ -55,7 +55,7 @@ def add(workspace: Workspace, parts: Sequence[tuple[str, float]], name: str) -> 
 
 
 def _is_text(one: Dataset) -> bool:
-    return one.report.type == "language-modeling" and one.report.layout == "text"
+    return one.report.kind == "texts"
 
 
 def _spread(path: Path, rows: int, count: int) -> Any:

@@ -184,6 +184,7 @@ def refusal(answer: object) -> Problem:
         rule, parameters = answer.get("rule"), answer.get("parameters")
         known = {
             "upload-not-allowed": (),
+            "upload-several": (),
             "upload-too-large": ("limit_mib",),
             "upload-no-room": ("free_mib", "needed_mib"),
             "upload-not-written": ("reason",),

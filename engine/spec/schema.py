@@ -159,7 +159,8 @@ class ObjectiveArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _about("Beta", "How strongly preference training is held to the reference model."),
     ] = None
     weights: Annotated[
-        list[float] | None, _about("Weights", "KTO's weights of good and of bad rows; set from their counts.")
+        list[float] | None,
+        _about("Weights", "KTO's weights of answers marked good and marked bad; set from their counts."),
     ] = None
     reward_model: Annotated[
         str | None,

@@ -58,10 +58,15 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         return str(self.texts[1])
 
     @property
+    def line_says(self) -> bool:
+        """Whether the line tells where the row is: not in Parquet, nor where several rows share a line."""
+        return bool(self.line and (self.row or 0) <= self.line)
+
+    @property
     def sentence(self) -> str:
         """Where, what and what to do in one line: "line 17: messages[1].content is null; add text or ..."."""
         place = t("line {line}: ", line=self.line) if self.line else ""
-        if not place and self.row:
+        if self.row and not self.line_says:
             place = t("row {row}: ", row=self.row)
         return t("{place}{message}; {fix}", place=place, message=self.message, fix=self.fix)
 

@@ -97,6 +97,7 @@ any_facts = st.builds(
     Facts,
     rows=maybe(st.integers(-5, 2_000_000) | st.sampled_from([0, 1, 10_000, 10_001, 50_000, 100_000, 100_001])),
     data_type=maybe(st.sampled_from(formats.TYPES)),
+    conversational=st.booleans(),
     good_rows=maybe(st.integers(-1, 100_000)),
     bad_rows=maybe(st.integers(-1, 100_000)),
     gpu_memory_gib=maybe(st.floats(-1, 300) | st.sampled_from([0.0, 7.6, 8.0, 15.7, 16.0, 79.0, 80.0, float("nan")])),
@@ -363,6 +364,18 @@ def test_7b_on_80_gb_with_300k_rows_of_a_new_domain_is_a_high_rank_because_full_
     fits = when(Facts(**facts), None)
     assert fits.advised and fits.advised.recipe == "full"
     assert "C1" in fits.rules
+
+
+def test_many_chats_are_advised_as_the_same_rows_are_as_questions_with_answers() -> None:
+    facts = {"rows": 120_000, "gpu_memory_gib": 79.0, "base_parameters": 1e9}
+    chats = ask(data_type="language-modeling", conversational=True, **facts)
+    pairs = ask(data_type=SFT_ROWS, **facts)
+    plain = ask(data_type="language-modeling", **facts)
+    assert chats.advised and pairs.advised and plain.advised
+    assert chats.advised.key == pairs.advised.key and chats.advised.recipe == "lora"
+    assert plain.advised.recipe == "full"
+    assert any("conversations" in said for said in chats.reasons)
+    assert not any("plain text" in said for said in chats.reasons)
 
 
 def test_300k_instructions_are_no_reason_for_full_fine_tuning() -> None:

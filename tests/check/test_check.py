@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from engine.check import DatasetError, Report, check_file, repeats
+from engine.check import DatasetError, Report, check_file, groups, repeats
 from engine.read import lines as read_lines
 from engine.read import source
 from engine.read.formats import LAYOUTS, WORSE, layout_of
 from engine.read.texts import is_blank
+from engine.words import Problem
 from tests.conftest import SHARED_DATA
 
 
@@ -561,7 +564,7 @@ def test_an_empty_file_is_said_to_be_empty(tmp_path, data):
 def test_a_file_that_cannot_be_opened_has_a_sentence(tmp_path):
     with pytest.raises(DatasetError, match=r"there is no file .*; check the path"):
         check_file(tmp_path / "nowhere.jsonl")
-    with pytest.raises(DatasetError, match="is a folder; name one file in it"):
+    with pytest.raises(DatasetError, match=r"is a folder without texts .*; name one file in it"):
         check_file(tmp_path)
 
 
@@ -586,11 +589,64 @@ def test_the_json_contract_is_whole_and_in_order(tmp_path):
     ]
 
 
+def test_rows_of_an_array_on_one_line_are_named_by_their_number(tmp_path):
+    rows = [PAIR, PAIR, {**PAIR, "completion": None}]
+    assert [problem.sentence[:6] for problem in report_of(tmp_path, json.dumps(rows), "a.json").problems] == [
+        "row 2:",
+        "row 3:",
+    ]
+    assert "repeats row 1" in report_of(tmp_path, json.dumps(rows), "a.json").problems[0].message
+    by_line = report_of(tmp_path, json.dumps(rows, indent=1), "b.json")
+    assert by_line.problems[1].line == 10 and "repeats line 2" in by_line.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "words"),
+    [
+        ({"text": "Whole."}, "texts", "2 texts, ready"),
+        (CHAT, "conversations", "2 conversations, ready"),
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "conversations",
+         "2 conversations, ready"),
+        ({"prompt": "a", "completion": "b"}, "prompt-completion", "2 prompts with answers, ready"),
+    ],
+)  # fmt: skip
+def test_chats_are_conversations_and_never_texts(tmp_path, row, kind, words):
+    report = report_of(tmp_path, [row, row])
+    assert report.kind == kind and report.sentence.startswith(words)
+
+
+def test_how_many_are_marked_good_is_not_how_many_are_ready(tmp_path):
+    rows = [{"prompt": f"q{n}", "completion": "a", "label": n % 50 < 27} for n in range(100)]
+    said = "100 answers with labels, ready to train on: 54 marked good, 46 marked bad"
+    assert report_of(tmp_path, rows).sentence == said
+
+
+def test_many_like_problems_are_one_line_with_a_heading_true_of_all(tmp_path):
+    rows = [{"prompt": f"question {n % 9}", "completion": "a"} for n in range(446)]
+    assert report_of(tmp_path, rows).lines()[1:] == [
+        "warning: 437 × A row that repeats an earlier one exactly: lines 10-446",
+        "  the first: line 10: this row repeats line 1 exactly; delete it unless the repetition is meant",
+    ]
+    alike = [{"prompt": f"### Instruction: {n}", "completion": "a"} for n in range(30)]
+    (group,) = groups.grouped(report_of(tmp_path, alike))
+    assert group.heading == report_of(tmp_path, alike).problems[0].message and group.places == "lines 1-30"
+
+
+@given(st.lists(st.integers(1, 60), min_size=1))
+def test_ranges_of_lines_name_every_line_and_no_other(numbers):
+    shown = groups.places(Problem(rule="not-json", line=n) for n in numbers)
+    ranges = [
+        part.split("-") for part in shown.removeprefix("lines ").removeprefix("line ").removesuffix(" …").split(", ")
+    ]
+    named = {n for part in ranges for n in range(int(part[0]), int(part[-1]) + 1)}
+    assert named == set(numbers) if " …" not in shown else named < set(numbers)
+
+
 def test_the_lines_for_a_terminal_say_where_what_and_what_to_do(tmp_path):
     rows: list = [CHAT] * 16 + [{"messages": [user("a"), assistant(None)]}]
     lines = report_of(tmp_path, rows).lines()
     assert "line 17: messages[1].content is null; add text or delete the row" in lines
-    assert lines[0].startswith("data.jsonl: 17 texts or conversations, 1 with errors")
+    assert lines[0].startswith("data.jsonl: 17 conversations, 1 with errors")
 
 
 def test_more_than_a_thousand_problems_are_counted_and_kept_in_a_file(tmp_path):
@@ -599,7 +655,11 @@ def test_more_than_a_thousand_problems_are_counted_and_kept_in_a_file(tmp_path):
     path.write_text("\n".join([*["{oops"] * 1_500, *good, *good]))
     report = check_file(path, problems_path=tmp_path / "all.jsonl")
     assert len(report.problems) == 1_000 and report.errors == {"not-json": 1_500}
-    assert report.problem_count == 3_100 and report.lines()[-1] == "and 2,100 more"
+    assert report.problem_count == 3_100 and report.lines()[1:] == [
+        "1,500 × The record is not JSON; what the parser stumbled on and how to mend it: lines 1-1,000 and 500 more",
+        f"  the first: {report.problems[0].sentence}",
+        "warning: 1,600 × A row that repeats an earlier one exactly",
+    ]
     assert report.problems_file == str(tmp_path / "all.jsonl")
     kept = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
     assert len(kept) == 3_100 and kept[1_499]["line"] == 1_500

@@ -252,9 +252,9 @@ def test_a_byte_order_mark_is_stripped_and_nothing_else(tmp_path):
 
 def test_plain_text_becomes_a_row_for_each_paragraph(tmp_path):
     workspace = Workspace(tmp_path / "home")
-    source = tmp_path / "book.txt"
+    source = tmp_path / "book"
     source.write_bytes("Once upon a time\r\nthere was a file.\r\n\r\n\n  The end – é.\n".encode())
-    dataset = datasets.add(workspace, source, "book.txt")
+    dataset = datasets.add(workspace, source, "book")
     assert not dataset.trainable and list(fixes.offers(dataset.report)) == ["as_text"]
     fixed = copies.fixed(workspace, dataset.id, fixes=["as_text"])
     assert fixed.trainable and fixed.report.type == "language-modeling"

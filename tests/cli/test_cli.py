@@ -433,7 +433,7 @@ def test_a_run_on_the_sample_split_by_itself_can_be_repeated(tunebook, started, 
     )
     finished(workspace, run_spec=made)
     repeated(tunebook, workspace, RUN)
-    assert started == [made] and made.dataset.eval_id is None
+    assert [msgspec.structs.replace(one, day=None) for one in started] == [made] and made.dataset.eval_id is None
 
 
 def test_a_text_of_the_run_is_only_ever_one_word_of_the_command(tunebook, tmp_path, started, workspace):
@@ -571,3 +571,15 @@ def test_a_base_that_cannot_be_read_or_is_not_known_is_said_and_the_advisor_answ
     assert said.code == 0 and "LoRA" in said.out and "architecture is not known" in said.out
     said = tunebook("advise", "--rows", "-3", "--gpu-memory-gib", "0", "--base-parameters", "nan")
     assert said.code == 0 and "LoRA" in said.out and said.out.count("  ! ") == 3
+
+
+def test_a_reader_that_goes_early_ends_a_command_quietly(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps(pair) for pair in PAIRS))
+    command = [sys.executable, "-m", "engine.cli", "check", str(file)]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    here, pipe = processes.PROJECT_DIR, subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, cwd=here, env=buffered) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""

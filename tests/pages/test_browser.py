@@ -181,7 +181,7 @@ def test_a_broken_file_is_explained_and_mended_in_the_browser(server: Server, pa
     row = page.get_by_role("textbox", name="The row as it stands in the file")
     expect(row).to_have_value(lines[612])
     row.fill(lines[612] + '2"}')
-    row.press("Control+Enter")
+    page.get_by_role("button", name="Check this row").click()
     expect(page.get_by_text("No errors: this row can be trained on.")).to_be_visible()
     page.get_by_role("button", name="Keep this change").click()
     expect(page.get_by_text("2 rows with errors become 1")).to_be_visible()
@@ -200,7 +200,7 @@ def test_a_broken_file_is_explained_and_mended_in_the_browser(server: Server, pa
     )
     page.locator(".zone").dispatch_event("drop", {"dataTransfer": dropped})
     expect(page.get_by_role("heading", name="dropped.jsonl")).to_be_visible()
-    expect(page.get_by_text("2 texts or conversations, ready to train on")).to_be_visible()
+    expect(page.get_by_text("2 texts, ready to train on")).to_be_visible()
     workspace = Workspace(server.home)
     assert list(workspace.uploads_dir.glob("*")) == []
     assert sorted(path.parent for path in workspace.datasets_dir.glob("*/original")) == sorted(

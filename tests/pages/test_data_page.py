@@ -17,7 +17,7 @@ from streamlit.testing.v1 import AppTest
 from engine import starter
 from engine.check import DatasetError, check_file
 from engine.data import Dataset, copies, datasets, jobs, making, masks, one_row, profile
-from engine.data.fixes import DROP_BAD_ROWS, Edit, one_line
+from engine.data.fixes import DROP_BAD_ROWS, Edit, leaving_out, one_line
 from engine.data.one_row import check_row
 from engine.models import Base, bases
 from engine.render import Coder, NoTokenizer, outcome
@@ -441,10 +441,13 @@ def test_a_bad_row_is_edited_in_place_and_its_effect_seen_before_it_is_applied(w
     box = next(a for a in app.text_area if str(a.key).startswith("edit_text_"))
     assert box.value == '{"prompt": "q4", "completion": null}'
     assert button(app, "keep_edit").disabled
-    box.set_value('{"prompt": "q4", "completion": 7}').run()
+    assert box.form_id  # it is sent on the button alone, not with each change
+    box.set_value('{"prompt": "q4", "completion": 7}')
+    button(app, "check_edit").click().run()
     assert "completion is a number instead of" in texts(app)
     box = next(a for a in app.text_area if str(a.key).startswith("edit_text_"))
-    box.set_value('{"prompt": "q4", "completion": "mended"}').run()
+    box.set_value('{"prompt": "q4", "completion": "mended"}')
+    button(app, "check_edit").click().run()
     assert "No errors: this row can be trained on." in texts(app)
     button(app, "keep_edit").click().run()
     assert "2 rows with errors become 1" in texts(app)
@@ -496,6 +499,41 @@ def test_the_split_is_shown_as_training_draws_it_and_other_rows_can_be_validated
     chosen.set_value(other.id).run()
     assert not app.exception and datasets.load(workspace, dataset.id).eval_id == other.id
     assert "never trained on" in texts(app)
+
+
+def test_like_lines_are_one_group_and_left_out_in_one_go(workspace: Workspace) -> None:
+    rows = [{"prompt": f"question {n % 9}", "completion": "a"} for n in range(446)]
+    app = open_page("data", dataset=stored(workspace, lines_of(rows)).id)
+    assert "437 × A row that repeats an earlier one exactly" in [e.label for e in app.expander]
+    assert "The same in lines 14-446" in texts(app)
+    assert "Leave out 437 rows that repeat an earlier one: 9 rows stay" in texts(app)
+    button(app, "drop_repeats").click().run()
+    assert not app.exception and "9 prompts with answers, ready to train on" in texts(app)
+
+
+@pytest.mark.parametrize("container", ["jsonl", "json", "csv"])
+def test_rows_with_one_warning_are_left_out_and_no_others(workspace: Workspace, container: str) -> None:
+    rows = good_rows(6)
+    rows[2]["completion"] = "Dear {{name}}, hello {{name}} and {{other}}"
+    rows[4]["completion"] = ""
+    content = {
+        "jsonl": lines_of(rows),
+        "json": json.dumps(rows).encode(),
+        "csv": "".join(f"{row['prompt']},{row['completion']!r}\n" for row in rows).replace("'", '"').encode(),
+    }[container]
+    parent = stored(workspace, b"prompt,completion\n" * (container == "csv") + content)
+    assert leaving_out(parent.report, "placeholder") == "drop_placeholders"
+    fixed = datasets.add(workspace, original(parent), "fixed", fixes=("drop_placeholders",))
+    assert fixed.report.rows == 5 and fixed.report.bad_rows == parent.report.bad_rows == 1
+    assert "placeholder" not in fixed.report.warnings
+
+
+def test_more_repeats_than_the_report_holds_are_all_left_out(workspace: Workspace) -> None:
+    parent = stored(workspace, lines_of(good_rows(700) * 3))
+    assert parent.report.problems_file and parent.report.warnings == {"duplicate-row": 1_400}
+    fixed = datasets.add(workspace, original(parent), "fixed", fixes=("drop_repeats",))
+    assert fixed.report.rows == 700 and not fixed.report.warnings
+    assert sorted(p.name for p in fixed.folder.iterdir()) == ["meta.json", "original", "report.json", "rows.parquet"]
 
 
 def test_a_dataset_is_renamed_and_deleted_only_when_a_person_is_sure(workspace: Workspace) -> None:
@@ -569,10 +607,10 @@ def test_an_unknown_layout_shows_what_its_columns_hold(workspace: Workspace) -> 
 
 
 def test_plain_text_is_offered_as_texts_to_train_on(workspace: Workspace) -> None:
-    dataset = stored(workspace, b"First paragraph, of some words.\n\nThe second one.\n\nAnd a third.\n", "book.txt")
+    dataset = stored(workspace, b"First paragraph, of some words.\n\nThe second one.\n\nAnd a third.\n", "book")
     app = open_page("data", dataset=dataset.id)
     button(app, "as_text").click().run()
-    assert not app.exception and "3 texts or conversations, ready to train on" in texts(app)
+    assert not app.exception and "3 texts, ready to train on" in texts(app)
 
 
 def test_hostile_text_stays_text_wherever_the_page_shows_it(workspace: Workspace) -> None:
