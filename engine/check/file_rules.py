@@ -12,7 +12,7 @@ from engine.check.piece import GROUP_ROWS
 from engine.check.records import OpenFile
 from engine.check.repeats import Hashes, Places, Repeats
 from engine.check.totals import Totals
-from engine.check.window import Window, over_window
+from engine.check.window import Window
 from engine.read import formats, texts
 from engine.spec import counts
 from engine.words import later
@@ -30,8 +30,8 @@ def judge_file(file: OpenFile, totals: Totals, window: Window | None) -> None:
             shown = texts.name_list(totals.columns, 20) or later("no fields")
             totals.error("unknown-layout", found=shown, known=formats.known_layouts())
         return
-    if window is not None and totals.long_rows:
-        over_window(window, file, reading, totals)
+    if window is not None:
+        window.judge(totals, has_lines=file.has_lines)
     if "label" in reading.layout.fields:
         _labels(totals)
     _length_bias(totals)
