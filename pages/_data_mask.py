@@ -89,9 +89,11 @@ def _counts(found: preview.Preview, length: int) -> None:
     for refusal in tally.refused[: readiness.REASONS]:
         st.error(
             _ui.say(
-                "The base cannot read {n} of these rows: {reason} (lines {lines}).",
+                "Left out: {n} of {total} rows, lines {lines}: {reason}. To keep them: {do}.",
                 n=refusal.rows,
+                total=tally.rows,
                 reason=refusal.problem.texts[0],
+                do=refusal.problem.texts[1],
                 lines=outcome.named(refusal.lines, refusal.rows),
             )
         )

@@ -61,7 +61,7 @@ def show(plan: Plan) -> None:
             st.warning("\n".join(f"- {_ui.plain(one)}" for one in told))
         elif stops is None:
             words = "All {n} rows can be read, and nothing of what they teach is cut."
-            st.markdown(":material/check_circle: " + _ui.say(words, n=f"{found.tally.rows:,}"))
+            st.success(_ui.say(words, n=f"{found.tally.rows:,}"), icon=":material/check_circle:")
         for note in found.notes:
             st.caption(_ui.plain(str(note)))
 

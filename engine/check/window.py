@@ -48,8 +48,9 @@ class Window:
             for rule, lines in (("row-lost", lost), ("row-cut", tally.cut(length))):
                 _warn(totals, rule, lines, len(lines), has_lines, length=length, remedy=self._remedy())
         for what, count in sorted(tally.dropped.items()):
-            lines = outcome.named(tally.dropped_rows[what], count)
-            totals.warn("row-dropped", what=outcome.told(what, count), lines=lines)
+            lines = tally.dropped_rows[what]
+            named = outcome.named(lines, len(lines))
+            totals.warn("row-dropped", what=outcome.told(what, count), lines=named)
         if tally.rows and tally.refused_rows == tally.rows:
             totals.error("nothing-to-train", reason=tally.refused[0].problem.texts[0])
         elif lost and tally.refused_rows + len(lost) == tally.rows:

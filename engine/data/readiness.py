@@ -76,33 +76,23 @@ class Readiness:
         """What a run with such a window leaves out or cuts, with the lines."""
         found = [later("{says}; {do}.", says=one.texts[0], do=one.texts[1]) for one in self.base_warnings]
         found += self._refusals()
-        length = window.length
         lost, cut = self._lost_and_cut(window)
         if window.whole:
             lost, cut = sorted([*lost, *cut]), []
-        if lost and not self.has_targets:
-            found.append(
-                later(
-                    "{n} questions leave no room for an answer within the longest row, so a run leaves them out "
-                    "(lines {lines}).",
-                    n=f"{len(lost):,}", lines=outcome.named(lost, len(lost)),
-                )
-            )  # fmt: skip
-            return found
-        if lost and window.whole:
-            words = "{n} rows do not fit {length} tokens, so a run leaves them out (lines {lines})."
-            found.append(_counted(words, lost, length))
-        elif lost:
-            words = "Nothing of the answer of {n} rows fits {length} tokens, so a run leaves them out (lines {lines})."
-            found.append(_counted(words, lost, length))
-        if cut:
-            words = "{n} rows are cut to {length} tokens, so the end of their answer is not learned (lines {lines})."
-            found.append(_counted(words, cut, length))
-        if lost or cut:
+        why_lost = "Left out: {n} of {total} rows, lines {lines}: nothing of their answer fits {length} tokens."
+        if not self.has_targets:
+            why_lost = "Left out: {n} of {total} rows, lines {lines}: with an answer they do not fit {length} tokens."
+        elif window.whole:
+            why_lost = "Left out: {n} of {total} rows, lines {lines}: they do not fit {length} tokens whole."
+        why_cut = (
+            "Cut: {n} of {total} rows, lines {lines}: what of their answer is beyond {length} tokens is not learned."
+        )
+        why_back = "Left out: {n} of {total} rows, lines {lines}: the file turns off each of their answers."
+        for words, lines in ((why_lost, lost), (why_cut, cut), (why_back, self._kept_back())):
+            if lines:
+                found.append(self._told(words, lines, len(lines), length=f"{window.length:,}"))
+        if (lost or cut) and self.has_targets:
             found.append(self._remedy(window))
-        if kept_back := self._kept_back():
-            words = "{n} rows hold no answer that is trained, so a run leaves them out (lines {lines})."
-            found.append(later(words, n=f"{len(kept_back):,}", lines=outcome.named(kept_back, len(kept_back))))
         return found
 
     @property
@@ -123,14 +113,17 @@ class Readiness:
 
     def _refusals(self) -> list[Text]:
         refused = self.tally.refused
-        words = "The base cannot read {n} rows, so a run leaves them out: {reason} (lines {lines})."
-        found = [
-            later(words, n=f"{one.rows:,}", reason=one.problem.texts[0], lines=outcome.named(one.lines, one.rows))
-            for one in refused[:REASONS]
-        ]
+        words = "Left out: {n} of {total} rows, lines {lines}: {reason}. To keep them: {do}."
+        found = []
+        for one in refused[:REASONS]:
+            reason, do = one.problem.texts
+            found.append(self._told(words, one.lines, one.rows, reason=reason, do=do))
         if rest := sum(one.rows for one in refused[REASONS:]):
-            found.append(later("It cannot read {n} more rows for other reasons.", n=f"{rest:,}"))
+            found.append(later("Left out: {n} more rows, for other reasons of this kind.", n=f"{rest:,}"))
         return found
+
+    def _told(self, words: str, lines: Sequence[int], count: int, **more: str | Text) -> Text:
+        return later(words, n=f"{count:,}", total=f"{self.tally.rows:,}", lines=outcome.named(lines, count), **more)
 
     def _remedy(self, window: Window) -> Text:
         needed = self.tally.keeps_all
@@ -140,10 +133,6 @@ class Readiness:
         return later(
             'A "Longest row" (train.max_length) of {needed} tokens would keep all of them.', needed=f"{needed:,}"
         )
-
-
-def _counted(words: str, lines: Sequence[int], length: int) -> Text:
-    return later(words, n=f"{len(lines):,}", length=f"{length:,}", lines=outcome.named(lines, len(lines)))
 
 
 def preview(workspace: Workspace, dataset_id: str, base: Base, length: int) -> rendered.Preview:

@@ -137,9 +137,7 @@ class Tally:
             return
         for what, count in (one.dropped or {}).items():
             self.dropped[what] = self.dropped.get(what, 0) + count
-            self.dropped_rows.setdefault(what, [])
-            if len(self.dropped_rows[what]) < LINES_NAMED:
-                self.dropped_rows[what].append(line)
+            self.dropped_rows.setdefault(what, []).append(line)
         self.lines.append(line)
         self.first.append(one.first)
         self.needed.append(one.needed)
@@ -175,7 +173,7 @@ class Tally:
             later(
                 "The base's chat template leaves out {what} (lines {lines}).",
                 what=told(what, count),
-                lines=named(self.dropped_rows[what], count),
+                lines=named(self.dropped_rows[what], len(self.dropped_rows[what])),
             )
             for what, count in sorted(self.dropped.items())
         ]

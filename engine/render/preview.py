@@ -14,9 +14,12 @@ from engine.render.encode import Marked, Pair
 from engine.render.template import NotWritten
 from engine.words import Text
 
-SHOWN_ROWS, SHOWN_TOKENS = 6, 1_500
+SHOWN_ROWS, ODD_ROWS, SHOWN_TOKENS = 6, 3, 1_500
 # How a token is shown: read only, trained, trained by nobody since its turn is turned off, or beyond the window.
 READ, TRAINED, KEPT_BACK, CUT = range(4)
+
+
+Coded = encode.Encoded | Pair | Marked
 
 
 class Part(NamedTuple):
@@ -53,7 +56,8 @@ class Preview(NamedTuple):
 
 def look(rows: list[dict[str, Any]], coder: Coder, length: int) -> Preview:
     """Return the preview of canonical rows within a window of `length` tokens."""
-    shown: list[Row] = []
+    usual: list[Row] = []
+    odd: list[Row] = []  # rows of which something is left out, kept back or cut
     tally, tokens, trained = outcome.Tally(), 0, 0
     step = max(1, len(rows) // SHOWN_ROWS)
     wanted = 0
@@ -67,16 +71,22 @@ def look(rows: list[dict[str, Any]], coder: Coder, length: int) -> Preview:
         parts = _parts(coded, coder, row, length)
         tokens += sum(len(ids) for _, ids, _ in parts)
         trained += sum(kinds.count(TRAINED) for _, _, kinds in parts)
-        if number >= wanted and len(shown) < SHOWN_ROWS:  # the next one that can be read
+        is_odd = bool(coded.dropped) or any(KEPT_BACK in kinds or CUT in kinds for _, _, kinds in parts)
+        if is_odd and len(odd) < ODD_ROWS:
+            odd.append(_row(row, coded, parts, coder))
+        elif number >= wanted and len(usual) < SHOWN_ROWS:  # the next one that can be read
             wanted += step
-            dropped = tuple(outcome.told(what, count) for what, count in sorted((coded.dropped or {}).items()))
-            shown.append(Row(row["line"], tuple(_shown(*part, coder) for part in parts), dropped))
+            usual.append(_row(row, coded, parts, coder))
+    shown = sorted([*odd, *usual[: SHOWN_ROWS - len(odd)]], key=lambda one: one.line)
     return Preview(tuple(shown), tally, tokens, trained, coder.is_plain)
 
 
-def _parts(
-    coded: encode.Encoded | Pair | Marked, coder: Coder, row: dict[str, Any], length: int
-) -> list[tuple[str, list[int], list[int]]]:
+def _row(row: dict[str, Any], coded: Coded, parts: list[tuple[str, list[int], list[int]]], coder: Coder) -> Row:
+    dropped = tuple(outcome.told(what, count) for what, count in sorted((coded.dropped or {}).items()))
+    return Row(row["line"], tuple(_shown(*part, coder) for part in parts), dropped)
+
+
+def _parts(coded: Coded, coder: Coder, row: dict[str, Any], length: int) -> list[tuple[str, list[int], list[int]]]:
     """What a row is read as: the name of each part, its token ids, and how each is shown."""
     if isinstance(coded, Pair):
         sides = [("chosen", coded.chosen_ids), ("rejected", coded.rejected_ids)]
