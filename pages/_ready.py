@@ -60,8 +60,10 @@ def show(plan: Plan) -> None:
         if told:
             st.warning("\n".join(f"- {_ui.plain(one)}" for one in told))
         elif stops is None:
-            words = "All {n} rows can be read, and nothing of what they teach is cut."
-            st.success(_ui.say(words, n=f"{found.tally.rows:,}"), icon=":material/check_circle:")
+            st.success(
+                _ui.say("All {n} rows can be read, and nothing of what they teach is cut.", n=f"{found.tally.rows:,}"),
+                icon=":material/check_circle:",
+            )
         for note in found.notes:
             st.caption(_ui.plain(str(note)))
 

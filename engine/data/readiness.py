@@ -79,18 +79,21 @@ class Readiness:
         lost, cut = self._lost_and_cut(window)
         if window.whole:
             lost, cut = sorted([*lost, *cut]), []
-        why_lost = "Left out: {n} of {total} rows, lines {lines}: nothing of their answer fits {length} tokens."
+        length = f"{window.length:,}"
         if not self.has_targets:
-            why_lost = "Left out: {n} of {total} rows, lines {lines}: with an answer they do not fit {length} tokens."
+            why = later("with an answer they do not fit {length} tokens", length=length)
         elif window.whole:
-            why_lost = "Left out: {n} of {total} rows, lines {lines}: they do not fit {length} tokens whole."
-        why_cut = (
-            "Cut: {n} of {total} rows, lines {lines}: what of their answer is beyond {length} tokens is not learned."
-        )
-        why_back = "Left out: {n} of {total} rows, lines {lines}: the file turns off each of their answers."
-        for words, lines in ((why_lost, lost), (why_cut, cut), (why_back, self._kept_back())):
-            if lines:
-                found.append(self._told(words, lines, len(lines), length=f"{window.length:,}"))
+            why = later("they do not fit {length} tokens whole", length=length)
+        else:
+            why = later("nothing of their answer fits {length} tokens", length=length)
+        if lost:
+            found.append(self._left_out(lost, why))
+        if cut:
+            why = later("what of their answer is beyond {length} tokens is not learned", length=length)
+            told = {"n": f"{len(cut):,}", "total": f"{self.tally.rows:,}", "lines": outcome.named(cut, len(cut))}
+            found.append(later("Cut: {n} of {total} rows, lines {lines}: {why}.", why=why, **told))
+        if kept_back := self._kept_back():
+            found.append(self._left_out(kept_back, later("the file turns off each of their answers")))
         if (lost or cut) and self.has_targets:
             found.append(self._remedy(window))
         return found
@@ -113,23 +116,28 @@ class Readiness:
 
     def _refusals(self) -> list[Text]:
         refused = self.tally.refused
-        words = "Left out: {n} of {total} rows, lines {lines}: {reason}. To keep them: {do}."
         found = []
         for one in refused[:REASONS]:
             reason, do = one.problem.texts
-            found.append(self._told(words, one.lines, one.rows, reason=reason, do=do))
+            why = later("{reason}; to keep them, {do}", reason=reason, do=do)
+            found.append(self._left_out(one.lines, why, one.rows))
         if rest := sum(one.rows for one in refused[REASONS:]):
             found.append(later("Left out: {n} more rows, for other reasons of this kind.", n=f"{rest:,}"))
         return found
 
-    def _told(self, words: str, lines: Sequence[int], count: int, **more: str | Text) -> Text:
-        return later(words, n=f"{count:,}", total=f"{self.tally.rows:,}", lines=outcome.named(lines, count), **more)
+    def _left_out(self, lines: Sequence[int], why: Text, count: int | None = None) -> Text:
+        count = len(lines) if count is None else count
+        told = {"n": f"{count:,}", "total": f"{self.tally.rows:,}", "lines": outcome.named(lines, count)}
+        return later("Left out: {n} of {total} rows, lines {lines}: {why}.", why=why, **told)
 
     def _remedy(self, window: Window) -> Text:
         needed = self.tally.keeps_all
         if window.most and needed > window.most:
-            words = "{needed} tokens would keep all of them, and the base reads {window}: shorten these rows, or split them."
-            return later(words, needed=f"{needed:,}", window=f"{window.most:,}")
+            return later(
+                "{needed} tokens would keep all of them, and the base reads {window}: shorten these rows, or split them.",
+                needed=f"{needed:,}",
+                window=f"{window.most:,}",
+            )
         return later(
             'A "Longest row" (train.max_length) of {needed} tokens would keep all of them.', needed=f"{needed:,}"
         )

@@ -207,5 +207,10 @@ def base_notes(coder: Coder) -> list[Text]:
     end, last = coder.special.get("eos_token", ""), ", ".join(sorted(coder.end_marks))
     if coder.end is None or not last or end in coder.end_marks:
         return []
-    words = "Answers end with {mark}, which is trained; the base's end-of-text token is {end}. Writing stops at either."
-    return [later(words, mark=last, end=end)]
+    return [
+        later(
+            "Answers end with {mark}, which is trained; the base's end-of-text token is {end}. Writing stops at either.",
+            mark=last,
+            end=end,
+        )
+    ]
