@@ -89,7 +89,7 @@ def _counts(found: preview.Preview, length: int) -> None:
     for refusal in tally.refused[: readiness.REASONS]:
         st.error(
             _ui.say(
-                "Left out: {n} of {total} rows, lines {lines}: {reason}; to keep them, {do}.",
+                "Left out: {n} of {total} rows, lines {lines}: {reason}; {do}.",
                 n=refusal.rows,
                 total=tally.rows,
                 reason=refusal.problem.texts[0],

@@ -30,8 +30,9 @@ def usual_plan(workspace: Workspace, dataset: Dataset, base: Base) -> Plan:
     return plans.make(workspace, recipe, base=base, dataset=dataset, overrides={})
 
 
-def show(plan: Plan) -> None:
-    """Say which rows the base refuses, which are cut, and what its chat template leaves out."""
+def show(plan: Plan, *, problems_below: bool = False) -> None:
+    """Say which rows the base refuses, which are cut, and what its chat template leaves out. With `problems_below` the
+    page names what keeps the run from starting itself."""
     dataset, base = plan.dataset, plan.base
     if dataset is None or not dataset.trainable or not dataset.has_rows:
         return
@@ -55,15 +56,13 @@ def show(plan: Plan) -> None:
         st.markdown(
             _ui.say("**With {base}**, rows of at most {length} tokens:", base=base.title, length=f"{window.length:,}")
         )
-        if stops is not None:
+        if stops is not None and not problems_below:
             st.error(_ui.plain(stops.sentence))
         if told:
             st.warning("\n".join(f"- {_ui.plain(one)}" for one in told))
         elif stops is None:
-            st.success(
-                _ui.say("All {n} rows can be read, and nothing of what they teach is cut.", n=f"{found.tally.rows:,}"),
-                icon=":material/check_circle:",
-            )
+            n = f"{found.tally.rows:,}"
+            st.markdown(_ui.say("All {n} rows can be read, and nothing of what they teach is cut.", n=n))
         for note in found.notes:
             st.caption(_ui.plain(str(note)))
 

@@ -170,7 +170,7 @@ with about_base:
     _base.panel(workspace, base, plan)
 problems = [*plan.problems, *(one for one in _base.problems(base) if one not in plan.problems)]
 _train_plan.show(plan)
-_ready.show(plan)
+_ready.show(plan, problems_below=True)
 with st.expander(t("What each device can do")):
     _base.devices()
 with st.expander(t("The whole specification (spec.json)")):

@@ -119,7 +119,7 @@ class Readiness:
         found = []
         for one in refused[:REASONS]:
             reason, do = one.problem.texts
-            why = later("{reason}; to keep them, {do}", reason=reason, do=do)
+            why = later("{reason}; {do}", reason=reason, do=do)
             found.append(self._left_out(one.lines, why, one.rows))
         if rest := sum(one.rows for one in refused[REASONS:]):
             found.append(later("Left out: {n} more rows, for other reasons of this kind.", n=f"{rest:,}"))

@@ -310,6 +310,48 @@ def test_the_preview_shows_what_is_beyond_the_window_and_says_where_no_tokenizer
         readiness.preview(workspace, dataset.id, bases.describe("/nowhere/at/all", workspace), 20)
 
 
+def refused(number: int) -> dict[str, Any]:
+    """A conversation that the starter's template cannot write: it knows no tools."""
+    call = {"type": "function", "id": "c1", "function": {"name": "look", "arguments": {"n": number}}}
+    result = {"role": "tool", "content": "One", "tool_call_id": "c1"}
+    turns = [{"role": "user", "content": f"Look {number}"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    return {"messages": [*turns, result, {"role": "assistant", "content": f"One {number}"}]}
+
+
+def talk(number: int) -> dict[str, Any]:
+    turns = ({"role": "user", "content": f"q{number}"}, {"role": "assistant", "content": f"a{number}"})
+    return {"messages": list(turns)}
+
+
+def test_data_and_train_name_the_rows_that_the_base_refuses(workspace: Workspace) -> None:
+    dataset = stored(workspace, lines_of([talk(1), refused(2), talk(3), talk(4)]))
+    said = "Left out: 1 of 4 rows, lines 2: the base's chat template refuses this conversation"
+    for page in ("data", "train"):
+        app = open_page(page, dataset=dataset.id)
+        assert not app.exception and said in texts(app)
+    assert not button(app, "start").disabled
+    none_left = stored(workspace, lines_of([refused(n) for n in range(4)]))
+    app = open_page("train", dataset=none_left.id)
+    assert button(app, "start").disabled and "unknown role: tool" in texts(app)
+
+
+def test_many_rows_are_read_beside_the_page_and_the_start_stays_possible(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = stored(workspace, lines_of([talk(n) for n in range(30)]))
+    started: list[jobs.Call] = []
+    monkeypatch.setattr(readiness, "AT_ONCE_ROWS", 10)
+    monkeypatch.setattr(jobs, "start", lambda call, token=None: started.append(call) or workspace.root / "job")
+    monkeypatch.setattr(jobs, "progress", lambda folder: jobs.JobProgress(done=40, total=100, left_s=3.0))
+    monkeypatch.setattr(jobs, "result", lambda folder: jobs.carry_out(started[0]) if len(started) > 1 else None)
+    app = open_page("train", dataset=dataset.id)
+    assert started == [jobs.Call(workspace=str(workspace.root), dataset=dataset.id, base="starter")]
+    assert "is not known yet" in texts(app) and not button(app, "start").disabled
+    started.append(started[0])
+    app.run()
+    assert not app.exception and "All 30 rows can be read" in texts(app) and "is not known yet" not in texts(app)
+
+
 # --- jobs -------------------------------------------------------------------------------------------------------------
 def test_a_job_stores_a_file_in_a_process_of_its_own_and_tells_how_far_it_is(workspace: Workspace) -> None:
     source = workspace.root / "upload"
