@@ -1,4 +1,4 @@
-"""What a data set holds, in numbers and charts; which tokens are trained; how it is divided for training."""
+"""What a data set holds, in numbers and charts; how it is divided for training."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
-from streamlit.components.v2 import component
 
 from engine.check import DatasetError
-from engine.data import Dataset, datasets, masks, profile
+from engine.data import Dataset, datasets, profile
 from engine.models import Base, bases
 from engine.words import t
 from engine.workspace import Workspace
@@ -19,45 +18,9 @@ from pages import _ui
 BARS = 30
 HELD_OUT_SHOWN = 10
 
-_TOKENS_CSS = """
-.row { margin: 0 0 1rem; color: var(--st-text-color); font-family: var(--st-font); }
-.head { margin: 0 0 .3rem; font-size: .9rem; }
-.text { padding: .6rem .8rem; border: 1px solid var(--st-border-color); border-radius: var(--st-base-radius);
-  font: .9rem/1.7 var(--st-code-font, monospace); white-space: pre-wrap; overflow-wrap: anywhere;
-  max-height: 22rem; overflow-y: auto; }
-.text span { border-radius: 3px; box-shadow: inset -1px 0 0 var(--st-border-color); }
-.text span.trained { background: color-mix(in srgb, var(--st-green-color) 30%, transparent);
-  border-bottom: 2px solid var(--st-green-color); }
-"""
 
-# The tokens come from a file: they are set as text, never as HTML.
-_TOKENS_JS = """
-export default function ({ parentElement, data }) {
-  parentElement.querySelectorAll(".row").forEach(old => old.remove());
-  for (const part of data.parts) {
-    const row = document.createElement("div"), head = document.createElement("p"), text = document.createElement("div");
-    row.className = "row"; head.className = "head"; text.className = "text";
-    head.textContent = part.head;
-    text.tabIndex = 0;
-    text.setAttribute("role", "group");
-    text.setAttribute("aria-label", part.head);
-    part.pieces.forEach((piece, index) => {
-      const span = document.createElement("span");
-      span.textContent = piece;
-      if (part.trained[index]) span.className = "trained";
-      text.append(span);
-    });
-    if (part.more) text.append(part.more);
-    row.append(head, text);
-    parentElement.append(row);
-  }
-}
-"""
-
-_tokens = component("tunebook_tokens", css=_TOKENS_CSS, js=_TOKENS_JS)
-
-
-def _base(workspace: Workspace) -> Base:
+def base_of(workspace: Workspace) -> Base:
+    """The base that is chosen, or the starter; said above what it decides."""
     base = bases.describe(_ui.current("base") or "starter", workspace)
     st.caption(_ui.say("Tokens as {base} reads them; the base is chosen on the Train page.", base=base.title))
     return base
@@ -76,7 +39,7 @@ def _bars(counts: Mapping[str, int], name: str, title: str, key: str) -> None:
 
 def show(workspace: Workspace, dataset: Dataset) -> None:
     """Rows, turns, roles, characters, labels and token lengths, each as a chart with its table."""
-    base = _base(workspace)
+    base = base_of(workspace)
     try:
         with st.spinner(t("Counting ...")):
             found = profile.describe(workspace, dataset.id, base)
@@ -136,60 +99,6 @@ def _lengths(found: profile.Statistics) -> None:
     with st.expander(t("The numbers: {what}", what=title)):
         table = pd.DataFrame({t("Tokens"): edges, t("Rows"): counts})
         st.dataframe(table[table[t("Rows")] > 0], hide_index=True, alt=title)
-
-
-def mask(workspace: Workspace, dataset: Dataset) -> None:
-    """Some rows as the base reads them, with the tokens that are trained in colour."""
-    if dataset.report.type in ("prompt-only", "stepwise"):
-        st.info(t("These rows have no answer to learn from, so no token of them is trained."))
-        return
-    base = _base(workspace)
-    found = masks.cached(workspace, dataset.id, base)
-    if found is None:
-        st.write(t("A few rows are read with the base's own tokenizer and chat template, just as training reads them."))
-        if not st.button(t("Show what is trained"), type="primary", key="show_mask"):
-            return
-        with st.spinner(t("Reading some rows as the base does; this takes some seconds ...")):
-            found = masks.make(workspace, dataset.id, base)
-        if found.rows:
-            st.rerun()
-    if found.problem is not None:
-        st.error(_ui.plain(found.problem.sentence))
-    if not found.rows:
-        return
-    share = 100 * found.trained / max(1, found.tokens)
-    st.write(
-        _ui.say(
-            "In the first {rows} rows {trained} of {tokens} tokens are trained ({share} %). They are green and underlined.",
-            rows=found.counted,
-            trained=f"{found.trained:,}",
-            tokens=f"{found.tokens:,}",
-            share=f"{share:.0f}",
-        )
-    )
-    if found.plain_template:
-        st.caption(t("The base has no chat template; questions and answers are marked with plain headings."))
-    if found.untrained and not found.problem:
-        st.warning(_ui.say("{n} of these rows train nothing: no answer begins within the window.", n=found.untrained))
-    if found.refused:
-        st.warning(_ui.say("The base's chat template cannot write {n} of these rows.", n=found.refused))
-    names = {"chosen": t("better answer"), "rejected": t("worse answer"), "good": t("good"), "bad": t("bad"), "": ""}
-    parts = []
-    for row in found.rows:
-        for part in row.parts:
-            head = t("Line {line}", line=f"{row.line:,}") if row.line else ""
-            words = [head, names.get(part.name, part.name)]
-            counted = t("{trained} of {tokens} tokens are trained", trained=part.trained_tokens, tokens=part.tokens)
-            more = len(part.pieces) < part.tokens
-            parts.append(
-                {
-                    "head": ", ".join([w for w in words if w]) + ": " + counted,
-                    "pieces": list(part.pieces),
-                    "trained": list(part.trained),
-                    "more": t(" … and {n} more tokens", n=part.tokens - len(part.pieces)) if more else "",
-                }
-            )
-    _tokens(key=f"tokens_{dataset.id}", data={"parts": parts})
 
 
 def division(workspace: Workspace, dataset: Dataset) -> None:

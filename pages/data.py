@@ -9,10 +9,10 @@ import streamlit as st
 from engine import limits, starter
 from engine.check import DatasetError
 from engine.data import Dataset, datasets, hub_data, jobs, mix
-from engine.models import hub_client
+from engine.models import bases, hub_client
 from engine.read import formats
 from engine.words import language, t
-from pages import _data_profile, _data_rows, _data_upload, _ui
+from pages import _data_mask, _data_profile, _data_rows, _data_upload, _ready, _ui
 
 # Larger files are left where they are: a download lies in memory while it is sent.
 DOWNLOAD_BYTES = 500 << 20
@@ -210,7 +210,7 @@ def _look(dataset: Dataset) -> None:
     if look == "numbers":
         _data_profile.show(workspace, dataset)
     elif look == "mask":
-        _data_profile.mask(workspace, dataset)
+        _data_mask.show(workspace, dataset)
     elif look == "division":
         _data_profile.division(workspace, dataset)
     else:
@@ -278,6 +278,8 @@ else:
     _data_rows.problems(workspace, dataset)
     if dataset.eval_id:
         st.caption(t("This data brings its own questions for the score before and after; they are never trained on."))
+    if report.trainable:
+        _ready.show(_ready.usual_plan(workspace, dataset, bases.describe(_ui.current("base") or "starter", workspace)))
     _look(dataset)
     _manage(dataset)
     if report.type == "stepwise" and not report.errors:

@@ -16,7 +16,7 @@ from engine.runs import lifecycle, store
 from engine.spec import recipes as spec_recipes
 from engine.spec import schema, settings
 from engine.words import t
-from pages import _base, _train_chain, _train_plan, _train_settings, _ui
+from pages import _base, _ready, _train_chain, _train_plan, _train_settings, _ui
 
 st.title(t("Train"))
 st.write(t("Choose a base and a recipe. The defaults are good; change what you understand, and start."))
@@ -170,6 +170,7 @@ with about_base:
     _base.panel(workspace, base, plan)
 problems = [*plan.problems, *(one for one in _base.problems(base) if one not in plan.problems)]
 _train_plan.show(plan)
+_ready.show(plan, problems_below=True)
 with st.expander(t("What each device can do")):
     _base.devices()
 with st.expander(t("The whole specification (spec.json)")):

@@ -48,13 +48,15 @@ def check_file(
     problems_path: Path | None = None,
     mapping: dict[str, str] | None = None,
     base: Base | None = None,
+    max_length: int | None = None,
     against: Path | None = None,
     processes: int | None = None,
     quick: bool | None = None,
 ) -> Report:
     """Check the file at `path` and return its Report; `name` is what the report calls it.
 
-    With a `base` whose tokenizer is on this machine, rows longer than its window are named; with a file of validation
+    With a `base` whose tokenizer is on this machine, every good row is rendered as a run would and nothing is given to a
+    `sink`: what its chat template refuses, and what `max_length` tokens cut, is named; with a file of validation
     data to hold it `against`, rows that ask what one of its rows asks.
 
     Large files of JSON Lines are checked by several processes, by default as many as there are cores. The Report is the
@@ -76,7 +78,7 @@ def check_file(
             run = _Check(OpenFile(file, mapping), path, shown, progress, sink, problems_path, quick)
             run.processes = processes or workers_for(run.file.size)
             if base is not None:
-                run.window = Window(base)
+                run.sink = run.window = Window(base, max_length)
             if against is not None:
                 run.questions = Questions()
                 check_file(against, sink=run.questions)
@@ -160,7 +162,6 @@ class _Check:
             reading=file.reading,
             mapping=file.mapping,
             example=file.example,
-            long_bytes=self.window.least_bytes if self.window else None,
             language=language(),
             problems_folder=every,
         )
@@ -210,7 +211,6 @@ class _Check:
             has_cells=file.container == "csv",
             has_lines=file.has_lines,
             sink=self.sink,
-            long_bytes=self.window.least_bytes if self.window else None,
             quick=self.quick,
             example=file.example,
             overlap=self.questions.same_as(reading) if self.questions and reading else None,

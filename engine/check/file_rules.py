@@ -13,7 +13,7 @@ from engine.check.piece import GROUP_ROWS
 from engine.check.records import OpenFile
 from engine.check.repeats import Hashes, Places, Repeats
 from engine.check.totals import Totals
-from engine.check.window import Window, over_window
+from engine.check.window import Window
 from engine.read import formats, texts
 from engine.spec import counts
 from engine.words import Text, later
@@ -33,12 +33,12 @@ def judge_file(file: OpenFile, totals: Totals, window: Window | None) -> None:
             shown = texts.name_list(totals.columns, 20) or later("no fields")
             totals.error("unknown-layout", found=shown, known=formats.known_layouts(), blank=_blank_names(totals))
         return
-    if window is not None and totals.long_rows:
-        over_window(window, file, reading, totals)
     if reading.prompts_only:
         totals.warn("no-answers")
     if reading.unpacked:
         totals.warn("unpacked", found=texts.name_list(reading.unpacked, 12))
+    if window is not None:
+        window.judge(totals, has_lines=file.has_lines)
     if "label" in reading.layout.fields:
         _labels(totals)
     _length_bias(totals)

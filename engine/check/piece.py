@@ -12,8 +12,6 @@ from engine.words import Problem
 COLUMNS_KEPT = 200
 # A piece that is no range of bytes has so many rows.
 GROUP_ROWS = 100_000
-# Rows that may be longer than the window are counted exactly up to this many, else estimated from as many.
-WINDOW_ROWS = 2_000
 
 
 class Range(NamedTuple):
@@ -80,9 +78,6 @@ class Piece(msgspec.Struct, kw_only=True):
     judged: bytes = b""
     commas: int = 0  # records with a comma behind them
     first_comma: int = 0  # the line of the first of these
-    long_rows: int = 0  # rows whose bytes could be more tokens than the window has
-    long_bytes: int = 0
-    long_sample: list[tuple[int, int]] = []  # (mark, row) of those with the lowest marks
 
     def hashes(self, per_row: int) -> Hashes:
         hashes = Hashes(per_row)

@@ -40,7 +40,6 @@ class Job(msgspec.Struct, kw_only=True):
     reading: formats.Reading | None
     mapping: dict[str, str]
     example: dict[str, Any] | None
-    long_bytes: int | None
     language: str
     problems_folder: str | None
 
@@ -77,7 +76,7 @@ def serve(source: BinaryIO, out: BinaryIO) -> None:
     """Do the job that stands in `source`."""
     job = msgspec.json.decode(source.readline(), type=Job)
     set_language(job.language)
-    checks = RowChecks(job.reading, mapping=job.mapping, example=job.example, long_bytes=job.long_bytes)
+    checks = RowChecks(job.reading, mapping=job.mapping, example=job.example)
     with open(os.fsdecode(job.path), "rb") as file:
         for line in source:
             index, start, end = msgspec.json.decode(line, type=tuple[int, int, int])

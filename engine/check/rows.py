@@ -8,9 +8,7 @@ is well. The quick way may never say anything that the careful way would not (te
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable
-from heapq import heappush, heappushpop
 from itertools import repeat
 from typing import Any, Protocol
 
@@ -20,7 +18,7 @@ from engine.check.content_rules import ContentRules, row_flags
 from engine.check.keys import key_twice, quotes_of
 from engine.check.layout_rules import LayoutRules
 from engine.check.ledger import Ledger
-from engine.check.piece import WINDOW_ROWS, Piece
+from engine.check.piece import Piece
 from engine.check.quick import CLOSED, quick_way
 from engine.check.repeats import Hashes
 from engine.check.row_rules import RowRules, judgements
@@ -49,7 +47,6 @@ class HasAnswers(Exception):
 class RowChecks:
     """Checks rows that come in blocks; take() gives what was found since it was last called.
 
-    `long_bytes`: rows of more bytes may be longer than the model's window.
     `overlap` is given every good row, and says which line of the validation file asks the same.
     """
 
@@ -61,7 +58,6 @@ class RowChecks:
         has_cells: bool = False,
         has_lines: bool = True,
         sink: RowSink | None = None,
-        long_bytes: int | None = None,
         quick: bool = True,
         example: dict[str, Any] | None = None,
         overlap: Callable[[dict[str, Any]], int | None] | None = None,
@@ -78,7 +74,6 @@ class RowChecks:
         self.unpacked = reading.unpacked if reading else ()
         # Where NaN stands in any other column, nothing is lost. The field inside a column is a part of that.
         self.used = {column.partition(".")[0] for column in reading.layout.fields.values()} if reading else set()
-        self.long_limit = long_bytes
         self.overlap = overlap
         self.rows_before = 0  # rows of the file that were taken already
         self.quick = self.scan = None
@@ -93,8 +88,6 @@ class RowChecks:
     def _begin(self) -> None:
         self.rows = self.bad_rows = self.commas = self.first_comma = 0
         self.hashes = Hashes(judgements(self.reading))
-        self.long: list[tuple[int, int]] = []
-        self.long_rows = self.long_total = 0
 
     def take(self, lines: int = 0) -> Piece:
         """What was found in the rows since the last time; `lines`: how many lines they had."""
@@ -113,9 +106,6 @@ class RowChecks:
             judged=hashes.judged.tobytes(),
             commas=self.commas,
             first_comma=self.first_comma,
-            long_rows=self.long_rows,
-            long_bytes=self.long_total,
-            long_sample=[(-mark, row) for mark, row in self.long],
         )
         self.layout.take(piece)
         if self.rules:
@@ -138,10 +128,6 @@ class RowChecks:
         suspects, quotes, blanks = self.scan.look(lines, block) if self.scan else (_ALWAYS, _NEVER, _ALWAYS)
         hashes = self.hashes
         hashes.add(lines, numbers)
-        if self.long_limit is not None:
-            for row, raw in enumerate(lines, start=before + 1):
-                if len(raw) > self.long_limit:
-                    self._long_row(raw, row)
         ledger, careful, quick = self.ledger, self._careful, self.quick
         is_open: Any = quick or CLOSED
         decode, quotes_outside = is_open.decode, is_open.quotes
@@ -180,16 +166,6 @@ class RowChecks:
                 hashes.drop(row - 1)
         if self.rules is not None:
             self.rules.target_characters += characters
-
-    def _long_row(self, raw: bytes, row: int) -> None:
-        """Keep the rows with the lowest marks: a sample that does not depend on how the file is divided."""
-        self.long_rows += 1
-        self.long_total += len(raw)
-        marked = (-zlib.crc32(raw), row)
-        if len(self.long) < WINDOW_ROWS:
-            heappush(self.long, marked)
-        else:
-            heappushpop(self.long, marked)
 
     def _careful(self, raw: bytes, suspect: bool, quotes: int, number: int) -> bool:
         """Check one row with care and return whether it is good. `quotes` is -1 where they were not counted."""

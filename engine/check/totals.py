@@ -10,7 +10,7 @@ from typing import BinaryIO
 import msgspec
 
 from engine.check.ledger import PROBLEMS_KEPT
-from engine.check.piece import COLUMNS_KEPT, WINDOW_ROWS, Lengths, Piece, Range
+from engine.check.piece import COLUMNS_KEPT, Lengths, Piece, Range
 from engine.check.repeats import Repeats
 from engine.check.report import in_file, problem_to_json
 from engine.words import Problem, Text
@@ -37,8 +37,6 @@ class Totals:
         self.repeats = Repeats(per_row)
         self.per_row = per_row
         self.commas = self.first_comma = 0
-        self.long_rows = self.long_bytes = 0
-        self.long_sample: list[tuple[int, int]] = []
         self.ranges: list[Range] = []  # of the pieces so far, where these are ranges of the file
         self.path = problems_path
         self.file: BinaryIO | None = problems_path.open("wb") if problems_path else None
@@ -68,10 +66,6 @@ class Totals:
         if piece.commas and not self.commas:
             self.first_comma = lines + piece.first_comma
         self.commas += piece.commas
-        self.long_rows += piece.long_rows
-        self.long_bytes += piece.long_bytes
-        more = [(mark, rows + row) for mark, row in piece.long_sample]
-        self.long_sample = sorted(self.long_sample + more)[:WINDOW_ROWS]
         self.rows += piece.rows
         self.bad_rows += piece.bad_rows
         self.lines += piece.lines

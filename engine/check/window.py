@@ -1,82 +1,74 @@
-"""The window of a base, and which rows are longer than it."""
+"""What a base makes of the rows of a file: those its chat template refuses, and those a window of tokens cuts."""
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Sequence
 from typing import Any
 
-from engine.check.records import OpenFile
+from engine.check.canonical import canonical
 from engine.check.report import DatasetError
-from engine.check.rows import RowChecks
 from engine.check.totals import Totals
 from engine.models import Base
 from engine.read import formats
 from engine.render import Coder, NoTokenizer, outcome
+from engine.words import Text, later
 
-# Rows that may be too long for a model are counted token by token when they are no more than this.
-WINDOW_BYTES = 8 << 20
+# Rows are cut after so many tokens where nothing else is said: the default of the recipes.
+MAX_LENGTH = 1024
 
 
 class Window:
-    """The window of a base, and what counts the tokens of a row. Raises DatasetError when they cannot be counted."""
+    """A sink that renders every good row as a run on `base` would, and counts what becomes of it within `max_length`
+    tokens, or what the base reads where that is less. Raises DatasetError when its tokens cannot be counted here."""
 
-    def __init__(self, base: Base):
+    def __init__(self, base: Base, max_length: int | None = None):
         try:
             self.coder = Coder.of_folder(base.folder, base.ref)
         except NoTokenizer as error:
             raise DatasetError(error.problem) from None
-        self.tokens = base.window_tokens or 1 << 62
-        # What a template adds to the shortest exchange. Each further turn brings more bytes of JSON than tokens.
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        added = outcome.of_row({"messages": turns}, self.coder).tokens
-        self.least_bytes = max(0, self.tokens - (added or 64))
-
-
-class _Canonical:
-    """A sink that keeps the latest row in its canonical form."""
-
-    def __init__(self, reading: formats.Reading):
-        self.reading = reading
-        self.row: dict[str, Any] | None = None
+        self.most = base.window_tokens or 1 << 30
+        self.length = min(max_length or MAX_LENGTH, self.most)
 
     def start(self, reading: formats.Reading) -> None:
-        self.reading = reading
+        self.reading, self.tally = reading, outcome.Tally()
 
     def add(self, line: int, row: dict[str, Any], raw: bytes) -> None:
-        from engine.check.canonical import canonical
+        self.tally.add(line, outcome.of_row(canonical(row, self.reading, line), self.coder))
 
-        self.row = canonical(row, self.reading)
+    def judge(self, totals: Totals, *, has_lines: bool) -> None:
+        """Warn of what was found, the first rows of each kind by name; it is an error when nothing is left to train."""
+        tally, length = self.tally, self.length
+        for one in outcome.base_warnings(self.coder):
+            totals.warn(one.rule, **one.parameters)  # pyright: ignore[reportArgumentType]
+        for one in tally.refused:
+            _warn(totals, "row-refused", one.lines, one.rows, has_lines, reason=one.problem.texts[0])
+        lost = tally.lost(length)
+        # A question without an answer trains nothing anyway.
+        if self.reading.type != "prompt-only":
+            for rule, lines in (("row-lost", lost), ("row-cut", tally.cut(length))):
+                _warn(totals, rule, lines, len(lines), has_lines, length=length, remedy=self._remedy())
+        for what, count in sorted(tally.dropped.items()):
+            lines = tally.dropped_rows[what]
+            named = outcome.named(lines, len(lines))
+            totals.warn("row-dropped", what=outcome.told(what, count), lines=named)
+        if tally.rows and tally.refused_rows == tally.rows:
+            totals.error("nothing-to-train", reason=tally.refused[0].problem.texts[0])
+        elif lost and tally.refused_rows + len(lost) == tally.rows:
+            totals.error("nothing-to-train", reason=later("nothing of any answer fits {length} tokens", length=length))
+
+    def _remedy(self) -> Text:
+        needed = self.tally.keeps_all
+        if needed > self.most:
+            return later("shorten or split it: the base reads {n} tokens at most", n=self.most)
+        return later("set train.max_length to {needed} to keep all rows whole, or shorten it", needed=needed)
 
 
-def over_window(window: Window, file: OpenFile, reading: formats.Reading, totals: Totals) -> None:
-    """Count the tokens of the rows that may be too long, or of a sample of them that is drawn by their bytes."""
-    sample, average = totals.long_sample, totals.long_bytes / totals.long_rows
-    is_exact = totals.long_rows <= len(sample) and totals.long_bytes <= WINDOW_BYTES
-    if not is_exact:
-        sample = sample[: max(50, int(WINDOW_BYTES / 4 / average))]
-    chosen = array("q", sorted(row - 1 for _, row in sample))
-    kept = _Canonical(reading)
-    checks = RowChecks(reading, mapping=file.mapping, sink=kept, quick=False)
-    counted = over = 0
-    for row, (line, raw) in zip(chosen, file.records_at(chosen, totals.ranges), strict=True):
-        kept.row = None
-        checks.block([line], [raw], raw)
-        checks.take()
-        if kept.row is None:
-            continue  # it has errors
-        tokens = outcome.of_row(kept.row, window.coder).tokens
-        counted += 1
-        if tokens > window.tokens:
-            over += 1
-            if is_exact:
-                place = line if file.has_lines else None
-                totals.warn("over-window", row=row + 1, line=place, tokens=tokens, window=window.tokens)
-    if over and not is_exact:
-        share = 100 * over / counted * totals.long_rows / totals.rows
-        totals.warn(
-            "over-window-estimate",
-            share=f"{share:.1f}",
-            window=window.tokens,
-            counted=f"{counted:,}",
-            long=f"{totals.long_rows:,}",
-        )
+def _warn(
+    totals: Totals, rule: str, lines: Sequence[int], count: int, has_lines: bool, **parameters: str | int | Text
+) -> None:
+    """Name the first of these rows and count the others."""
+    for line in lines[: outcome.LINES_NAMED]:
+        place = {"line": line} if has_lines else {"row": line}
+        totals.warn(rule, **place, **parameters)  # pyright: ignore[reportArgumentType]
+    if more := count - outcome.LINES_NAMED:
+        totals.warnings[rule] += max(0, more)

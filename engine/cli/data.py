@@ -21,7 +21,10 @@ def register(command: shared.Command) -> None:
     sub = command("check", check)
     sub.set_defaults(parser=sub)
     sub.add_argument("file", nargs="?")
-    sub.add_argument("--base", help="name rows longer than this base's window: starter, a folder, a Hugging Face id")
+    sub.add_argument("--base", help="name rows that this base refuses or cuts: starter, a folder, a Hugging Face id")
+    sub.add_argument(
+        "--max-length", type=int, metavar="TOKENS", help="with --base: where rows are cut; 1024 by default"
+    )
     sub.add_argument("--eval-data", metavar="FILE", help="name rows that ask what a row of this validation data asks")
     sub.add_argument("--rules", action="store_true", help="list the rules instead")
     shared.take_map(sub)
@@ -60,6 +63,8 @@ def check(arguments: argparse.Namespace, workspace: Workspace) -> int:
                     mapping=mapping(arguments),
                     problems_path=every if target else None,
                     base=bases.describe(arguments.base, workspace) if arguments.base else None,
+                    max_length=arguments.max_length,
+                    progress=_percent(),
                     against=Path(arguments.eval_data) if arguments.eval_data else None,
                 )
         except DatasetError as error:

@@ -2,7 +2,7 @@
 
 datasets.add(workspace, path, name) checks and stores one, datasets.load(...) gives it back; uploads brings large files in,
 jobs does what takes long in a process of its own: a check, a mended copy, an older report made anew. fixes says what can
-be mended, one_row finds and edits, division says how a run divides it.
+be mended, one_row finds and edits, division says how a run divides it, readiness how a base reads every row of it.
 """
 
 from typing import TYPE_CHECKING
@@ -22,9 +22,9 @@ __all__ = [
     "hub_data",
     "jobs",
     "lengths",
-    "masks",
     "mix",
     "one_row",
     "profile",
+    "readiness",
     "uploads",
 ]

@@ -24,9 +24,10 @@ import msgspec
 
 from engine import limits, processes, read
 from engine.check import DatasetError, text_files
-from engine.data import copies, datasets, hub_data, making, recheck
+from engine.data import copies, datasets, hub_data, making, readiness, recheck
 from engine.data.fixes import Edit
-from engine.models import hub, hub_client
+from engine.models import bases, hub, hub_client
+from engine.render import NoTokenizer
 from engine.words import Problem, set_language
 from engine.workspace import Workspace, write_atomically
 
@@ -39,9 +40,9 @@ LEFTOVER_AGE_S = 24 * 3600
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a job does: store the file at `source`, or several `texts`, each a path and the name it is shown by; with
     `dataset` make a fixed or mapped copy of stored data, with `rows` the rows of a large file that training reads, with
-    `again` a report by today's check; fetch the hub's `model` into its cache, or its `data`
-    (hf:owner/name[:config][:split]) and store that; read a `gguf` file into a folder of the workspace, with the
-    `tokenizer` of another folder where one is named (engine/train/read_gguf.py)."""
+    `again` a report by today's check, with `base` how that base reads every row; fetch the hub's `model` into its cache,
+    or its `data` (hf:owner/name[:config][:split]) and store that; read a `gguf` file into a folder of the workspace, with
+    the `tokenizer` of another folder where one is named (engine/train/read_gguf.py)."""
 
     workspace: str
     source: str | None = None
@@ -51,6 +52,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     dataset: str | None = None
     rows: bool = False
     again: bool = False
+    base: str | None = None
     fixes: tuple[str | Edit, ...] = ()
     mapping: dict[str, str] | None = None
     language: str = "en"
@@ -107,13 +109,16 @@ def carry_out(call: Call, progress: read.OnProgress | None = None) -> Result:
         elif call.rows:
             datasets.make_rows(workspace, call.dataset, progress)
             made = datasets.load(workspace, call.dataset)
+        elif call.base is not None:
+            readiness.count(workspace, call.dataset, bases.describe(call.base, workspace), progress)
+            made = datasets.load(workspace, call.dataset)
         elif call.again:
             made = recheck.check_again(workspace, call.dataset, progress)
         elif call.mapping is not None:
             made = copies.mapped(workspace, call.dataset, call.mapping, progress, wait_for_rows=False)
         else:
             made = copies.fixed(workspace, call.dataset, progress, fixes=call.fixes, wait_for_rows=False)
-    except DatasetError as error:
+    except (DatasetError, NoTokenizer) as error:
         return Result(problem=error.problem)
     finally:
         if call.remove_source:

@@ -24,12 +24,17 @@ from engine.spec import split as spec_split
 from engine.words import Problem
 from engine.workspace import Workspace, write_atomically
 
-VERSION = 2
+VERSION = 3
 # The standard error of a share near one half is 1.1 points with so many rows.
 SAMPLE_ROWS = 2_000
 SAMPLE_CHARACTERS = 8_000_000
 # The split is drawn here as training draws it, which holds all rows in memory.
 SPLIT_ROWS = 20_000
+# The files of a base that decide how it reads a row.
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "config.json",
+    "generation_config.json",
+)  # fmt: skip
 _MESSAGES = ("messages", "prompt", "completion", "chosen", "rejected")
 
 
@@ -98,7 +103,7 @@ def describe(workspace: Workspace, dataset_id: str, base: Base) -> Statistics:
 def key(base: Base) -> str:
     """Changes with the version of this file and with the files that decide how many tokens a text has."""
     parts: list[Any] = [VERSION, base.ref, base.window_tokens]
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    for name in FILES:
         try:
             stat = (base.folder / name).stat() if base.folder else None
         except OSError:

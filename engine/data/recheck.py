@@ -16,8 +16,8 @@ from engine.data import datasets, making
 from engine.read import OnProgress
 from engine.workspace import Workspace
 
-# What profile.py and masks.py keep of the rows.
-MADE_OF_ROWS = ("statistics-*.json", "masks-*.json")
+# What profile.py and readiness.py keep of the rows.
+MADE_OF_ROWS = ("statistics-*.json", "readiness-*.bin")
 
 
 def check_again(workspace: Workspace, dataset_id: str, progress: OnProgress | None = None) -> datasets.Dataset:

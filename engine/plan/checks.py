@@ -55,7 +55,7 @@ def problems(plan: Plan) -> list[Problem]:
     checks.found += machine_choices.problems(plan.spec, plan.target.device, plan.base.shape)
     for check in (
         _check_devices, _check_names, _check_sizes, _check_targets, _check_kinds, _check_objective_args, _check_judge,
-        _check_replay, _check_held_out, _check_data, _check_memory, _check_disk,
+        _check_replay, _check_held_out, _check_data, _check_rows, _check_memory, _check_disk,
     ):  # fmt: skip
         check(checks)
     return checks.found
@@ -266,6 +266,17 @@ def _check_disk(checks: _Checks) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         checks.fault("disk-too-small", "base", free=free // 2**20, needed=needed // 2**20)
+
+
+def _check_rows(checks: _Checks) -> None:
+    """With this base and window some row must be left to train on."""
+    found = checks.plan.row_readiness
+    if found is None or any(one.where in ("dataset", "train.max_length") for one in checks.found):
+        return  # not known yet, or no question any more
+    problem = found.stops(checks.plan.window)
+    if problem is not None:
+        where = "train.max_length" if problem.rule == "data-nothing-trained" else "dataset"
+        checks.found.append(msgspec.structs.replace(problem, where=where))
 
 
 def _check_data(checks: _Checks) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 
 from engine.check import DatasetError
-from engine.data import Dataset, datasets, division, lengths
+from engine.data import Dataset, datasets, division, lengths, readiness
 from engine.estimate import duration, machine_choices, measured, memory
 from engine.models import Base
 from engine.plan.targets import Target
+from engine.render import NoTokenizer
 from engine.spec import OBJECTIVES, RunSpec, counts, recipes
-from engine.words import Problem
+from engine.words import Problem, Text
 from engine.workspace import Workspace
 
 # Tokens of a row when no data is there to count: a question with a short answer.
@@ -64,6 +65,28 @@ class Plan:
     def rows(self) -> int | None:
         """How many rows train; None when it is not known."""
         return self._division[0] if self._division is not None else None
+
+    @property
+    def window(self) -> readiness.Window:
+        """The tokens that a row may have in this run."""
+        objective = OBJECTIVES[self.spec.objective]
+        answer = self.spec.objective_args.answer_tokens if objective.needs_judge else 0
+        return readiness.Window(self.spec.train.max_length, answer, objective.is_judge, self.base.window_tokens)
+
+    @cached_property
+    def row_readiness(self) -> readiness.Readiness | None:
+        """What the base makes of every row; None while that is not known, or cannot be, without its tokenizer here."""
+        if self.dataset is None or not self.dataset.trainable:
+            return None
+        try:
+            return readiness.of(self.workspace, self.dataset, self.base)
+        except (NoTokenizer, DatasetError, OSError):
+            return None
+
+    @property
+    def row_warnings(self) -> list[Text]:
+        """What of the rows this run would leave out or cut, and what is wrong with how the base reads them."""
+        return self.row_readiness.warnings(self.window) if self.row_readiness is not None else []
 
     @property
     def steps(self) -> int | None:

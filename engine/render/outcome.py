@@ -3,6 +3,7 @@ read. The check with a base, the pages and the run all say this of the same rows
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from engine.words import Problem, Text, later
 LINES_NAMED = 20
 
 
-def _told(what: str, count: int) -> Text:
+def told(what: str, count: int) -> Text:
     """What a template leaves out of rows, in words."""
     if what == "reasoning":
         return later("the reasoning of {n} answers", n=count)
@@ -82,6 +83,18 @@ def named(lines: Iterable[int], count: int) -> str:
     return ", ".join(shown) + (", ..." if count > len(shown) else "")
 
 
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """A tally as it is kept; `lines`, `first` and `needed` are the bytes of its arrays."""
+
+    rows: int
+    refused: tuple[Refusal, ...]
+    dropped: dict[str, int]
+    dropped_rows: dict[str, list[int]]
+    lines: bytes
+    first: bytes
+    needed: bytes
+
+
 class Tally:
     """What becomes of many rows. add() each; the rest reads what was added."""
 
@@ -90,9 +103,29 @@ class Tally:
         self.dropped: dict[str, int] = {}
         self.dropped_rows: dict[str, list[int]] = {}
         self._refused: dict[str, tuple[Problem, int, list[int]]] = {}
-        self.lines: list[int] = []
-        self.first: list[int] = []
-        self.needed: list[int] = []
+        self.lines, self.first, self.needed = array("i"), array("i"), array("i")  # of the rows that can be read
+
+    @classmethod
+    def of_stored(cls, stored: Stored) -> Tally:
+        """The tally that stored() gave."""
+        tally = cls()
+        tally.rows, tally.dropped, tally.dropped_rows = stored.rows, stored.dropped, stored.dropped_rows
+        tally._refused = {str(at): (one.problem, one.rows, [*one.lines]) for at, one in enumerate(stored.refused)}
+        for numbers, kept in ((tally.lines, stored.lines), (tally.first, stored.first), (tally.needed, stored.needed)):
+            numbers.frombytes(kept)
+        return tally
+
+    def stored(self) -> Stored:
+        """The tally as it is kept; no row is added to it afterwards."""
+        return Stored(
+            rows=self.rows,
+            refused=tuple(self.refused),
+            dropped=self.dropped,
+            dropped_rows=self.dropped_rows,
+            lines=self.lines.tobytes(),
+            first=self.first.tobytes(),
+            needed=self.needed.tobytes(),
+        )
 
     def add(self, line: int, one: Outcome) -> None:
         """Count the outcome of the row on a line."""
@@ -104,9 +137,7 @@ class Tally:
             return
         for what, count in (one.dropped or {}).items():
             self.dropped[what] = self.dropped.get(what, 0) + count
-            self.dropped_rows.setdefault(what, [])
-            if len(self.dropped_rows[what]) < LINES_NAMED:
-                self.dropped_rows[what].append(line)
+            self.dropped_rows.setdefault(what, []).append(line)
         self.lines.append(line)
         self.first.append(one.first)
         self.needed.append(one.needed)
@@ -131,13 +162,18 @@ class Tally:
         return [line for line, first, needed in rows if first < max_length < needed]
 
     @property
+    def untrained(self) -> list[int]:
+        """The lines of rows that hold nothing to be trained, however long the window: every turn is turned off."""
+        return [line for line, needed in zip(self.lines, self.needed, strict=True) if not needed]
+
+    @property
     def dropped_notes(self) -> list[Text]:
         """Sentences about what the template leaves out of the rows."""
         return [
             later(
                 "The base's chat template leaves out {what} (lines {lines}).",
-                what=_told(what, count),
-                lines=named(self.dropped_rows[what], count),
+                what=told(what, count),
+                lines=named(self.dropped_rows[what], len(self.dropped_rows[what])),
             )
             for what, count in sorted(self.dropped.items())
         ]
@@ -146,3 +182,35 @@ class Tally:
     def keeps_all(self) -> int:
         """The shortest window that cuts nothing of what is trained."""
         return max(self.needed, default=0)
+
+
+def base_warnings(coder: Coder) -> list[Problem]:
+    """What is wrong with how a base's tokenizer and template go together, so that conversations are learned badly."""
+    found = []
+    if coder.end is None and not any(coder.tokenizer.token_to_id(mark) is not None for mark in coder.end_marks):
+        found.append(Problem(rule="never-stops", severity="warning"))
+    try:
+        starts = coder.written_starts
+    except NotWritten:
+        return found  # no conversation can be written at all: each row says so
+    if coder.starts_with_bos and not starts:
+        bos = coder.special["bos_token"]
+        found.append(Problem(rule="bos-not-written", severity="warning", parameters={"mark": bos}))
+    if starts > 1:
+        bos = coder.special["bos_token"]
+        found.append(Problem(rule="bos-twice", severity="warning", parameters={"mark": bos, "times": starts}))
+    return found
+
+
+def base_notes(coder: Coder) -> list[Text]:
+    """What is worth knowing of how answers end with a base."""
+    end, last = coder.special.get("eos_token", ""), ", ".join(sorted(coder.end_marks))
+    if coder.end is None or not last or end in coder.end_marks:
+        return []
+    return [
+        later(
+            "Answers end with {mark}, which is trained; the base's end-of-text token is {end}. Writing stops at either.",
+            mark=last,
+            end=end,
+        )
+    ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.events import Failed
+from engine.render import NotWritten
 from engine.spec import RunSpec
 from engine.words import Problem, t
 
@@ -74,6 +75,9 @@ def from_exception(error: BaseException) -> Failed:
     if isinstance(error, RunRefused):
         message, fix = error.problem.texts
         return Failed(kind=error.problem.rule.partition("-")[0], message=message, fix=fix)
+    if isinstance(error, NotWritten):  # a text that the base's chat template refuses
+        message, fix = error.problem.texts
+        return Failed(kind="data", message=message, fix=fix)
     name, text = type(error).__name__, str(error).strip() or type(error).__name__
     short = f"{name}: {text.splitlines()[0]}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

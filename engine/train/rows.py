@@ -201,7 +201,10 @@ def prompts(rows: list[dict[str, Any]], tokenizer: Any) -> list[tuple[str, str]]
             messages = row.get("prompt") or row["messages"][: _first_answer(row["messages"])]
             if not messages:
                 continue
-            shown, rendered = messages[-1].get("content") or "", render(tokenizer, messages, row.get("tools"))
+            try:
+                shown, rendered = messages[-1].get("content") or "", render(tokenizer, messages, row.get("tools"))
+            except NotWritten:  # some templates refuse a conversation that nobody answers
+                continue
         found.setdefault(shown, rendered)
     return list(found.items())
 

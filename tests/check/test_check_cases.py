@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.check import check_file, window
+from engine.check import check_file
 from engine.models import bases
 from engine.read import lines
 from engine.read import source as read_source
@@ -24,8 +24,6 @@ def test_each_rule_names_the_line_of_its_case(rule, workspace, monkeypatch):
     monkeypatch.setattr(lines, "MAX_ROW_BYTES", 64_000 if rule == "cell-cut" else 16_000)
     monkeypatch.setattr(lines, "CHUNK_BYTES", 4_000)
     monkeypatch.setattr(read_source, "GZIP_FREE_BYTES", 1 << 20)
-    if rule == "over-window-estimate":
-        monkeypatch.setattr(window, "WINDOW_BYTES", 20_000)
     report = check_file(
         CASES / case["file"],
         base=bases.describe(case["base"], workspace) if "base" in case else None,

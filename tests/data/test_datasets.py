@@ -332,7 +332,7 @@ def test_rows_that_today_reads_otherwise_are_replaced_with_what_was_made_of_them
     today = datasets.add(workspace, file_of(tmp_path, [PAIR, PAIR | {"prompt": "b"}]), "Mine")
     whole = datasets.preview(workspace, today.id)
     made_before(today, whole[:1], rows=1)
-    for name in ("statistics-0.json", "masks-0.json"):
+    for name in ("statistics-0.json", "readiness-0.bin"):
         (today.folder / name).write_text("{}")
     with (today.folder / "rows.parquet").open("rb") as read_by_a_run:
         assert recheck.check_again(workspace, today.id) == today

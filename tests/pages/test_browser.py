@@ -219,7 +219,6 @@ def test_what_is_trained_is_shown_token_by_token_as_text(server: Server, page: P
     page.get_by_test_id("stFileUploaderDropzoneInput").first.set_input_files(rows)
     expect(page.get_by_text("ready to train on")).to_be_visible()
     page.get_by_text("What is trained").click()
-    page.get_by_role("button", name="Show what is trained").click()
     shown = page.locator(".text").first
     expect(shown).to_be_visible(timeout=2 * SLOW_MS)
     assert shown.inner_text() == f"<|user|>{hostile}<|end|><|assistant|>{hostile} 0<|end|>"

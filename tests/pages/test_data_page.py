@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,14 @@ from streamlit.testing.v1 import AppTest
 
 from engine import starter
 from engine.check import DatasetError, check_file
-from engine.data import Dataset, copies, datasets, jobs, making, masks, one_row, profile
+from engine.data import Dataset, copies, datasets, jobs, making, one_row, profile, readiness
 from engine.data.fixes import DROP_BAD_ROWS, Edit, leaving_out, one_line
 from engine.data.one_row import check_row
 from engine.models import Base, bases
-from engine.render import Coder, NoTokenizer, outcome
-from engine.render.template import PLAIN_TEMPLATE
+from engine.render import Coder, NoTokenizer, outcome, preview
 from engine.words import Problem
 from engine.workspace import Workspace
-from tests import forked
 from tests.apps import button, has_button, open_page, texts
-from tests.conftest import ROOT
 from tests.helpers import examples, wait_until
 
 XSS = "<img src=x onerror=alert(1)> **bold** [link](javascript:alert(1)) :red[x]"
@@ -267,21 +263,6 @@ def test_a_broken_tokenizer_or_template_is_said_so(workspace: Workspace, base: B
     assert refused is not None and refused.rule == "template-refuses" and "unsafe" in refused.sentence
 
 
-@pytest.fixture
-def preview(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child of the mask preview is forked from a parent that has imported everything, as trainings are."""
-
-    def run(command: list[str], **_: object) -> object:
-        module, *arguments = command[2:]
-        return forked.run_python(
-            f"import runpy; runpy.run_module({module!r}, run_name='__main__')", *arguments, cwd=ROOT
-        )
-
-    if not forked.fresh:
-        monkeypatch.setattr(subprocess, "run", run)
-
-
-@pytest.mark.usefixtures("preview")
 def test_what_is_trained_is_decided_by_the_function_of_training_and_counts_as_the_numbers_do(
     workspace: Workspace, base: Base
 ) -> None:
@@ -291,22 +272,20 @@ def test_what_is_trained_is_decided_by_the_function_of_training_and_counts_as_th
         {"prompt": XSS, "completion": "text"},
     ]
     dataset = stored(workspace, lines_of(rows))
-    made = masks.make(workspace, dataset.id, base)
-    assert made.problem is None and made.counted == 3 and made.untrained == 0
-    assert masks.cached(workspace, dataset.id, base) == made
+    made = readiness.preview(workspace, dataset.id, base, 512)
     for row, shown in zip(rows, made.rows, strict=True):
         (part,) = shown.parts
         whole = "".join(part.pieces)
-        trained = "".join(piece for piece, flag in zip(part.pieces, part.trained, strict=True) if flag)
+        trained = "".join(piece for piece, kind in zip(part.pieces, part.kinds, strict=True) if kind == preview.TRAINED)
         assert whole == f"<|user|>{row['prompt']}<|end|><|assistant|>{row['completion']}<|end|>"
         assert trained == f"{row['completion']}<|end|>"
-        assert part.trained_tokens == sum(part.trained)
+        marks = [piece for piece, is_mark in zip(part.pieces, part.marks, strict=True) if is_mark]
+        assert marks == ["<|user|>", "<|end|>", "<|assistant|>", "<|end|>"]
+        assert part.trained == part.kinds.count(preview.TRAINED)
     found = profile.describe(workspace, dataset.id, base)
     assert sorted(found.tokens) == sorted(row.parts[0].tokens for row in made.rows)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("preview")
 def test_a_base_without_a_template_is_counted_and_shown_with_the_plain_one(
     workspace: Workspace, base: Base, tmp_path: Path
 ) -> None:
@@ -315,20 +294,62 @@ def test_a_base_without_a_template_is_counted_and_shown_with_the_plain_one(
         (tmp_path / name).symlink_to(base.folder / name)
     plain = bases.describe(str(tmp_path), workspace)
     dataset = stored(workspace, lines_of(good_rows(4)))
-    made, counted = masks.make(workspace, dataset.id, plain), profile.describe(workspace, dataset.id, plain)
-    assert made.plain_template and counted.plain_template and "### Answer" in PLAIN_TEMPLATE
+    made, counted = readiness.preview(workspace, dataset.id, plain, 512), profile.describe(workspace, dataset.id, plain)
+    assert made.is_plain and counted.plain_template and "### Answer" in "".join(made.rows[0].parts[0].pieces)
     assert sorted(counted.tokens) == sorted(row.parts[0].tokens for row in made.rows)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("preview")
-def test_rows_of_which_nothing_is_trained_are_an_error_of_the_preview(workspace: Workspace, base: Base) -> None:
-    long = [{"prompt": "word " * 3000, "completion": f"a{n}"} for n in range(3)]
-    made = masks.make(workspace, stored(workspace, lines_of(long)).id, base)
-    assert made.problem is not None and made.problem.rule == "mask-nothing" and made.untrained == 3
-    missing = bases.describe("/nowhere/at/all", workspace)
-    gone = masks.make(workspace, stored(workspace, lines_of(good_rows(3))).id, missing)
-    assert gone.problem is not None and gone.problem.rule == "base-missing"
+def test_the_preview_shows_what_is_beyond_the_window_and_says_where_no_tokenizer_is(
+    workspace: Workspace, base: Base
+) -> None:
+    dataset = stored(workspace, lines_of([{"prompt": "word " * 3000, "completion": f"a{n}"} for n in range(3)]))
+    made = readiness.preview(workspace, dataset.id, base, 20)
+    part = made.rows[0].parts[0]
+    assert made.trained == 0 and part.is_cut and part.kinds[:21] == (*[preview.READ] * 20, preview.CUT)
+    with pytest.raises(NoTokenizer):
+        readiness.preview(workspace, dataset.id, bases.describe("/nowhere/at/all", workspace), 20)
+
+
+def refused(number: int) -> dict[str, Any]:
+    """A conversation that the starter's template cannot write: it knows no tools."""
+    call = {"type": "function", "id": "c1", "function": {"name": "look", "arguments": {"n": number}}}
+    result = {"role": "tool", "content": "One", "tool_call_id": "c1"}
+    turns = [{"role": "user", "content": f"Look {number}"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    return {"messages": [*turns, result, {"role": "assistant", "content": f"One {number}"}]}
+
+
+def talk(number: int) -> dict[str, Any]:
+    turns = ({"role": "user", "content": f"q{number}"}, {"role": "assistant", "content": f"a{number}"})
+    return {"messages": list(turns)}
+
+
+def test_data_and_train_name_the_rows_that_the_base_refuses(workspace: Workspace) -> None:
+    dataset = stored(workspace, lines_of([talk(1), refused(2), talk(3), talk(4)]))
+    said = "Left out: 1 of 4 rows, lines 2: the base's chat template refuses this conversation"
+    for page in ("data", "train"):
+        app = open_page(page, dataset=dataset.id)
+        assert not app.exception and said in texts(app)
+    assert not button(app, "start").disabled
+    none_left = stored(workspace, lines_of([refused(n) for n in range(4)]))
+    app = open_page("train", dataset=none_left.id)
+    assert button(app, "start").disabled and "unknown role: tool" in texts(app)
+
+
+def test_many_rows_are_read_beside_the_page_and_the_start_stays_possible(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = stored(workspace, lines_of([talk(n) for n in range(30)]))
+    started: list[jobs.Call] = []
+    monkeypatch.setattr(readiness, "AT_ONCE_ROWS", 10)
+    monkeypatch.setattr(jobs, "start", lambda call, token=None: started.append(call) or workspace.root / "job")
+    monkeypatch.setattr(jobs, "progress", lambda folder: jobs.JobProgress(done=40, total=100, left_s=3.0))
+    monkeypatch.setattr(jobs, "result", lambda folder: jobs.carry_out(started[0]) if len(started) > 1 else None)
+    app = open_page("train", dataset=dataset.id)
+    assert started == [jobs.Call(workspace=str(workspace.root), dataset=dataset.id, base="starter")]
+    assert "is not known yet" in texts(app) and not button(app, "start").disabled
+    started.append(started[0])
+    app.run()
+    assert not app.exception and "All 30 rows can be read" in texts(app) and "is not known yet" not in texts(app)
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------
@@ -596,7 +617,7 @@ def test_steps_are_said_to_have_no_recipe(workspace: Workspace) -> None:
     assert "no recipe trains on step labels yet" in texts(app) and button(app, "next_step").disabled
     assert "No recipe trains on step labels yet." in texts(app)
     look(app, "mask")
-    assert "no token of them is trained" in texts(app) and not has_button(app, "show_mask")
+    assert "no token of them is trained" in texts(app)
 
 
 def test_an_unknown_layout_shows_what_its_columns_hold(workspace: Workspace) -> None:

@@ -1,0 +1,107 @@
+"""What a base makes of every row of the chosen data, said on the Data and Train pages before a run starts.
+
+Few rows are read while the page waits, many by a job that is watched, so the page stays alive.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from engine.check import DatasetError
+from engine.data import Dataset, jobs, readiness
+from engine.models import Base
+from engine.plan import Plan, plans
+from engine.render import NoTokenizer
+from engine.words import language, t
+from engine.workspace import Workspace
+from pages import _ui
+
+# The recipe whose longest row counts while none is chosen, by the type of the data.
+RECIPES = {"preference": "dpo", "unpaired-preference": "kto", "prompt-only": "ppo"}
+POLL_S = 0.5
+_JOB = "readiness_job"
+
+
+def usual_plan(workspace: Workspace, dataset: Dataset, base: Base) -> Plan:
+    """The plan of a usual recipe for the data, with its defaults."""
+    recipe = RECIPES.get(dataset.report.type or "", "lora")
+    return plans.make(workspace, recipe, base=base, dataset=dataset, overrides={})
+
+
+def show(plan: Plan, *, problems_below: bool = False) -> None:
+    """Say which rows the base refuses, which are cut, and what its chat template leaves out. With `problems_below` the
+    page names what keeps the run from starting itself."""
+    dataset, base = plan.dataset, plan.base
+    if dataset is None or not dataset.trainable or not dataset.has_rows:
+        return
+    try:
+        with st.spinner(t("Reading every row as the base does ...")):
+            found = readiness.of(plan.workspace, dataset, base)
+    except (NoTokenizer, DatasetError) as error:
+        st.caption(
+            _ui.say(
+                "Which rows {base} cannot read is not known: {reason}", base=base.title, reason=error.problem.sentence
+            )
+        )
+        return
+    if found is None:
+        _count(plan, dataset, base)
+        return
+    window = plan.window
+    stops = found.stops(window)
+    told = [str(one) for one in found.warnings(window)]
+    with st.container(border=True, key=f"readiness_{dataset.id}"):
+        st.markdown(
+            _ui.say("**With {base}**, rows of at most {length} tokens:", base=base.title, length=f"{window.length:,}")
+        )
+        if stops is not None and not problems_below:
+            st.error(_ui.plain(stops.sentence))
+        if told:
+            st.warning("\n".join(f"- {_ui.plain(one)}" for one in told))
+        elif stops is None:
+            n = f"{found.tally.rows:,}"
+            st.markdown(_ui.say("All {n} rows can be read, and nothing of what they teach is cut.", n=n))
+        for note in found.notes:
+            st.caption(_ui.plain(str(note)))
+
+
+def _count(plan: Plan, dataset: Dataset, base: Base) -> None:
+    """Count in a process of its own, and follow it."""
+    wanted = f"{dataset.id} {base.ref}"
+    if st.session_state.get(_JOB, ("", ""))[0] != wanted:  # one for other data goes on by itself
+        root = str(plan.workspace.root)
+        call = jobs.Call(workspace=root, dataset=dataset.id, base=base.ref, language=language())
+        st.session_state[_JOB] = wanted, str(jobs.start(call))
+    st.info(
+        _ui.say(
+            "Which rows {base} refuses or cuts is not known yet: every row is being read. A run can be started meanwhile; "
+            "it leaves such rows out and names them.",
+            base=base.title,
+        )
+    )
+    _watch()
+
+
+@_ui.fragment(run_every=POLL_S)
+def _watch() -> None:
+    wanted, job = st.session_state.get(_JOB, ("", ""))
+    if not job:  # it has failed, and was said
+        if wanted and st.button(t("Try again"), key="readiness_again"):
+            del st.session_state[_JOB]
+            st.rerun()
+        return
+    folder = Path(job)
+    result = jobs.result(folder)
+    if result is None:
+        now = jobs.progress(folder)
+        text = t("Reading every row as the base does: {percent} %", percent=int(100 * now.share))
+        st.progress(now.share, text=_ui.plain(_ui.with_time_left(text, now)))
+        return
+    jobs.forget(folder)
+    if result.problem is None:
+        del st.session_state[_JOB]
+        st.rerun()
+    st.session_state[_JOB] = wanted, ""
+    st.error(_ui.plain(result.problem.sentence))
