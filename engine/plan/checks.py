@@ -271,7 +271,9 @@ def _check_disk(checks: _Checks) -> None:
 def _check_rows(checks: _Checks) -> None:
     """With this base and window some row must be left to train on."""
     found = checks.plan.row_readiness
-    if found is None or any(one.where in ("dataset", "train.max_length") for one in checks.found):
+    if found is None or any(
+        one.where in ("dataset", "train.max_length", "objective_args.answer_tokens") for one in checks.found
+    ):
         return  # not known yet, or no question any more
     problem = found.stops(checks.plan.window)
     if problem is not None:

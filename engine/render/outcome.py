@@ -23,11 +23,11 @@ def told(what: str, count: int) -> Text:
     if what == "reasoning":
         return later("the reasoning of {n} answers", n=count)
     if what == "system":
-        return later("{n} system texts", n=count)
+        return later("system texts ({n})", n=count)
     if what == "result":
         return later("the results of {n} tool calls", n=count)
     if what == "tools":
-        return later("{n} descriptions of tools", n=count)
+        return later("descriptions of tools ({n})", n=count)
     return later("the words of {n} turns", n=count)
 
 

@@ -263,11 +263,11 @@ def test_what_the_template_leaves_out_is_told_of_the_row_and_of_all(workspace: W
     dataset = stored(workspace, [{**conversation(n), "tools": [tool] * n} for n in range(3)])
     made = readiness.preview(workspace, dataset.id, starter, 512)
     assert [list(map(str, row.dropped)) for row in made.rows] == [
-        [], ["1 descriptions of tools"], ["2 descriptions of tools"],
+        [], ["descriptions of tools (1)"], ["descriptions of tools (2)"],
     ]  # fmt: skip
     found = readiness.of(workspace, dataset, starter)
     assert found is not None and [str(note) for note in found.notes] == [
-        "The base's chat template leaves out 3 descriptions of tools (lines 2, 3)."
+        "The base's chat template leaves out descriptions of tools (3) (lines 2, 3)."
     ]
 
 

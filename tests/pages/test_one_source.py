@@ -38,8 +38,8 @@ Figures = dict[str, dict[str, Any]]  # figure -> place -> what is said there
 
 
 def larger(folder: Path) -> str:
-    tokens = {path.name: path.read_bytes() for path in starter.MODEL_DIR.glob("*token*")}
-    return str(model(folder, LARGER, {**tokens, "chat_template.jinja": b"{{ messages[0].content }}"}))
+    names = ("*token*", "chat_template.jinja")
+    return str(model(folder, LARGER, {p.name: p.read_bytes() for name in names for p in starter.MODEL_DIR.glob(name)}))
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_every_figure_that_is_shown_twice_has_one_source(
     time_words = row.iloc[3].replace("\u00a0", " ").partition(" (")[0]
     said["time"]["advisor: its table"] = tuple(time_words.split(" – "))
     if sample == "good-bad":
-        said["weight of bad rows"]["advisor"] = told(r"Weights of 1 for good rows and ([\d.]+) for bad ones", text)[0]
+        said["weight of bad rows"]["advisor"] = told(r"Weights of 1 for answers marked good and ([\d.]+) for", text)[0]
     if found := re.findall(r"with ([\d,]+) rows of up to ([\d,]+) tokens at a time", text):
         said["rows at a time"]["advisor"], said["longest row"]["advisor"] = found[-1]
 
@@ -147,7 +147,7 @@ def test_every_figure_that_is_shown_twice_has_one_source(
     assert re.findall(rf"needs {SIZE} to {SIZE} with", text) == in_reasons
     if sample == "good-bad":
         said["weight of bad rows"]["tunebook advise"] = told(
-            r"Weights of 1 for good rows and ([\d.]+) for bad ones", text
+            r"Weights of 1 for answers marked good and ([\d.]+) for", text
         )[0]
 
     apart = {figure: places for figure, places in said.items() if len(set(places.values())) != 1}

@@ -172,7 +172,7 @@ def test_train_shows_the_weights_of_kto_and_where_they_come_from(workspace: Work
     st_app = open_page("train", dataset=marked.id)
     next(s for s in st_app.selectbox if (s.key or "").startswith("recipe~")).set_value("kto").run()
     said = texts(st_app)
-    assert "1 for each of 240 good rows, 3.478 for each of 60 bad ones" in said
+    assert "1 for each of the 240 answers marked good, 3.478 for each of the 60 marked bad" in said
     assert not button(st_app, "start").disabled
 
 
