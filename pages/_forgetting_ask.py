@@ -150,12 +150,14 @@ def _own(workspace: Workspace) -> None:
     st.markdown(f"**{t('Your own questions')}**")
     st.caption(t("JSON Lines, one question a line, all in one of these forms:"))
     st.code(OWN_FORMS, language="json")
-    found = _data_upload.received(workspace, "own_questions", t("A file of questions"), limit_bytes=own.MOST_BYTES)
+    found = _data_upload.received(workspace, "own_questions", t("A file of questions"), limit_bytes=own.most_bytes())
     if found is None:
         return
     source, name = found
     try:
-        made, problems = library.add(workspace, source.read_bytes(), name.rpartition(".")[0] or name)
+        with source.open("rb") as file:  # no more of it than shows that it is too large
+            data = file.read(own.most_bytes() + 1)
+        made, problems = library.add(workspace, data, name.rpartition(".")[0] or name)
     finally:
         source.unlink(missing_ok=True)
     if made is not None:
