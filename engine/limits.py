@@ -147,6 +147,20 @@ def check_rows(rows: int) -> None:
         raise OverLimit(Problem(rule="demo-rows", parameters={"most": limits().rows}))
 
 
+def read_questions(source: Path, most_bytes: int) -> bytes:
+    """Return a file of a person's own questions, which the server itself goes through: of a larger one no more than
+    shows that it is. Raises OverLimit where it has more bytes or lines than a demo takes."""
+    if on():
+        most_bytes = min(most_bytes, limits().questions_mib << 20)
+    with source.open("rb") as file:
+        data = file.read(most_bytes + 1)
+    if on() and len(data) > most_bytes:
+        raise OverLimit(Problem(rule="upload-too-large", parameters={"limit_mib": limits().questions_mib}))
+    if on():
+        check_rows(data.count(b"\n"))
+    return data
+
+
 def check_disk(workspace: Workspace, more_bytes: int = 0, others_bytes: int = 0) -> None:
     """Refuse what would take a visitor over their share of the disk, or the disk near its end, with `others_bytes` that
     other visitors were promised. Raises OverLimit."""

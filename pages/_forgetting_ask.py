@@ -150,14 +150,15 @@ def _own(workspace: Workspace) -> None:
     st.markdown(f"**{t('Your own questions')}**")
     st.caption(t("JSON Lines, one question a line, all in one of these forms:"))
     st.code(OWN_FORMS, language="json")
-    found = _data_upload.received(workspace, "own_questions", t("A file of questions"), limit_bytes=own.most_bytes())
+    found = _data_upload.received(workspace, "own_questions", t("A file of questions"), limit_bytes=own.MOST_BYTES)
     if found is None:
         return
     source, name = found
     try:
-        with source.open("rb") as file:  # no more of it than shows that it is too large
-            data = file.read(own.most_bytes() + 1)
+        data = limits.read_questions(source, own.MOST_BYTES)
         made, problems = library.add(workspace, data, name.rpartition(".")[0] or name)
+    except limits.OverLimit as refused:
+        made, problems = None, list(refused.problems)
     finally:
         source.unlink(missing_ok=True)
     if made is not None:

@@ -23,7 +23,6 @@ from streamlit.testing.v1 import AppTest
 
 from engine import events, machine, starter, visitors
 from engine import limits as engine_limits
-from engine.benchmarks import library
 from engine.check import DatasetError, rows
 from engine.data import datasets, jobs, uploads
 from engine.export import NotExportable, job_runner
@@ -281,9 +280,11 @@ def test_checks_are_counted_for_a_visitor_and_in_all_while_they_go_on(visitor, l
 
 def test_questions_of_ones_own_are_no_way_around_the_limits(visitor, limited):
     limited(rows=3, questions_mib=1)
-    for data, rule in ((b"{}\n" * 400_000, "bench-too-large"), (b"{}\n" * 4, "demo-rows")):
-        made, problems = library.add(visitor, data, "mine")
-        assert made is None and [problem.rule for problem in problems] == [rule]
+    for data, rule in ((b"{}\n" * 400_000, "upload-too-large"), (b"{}\n" * 4, "demo-rows")):
+        with pytest.raises(engine_limits.OverLimit) as error:
+            engine_limits.read_questions(in_uploads(visitor, data), 50 << 20)
+        assert [problem.rule for problem in error.value.problems] == [rule]
+    assert engine_limits.read_questions(in_uploads(visitor, b"{}\n{}\n{}\n"), 50 << 20) == b"{}\n{}\n{}\n"
 
 
 def sent(workspace: Workspace, sizes: list[int], *, hold: bool) -> list[object]:

@@ -173,8 +173,8 @@ def sockets_held(rules: guard.Rules, *clients: tuple[str, str]) -> list[bool]:
             reached.append(scope["number"])
             await end.wait()
 
-        async def nothing(*_: Any) -> None:
-            return
+        async def nothing(*_: Any) -> Any:
+            return {}
 
         held = guard.Guard(app, rules)
         tasks = []

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from engine import limits
 from engine.benchmarks.forms import form_problem
 from engine.benchmarks.shipped import Benchmark, Kind
 from engine.words import Problem, t
@@ -29,11 +28,6 @@ class Own(msgspec.Struct, kw_only=True):
     items: int
 
 
-def most_bytes() -> int:
-    """The largest file of questions: 50 MiB, in a hosted demo its own limit."""
-    return limits.limits().questions_mib << 20 if limits.on() else MOST_BYTES
-
-
 def check(data: bytes) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Return the questions of a JSON Lines file and everything that is wrong with it, each with its line.
 
@@ -45,10 +39,8 @@ def check(data: bytes) -> tuple[list[dict[str, Any]], list[Problem]]:
     problems: list[Problem] = []
     first: str | None = None
     seen: dict[str, int] = {}
-    if len(data) > most_bytes():
-        return [], [Problem(rule="bench-too-large", parameters={"limit_mib": most_bytes() >> 20})]
-    if limits.on() and data.count(b"\n") >= limits.limits().rows:
-        return [], [Problem(rule="demo-rows", parameters={"most": limits.limits().rows})]
+    if len(data) > MOST_BYTES:
+        return [], [Problem(rule="bench-too-large", parameters={"limit_mib": MOST_BYTES >> 20})]
     for line, raw in enumerate(data.split(b"\n"), start=1):
         if not raw.strip():
             continue

@@ -191,10 +191,8 @@ class _Check:
         """Check the records of any container one after the other, and add up what was found after so many."""
         checks = self._checks()
         self.file.source.progress = self.progress
-        records: Iterator[tuple[int | None, bytes]] = self.file.records()
-        if self.most_rows is not None:
-            records = itertools.islice(records, self.most_rows + 1)
-        groups = batches(records, read_lines.CHUNK_BYTES)
+        most = None if self.most_rows is None else self.most_rows + 1
+        groups = batches(itertools.islice(self.file.records(), most), read_lines.CHUNK_BYTES)
         index = 0
         while True:
             found = 0
