@@ -64,6 +64,9 @@ RULES = guard.rules_for(
     demo=limits.on(),
     space=os.environ.get("SPACE_HOST") or None,
 )
+if limits.on():
+    most = limits.limits()
+    RULES = RULES._replace(sockets=most.sockets, sockets_per_client=most.sockets_per_client)
 app = st.App(
     Path(__file__).parent / "pages" / "_frame.py",
     routes=[Route("/api/health", health), Route(UPLOAD_ROUTE, upload, methods=["POST", "PUT"])],

@@ -9,8 +9,10 @@ Where other people can reach the server (`--share-host`), a browser logs in once
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import re
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, NamedTuple
@@ -36,12 +38,14 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Rules(NamedTuple):
     """What a guard lets through: `shared` hosts beside those of this machine, each a name with or without a port; the
     only paths that anything may be written to; the `frame` that may show the pages; and who has logged in, or None
-    where nobody has to."""
+    where nobody has to. Not more sockets than these are open, in all and for one client; None: any number."""
 
     shared: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
     frame: str = "'none'"
     login: Login | None = None
+    sockets: int | None = None
+    sockets_per_client: int | None = None
 
 
 class Login:
@@ -73,6 +77,20 @@ def split_host(text: str) -> tuple[str, str | None] | None:
     return (found[1], found[2]) if found else None
 
 
+def client_of(scope: Scope) -> str:
+    """Return the address that a connection comes from. Where that is a private one, as of a proxy, it is the last that
+    X-Forwarded-For names: the proxy has written that one, and a client can only write those before."""
+    peer = str((scope.get("client") or ("",))[0])
+    try:
+        if ipaddress.ip_address(peer).is_private:
+            named = [value for name, value in scope["headers"] if name.lower() == b"x-forwarded-for"]
+            last = b",".join(named).decode("latin-1").rpartition(",")[2].strip()
+            return str(ipaddress.ip_address(last))
+    except ValueError:
+        pass
+    return peer
+
+
 def rules_for(shared: Iterable[str], written: Iterable[str], *, demo: bool, space: str | None) -> Rules:
     """Return the rules of a server. `space` is the host name a Space has on the hub, whose pages alone may frame it.
     Raises ValueError for a shared host that is no name."""
@@ -89,6 +107,7 @@ class Guard:
 
     def __init__(self, app: App, rules: Rules):
         self.app, self.rules = app, rules
+        self._open: Counter[str] = Counter()  # sockets of each client
         self._answered = [
             (b"x-content-type-options", b"nosniff"),
             (b"referrer-policy", b"same-origin"),
@@ -110,8 +129,25 @@ class Guard:
             await _refuse(scope, receive, send, "guard-login")
         elif refused is not None:
             await _refuse(scope, receive, send, refused)
+        elif scope["type"] == "websocket":
+            await self._socket(_same_origin(scope), receive, send)
         else:
             await self.app(_same_origin(scope), receive, send)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a socket through and count it while it is open."""
+        client, rules = client_of(scope), self.rules
+        too_many = rules.sockets is not None and self._open.total() >= rules.sockets
+        if too_many or (rules.sockets_per_client is not None and self._open[client] >= rules.sockets_per_client):
+            await _refuse(scope, receive, send, "")
+            return
+        self._open[client] += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
 
     def _refusal(self, scope: Scope) -> str | None:
         """Return the rule that a request breaks, or None."""

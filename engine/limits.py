@@ -32,6 +32,14 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: int
     unpacked_mib: int
     check_cpu_s: int
+    check_memory_mib: int
+    checks_per_visitor: int
+    checks: int
+    questions_mib: int
+    uploads_per_visitor: int
+    upload_s: int
+    sockets_per_client: int
+    sockets: int
     steps: int
     minutes: float
     batch_rows: int
@@ -134,13 +142,28 @@ def _unpacks_beyond(path: Path, most_bytes: int) -> bool:
 
 
 def check_rows(rows: int) -> None:
-    """Refuse a file of too many rows. Raises OverLimit."""
+    """Refuse a file of too many rows, of which nobody counts more than one too many. Raises OverLimit."""
     if rows > limits().rows:
-        raise OverLimit(Problem(rule="demo-rows", parameters={"rows": rows, "most": limits().rows}))
+        raise OverLimit(Problem(rule="demo-rows", parameters={"most": limits().rows}))
 
 
-def check_disk(workspace: Workspace, more_bytes: int = 0) -> None:
-    """Refuse what would take a visitor over their share of the disk, or the disk near its end. Raises OverLimit."""
+def read_questions(source: Path, most_bytes: int) -> bytes:
+    """Return a file of a person's own questions, which the server itself goes through: of a larger one no more than
+    shows that it is. Raises OverLimit where it has more bytes or lines than a demo takes."""
+    if on():
+        most_bytes = min(most_bytes, limits().questions_mib << 20)
+    with source.open("rb") as file:
+        data = file.read(most_bytes + 1)
+    if on() and len(data) > most_bytes:
+        raise OverLimit(Problem(rule="upload-too-large", parameters={"limit_mib": limits().questions_mib}))
+    if on():
+        check_rows(data.count(b"\n"))
+    return data
+
+
+def check_disk(workspace: Workspace, more_bytes: int = 0, others_bytes: int = 0) -> None:
+    """Refuse what would take a visitor over their share of the disk, or the disk near its end, with `others_bytes` that
+    other visitors were promised. Raises OverLimit."""
     most = limits()
     used = 0
     for path in workspace.root.rglob("*"):
@@ -151,7 +174,7 @@ def check_disk(workspace: Workspace, more_bytes: int = 0) -> None:
     if used + more_bytes > most.disk_mib_per_visitor << 20:
         raise OverLimit(Problem(rule="demo-disk", parameters={"used": used >> 20, "most": most.disk_mib_per_visitor}))
     workspace.root.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(workspace.root).free < most.free_disk_mib << 20:
+    if shutil.disk_usage(workspace.root).free - more_bytes - others_bytes < most.free_disk_mib << 20:
         raise OverLimit(Problem(rule="demo-full"))
 
 
@@ -171,6 +194,16 @@ def limit_this_process() -> None:
 
         most_s = round(60 * limits().minutes)
         resource.setrlimit(resource.RLIMIT_CPU, (most_s, most_s + 5))
+
+
+def limit_this_check() -> None:
+    """Take the processor time and memory of a check from this process: SIGXCPU ends it, or a MemoryError."""
+    if on():
+        import resource
+
+        most_s, most_bytes = limits().check_cpu_s, limits().check_memory_mib << 20
+        resource.setrlimit(resource.RLIMIT_CPU, (most_s, most_s + 5))
+        resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
 
 
 def run_id_bytes() -> int:

@@ -274,7 +274,7 @@ def check_again(workspace: Workspace, dataset: Dataset) -> None:
 
 def _begin(call: jobs.Call, size_bytes: int) -> None:
     """Do what takes a moment at once, and what takes longer in a process that is watched."""
-    if size_bytes <= jobs.SMALL_BYTES:
+    if size_bytes <= jobs.SMALL_BYTES and not limits.on():  # in a demo a small file may cost the server much
         with st.spinner(t("Checking ...")):
             result = jobs.carry_out(call)
         _take(result)
@@ -282,7 +282,14 @@ def _begin(call: jobs.Call, size_bytes: int) -> None:
     import msgspec
 
     call = msgspec.structs.replace(call, language=language())
-    watch(jobs.start(call))
+    try:
+        job = jobs.start(call)
+    except limits.OverLimit as refused:
+        st.session_state["data_problem"] = refused.problems[0]
+        if call.remove_source and call.source:
+            Path(call.source).unlink(missing_ok=True)
+        st.rerun()
+    watch(job)
 
 
 def watch(job: Path) -> None:
@@ -325,7 +332,11 @@ def rows_made(workspace: Workspace, dataset: Dataset) -> None:
         return
     if st.session_state.get("rows_job", ("", ""))[0] != dataset.id:  # one for other data goes on by itself
         call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, rows=True, language=language())
-        st.session_state["rows_job"] = dataset.id, str(jobs.start(call))
+        try:
+            st.session_state["rows_job"] = dataset.id, str(jobs.start(call))
+        except limits.OverLimit as refused:
+            st.session_state["rows_job"] = dataset.id, ""
+            st.error(_ui.plain(refused.problems[0].sentence))
     _watch_rows()
 
 

@@ -155,7 +155,10 @@ def _own(workspace: Workspace) -> None:
         return
     source, name = found[0]
     try:
-        made, problems = library.add(workspace, source.read_bytes(), name.rpartition(".")[0] or name)
+        data = limits.read_questions(source, own.MOST_BYTES)
+        made, problems = library.add(workspace, data, name.rpartition(".")[0] or name)
+    except limits.OverLimit as refused:
+        made, problems = None, list(refused.problems)
     finally:
         source.unlink(missing_ok=True)
     if made is not None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -19,7 +23,7 @@ from streamlit.testing.v1 import AppTest
 
 from engine import events, machine, starter, visitors
 from engine import limits as engine_limits
-from engine.check import DatasetError
+from engine.check import DatasetError, rows
 from engine.data import datasets, jobs, uploads
 from engine.export import NotExportable, job_runner
 from engine.export import job as export_job
@@ -193,18 +197,145 @@ def test_an_upload_beyond_the_limits_is_refused_before_it_is_sent(visitor, limit
         assert uploads.refusal(answer).sentence == error.value.problem.sentence
 
 
+def job_folder(workspace: Workspace) -> Path:
+    folder = workspace.root / "jobs" / "one"
+    folder.mkdir(parents=True)
+    (folder / jobs.WATCHED).touch()
+    (folder / "call.json").write_bytes(msgspec.json.encode(jobs.Call(workspace=str(workspace.root))))
+    return folder
+
+
+def work(folder: Path, what: str, first: str = "") -> subprocess.Popen[bytes]:
+    """Begin a job that does `what` instead of a check."""
+    code = f"import sys; from engine.data import jobs; {first}jobs.main(jobs.Path(sys.argv[1]), lambda *_: {what})"
+    return subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT, stderr=subprocess.PIPE)
+
+
 @pytest.mark.slow
 def test_checking_a_file_ends_when_its_processor_time_is_over(visitor, limited):
-    limited(check_cpu_s=1)
-    code = "import sys; ; jobs.carry_out = lambda *_: any(iter(int, 1)); "
-    code += "jobs.main(jobs.Path(sys.argv[1]))"
-    folder = visitor.root / "jobs" / "one"
-    folder.mkdir(parents=True)
-    (folder / "call.json").write_bytes(msgspec.json.encode(jobs.Call(workspace=str(visitor.root))))
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, timeout=60)
-    assert done.returncode < 0
+    limited(check_cpu_s=2)
+    folder = job_folder(visitor)
+    with work(folder, "any(iter(int, 1))") as process:
+        assert process.wait(60) == -signal.SIGXCPU
     result = jobs.result(folder)
     assert result is not None and result.problem is not None and result.problem.rule == "job-ended"
+
+
+def test_checking_a_file_ends_when_it_wants_more_memory_than_a_check_has(visitor):
+    most_bytes = engine_limits.limits().check_memory_mib << 20
+    folder = job_folder(visitor)
+    with work(folder, f"bytes({most_bytes})") as process:
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and b"MemoryError" in said
+    result = jobs.result(folder)
+    assert result is not None and result.problem is not None and result.problem.rule == "job-ended"
+
+
+def test_checking_a_file_ends_when_no_page_asks_for_it_any_more(visitor):
+    folder = job_folder(visitor)
+    with work(folder, "any(x for x in iter(int, 1))", "jobs.UNWATCHED_S = 1.0; ") as process:
+        assert process.wait(60) == 1 and not folder.exists()
+
+
+def test_a_page_that_asks_keeps_a_check_alive(visitor, monkeypatch):
+    folder = job_folder(visitor)
+    os.utime(folder / jobs.WATCHED, (0, 0))
+    monkeypatch.setitem(jobs._started, str(folder), subprocess.Popen(["sleep", "60"]))
+    assert jobs.result(folder) is None and time.time() - (folder / jobs.WATCHED).stat().st_mtime < 10
+    jobs.stop(folder)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("data", [b"{}\n" * 200_000, b"1\n" * 200_000, b"[" + b"{},\n" * 200_000 + b"{}]"])
+def test_reading_stops_one_row_beyond_the_limit(visitor, limited, monkeypatch, data, pack):
+    limited(rows=39)
+    seen = []
+    block = rows.RowChecks.block
+    monkeypatch.setattr(rows.RowChecks, "block", lambda *a: seen.append(len(a[2])) or block(*a))
+    assert refused(visitor, in_uploads(visitor, pack(data))) == "demo-rows" and sum(seen) == 40
+
+
+def test_as_many_rows_as_the_limit_are_taken(visitor, limited):
+    limited(rows=40)
+    assert datasets.add(visitor, in_uploads(visitor, ROWS), "mine").report.rows == 40
+
+
+def test_checks_are_counted_for_a_visitor_and_in_all_while_they_go_on(visitor, limited, monkeypatch):
+    limited(checks_per_visitor=1, checks=2)
+    monkeypatch.setattr(jobs.processes, "start", lambda *_, **__: subprocess.Popen(["sleep", "60"]))
+    other, third = visitors_workspace(), visitors_workspace()
+    begun = [jobs.start(jobs.Call(workspace=str(visitor.root)))]
+    try:
+        with pytest.raises(engine_limits.OverLimit, match="1 checks of yours"):
+            jobs.start(jobs.Call(workspace=str(visitor.root)))
+        begun.append(jobs.start(jobs.Call(workspace=str(other.root))))
+        with pytest.raises(engine_limits.OverLimit, match="as many files"):
+            jobs.start(jobs.Call(workspace=str(third.root)))
+        jobs.stop(begun.pop())
+        begun.append(jobs.start(jobs.Call(workspace=str(third.root))))
+    finally:
+        for folder in begun:
+            jobs.stop(folder)
+
+
+def test_questions_of_ones_own_are_no_way_around_the_limits(visitor, limited):
+    limited(rows=3, questions_mib=1)
+    for data, rule in ((b"{}\n" * 400_000, "upload-too-large"), (b"{}\n" * 4, "demo-rows")):
+        with pytest.raises(engine_limits.OverLimit) as error:
+            engine_limits.read_questions(in_uploads(visitor, data), 50 << 20)
+        assert [problem.rule for problem in error.value.problems] == [rule]
+    assert engine_limits.read_questions(in_uploads(visitor, b"{}\n{}\n{}\n"), 50 << 20) == b"{}\n{}\n{}\n"
+
+
+def sent(workspace: Workspace, sizes: list[int], *, hold: bool) -> list[object]:
+    """Send files at once, each in two halves; the second ones come when all first ones are there, or never."""
+
+    async def halves(size: int, all_begun: asyncio.Event) -> AsyncIterator[bytes]:
+        yield bytes(size // 2)
+        await all_begun.wait()
+        yield bytes(size - size // 2)
+
+    async def all_at_once() -> list[object]:
+        all_begun = asyncio.Event()
+        tasks = [asyncio.create_task(uploads.receive(workspace, str(size), halves(size, all_begun))) for size in sizes]
+        await asyncio.sleep(0)  # each has run until it waits for its second half
+        if not hold:
+            all_begun.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    return [one.problem.rule if isinstance(one, uploads.UploadRefused) else one for one in asyncio.run(all_at_once())]
+
+
+def test_uploads_at_once_take_no_more_than_one_after_the_other(visitor, limited):
+    limited(upload_mib=1, disk_mib_per_visitor=2, uploads_per_visitor=25)
+    found = sent(visitor, [900_000] * 25, hold=False)
+    assert found.count("demo-disk") == 23
+    stored = sum(path.stat().st_size for path in visitor.uploads_dir.iterdir())
+    assert stored == 1_800_000
+    assert uploads.check_room(visitor, "200000") == 200_000  # nothing is reserved any more
+
+
+def test_what_one_visitor_was_promised_is_not_promised_to_another(visitor, limited, monkeypatch):
+    other = visitors_workspace()
+    limited(free_disk_mib=1, disk_mib_per_visitor=10_000)
+    monkeypatch.setattr(engine_limits.shutil, "disk_usage", lambda _: SimpleNamespace(free=(1 << 20) + (1 << 30)))
+    with uploads._reserved(visitor, str(15 << 20)):
+        monkeypatch.setattr(engine_limits.shutil, "disk_usage", lambda _: SimpleNamespace(free=21 << 20))
+        with pytest.raises(uploads.UploadRefused, match="demo"):
+            uploads.check_room(other, str(10 << 20))
+
+
+def test_two_uploads_of_a_visitor_come_at_a_time(visitor, limited):
+    found = sent(visitor, [1000] * 5, hold=False)
+    assert found.count("upload-busy") == 3
+    assert uploads.refusal({"rule": "upload-busy", "parameters": {"most": 2}}).rule == "upload-busy"
+    assert sent(visitor, [1000], hold=False) != ["upload-busy"]
+
+
+def test_a_body_that_does_not_come_in_time_is_given_up_and_leaves_nothing(visitor, limited):
+    limited(upload_s=1)
+    assert sent(visitor, [1000], hold=True) == ["upload-slow"]
+    assert list(visitor.uploads_dir.iterdir()) == [] and sent(visitor, [10, 10], hold=False) != ["upload-busy"] * 2
 
 
 # --- models and runs --------------------------------------------------------------------------------------------------

@@ -159,3 +159,51 @@ def test_a_page_on_another_port_opens_no_socket_and_the_page_itself_does(tmp_pat
             browser.close()
     finally:
         server.kill()
+
+
+def sockets_held(rules: guard.Rules, *clients: tuple[str, str]) -> list[bool]:
+    """Open a socket for each (peer, X-Forwarded-For), one after the other; say which of them reached the server. All are
+    closed then, and each could be opened again."""
+
+    async def hold() -> list[bool]:
+        end = asyncio.Event()
+        reached: list[int] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            reached.append(scope["number"])
+            await end.wait()
+
+        async def nothing(*_: Any) -> Any:
+            return {}
+
+        held = guard.Guard(app, rules)
+        tasks = []
+        for number, (peer, forwarded) in enumerate(clients):
+            headers = [(b"host", OWN.encode()), (b"origin", f"http://{OWN}".encode())]
+            headers += [(b"x-forwarded-for", forwarded.encode())] if forwarded else []
+            scope = {"type": "websocket", "headers": headers, "client": (peer, 1), "number": number}
+            tasks.append(asyncio.create_task(held(scope, nothing, nothing)))
+            await asyncio.sleep(0)
+        found = [number in reached for number in range(len(clients))]
+        end.set()
+        await asyncio.gather(*tasks)
+        assert held._open.total() == 0
+        return found
+
+    return asyncio.run(hold())
+
+
+def test_sockets_are_counted_for_each_client_and_in_all() -> None:
+    rules = LOCAL._replace(sockets=4, sockets_per_client=2)
+    assert sockets_held(LOCAL, *[("8.8.8.8", "")] * 20) == [True] * 20
+    public = [("8.8.8.8", ""), ("8.8.4.4", ""), ("1.1.1.1", "")]
+    assert sockets_held(rules, *[public[0]] * 3, public[1]) == [True, True, False, True]
+    assert sockets_held(rules, public[0], public[0], public[1], public[1], public[2]) == [True] * 4 + [False]
+
+
+def test_behind_a_proxy_a_client_is_who_the_proxy_says_and_not_who_it_says_itself() -> None:
+    rules = LOCAL._replace(sockets=100, sockets_per_client=1)
+    proxied = [("10.0.0.5", f"{made_up}, 8.8.8.8") for made_up in ("1.1.1.1", "9.9.9.9")]
+    assert sockets_held(rules, *proxied, ("10.0.0.5", "8.8.4.4")) == [True, False, True]
+    assert sockets_held(rules, ("8.8.8.8", "1.1.1.1"), ("8.8.8.8", "9.9.9.9")) == [True, False]
+    assert sockets_held(rules, ("10.0.0.5", "x" * 50), ("10.0.0.5", "y")) == [True, False]

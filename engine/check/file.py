@@ -52,6 +52,7 @@ def check_file(
     against: Path | None = None,
     processes: int | None = None,
     quick: bool | None = None,
+    most_rows: int | None = None,
 ) -> Report:
     """Check the file at `path` and return its Report; `name` is what the report calls it.
 
@@ -61,6 +62,9 @@ def check_file(
 
     Large files of JSON Lines are checked by several processes, by default as many as there are cores. The Report is the
     same whatever their number. `quick=False` looks at every row the careful way, to test the quick one with.
+
+    With `most_rows` reading stops at the first row beyond, in this process alone: the Report is then of the rows until
+    there, so one of more than `most_rows` says that there are more.
 
     `mapping` says what columns mean that have names of their own: {"reply": "completion"}, or {"label": "ignore"}.
 
@@ -76,7 +80,7 @@ def check_file(
             raise DatasetError(Problem(rule="file-is-folder", parameters={"path": texts.short(str(path), 200)}))
         with path.open("rb") as file:
             run = _Check(OpenFile(file, mapping), path, shown, progress, sink, problems_path, quick)
-            run.processes = processes or workers_for(run.file.size)
+            run.processes, run.most_rows = processes or workers_for(run.file.size), most_rows
             if base is not None:
                 run.sink = run.window = Window(base, max_length)
             if against is not None:
@@ -111,6 +115,7 @@ class _Check:
         self.progress, self.sink, self.problems_path = progress, sink, problems_path
         self.quick = file.size >= QUICK_BYTES if quick is None else quick
         self.processes = 1
+        self.most_rows: int | None = None
         self.window: Window | None = None
         self.questions: Questions | None = None  # of the validation data
         self.totals: Totals | None = None
@@ -143,7 +148,7 @@ class _Check:
             self.sink.start(file.reading)
         with tempfile.TemporaryDirectory(prefix="tunebook-check-") as folder:
             every = folder if self.problems_path else None
-            if file.is_plain and not self.sink:
+            if file.is_plain and not self.sink and self.most_rows is None:
                 self._read_ranges(totals, processes, every)
             else:
                 self._read_stream(totals, every)
@@ -187,7 +192,8 @@ class _Check:
         """Check the records of any container one after the other, and add up what was found after so many."""
         checks = self._checks()
         self.file.source.progress = self.progress
-        groups = batches(self.file.records(), read_lines.CHUNK_BYTES)
+        most = None if self.most_rows is None else self.most_rows + 1
+        groups = batches(itertools.islice(self.file.records(), most), read_lines.CHUNK_BYTES)
         index = 0
         while True:
             found = 0

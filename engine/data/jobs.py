@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,9 @@ from engine.workspace import Workspace, write_atomically
 SMALL_BYTES = 2 << 20
 PROGRESS_EVERY_S = 0.2
 LEFTOVER_AGE_S = 24 * 3600
+# In a hosted demo a job ends when no page has asked for it so long.
+UNWATCHED_S = 30.0
+WATCHED = "watched"
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +90,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _started: dict[str, subprocess.Popen[bytes]] = {}
+_starting = threading.Lock()
 
 
 def carry_out(call: Call, progress: read.OnProgress | None = None) -> Result:
@@ -157,7 +162,25 @@ def add_from_hub(
 
 
 def start(call: Call, token: str | None = None) -> Path:
-    """Begin a job and return its folder; a token is passed on by the environment and stands in no file."""
+    """Begin a job and return its folder; a token is passed on by the environment and stands in no file. Raises
+    limits.OverLimit where a hosted demo has as many as it carries."""
+    with _starting:
+        if limits.on():
+            _check_count(call.workspace)
+        return _start(call, token)
+
+
+def _check_count(workspace: str) -> None:
+    """Refuse one more job for a visitor, or for all. Raises OverLimit."""
+    most, root = limits.limits(), Workspace(workspace).root
+    going = [Path(folder).parents[1] for folder, process in list(_started.items()) if process.poll() is None]
+    if going.count(root) >= most.checks_per_visitor:
+        raise limits.OverLimit(Problem(rule="demo-own-checks", parameters={"most": most.checks_per_visitor}))
+    if len(going) >= most.checks:
+        raise limits.OverLimit(Problem(rule="demo-checks"))
+
+
+def _start(call: Call, token: str | None) -> Path:
     jobs_folder = Workspace(call.workspace).root / "jobs"
     for old in jobs_folder.glob("*"):  # of pages that were closed meanwhile; one that goes on writes its progress
         with contextlib.suppress(OSError):
@@ -166,6 +189,7 @@ def start(call: Call, token: str | None = None) -> Path:
     folder = jobs_folder / secrets.token_hex(8)
     folder.mkdir(parents=True)
     write_atomically(folder / "call.json", msgspec.json.encode(call))
+    (folder / WATCHED).touch()
     with (folder / "log").open("wb") as log:
         environment = {**os.environ, "HF_TOKEN": token} if token else None
         module = "engine.train.read_gguf" if call.gguf else "engine.data.jobs"  # which needs torch
@@ -184,6 +208,8 @@ def progress(folder: Path) -> JobProgress:
 def result(folder: Path) -> Result | None:
     """What became of a job, or None while it goes on. One that ended without a word has failed."""
     process = _started.get(str(folder))
+    with contextlib.suppress(OSError):  # it may be gone
+        (folder / WATCHED).touch()
     ended = process is None or process.poll() is not None
     try:
         return msgspec.json.decode((folder / "result.json").read_bytes(), type=Result)
@@ -235,6 +261,15 @@ class Meter:
         self.told(JobProgress(done=done, total=total, passes=self.passes, left_s=left_s))
 
 
+def _end_unwatched(folder: Path) -> None:
+    """End this process, as SIGTERM would, once no page has asked for its job for a while."""
+    with contextlib.suppress(OSError):
+        while time.time() - (folder / WATCHED).stat().st_mtime < UNWATCHED_S:
+            time.sleep(min(1.0, UNWATCHED_S / 10))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main(folder: Path, do: Callable[[Call, read.OnProgress], Result] = carry_out) -> int:
     """Carry out the call of a job folder; SIGTERM ends it as an exception would, so that nothing half made is left."""
 
@@ -248,10 +283,8 @@ def main(folder: Path, do: Callable[[Call, read.OnProgress], Result] = carry_out
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if limits.on():
-        import resource
-
-        most_s = limits.limits().check_cpu_s  # SIGXCPU ends it, and result() says that it ended
-        resource.setrlimit(resource.RLIMIT_CPU, (most_s, most_s + 5))
+        limits.limit_this_check()  # result() says that it ended
+        threading.Thread(target=_end_unwatched, args=(folder,), daemon=True).start()
     call = msgspec.json.decode((folder / "call.json").read_bytes(), type=Call)
     set_language(call.language)
     write_atomically(folder / "result.json", msgspec.json.encode(do(call, Meter(told))))

@@ -82,7 +82,13 @@ def check_into(
     def checked(sink: canonical.ParquetSink | None) -> Report:
         problems_path = folder / "problems.jsonl"
         report = check_file(
-            original, name=name, progress=progress, sink=sink, problems_path=problems_path, mapping=mapping
+            original,
+            name=name,
+            progress=progress,
+            sink=sink,
+            problems_path=problems_path,
+            mapping=mapping,
+            most_rows=limits.limits().rows if limits.on() else None,
         )
         return msgspec.structs.replace(report, problems_file=problems_path.name) if report.problems_file else report
 

@@ -14,8 +14,10 @@ import io
 import os
 import secrets
 import shutil
+import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -50,7 +52,16 @@ class _Ticket(NamedTuple):
     until_s: float
 
 
+class _Coming:
+    """An upload that is being sent: what of its announced bytes is not on the disk yet is kept free for it."""
+
+    def __init__(self, root: Path, size: int):
+        self.root, self.left = root, size
+
+
 _tickets: dict[str, _Ticket] = {}
+_coming: list[_Coming] = []
+_counting = threading.RLock()
 _route: list[str] = []
 
 
@@ -107,8 +118,14 @@ def check_room(workspace: Workspace, announced: str | None) -> int:
     if size > limit_bytes():
         raise UploadRefused(413, "upload-too-large", limit_mib=limit_bytes() >> 20)
     if limits.on():
+        with _counting:
+            own = [one.left for one in _coming if one.root == workspace.root]
+            others = sum(one.left for one in _coming) - sum(own)
+        most = limits.limits().uploads_per_visitor
+        if len(own) >= most:
+            raise UploadRefused(429, "upload-busy", most=most)
         try:
-            limits.check_disk(workspace, size)
+            limits.check_disk(workspace, size + sum(own), others)
         except limits.OverLimit as refused:
             raise UploadRefused(507, refused.problems[0].rule, **refused.problems[0].parameters) from refused  # type: ignore[arg-type]
     try:
@@ -127,13 +144,46 @@ async def receive(workspace: Workspace, announced: str | None, pieces: AsyncIter
 
     Raises UploadRefused when it is too large, does not fit the disk or breaks off; nothing is left of it then.
     """
-    size = check_room(workspace, announced)
+    with _reserved(workspace, announced) as coming:
+        return await _receive(workspace, coming, _in_time(pieces) if limits.on() else pieces)
+
+
+@contextmanager
+def _reserved(workspace: Workspace, announced: str | None) -> Iterator[_Coming]:
+    """Keep the announced bytes free while they come. Raises UploadRefused."""
+    with _counting:  # nobody is promised the same room meanwhile
+        coming = _Coming(workspace.root, check_room(workspace, announced))
+        _coming.append(coming)
+    try:
+        yield coming
+    finally:
+        with _counting:
+            _coming.remove(coming)
+
+
+async def _in_time(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the pieces of a body until the time is up that a hosted demo gives it. Raises UploadRefused."""
+    most_s = limits.limits().upload_s
+    until_s = asyncio.get_running_loop().time() + most_s
+    while True:
+        try:
+            async with asyncio.timeout_at(until_s):
+                piece = await anext(pieces)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise UploadRefused(408, "upload-slow", most_s=most_s) from error
+        yield piece
+
+
+async def _receive(workspace: Workspace, coming: _Coming, pieces: AsyncIterator[bytes]) -> str:
+    size = coming.left
     remove_leftovers(workspace)
     folder = workspace.uploads_dir
     upload_id = secrets.token_hex(16)
     partial = folder / f"{upload_id}.part"
     try:
-        written = await _write(partial, pieces, size)
+        written = await _write(partial, pieces, coming)
         if written != size:
             raise UploadRefused(400, "upload-broken")
         os.replace(partial, folder / upload_id)
@@ -146,9 +196,9 @@ async def receive(workspace: Workspace, announced: str | None, pieces: AsyncIter
     return upload_id
 
 
-async def _write(path: Path, pieces: AsyncIterator[bytes], size: int) -> int:
+async def _write(path: Path, pieces: AsyncIterator[bytes], coming: _Coming) -> int:
     """Write pieces in larger blocks, off the event loop, so that a slow disk holds up nobody else's page."""
-    written = 0
+    size, written = coming.left, 0
     held = bytearray()
     with path.open("xb", buffering=0) as file:
         async for piece in pieces:
@@ -158,6 +208,7 @@ async def _write(path: Path, pieces: AsyncIterator[bytes], size: int) -> int:
             if len(held) >= WRITE_BYTES:
                 await asyncio.to_thread(_write_all, file, held)
                 written += len(held)
+                coming.left = size - written
                 held = bytearray()
         await asyncio.to_thread(_write_all, file, held)
     return written + len(held)
@@ -189,6 +240,8 @@ def refusal(answer: object) -> Problem:
             "upload-no-room": ("free_mib", "needed_mib"),
             "upload-not-written": ("reason",),
             "disk-full": (),
+            "upload-busy": ("most",),
+            "upload-slow": ("most_s",),
             "demo-disk": ("used", "most"),
             "demo-full": (),
         }
