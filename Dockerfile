@@ -30,6 +30,7 @@ RUN pip install -c constraints.txt -e .
 # TUNEBOOK_DEMO: every visitor has a workspace of their own and the limits of engine/limits.toml. The page stands in a frame
 # of another site there, where the cookie of the XSRF check does not come along; uploads carry a ticket of their own.
 # The name of the host is the Space's; pages have no uploader but ours, so Streamlit's own takes next to nothing.
+# A message that is sent by halves is held in memory, on each of the sockets that engine/limits.toml allows.
 ENV TUNEBOOK_DEMO=1 \
     TUNEBOOK_HOME=/home/user/tunebook \
     TUNEBOOK_MACHINE_DIR=/home/user/tunebook-machine \
@@ -40,6 +41,7 @@ ENV TUNEBOOK_DEMO=1 \
     STREAMLIT_SERVER_HEADLESS=true \
     STREAMLIT_SERVER_ALLOWED_HOSTS=* \
     STREAMLIT_SERVER_MAX_UPLOAD_SIZE=1 \
+    STREAMLIT_SERVER_MAX_MESSAGE_SIZE=5 \
     STREAMLIT_SERVER_ENABLE_XSRF_PROTECTION=false
 EXPOSE 8501
 HEALTHCHECK --start-period=60s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8501/api/health', timeout=5)"]

@@ -40,6 +40,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upload_s: int
     sockets_per_client: int
     sockets: int
+    message_mb: int
     steps: int
     minutes: float
     batch_rows: int

@@ -32,6 +32,7 @@ from engine.models import bases, cache
 from engine.plan import drafts
 from engine.runs import admission, device_queue, lifecycle
 from engine.spec import recipes, schema
+from engine.words import Problem
 from engine.workspace import Workspace, default_workspace
 from tests.apps import button, open_page, texts
 from tests.conftest import ROOT
@@ -253,6 +254,10 @@ def test_reading_stops_one_row_beyond_the_limit(visitor, limited, monkeypatch, d
     block = rows.RowChecks.block
     monkeypatch.setattr(rows.RowChecks, "block", lambda *a: seen.append(len(a[2])) or block(*a))
     assert refused(visitor, in_uploads(visitor, pack(data))) == "demo-rows" and sum(seen) == 40
+
+
+def test_the_image_bounds_a_message_as_the_limits_say():
+    assert f"MAX_MESSAGE_SIZE={engine_limits.limits().message_mb} " in (ROOT / "Dockerfile").read_text()
 
 
 def test_as_many_rows_as_the_limit_are_taken(visitor, limited):
@@ -517,6 +522,35 @@ def open_link(name: str, **parameters: str) -> AppTest:
 
 def visitor_of(app: Any) -> str:
     return str(app.session_state["visitor"])
+
+
+@pytest.mark.page
+def test_the_server_itself_checks_no_file_of_a_visitor_however_small(visitor, monkeypatch):
+    def page(root: str, source: str) -> None:
+        from pathlib import Path
+
+        from engine.workspace import Workspace
+        from pages import _data_upload
+
+        _data_upload.problem()
+        if Path(source).exists() and not _data_upload.busy():
+            _data_upload.store(Workspace(root), Path(source), "rows", remove=True)
+
+    started: list[jobs.Call] = []
+    job = visitor.root / "jobs" / "one"
+    monkeypatch.setattr(jobs, "carry_out", lambda *_: pytest.fail("a check in the server"))
+    monkeypatch.setattr(jobs, "start", lambda call, token=None: started.append(call) or job)
+    monkeypatch.setattr(jobs, "result", lambda folder: None)
+    source = in_uploads(visitor, ROWS)
+    app = AppTest.from_function(page, args=(str(visitor.root), str(source))).run()
+    assert not app.exception and [call.source for call in started] == [str(source)]
+
+    def refuse(call: jobs.Call, token: str | None = None) -> Path:
+        raise engine_limits.OverLimit(Problem(rule="demo-checks"))
+
+    monkeypatch.setattr(jobs, "start", refuse)
+    app = AppTest.from_function(page, args=(str(visitor.root), str(source))).run()
+    assert not app.exception and "try again in a minute" in texts(app) and not source.exists()
 
 
 @pytest.mark.page

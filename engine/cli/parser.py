@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from engine import __version__, guard, processes
+from engine import __version__, guard, limits, processes
 from engine.cli import advise, data, export, fit, forgetting, runs, shared
 from engine.cli.shared import EXIT_FAILED
 from engine.spec import recipes
@@ -27,6 +27,8 @@ def app(arguments: argparse.Namespace, workspace: Workspace) -> int:
     flags = [] if (root / ".streamlit" / "config.toml").exists() else _FLAGS
     if os.environ.get("TUNEBOOK_SHARE_HOST"):
         flags = [*flags, "--server.allowedHosts=*"]  # engine/guard.py knows the names, and asks for a login
+    if limits.on():  # a half-sent message is held in memory; the largest that a page sent was 5 kB
+        flags = [*flags, f"--server.maxMessageSize={limits.limits().message_mb}"]
     command = [sys.executable, "-m", "streamlit", "run", str(root / "app.py"), *flags, *arguments.streamlit]
     os.execv(sys.executable, command)  # noqa: S606 - a list, no shell; this process becomes the server
 
