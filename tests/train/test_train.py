@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from engine import events, starter
 from engine.data.datasets import add_sample
 from engine.report import Comparison, items, paired
 from engine.runs import follow, lifecycle, store
+from engine.runs.failures import RunRefused
+from engine.train import rows
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT, SHARED_DATA, tunebook
@@ -85,13 +88,16 @@ def test_two_runs_of_one_spec_give_the_same_losses(tmp_path: Path) -> None:
     assert sha256(adapters[0]) == sha256(adapters[1])
 
 
-def test_a_run_that_would_train_no_token_is_refused_in_words(tmp_path: Path) -> None:
-    status, run_id, run_dir = train(tmp_path, "lora", "--data", "new-facts", *SHORT, "--set", "train.max_length=8")
-    assert status == 1
-    failure = store.summary(Workspace(tmp_path / "home"), run_id).failure
-    assert failure is not None and failure["kind"] == "data"
-    assert "no token would be trained" in failure["message"] and "train.max_length" in failure["fix"]
-    assert not losses(run_dir)
+def test_a_run_that_would_train_no_token_is_refused_in_words_before_it_starts_and_by_its_child(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "home")
+    dataset = add_sample(workspace, starter.sample("new-facts"))
+    run_spec, problems = planned(
+        workspace, "lora", base="starter", dataset=dataset.id, overrides={"train.max_length": 8}
+    )
+    assert [problem.rule for problem in problems] == ["data-nothing-trained"]
+    assert "no token would be trained" in problems[0].message and "train.max_length" in problems[0].fix
+    with pytest.raises(RunRefused, match="no token would be trained"):
+        rows.prepare(run_spec, workspace, AutoTokenizer.from_pretrained(starter.MODEL_DIR))
 
 
 def test_a_stopped_run_keeps_a_checkpoint_and_resumes_to_the_same_number_of_steps(tmp_path: Path) -> None:
