@@ -6,12 +6,14 @@ The queue and the device locks are shared by all workspaces of a machine and lie
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 # Run ids "20261124-201516-0a1b2c", sha256 dataset ids, evaluation keys and draft ids: lower case, digits, inner dashes.
 _ID = re.compile(r"[0-9a-z](?:[0-9a-z-]{0,94}[0-9a-z])?", re.ASCII)
@@ -81,6 +83,15 @@ def machine_dir() -> Path:
     or ~/.local/state/tunebook, so that two homes do not train on one device at once."""
     chosen = os.environ.get("TUNEBOOK_MACHINE_DIR")
     return Path(chosen or "~/.local/state/tunebook").expanduser()
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object a JSON file holds, or an empty one."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -16,7 +16,7 @@ from engine.data import Dataset, jobs, uploads
 from engine.data import fixes as data_fixes
 from engine.words import language, t
 from engine.workspace import Workspace
-from pages import _ui
+from pages import _jobs, _ui
 
 # What Streamlit's own uploader may hold in memory; it stands in where the pages are served without our upload route.
 FALLBACK_LIMIT_MB = 1
@@ -330,36 +330,20 @@ def rows_made(workspace: Workspace, dataset: Dataset) -> None:
     """See that the rows that training reads are there: those of a large file are made now, beside the page."""
     if dataset.has_rows:
         return
-    if st.session_state.get("rows_job", ("", ""))[0] != dataset.id:  # one for other data goes on by itself
-        call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, rows=True, language=language())
-        try:
-            st.session_state["rows_job"] = dataset.id, str(jobs.start(call))
-        except limits.OverLimit as refused:
-            st.session_state["rows_job"] = dataset.id, ""
-            st.error(_ui.plain(refused.problems[0].sentence))
+    call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, rows=True, language=language())
+    _jobs.begin("rows_job", dataset.id, call)
     _watch_rows()
 
 
 @_ui.fragment(run_every=POLL_S)
 def _watch_rows() -> None:
-    job = st.session_state["rows_job"][1]
-    if not job:  # it has failed, and was said
-        if st.button(t("Try again"), key="rows_again"):
-            del st.session_state["rows_job"]
-            st.rerun()
-        return
-    folder = Path(job)
-    result = jobs.result(folder)
+    def said(percent: int) -> str:
+        return t("Making the rows ready for training: {percent} %", percent=percent)
+
+    result = _jobs.followed("rows_job", said, "rows_again")
     if result is None:
-        now = jobs.progress(folder)
-        text = t("Making the rows ready for training: {percent} %", percent=int(100 * now.share))
-        st.progress(now.share, text=_ui.plain(_ui.with_time_left(text, now)))
         return
-    jobs.forget(folder)
-    if result.problem is None:
-        del st.session_state["rows_job"]
-    else:
-        st.session_state["rows_job"] = st.session_state["rows_job"][0], ""
+    if result.problem is not None:
         st.session_state["data_problem"] = result.problem
     st.rerun()
 

@@ -5,8 +5,6 @@ Few rows are read while the page waits, many by a job that is watched, so the pa
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import streamlit as st
 
 from engine.check import DatasetError
@@ -16,7 +14,7 @@ from engine.plan import Plan, plans
 from engine.render import NoTokenizer
 from engine.words import language, t
 from engine.workspace import Workspace
-from pages import _ui
+from pages import _jobs, _ui
 
 # The recipe whose longest row counts while none is chosen, by the type of the data.
 RECIPES = {"preference": "dpo", "unpaired-preference": "kto", "prompt-only": "ppo"}
@@ -69,11 +67,8 @@ def show(plan: Plan, *, problems_below: bool = False) -> None:
 
 def _count(plan: Plan, dataset: Dataset, base: Base) -> None:
     """Count in a process of its own, and follow it."""
-    wanted = f"{dataset.id} {base.ref}"
-    if st.session_state.get(_JOB, ("", ""))[0] != wanted:  # one for other data goes on by itself
-        root = str(plan.workspace.root)
-        call = jobs.Call(workspace=root, dataset=dataset.id, base=base.ref, language=language())
-        st.session_state[_JOB] = wanted, str(jobs.start(call))
+    call = jobs.Call(workspace=str(plan.workspace.root), dataset=dataset.id, base=base.ref, language=language())
+    _jobs.begin(_JOB, f"{dataset.id} {base.ref}", call)
     st.info(
         _ui.say(
             "Which rows {base} refuses or cuts is not known yet: every row is being read. A run can be started meanwhile; "
@@ -86,22 +81,12 @@ def _count(plan: Plan, dataset: Dataset, base: Base) -> None:
 
 @_ui.fragment(run_every=POLL_S)
 def _watch() -> None:
-    wanted, job = st.session_state.get(_JOB, ("", ""))
-    if not job:  # it has failed, and was said
-        if wanted and st.button(t("Try again"), key="readiness_again"):
-            del st.session_state[_JOB]
-            st.rerun()
-        return
-    folder = Path(job)
-    result = jobs.result(folder)
+    def said(percent: int) -> str:
+        return t("Reading every row as the base does: {percent} %", percent=percent)
+
+    result = _jobs.followed(_JOB, said, "readiness_again")
     if result is None:
-        now = jobs.progress(folder)
-        text = t("Reading every row as the base does: {percent} %", percent=int(100 * now.share))
-        st.progress(now.share, text=_ui.plain(_ui.with_time_left(text, now)))
         return
-    jobs.forget(folder)
     if result.problem is None:
-        del st.session_state[_JOB]
         st.rerun()
-    st.session_state[_JOB] = wanted, ""
     st.error(_ui.plain(result.problem.sentence))

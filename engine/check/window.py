@@ -33,7 +33,7 @@ class Window:
         self.reading, self.tally = reading, outcome.Tally()
 
     def add(self, line: int, row: dict[str, Any], raw: bytes) -> None:
-        self.tally.add(line, outcome.of_row(canonical(row, self.reading, line), self.coder))
+        self.tally.take(canonical(row, self.reading, line), self.coder)
 
     def judge(self, totals: Totals, *, has_lines: bool) -> None:
         """Warn of what was found, the first rows of each kind by name; it is an error when nothing is left to train."""

@@ -193,7 +193,7 @@ def count(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgres
         with pyarrow.parquet.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 for row in file.read_row_group(group).to_pylist():
-                    tally.add(row["line"], outcome.of_row(row, coder))
+                    tally.take(row, coder)
                     if progress is not None and not tally.rows % 100:
                         progress(tally.rows, file.metadata.num_rows)
     except (OSError, pyarrow.ArrowException) as error:

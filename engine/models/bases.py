@@ -28,7 +28,7 @@ from engine.models.refs import HUB_ID, is_revision, split_ref
 from engine.models.weights import count_parameters, has_all_weights
 from engine.spec import OBJECTIVES
 from engine.words import Problem, t
-from engine.workspace import BadId, Workspace
+from engine.workspace import BadId, Workspace, read_object
 
 # What stands beside a model that was read from a GGUF file: its name, and to how many bits it was rounded.
 GGUF_NOTE = "gguf.json"
@@ -87,7 +87,7 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
         if place is None:
             return None
         own = (place / "chat_template.jinja").is_file() or bool(
-            _read_json(place / "tokenizer_config.json").get("chat_template")
+            read_object(place / "tokenizer_config.json").get("chat_template")
         )
         return "own" if own else "headings"
 
@@ -97,9 +97,9 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
         place = self.folder or self.looked_at
         if place is None or self.kind == "run":
             return False
-        settings = _read_json(place / "tokenizer_config.json")
+        settings = read_object(place / "tokenizer_config.json")
         pads, ends = (
-            settings.get(n) or _read_json(place / "special_tokens_map.json").get(n) for n in ("pad_token", "eos_token")
+            settings.get(n) or read_object(place / "special_tokens_map.json").get(n) for n in ("pad_token", "eos_token")
         )
         return pads is None or pads == ends
 
@@ -151,7 +151,7 @@ def _from_hub(ref: str, name: str, revision: str | None) -> Base:
     if has_all_weights(cached):
         found = _from_folder(cached, ref=ref, kind="hub", title=title)
         return msgspec.structs.replace(found, revision=cached.name, looked_at=cached)
-    config = _read_json(cached / "config.json")
+    config = read_object(cached / "config.json")
     if not config:
         return Base(ref=ref, kind="hub", title=title, revision=cached.name)
     problems = _config_problems(config, cached)
@@ -254,7 +254,7 @@ def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         problems.append(Problem(rule="base-no-tokenizer", where="base", parameters={"folder": str(folder)}))
     counts = [count_parameters(path) for path in shards]
-    note = _read_json(folder / GGUF_NOTE)
+    note = read_object(folder / GGUF_NOTE)
     name, bits = str(note.get("name") or title)[:80], note.get("rounded_bits")
     rounded_bits = bits if isinstance(bits, int) else None
     if any(count is None for count in counts) or not weights.shards(folder) <= {path.name for path in shards}:
@@ -296,11 +296,11 @@ def _config_problems(config: dict[str, Any], folder: Path) -> list[Problem]:
     kind, known = config.get("model_type"), architectures()
     if isinstance(kind, str) and known and kind not in known:
         found.append(Problem(rule="base-architecture", where="base", parameters={"kind": kind[:60]}))
-    settings = _read_json(folder / "tokenizer_config.json")
+    settings = read_object(folder / "tokenizer_config.json")
     # These classes bring no tokens of their own; others, such as GPT-2's, have an end token that no file names.
     plain = settings.get("tokenizer_class") in (None, "PreTrainedTokenizerFast", "TokenizersBackend")
     if settings and plain and not any(settings.get(name) for name in ("pad_token", "eos_token")):
-        special = _read_json(folder / "special_tokens_map.json")
+        special = read_object(folder / "special_tokens_map.json")
         if not any(special.get(name) for name in ("pad_token", "eos_token")):
             found.append(Problem(rule="base-no-end-token", where="base", parameters={"folder": str(folder)}))
     return found
@@ -318,12 +318,3 @@ def architectures() -> frozenset[str]:
         return frozenset(kind for kind, _ in ast.literal_eval(table[1])) if table else frozenset()
     except (OSError, ValueError, SyntaxError, TypeError, StopIteration):
         return frozenset()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return the object a JSON file holds, or an empty one."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from engine.render.template import SPECIAL, Message, NotWritten, Template, plain_template
 from engine.render.turns import Turns, Written
 from engine.words import Problem
+from engine.workspace import read_object
 
 
 class NoTokenizer(Exception):
@@ -65,7 +66,7 @@ class Coder:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         special = special_tokens(folder)
-        _begin_as_told(tokenizer, special, read_json(folder / "tokenizer_config.json"))
+        _begin_as_told(tokenizer, special, read_object(folder / "tokenizer_config.json"))
         try:
             return cls(tokenizer, special, own_template(folder), stops=own_stops(folder), day=day)
         except NotWritten as error:
@@ -93,11 +94,12 @@ class Coder:
 
     @cached_property
     def turn_end(self) -> int | None:
-        """The id of the mark that its template ends a last answer with; None where that is no token."""
+        """The id that ends an answer: of the mark that the template puts after the last one, where that is a token, else
+        of the end-of-text token."""
         try:
-            return self._added.get(self.turns.answer_marks[0])
+            return self._added.get(self.turns.answer_marks[0], self.end)
         except NotWritten:
-            return None
+            return self.end
 
     @cached_property
     def end_marks(self) -> set[str]:
@@ -128,13 +130,10 @@ class Coder:
         written = self.turns.find(messages, told)
         end = self.special.get("eos_token", "")
         last = written.turns[-1] if written.turns else None
-        if last is None or self._is_token(last.mark) or last.index != len(messages) - 1 or not end:
+        if last is None or last.mark in self._added or last.index != len(messages) - 1 or not end:
             return written
         text = written.text[: last.end] + end
         return written._replace(text=text, turns=[*written.turns[:-1], last._replace(end=len(text), mark=end)])
-
-    def _is_token(self, mark: str) -> bool:
-        return mark in self._added
 
     def ask(self, messages: list[Message], tools: str | None = None) -> str:
         """A conversation up to where the base's answer begins. Raises NotWritten."""
@@ -172,7 +171,7 @@ def own_template(folder: Path) -> str | None:
         return (folder / "chat_template.jinja").read_text("utf-8") or None
     except (OSError, UnicodeDecodeError):
         pass
-    own = read_json(folder / "tokenizer_config.json").get("chat_template")
+    own = read_object(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(own, list):  # several by name
         own = next((one.get("template") for one in own if isinstance(one, dict) and one.get("name") == "default"), None)
     return own if isinstance(own, str) and own else None
@@ -181,7 +180,7 @@ def own_template(folder: Path) -> str | None:
 def own_stops(folder: Path) -> tuple[int, ...]:
     """The ids at which a base's own files say that generation stops."""
     for name in ("generation_config.json", "config.json"):
-        found = read_json(folder / name).get("eos_token_id")
+        found = read_object(folder / name).get("eos_token_id")
         ids = found if isinstance(found, list) else [found]
         if known := tuple(one for one in ids if type(one) is int and one >= 0):
             return known
@@ -190,17 +189,8 @@ def own_stops(folder: Path) -> tuple[int, ...]:
 
 def special_tokens(folder: Path) -> dict[str, str]:
     """The special tokens that a template may name, as the files of a base give them."""
-    settings = {**read_json(folder / "special_tokens_map.json"), **read_json(folder / "tokenizer_config.json")}
+    settings = {**read_object(folder / "special_tokens_map.json"), **read_object(folder / "tokenizer_config.json")}
     return {kind: text for kind in SPECIAL if (text := _token(settings.get(kind)))}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a base's folder; empty when it is not there or none."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _token(value: object) -> str:

@@ -127,6 +127,16 @@ class Tally:
             needed=self.needed.tobytes(),
         )
 
+    def take(self, row: dict[str, Any], coder: Coder) -> Encoded | Pair | Marked | None:
+        """Encode a canonical row whole and count what becomes of it; None where it cannot be read."""
+        try:
+            coded = encode_any(row, coder)
+        except NotWritten as refused:
+            self.add(row["line"], Outcome(problem=refused.problem))
+            return None
+        self.add(row["line"], of_coded(coded))
+        return coded
+
     def add(self, line: int, one: Outcome) -> None:
         """Count the outcome of the row on a line."""
         self.rows += 1

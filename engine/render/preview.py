@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from engine.render import encode, outcome
 from engine.render.coder import Coder
 from engine.render.encode import Marked, Pair
-from engine.render.template import NotWritten
 from engine.words import Text
 
 SHOWN_ROWS, ODD_ROWS, SHOWN_TOKENS = 6, 3, 1_500
@@ -62,12 +61,9 @@ def look(rows: list[dict[str, Any]], coder: Coder, length: int) -> Preview:
     step = max(1, len(rows) // SHOWN_ROWS)
     wanted = 0
     for number, row in enumerate(rows):
-        try:
-            coded = encode.encode_any(row, coder)
-        except NotWritten as refused:
-            tally.add(row["line"], outcome.Outcome(problem=refused.problem))
+        coded = tally.take(row, coder)
+        if coded is None:
             continue
-        tally.add(row["line"], outcome.of_coded(coded))
         parts = _parts(coded, coder, row, length)
         tokens += sum(len(ids) for _, ids, _ in parts)
         trained += sum(kinds.count(TRAINED) for _, _, kinds in parts)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from engine.data import datasets
 from engine.models import bases
-from engine.render import Coder, Encoded, NotWritten, encode, outcome
+from engine.render import Encoded, NotWritten, encode, outcome
 from engine.report import items
 from engine.runs import failures
 from engine.spec import RunSpec, split
@@ -94,19 +94,12 @@ class Read(NamedTuple):
     notes: list[Text]
 
 
-def read(
-    every: list[dict[str, Any]], tokenizer: Any, as_coded: Callable[[dict[str, Any], Coder], Any] = encode.encode_any
-) -> Read:
-    """Encode rows with `as_coded`, leaving out and naming those that the base's template refuses. Raises RunRefused when
-    it refuses all."""
+def read(every: list[dict[str, Any]], tokenizer: Any) -> Read:
+    """Encode rows, leaving out and naming those that the base's template refuses. Raises RunRefused when it refuses
+    all."""
     coder, tally, kept = coder_of(tokenizer), outcome.Tally(), []
     for row in every:
-        try:
-            coded = as_coded(row, coder)
-        except NotWritten as refused:
-            tally.add(row["line"], outcome.Outcome(problem=refused.problem))
-        else:
-            tally.add(row["line"], outcome.of_coded(coded))
+        if (coded := tally.take(row, coder)) is not None:
             kept.append((row, coded))
     if every and not kept:
         raise failures.RunRefused(tally.refused[0].problem)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from engine.render import Coder, Encoded, NotWritten, coder, template
+from engine.render import Coder, Encoded, NotWritten, coder
 from engine.render import encode as encoding
 from engine.runs import failures
 
@@ -21,8 +21,8 @@ def get_ready(tokenizer: Any, folder: Path | None = None, day: str | None = None
     made = _made(tokenizer, coder.own_stops(folder) if folder is not None else (), day)
     if made.is_plain:
         tokenizer.chat_template = made.template.source
-    if day is not None and "strftime_now" in tokenizer.chat_template:
-        tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, strftime_now=template.writes_day(day))
+    if made.template.day is not None:
+        tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, strftime_now=made.template.now)
     _CODERS[tokenizer] = made
     return made.is_plain
 
@@ -61,8 +61,7 @@ def until_end(tokenizer: Any, ids: list[int]) -> list[int]:
 
 def turn_end(tokenizer: Any) -> int | None:
     """The id that ends an answer of this base: the mark of its template, else its end-of-text token."""
-    made = coder_of(tokenizer)
-    return made.end if made.turn_end is None else made.turn_end
+    return coder_of(tokenizer).turn_end
 
 
 def encode(row: dict[str, Any], tokenizer: Any, max_length: int) -> Encoded:

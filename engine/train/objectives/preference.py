@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from engine.render import Marked, Pair
-from engine.render.encode import encode_marked, encode_pair
 from engine.runs import failures
 from engine.spec import OBJECTIVES, RunSpec
 from engine.train import rows
@@ -40,8 +39,7 @@ def prepare(run: Run) -> None:
 def encoded_rows(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
     """Return the rows of a spec as its objective reads them."""
     objective, length = OBJECTIVES[spec.objective], spec.train.max_length
-    as_coded = encode_marked if objective.weighs_labels else encode_pair
-    train, unseen = (rows.read(part, tokenizer, as_coded) for part in rows.divide(spec, workspace))
+    train, unseen = (rows.read(part, tokenizer) for part in rows.divide(spec, workspace))
 
     kept = fitting(train.coded, length, whole=objective.is_judge)
     if not kept:

@@ -1,0 +1,47 @@
+"""Jobs that a page begins by itself, one at a time for each purpose, and follows while a person goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import streamlit as st
+
+from engine import limits
+from engine.data import jobs
+from engine.words import t
+from pages import _ui
+
+
+def begin(purpose: str, wanted: str, call: jobs.Call) -> None:
+    """Start the job of a purpose for what is `wanted`, unless it was; one for other data goes on by itself."""
+    if st.session_state.get(purpose, ("", ""))[0] == wanted:
+        return
+    try:
+        st.session_state[purpose] = wanted, str(jobs.start(call))
+    except limits.OverLimit as refused:
+        st.session_state[purpose] = wanted, ""
+        st.error(_ui.plain(refused.problems[0].sentence))
+
+
+def followed(purpose: str, said: Callable[[int], str], again_key: str) -> jobs.Result | None:
+    """Show how far the job of a purpose is, as `said` of a percentage, and return its result once it is there. After one
+    that failed there is a button to try again."""
+    wanted, job = st.session_state.get(purpose, ("", ""))
+    if not job:  # it has failed, and was said
+        if wanted and st.button(t("Try again"), key=again_key):
+            del st.session_state[purpose]
+            st.rerun()
+        return None
+    folder = Path(job)
+    result = jobs.result(folder)
+    if result is None:
+        now = jobs.progress(folder)
+        st.progress(now.share, text=_ui.plain(_ui.with_time_left(said(int(100 * now.share)), now)))
+        return None
+    jobs.forget(folder)
+    if result.problem is None:
+        del st.session_state[purpose]
+    else:
+        st.session_state[purpose] = wanted, ""
+    return result
