@@ -23,7 +23,7 @@ from engine import limits, starter
 from engine.gguf import headers, tokenizers
 from engine.models import shapes, weights
 from engine.models.cache import hub_snapshot
-from engine.models.made import made_by
+from engine.models.made import made_by, under
 from engine.models.refs import HUB_ID, is_revision, split_ref
 from engine.models.weights import count_parameters, has_all_weights
 from engine.spec import OBJECTIVES
@@ -36,7 +36,7 @@ GGUF_NOTE = "gguf.json"
 
 class Base(msgspec.Struct, frozen=True, kw_only=True):
     """`ref` as it was named; `folder` is set when all its files are on this machine; `adapter_of` is the base below
-    when the folder holds only an adapter. Unknown facts are None.
+    when the folder holds only an adapter: of a run that trained an earlier one's adapter on, the base below that one. Unknown facts are None.
 
     Of a hub model `revision` is the commit, once known, and `looked_at` the folder with its config and tokenizer
     settings, which may be here before the weights are.
@@ -183,7 +183,7 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
     try:
         run = workspace.run_dir(ref.removeprefix("run:"))
         told = json.loads((run / "spec.json").read_bytes())
-        below, revision = told["base"]["ref"], told["base"].get("revision")
+        below, revision = under(workspace, run.name)
         is_judge = getattr(OBJECTIVES.get(told.get("objective", "")), "is_judge", False)
         made = made_by(run)
     except (BadId, OSError, ValueError, KeyError, TypeError):

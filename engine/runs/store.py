@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from engine import events, processes
+from engine.models import made
 from engine.spec import RunSpec, schema, settings
 from engine.words import Text
 from engine.workspace import Workspace, write_atomically
@@ -63,6 +64,19 @@ def load_spec(workspace: Workspace, run_id: str) -> RunSpec:
     """Return a run's spec. Raises OSError when there is no such run, msgspec.ValidationError when it is of a later
     version."""
     return schema.decode((workspace.run_dir(run_id) / "spec.json").read_bytes())
+
+
+def over_its_base(workspace: Workspace, run_spec: RunSpec) -> RunSpec:
+    """Return a spec with the base that its adapter lies on: another one than it started from, where it trained the adapter
+    of an earlier run on. Raises OSError or ValueError when that run is gone."""
+    if not run_spec.adapter_args.continues:
+        return run_spec
+    try:
+        ref, revision = made.under(workspace, run_spec.base.ref.removeprefix("run:"))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the spec of {run_spec.base.ref} cannot be read") from error
+    args = msgspec.structs.replace(run_spec.adapter_args, continues=False)
+    return msgspec.structs.replace(run_spec, base=schema.BaseRef(ref, revision), adapter_args=args)
 
 
 def exists(workspace: Workspace, run_id: str) -> bool:

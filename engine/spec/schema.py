@@ -11,7 +11,7 @@ import msgspec
 
 from engine.spec.objectives import OBJECTIVES
 
-SCHEMA = 1
+SCHEMA = 2
 
 if TYPE_CHECKING:
     Objective = str
@@ -31,7 +31,7 @@ class RecipeRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
-class AdapterArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AdapterArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"continues": "continue"}):
     rank: Annotated[
         int,
         _about("Rank", "Width of the two LoRA matrices. Higher learns more, needs more memory, forgets more.", ge=1),
@@ -47,6 +47,15 @@ class AdapterArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str,
         _about("Target modules", 'Which linear layers get an adapter: "all-linear" or names such as "q_proj,v_proj".'),
     ] = "all-linear"
+    # Written `continue` in spec.json and after --set, which is a word of the language here.
+    continues: Annotated[
+        bool,
+        _about(
+            "Go on with its adapter",
+            "Train the adapter of the earlier run on, instead of merging it first: it takes no more memory than that run "
+            "did, and what is made is one adapter on the same base. Its kind, rank and modules are that run's.",
+        ),
+    ] = False
 
 
 class BaseRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -228,7 +237,7 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    schema: Literal[1] = SCHEMA
+    schema: Literal[1, 2] = SCHEMA  # 1: before adapters could be trained on; read as it is
     kind: Literal["train", "evaluate", "probe", "chat", "sweep"] = "train"
     recipe: RecipeRef
     objective: Annotated[Objective, _about("Objective", "What the run optimises.")] = "sft"
@@ -250,13 +259,24 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     # are asked alike on whatever day they are. None: of a run from before this was kept.
     day: Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
 
+    @property
+    def base_form(self) -> str:
+        """How the weights of the base are held, which its scores belong to: in fewer bits, and under an adapter of an
+        earlier run that was not merged into them."""
+        return f"{self.quantize}, unmerged" if self.adapter_args.continues else self.quantize
+
 
 def value_at(spec: RunSpec, path: str) -> Any:
     """Return the value of a dotted path."""
     node: Any = spec
     for part in path.split("."):
-        node = getattr(node, part)
+        node = getattr(node, attribute(type(node), part))
     return node
+
+
+def attribute(struct: type, written: str) -> str:
+    """Return what a field of a struct is called in Python that is written otherwise in JSON."""
+    return next((f.name for f in msgspec.structs.fields(struct) if f.encode_name == written), written)
 
 
 def encode(spec: RunSpec) -> bytes:

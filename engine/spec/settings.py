@@ -39,15 +39,16 @@ def fields() -> dict[str, Field]:
     found: dict[str, Field] = {}
 
     def walk(struct: type, prefix: str) -> None:
-        for name, annotation in typing.get_type_hints(struct, include_extras=True).items():
-            path = f"{prefix}{name}"
+        hints = typing.get_type_hints(struct, include_extras=True)
+        for field in msgspec.structs.fields(struct):
+            annotation, path = hints[field.name], f"{prefix}{field.encode_name}"
             metas = [m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, msgspec.Meta)]
             plain = typing.get_args(annotation)[0] if metas else annotation
             if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
                 walk(plain, f"{path}.")
             elif path not in _FIXED:
                 limits = {k: v for m in metas for k in ("ge", "gt", "le", "lt") if (v := getattr(m, k)) is not None}
-                title = next((m.title for m in metas if m.title), name)
+                title = next((m.title for m in metas if m.title), field.encode_name)
                 help_text = next((m.description for m in metas if m.description), "")
                 choices = typing.get_args(plain) if typing.get_origin(plain) is Literal else ()
                 found[path] = Field(path, annotation, title, help_text, limits, choices)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +37,8 @@ def prepare(model: Any, spec: RunSpec, decided: machine_choices.Chosen | None = 
     """Freeze and wrap the model as the spec says; return it with its parameter counts."""
     depth = model.config.get_text_config().num_hidden_layers
     chosen = counts.layer_indices(spec.layers, depth)
+    if spec.adapter_args.continues:  # it came with its adapter (load.py)
+        return _counted(model, [], oft.host(model) if spec.adapter == "oft" else None)
     if spec.adapter == "oft":
         return _with_oft(model, spec, chosen)
     if spec.adapter == "lora":
@@ -112,12 +117,33 @@ def _is_tied(model: Any) -> bool:
     return model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
-def undo_half_precision(model: Any) -> None:
-    """Hold what trains in fp32 again: TRL's trainers cast it to bf16 on a quantised base, where the small steps of Adam
-    round to nothing. Between making the trainer and train(), before there is an optimizer."""
+@contextmanager
+def kept_whole(model: Any) -> Iterator[None]:
+    """Hold what trains in fp32 while a trainer is made: TRL's cast it to bf16 on a quantised base, where the small steps
+    of Adam round to nothing, and an adapter that was trained already is rounded. Before there is an optimizer."""
+    held = {id(parameter): parameter.data for parameter in model.parameters() if parameter.requires_grad}
+    yield
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
-            parameter.data = parameter.data.float()
+            parameter.data = held.get(id(parameter), parameter.data).float()
+
+
+REFERENCE = "ref"  # what TRL calls it
+
+
+def add_reference(model: Any, prepared: oft.Rotations | None = None) -> None:
+    """Keep a frozen copy of the adapter that is trained on, as it was at the start: what preferences are held to. TRL's
+    trainers that make one have made it already."""
+    if REFERENCE not in model.peft_config:
+        model.add_adapter(REFERENCE, copy.deepcopy(model.peft_config["default"]))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if f".{REFERENCE}." in name:
+                    parameter.copy_(model.get_parameter(name.replace(f".{REFERENCE}.", ".default.")))
+    for name, parameter in model.named_parameters():
+        if f".{REFERENCE}." in name:
+            parameter.requires_grad_(False)
+    oft.host(model)
 
 
 def _targets(model: Any, targets: str, chosen: list[int] | None) -> str | list[str]:

@@ -29,10 +29,8 @@ from engine.train.tokenize import coder_of, get_ready
 from engine.words import Problem
 from engine.workspace import Workspace, write_atomically
 
-# Texts whose token ids are compared; logits are compared on the first of them, at so many tokens each.
-TEXTS, LOGIT_TEXTS, LOGIT_TOKENS = 20, 3, 64
-# fp32 leaves about 1e-6 a layer between x (W + B A) and x W + x A B; nothing that a person could notice.
-LEAST_TOLERANCE = 1e-4
+# Texts whose token ids are compared; logits are compared on the first of them.
+TEXTS, LOGIT_TEXTS = 20, 3
 # For a run whose data is gone.
 _QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 _SPOKEN = [*_QUESTION, {"role": "assistant", "content": "Paris."}]
@@ -142,7 +140,7 @@ def _whole(run_spec: RunSpec, workspace: Workspace) -> Any:
     """Return the base of a run in the number format of its files, on the processor: it need not fit the card."""
     from transformers import AutoModelForCausalLM
 
-    from engine.train import oft
+    from engine.train import merging
     from engine.train.load import from_pretrained
 
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
@@ -150,35 +148,11 @@ def _whole(run_spec: RunSpec, workspace: Workspace) -> Any:
         raise failures.RunRefused(base.problems[0])
     if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
         below = store.load_spec(workspace, base.ref.removeprefix("run:"))
-        return oft.merged(_with_adapter(below, workspace, base.folder, None))
+        below = store.over_its_base(workspace, below)
+        tokenizer = _tokenizer(below, base)
+        return merging.merged(_with_adapter(below, workspace, base.folder, tokenizer), tokenizer, base.ref)
     source = str(base.folder or base.ref)
     return from_pretrained(AutoModelForCausalLM, source, run_spec, dtype="auto", use_safetensors=True)
-
-
-def _logits(model: Any, texts: list[list[int]]) -> list[Any]:
-    import torch
-
-    model.eval()
-    with torch.no_grad():
-        return [model(input_ids=torch.tensor([ids[:LOGIT_TOKENS]])).logits.float() for ids in texts if ids]
-
-
-def compare_logits(before: list[Any], after: list[Any]) -> tuple[float, float]:
-    """Return the largest difference of two models' logits over the largest logit, and the share of positions where both
-    hold the same token for the likeliest."""
-    import torch
-
-    largest = max((float(a.abs().max()) for a in before), default=0.0) or 1.0
-    worst = max((float((a - b).abs().max()) for a, b in zip(before, after, strict=True)), default=0.0)
-    same = [(a.argmax(-1) == b.argmax(-1)).flatten() for a, b in zip(before, after, strict=True)]
-    return worst / largest, float(torch.cat(same).float().mean()) if same else 1.0
-
-
-def tolerance(dtype: Any) -> float:
-    """Return how far merged logits may be off: four roundings of the number format, as each layer rounds anew."""
-    import torch
-
-    return max(LEAST_TOLERANCE, 4 * torch.finfo(dtype).eps)
 
 
 def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export_parity.Parity:
@@ -186,7 +160,8 @@ def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export_pa
 
     Raises RunRefused when the base is gone, the disk is too small or the logits differ; nothing is left behind then.
     """
-    run_spec, workspace = schema.decode((run_dir / "spec.json").read_bytes()), Workspace(run_dir.parents[1])
+    workspace = Workspace(run_dir.parents[1])
+    run_spec = store.over_its_base(workspace, schema.decode((run_dir / "spec.json").read_bytes()))
     made = artifacts.made_by(run_dir)
     if made is None:
         raise failures.RunRefused(Problem(rule="export-nothing"))
@@ -234,7 +209,7 @@ def _merged(
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    from engine.train import oft
+    from engine.train import merging
     from engine.train.load import files_of, stop_at_turns
 
     told("loading")
@@ -243,9 +218,9 @@ def _merged(
     made = _with_adapter(run_spec, workspace, adapter, tokenizer)
     scored = _scored(run_spec, workspace)
     texts = same_tokens(scored, tokenizer, tokenizer)[1][:LOGIT_TEXTS]
-    before = _logits(made, texts)
+    before = merging.logits(made, texts)
     told("merging")
-    model = oft.merged(made)
+    model = merging.joined(made)
     stop_at_turns(model, tokenizer)
 
     dtype = model.dtype if dtype_name == "auto" else getattr(torch, dtype_name)
@@ -261,14 +236,15 @@ def _merged(
     kind = AutoModelForSequenceClassification if OBJECTIVES[run_spec.objective].is_judge else AutoModelForCausalLM
     read = kind.from_pretrained(str(partial), dtype="auto", use_safetensors=True)
     found, _ = same_tokens(scored, tokenizer, AutoTokenizer.from_pretrained(str(partial), trust_remote_code=False))
-    worst, same = compare_logits(before, _logits(read, texts))
+    worst, same = merging.compare_logits(before, merging.logits(read, texts))
     parity = msgspec.structs.replace(
-        found, logits=worst, tolerance=tolerance(dtype), same_choice=same, dtype=str(dtype).removeprefix("torch."),
+        found, logits=worst, tolerance=merging.tolerance(dtype), same_choice=same, dtype=str(dtype).removeprefix("torch."),
         trained_in=run_spec.quantize,
     )  # fmt: skip
-    if not worst <= tolerance(dtype):  # NaN too
-        off, allowed = f"{100 * worst:.2g}", f"{100 * tolerance(dtype):.2g}"
-        raise failures.RunRefused(Problem(rule="export-differs", parameters={"off": off, "allowed": allowed}))
+    if not worst <= merging.tolerance(dtype):  # NaN too
+        off, allowed = f"{100 * worst:.2g}", f"{100 * merging.tolerance(dtype):.2g}"
+        rule = "export-differs-fp32" if dtype == torch.float32 else "export-differs"
+        raise failures.RunRefused(Problem(rule=rule, parameters={"off": off, "allowed": allowed}))
     return parity
 
 

@@ -6,14 +6,15 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from engine.estimate import machine_choices
 from engine.models import Base, bases, hub, hub_client
-from engine.runs import failures
+from engine.runs import failures, store
 from engine.spec import RunSpec
-from engine.train import backend, oft
+from engine.train import backend, merging, oft
 from engine.train.tokenize import get_ready, stops
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace
@@ -41,8 +42,11 @@ def load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | N
     notes = []
     source = str(base.folder) if base.folder is not None else base.ref
     tokenizer = from_pretrained(AutoTokenizer, source, spec)
-    if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
-        model = _merged(base, spec, workspace, dtype, chosen)
+    if spec.adapter_args.continues:
+        model = _under_its_adapter(base, spec, workspace, chosen)
+        notes.append(later("The earlier run's adapter is trained on; it was not merged."))
+    elif base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
+        model = _merged(base, spec, workspace, dtype, chosen, tokenizer)
         notes.append(later("The earlier run's adapter was merged into its base first."))
         if spec.quantize != "none" or chosen.backend == "unsloth":
             with tempfile.TemporaryDirectory() as folder:  # both read from a folder
@@ -158,14 +162,22 @@ def from_pretrained(kind: Any, source: str, spec: RunSpec, **settings: Any) -> A
         raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
 
 
-def _merged(base: Base, spec: RunSpec, workspace: Workspace, dtype: torch.dtype, chosen: machine_choices.Chosen) -> Any:
-    """Load the base below an earlier run and merge that run's adapter into it."""
-    import msgspec
-
-    from engine.runs import store
-
+def _merged(
+    base: Base, spec: RunSpec, workspace: Workspace, dtype: torch.dtype, chosen: machine_choices.Chosen, tokenizer: Any
+) -> Any:
+    """Load the base below an earlier run and merge that run's adapter into it. Raises RunRefused where that is another
+    model than the run's."""
     assert base.folder is not None
-    below = store.load_spec(workspace, base.ref.removeprefix("run:"))
-    plain = msgspec.structs.replace(spec, base=below.base, quantize="none")  # merging into 4 bits would round again
+    below = store.over_its_base(workspace, store.load_spec(workspace, base.ref.removeprefix("run:")))
+    # merging into 4 bits would round again
+    plain = msgspec.structs.replace(spec, base=below.base, quantize="none", adapter_args=below.adapter_args)
     lower = load(plain, workspace, chosen._replace(backend="plain")).model.to(dtype)
-    return oft.merged(oft.lay_over(lower, base.folder))
+    return merging.merged(oft.lay_over(lower, base.folder), tokenizer, base.ref)
+
+
+def _under_its_adapter(base: Base, spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen) -> Any:
+    """Load the base of an earlier run's line, in as many bits, under that run's adapter, which is ready to train. Its
+    weights are held in fp32."""
+    assert base.folder is not None
+    lower = load(store.over_its_base(workspace, spec), workspace, chosen).model
+    return oft.lay_over(lower, base.folder, is_trainable=True)

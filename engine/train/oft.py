@@ -360,11 +360,6 @@ def lay_over(model: Any, folder: Path, **settings: Any) -> Any:
     return made
 
 
-def merged(made: Any) -> Any:
-    """Merge an adapter that `lay_over` has laid over its base, block by block, and return the model."""
-    return bend_back(made.merge_and_unload())
-
-
 def _is_exact(module: Any) -> bool:
     return type(module) is OFTRotationModule and not module.use_cayley_neumann and not module.coft
 
