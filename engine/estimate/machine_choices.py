@@ -131,6 +131,8 @@ def choose_backend(
     if run_spec.adapter not in OBJECTIVES[run_spec.objective].unsloth_adapters:
         what = f"{run_spec.objective} + {run_spec.adapter}"
         return "plain", later("Unsloth is used for SFT, and for DPO and KTO with LoRA; this run is {what}", what=what)
+    if run_spec.adapter_args.continues:
+        return "plain", later("an adapter that is trained on is loaded by transformers and peft")
     if run_spec.quantize == "8bit":
         return "plain", later("a base in 8 bits is loaded by transformers")
     if shape is None or shape.layout not in UNSLOTH_LAYOUTS:
@@ -220,10 +222,11 @@ def problems(run_spec: RunSpec, device: Device, shape: shapes.Shape | None) -> l
             found.append(Problem(rule="unsloth-apple", where=where))
         elif not device.unsloth:
             found.append(Problem(rule="unsloth-missing", where=where))
-        elif run_spec.adapter not in OBJECTIVES[run_spec.objective].unsloth_adapters or run_spec.quantize == "8bit":
-            what = " + ".join(
-                [run_spec.objective, run_spec.adapter, *([run_spec.quantize] if run_spec.quantize != "none" else [])]
-            )
+        elif run_spec.adapter not in OBJECTIVES[run_spec.objective].unsloth_adapters or run_spec.base_form not in (
+            "none", "4bit",
+        ):  # fmt: skip
+            what = f"{run_spec.objective} + {run_spec.adapter}"
+            what += f" + {run_spec.base_form}" if run_spec.base_form != "none" else ""
             found.append(Problem(rule="unsloth-cannot", where=where, parameters={"what": what}))
         elif shape is not None and shape.layout not in UNSLOTH_LAYOUTS:
             found.append(Problem(rule="unsloth-layout", where=where, parameters={"layout": shape.layout}))

@@ -75,7 +75,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 
     `weights`: full fine-tuning holds its weights in 32 bits and computes in 16 on a GPU ("fp32", what engine.train does),
     or holds everything in 16 ("bf16"). `plain_logits`: without TRL's pieces of logits. `value_model`: PPO's judge of
-    states is a head on the model itself, or a whole trained model as in TRL 1.12. Of PPO alone: `answer_tokens`, its longest
+    states is a head on the model itself, or a whole trained model as in TRL 1.12. `continues`: the
+    adapter of an earlier run is trained on. Of PPO alone: `answer_tokens`, its longest
     answer, which `max_length` includes, and `update_rows`, the answers of an update (0: as many as `batch_size`).
     """
 
@@ -96,6 +97,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     value_model: Literal["head", "model"] = "head"
     answer_tokens: int = schema.ObjectiveArgs().answer_tokens
     update_rows: int = 0
+    continues: bool = False
 
 
 def setup_of(run_spec: RunSpec) -> Setup:
@@ -116,6 +118,7 @@ def setup_of(run_spec: RunSpec) -> Setup:
         optimizer="adamw" if train.optimizer == "auto" else train.optimizer,
         answer_tokens=run_spec.objective_args.answer_tokens,
         update_rows=train.batch_size * train.accumulation if OBJECTIVES[run_spec.objective].writes_answers else 0,
+        continues=run_spec.adapter_args.continues,
     )
 
 
@@ -203,7 +206,7 @@ def _block(linear: shapes.Linear, setup: Setup) -> int:
 def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estimate:
     """Return the memory of a run on `device` ("cpu" or "cuda:0"), by part; what a part stands on is said where it is
     counted. Pairs of DPO and of a reward model double T. The reference is the adapter switched off, or a frozen copy of
-    all weights; `fixed` is GPU_FIXED_BYTES, or on a processor what importing the libraries takes, at first and later.
+    all weights, or of the adapter that is trained on; `fixed` is GPU_FIXED_BYTES, or on a processor what importing the libraries takes, at first and later.
 
     With long rows and no checkpointing an adapter can need more than full fine-tuning of a small model: its copies grow
     with the tokens, the weights do not.
@@ -237,7 +240,7 @@ def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estima
         "activations": _activation_bytes(shape, setup, tokens, element_bytes),
         "logits": _logit_bytes(shape, setup, tokens, on_gpu),
         "adapter": _adapter_bytes(shape, setup, tokens, on_gpu),
-        "reference": element_bytes * held if setup.adapter == "full" and objective.has_reference else 0,
+        "reference": _reference_bytes(setup, trained, element_bytes * held),
         "fixed": GPU_FIXED_BYTES if on_gpu else IMPORT_BASELINE_BYTES + LATER_BYTES,
     }
     if objective.needs_judge:
@@ -248,6 +251,13 @@ def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estima
         parameters=shapes.count_parameters(shape),
         trained_parameters=trained,
     )
+
+
+def _reference_bytes(setup: Setup, trained: int, all_weights: int) -> int:
+    """Return the bytes of the frozen copy that preferences are held to. An adapter's is in 32 bits."""
+    if not OBJECTIVES[setup.objective].has_reference:
+        return 0
+    return all_weights if setup.adapter == "full" else 4 * trained if setup.continues else 0
 
 
 def _held_bytes(

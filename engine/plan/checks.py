@@ -14,11 +14,12 @@ from engine.check import DatasetError
 from engine.data import datasets
 from engine.estimate import machine_choices, memory
 from engine.models import alike, bases
-from engine.plan import judges
+from engine.plan import from_recipe, judges
 from engine.plan.plan import Plan
 from engine.runs import admission, store
-from engine.spec import OBJECTIVES, counts, objectives
+from engine.spec import OBJECTIVES, counts, objectives, schema, settings
 from engine.words import Problem, Text, later
+from engine.workspace import read_object
 
 # What each tracker is called where it is imported from; transformers writes to tensorboard through either.
 TRACKERS = {
@@ -29,6 +30,8 @@ TRACKERS = {
 }
 # What an adapter may also sit on: output layers and embeddings.
 OTHER_MODULES = ("lm_head", "embed_out", "embed_tokens", "embed_in", "wte", "wpe")
+# Kinds of adapters that put tokens of their own before a text: there is nothing to merge.
+ADDS_TOKENS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
 # Room for events, logs and items beside the weights.
 SPARE_BYTES = 100 * 2**20
 # Full fine-tuning writes fp32 weights (4 bytes) and keeps two checkpoints of weights and two Adam moments (12 each).
@@ -54,7 +57,7 @@ def problems(plan: Plan) -> list[Problem]:
     checks.found += (one for one in admission.problems(plan.spec, plan.workspace) if one not in checks.found)
     checks.found += machine_choices.problems(plan.spec, plan.target.device, plan.base.shape)
     for check in (
-        _check_devices, _check_names, _check_sizes, _check_targets, _check_kinds, _check_objective_args, _check_judge,
+        _check_devices, _check_names, _check_sizes, _check_targets, _check_kinds, _check_earlier, _check_objective_args, _check_judge,
         _check_replay, _check_held_out, _check_data, _check_rows, _check_memory, _check_disk,
     ):  # fmt: skip
         check(checks)
@@ -99,6 +102,30 @@ def _check_kinds(checks: _Checks) -> None:
         checks.fault("reward-plain", "quantize" if spec.quantize != "none" else "layers")
     if checks.base.scores_only:
         checks.fault("base-reward", "base", ref=checks.base.ref)
+
+
+def _check_earlier(checks: _Checks) -> None:
+    """An adapter can be trained on where there is one, by what trains an adapter, and with the settings it was made with."""
+    spec, base, where = checks.spec, checks.base, from_recipe.CONTINUE
+    if base.kind != "run" or base.problems or base.folder is None:
+        if spec.adapter_args.continues and not base.problems:
+            checks.fault("continue-no-adapter", where, ref=base.ref[:80])
+        return
+    kind = str(read_object(base.folder / "adapter_config.json").get("peft_type") or "")
+    if kind in ADDS_TOKENS:
+        checks.fault("merge-adds-tokens", "base", ref=base.ref[:80], kind=kind)
+    elif not spec.adapter_args.continues:
+        return
+    elif from_recipe.earlier_adapter(base, checks.workspace) is None:
+        checks.fault("continue-no-adapter", where, ref=base.ref[:80])
+    elif checks.objective.is_judge:
+        checks.fault("continue-judge", where)
+    elif spec.adapter == "full":
+        checks.fault("continue-full", where)
+    for path in from_recipe.TAKEN if spec.adapter_args.continues and spec.adapter != "full" else ():
+        asked, taken = checks.plan.overrides.get(path), schema.value_at(spec, path)
+        if asked is not None and settings.convert_setting(path, asked) != taken:
+            checks.fault("continue-setting", path, value=str(asked)[:60], taken=str(taken)[:60])
 
 
 def _check_targets(checks: _Checks) -> None:

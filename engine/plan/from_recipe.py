@@ -11,9 +11,17 @@ from engine.benchmarks import library
 from engine.data import Dataset
 from engine.models import Base
 from engine.plan import judges
+from engine.runs import store
 from engine.spec import OBJECTIVES, RunSpec, counts, recipes, schema
 from engine.words import Problem
 from engine.workspace import Workspace
+
+CONTINUE = "adapter_args.continue"
+# What an adapter that is trained on has already, so that a run cannot choose it.
+TAKEN = (
+    "adapter", "quantize", "layers", "adapter_args.rank", "adapter_args.alpha", "adapter_args.dropout",
+    "adapter_args.block_size", "adapter_args.target_modules",
+)  # fmt: skip
 
 
 def spec_of(
@@ -33,7 +41,43 @@ def spec_of(
         dataset_id=dataset_id,
         overrides={**_defaults(recipe, base, dataset), **overrides},
     )
+    spec = _with_earlier_adapter(spec, base, overrides, workspace)
     return _with_objective(spec, base, dataset, workspace), wrong
+
+
+def earlier_adapter(base: Base, workspace: Workspace) -> RunSpec | None:
+    """Return the spec of the run whose adapter a base is, and which can be trained on; None where the base is no such run."""
+    if base.kind != "run" or base.problems or base.folder is None or base.folder.name != "adapter":
+        return None
+    try:
+        earlier = store.load_spec(workspace, base.ref.removeprefix("run:"))
+    except (OSError, ValueError):
+        return None
+    return None if OBJECTIVES[earlier.objective].is_judge or earlier.adapter == "full" else earlier
+
+
+def may_continue(spec: RunSpec, earlier: RunSpec) -> bool:
+    """Whether a run can train the adapter of an earlier one on without anything else being changed in it."""
+    return spec.adapter == earlier.adapter and not OBJECTIVES[spec.objective].is_judge
+
+
+def _with_earlier_adapter(
+    spec: RunSpec, base: Base, overrides: dict[str, Any], workspace: Workspace
+) -> RunSpec:  # fmt: skip
+    """Take what an adapter that is trained on decides from the run that made it. Left open, one that was trained on a base
+    in fewer bits is trained on: merging it wants the base in 16 bits, for which the card may have no room."""
+    earlier = earlier_adapter(base, workspace)
+    if earlier is None:
+        return spec
+    wanted = spec.adapter_args.continues
+    if CONTINUE not in overrides and earlier.quantize != "none" and may_continue(spec, earlier):
+        wanted = True
+    if not wanted or spec.adapter == "full":
+        return spec
+    return msgspec.structs.replace(
+        spec, adapter=earlier.adapter, quantize=earlier.quantize, layers=earlier.layers,
+        adapter_args=msgspec.structs.replace(earlier.adapter_args, continues=True),
+    )  # fmt: skip
 
 
 def _defaults(recipe: recipes.Recipe, base: Base, dataset: Dataset | None) -> dict[str, Any]:

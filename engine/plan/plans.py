@@ -65,6 +65,12 @@ def make(
     )
 
 
+def offers_to_continue(plan: Plan) -> bool:
+    """Whether the adapter of the run that is its base could be trained on, instead of being merged first."""
+    earlier = from_recipe.earlier_adapter(plan.base, plan.workspace)
+    return earlier is not None and from_recipe.may_continue(plan.spec, earlier)
+
+
 def on_base(plan: Plan, base: Base) -> Plan:
     """Return the plan of the same recipe, data and changes on another base."""
     return make(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,10 @@ from engine.words import Text, later
 # "model.layers.11.mlp" in Llama and Qwen, "transformer.h.11.mlp" in GPT-2: the index must match whole, since
 # the guide's substring "h.1" also meets h.10 to h.19 (its contradiction X12).
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+
+
+# What peft calls the adapter of a model, and what TRL calls the copy of it that stays as it was.
+TRAINED, REFERENCE = "default", "ref"
 
 
 class Prepared(NamedTuple):
@@ -128,22 +133,35 @@ def kept_whole(model: Any) -> Iterator[None]:
             parameter.data = held.get(id(parameter), parameter.data).float()
 
 
-REFERENCE = "ref"  # what TRL calls it
-
-
-def add_reference(model: Any, prepared: oft.Rotations | None = None) -> None:
-    """Keep a frozen copy of the adapter that is trained on, as it was at the start: what preferences are held to. TRL's
-    trainers that make one have made it already."""
+def add_reference(model: Any) -> None:
+    """Keep a frozen copy of the adapter that is trained on, as it is now: what preferences are held to. Where TRL's trainer
+    has made it, only its rotations are exchanged. It is not saved: transformers 5.17, going on from a checkpoint that holds
+    two adapters, reads the copy and not the one that trains (trainer.py, _load_from_checkpoint)."""
     if REFERENCE not in model.peft_config:
-        model.add_adapter(REFERENCE, copy.deepcopy(model.peft_config["default"]))
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if f".{REFERENCE}." in name:
-                    parameter.copy_(model.get_parameter(name.replace(f".{REFERENCE}.", ".default.")))
-    for name, parameter in model.named_parameters():
-        if f".{REFERENCE}." in name:
-            parameter.requires_grad_(False)
-    oft.host(model)
+        model.add_adapter(REFERENCE, model.peft_config[TRAINED])
+        for name, parameter in model.named_parameters():
+            if f".{REFERENCE}." in name:
+                parameter.data.copy_(model.get_parameter(name.replace(f".{REFERENCE}.", f".{TRAINED}.")).data)
+    oft.host(model, REFERENCE)  # solved apart: those that train are solved anew at every step
+    model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=[TRAINED])
+
+
+@contextmanager
+def as_at_start(model: Any, folder: Path | None) -> Iterator[Any]:
+    """The model as it was before it was trained: with its adapter off, or under that of the earlier run, in `folder`, which
+    it trained on."""
+    if folder is None:
+        with model.disable_adapter():
+            yield model
+        return
+    if REFERENCE not in model.peft_config:
+        model.load_adapter(str(folder), REFERENCE)
+        oft.host(model, REFERENCE)
+    model.set_adapter(REFERENCE)
+    try:
+        yield model
+    finally:
+        model.set_adapter(TRAINED)
 
 
 def _targets(model: Any, targets: str, chosen: list[int] | None) -> str | list[str]:

@@ -97,7 +97,8 @@ class Models:
         for ref in refs:
             base = bases.describe(ref, self._workspace)
             if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
-                made = store.load_spec(self._workspace, ref.removeprefix("run:"))
+                told = store.load_spec(self._workspace, ref.removeprefix("run:"))
+                made = store.over_its_base(self._workspace, told)
                 found[ref] = Key(made.base.pinned, made.quantize, made.adapter)
             else:
                 found[ref] = Key(ref, "none", "")

@@ -303,14 +303,14 @@ class RotatedLinear(PeftLinear):
             self.set_base_weight(turned.to(weight.dtype))
 
 
-def host(model: Any) -> Rotations:
-    """Exchange the rotations of a peft model for ours and return them. What only peft can do (the series, COFT,
-    convolutions, embeddings) stays peft's."""
+def host(model: Any, adapter: str | None = None) -> Rotations:
+    """Exchange the rotations of a peft model, or of one of its adapters, for ours and return them. What only peft can do
+    (the series, COFT, convolutions, embeddings) stays peft's."""
     hosted: list[Rotation] = []
     for layer in model.modules():
         if type(layer) not in (PeftLinear, RotatedLinear):
             continue
-        modules = list(layer.oft_R.values())
+        modules = [module for name, module in layer.oft_R.items() if adapter in (None, name)]
         if not all(type(m) is Rotation or _is_exact(m) for m in modules):
             continue
         for module in modules:

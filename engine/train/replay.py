@@ -73,7 +73,7 @@ def chats(tokenizer: Any) -> bool:
 
 
 def from_base(
-    model: Any, tokenizer: Any, base: Base, quantize: str, count: int, workspace: Workspace,
+    model: Any, tokenizer: Any, base: Base, form: str, count: int, workspace: Workspace,
     stop: Callable[[], bool],
 ) -> list[Encoded]:  # fmt: skip
     """Return at most `count` (and MOST_WRITTEN) rows written by the untouched base, from the cache as far as it goes.
@@ -84,7 +84,7 @@ def from_base(
     wanted = min(count, MOST_WRITTEN)
     ends = coder_of(tokenizer).stops
     settings = [
-        weights_key(base), quantize, "replay", 1, tokenizer.chat_template, questions(), MOST_NEW_TOKENS, ends,
+        weights_key(base), form, "replay", 1, tokenizer.chat_template, questions(), MOST_NEW_TOKENS, ends,
     ]  # fmt: skip
     key = hashlib.sha256(json.dumps(settings).encode("utf-8", "surrogatepass")).hexdigest()
     path = workspace.eval_dir(key) / "replay.jsonl"

@@ -99,7 +99,7 @@ def _score_base(run: Run, asked: list[scores.Question]) -> None:
     if asked and ranks.first() and not run.stop.asked():
         run.log.append(events.Phase(phase="evaluating", detail="base"))
         scores.score_base(
-            run.model, run.tokenizer, run.base, run.spec.quantize, asked, run.workspace, run.run_dir, run.log,
+            run.model, run.tokenizer, run.base, run.spec.base_form, asked, run.workspace, run.run_dir, run.log,
             run.stop.asked,
         )  # fmt: skip
 
@@ -192,9 +192,8 @@ def _trainer(run: Run, model: Any, callback: EventCallback) -> Any:
     shared = common.arguments(
         run.spec, run.run_dir, steps, evaluates=bool(run.rows.evaluate), device=run.device, chosen=run.chosen
     )
-    trainer = objective.trainer(run, objective.config(run, shared), model, callback)
-    adapters.undo_half_precision(model)
-    return trainer
+    with adapters.kept_whole(model):
+        return objective.trainer(run, objective.config(run, shared), model, callback)
 
 
 def _save_and_score(run: Run, trained: Trained, asked: list[scores.Question]) -> None:

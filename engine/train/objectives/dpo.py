@@ -2,7 +2,8 @@
 
 Loss: -log sigmoid(beta (log pi/ref of the chosen answer - log pi/ref of the rejected one)); Rafailov and others,
 arXiv 2305.18290, equation 7. The reference is the base itself: the model with its adapter off, or, where every weight
-moves, log-probabilities that are computed before the first step.
+moves, log-probabilities that are computed before the first step; where the adapter of an earlier run is trained on, a
+frozen copy of that.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from datasets import Dataset, Features, List, Value
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from engine.train import adapters
 from engine.train.callback import EventCallback
 from engine.train.objectives import common, preference
 from engine.train.objectives.preference import Pair, TokenIdsAlready
@@ -51,16 +53,18 @@ def trainer(run: Run, args: DPOConfig, model: Any, callback: EventCallback) -> D
     callback.watch_chosen(args.beta)
     held_out = as_dataset(run.rows.evaluate) if run.rows.evaluate else None
     made = common.trainer(_OnOurIds, args, model, run.tokenizer, as_dataset(run.rows.train), held_out, callback)
-    drop_copied_reference(made.model)
+    settle_reference(run, made.model)
     return made
 
 
-def drop_copied_reference(model: Any) -> None:
-    """Take away the copy of a fresh adapter that TRL makes as the reference: a fresh adapter changes nothing, so the
+def settle_reference(run: Run, model: Any) -> None:
+    """Keep the copy of an adapter that is trained on, which TRL makes before a checkpoint is read. Take away the copy of a fresh adapter that TRL makes as the reference: a fresh adapter changes nothing, so the
     base with its adapter off is the same reference, without the memory. A resumed run needs this too: its copy would
     be made before the checkpoint is read, and saved into the next one."""
-    if "ref" in getattr(model, "peft_config", {}):
-        model.delete_adapter("ref")
+    if run.spec.adapter_args.continues:
+        adapters.add_reference(model)
+    elif adapters.REFERENCE in getattr(model, "peft_config", {}):
+        model.delete_adapter(adapters.REFERENCE)
 
 
 samples = common.written_samples

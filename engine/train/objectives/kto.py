@@ -17,7 +17,7 @@ from trl.trainer.kto_trainer import KTOTrainer
 
 from engine.train.callback import EventCallback
 from engine.train.objectives import common, preference
-from engine.train.objectives.dpo import drop_copied_reference
+from engine.train.objectives.dpo import settle_reference
 from engine.train.objectives.preference import Marked, TokenIdsAlready
 from engine.train.run import Run
 from engine.train.scoring import judged, scores
@@ -97,7 +97,7 @@ def trainer(run: Run, args: KTOConfig, model: Any, callback: EventCallback) -> K
     train = as_dataset(shuffled(run.rows.train, seed), batch)
     held_out = as_dataset(shuffled(run.rows.evaluate, seed), batch) if run.rows.evaluate else None
     made = common.trainer(_OnOurIds, args, model, run.tokenizer, train, held_out, callback)
-    drop_copied_reference(made.model)
+    settle_reference(run, made.model)
     return made
 
 

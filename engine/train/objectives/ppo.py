@@ -39,7 +39,7 @@ from engine.report import items as report_items
 from engine.runs import failures, store
 from engine.spec import RunSpec
 from engine.spec import counts as spec_counts
-from engine.train import backend, load, oft, rows
+from engine.train import adapters, backend, load, merging, oft, rows
 from engine.train.callback import EventCallback
 from engine.train.objectives import common, reward
 from engine.train.rows import Named
@@ -80,9 +80,12 @@ def load_judge(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> Judge:
             made, num_labels=1, use_safetensors=True, trust_remote_code=False
         )
     else:
-        below_spec = msgspec.structs.replace(spec, base=told.base, quantize="none", adapter="lora")
+        below_spec = msgspec.structs.replace(
+            spec, base=told.base, quantize="none", adapter="lora", adapter_args=told.adapter_args
+        )
         lower = load.load(below_spec, workspace)
-        loaded = oft.merged(oft.lay_over(reward.judge(lower.model, lower.tokenizer, 0), made))
+        laid = oft.lay_over(reward.judge(lower.model, lower.tokenizer, 0), made)
+        loaded = merging.merged(laid, lower.tokenizer, ref)
     own = AutoTokenizer.from_pretrained(made, trust_remote_code=False)
     get_ready(own)
     if own.get_vocab() != tokenizer.get_vocab() or own.chat_template != tokenizer.chat_template:
@@ -184,6 +187,7 @@ def config(run: Run, shared: dict[str, Any]) -> PPOConfig:
         missing_eos_penalty=args.missing_end_penalty,
         local_rollout_forward_batch_size=min(ROLLOUT_BATCH, train.batch_size * train.accumulation),
         num_sample_generations=0,
+        **({"ref_adapter_name": adapters.REFERENCE} if run.spec.adapter_args.continues else {}),
     )
 
 
@@ -356,6 +360,8 @@ def trainer(run: Run, args: PPOConfig, model: Any, callback: EventCallback) -> P
     value = copy.deepcopy(judge.model).float().requires_grad_(True).train()
     model.generation_config.pad_token_id = padding
     total = spec_counts.optimizer_steps(run.spec.train, len(train_rows))
+    if run.spec.adapter_args.continues:
+        adapters.add_reference(model)
     args.total_episodes = total * run.spec.train.batch_size * run.spec.train.accumulation
     made = _Resumable(
         prompts=train_rows,

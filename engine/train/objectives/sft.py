@@ -54,7 +54,7 @@ def prepare(run: Run) -> None:
         run.log.append(events.Phase(phase="loading", detail="replay"))
         with ranks.one_after_the_first():  # which writes them; the others read the same
             return replay.from_base(
-                run.model, run.tokenizer, run.base, run.spec.quantize, count, run.workspace, run.stop.asked
+                run.model, run.tokenizer, run.base, run.spec.base_form, count, run.workspace, run.stop.asked
             )
 
     run.rows = rows.prepare(run.spec, run.workspace, run.tokenizer, generate)

@@ -9,8 +9,8 @@ of the two models' answers; only the drawing of answers leaves noise, which the 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 
 from engine import events
 from engine.report import items as report_items
-from engine.train import load
+from engine.train import adapters, load
 from engine.train.rows import Named
 from engine.train.run import Run
 from engine.train.tokenize import render, stops
@@ -139,7 +139,7 @@ def write(path: Path, items: list[KlItem]) -> None:
 
 def report(run: Run, trainer: Any, tuned: Any) -> None:
     """Measure a run's divergence on its held-out prompts, or on trained ones where none are held out, and keep it with
-    the run. With an adapter the base is the model with the adapter off; else it is loaded once more, in the place of
+    the run. With an adapter the base is the model as it was under it; else it is loaded once more, in the place of
     the optimizer's state. Where memory is too short for that, the run says so and ends well."""
     unseen = [row for row in run.rows.scored if row[1] != report_items.SEEN]
     most = min(MOST_PROMPTS, run.spec.evaluate.limit or MOST_PROMPTS)
@@ -148,7 +148,8 @@ def report(run: Run, trainer: Any, tuned: Any) -> None:
         return
     try:
         if hasattr(tuned, "disable_adapter"):
-            items = measure(tuned, lambda: _adapter_off(tuned), run.tokenizer, asked, run.length, run.stop.asked)
+            before = run.base.folder if run.spec.adapter_args.continues else None
+            items = measure(tuned, lambda: adapters.as_at_start(tuned, before), run.tokenizer, asked, run.length, run.stop.asked)
         else:
             trainer.optimizer = trainer.lr_scheduler = None
             trainer.accelerator.free_memory()
@@ -165,10 +166,3 @@ def report(run: Run, trainer: Any, tuned: Any) -> None:
     if items:
         write(run.run_dir / "items" / f"{BENCHMARK}.jsonl", items)
         run.log.append(events.Scored(model="tuned", benchmark=BENCHMARK, items=len(items)))
-
-
-@contextmanager
-def _adapter_off(model: Any) -> Iterator[Any]:
-    """The model with its adapter off."""
-    with model.disable_adapter():
-        yield model

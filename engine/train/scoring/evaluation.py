@@ -151,7 +151,7 @@ def _model(run_spec: RunSpec, workspace: Workspace, base: Base) -> tuple[Any, li
     would round again."""
     plain = msgspec.structs.replace(run_spec, adapter="lora", base=schema.BaseRef(base.ref, run_spec.base.revision))
     if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
-        below = store.load_spec(workspace, base.ref.removeprefix("run:"))
+        below = store.over_its_base(workspace, store.load_spec(workspace, base.ref.removeprefix("run:")))
         loaded = load.load(msgspec.structs.replace(plain, base=below.base), workspace)
         return oft.lay_over(loaded.model, base.folder).eval(), loaded.notes
     loaded = load.load(plain, workspace)

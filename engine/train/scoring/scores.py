@@ -165,11 +165,12 @@ def kept_items(workspace: Workspace, key: str) -> Path:
 
 
 def score_base(
-    model: Any, tokenizer: Any, base: Base, quantize: str, asked: list[Question],
+    model: Any, tokenizer: Any, base: Base, form: str, asked: list[Question],
     workspace: Workspace, run_dir: Path, log: events.EventLog, stop: Callable[[], bool],
 ) -> None:  # fmt: skip
-    """Score the untouched base, from the cache where it was scored before, and keep the items with the run."""
-    weights = weights_key(base) if quantize == "none" else f"{weights_key(base)}:{quantize}"
+    """Score the untouched base, from the cache where it was scored before in the same `form` (RunSpec.base_form), and keep
+    the items with the run."""
+    weights = weights_key(base) if form == "none" else f"{weights_key(base)}:{form}"
     for question in asked:
         target = run_dir / "items" / f"base-{question.benchmark}.jsonl"
         if stop() or target.exists():
