@@ -501,7 +501,7 @@ from peft import PeftModel
 from engine import workspace
 from engine.spec import schema
 from engine.runs.failures import RunRefused
-from engine.train import export
+from engine.train import export, merging
 
 home, first = Path(sys.argv[1]), sys.argv[2]
 run = home / "runs" / first
@@ -537,7 +537,7 @@ found["four_quantized"] = "quantization_config" in json.loads((home / "out4" / "
 
 class Full:
     free = 1
-for name, patch in (("differs", lambda: setattr(export, "compare_logits", lambda *_: (float("nan"), 1.0))),
+for name, patch in (("differs", lambda: setattr(merging, "compare_logits", lambda *_: (float("nan"), 1.0))),
                     ("disk", lambda: setattr(shutil, "disk_usage", lambda _: Full))):
     patch()
     try:
