@@ -7,7 +7,7 @@ import streamlit as st
 
 from engine.models import bases
 from engine.report import files, headline, questions, verdicts
-from engine.runs import ScoredRun
+from engine.runs import ScoredRun, stages
 from engine.words import t
 from pages import _forgetting_tables as tables
 from pages import _ui
@@ -44,6 +44,10 @@ def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, st
     note = bases.describe(run_spec.base.ref, scored.workspace).rounding_note
     header, cells = _texts(tables.table(rows, judged, titled, every=True))
     told = [files.Table(title=t("Every figure"), header=header, rows=cells)]
+    line = stages.of(scored)
+    if line is not None and line.changes:
+        header, cells = _texts(tables.stages(line, titled))
+        told.insert(0, files.Table(title=t("Stage by stage"), header=header, rows=cells))
     flipped = []
     for benchmark, joined in scored.joined.items():
         some = [(one, questions.flip(*one)) for one in questions.pairs(joined)]
@@ -63,6 +67,7 @@ def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, st
             t("Run {id}: {recipe} on {base}", id=run_id, recipe=run_spec.recipe.name, base=run_spec.base.ref),
             *([note] if note else []),
             *(one.sentence for one in judged),
+            *(map(str, line.notes) if line is not None else ()),
         ],
         changes=[
             files.Interval(label=label, value=100 * row.change, low=100 * row.low, high=100 * row.high)

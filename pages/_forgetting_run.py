@@ -11,7 +11,7 @@ from engine.forgetting import evaluations, remedies
 from engine.models import bases
 from engine.plan import drafts
 from engine.report import Comparison, frontier, headline, items, verdicts
-from engine.runs import Run, ScoredRun
+from engine.runs import Run, ScoredRun, stages
 from engine.runs import scored as runs_scored
 from engine.spec import OBJECTIVES
 from engine.words import t
@@ -30,7 +30,7 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
     run_spec, objective, titled = scored.spec, OBJECTIVES[scored.spec.objective], library.titles(workspace)
     judged = scored.judged(titled)
     if scored.rows:
-        _figures(scored, judged, titled)
+        _figures(scored, judged, titled, runs)
     if scored.rows and run_spec.kind == "train" and objective.is_scored_on_its_way:
         _along(scored)
     if run_spec.kind == "train" and any(one.verdict == "real drop" for one in judged):
@@ -41,7 +41,7 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
         _forgetting_report.downloads(scored, judged, titled)
 
 
-def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> None:
+def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str], runs: Sequence[Run]) -> None:
     rows = scored.rows
     st.subheader(_ui.plain(headline.headline(rows)))
     base = bases.describe(scored.spec.base.ref, scored.workspace)
@@ -63,6 +63,13 @@ def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str,
             key="changes",
             alt=t("Changes in accuracy with 95 % intervals"),
         )
+    line = stages.of(scored, runs)
+    if line is not None and line.changes:
+        with st.expander(t("Stage by stage: what each cost, and all since {base}", base=_ui.plain(line.first))):
+            st.dataframe(
+                tables.stages(line, titled), hide_index=True, alt=t("Scores before and after each stage of this line")
+            )
+            _ui.bullets(map(str, line.notes))
     with st.expander(t("Per family and subject, with every figure")):
         asked = list(dict.fromkeys(row.benchmark for row in rows))
         chosen = st.multiselect(t("Questions"), asked, format_func=lambda b: tables.name(b, titled), key="families_of")

@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from engine.report import Comparison, items, paired, statistics, verdicts
+from engine.runs import stages as runs_stages
 from engine.words import t
 
 STRONG = "#4c6ef5"  # 3 : 1 and more on both grounds
@@ -122,6 +123,29 @@ def table(
             }
         found.append(line)
     return pd.DataFrame(found)
+
+
+def stages(line: runs_stages.Line, titled: dict[str, str]) -> pd.DataFrame:
+    """Return what each stage of a line did to each benchmark, and what has become of it since the first base."""
+    return pd.DataFrame(
+        [
+            {
+                t("Stage"): one.stage,
+                t("Questions"): name(one.own.benchmark, titled),
+                t("Before"): number(one.own, one.own.base),
+                t("After"): number(one.own, one.own.tuned),
+                t("Change"): _with_interval(one.own),
+                t("Since the first base"): "" if one.since is None else _with_interval(one.since),
+                t("How many"): one.own.n,
+            }
+            for one in line.changes
+        ]
+    )
+
+
+def _with_interval(row: Comparison) -> str:
+    low, high = number(row, row.low, signed=True), number(row, row.high, signed=True)
+    return f"{number(row, row.change, signed=True)} [{low}, {high}]"
 
 
 def changes(rows: Sequence[Comparison], titled: dict[str, str]) -> list[tuple[str, Comparison]]:

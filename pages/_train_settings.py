@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from engine.data import datasets
-from engine.plan import Plan, checks, judges
+from engine.plan import Plan, checks, judges, plans
 from engine.runs import store
 from engine.spec import OBJECTIVES, recipes, schema, settings
 from engine.words import Problem, t
@@ -15,7 +15,7 @@ from engine.workspace import Workspace
 from pages import _ui
 
 # Settings that the page decides elsewhere, or that a form field cannot hold.
-HIDDEN = {"objective", "adapter", "dataset.eval_id", "objective_args.weights"}
+HIDDEN = {"objective", "adapter", "adapter_args.continue", "dataset.eval_id", "objective_args.weights"}
 
 
 def show(recipe: recipes.Recipe, plain: Plan, overrides: dict[str, Any]) -> None:
@@ -24,16 +24,23 @@ def show(recipe: recipes.Recipe, plain: Plan, overrides: dict[str, Any]) -> None
     st.subheader(t("Settings"))
     if objective.needs_judge:
         _judge(plain, overrides)
+    taken = _taken(plain, overrides)
     columns = st.columns(3)
-    for number, path in enumerate(recipe.basic):
+    for number, path in enumerate(path for path in recipe.basic if path not in taken):
         with columns[number % 3]:
             _field(path, plain, overrides)
     with st.expander(t("Advanced")):
         unused = "adapter_args." if recipe.adapter == "full" else "adapter_args.block_size"
+        if plans.offers_to_continue(plain):
+            _field(plans.CONTINUE, plain, overrides)
+        if taken:
+            st.caption(_ui.say("Kind, rank and modules of the adapter are those of {run}.", run=plain.base.title))
         rest = [
             path
             for path in settings.fields()
-            if path not in recipe.basic and path not in HIDDEN and not path.startswith(("objective_args.", unused))
+            if path not in recipe.basic
+            and path not in {*HIDDEN, *taken}
+            and not path.startswith(("objective_args.", unused))
         ] + list(objective.fields)
         columns = st.columns(3)
         for number, path in enumerate(rest):
@@ -42,6 +49,12 @@ def show(recipe: recipes.Recipe, plain: Plan, overrides: dict[str, Any]) -> None
     if overrides and st.button(t("Back to the defaults"), key="reset"):
         forget_changes()
         st.rerun()
+
+
+def _taken(plain: Plan, overrides: dict[str, Any]) -> tuple[str, ...]:
+    """Return the settings that an adapter that is trained on has already; none where a new one is made."""
+    continues = overrides.get(plans.CONTINUE, plain.spec.adapter_args.continues)
+    return plans.TAKEN if continues and plans.offers_to_continue(plain) else ()
 
 
 def forget_changes() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.cli import shared
 from engine.cli.shared import (
@@ -21,6 +21,10 @@ from engine.cli.shared import (
 )
 from engine.words import Problem, t
 from engine.workspace import Workspace
+
+if TYPE_CHECKING:
+    from engine.report import Comparison
+    from engine.runs import stages
 
 
 def register(command: shared.Command) -> None:
@@ -50,11 +54,12 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from engine.benchmarks import library
     from engine.forgetting import claims
     from engine.models import bases
-    from engine.report import Comparison, paired, verdicts
-    from engine.runs import scored, store
+    from engine.report import verdicts
+    from engine.runs import scored, stages, store
 
     rows: list[Comparison] = []
     judged: list[verdicts.Judged] = []
+    lines: list[stages.Line | None] = []
     titles, runs = library.titles(workspace), store.list_all(workspace)
     for run_id in arguments.runs:
         if not known_run(workspace, run_id):
@@ -71,6 +76,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
             found = scored.of(workspace, run_id, runs)
             rows += found.rows
             judged += found.judged(titles)
+            lines.append(stages.of(found, runs))
         except (OSError, ValueError) as error:
             print(f"{run_id}: {error}", file=sys.stderr)
             return EXIT_FAILED
@@ -80,20 +86,43 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     if not rows and not any(store.load_spec(workspace, one).kind == "sweep" for one in arguments.runs):
         print(t("Nothing was scored yet: the scores come at the end of a run."))
     for row in rows:
-        unit = verdicts.unit(row)
-        scale = 1 if paired.is_loss(row) else 100
-        print(
-            f"{row.run}  {row.benchmark:<19} {row.family:<12} n={row.n:<5} "
-            f"{row.base * scale:8.2f} -> {row.tuned * scale:8.2f} {unit:<10} "
-            f"change {row.change * scale:+.2f} [{row.low * scale:+.2f}, {row.high * scale:+.2f}]"
-        )
+        print(f"{row.run}  {row.benchmark:<19} {row.family:<12} n={row.n:<5} {_figures(row)}")
     for one in judged:
         print(one.sentence)
+    for line in lines:
+        _print_stages(line)
     used = dict.fromkeys(store.load_spec(workspace, one).base.ref for one in arguments.runs)
     for note in dict.fromkeys(bases.describe(ref, workspace).rounding_note for ref in used):
         if note is not None:
             print(note)
     return EXIT_OK
+
+
+def _figures(row: Comparison) -> str:
+    """Return before, after and the change of a line with its interval."""
+    from engine.report import paired, verdicts
+
+    scale = 1 if paired.is_loss(row) else 100
+    return f"{row.base * scale:8.2f} -> {row.tuned * scale:8.2f} {verdicts.unit(row):<10} change {_change(row)}"
+
+
+def _change(row: Comparison) -> str:
+    from engine.report import paired
+
+    scale = 1 if paired.is_loss(row) else 100
+    return f"{row.change * scale:+.2f} [{row.low * scale:+.2f}, {row.high * scale:+.2f}]"
+
+
+def _print_stages(line: stages.Line | None) -> None:
+    """Print what each stage that led to a run did, and what has become of it since the first base."""
+    if line is None or not line.changes:
+        return
+    print(t("Stage by stage, from {base}:", base=line.first))
+    for one in line.changes:
+        since = t("since the first base {change}", change=_change(one.since)) if one.since is not None else ""
+        print(f"{one.stage}  {one.own.benchmark:<19} n={one.own.n:<5} {_figures(one.own)}  {since}".rstrip())
+    for note in line.notes:
+        print(note)
 
 
 def evaluate(arguments: argparse.Namespace, workspace: Workspace) -> int:

@@ -206,7 +206,8 @@ def _block(linear: shapes.Linear, setup: Setup) -> int:
 def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estimate:
     """Return the memory of a run on `device` ("cpu" or "cuda:0"), by part; what a part stands on is said where it is
     counted. Pairs of DPO and of a reward model double T. The reference is the adapter switched off, or a frozen copy of
-    all weights, or of the adapter that is trained on; `fixed` is GPU_FIXED_BYTES, or on a processor what importing the libraries takes, at first and later.
+    all weights, or of the adapter that is trained on; `fixed` is
+    GPU_FIXED_BYTES, or on a processor what importing the libraries takes, at first and later.
 
     With long rows and no checkpointing an adapter can need more than full fine-tuning of a small model: its copies grow
     with the tokens, the weights do not.

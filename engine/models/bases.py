@@ -36,7 +36,8 @@ GGUF_NOTE = "gguf.json"
 
 class Base(msgspec.Struct, frozen=True, kw_only=True):
     """`ref` as it was named; `folder` is set when all its files are on this machine; `adapter_of` is the base below
-    when the folder holds only an adapter: of a run that trained an earlier one's adapter on, the base below that one. Unknown facts are None.
+    when the folder holds only an adapter: of a run that trained an earlier one's adapter on, the base below that one.
+    Unknown facts are None.
 
     Of a hub model `revision` is the commit, once known, and `looked_at` the folder with its config and tokenizer
     settings, which may be here before the weights are.

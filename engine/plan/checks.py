@@ -57,8 +57,9 @@ def problems(plan: Plan) -> list[Problem]:
     checks.found += (one for one in admission.problems(plan.spec, plan.workspace) if one not in checks.found)
     checks.found += machine_choices.problems(plan.spec, plan.target.device, plan.base.shape)
     for check in (
-        _check_devices, _check_names, _check_sizes, _check_targets, _check_kinds, _check_earlier, _check_objective_args, _check_judge,
-        _check_replay, _check_held_out, _check_data, _check_rows, _check_memory, _check_disk,
+        _check_devices, _check_names, _check_sizes, _check_targets, _check_kinds, _check_earlier,
+        _check_objective_args, _check_judge, _check_replay, _check_held_out, _check_data, _check_rows, _check_memory,
+        _check_disk,
     ):  # fmt: skip
         check(checks)
     return checks.found

@@ -46,7 +46,7 @@ def spec_of(
 
 
 def earlier_adapter(base: Base, workspace: Workspace) -> RunSpec | None:
-    """Return the spec of the run whose adapter a base is, and which can be trained on; None where the base is no such run."""
+    """Return the spec of the run whose adapter a base is, where that can be trained on; else None."""
     if base.kind != "run" or base.problems or base.folder is None or base.folder.name != "adapter":
         return None
     try:

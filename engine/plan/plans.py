@@ -13,6 +13,8 @@ from engine.data import Dataset, datasets
 from engine.events import Failed
 from engine.models import Base, bases
 from engine.plan import checks, from_recipe, targets
+from engine.plan.from_recipe import CONTINUE as CONTINUE
+from engine.plan.from_recipe import TAKEN as TAKEN
 from engine.plan.plan import Plan
 from engine.plan.targets import Target
 from engine.spec import RunSpec, recipes

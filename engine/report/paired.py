@@ -168,6 +168,13 @@ def _asked(item: Item) -> tuple[object, ...]:
     return item.prompt_sha, item.choices, item.gold, item.tokens, item.size_bytes, item.reference
 
 
+def common(before: list[Item], after: list[Item]) -> tuple[list[Item], list[Item]]:
+    """Return the items of two models that are the same question, asked alike, in the order of the first."""
+    others = {item.item: item for item in after}
+    kept = [item for item in before if item.item in others and _asked(item) == _asked(others[item.item])]
+    return kept, [others[item.item] for item in kept]
+
+
 def compare_items(run: str, benchmark: str, base: list[Item], tuned: list[Item]) -> list[Comparison]:
     """Compare two models on the same items: the whole benchmark first, then each family.
 

@@ -1,26 +1,17 @@
-"""A run made from a run: its adapter trained on without merging, with its frozen copy as the reference, and what is saved."""
+"""A run made from a run: its adapter trained on unmerged, with its frozen copy as the reference, and what is saved."""
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from engine import events, starter
-from engine.data.datasets import add_sample
-from engine.models import bases
-from engine.plan import plans
 from engine.report import items
-from engine.runs import store
-from engine.spec import schema, settings
-from engine.workspace import Workspace
+from engine.spec import schema
 from tests import forked
 from tests.conftest import ROOT
-from tests.helpers import planned
 from tests.train.test_train import losses, train
 
 FEW = ("evaluate.benchmarks=[]", "train.replay_share=0", "train.evaluations=1")
@@ -90,10 +81,16 @@ def test_preferences_train_an_adapter_on_and_are_held_to_what_it_was(
     status, _, run_dir = train(tmp_path, preference, "--data", data, *go_on, *short("train.max_steps=3"))
     assert status == 0
     # where policy and reference are one model: DPO's -log sigmoid(0), KTO's 1 - sigmoid(0), weighted to about that
-    assert losses(run_dir)[0] == pytest.approx(math.log(2) if preference == "dpo" else 0.5, abs=1e-5 if preference == "dpo" else 0.1)
+    assert losses(run_dir)[0] == pytest.approx(
+        math.log(2) if preference == "dpo" else 0.5, abs=1e-5 if preference == "dpo" else 0.1
+    )
     spec = schema.decode((run_dir / "spec.json").read_bytes())
     below = schema.decode((first_dir / "spec.json").read_bytes())
-    assert (spec.adapter, spec.quantize, spec.adapter_args.rank) == (below.adapter, below.quantize, below.adapter_args.rank)
+    assert (spec.adapter, spec.quantize, spec.adapter_args.rank) == (
+        below.adapter,
+        below.quantize,
+        below.adapter_args.rank,
+    )
     assert not list((run_dir / "adapter").glob("ref"))
     done = forked.run_python(LOADS, run_dir, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -58,9 +58,9 @@ def trainer(run: Run, args: DPOConfig, model: Any, callback: EventCallback) -> D
 
 
 def settle_reference(run: Run, model: Any) -> None:
-    """Keep the copy of an adapter that is trained on, which TRL makes before a checkpoint is read. Take away the copy of a fresh adapter that TRL makes as the reference: a fresh adapter changes nothing, so the
-    base with its adapter off is the same reference, without the memory. A resumed run needs this too: its copy would
-    be made before the checkpoint is read, and saved into the next one."""
+    """Keep the copy of an adapter that is trained on, which TRL makes before a checkpoint is read. Take away that of a
+    fresh adapter, which changes nothing: the base with its adapter off is the same reference, without the memory. A
+    resumed run needs this too: its copy would be saved into the next checkpoint."""
     if run.spec.adapter_args.continues:
         adapters.add_reference(model)
     elif adapters.REFERENCE in getattr(model, "peft_config", {}):

@@ -187,7 +187,6 @@ def config(run: Run, shared: dict[str, Any]) -> PPOConfig:
         missing_eos_penalty=args.missing_end_penalty,
         local_rollout_forward_batch_size=min(ROLLOUT_BATCH, train.batch_size * train.accumulation),
         num_sample_generations=0,
-        **({"ref_adapter_name": adapters.REFERENCE} if run.spec.adapter_args.continues else {}),
     )
 
 
@@ -362,6 +361,7 @@ def trainer(run: Run, args: PPOConfig, model: Any, callback: EventCallback) -> P
     total = spec_counts.optimizer_steps(run.spec.train, len(train_rows))
     if run.spec.adapter_args.continues:
         adapters.add_reference(model)
+        args.ref_adapter_name = adapters.REFERENCE
     args.total_episodes = total * run.spec.train.batch_size * run.spec.train.accumulation
     made = _Resumable(
         prompts=train_rows,

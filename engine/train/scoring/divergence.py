@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,8 @@ def report(run: Run, trainer: Any, tuned: Any) -> None:
     try:
         if hasattr(tuned, "disable_adapter"):
             before = run.base.folder if run.spec.adapter_args.continues else None
-            items = measure(tuned, lambda: adapters.as_at_start(tuned, before), run.tokenizer, asked, run.length, run.stop.asked)
+            as_base = partial(adapters.as_at_start, tuned, before)
+            items = measure(tuned, as_base, run.tokenizer, asked, run.length, run.stop.asked)
         else:
             trainer.optimizer = trainer.lr_scheduler = None
             trainer.accelerator.free_memory()
