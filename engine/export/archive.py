@@ -25,7 +25,7 @@ def write_zip(workspace: Workspace, run_id: str, *, merged: bool = False) -> Pat
     made = run_dir / MERGED if merged else made_by(run_dir)
     if made is None or not made.is_dir():
         raise refused("export-nothing")
-    run_spec = store.load_spec(workspace, run_id)
+    run_spec = store.over_its_base(workspace, store.load_spec(workspace, run_id))
     base = bases.describe(run_spec.base.pinned, workspace)
     if not merged and travels_whole(workspace, run_id):
         raise refused("export-on-run")

@@ -39,7 +39,7 @@ def refused(rule: str, **parameters: str | int | float | bool | Text | None) -> 
 def travels_whole(workspace: Workspace, run_id: str) -> bool:
     """Whether a run can only be taken along merged: its adapter stands on what another run made."""
     made = made_by(workspace.run_dir(run_id))
-    ref = store.load_spec(workspace, run_id).base.ref
+    ref = store.over_its_base(workspace, store.load_spec(workspace, run_id)).base.ref
     return made is not None and made.name == "adapter" and ref.startswith("run:")
 
 

@@ -87,10 +87,11 @@ def markdown(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
     run_spec, run_dir = store.load_spec(workspace, run_id), workspace.run_dir(run_id)
+    below = store.over_its_base(workspace, run_spec)
     found, _ = events.read(run_dir)
     started = [event for event in found if isinstance(event, events.Started)]
     versions: dict[str, str] = {"tunebook": __version__, **(started[-1].versions if started else {})}
-    more: dict[str, Any] = {"base_model": run_spec.base.ref} if _public(run_spec.base.ref) else {}
+    more: dict[str, Any] = {"base_model": below.base.ref} if _public(below.base.ref) else {}
     adapter_alone = run_spec.adapter != "full" and not whole
     if more:
         more["base_model_relation"] = "adapter" if adapter_alone else "finetune"
@@ -103,11 +104,12 @@ def markdown(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
     method = OBJECTIVES[run_spec.objective].method
     adapter = {"full": "all weights", "lora": "LoRA", "oft": "OFT"}[run_spec.adapter]
     bits = "" if run_spec.quantize == "none" else f", the base held in {run_spec.quantize.removesuffix('bit')} bits"
+    earlier = f"; it trained the adapter of {run_spec.base.ref} on" if below is not run_spec else ""
     changed = drafts.changed_settings(run_spec, workspace)
     body = [
         f"# {run_spec.recipe.name}, run {run_id}",
         "",
-        f"Made with Tunebook: {method} of {adapter}{bits}, on {_base(run_spec)}.",
+        f"Made with Tunebook: {method} of {adapter}{bits}, on {_base(below)}{earlier}.",
         "",
         "## What it gained and what it forgot",
         "",

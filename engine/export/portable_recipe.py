@@ -134,6 +134,10 @@ def common_differences(recipe: PortableRecipe) -> list[str]:
             f"its base is what another run made: make it with `tunebook export {run_id} --what merged --to base`, beside "
             "this file"
         )
+        if recipe.spec.adapter_args.continues:
+            found.append(
+                "it trained the adapter of that run on; here a new one of its kind is trained on the merged model"
+            )
     return found
 
 

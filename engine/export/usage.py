@@ -20,7 +20,7 @@ def load_script(workspace: Workspace, run_id: str, question: str = QUESTION) -> 
 
     The starter travels inside the download as base/, since nobody else has it.
     """
-    run_spec = store.load_spec(workspace, run_id)
+    run_spec = store.over_its_base(workspace, store.load_spec(workspace, run_id))
     reward = OBJECTIVES[run_spec.objective].is_judge
     if run_spec.adapter == "full":
         return _script(question, reward=reward, folder="model")

@@ -68,13 +68,12 @@ def load_spec(workspace: Workspace, run_id: str) -> RunSpec:
 
 def over_its_base(workspace: Workspace, run_spec: RunSpec) -> RunSpec:
     """Return a spec with the base that its adapter lies on: another one than it started from, where it trained the adapter
-    of an earlier run on. Raises OSError or ValueError when that run is gone."""
+    of an earlier run on. Where that run is gone it stays the base, and describing it says so."""
     if not run_spec.adapter_args.continues:
         return run_spec
-    try:
-        ref, revision = made.under(workspace, run_spec.base.ref.removeprefix("run:"))
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"the spec of {run_spec.base.ref} cannot be read") from error
+    ref, revision = run_spec.base.ref, run_spec.base.revision
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        ref, revision = made.under(workspace, ref.removeprefix("run:"))
     args = msgspec.structs.replace(run_spec.adapter_args, continues=False)
     return msgspec.structs.replace(run_spec, base=schema.BaseRef(ref, revision), adapter_args=args)
 
