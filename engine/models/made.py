@@ -22,7 +22,8 @@ def under(workspace: Workspace, run_id: str) -> tuple[str, str | None]:
         seen.add(run_id)
         told = json.loads((workspace.run_dir(run_id) / "spec.json").read_bytes())
         base = told["base"]
-        if not told.get("adapter_args", {}).get("continue"):
+        args = told.get("adapter_args")
+        if not (isinstance(args, dict) and args.get("continue")):
             return base["ref"], base.get("revision")
         run_id = base["ref"].removeprefix("run:")
     raise ValueError(f"the runs before {run_id} form a ring")
