@@ -13,7 +13,7 @@ from engine import starter
 from engine.data.datasets import add_sample
 from engine.estimate import machine_choices, memory
 from engine.models import bases
-from engine.plan import plans
+from engine.plan import Plan, plans
 from engine.runs import store
 from engine.spec import RunSpec, schema, settings
 from engine.workspace import Workspace, new_run_id
@@ -32,19 +32,17 @@ def made(workspace: Workspace, recipe: str, base: str = "starter", **overrides: 
     return f"run:{folder.name}", spec
 
 
-def plan(
-    workspace: Workspace, recipe: str, base: str, sample: str = "preference-pairs", **overrides: Any
-) -> plans.Plan:
+def plan(workspace: Workspace, recipe: str, base: str, sample: str = "preference-pairs", **overrides: Any) -> Plan:
     changes = {path.replace("__", "."): value for path, value in overrides.items()}
     data = add_sample(workspace, starter.sample(sample)).id
     return plans.make(workspace, recipe, base=base, dataset=data, overrides=changes)
 
 
-def rules(made_plan: plans.Plan) -> list[str]:
+def rules(made_plan: Plan) -> list[str]:
     return [problem.rule for problem in made_plan.problems]
 
 
-CONTINUE = {"adapter_args__continue": True}
+CONTINUE: dict[str, Any] = {"adapter_args__continue": True}
 
 
 def test_the_setting_is_written_continue_and_a_spec_of_the_first_schema_still_reads(workspace: Workspace) -> None:
