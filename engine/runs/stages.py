@@ -99,7 +99,7 @@ def _changes(run: ScoredRun, first: ScoredRun, place: int) -> list[Change]:
 
 def _since(first: ScoredRun, run: ScoredRun, benchmark: str) -> tuple[Comparison | None, Text | None]:
     """Compare the first base with the end of a stage on what both were asked."""
-    name = {"name": benchmark}
+    name = {"name": verdicts.title(benchmark)}
     known = first.joined.get(benchmark)
     if known is None:
         return None, later("The first base was not asked {name}.", **name)

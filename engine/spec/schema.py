@@ -52,8 +52,8 @@ class AdapterArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
         bool,
         _about(
             "Go on with its adapter",
-            "Train the adapter of the earlier run on, instead of merging it first: it takes no more memory than that run "
-            "did, and what is made is one adapter on the same base. Its kind, rank and modules are that run's.",
+            "Train the adapter of the earlier run on, instead of merging it first: the base stays in as few bits as it was "
+            "held in, and what is made is one adapter on the same base. Its kind, rank and modules are that run's.",
         ),
     ] = False
 
