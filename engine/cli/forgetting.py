@@ -87,6 +87,9 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
             f"{row.base * scale:8.2f} -> {row.tuned * scale:8.2f} {unit:<10} "
             f"change {row.change * scale:+.2f} [{row.low * scale:+.2f}, {row.high * scale:+.2f}]"
         )
+    for run in arguments.runs:
+        if not store.summary(workspace, run).moved:
+            print(t("{run}: nothing was learned, training changed no weight.", run=run))
     for one in judged:
         print(one.sentence)
     used = dict.fromkeys(store.load_spec(workspace, one).base.ref for one in arguments.runs)

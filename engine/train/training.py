@@ -16,7 +16,7 @@ from engine import events
 from engine.report import items
 from engine.runs import checkpoints
 from engine.spec import counts
-from engine.train import adapters, backend, export, load, objectives, probe, ranks
+from engine.train import adapters, backend, best, export, load, moved, objectives, probe, ranks
 from engine.train.callback import EventCallback
 from engine.train.objectives import common
 from engine.train.run import Run
@@ -33,6 +33,7 @@ class Trained(NamedTuple):
     callback: EventCallback
     tried: probe.Probe
     peak_bytes: int
+    start: dict[str, int]
 
 
 def carry_out(run: Run) -> int:
@@ -56,10 +57,12 @@ def carry_out(run: Run) -> int:
     state = trained.trainer.state
     if trained.callback.stopped and state.global_step < state.max_steps:
         return _stopped(run, state.global_step)
-    if (kept := common.kept_best(trained.trainer)) is not None:
-        run.log.append(events.Log(level="result", text=kept))
+    if (kept := best.kept(trained.trainer)) is not None:
+        run.log.append(kept)
     if not ranks.first():
         return EXIT_FINISHED
+    if (nothing := moved.unmoved(trained.start, prepared.model, state.log_history)) is not None:
+        run.log.append(nothing)
     _save_and_score(run, trained, asked)
     if run.stop.asked():
         return _stopped(run, state.global_step)
@@ -72,7 +75,7 @@ def carry_out(run: Run) -> int:
             baseline_bytes=baseline_bytes, peak_bytes=trained.peak_bytes, step_s=trained.callback.step_s,
             base_s=base_s, whole=run.attempt == 1 and not _points(run),
         )  # fmt: skip
-    run.log.append(events.Finished(step=state.global_step))
+    run.log.append(events.Finished(step=state.global_step, moved=nothing is None))
     return EXIT_FINISHED
 
 
@@ -165,7 +168,7 @@ def _train(
     trainer = _trainer(run, prepared.model, callback)
     tried, meter = probe.Probe(run.log, prepared.rotations, only=run.only_probes), probe.Meter()
     tried.watch(trainer)
-    peak_bytes = 0
+    peak_bytes, start = 0, {} if run.only_probes else moved.fingerprint(prepared.model)
     try:
         trainer.train(resume_from_checkpoint=str(whole) if whole is not None else None)
     except probe.ProbeOnly:
@@ -182,7 +185,7 @@ def _train(
                 estimated_bytes=probe.estimate(run.spec, run.base.shape, tried.tokens, run.device),
             )
         )
-    return Trained(trainer, callback, tried, peak_bytes)
+    return Trained(trainer, callback, tried, peak_bytes, start)
 
 
 def _trainer(run: Run, model: Any, callback: EventCallback) -> Any:
