@@ -8,7 +8,7 @@ import shlex
 from engine.export import artifacts, scripts
 from engine.export.artifacts import is_conv1d
 from engine.models import bases
-from engine.render import Coder, NotWritten, NoTokenizer
+from engine.render import Coder, NoTokenizer, NotWritten
 from engine.runs import store
 from engine.spec import OBJECTIVES
 from engine.workspace import Workspace

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import transformers
 
 from engine import events
+from engine.plan import steps as plan_steps
 from engine.report import items
 from engine.runs import checkpoints
 from engine.spec import counts
@@ -191,7 +193,11 @@ def _train(
 def _trainer(run: Run, model: Any, callback: EventCallback) -> Any:
     """Return the objective's trainer on the adapted model."""
     objective = objectives.of(run.spec.objective)
-    steps = counts.optimizer_steps(run.spec.train, len(run.rows.train))
+    told = run.spec.train if run.rows.replay else msgspec.structs.replace(run.spec.train, replay_share=0.0)
+    steps = counts.optimizer_steps(told, len(run.rows.train))
+    if ranks.first() and not run.only_probes:
+        for note in plan_steps.notes(told, len(run.rows.train)):
+            run.log.append(events.Log(text=note))
     shared = common.arguments(
         run.spec, run.run_dir, steps, evaluates=bool(run.rows.evaluate), device=run.device, chosen=run.chosen
     )

@@ -422,7 +422,7 @@ HUB_SHAPES = ("qwen2", "gpt2")
 FEWEST = [
     ["llama", "oft", {"train.optimizer": "adamw_8bit", "train.gradient_checkpointing": True}],
     ["hub:qwen2", "full", {"train.keep_best": True, "train.evaluations": 2}],
-    ["hub:gpt2", "qlora", {"train.early_stopping": 1, "train.evaluations": 2}],
+    ["hub:gpt2", "qlora", {"train.early_stopping": 1, "train.evaluations": 3}],
     ["hub:gpt2", "oft", settings("oft")],
 ]
 

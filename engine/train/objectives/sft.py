@@ -67,8 +67,8 @@ def config(run: Run, shared: dict[str, Any]) -> SFTConfig:
     return SFTConfig(
         **shared,
         **padding_free,
-        num_train_epochs=1 if run.spec.train.replay_share else run.spec.train.epochs,
-        train_sampling_strategy="sequential" if run.spec.train.replay_share else "random",
+        num_train_epochs=1 if run.rows.replay else run.spec.train.epochs,
+        train_sampling_strategy="sequential" if run.rows.replay else "random",
     )
 
 
