@@ -138,7 +138,10 @@ class Progress(Event, tag="progress", kw_only=True):
 
 
 class Finished(Event, tag="finished", kw_only=True):
+    """It ended as it was to. `moved`: False of a training that changed no weight."""
+
     step: int
+    moved: bool = True
 
 
 class Stopped(Event, tag="stopped", kw_only=True):

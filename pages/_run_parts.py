@@ -139,6 +139,8 @@ def outcome(here: Workspace, run_id: str, short: store.Summary) -> None:
             _ui.say("It failed: {what}. What to do: {fix}.", what=short.failure["message"], fix=short.failure["fix"])
         )
         _start_again(here, run_id, str(short.failure["kind"]))
+    elif short.status == "finished" and not short.moved:
+        st.warning(t("Nothing was learned: training changed no weight. Its warnings below say why."))
     elif short.status == "interrupted":
         st.warning(t("Its process is gone without a word: it was killed, or the machine was switched off. Resume it."))
     elif short.status == "stopped" and limits.time_was_up(here.run_dir(run_id)):

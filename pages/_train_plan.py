@@ -30,6 +30,8 @@ def _steps(plan: Plan) -> None:
     b.metric(t("Effective batch"), _ui.plain(plan.rows_per_step))
     c.metric(t("Steps"), f"{plan.steps:,}")
     d.metric(t("Device"), _ui.plain(plan.target.name))
+    for note in plan.step_notes:
+        st.caption(_ui.plain(note))
     unknown = t("It cannot be estimated: the architecture of this base is not known.")
     st.markdown(_ui.say("**{name}**: {text}", name=t("Time"), text=plan.time.sentence if plan.time else unknown))
     if (plan.rows or 0) > FIRST_TRY_ROWS and st.button(

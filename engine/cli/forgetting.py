@@ -87,6 +87,9 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(t("Nothing was scored yet: the scores come at the end of a run."))
     for row in rows:
         print(f"{row.run}  {row.benchmark:<19} {row.family:<12} n={row.n:<5} {_figures(row)}")
+    for run in arguments.runs:
+        if not store.summary(workspace, run).moved:
+            print(t("{run}: nothing was learned, training changed no weight.", run=run))
     for one in judged:
         print(one.sentence)
     for line in lines:

@@ -76,6 +76,8 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
         return refuse(problems)
     for warning in plan.row_warnings:
         print(t("warning: ") + str(warning), file=sys.stderr)
+    for note in plan.step_notes:
+        print(note, file=sys.stderr)
     run_id = lifecycle.start(workspace, plan.spec, name=arguments.name)
     if not arguments.wait:
         return shared.started(run_id, store.status(workspace, run_id), as_json=arguments.json)

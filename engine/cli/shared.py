@@ -155,6 +155,8 @@ def follow(workspace: Workspace, run_id: str, *, as_json: bool) -> int:
         print_json({"id": run_id, "status": status})
     else:
         print(f"{run_id} {status}")
+        if not store.summary(workspace, run_id).moved:
+            print(t("Nothing was learned: training changed no weight."))
     return {"finished": EXIT_OK, "stopped": EXIT_STOPPED}.get(status, EXIT_OK if status in store.LIVE else EXIT_FAILED)
 
 

@@ -97,7 +97,7 @@ def _trainer(recipe: PortableRecipe) -> dict[str, Any]:
         settings["max_steps"] = train.max_steps
     settings |= {
         "optimizer": portable_recipe.optimizer(recipe), "learning_rate": train.learning_rate,
-        "lr_scheduler": train.schedule,
+        "lr_scheduler": portable_recipe.schedule(recipe),
     }  # fmt: skip
     settings |= {"warmup_ratio": train.warmup} if train.warmup < 1 else {"warmup_steps": int(train.warmup)}
     settings |= {

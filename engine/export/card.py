@@ -48,12 +48,14 @@ def _base(run_spec: RunSpec) -> str:
 
 def _scores(workspace: Workspace, run_id: str) -> list[str]:
     try:
-        rows = scored.of(workspace, run_id).rows
+        found = scored.of(workspace, run_id)
     except (OSError, ValueError):
-        rows = []
+        found = None
+    rows = found.rows if found is not None else []
+    lines = [] if store.summary(workspace, run_id).moved else ["Nothing was learned: training changed no weight.", ""]
     if not rows:
-        return ["It was not scored before and after."]
-    lines = ["| What was asked | Rows | n | Before | After | Change (95 % interval) |", "|---|---|---|---|---|---|"]
+        return [*lines, "It was not scored before and after."]
+    lines += ["| What was asked | Rows | n | Before | After | Change (95 % interval) |", "|---|---|---|---|---|---|"]
     for row in rows:
         scale, unit = (1, "") if paired.is_loss(row) else (100, " %")
         lines.append(

@@ -153,7 +153,7 @@ def _trainer(recipe: PortableRecipe) -> dict[str, Any]:
     }  # fmt: skip
     if train.max_steps:
         settings["max_steps"] = train.max_steps
-    settings |= {"lr_scheduler_type": train.schedule}
+    settings |= {"lr_scheduler_type": portable_recipe.schedule(recipe)}
     settings |= {"warmup_ratio": train.warmup} if train.warmup < 1 else {"warmup_steps": int(train.warmup)}
     settings |= {
         "weight_decay": train.weight_decay, "max_grad_norm": train.max_grad_norm, "seed": train.seed,

@@ -184,7 +184,14 @@ def yaml_differences(recipe: PortableRecipe) -> list[str]:
     found.append("rows come in another order, and an answer may be marked a token longer or shorter")
     if recipe.tools:
         found.append("tool calls are written as OpenAI does; check that its template shows them")
+    if train.warmup:
+        found.append("the first step of its warm-up has a rate of 0, so a run of one step learns nothing")
+    if recipe.evaluates:
+        found.append(
+            "the held-out loss is the mean of its batches' means: other figures, and maybe another best checkpoint"
+        )
     if OBJECTIVES[recipe.spec.objective].is_judge:
+        found.append("the reward is read at the last token that its own template writes, which may be a line break")
         found.append("rewards are not kept around 0 (the run adds 0.01 times their squared sum)")
     if recipe.base == "base" and not recipe.spec.base.ref.startswith("run:"):
         found.append("the base is Tunebook's starter, a toy of a million weights that lies in base/")
@@ -202,6 +209,12 @@ def chosen_layers(recipe: PortableRecipe, title: str) -> list[int] | None:
 
 def keeps_best(recipe: PortableRecipe) -> bool:
     return recipe.evaluates and (recipe.spec.train.keep_best or recipe.spec.train.early_stopping > 0)
+
+
+def schedule(recipe: PortableRecipe) -> str:
+    """The name by which transformers knows the run's schedule; its constant one has no warm-up."""
+    train = recipe.spec.train
+    return "constant_with_warmup" if train.schedule == "constant" and train.warmup else train.schedule
 
 
 def optimizer(recipe: PortableRecipe) -> str:

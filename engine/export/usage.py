@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 
-from engine.export import scripts
+from engine.export import artifacts, scripts
 from engine.export.artifacts import is_conv1d
 from engine.models import bases
+from engine.render import Coder, NoTokenizer, NotWritten
 from engine.runs import store
 from engine.spec import OBJECTIVES
 from engine.workspace import Workspace
@@ -21,7 +22,7 @@ def load_script(workspace: Workspace, run_id: str, question: str = QUESTION) -> 
     The starter travels inside the download as base/, since nobody else has it.
     """
     run_spec = store.over_its_base(workspace, store.load_spec(workspace, run_id))
-    reward = OBJECTIVES[run_spec.objective].is_judge
+    reward = _judged_at(workspace, run_id)
     if run_spec.adapter == "full":
         return _script(question, reward=reward, folder="model")
     base = "base" if run_spec.base.ref == "starter" else run_spec.base.ref
@@ -31,14 +32,26 @@ def load_script(workspace: Workspace, run_id: str, question: str = QUESTION) -> 
 
 def load_merged_script(workspace: Workspace, run_id: str, folder: str, question: str = QUESTION) -> str:
     """Return the Python that loads the whole model from `folder` with transformers alone and asks it something."""
-    reward = OBJECTIVES[store.load_spec(workspace, run_id).objective].is_judge
+    reward = _judged_at(workspace, run_id)
     return _script(question, reward=reward, folder=folder)
+
+
+def _judged_at(workspace: Workspace, run_id: str) -> tuple[str, str] | None:
+    """Return what ends a conversation where a reward model reads it: the mark that the template writes after an answer,
+    and what is put behind it (Coder.closing). None for a run that writes answers."""
+    if not OBJECTIVES[store.load_spec(workspace, run_id).objective].is_judge:
+        return None
+    folder = artifacts.made_by(workspace.run_dir(run_id))
+    try:
+        return Coder.of_folder(folder, run_id).closing
+    except (NoTokenizer, NotWritten):
+        return "", ""  # nothing was made, or what was made cannot be used
 
 
 def _script(
     question: str,
     *,
-    reward: bool,
+    reward: tuple[str, str] | None,
     folder: str | None = None,
     base: str | None = None,
     revision: str | None = None,
@@ -47,7 +60,8 @@ def _script(
     """What load.py.jinja makes of the whole model in `folder`, or of the adapter on its `base`."""
     return scripts.fill(
         "load.py.jinja",
-        question=question, reward=reward, folder=folder, base=base, revision=revision, straightens=straightens,
+        question=question, reward=reward is not None, mark=reward[0] if reward else "", end=reward[1] if reward else "",
+        folder=folder, base=base, revision=revision, straightens=straightens,
     )  # fmt: skip
 
 

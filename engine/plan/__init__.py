@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazily(__name__, plan="Plan")
 
-__all__ = ["Plan", "chains", "checks", "drafts", "judges", "plans", "repeat", "targets"]
+__all__ = ["Plan", "chains", "checks", "drafts", "judges", "plans", "repeat", "steps", "targets"]

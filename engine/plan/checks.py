@@ -251,6 +251,39 @@ def _check_held_out(checks: _Checks) -> None:
     dataset, train = checks.spec.dataset, checks.spec.train
     if not (dataset.eval_share or dataset.eval_id) and (train.early_stopping or train.keep_best):
         checks.fault("needs-held-out", "train.early_stopping" if train.early_stopping else "train.keep_best")
+    elif train.early_stopping:
+        _check_patience(checks)
+
+
+def _check_patience(checks: _Checks) -> None:
+    """A run can stop early only where a loss was measured, then so many others that are no lower, and some of the run is
+    left after that."""
+    train, steps = checks.spec.train, checks.plan.steps
+    measured = counts.evaluations(train, steps) if steps else train.evaluations
+    most, needed = measured - 2, train.early_stopping + 2
+    if train.early_stopping <= most or not checks.objective.loss_falls:
+        return
+    remedies = []
+    if most >= 1:
+        remedies.append(later("set train.early_stopping to {most} or less", most=most))
+    if needed <= 100 and (not steps or needed <= steps):
+        remedies.append(later("set train.evaluations to {needed} or more", needed=_evaluations(train, steps, needed)))
+    remedies.append(later("turn it off and set train.keep_best, which keeps the best weights without stopping"))
+    remedy = remedies[0] if len(remedies) == 1 else later("{one}; or {other}", one=remedies[0], other=remedies[1])
+    checks.fault(
+        "patience-idle", "train.early_stopping",
+        patience=train.early_stopping, measured=measured, needed=needed, remedy=remedy,
+    )  # fmt: skip
+
+
+def _evaluations(train: schema.Train, steps: int | None, needed: int) -> int:
+    """The least setting by which the loss is measured so often: a run of few steps cannot be cut into any number."""
+    if not steps:
+        return needed
+    for number in range(needed, 100):
+        if counts.evaluations(msgspec.structs.replace(train, evaluations=number), steps) >= needed:
+            return number
+    return 100
 
 
 def _check_memory(checks: _Checks) -> None:

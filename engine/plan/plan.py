@@ -13,6 +13,7 @@ from engine.check import DatasetError
 from engine.data import Dataset, datasets, division, lengths, readiness
 from engine.estimate import duration, machine_choices, measured, memory
 from engine.models import Base
+from engine.plan import steps as planned_steps
 from engine.plan.targets import Target
 from engine.render import NoTokenizer
 from engine.spec import OBJECTIVES, RunSpec, counts, recipes
@@ -92,6 +93,11 @@ class Plan:
     def steps(self) -> int | None:
         """How many optimizer steps that makes."""
         return counts.optimizer_steps(self.spec.train, self.rows) if self.rows is not None else None
+
+    @property
+    def step_notes(self) -> list[Text]:
+        """How many that are, and why, in words."""
+        return planned_steps.notes(self.spec.train, self.rows) if self.rows else []
 
     @property
     def rows_per_step(self) -> int:

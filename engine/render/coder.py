@@ -102,6 +102,13 @@ class Coder:
             return self.end
 
     @cached_property
+    def closing(self) -> tuple[str, str]:
+        """What ends the last answer of a conversation: the mark that the template writes, "" for none, and the
+        end-of-text token that is put behind it where that mark is no token. Raises NotWritten."""
+        mark = self.turns.answer_marks[0]
+        return mark, "" if mark in self._added else self.special.get("eos_token", "")
+
+    @cached_property
     def end_marks(self) -> set[str]:
         """The marks that end turns; none when the template does not write a plain conversation."""
         try:

@@ -23,8 +23,11 @@ def unseen(rows: Sequence[Comparison], benchmark: str, least: int) -> Comparison
     return row if row is not None and row.n >= least else None
 
 
-def headline(rows: Sequence[Comparison]) -> str:
-    """Return what a person wants to know first: what it learned, what it lost, and whether that is beyond noise."""
+def headline(rows: Sequence[Comparison], *, moved: bool = True) -> str:
+    """Return what a person wants to know first: what it learned, what it lost, and whether that is beyond noise.
+    `moved` is False of a run that changed no weight: then its scores say nothing."""
+    if not moved:
+        return t("Nothing was learned: training changed no weight, so before and after are the same model.")
     return f"{_learned(rows)} {_lost(rows)}".strip()
 
 

@@ -16,7 +16,7 @@ def _checkpoints(run_dir: Path) -> list[Path]:
     return [path for _, path in sorted(((int(n), p) for n, p in numbered if n.isdecimal()), reverse=True)]
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def is_whole(checkpoint: Path) -> bool:
     """Return whether a checkpoint can be gone on from: weights to their last byte, optimizer and counters. A crash or a
     full disk may have cut the last one short."""
     weights = list(checkpoint.glob("*.safetensors"))
@@ -28,9 +28,9 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def last_checkpoint(run_dir: Path) -> Path | None:
     """Return the last whole checkpoint of a run, or None."""
-    return next((path for path in _checkpoints(run_dir) if _is_whole(path)), None)
+    return next((path for path in _checkpoints(run_dir) if is_whole(path)), None)
 
 
 def broken_checkpoint(run_dir: Path) -> str | None:
     """Return the name of the last checkpoint that is cut short, or None."""
-    return next((path.name for path in _checkpoints(run_dir) if not _is_whole(path)), None)
+    return next((path.name for path in _checkpoints(run_dir) if not is_whole(path)), None)

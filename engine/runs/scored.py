@@ -39,6 +39,11 @@ class ScoredRun:
     def name(self) -> str:
         return store.name(self.workspace, self.run_id)
 
+    @cached_property
+    def moved(self) -> bool:
+        """Whether training has changed any weight."""
+        return store.summary(self.workspace, self.run_id).moved
+
     @property
     def folder(self) -> Path:
         return self.workspace.run_dir(self.run_id)

@@ -42,6 +42,7 @@ class Summary(msgspec.Struct, kw_only=True):
     loss: float | None = None
     eval_loss: float | None = None
     phase: str = ""
+    moved: bool = True  # False when a training ended without a change of any weight
     attempts: int = 0
     failure: dict[str, str | Text] | None = None
     measured: dict[str, float | None] | None = None  # the figures of events.Measured
@@ -127,6 +128,7 @@ def _take_in(short: Summary, event: Any) -> None:
         case events.Finished() | events.Stopped() | events.Failed() | events.Interrupted():
             short.status = type(event).__name__.lower()
             short.ended = event.time
+            short.moved = event.moved if isinstance(event, events.Finished) else True
             if isinstance(event, events.Failed):
                 short.failure = {"kind": event.kind, "message": event.message, "fix": event.fix}
 

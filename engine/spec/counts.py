@@ -62,6 +62,18 @@ def optimizer_steps(train: Train, rows: int) -> int:
     return max(1, math.ceil(passes * per_pass))
 
 
+def warmup_steps(warmup: float, steps: int) -> int:
+    """Return over how many of a run's steps the rate rises: train.warmup is a share of them, or from 1 on a count."""
+    return int(warmup) if warmup >= 1 else math.ceil(warmup * steps)
+
+
+def evaluations(train: Train, steps: int) -> int:
+    """Return how often the held-out loss is measured in a run of so many steps: every so many of them, the last one
+    included (engine/train/objectives/common.py)."""
+    every = math.ceil(steps / train.evaluations)
+    return math.ceil(steps / every)
+
+
 def share_of_step(spec: RunSpec) -> tuple[int, int]:
     """Return the batch size and the passes of each of a run's processes. Together they take as many rows a step as one
     would, so that rates and numbers of steps keep their meaning. Raises ValueError when a step cannot be shared."""

@@ -79,7 +79,7 @@ def files_of(base: Base, workspace: Workspace) -> Path | None:
 
 def stop_at_turns(model: Any, tokenizer: Any) -> None:
     """Let a model, and what is exported of it, stop where its turns end, also when nobody says where."""
-    if model.generation_config is not None:
+    if getattr(model, "generation_config", None) is not None:  # a reward model writes nothing
         model.generation_config.eos_token_id = stops(tokenizer)
 
 

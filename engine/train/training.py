@@ -10,13 +10,15 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import transformers
 
 from engine import events
+from engine.plan import steps as plan_steps
 from engine.report import items
 from engine.runs import checkpoints
 from engine.spec import counts
-from engine.train import adapters, backend, export, load, objectives, probe, ranks
+from engine.train import adapters, backend, best, export, load, moved, objectives, probe, ranks
 from engine.train.callback import EventCallback
 from engine.train.objectives import common
 from engine.train.run import Run
@@ -33,6 +35,7 @@ class Trained(NamedTuple):
     callback: EventCallback
     tried: probe.Probe
     peak_bytes: int
+    start: dict[str, int]
 
 
 def carry_out(run: Run) -> int:
@@ -56,10 +59,12 @@ def carry_out(run: Run) -> int:
     state = trained.trainer.state
     if trained.callback.stopped and state.global_step < state.max_steps:
         return _stopped(run, state.global_step)
-    if (kept := common.kept_best(trained.trainer)) is not None:
-        run.log.append(events.Log(level="result", text=kept))
+    if (kept := best.kept(trained.trainer)) is not None:
+        run.log.append(kept)
     if not ranks.first():
         return EXIT_FINISHED
+    if (nothing := moved.unmoved(trained.start, prepared.model, state.log_history)) is not None:
+        run.log.append(nothing)
     _save_and_score(run, trained, asked)
     if run.stop.asked():
         return _stopped(run, state.global_step)
@@ -72,7 +77,7 @@ def carry_out(run: Run) -> int:
             baseline_bytes=baseline_bytes, peak_bytes=trained.peak_bytes, step_s=trained.callback.step_s,
             base_s=base_s, whole=run.attempt == 1 and not _points(run),
         )  # fmt: skip
-    run.log.append(events.Finished(step=state.global_step))
+    run.log.append(events.Finished(step=state.global_step, moved=nothing is None))
     return EXIT_FINISHED
 
 
@@ -165,7 +170,7 @@ def _train(
     trainer = _trainer(run, prepared.model, callback)
     tried, meter = probe.Probe(run.log, prepared.rotations, only=run.only_probes), probe.Meter()
     tried.watch(trainer)
-    peak_bytes = 0
+    peak_bytes, start = 0, {} if run.only_probes else moved.fingerprint(prepared.model)
     try:
         trainer.train(resume_from_checkpoint=str(whole) if whole is not None else None)
     except probe.ProbeOnly:
@@ -182,13 +187,17 @@ def _train(
                 estimated_bytes=probe.estimate(run.spec, run.base.shape, tried.tokens, run.device),
             )
         )
-    return Trained(trainer, callback, tried, peak_bytes)
+    return Trained(trainer, callback, tried, peak_bytes, start)
 
 
 def _trainer(run: Run, model: Any, callback: EventCallback) -> Any:
     """Return the objective's trainer on the adapted model."""
     objective = objectives.of(run.spec.objective)
-    steps = counts.optimizer_steps(run.spec.train, len(run.rows.train))
+    told = run.spec.train if run.rows.replay else msgspec.structs.replace(run.spec.train, replay_share=0.0)
+    steps = counts.optimizer_steps(told, len(run.rows.train))
+    if ranks.first() and not run.only_probes:
+        for note in plan_steps.notes(told, len(run.rows.train)):
+            run.log.append(events.Log(text=note))
     shared = common.arguments(
         run.spec, run.run_dir, steps, evaluates=bool(run.rows.evaluate), device=run.device, chosen=run.chosen
     )

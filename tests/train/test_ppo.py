@@ -58,16 +58,16 @@ def test_questions_are_filled_up_on_the_left() -> None:
     assert sorted(found) == [[0, 0, 5], [6, 7, 8]]
 
 
-@pytest.mark.parametrize(("pad", "wanted"), [(0, 0), (1, 9), (None, 9)])
+@pytest.mark.parametrize(("pad", "wanted"), [(0, 0), (1, 9), (2, 9), (None, 9)])
 def test_the_padding_is_never_the_end_of_the_text_nor_part_of_a_question(pad: int | None, wanted: int) -> None:
     class Tokenizer(SimpleNamespace):
         def __len__(self) -> int:
             return 12
 
     tokenizer = Tokenizer(pad_token_id=pad)
-    assert ppo.distinct_pad(tokenizer, [[2, 11], [10, 3]], 12, 1) == wanted
+    assert ppo.distinct_pad(tokenizer, [[2, 11], [10, 3]], 12, [1]) == wanted
     if wanted:  # the model may have fewer embeddings than the tokenizer has tokens
-        assert ppo.distinct_pad(tokenizer, [[2, 11], [10, 3]], 8, 1) == 7
+        assert ppo.distinct_pad(tokenizer, [[2, 11], [10, 3]], 8, [1]) == 7
 
 
 # --- reading judges from files -----------------------------------------------------------------------------------

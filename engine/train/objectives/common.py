@@ -14,11 +14,11 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from engine.estimate import machine_choices
 from engine.spec import RunSpec, counts
-from engine.train import ranks
+from engine.train import best, ranks, schedules
+from engine.train import held_out as held_out_rows
 from engine.train.callback import EventCallback
 from engine.train.run import Run
 from engine.train.scoring import written
-from engine.words import Text, later
 
 # The most tokens of an answer to a fixed prompt.
 SAMPLE_TOKENS = 48
@@ -37,7 +37,7 @@ def arguments(
         "max_steps": train.max_steps or -1,
         "learning_rate": train.learning_rate,
         "lr_scheduler_type": train.schedule,
-        "warmup_steps": train.warmup if train.warmup < 1 else int(train.warmup),
+        "warmup_steps": train.warmup if train.warmup < 1 else int(train.warmup),  # for trackers; schedules.py counts it
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "per_device_train_batch_size": batch_size,
@@ -73,17 +73,21 @@ def arguments(
 def trainer(
     kind: Any, args: Any, model: Any, tokenizer: Any, train: Dataset, held_out: Dataset | None, callback: EventCallback
 ) -> Any:
-    """Return TRL's trainer of a kind on rows that are token ids already, listened to by our events alone. It writes whole
-    checkpoints, and takes the weights of one that is the last of its run."""
-    made = kind(
+    """Return TRL's trainer of a kind on rows that are token ids already, listened to by our events alone. Its rates and
+    its held-out loss are ours; it writes whole checkpoints, and takes the weights of one that is the last of its run."""
+    ours: Any = type(kind.__name__, (schedules.FromTheFirstStep, held_out_rows.BySum, kind), {})
+    made = ours(
         model=model, args=args, processing_class=tokenizer, train_dataset=train, eval_dataset=held_out,
         callbacks=[callback],
     )  # fmt: skip
     made.remove_callback(PrinterCallback)  # the events say the same
     save_whole(made)
+    best.watch(made)
     train_on = made.train
 
     def train_unless_done(resume_from_checkpoint: str | None = None) -> None:
+        if resume_from_checkpoint is not None:
+            best.find_again(Path(resume_from_checkpoint))
         if resume_from_checkpoint is None or not take_trained(made, resume_from_checkpoint):
             train_on(resume_from_checkpoint=resume_from_checkpoint)
 
@@ -95,24 +99,6 @@ def written_samples(run: Run, model: Any) -> list[tuple[str, str]]:
     """Return what a model writes to the three fixed prompts of a run."""
     texts = written.answer(model, run.tokenizer, [rendered for _, rendered in run.rows.prompts], SAMPLE_TOKENS)
     return [(shown, text) for (shown, _), text in zip(run.rows.prompts, texts, strict=True)]
-
-
-def kept_best(trainer: Any) -> Text | None:
-    """Return in words which weights were kept, where the best ones were asked for."""
-    state = trainer.state
-    if not trainer.args.load_best_model_at_end or state.best_global_step is None or state.best_metric is None:
-        return None
-    losses = [one["eval_loss"] for one in state.log_history if "eval_loss" in one]
-    if state.best_global_step == state.global_step:
-        return later(
-            "Kept: the last weights, of step {step}. Their held-out loss is the lowest of the run ({best}).",
-            step=state.best_global_step, best=f"{state.best_metric:.4f}",
-        )  # fmt: skip
-    return later(
-        "Kept: the weights of step {step} of {last_step}, where the held-out loss was lowest ({best}); at the end it was "
-        "{last}.",
-        step=state.best_global_step, last_step=state.global_step, best=f"{state.best_metric:.4f}", last=f"{losses[-1]:.4f}",
-    )  # fmt: skip
 
 
 def take_trained(trainer: Any, checkpoint: str) -> bool:

@@ -17,6 +17,7 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,12 +40,13 @@ from engine.report import items as report_items
 from engine.runs import failures, store
 from engine.spec import RunSpec
 from engine.spec import counts as spec_counts
-from engine.train import adapters, backend, load, merging, oft, rows
+from engine.train import adapters, backend, load, merging, oft, rows, schedules
+from engine.train import judge as reading
 from engine.train.callback import EventCallback
 from engine.train.objectives import common, reward
 from engine.train.rows import Named
 from engine.train.run import Run
-from engine.train.scoring import scores
+from engine.train.scoring import judged, scores
 from engine.train.tokenize import get_ready, render, stops, turn_end, until_end
 from engine.words import Problem
 from engine.workspace import Workspace
@@ -90,18 +92,19 @@ def load_judge(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> Judge:
     get_ready(own)
     if own.get_vocab() != tokenizer.get_vocab() or own.chat_template != tokenizer.chat_template:
         raise failures.RunRefused(Problem(rule="ppo-tokenizer", parameters={"ref": ref[:80]}))
+    reading.read_by_mask(loaded)
     where = backend.here().name
     loaded.requires_grad_(False)
     return Judge(loaded.to(where).eval(), ref)
 
 
-def distinct_pad(tokenizer: Any, prompts: list[list[int]], known: int, ends: int | None) -> int:
-    """Return the id that fills answers up: the padding token where it is not what `ends` an answer, which TRL would cut
-    off with the padding; else the last token that no question holds. Filled places are masked, never read, but they are
-    looked up: among the `known` rows of the embedding, which a tokenizer may have more tokens than."""
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != ends:
+def distinct_pad(tokenizer: Any, prompts: list[list[int]], known: int, ends: Collection[int]) -> int:
+    """Return the id that fills answers up: the padding token where no question holds it and no answer `ends` with it,
+    since TRL takes every one for padding; else the last token that no question holds. Filled places are masked, never
+    read, but they are looked up: among the `known` rows of the embedding, which a tokenizer may have more tokens than."""
+    used = {token for ids in prompts for token in ids} | set(ends)
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
         return tokenizer.pad_token_id
-    used = {token for ids in prompts for token in ids} | {ends}
     return next(token for token in range(min(len(tokenizer), known) - 1, -1, -1) if token not in used)
 
 
@@ -209,8 +212,8 @@ class _Hook(TrainerCallback):
             self._trainer.watch(state.global_step)
 
 
-class _Resumable(PPOTrainer):
-    """TRL 1.12's trainer, which hears a stop and goes on from a checkpoint."""
+class _Resumable(schedules.FromTheFirstStep, PPOTrainer):
+    """TRL 1.12's trainer, which hears a stop and goes on from a checkpoint; its rates are ours."""
 
     def __init__(self, *, prompts: list[list[int]], padding: int, watch: Any, total: int, **settings: Any):
         super().__init__(**settings)
@@ -351,7 +354,7 @@ def _set_random(tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> No
 def trainer(run: Run, args: PPOConfig, model: Any, callback: EventCallback) -> PPOTrainer:
     """Return TRL's trainer on questions as token ids, with the judge and a value model made from it."""
     train_rows, tokenizer, judge = run.rows.train, run.tokenizer, run.judge
-    padding = distinct_pad(tokenizer, train_rows, load.embedded(model), turn_end(tokenizer))
+    padding = distinct_pad(tokenizer, train_rows, load.embedded(model), stops(tokenizer) or ())
     filling = copy.deepcopy(tokenizer)
     filling.pad_token_id = padding
     filling.eos_token_id = turn_end(tokenizer)  # where TRL cuts an answer off, and looks whether it came to an end
@@ -390,7 +393,7 @@ def score_answers(model: Any, tokenizer: Any, judge: Judge, named: list[Named], 
     for start in range(0, len(named), ROLLOUT_BATCH):
         batch = named[start : start + ROLLOUT_BATCH]
         prompts = [prompt_ids(row, tokenizer) for _, _, row in batch]
-        padding = distinct_pad(tokenizer, prompts, load.embedded(model), turn_end(tokenizer))
+        padding = distinct_pad(tokenizer, prompts, load.embedded(model), stops(tokenizer) or ())
         width = max(map(len, prompts))
         ids = torch.tensor([[padding] * (width - len(one)) + one for one in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=device)
@@ -400,7 +403,7 @@ def score_answers(model: Any, tokenizer: Any, judge: Judge, named: list[Named], 
         )[:, width:].tolist()  # fmt: skip
         answers = [until_end(tokenizer, one) for one in out]
         whole = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        given = _judged(judge, whole, padding)
+        given = judged.rewards(judge.model, padding, whole)
         for (name, family, row), prompt, answer, one in zip(batch, prompts, answers, given, strict=True):
             items.append(
                 Item(
@@ -413,19 +416,6 @@ def score_answers(model: Any, tokenizer: Any, judge: Judge, named: list[Named], 
                 )
             )
     return items
-
-
-def _judged(judge: Judge, conversations: list[list[int]], padding: int) -> list[float]:
-    """Return what the judge gives, read at the last token, whatever the padding is called."""
-    width = max(map(len, conversations))
-    ids = torch.tensor([one + [padding] * (width - len(one)) for one in conversations], device=judge.model.device)
-    mask = torch.tensor(
-        [[1] * len(one) + [0] * (width - len(one)) for one in conversations], device=judge.model.device
-    )  # fmt: skip
-    backbone = getattr(judge.model, judge.model.base_model_prefix)
-    states = backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    last = mask.sum(dim=1) - 1
-    return judge.model.score(states[torch.arange(len(conversations), device=ids.device), last])[:, 0].float().tolist()
 
 
 samples = common.written_samples

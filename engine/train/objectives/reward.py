@@ -16,6 +16,7 @@ from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from engine.runs import failures
+from engine.train import judge as reading
 from engine.train.callback import EventCallback
 from engine.train.objectives import common, preference
 from engine.train.objectives.preference import Pair
@@ -30,10 +31,10 @@ _FEATURES = Features({"chosen_ids": _IDS, "rejected_ids": _IDS})
 
 
 def judge(model: Any, tokenizer: Any, seed: int) -> Any:
-    """Return the loaded model with a new head of one output, drawn from the seed, in place of its output layer."""
+    """Return the loaded model with a new head of one output, drawn from the seed, in place of its output layer. It is
+    read at the last token (engine/train/judge.py)."""
     settings = copy.deepcopy(model.config)
     settings.num_labels = 1
-    settings.pad_token_id = tokenizer.pad_token_id  # the reward is read at the last token that is no padding
     transformers.set_seed(seed)
     kind: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(settings), None)
     if kind is None:
@@ -41,7 +42,8 @@ def judge(model: Any, tokenizer: Any, seed: int) -> Any:
         raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason}))
     made = kind(settings).to(model.dtype)
     setattr(made, made.base_model_prefix, getattr(model, model.base_model_prefix))
-    return made.to(model.device)
+    reading.settle_padding(made, tokenizer)
+    return reading.read_by_mask(made.to(model.device))
 
 
 def as_dataset(rows: list[Pair]) -> Dataset:
@@ -76,8 +78,8 @@ def samples(run: Run, model: Any) -> list[tuple[str, str]]:
     instead of answers to watch."""
     rows = run.rows.evaluate or run.rows.train
     shown = rows[:: max(1, len(rows) // 3)][:3]
-    better = judged.rewards(model, run.tokenizer, [row.prompt_ids + row.chosen_ids for row in shown])
-    worse = judged.rewards(model, run.tokenizer, [row.prompt_ids + row.rejected_ids for row in shown])
+    better = judged.rewards(model, run.tokenizer.pad_token_id, [row.prompt_ids + row.chosen_ids for row in shown])
+    worse = judged.rewards(model, run.tokenizer.pad_token_id, [row.prompt_ids + row.rejected_ids for row in shown])
     return [
         (
             run.tokenizer.decode(row.prompt_ids, skip_special_tokens=True).strip(),
@@ -94,6 +96,6 @@ def questions(run: Run) -> list[Question]:
         Question(
             scores.TASK_REWARD, run.rows.scored,
             lambda m, t, rows: judged.score_reward(m, t, rows, run.length),
-            {"seed": run.spec.train.seed, "window_tokens": run.length},
+            {"seed": run.spec.train.seed, "window_tokens": run.length, "read_at": "last token"},
         )
     ]  # fmt: skip

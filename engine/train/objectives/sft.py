@@ -14,6 +14,7 @@ from engine.benchmarks import forms, shipped
 from engine.render import Encoded
 from engine.report import items
 from engine.spec import RunSpec, counts
+from engine.train import held_out as held_out_rows
 from engine.train import ranks, replay, rows
 from engine.train.callback import EventCallback
 from engine.train.objectives import common
@@ -66,8 +67,8 @@ def config(run: Run, shared: dict[str, Any]) -> SFTConfig:
     return SFTConfig(
         **shared,
         **padding_free,
-        num_train_epochs=1 if run.spec.train.replay_share else run.spec.train.epochs,
-        train_sampling_strategy="sequential" if run.spec.train.replay_share else "random",
+        num_train_epochs=1 if run.rows.replay else run.spec.train.epochs,
+        train_sampling_strategy="sequential" if run.rows.replay else "random",
     )
 
 
@@ -75,6 +76,8 @@ def trainer(run: Run, args: SFTConfig, model: Any, callback: EventCallback) -> S
     """Return TRL's trainer on encoded rows."""
     train = one_pass(run.spec, run.rows.train, run.rows.replay) if run.rows.replay else run.rows.train
     held_out = as_dataset(run.rows.evaluate) if run.rows.evaluate else None
+    if held_out is not None and args.world_size > 1:
+        held_out = held_out_rows.filled(held_out, args.world_size * args.per_device_eval_batch_size)
     return common.trainer(SFTTrainer, args, model, run.tokenizer, as_dataset(train), held_out, callback)
 
 

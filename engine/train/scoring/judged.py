@@ -36,11 +36,12 @@ def answer_loglikelihoods(model: Any, rows: list[tuple[list[int], list[int]]]) -
 
 
 @torch.no_grad()
-def rewards(model: Any, tokenizer: Any, rows: list[list[int]]) -> list[float]:
-    """Return what a reward model gives each conversation."""
+def rewards(model: Any, padding: int, rows: list[list[int]]) -> list[float]:
+    """Return what a reward model gives each conversation, read at its last token (engine/train/judge.py). `padding` is any
+    token of the base: it fills rows up and is masked."""
     found: list[float] = []
     for start in range(0, len(rows), 16):
-        ids, mask = _padded(rows[start : start + 16], tokenizer.pad_token_id, model.device)
+        ids, mask = _padded(rows[start : start + 16], padding, model.device)
         found += model(input_ids=ids, attention_mask=mask).logits.squeeze(-1).float().tolist()
     return found
 
@@ -88,7 +89,7 @@ def score_reward(model: Any, tokenizer: Any, rows: list[Named], length: int) -> 
     """Return an item per pair: does the reward model give the chosen answer more? Cut pairs are left out."""
     items = _pair_items(tokenizer, rows, length, whole=True)
     sides = [pair.prompt_ids + side for _, pair in items for side in (pair.chosen_ids, pair.rejected_ids)]
-    found = rewards(model, tokenizer, sides)
+    found = rewards(model, tokenizer.pad_token_id, sides)
     for index, (item, _) in enumerate(items):
         item.rewards = found[2 * index : 2 * index + 2]
         item.correct = item.rewards[0] > item.rewards[1]

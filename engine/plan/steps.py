@@ -1,0 +1,41 @@
+"""How the optimizer steps of a run follow from its rows, in words."""
+
+from __future__ import annotations
+
+from engine.spec import counts, schema
+from engine.words import Text, later
+
+
+def notes(train: schema.Train, rows: int) -> list[Text]:
+    """Return how many steps `rows` rows of the user's make, and what of that is not as one would think: general rows count,
+    an epoch may be shorter than a step, and a warm-up may take the whole run."""
+    steps, general = counts.optimizer_steps(train, rows), counts.replayed_rows(train, rows)
+    batch, epochs = train.batch_size * train.accumulation, f"{train.epochs:g}"
+    found = []
+    if train.max_steps:
+        found.append(later("{steps} steps, as train.max_steps says.", steps=steps))
+    elif general:
+        every = counts.rows_with_replay(train, rows)
+        found.append(
+            later("{steps} steps: {rows} rows and {general} general ones, replayed against forgetting, in {epochs} "
+                  "epochs are {every} rows, {batch} a step.",
+                  steps=steps, rows=rows, general=general, epochs=epochs, every=every, batch=batch)
+        )  # fmt: skip
+    else:
+        found.append(
+            later("{steps} steps: {rows} rows in {epochs} epochs, {batch} a step.",
+                  steps=steps, rows=rows, epochs=epochs, batch=batch)
+        )  # fmt: skip
+    if not general and batch > rows:
+        found.append(
+            later("A step ends with the epoch at the latest, so each takes {rows} rows, not {batch}.",
+                  rows=rows, batch=batch)
+        )  # fmt: skip
+    warmup = counts.warmup_steps(train.warmup, steps)
+    if warmup >= steps:
+        share = f"{100 * steps / (warmup + 1):.0f}"
+        found.append(
+            later("The warm-up takes the whole run: the rate rises to {share} % of what is set, and never falls.",
+                  share=share)
+        )  # fmt: skip
+    return found

@@ -1,0 +1,72 @@
+"""Which weights a run keeps where the best ones were asked for, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerState
+
+from engine import events
+from engine.runs import checkpoints
+from engine.train import ranks
+from engine.words import later
+
+
+def find_again(checkpoint: Path) -> None:
+    """Put right where the state of a checkpoint says that the best one lies: beside it. The path that was written may
+    be of a folder that has moved since, or of a checkpoint that is gone; of those that are left none is the best then,
+    until a lower loss comes."""
+    path = checkpoint / "trainer_state.json"
+    state = TrainerState.load_from_json(str(path))
+    if ranks.first() and state.best_model_checkpoint:
+        here = checkpoint.parent / Path(state.best_model_checkpoint).name
+        state.best_model_checkpoint = str(here) if checkpoints.is_whole(here) else None
+        beside = path.with_suffix(".partial")
+        state.save_to_json(str(beside))
+        beside.replace(path)
+    ranks.meet()
+
+
+def watch(trainer: Any) -> None:
+    """Let a trainer remember the step whose weights it took at its end, as `best_step_taken`: None where it took none."""
+    load = trainer._load_best_model
+    trainer.best_step_taken = None
+
+    def load_and_remember() -> None:
+        best = Path(trainer.state.best_model_checkpoint)
+        if checkpoints.is_whole(best):
+            load()
+            trainer.best_step_taken = trainer.state.best_global_step
+
+    trainer._load_best_model = load_and_remember
+
+
+def kept(trainer: Any) -> events.Log | None:
+    """Return in words which weights were kept, where the best ones were asked for."""
+    state = trainer.state
+    losses = {one["step"]: one["eval_loss"] for one in state.log_history if "eval_loss" in one}
+    if not trainer.args.load_best_model_at_end or not losses:
+        return None
+    best_step = min(losses, key=lambda step: losses[step])  # the first of equals, as the trainer
+    best, last = f"{losses[best_step]:.4f}", f"{losses[max(losses)]:.4f}"
+    if best_step == state.global_step:
+        text = later(
+            "Kept: the last weights, of step {step}. Their held-out loss is the lowest of the run ({best}).",
+            step=best_step, best=best,
+        )  # fmt: skip
+        return events.Log(level="result", text=text)
+    if trainer.best_step_taken == best_step:
+        text = later(
+            "Kept: the weights of step {step} of {last_step}, where the held-out loss was lowest ({best}); at the end it "
+            "was {last}.",
+            step=best_step, last_step=state.global_step, best=best, last=last,
+        )  # fmt: skip
+        return events.Log(level="result", text=text)
+    taken = trainer.best_step_taken or state.global_step
+    text = later(
+        "Kept: the weights of step {step}, not the best ones: the checkpoint of step {best_step}, where the held-out "
+        "loss was lowest ({best}), is no longer there.",
+        step=taken, best_step=best_step, best=best,
+    )  # fmt: skip
+    return events.Log(level="warning", text=text)
