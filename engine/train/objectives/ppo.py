@@ -111,7 +111,8 @@ def prepare(run: Run) -> None:
 
 def questions_of(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
     """Return the questions of a spec as token ids, where they leave room for an answer."""
-    train, unseen = (rows.read(part, tokenizer) for part in rows.divide(spec, workspace))
+    parts = rows.divided(spec, workspace)
+    train, unseen = (rows.read(part, tokenizer) for part in (parts.train, parts.unseen))
     room = spec.train.max_length - spec.objective_args.answer_tokens
     coded = [one.input_ids for one in train.coded]
     kept = [ids for ids in coded if len(ids) <= room]
@@ -120,16 +121,16 @@ def questions_of(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Ro
         raise failures.RunRefused(
             Problem(rule="data-nothing-trained", parameters={"length": spec.train.max_length, "needed": needed})
         )
-    notes = list(train.notes)
+    notes = [*train.notes, *rows.overlap_notes(spec, workspace, parts)]
     if len(kept) < len(coded):
         counts = {"n": len(coded) - len(kept), "length": spec.train.max_length}
         notes.append(
             words.later("{n} questions were left out: with an answer they do not fit {length} tokens.", **counts)
         )
     notes.append(words.later("Training on {rows} questions; {out} are held out.", rows=len(kept), out=len(unseen.rows)))
-    scored = [
-        row for row in rows.to_score([], unseen.rows) if len(prompt_ids(row[2], tokenizer)) <= room
-    ]  # fmt: skip
+    notes += rows.cap_notes(spec, unseen.rows)
+    asked = rows.to_score([], unseen.rows, rows.readable(parts.seen, tokenizer), spec)
+    scored = [row for row in asked if len(prompt_ids(row[2], tokenizer)) <= room]
     return rows.Rows(kept, [], [], scored, rows.prompts(unseen.rows or train.rows, tokenizer), notes)
 
 
