@@ -63,6 +63,7 @@ def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, st
             t("Run {id}: {recipe} on {base}", id=run_id, recipe=run_spec.recipe.name, base=run_spec.base.ref),
             *([note] if note else []),
             *(one.sentence for one in judged),
+            *scored.about,
         ],
         changes=[
             files.Interval(label=label, value=100 * row.change, low=100 * row.low, high=100 * row.high)

@@ -55,6 +55,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
     rows: list[Comparison] = []
     judged: list[verdicts.Judged] = []
+    about: list[str] = []
     titles, runs = library.titles(workspace), store.list_all(workspace)
     for run_id in arguments.runs:
         if not known_run(workspace, run_id):
@@ -71,6 +72,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
             found = scored.of(workspace, run_id, runs)
             rows += found.rows
             judged += found.judged(titles)
+            about += found.about
         except (OSError, ValueError) as error:
             print(f"{run_id}: {error}", file=sys.stderr)
             return EXIT_FAILED
@@ -81,14 +83,18 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(t("Nothing was scored yet: the scores come at the end of a run."))
     for row in rows:
         unit = verdicts.unit(row)
-        scale = 1 if paired.is_loss(row) else 100
+        scale, digits = (1, 3) if paired.is_loss(row) else (100, 2)
+        low, high = (f"{end * scale:+.{digits}f}" for end in (row.low, row.high))
         print(
             f"{row.run}  {row.benchmark:<19} {row.family:<12} n={row.n:<5} "
-            f"{row.base * scale:8.2f} -> {row.tuned * scale:8.2f} {unit:<10} "
-            f"change {row.change * scale:+.2f} [{row.low * scale:+.2f}, {row.high * scale:+.2f}]"
+            f"{row.base * scale:8.{digits}f} -> {row.tuned * scale:8.{digits}f} {unit:<10} "
+            f"change {row.change * scale:+.{digits}f} "
+            + (t("(too few to say)") if paired.too_few(row) else f"[{low}, {high}]")
         )
     for one in judged:
         print(one.sentence)
+    for line in dict.fromkeys(about):
+        print(line)
     used = dict.fromkeys(store.load_spec(workspace, one).base.ref for one in arguments.runs)
     for note in dict.fromkeys(bases.describe(ref, workspace).rounding_note for ref in used):
         if note is not None:

@@ -30,7 +30,8 @@ Named = tuple[str, str, dict[str, Any]]  # id, family, canonical row
 
 class Rows(NamedTuple):
     """Encoded rows to train and to evaluate on (Encoded; Pair or Marked of preference.py); general rows to mix in, a
-    list per epoch; rows to score before and after; three fixed prompts to watch."""
+    list per epoch; rows to score before and after; three fixed prompts to watch. `about` is what has to be said wherever
+    the scores are shown."""
 
     train: list[Any]
     replay: list[list[Encoded]]
@@ -38,6 +39,7 @@ class Rows(NamedTuple):
     scored: list[Named]
     prompts: list[tuple[str, str]]  # as shown, as rendered
     notes: list[Text]
+    about: Sequence[Text] = ()
 
 
 def read_rows(workspace: Workspace, dataset_id: str, most: int | None = None) -> list[dict[str, Any]]:
@@ -79,7 +81,7 @@ def prepare(
     length = spec.train.max_length
     parts = divided(spec, workspace)
     train, unseen = (read(part, tokenizer) for part in (parts.train, parts.unseen))
-    notes = [*train.notes, *fit_notes(train.tally, length), *overlap_notes(spec, workspace, parts)]
+    notes = [*train.notes, *fit_notes(train.tally, length)]
     kept = [coded for row in train.coded if (coded := row.within(length)).trained_tokens]
     if not kept:
         raise nothing_trained(train.tally, length)
@@ -90,9 +92,9 @@ def prepare(
     notes.append(later("Training on {rows} rows with {tokens} trained tokens; {out} rows are held out.", **counts))
     evaluated = [coded for row in unseen.coded if (coded := row.within(length)).trained_tokens]
     scored = to_score(train.rows, unseen.rows, readable(parts.seen, tokenizer), spec)
-    notes += cap_notes(spec, unseen.rows)
     watched = prompts(unseen.rows or train.rows, tokenizer)
-    return Rows(kept, replay, evaluated, scored, watched, notes)
+    about = about_scores(spec, workspace, parts, unseen.rows)
+    return Rows(kept, replay, evaluated, scored, watched, notes, about)
 
 
 class Read(NamedTuple):
@@ -154,28 +156,27 @@ def to_score(
     return [*_named([*met, *split.drawn(train, more, seed)], items.SEEN), *_named(asked, items.UNSEEN)]
 
 
-def overlap_notes(spec: RunSpec, workspace: Workspace, parts: division.Divided) -> list[Text]:
+def about_scores(
+    spec: RunSpec, workspace: Workspace, parts: division.Divided, unseen: list[dict[str, Any]]
+) -> list[Text]:
     """Say what of the evaluation data is scored, and what of it and of the benchmarks the rows of a run teach."""
     general = division.general_data(spec)
     trained = [*parts.train, *(read_rows(workspace, general) if general else [])]
-    return [*parts.counts.notes, *division.benchmark_notes(spec, workspace, trained)]
+    told = [*parts.counts.notes, *division.benchmark_notes(spec, workspace, trained)]
+    if 0 < spec.evaluate.limit < len(unseen):
+        told.append(
+            later(
+                "{n} of {total} held-out rows are scored, as many as “Most questions” says.", n=spec.evaluate.limit,
+                total=len(unseen),
+            )
+        )  # fmt: skip
+    return told
 
 
 def readable(rows: list[dict[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
     """Return the rows that the base's template does not refuse."""
     tally = outcome.Tally()
     return [row for row in rows if tally.take(row, coder_of(tokenizer)) is not None]
-
-
-def cap_notes(spec: RunSpec, unseen: list[dict[str, Any]]) -> list[Text]:
-    """Say how many of the unseen rows are asked where the spec asks for no more."""
-    limit = spec.evaluate.limit
-    if not 0 < limit < len(unseen):
-        return []
-    told = {"n": limit, "total": len(unseen)}
-    return [
-        later("{n} of {total} held-out rows are scored before and after, as many as “Most questions” says.", **told)
-    ]
 
 
 def _replay(

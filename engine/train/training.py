@@ -89,6 +89,8 @@ def _prepare(run: Run) -> list[scores.Question]:
     objective.prepare(run)
     for note in [*loaded.notes, *run.rows.notes]:
         run.log.append(events.Log(text=note))
+    for note in run.rows.about:
+        run.log.append(events.Log(level="scores", text=note))
     if run.only_probes:
         return []
     general = [] if run.objective.is_judge else scores.general(run.spec, run.workspace, run.base)

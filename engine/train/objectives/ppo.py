@@ -121,17 +121,17 @@ def questions_of(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Ro
         raise failures.RunRefused(
             Problem(rule="data-nothing-trained", parameters={"length": spec.train.max_length, "needed": needed})
         )
-    notes = [*train.notes, *rows.overlap_notes(spec, workspace, parts)]
+    notes = [*train.notes]
     if len(kept) < len(coded):
         counts = {"n": len(coded) - len(kept), "length": spec.train.max_length}
         notes.append(
             words.later("{n} questions were left out: with an answer they do not fit {length} tokens.", **counts)
         )
     notes.append(words.later("Training on {rows} questions; {out} are held out.", rows=len(kept), out=len(unseen.rows)))
-    notes += rows.cap_notes(spec, unseen.rows)
     asked = rows.to_score([], unseen.rows, rows.readable(parts.seen, tokenizer), spec)
     scored = [row for row in asked if len(prompt_ids(row[2], tokenizer)) <= room]
-    return rows.Rows(kept, [], [], scored, rows.prompts(unseen.rows or train.rows, tokenizer), notes)
+    about = rows.about_scores(spec, workspace, parts, unseen.rows)
+    return rows.Rows(kept, [], [], scored, rows.prompts(unseen.rows or train.rows, tokenizer), notes, about)
 
 
 def prompt_ids(row: dict[str, Any], tokenizer: Any) -> list[int]:

@@ -45,7 +45,7 @@ def encoded_rows(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Ro
     kept = fitting(train.coded, length, whole=objective.is_judge)
     if not kept:
         raise rows.nothing_trained(train.tally, length)
-    notes = [*train.notes, *rows.fit_notes(train.tally, length), *rows.overlap_notes(spec, workspace, parts)]
+    notes = [*train.notes, *rows.fit_notes(train.tally, length)]
     if objective.weighs_labels:
         good = sum(row.label for row in kept if isinstance(row, Marked))
         if good in (0, len(kept)):
@@ -54,7 +54,7 @@ def encoded_rows(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Ro
         notes.append(later("Training on {good} good and {bad} bad answers; {out} rows are held out.", **counts))
     else:
         notes.append(later("Training on {rows} pairs; {out} are held out.", rows=len(kept), out=len(unseen.rows)))
-    notes += rows.cap_notes(spec, unseen.rows)
     scored = rows.to_score(train.rows, unseen.rows, rows.readable(parts.seen, tokenizer), spec)
     watched = rows.prompts(unseen.rows or train.rows, tokenizer)
-    return rows.Rows(kept, [], fitting(unseen.coded, length, whole=objective.is_judge), scored, watched, notes)
+    about = rows.about_scores(spec, workspace, parts, unseen.rows)
+    return rows.Rows(kept, [], fitting(unseen.coded, length, whole=objective.is_judge), scored, watched, notes, about)

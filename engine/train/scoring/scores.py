@@ -330,6 +330,8 @@ def keep(target: Path, items: list[Item], question: Question, key: str | None) -
     except (OSError, ValueError):
         told = {}
     used = {**question.settings, "questions": len(items), "chance": verdicts.chance_of(items), "pieces": PIECE}
+    if measures := sorted({item.measure for item in items if item.measure}):
+        used["measure"] = "; ".join(measures)
     told[question.benchmark] = {**told.get(question.benchmark, {}), **used, **({"base_key": key} if key else {})}
     write_atomically(path, json.dumps(told, indent=1, sort_keys=True).encode())
 
