@@ -101,8 +101,8 @@ def _score_base(run: Run, asked: list[scores.Question]) -> None:
     if asked and ranks.first() and not run.stop.asked():
         run.log.append(events.Phase(phase="evaluating", detail="base"))
         scores.score_base(
-            run.model, run.tokenizer, run.base, run.spec.quantize, asked, run.workspace, run.run_dir, run.log,
-            run.stop.asked,
+            run.model, run.tokenizer, run.base, load.held(run.spec, run.workspace, run.chosen), asked, run.workspace,
+            run.run_dir, run.log, run.stop.asked,
         )  # fmt: skip
 
 

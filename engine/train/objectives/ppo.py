@@ -44,7 +44,7 @@ from engine.train.callback import EventCallback
 from engine.train.objectives import common, reward
 from engine.train.rows import Named
 from engine.train.run import Run
-from engine.train.scoring import scores
+from engine.train.scoring import keys, scores
 from engine.train.tokenize import get_ready, render, stops, turn_end, until_end
 from engine.words import Problem
 from engine.workspace import Workspace
@@ -429,7 +429,7 @@ samples = common.written_samples
 def questions(run: Run) -> list[scores.Question]:
     """What the judge gives the answers to held-out questions. The judge's weights are part of the settings."""
     judge, length = run.judge, run.spec.objective_args.answer_tokens
-    used = {"judge": scores.weights_key(bases.describe(judge.ref, run.workspace)), "answer_tokens": length}
+    used = {"judge": keys.weights_key(bases.describe(judge.ref, run.workspace), run.workspace), "answer_tokens": length}
     return [
         scores.Question(
             report_items.ANSWERS, run.rows.scored, lambda m, t, asked: score_answers(m, t, judge, asked, length), used
