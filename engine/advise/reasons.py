@@ -323,7 +323,7 @@ def confidence(case: Case, advised: Way | None, speaking_rules: Sequence[str] = 
         return level, reason
     told = [_disagrees(rule) for rule in against[:MOST_DISAGREEING]]
     if len(against) > MOST_DISAGREEING:
-        told.append(t("So do they on {rules}.", rules=", ".join(rule.id for rule in against[MOST_DISAGREEING:])))
+        told.append(t("Not settled either: {rules}.", rules=", ".join(rule.id for rule in against[MOST_DISAGREEING:])))
     return ("medium", " ".join(told)) if level == "high" else (level, " ".join([reason, *told]))
 
 

@@ -76,8 +76,6 @@ def _turns(messages: list[dict[str, Any]]) -> _Key:
     """Return the turns of a conversation but for its system text, unless it says nothing else."""
     said = [one for one in messages if one["role"] not in ("system", "developer")] or messages
     return tuple(
-        normal(
-            json.dumps([one["role"], one.get("content"), one.get("tool_calls"), one.get("name")], ensure_ascii=False)
-        )
+        json.dumps([one["role"], *(normal(one.get(part) or "") for part in ("content", "tool_calls", "name"))])
         for one in said
     )
