@@ -90,12 +90,12 @@ def divide(chosen: schema.DatasetRef, general: str | None, read: Callable[[str],
 
 def benchmark_notes(run_spec: RunSpec, workspace: Workspace, trained: list[Row]) -> list[Text]:
     """Say which benchmarks ask what the rows teach: their scores are of what was learned, not of what was kept."""
-    told = []
+    told, said = [], overlap.said_in(trained) if run_spec.evaluate.benchmarks else set()
     for name in run_spec.evaluate.benchmarks:
         benchmark = library.find(name, workspace)
         docs = library.docs(benchmark, run_spec.evaluate.limit) if benchmark is not None else []
         questions = [one for doc in docs if (one := doc.get("question") or doc.get("text"))]
-        n = overlap.asked_by(trained, questions) if questions else 0
+        n = overlap.asked_by(said, questions)
         if benchmark is not None and n:
             told.append(
                 later(

@@ -23,32 +23,36 @@ def between(trained: Iterable[dict[str, Any]], rows: list[dict[str, Any]]) -> Ov
     Case, white space and the system text are no difference: a model that learned the one answers the other. In a
     conversation every turn of the assistant is learned, so each is an answer to what stands before it.
     """
-    whole: set[_Key] = set()
-    questions: set[_Key] = set()
+    whole: set[int] = set()  # hashes: of a million long rows the texts would not fit
+    questions: set[int] = set()
     for row in trained:
         for question, answer in _learned(row):
-            whole.add((*question, "", *answer))
+            whole.add(hash((question, answer)))
             if question:
-                questions.add(question)
+                questions.add(hash(question))
     exact, asked = set(), set()
     for index, row in enumerate(rows):
         pairs = _learned(row)[-1:]  # of a conversation, the answer it ends with
-        if any((*question, "", *answer) in whole for question, answer in pairs):
+        if any(hash(pair) in whole for pair in pairs):
             exact.add(index)
-        elif any(question in questions for question, _ in pairs if question):
+        elif any(hash(question) in questions for question, _ in pairs if question):
             asked.add(index)
     return Overlap(frozenset(exact), frozenset(asked))
 
 
-def asked_by(trained: Iterable[dict[str, Any]], questions: Iterable[str]) -> int:
-    """Return how many of a benchmark's questions or texts stand in rows that are trained on, as what they ask last or as
-    what they say."""
-    said: set[str] = set()
+def said_in(trained: Iterable[dict[str, Any]]) -> set[int]:
+    """Return hashes of what rows that are trained on say or ask: their texts, and what people say in them."""
+    said: set[int] = set()
     for row in trained:
         turns = row.get("messages") or row.get("prompt")
         texts = [row.get("text")] if isinstance(turns, str) or not turns else [one.get("content") for one in turns]
-        said.update(normal(text) for text in texts if text)
-    return sum(normal(question) in said for question in questions)
+        said.update(hash(normal(text)) for text in texts if text)
+    return said
+
+
+def asked_by(said: set[int], questions: Iterable[str]) -> int:
+    """Return how many of a benchmark's questions or texts are among what is said (said_in)."""
+    return sum(hash(normal(question)) in said for question in questions)
 
 
 def normal(text: str) -> str:
