@@ -61,7 +61,8 @@ class Phase(Event, tag="phase", kw_only=True):
 
 
 class Log(Event, tag="log", kw_only=True):
-    """A sentence for the reader of the run; `level` is info, result (shown beside the charts) or warning."""
+    """A sentence for the reader of the run; `level` is info, result (shown beside the charts), scores (said wherever the
+    run's scores are shown) or warning."""
 
     text: str | Text
     level: str = "info"

@@ -172,7 +172,7 @@ def _validation(workspace: Workspace, dataset: Dataset) -> None:
         else:
             st.rerun()
     if dataset.eval_id:
-        st.caption(t("Runs on this data are scored on those rows before and after; they are never trained on."))
+        st.caption(t("Runs on this data are scored on those rows before and after."))
 
 
 def _name(workspace: Workspace, dataset_id: str) -> str:

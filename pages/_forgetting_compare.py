@@ -142,8 +142,7 @@ def _beside(lines: Mapping[str, Sequence[Comparison]], names: dict[str, str], ti
     for run_id, rows in lines.items():
         for row in rows:
             if row.family in (items.ALL, items.SEEN, items.UNSEEN):
-                ends = f"{tables.number(row, row.low, signed=True)} … {tables.number(row, row.high, signed=True)}"
-                change = f"{tables.number(row, row.change, signed=True)} [{ends}]"
+                change = f"{tables.number(row, row.change, signed=True)} [{tables.interval(row)}]"
                 told[row.benchmark, row.family][names[run_id]] = change
     return pd.DataFrame(
         [

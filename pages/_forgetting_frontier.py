@@ -10,10 +10,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine.report import frontier, items, verdicts
+from engine.report import frontier, items, statistics, verdicts
 from engine.words import t
 from pages import _ui
 from pages._forgetting_tables import STRONG
+from pages._forgetting_tables import name as name_of
 
 GREY = "#8b93a5"
 PICKED = "#e8590c"
@@ -226,6 +227,32 @@ def points_table(points: Sequence[frontier.Point], weight: float | None) -> pd.D
     return pd.DataFrame(found)
 
 
+def _left_out(points: Sequence[frontier.Point]) -> None:
+    """Say what is not on the chart or in its figures, and why."""
+    missing = [one.name for one in points if one.gain is None or one.retention is None]
+    if missing:
+        st.caption(
+            _ui.say("Not on the chart, since the new task or general knowledge was not scored: {names}.",
+                    names=", ".join(missing))
+        )  # fmt: skip
+    at_chance = sorted({benchmark for one in points for benchmark in one.left_out})
+    if at_chance:
+        st.caption(
+            _ui.say(
+                "Left out, since the base does not know them: {names}.", names=", ".join(map(verdicts.title, at_chance))
+            )
+        )
+    few = sorted({benchmark for one in points for benchmark in one.too_few})
+    if few:
+        st.caption(
+            _ui.say(
+                "Too few questions to say anything (fewer than {least}): {names}.",
+                least=statistics.LEAST_QUESTIONS,
+                names=", ".join(name_of(one, {}) for one in few),
+            )
+        )
+
+
 def trade(points: Sequence[frontier.Point], key: str) -> frontier.Point | None:
     """Show the frontier with its two sliders and the table behind it; returns the point to pick."""
     left, right = st.columns(2)
@@ -254,6 +281,8 @@ def trade(points: Sequence[frontier.Point], key: str) -> frontier.Point | None:
             if least is not None and not math.isinf(least)
             else t("None is that safe: with so little measured, each may have lost any amount.")
         )
+    if note := frontier.seed_note(points):
+        st.caption(_ui.plain(note))
     if any(one.gain is not None and one.retention is not None for one in points):
         st.plotly_chart(
             _ui.figure(frontier_figure(points, picked)),
@@ -263,19 +292,7 @@ def trade(points: Sequence[frontier.Point], key: str) -> frontier.Point | None:
     st.dataframe(
         points_table(points, weight / 100), hide_index=True, alt=t("Runs with their gain, what was kept and the score")
     )
-    missing = [one.name for one in points if one.gain is None or one.retention is None]
-    if missing:
-        st.caption(
-            _ui.say("Not on the chart, since the new task or general knowledge was not scored: {names}.",
-                    names=", ".join(missing))
-        )  # fmt: skip
-    at_chance = sorted({benchmark for one in points for benchmark in one.left_out})
-    if at_chance:
-        st.caption(
-            _ui.say(
-                "Left out, since the base does not know them: {names}.", names=", ".join(map(verdicts.title, at_chance))
-            )
-        )
+    _left_out(points)
     st.caption(
         _ui.say(
             "Score: {new} % of the new task's score and {kept} % of what was kept; none where the new task is a loss. "

@@ -68,6 +68,7 @@ def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, st
             *([note] if note else []),
             *(one.sentence for one in judged),
             *(map(str, line.notes) if line is not None else ()),
+            *scored.about,
         ],
         changes=[
             files.Interval(label=label, value=100 * row.change, low=100 * row.low, high=100 * row.high)

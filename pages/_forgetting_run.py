@@ -10,7 +10,7 @@ from engine.benchmarks import library
 from engine.forgetting import evaluations, remedies
 from engine.models import bases
 from engine.plan import drafts
-from engine.report import Comparison, frontier, headline, items, verdicts
+from engine.report import Comparison, frontier, headline, items, statistics, verdicts
 from engine.runs import Run, ScoredRun, stages
 from engine.runs import scored as runs_scored
 from engine.spec import OBJECTIVES
@@ -57,7 +57,8 @@ def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str,
     )
     _ui.bullets(one.sentence for one in judged)
     _distance(whole)
-    if any(tables.is_share(row) for row in rows):
+    _ui.bullets(scored.about)
+    if tables.changes(rows, titled):
         st.plotly_chart(
             _ui.figure(tables.changes_figure(rows, titled)),
             key="changes",
@@ -79,7 +80,10 @@ def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str,
             t(
                 "Change: tuned minus base on the same questions. Intervals: Bonett and Price 2012 for accuracies, "
                 "a bootstrap over rows for losses. A real drop is beyond noise after Holm's correction over all "
-                "benchmarks, and at least 1 point."
+                "benchmarks, and at least 1 point, or {nats} nats per token. Of fewer than {least} questions nothing is "
+                "said.",
+                nats=verdicts.MARGIN_NATS,
+                least=statistics.LEAST_QUESTIONS,
             )
         )
     with st.expander(t("Question by question, base and tuned side by side")):
@@ -101,12 +105,11 @@ def _distance(rows: list[Comparison]) -> None:
         )
     for row in rows:
         if row.benchmark == "general-text":
+            base, tuned = (f"{verdicts.perplexity(loss):.1f}" for loss in (row.base, row.tuned))
             st.caption(
-                t(
-                    "Perplexity on general text: {base} → {tuned}.",
-                    base=f"{verdicts.perplexity(row.base):.1f}",
-                    tuned=f"{verdicts.perplexity(row.tuned):.1f}",
-                )
+                t("Perplexity on general text: {base} → {tuned}.", base=base, tuned=tuned)
+                if base != tuned
+                else t("Perplexity on general text: {base}, before and after.", base=base)
             )
 
 

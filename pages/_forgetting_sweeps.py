@@ -12,7 +12,7 @@ from engine import limits
 from engine.forgetting import claims, sweep_drive, sweep_plan
 from engine.models import bases
 from engine.plan import plans
-from engine.report import files
+from engine.report import files, frontier
 from engine.runs import Run, lifecycle, store
 from engine.spec import recipes as spec_recipes
 from engine.words import Problem, t
@@ -128,6 +128,8 @@ def _sentence(result: claims.Result) -> str:
     points = [one.point for one in result.configurations]
     best = [one.name for one in points if one.on_frontier]
     told = t("{done} of {total} runs finished.", done=result.finished, total=result.total)
+    if note := frontier.seed_note(points):
+        return f"{told} {note}"
     if not best:
         return told
     return told + " " + t("On the frontier: {names}.", names="; ".join(best))

@@ -50,6 +50,8 @@ def verdict(value: str) -> str:
         "real gain": t("real gain"),
         "equivalent": t("unchanged within 1 point"),
         "no detectable change": t("no detectable change"),
+        "small change": t("less than matters"),
+        "too few": t("too few to say"),
         "at chance": t("base does not know it"),
     }.get(value, value)
 
@@ -67,20 +69,24 @@ def number(row: Comparison, value: float, *, signed: bool = False) -> str:
     return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f} %"
 
 
-def _lower_is_better(row: Comparison) -> bool:
-    return paired.is_loss(row) and verdicts.unit(row) in ("nats/token", "bits/byte")
+def interval(row: Comparison) -> str:
+    """Return the interval of a change, or a dash where too few questions were asked for any."""
+    if paired.too_few(row):
+        return "–"
+    return f"{number(row, row.low, signed=True)} … {number(row, row.high, signed=True)}"
 
 
 def verdict_of(row: Comparison, judged: dict[str, verdicts.Judged]) -> str:
     """Return what a line says: the corrected verdict of a general benchmark, or whether the new task was learned."""
+    if paired.too_few(row):
+        return verdict("too few")
     if row.benchmark == items.KL:
         return t("how far it moved")
     if verdicts.is_general(row.benchmark):
         told = judged.get(row.benchmark)
         return verdict(told.verdict) if told is not None and row.family == items.ALL else beyond(row)
-    if not paired.beyond_noise(row):
-        return t("no detectable change")
-    return t("learned") if (row.change < 0) == _lower_is_better(row) else t("got worse")
+    words = {"better": t("learned"), "worse": t("got worse"), "small": verdict("small change")}
+    return words.get(verdicts.change_of(row), t("no detectable change"))
 
 
 def beyond(row: Comparison) -> str:
@@ -101,7 +107,7 @@ def table(
             t("Base"): number(row, row.base),
             t("Tuned"): number(row, row.tuned),
             t("Change"): number(row, row.change, signed=True),
-            t("95 % interval"): f"{number(row, row.low, signed=True)} … {number(row, row.high, signed=True)}",
+            t("95 % interval"): interval(row),
             t("Verdict"): verdict_of(row, about),
             t("How many"): row.n,
         }
@@ -149,7 +155,7 @@ def _with_interval(row: Comparison) -> str:
 
 
 def changes(rows: Sequence[Comparison], titled: dict[str, str]) -> list[tuple[str, Comparison]]:
-    """Return the lines of the chart of changes: accuracies, with their labels."""
+    """Return the lines of the chart of changes: accuracies that have an interval, with their labels."""
     return [
         (
             name(row.benchmark, titled)
@@ -158,7 +164,7 @@ def changes(rows: Sequence[Comparison], titled: dict[str, str]) -> list[tuple[st
             row,
         )
         for row in rows
-        if is_share(row)
+        if is_share(row) and not paired.too_few(row)
     ]
 
 

@@ -34,6 +34,8 @@ def show(plan: Plan, *, problems_below: bool = False) -> None:
     dataset, base = plan.dataset, plan.base
     if dataset is None or not dataset.trainable or not dataset.has_rows:
         return
+    if plan.evaluation_notes:
+        st.warning("\n".join(f"- {_ui.plain(one)}" for one in plan.evaluation_notes))
     try:
         with st.spinner(t("Reading every row as the base does ...")):
             found = readiness.of(plan.workspace, dataset, base)

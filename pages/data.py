@@ -277,7 +277,7 @@ else:
     _data_rows.repairs(workspace, dataset)
     _data_rows.problems(workspace, dataset)
     if dataset.eval_id:
-        st.caption(t("This data brings its own questions for the score before and after; they are never trained on."))
+        st.caption(t("Scored before and after with the questions that belong to this data."))
     if report.trainable:
         _ready.show(_ready.usual_plan(workspace, dataset, bases.describe(_ui.current("base") or "starter", workspace)))
     _look(dataset)

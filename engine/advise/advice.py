@@ -58,14 +58,15 @@ def advise(case: Case) -> Advice:
     advised = fitting[0] if fitting else None
     tables = advise_tables.tables(facts)
     fired = [row.rule for rows in tables.values() for row in rows if row.fired]
-    confidence, confidence_reason = advise_reasons.confidence(case, advised)
+    speaking = advise_reasons.speaking(facts, advised, fired)
+    confidence, confidence_reason = advise_reasons.confidence(case, advised, speaking)
     return Advice(
         facts=facts,
         headline=_headline(advised, case),
         advised=advised,
         tables=tables,
         reasons=tuple(advise_reasons.reasons(case, advised)),
-        rules=tuple(advise_reasons.speaking(facts, advised, fired)),
+        rules=tuple(speaking),
         overruled=tuple(advise_reasons.overruled(case, advised, fired)),
         would_change=tuple(alternatives.would_change(case, advised)),
         runners_up=tuple(alternatives.runners_up(advised, fitting, fired)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -310,8 +311,38 @@ def _why_in_part(facts: Facts, advised: Way, rule: str) -> str:
     return " ".join(said)
 
 
-def confidence(case: Case, advised: Way | None) -> tuple[Literal["high", "medium", "low"], str]:
-    """Return how sure the advice is: each fact that is missing, and thin evidence, make it less so."""
+_Level = Literal["high", "medium", "low"]
+
+
+def confidence(case: Case, advised: Way | None, speaking_rules: Sequence[str] = ()) -> tuple[_Level, str]:
+    """Return how sure the advice is: each fact that is missing, thin evidence, and a rule it stands on that the sources
+    do not bear out, make it less so."""
+    level, reason = _confidence(case, advised)
+    against = [rule for rule in map(guide.rules().__getitem__, speaking_rules) if rule.verdict in UNSETTLED]
+    if not against:
+        return level, reason
+    told = [_disagrees(rule) for rule in against[:MOST_DISAGREEING]]
+    if len(against) > MOST_DISAGREEING:
+        told.append(t("Not settled either: {rules}.", rules=", ".join(rule.id for rule in against[MOST_DISAGREEING:])))
+    return ("medium", " ".join(told)) if level == "high" else (level, " ".join([reason, *told]))
+
+
+# Verdicts of rules that leave advice less sure: somebody says otherwise, or too few say so.
+UNSETTLED = ("disputed", "wrong", "outdated", "unproven", "vendor claim", "contradiction")
+MOST_DISAGREEING = 2
+
+
+def _disagrees(rule: guide.Rule) -> str:
+    """Say of one rule who says otherwise."""
+    figures = {"rule": rule.id, "why": t(rule.why), "source": rule.source}
+    if rule.verdict == "contradiction":
+        return t("The guide disagrees with itself on {rule}: {why}", **figures)
+    if rule.verdict in ("unproven", "vendor claim"):
+        return t("Little speaks for {rule}: {why} ({source})", **figures)
+    return t("The sources disagree with the guide on {rule}: {why} ({source})", **figures)
+
+
+def _confidence(case: Case, advised: Way | None) -> tuple[_Level, str]:
     facts = case.facts
     if advised is None:
         return "high", t("This follows from the facts alone.")

@@ -75,6 +75,11 @@ def sets(*, toy: bool) -> dict[str, Set]:
     }
 
 
+def spread(count: int, most: int) -> list[int]:
+    """Return at most so many of `count` places, evenly over all of them; what is sorted by kind keeps its kinds."""
+    return list(range(count)) if most >= count else [at * count // most for at in range(most)]
+
+
 def docs(benchmark: Benchmark, limit: int = 0) -> list[dict[str, Any]]:
     """Return the questions of a benchmark, `limit` of them spread evenly, each with item, family and what is asked:
     question, choices and gold; or contexts, continuation and gold; or text; or question with reference or form.
@@ -84,7 +89,7 @@ def docs(benchmark: Benchmark, limit: int = 0) -> list[dict[str, Any]]:
     if benchmark.path is None:
         return []
     rows = [json.loads(line) for line in benchmark.path.read_text("utf-8").split("\n") if line.strip()]
-    rows = rows[:: max(1, len(rows) // limit)][:limit] if limit else rows
+    rows = [rows[at] for at in spread(len(rows), limit)] if limit else rows
     return [
         {"family": benchmark.name, **row, **({"question": row["prompt"]} if "prompt" in row else {})} for row in rows
     ]

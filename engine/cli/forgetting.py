@@ -60,6 +60,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     rows: list[Comparison] = []
     judged: list[verdicts.Judged] = []
     lines: list[stages.Line | None] = []
+    about: list[str] = []
     titles, runs = library.titles(workspace), store.list_all(workspace)
     for run_id in arguments.runs:
         if not known_run(workspace, run_id):
@@ -77,6 +78,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
             rows += found.rows
             judged += found.judged(titles)
             lines.append(stages.of(found, runs))
+            about += found.about
         except (OSError, ValueError) as error:
             print(f"{run_id}: {error}", file=sys.stderr)
             return EXIT_FAILED
@@ -92,6 +94,8 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
             print(t("{run}: nothing was learned, training changed no weight.", run=run))
     for one in judged:
         print(one.sentence)
+    for said in dict.fromkeys(about):
+        print(said)
     for line in lines:
         _print_stages(line)
     used = dict.fromkeys(store.load_spec(workspace, one).base.ref for one in arguments.runs)
@@ -105,15 +109,17 @@ def _figures(row: Comparison) -> str:
     """Return before, after and the change of a line with its interval."""
     from engine.report import paired, verdicts
 
-    scale = 1 if paired.is_loss(row) else 100
-    return f"{row.base * scale:8.2f} -> {row.tuned * scale:8.2f} {verdicts.unit(row):<10} change {_change(row)}"
+    scale, digits = (1, 3) if paired.is_loss(row) else (100, 2)
+    before, after = (f"{value * scale:8.{digits}f}" for value in (row.base, row.tuned))
+    return f"{before} -> {after} {verdicts.unit(row):<10} change {_change(row)}"
 
 
 def _change(row: Comparison) -> str:
     from engine.report import paired
 
-    scale = 1 if paired.is_loss(row) else 100
-    return f"{row.change * scale:+.2f} [{row.low * scale:+.2f}, {row.high * scale:+.2f}]"
+    scale, digits = (1, 3) if paired.is_loss(row) else (100, 2)
+    change, low, high = (f"{value * scale:+.{digits}f}" for value in (row.change, row.low, row.high))
+    return f"{change} " + (t("(too few to say)") if paired.too_few(row) else f"[{low}, {high}]")
 
 
 def _print_stages(line: stages.Line | None) -> None:

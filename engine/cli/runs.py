@@ -74,7 +74,7 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
     problems += [p for p in plan.problems if dataset_id is not None or p.rule != "dataset-none"]
     if problems:
         return refuse(problems)
-    for warning in plan.row_warnings:
+    for warning in [*plan.evaluation_notes, *plan.row_warnings]:
         print(t("warning: ") + str(warning), file=sys.stderr)
     for note in plan.step_notes:
         print(note, file=sys.stderr)

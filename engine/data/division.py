@@ -1,14 +1,124 @@
-"""How many rows of a data set a run trains on and holds out."""
+"""How a run divides its rows: which it trains on, which it holds out, and which it only seems to hold out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
+from typing import Any, NamedTuple
 
+from engine.benchmarks import library
 from engine.check import DatasetError
-from engine.data import datasets, lengths
+from engine.data import datasets, lengths, overlap
 from engine.spec import RunSpec, schema, split
+from engine.words import Text, later
 from engine.workspace import Workspace
+
+Row = dict[str, Any]
+
+
+class Counts(NamedTuple):
+    """How many rows a run trains on, holds out unseen, and only seems to hold out, since they are trained on too:
+    `exact` of `seen` as they are, the others by their question. `given` is how many rows the evaluation data has, of
+    which `unseen` and `seen` were drawn; 0 without any."""
+
+    train: int
+    unseen: int
+    seen: int = 0
+    exact: int = 0
+    given: int = 0
+
+    @property
+    def notes(self) -> list[Text]:
+        """What has to be said of the evaluation data before anything is read off it."""
+        told, scored = [], self.unseen + self.seen
+        if 0 < scored < self.given:
+            told.append(
+                later("{n} of {total} evaluation rows are scored, drawn by the split seed.", n=scored, total=self.given)
+            )
+        if self.seen:
+            told.append(
+                later(
+                    "{seen} of {n} evaluation rows are trained on too: {exact} as they are, {asked} by their question. They "
+                    "count as seen rows.",
+                    seen=self.seen, n=scored, exact=self.exact, asked=self.seen - self.exact,
+                )
+            )  # fmt: skip
+        if self.seen and not self.unseen:
+            told.append(
+                later(
+                    "No evaluation row is unseen, so nothing will say whether what is learned carries over to others."
+                )
+            )
+        return told
+
+
+class Divided(NamedTuple):
+    """The canonical rows behind Counts."""
+
+    train: list[Row]
+    unseen: list[Row]
+    seen: list[Row]
+    counts: Counts
+
+
+def general_data(run_spec: RunSpec) -> str | None:
+    """Return the data set whose rows are mixed in as general ones, where there is one."""
+    return run_spec.train.replay_data if run_spec.train.replay_share else None
+
+
+def divide(chosen: schema.DatasetRef, general: str | None, read: Callable[[str], list[Row]]) -> Divided:
+    """Return how a run divides its rows. `general` is the data set mixed in, which is trained on too; `read` gives the
+    canonical rows of a stored data set."""
+    sizes: dict[str, int] = {}
+
+    def counted(dataset_id: str) -> list[Row]:
+        rows = read(dataset_id)
+        sizes[dataset_id] = len(rows)
+        return rows
+
+    train, drawn = split.divide(chosen, counted)
+    # a share that was split off has no question in common with what is left
+    trained = [*(train if chosen.eval_id else []), *(read(general) if general else [])]
+    found = overlap.between(trained, drawn) if trained else overlap.Overlap(frozenset(), frozenset())
+    met = found.exact | found.asked
+    unseen = [row for index, row in enumerate(drawn) if index not in met]
+    seen = [row for index, row in enumerate(drawn) if index in met]
+    counts = Counts(len(train), len(unseen), len(seen), len(found.exact), sizes.get(chosen.eval_id or "", 0))
+    return Divided(train, unseen, seen, counts)
+
+
+def benchmark_notes(run_spec: RunSpec, workspace: Workspace, trained: list[Row]) -> list[Text]:
+    """Say which benchmarks ask what the rows teach: their scores are of what was learned, not of what was kept."""
+    told, said = [], overlap.said_in(trained) if run_spec.evaluate.benchmarks else set()
+    for name in run_spec.evaluate.benchmarks:
+        benchmark = library.find(name, workspace)
+        docs = library.docs(benchmark, run_spec.evaluate.limit) if benchmark is not None else []
+        questions = [one for doc in docs if (one := doc.get("question") or doc.get("text"))]
+        n = overlap.asked_by(said, questions)
+        if benchmark is not None and n:
+            told.append(
+                later(
+                    "{n} of {total} questions of {name} stand in the rows that are trained on: what is learned there is not "
+                    "told from what was kept.", n=n, total=len(docs), name=benchmark.title,
+                )
+            )  # fmt: skip
+    return told
+
+
+def evaluation(run_spec: RunSpec, workspace: Workspace) -> Counts | None:
+    """Return how a run with evaluation data divides its rows; None without any, and for data too large to be read while
+    somebody waits (lengths.py): the run's log says it then."""
+    chosen, general = run_spec.dataset, general_data(run_spec)
+    if not chosen.eval_id:
+        return None
+    with suppress(DatasetError, OSError, ValueError):
+        named = [one for one in (chosen.id, chosen.eval_id, general) if one]
+        read = [datasets.load(workspace, one) for one in named]
+        if all(one.has_rows and one.good_rows <= lengths.MOST_ROWS_READ for one in read):
+            changed = [datasets.rows_path(workspace, one.id).stat().st_mtime_ns for one in read]
+            return _counted(str(workspace.root), chosen, general, tuple(changed))
+    return None
 
 
 def split_rows(run_spec: RunSpec, dataset: datasets.Dataset, workspace: Workspace) -> tuple[int, int]:
@@ -24,7 +134,7 @@ def split_rows(run_spec: RunSpec, dataset: datasets.Dataset, workspace: Workspac
         return of_rows(run_spec, dataset.good_rows)
     rows = min(dataset.good_rows, run_spec.dataset.most_rows or dataset.good_rows)
     try:
-        return rows, datasets.load(workspace, run_spec.dataset.eval_id).good_rows
+        return rows, min(split.MOST_HELD_OUT, datasets.load(workspace, run_spec.dataset.eval_id).good_rows)
     except (DatasetError, OSError, ValueError):
         return rows, 0
 
@@ -40,3 +150,9 @@ def _divided(root: str, chosen: schema.DatasetRef, _changed: tuple[int, ...]) ->
     workspace = Workspace(root)
     train, held_out = split.divide(chosen, lambda dataset_id: datasets.read_rows(workspace, dataset_id))
     return len(train), len(held_out)
+
+
+@lru_cache(maxsize=64)
+def _counted(root: str, chosen: schema.DatasetRef, general: str | None, _changed: tuple[int, ...]) -> Counts:
+    workspace = Workspace(root)
+    return divide(chosen, general, lambda dataset_id: datasets.read_rows(workspace, dataset_id)).counts

@@ -58,10 +58,12 @@ def _scores(workspace: Workspace, run_id: str) -> list[str]:
     lines += ["| What was asked | Rows | n | Before | After | Change (95 % interval) |", "|---|---|---|---|---|---|"]
     for row in rows:
         scale, unit = (1, "") if paired.is_loss(row) else (100, " %")
+        low, high = (f"{end * scale:+.2f}" for end in (row.low, row.high))
+        interval = "too few to say" if paired.too_few(row) else f"[{low}, {high}]"
         lines.append(
             f"| {_BENCHMARKS.get(row.benchmark, row.benchmark)} | {row.family.replace('|', '/')} | {row.n} "
             f"| {row.base * scale:.2f}{unit} | {row.tuned * scale:.2f}{unit} "
-            f"| {row.change * scale:+.2f} [{row.low * scale:+.2f}, {row.high * scale:+.2f}] |"
+            f"| {row.change * scale:+.2f} {interval} |"
         )
     lines.append("")
     lines.append("Each change is of the same questions before and after; an interval that holds 0 may be chance.")

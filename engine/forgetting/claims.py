@@ -106,7 +106,7 @@ def _is_full(one: Configuration) -> bool:
 def claims(found: Sequence[Configuration], tolerance: float = statistics.MARGIN) -> list[Claim]:
     """Hold four sentences of the guide against a sweep, with seeds as the unit: differences between configurations by
     Welch's interval at 95 %. A claim is confirmed when every comparison the sweep allows has its interval on that side,
-    partly when one has and none the other way. With one seed nothing can be confirmed."""
+    partly when one has and none the other way. One seed cannot tell, so that nothing is confirmed or refuted by it."""
     known = [one for one in found if _changes(one)]
     return [_adapters(known, tolerance), _mixing(known), _freezing(known), _low_rate(known)]
 
@@ -132,6 +132,21 @@ def _pairs_with_full(found: Sequence[Configuration], wanted: Any) -> list[tuple[
     ]
     least = min((one.spec.train.replay_share for one, _ in pairs), default=0.0)
     return [pair for pair in pairs if pair[0].spec.train.replay_share == least]
+
+
+_Verdict = Literal["confirmed", "partly confirmed", "not confirmed", "not tested"]
+
+
+def _have_seeds(*compared: Configuration) -> bool:
+    """Whether each configuration was run with seeds enough for an interval."""
+    return all(len(_changes(one)) > 1 for one in compared)
+
+
+def _of_seeds(rule: str, claim: str, verdict: _Verdict, sentence: str, *, seeds: bool) -> Claim:
+    """Return a claim with its verdict, or with none where some comparison has one seed only."""
+    if not seeds:
+        return Claim(rule=rule, claim=claim, verdict="not tested", sentence=t("One seed cannot tell.") + f" {sentence}")
+    return Claim(rule=rule, claim=claim, verdict=verdict, sentence=sentence)
 
 
 def _verdict(better: list[bool], worse: list[bool]) -> Literal["confirmed", "partly confirmed", "not confirmed"]:
@@ -163,12 +178,14 @@ def _adapters(found: Sequence[Configuration], tolerance: float) -> Claim:
         "partly confirmed": t("less is forgotten, but not nothing, or not by all of them"),
         "not confirmed": t("no difference can be told from the luck of the seed, or it goes the other way"),
     }[verdict]
-    return Claim(rule="M1", claim=claim, verdict=verdict, sentence=f"{'; '.join(told)}: {end}.")
+    if not all(_have_seeds(*pair) for pair in pairs):
+        return _of_seeds("M1", claim, verdict, "; ".join(told) + ".", seeds=False)
+    return _of_seeds("M1", claim, verdict, f"{'; '.join(told)}: {end}.", seeds=True)
 
 
 def _mixing(found: Sequence[Configuration]) -> Claim:
     claim = t("Mixing in general data prevents forgetting")
-    told, better, worse = [], [], []
+    told, better, worse, seeds = [], [], [], []
     usual = _usual_rate(found)
     for one in usual:
         for other in usual:
@@ -177,13 +194,14 @@ def _mixing(found: Sequence[Configuration]) -> Claim:
                 change = statistics.welch(_changes(one), _changes(other))
                 better.append(change[1] > 0)
                 worse.append(change[2] < 0)
+                seeds.append(_have_seeds(one, other))
                 told.append(
                     t("{recipe}: {share} % of general rows kept {change} points more", recipe=one.recipe,
                       share=f"{100 * one.spec.train.replay_share:g}", change=_points(change))
                 )  # fmt: skip
     if not told:
         return _untested("M4", claim)
-    return Claim(rule="M4", claim=claim, verdict=_verdict(better, worse), sentence="; ".join(told) + ".")
+    return _of_seeds("M4", claim, _verdict(better, worse), "; ".join(told) + ".", seeds=all(seeds))
 
 
 def _freezing(found: Sequence[Configuration]) -> Claim:
@@ -221,7 +239,8 @@ def _against_full(rule: str, claim: str, pairs: list[tuple[Configuration, Config
             t("{name} kept {change} points more than {full}, with {gain} against {other} gained", name=one.name,
               change=_points(change), full=full.name, gain=_gain(one.point), other=_gain(full.point))
         )  # fmt: skip
-    return Claim(rule=rule, claim=claim, verdict=_verdict(better, worse), sentence="; ".join(told) + ".")
+    seeds = all(_have_seeds(*pair) for pair in pairs)
+    return _of_seeds(rule, claim, _verdict(better, worse), "; ".join(told) + ".", seeds=seeds)
 
 
 def _untested(rule: str, claim: str) -> Claim:
@@ -261,6 +280,8 @@ def markdown(found: Result) -> str:
         mark = t("yes") if point.on_frontier else ""
         lines.append(f"| {one.name} | {len(one.seeds)} | {_gain(point)} | {change} | {kept} | {mark} |")
     lines.append("")
+    if note := frontier.seed_note([one.point for one in found.configurations]):
+        lines += [note, ""]
     lines += [f"- {one.claim} ({one.rule}): **{_verdict_words(one.verdict)}**. {one.sentence}" for one in found.claims]
     return "\n".join(lines)
 

@@ -249,7 +249,10 @@ def replay_types() -> tuple[str, ...]:
 def _check_held_out(checks: _Checks) -> None:
     """To keep the best weights, or to stop early, there must be rows to tell them by."""
     dataset, train = checks.spec.dataset, checks.spec.train
-    if not (dataset.eval_share or dataset.eval_id) and (train.early_stopping or train.keep_best):
+    if not (train.early_stopping or train.keep_best):
+        return
+    counts = checks.plan.evaluation
+    if not (dataset.eval_share or dataset.eval_id) or (counts is not None and not counts.unseen):
         checks.fault("needs-held-out", "train.early_stopping" if train.early_stopping else "train.keep_best")
     elif train.early_stopping:
         _check_patience(checks)

@@ -89,6 +89,16 @@ class Plan:
         """What of the rows this run would leave out or cut, and what is wrong with how the base reads them."""
         return self.row_readiness.warnings(self.window) if self.row_readiness is not None else []
 
+    @cached_property
+    def evaluation(self) -> division.Counts | None:
+        """How the run divides its evaluation data; None without any, or while that is not known."""
+        return division.evaluation(self.spec, self.workspace)
+
+    @property
+    def evaluation_notes(self) -> list[Text]:
+        """What has to be said of the evaluation data: which part of it is scored, and how much of that is trained on."""
+        return self.evaluation.notes if self.evaluation is not None else []
+
     @property
     def steps(self) -> int | None:
         """How many optimizer steps that makes."""

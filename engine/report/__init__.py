@@ -18,6 +18,7 @@ __all__ = [
     "Comparison",
     "Item",
     "Joined",
+    "about",
     "files",
     "frontier",
     "headline",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -75,10 +76,14 @@ def as_csv(found: Sequence[Mapping[str, Any]]) -> bytes:
         writer = csv.DictWriter(out, fieldnames=list(found[0]), lineterminator="\r\n")
         writer.writeheader()
         for record in found:
-            writer.writerow(
-                {k: f"'{v}" if isinstance(v, str) and v.startswith(_FORMULA) else v for k, v in record.items()}
-            )
+            writer.writerow({k: _cell(v) for k, v in record.items()})
     return out.getvalue().encode("utf-8-sig", "replace")
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float) and math.isinf(value):
+        return None  # what has no bound
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def as_json(value: Any) -> bytes:

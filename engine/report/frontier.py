@@ -10,8 +10,9 @@ import msgspec
 from engine.report import statistics
 from engine.report.headline import LEAST_EXACT, unseen
 from engine.report.items import GAP, REWARD
-from engine.report.paired import Comparison
+from engine.report.paired import Comparison, too_few
 from engine.report.verdicts import judge
+from engine.words import t
 
 
 class Point(msgspec.Struct, kw_only=True):
@@ -20,8 +21,9 @@ class Point(msgspec.Struct, kw_only=True):
     `gain` is the change on the new task by `measure` (a benchmark; a loss counts as gained where it fell), `new_task`
     the tuned model's own score there. `change` is the mean change in accuracy over the general benchmarks that the base
     knows, `retention` the mean share kept above chance; None where nothing general was asked. Intervals are over items
-    for one run and over seeds for several. `left_out` names benchmarks at chance. `step` is set for the points along one
-    run, its end among them.
+    for one run and over seeds for several. `left_out` names benchmarks at chance, `too_few` those of which so few questions
+    were asked that nothing can be said; where the new task is one, the point is on no frontier. `step` is set for the
+    points along one run, its end among them.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Point(msgspec.Struct, kw_only=True):
     retention_low: float | None = None
     retention_high: float | None = None
     left_out: list[str] = []
+    too_few: list[str] = []
     on_frontier: bool = False
     step: int | None = None
 
@@ -65,6 +68,9 @@ def point(name: str, rows: Sequence[Comparison], chance: Mapping[str, float]) ->
         found.gain, (found.gain_low, found.gain_high) = (-gained.change if loss else gained.change), ends
     judged = judge(rows, chance)
     found.left_out = [j.row.benchmark for j in judged if j.verdict == "at chance"]
+    found.too_few = [j.row.benchmark for j in judged if j.verdict == "too few"]
+    if gained is not None and too_few(gained):
+        found.too_few.append(gained.benchmark)
     told = [j for j in judged if j.retention is not None]
     if told:
         # Different benchmarks share no items, so that their errors are independent and add up as squares.
@@ -98,6 +104,7 @@ def over_seeds(name: str, points: Sequence[Point]) -> Point:
     found.change, found.change_low, found.change_high = _over(one.change for one in points)
     found.retention, found.retention_low, found.retention_high = _over(one.retention for one in points)
     found.left_out = sorted({benchmark for one in points for benchmark in one.left_out})
+    found.too_few = sorted({benchmark for one in points for benchmark in one.too_few})
     return found
 
 
@@ -111,11 +118,11 @@ def _over(values: Iterable[float | None]) -> tuple[float | None, float | None, f
 def frontier(points: Sequence[Point]) -> list[Point]:
     """Return the points, marked where no other has at least as much gain and as much retention, and more of one. Points
     without both, or whose gain is measured otherwise than most, are on no frontier."""
-    names = [one.measure for one in points if one.gain is not None and one.retention is not None]
+    names = [one.measure for one in points if one.gain is not None and one.retention is not None and _is_known(one)]
     usual = max(dict.fromkeys(names), key=names.count) if names else None
 
     def counts(one: Point) -> bool:
-        return one.gain is not None and one.retention is not None and one.measure == usual
+        return one.gain is not None and one.retention is not None and one.measure == usual and _is_known(one)
 
     def beats(other: Point, one: Point) -> bool:
         a, b = (other.gain or 0.0, other.retention or 0.0), (one.gain or 0.0, one.retention or 0.0)
@@ -128,10 +135,25 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     ]
 
 
+def seed_note(points: Sequence[Point]) -> str:
+    """Return what has to be said where points of one run each are held against each other: nothing of them tells a better
+    recipe from a luckier seed. Empty where seeds were repeated, or there is nothing to compare."""
+    if len({tuple(one.runs) for one in points}) < 2 or all(len(one.runs) > 1 for one in points):
+        return ""
+    return t(
+        "One seed cannot tell which is better: another may turn the order round. Run each with three seeds or more."
+    )
+
+
+def _is_known(one: Point) -> bool:
+    """Whether enough was asked to say how much of the new task was learned."""
+    return one.measure not in one.too_few
+
+
 def pick(points: Sequence[Point], tolerance: float) -> Point | None:
     """Return the point to take when at most `tolerance` (0.01: one point) may be lost: by the bad end of its interval
     it stays within that, and it gains the most. None when no point is that safe."""
-    safe = [one for one in points if one.gain is not None and -(_least(one)) <= tolerance + 1e-12]
+    safe = [one for one in points if one.gain is not None and _is_known(one) and -(_least(one)) <= tolerance + 1e-12]
     return max(safe, key=lambda one: (one.gain or 0.0, one.change or 0.0)) if safe else None
 
 

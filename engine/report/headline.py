@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from engine.report.items import ALL, ANSWERS, GAP, REWARD, UNSEEN
+from engine.report import statistics
+from engine.report.items import ALL, ANSWERS, GAP, REWARD, SEEN, UNSEEN
 from engine.report.paired import Comparison, is_loss
-from engine.report.verdicts import judge, percent
+from engine.report.verdicts import apart, change_of, judge
 from engine.words import t
 
 # Fewer matched answers than this say less than the loss does.
-LEAST_EXACT = 20
+LEAST_EXACT = statistics.LEAST_QUESTIONS
+_LOSS = "new-task-loss"
 
 
 def _whole(rows: Sequence[Comparison], benchmark: str, family: str = ALL) -> Comparison | None:
@@ -32,51 +34,95 @@ def headline(rows: Sequence[Comparison], *, moved: bool = True) -> str:
 
 
 def _learned(rows: Sequence[Comparison]) -> str:
-    for benchmark, say in (
-        ("new-task-preference", _preferred),
-        (GAP, _told_apart),
-        (REWARD, _judged),
-        (ANSWERS, _rewarded),
-    ):
+    row = _asked(rows)
+    if row is None:
+        return _by_heart(rows) or t("The new task was not scored.")
+    if change_of(row) == "too few":
+        figures = {"n": row.n, "least": statistics.LEAST_QUESTIONS}
+        return t(
+            "Too few to say what it learned: {n} held-out questions were asked, and {least} are the least.", **figures
+        )
+    says = {"new-task-preference": _preferred, GAP: _told_apart, REWARD: _judged, ANSWERS: _rewarded, _LOSS: _of_loss}
+    return says.get(row.benchmark, _answered)(row)
+
+
+def _asked(rows: Sequence[Comparison]) -> Comparison | None:
+    """Return the line that says what was learned of the new task: the first that there is of held-out rows."""
+    for benchmark in ("new-task-preference", GAP, REWARD, ANSWERS):
         found = unseen(rows, benchmark, 1)
         if found is not None:
-            return say(found)
-    row = _whole(rows, "new-task-choices") or unseen(rows, "new-task-exact", LEAST_EXACT)
-    if row is not None:
-        figures = {"base": percent(row.base), "tuned": percent(row.tuned), "n": row.n}
-        if row.low > 0:
-            return t("It learned the new task: {base} % → {tuned} % right on {n} held-out questions.", **figures)
-        if row.high < 0:
-            return t("It got worse at the new task: {base} % → {tuned} % right on {n} held-out questions.", **figures)
+            return found
+    chosen = _whole(rows, "new-task-choices") or unseen(rows, "new-task-exact", LEAST_EXACT)
+    return chosen or unseen(rows, _LOSS, 1)
+
+
+def _by_heart(rows: Sequence[Comparison]) -> str:
+    """Say that a run was asked about nothing but what it was trained on."""
+    seen = [row for row in rows if row.family == SEEN and row.benchmark.startswith("new-task")]
+    if not seen:
+        return ""
+    return t(
+        "It was asked about nothing but rows it was trained on ({n}), so whether it learned more than these by heart is not "
+        "known.",
+        n=max(row.n for row in seen),
+    )
+
+
+def _percents(row: Comparison) -> dict[str, str | int]:
+    base, tuned = apart(row.base, row.tuned, ".0f", 100)
+    return {"base": base, "tuned": tuned, "n": row.n}
+
+
+def _answered(row: Comparison) -> str:
+    figures, change = _percents(row), change_of(row)
+    if change == "better":
+        return t("It learned the new task: {base} % → {tuned} % right on {n} held-out questions.", **figures)
+    if change == "worse":
+        return t("It got worse at the new task: {base} % → {tuned} % right on {n} held-out questions.", **figures)
+    if change == "small":
         return t(
-            "No learning can be told from noise on the new task: {base} % → {tuned} % right on {n} questions.",
+            "It learned less than matters on the new task: {base} % → {tuned} % right on {n} held-out questions.",
             **figures,
         )
-    row = unseen(rows, "new-task-loss", 1)
-    if row is None:
-        return t("The new task was not scored.")
-    figures = {"base": f"{row.base:.2f}", "tuned": f"{row.tuned:.2f}", "n": row.n}
-    if row.high < 0:
+    return t(
+        "No learning can be told from noise on the new task: {base} % → {tuned} % right on {n} questions.", **figures
+    )
+
+
+def _of_loss(row: Comparison) -> str:
+    base, tuned = apart(row.base, row.tuned, ".2f")
+    figures, change = {"base": base, "tuned": tuned, "n": row.n}, change_of(row)
+    if change == "better":
         return t("It learned from the rows: the loss on {n} held-out rows fell from {base} to {tuned}.", **figures)
-    if row.low > 0:
+    if change == "worse":
         return t("It did not carry over: the loss on {n} held-out rows rose from {base} to {tuned}.", **figures)
+    if change == "small":
+        return t(
+            "It hardly changed: the loss on {n} held-out rows moved by less than matters (now {tuned}).", **figures
+        )
     return t(
         "No learning can be told from noise: the loss on {n} held-out rows went from {base} to {tuned}.", **figures
     )
 
 
 def _preferred(row: Comparison) -> str:
-    figures = {"base": percent(row.base), "tuned": percent(row.tuned), "n": row.n}
-    if row.low > 0:
+    figures, change = _percents(row), change_of(row)
+    if change == "better":
         return t(
             "It learned the preference: the better answer is the likelier one in {base} % → {tuned} % of {n} held-out "
             "pairs.",
             **figures,
         )
-    if row.high < 0:
+    if change == "worse":
         return t(
             "It moved away from the preference: the better answer is the likelier one in {base} % → {tuned} % of {n} "
             "held-out pairs.",
+            **figures,
+        )
+    if change == "small":
+        return t(
+            "It learned less than matters: the better answer is the likelier one in {base} % → {tuned} % of {n} held-out "
+            "pairs.",
             **figures,
         )
     return t(
@@ -87,17 +133,19 @@ def _preferred(row: Comparison) -> str:
 
 
 def _told_apart(row: Comparison) -> str:
-    figures = {"nats": f"{abs(row.change):.1f}", "n": row.n}
-    if row.low > 0:
+    figures, change = {"nats": f"{abs(row.change):.1f}", "n": row.n}, change_of(row)
+    if change == "better":
         return t(
             "It learned to tell good from bad: on {n} held-out answers, good ones gained {nats} nats over bad ones.",
             **figures,
         )
-    if row.high < 0:
+    if change == "worse":
         return t(
             "It learned the wrong way round: on {n} held-out answers, good ones lost {nats} nats against bad ones.",
             **figures,
         )
+    if change == "small":
+        return t("It hardly changed: good and bad answers moved by less than matters, on {n} of them.", **figures)
     return t(
         "No learning can be told from noise: on {n} answers, good and bad ones moved {nats} nats apart or together.",
         **figures,
@@ -105,15 +153,20 @@ def _told_apart(row: Comparison) -> str:
 
 
 def _judged(row: Comparison) -> str:
-    figures = {"base": percent(row.base), "tuned": percent(row.tuned), "n": row.n}
-    if row.low > 0:
+    figures, change = _percents(row), change_of(row)
+    if change == "better":
         return t(
             "It learned to judge: {base} % → {tuned} % of {n} held-out pairs as the person did, where chance is 50 %.",
             **figures,
         )
-    if row.high < 0:
+    if change == "worse":
         return t(
             "It judges worse than before: {base} % → {tuned} % of {n} held-out pairs as the person did.", **figures
+        )
+    if change == "small":
+        return t(
+            "It learned less than matters: it judges {base} % → {tuned} % of {n} held-out pairs as the person did.",
+            **figures,
         )
     return t(
         "No learning can be told from noise: it judges {base} % → {tuned} % of {n} pairs as the person did.", **figures
@@ -121,17 +174,20 @@ def _judged(row: Comparison) -> str:
 
 
 def _rewarded(row: Comparison) -> str:
-    figures = {"base": f"{row.base:+.2f}", "tuned": f"{row.tuned:+.2f}", "n": row.n}
-    if row.low > 0:
+    base, tuned = apart(row.base, row.tuned, "+.2f")
+    figures, change = {"base": base, "tuned": tuned, "n": row.n}, change_of(row)
+    if change == "better":
         return t(
             "Its answers please the reward model more: {base} → {tuned} on average over {n} held-out questions.",
             **figures,
         )
-    if row.high < 0:
+    if change == "worse":
         return t(
             "Its answers please the reward model less: {base} → {tuned} on average over {n} held-out questions.",
             **figures,
         )
+    if change == "small":
+        return t("The reward of its answers moved by less than matters over {n} held-out questions.", **figures)
     return t(
         "No learning can be told from noise: the reward of its answers went {base} → {tuned} over {n} questions.",
         **figures,
@@ -140,19 +196,21 @@ def _rewarded(row: Comparison) -> str:
 
 def _lost(rows: Sequence[Comparison]) -> str:
     row = _whole(rows, "toy-world")
-    if row is None:
+    if row is None or change_of(row) in ("too few", "small"):
         return _lost_in_general(rows)
+    base, tuned = apart(row.base, row.tuned, ".0f", 100)
     figures = {
-        "base": percent(row.base),
-        "tuned": percent(row.tuned),
+        "base": base,
+        "tuned": tuned,
         "points": f"{abs(100 * row.change):.1f}",
         "worst": f"{max(0.0, -100 * row.low):.1f}",
     }
-    if row.high < 0:
+    change = change_of(row)
+    if change == "worse":
         return t(
             "It lost toy-world knowledge: {base} % → {tuned} %, {points} points less, which is beyond noise.", **figures
         )
-    if row.low > 0:
+    if change == "better":
         return t("Toy-world knowledge rose from {base} % to {tuned} %, beyond noise.", **figures)
     return t(
         "No loss of toy-world knowledge can be told from noise ({base} % → {tuned} %); "
@@ -167,5 +225,6 @@ def _lost_in_general(rows: Sequence[Comparison]) -> str:
     real = [j for j in judged if j.verdict == "real drop"]
     if real:
         return min(real, key=lambda j: j.row.change if not is_loss(j.row) else -math.inf).sentence
-    told = [j for j in judged if j.verdict != "at chance" and not is_loss(j.row)] or judged
+    known = [j for j in judged if j.verdict not in ("at chance", "too few")] or judged
+    told = [j for j in known if not is_loss(j.row)] or known
     return max(told, key=lambda j: j.could_have_lost).sentence if told else ""

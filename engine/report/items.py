@@ -33,7 +33,8 @@ class Item(msgspec.Struct, kw_only=True):
     reward. For running text: one log-likelihood over
     `tokens` tokens and `size_bytes` bytes of UTF-8. For a text to be compared with a `reference`: `bleu` holds
     sacrebleu's statistics (statistics.bleu) and `rouge_l` its F-measure; `valid` says whether it has the form asked
-    for. Items of one `cluster` share a passage.
+    for. Items of one `cluster` share a passage. `measure` is the harness's metric and filter that decided, as
+    "exact_match,strict-match".
     """
 
     item: str
@@ -54,6 +55,7 @@ class Item(msgspec.Struct, kw_only=True):
     rouge_l: float | None = None
     valid: bool | None = None
     cluster: str | None = None
+    measure: str | None = None
 
 
 def read_items(path: Path) -> list[Item]:

@@ -40,7 +40,8 @@ class Comparison(msgspec.Struct, kw_only=True):
     in nats per answer, a margin and the reward of answers in the reward model's own unit (higher is better), BLEU 0 to
     100, ROUGE-L 0 to 1.
 
-    `low` and `high` bound the change at 95 %. `base_only_right` counts items that only the base got right (lost),
+    `low` and `high` bound the change at 95 %; of fewer than LEAST_QUESTIONS there is no interval, which is infinite ends
+    (null in JSON). `base_only_right` counts items that only the base got right (lost),
     `tuned_only_right` those that only the tuned model got right (learned); both null where no item is right or wrong.
     """
 
@@ -210,6 +211,7 @@ def _compare(run: str, benchmark: str, family: str, base: list[Item], tuned: lis
         paired = paired_loss
     if paired is not None:
         before, after, change, low, high = paired(base, tuned)
+        low, high = _known(n, low, high)
         return Comparison(
             run=run, benchmark=benchmark, family=family, n=n, base=before, tuned=after, change=change, low=low,
             high=high, base_only_right=None, tuned_only_right=None,
@@ -224,10 +226,16 @@ def _compare(run: str, benchmark: str, family: str, base: list[Item], tuned: lis
         moved = np.array(right[1], dtype=float) - np.array(right[0], dtype=float)
         ends = np.quantile(statistics.bootstrap(moved, None, clusters), [0.025, 0.975])
         low, high = min(low, float(ends[0])), max(high, float(ends[1]))
+    low, high = _known(n, low, high)
     return Comparison(
         run=run, benchmark=benchmark, family=family, n=n, base=sum(right[0]) / n, tuned=sum(right[1]) / n,
         change=change, low=low, high=high, base_only_right=lost, tuned_only_right=won,
     )  # fmt: skip
+
+
+def _known(n: int, low: float, high: float) -> tuple[float, float]:
+    """Return the ends of an interval, none where there are too few questions for any."""
+    return (low, high) if n >= statistics.LEAST_QUESTIONS else (-math.inf, math.inf)
 
 
 def _figures(benchmark: str, items: list[Item]) -> list[str]:
@@ -291,7 +299,7 @@ def divergence(run_dir: Path) -> list[Comparison]:
     for family, items in families.items():
         values, sizes = np.array([i.kl_nats for i in items]), np.array([float(i.tokens) for i in items])
         mean = float(values.sum() / sizes.sum())
-        low, high = _interval(statistics.bootstrap(values, sizes), mean)
+        low, high = _known(len(items), *_interval(statistics.bootstrap(values, sizes), mean))
         rows.append(
             Comparison(
                 run=run_dir.name, benchmark=KL, family=family, n=len(items), base=0.0, tuned=mean, change=mean,
@@ -304,6 +312,11 @@ def divergence(run_dir: Path) -> list[Comparison]:
 def is_loss(row: Comparison) -> bool:
     """Whether the figures are plain numbers (a loss, a gap, a margin) and not shares of right answers."""
     return row.base_only_right is None
+
+
+def too_few(row: Comparison) -> bool:
+    """Whether so few questions were asked that nothing can be said."""
+    return row.n < statistics.LEAST_QUESTIONS
 
 
 def beyond_noise(row: Comparison) -> bool:

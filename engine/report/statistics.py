@@ -17,6 +17,9 @@ Z95, Z90 = 1.959964, 1.644854  # normal quantiles for two-sided 95 and 90 %
 POWER = 0.85
 # The smallest drop that matters: one point of accuracy (methods: Kalajdzievski and others report changes of that size).
 MARGIN = 0.01
+# Below so many questions one answer moves the score by more than 5 points, and nothing is said of it but how many there
+# were. (The exact test wants six flips of one kind and none of the other before it speaks at all.)
+LEAST_QUESTIONS = 20
 
 
 def bonett_price(lost: ArrayLike, won: ArrayLike, n: int, z: float = Z95) -> tuple[np.ndarray, np.ndarray]:

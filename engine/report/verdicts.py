@@ -22,18 +22,38 @@ from engine.report.items import (
     VALID,
     Item,
 )
-from engine.report.paired import Comparison, is_loss
+from engine.report.paired import Comparison, beyond_noise, is_loss, too_few
 from engine.words import t
 
-# A change of the loss that matters, in nats per token: what a point is to an accuracy (0.02: 2 % more perplexity).
+# A change of the loss that matters, in nats per token: what a point is to an accuracy (0.02: 2 % of perplexity; half of
+# what a Llama of 3B lost on Wikipedia by learning mathematics, 0.041 with OFT, in peft's method comparison).
 MARGIN_NATS = 0.02
+# The changes that matter of other figures. A point of BLEU and of ROUGE-L are like one of accuracy; bits per byte are those
+# nats at four bytes a token; 0.1 nats make an answer a tenth likelier; 0.04 of a reward make an answer be preferred in 51
+# instead of 50 of 100 cases (Bradley and Terry: the logistic function of the difference).
+MARGINS = {BLEU: 1.0, ROUGE_L: 0.01, BITS_PER_BYTE: 0.007, GAP: 0.1, MARGIN: 0.04, ANSWERS: 0.04}
 
 
 def percent(value: float) -> str:
     return f"{100 * value:.0f}"
 
 
-Verdict = Literal["real drop", "no detectable change", "equivalent", "real gain", "at chance"]
+def apart(before: float, after: float, form: str = ".0f", scale: float = 1) -> tuple[str, str]:
+    """Return two figures as texts in a form such as "+.2f", with as many digits more as tell them apart: what is said to
+    have changed must not read alike."""
+    sign, digits = form.split(".")[0], int(form.split(".")[1][:-1])
+    texts = ("", "")
+    for more in range(4):
+        texts = tuple(format(scale * value, f"{sign}.{digits + more}f") for value in (before, after))
+        if texts[0] != texts[1]:
+            return texts[0], texts[1]
+    return format(scale * before, form), format(scale * after, form)
+
+
+Verdict = Literal[
+    "real drop", "no detectable change", "equivalent", "real gain", "small change", "too few", "at chance"
+]
+Change = Literal["better", "worse", "small", "noise", "too few"]
 
 
 class Judged(msgspec.Struct, kw_only=True):
@@ -71,7 +91,24 @@ def is_general(benchmark: str) -> bool:
 
 
 def _lower_is_better(benchmark: str) -> bool:
-    return benchmark.rpartition(":")[2] not in (GAP, MARGIN, BLEU, ROUGE_L)
+    return benchmark.rpartition(":")[2] not in (GAP, MARGIN, ANSWERS, BLEU, ROUGE_L)
+
+
+def matters(row: Comparison, margin: float = statistics.MARGIN) -> float:
+    """Return the smallest change of a line that means anything, in its own unit; `margin` is that of accuracies."""
+    return MARGINS.get(row.benchmark.rpartition(":")[2], MARGIN_NATS) if is_loss(row) else margin
+
+
+def change_of(row: Comparison) -> Change:
+    """Return what one line by itself says: better or worse beyond noise and by as much as matters, or neither."""
+    if too_few(row):
+        return "too few"
+    if not beyond_noise(row):
+        return "noise"
+    if abs(row.change) < matters(row) - 1e-12:
+        return "small"
+    falls = is_loss(row) and _lower_is_better(row.benchmark)
+    return "better" if (row.change < 0) == falls else "worse"
 
 
 def perplexity(nats_per_token: float) -> float:
@@ -109,13 +146,14 @@ def judge(
 
     A real drop: the 95 % interval lies below 0, the exact McNemar test agrees after Holm's correction over the
     benchmarks, and the drop is at least `margin` (0.02 nats per token for losses, whose p-value is the normal one of the
-    bootstrap). Equivalent: the 90 % interval lies inside the margin (two one-sided tests; Schuirmann 1987). A base that
+    bootstrap); a real gain likewise; less than that is a small change. Of fewer than LEAST_QUESTIONS nothing is said.
+    Equivalent: the 90 % interval lies inside the margin (two one-sided tests; Schuirmann 1987). A base that
     is not better than guessing (exact binomial test) cannot show forgetting. `chance` and `titles` by benchmark
     (chances()).
     """
     chance = chance or {}
     general = [row for row in rows if is_general(row.benchmark) and row.family == ALL]
-    known = [row for row in general if not _at_chance(row, chance.get(row.benchmark))]
+    known = [row for row in general if not too_few(row) and not _at_chance(row, chance.get(row.benchmark))]
     raw = [_p_value(row) for row in known]
     adjusted = dict(zip((row.benchmark for row in known), statistics.holm(raw), strict=True))
     several = len(known)
@@ -151,6 +189,8 @@ def _detectable(n: int, noise: float, most: float, margin: float, alpha: float) 
 def _judge(
     row: Comparison, name: str, chance: float | None, p_holm: float | None, several: int, margin: float
 ) -> Judged:
+    if too_few(row):
+        return _too_few(row, name, chance)
     p = _p_value(row)
     if p_holm is None:
         figures = {"name": name, "base": percent(row.base), "chance": percent(chance or 0.0), "n": row.n}
@@ -170,34 +210,14 @@ def _judge(
     verdict: Verdict = "no detectable change"
     if row.high < 0 and p_holm <= statistics.ALPHA and -row.change >= margin - 1e-12:
         verdict = "real drop"
-    elif row.low > 0 and p_holm <= statistics.ALPHA:
+    elif row.low > 0 and p_holm <= statistics.ALPHA and row.change >= margin - 1e-12:
         verdict = "real gain"
     elif -margin < low90 and high90 < margin:
         verdict = "equivalent"
+    elif beyond_noise(row) and abs(row.change) < margin - 1e-12:
+        verdict = "small change"
     worst = min(row.base, max(0.0, -row.low))  # what it did not know it cannot lose
-    figures = {
-        "name": name, "n": row.n, "points": f"{100 * abs(row.change):.1f}", "low": f"{100 * row.low:+.1f}",
-        "high": f"{100 * row.high:+.1f}", "worst": f"{100 * worst:.1f}", "margin": f"{100 * margin:g}",
-        "least": f"{100 * (detectable or 0):.1f}",
-    }  # fmt: skip
-    if verdict == "real drop":
-        sentence = t("{name}: a real drop of {points} points, between {low} and {high}.", **figures)
-    elif verdict == "real gain":
-        sentence = t("{name}: {points} points better, between {low} and {high}.", **figures)
-    elif verdict == "equivalent":
-        sentence = t("{name}: unchanged within {margin} points.", **figures)
-    elif detectable is None:
-        sentence = t(
-            "{name}: it may have lost up to {worst} points; no detectable change, and {n} questions could not have "
-            "shown any drop.",
-            **figures,
-        )
-    else:
-        sentence = t(
-            "{name}: it may have lost up to {worst} points; no detectable change, and {n} questions could have missed "
-            "one under {least} points.",
-            **figures,
-        )
+    sentence = _sentence(row, name, verdict, worst, margin, detectable)
     kept = [None, None, None]
     if chance is not None and row.base > chance:
         kept = [1 + change / (row.base - chance) for change in (row.change, row.low, row.high)]
@@ -207,33 +227,76 @@ def _judge(
     )  # fmt: skip
 
 
+def _sentence(
+    row: Comparison, name: str, verdict: Verdict, worst: float, margin: float, detectable: float | None
+) -> str:  # fmt: skip
+    """Return in words what an accuracy says."""
+    figures = {
+        "name": name, "n": row.n, "points": f"{100 * abs(row.change):.1f}", "low": f"{100 * row.low:+.1f}",
+        "high": f"{100 * row.high:+.1f}", "worst": f"{100 * worst:.1f}", "margin": f"{100 * margin:g}",
+        "least": f"{100 * (detectable or 0):.1f}",
+    }  # fmt: skip
+    if verdict == "real drop":
+        return t("{name}: a real drop of {points} points, between {low} and {high}.", **figures)
+    if verdict == "real gain":
+        return t("{name}: {points} points better, between {low} and {high}.", **figures)
+    if verdict == "equivalent":
+        return t("{name}: unchanged within {margin} points.", **figures)
+    if verdict == "small change":
+        return t(
+            "{name}: changed by {points} points, between {low} and {high}: beyond noise, and less than matters ({margin}).",
+            **figures,
+        )
+    if detectable is None:
+        return t(
+            "{name}: it may have lost up to {worst} points; no detectable change, and {n} questions could not have "
+            "shown any drop.",
+            **figures,
+        )
+    return t(
+        "{name}: it may have lost up to {worst} points; no detectable change, and {n} questions could have missed "
+        "one under {least} points.",
+        **figures,
+    )
+
+
+def _too_few(row: Comparison, name: str, chance: float | None) -> Judged:
+    figures = {"name": name, "n": row.n, "least": statistics.LEAST_QUESTIONS}
+    sentence = t("{name}: too few to say: {n} questions were asked, and {least} are the least.", **figures)
+    return Judged(row=row, title=name, verdict="too few", sentence=sentence, could_have_lost=0.0, chance=chance)
+
+
 def _judge_loss(row: Comparison, name: str, p: float, p_holm: float) -> Judged:
     """Judge a figure without right and wrong; a rise of a loss is a loss, a fall of BLEU too."""
     sign = 1 if _lower_is_better(row.benchmark) else -1
-    figure = row.benchmark.rpartition(":")[2]
-    # bits per byte are nats over bytes and log 2; a point of BLEU and of ROUGE-L are like one of accuracy
-    margin = {BLEU: 1.0, ROUGE_L: 0.01, BITS_PER_BYTE: MARGIN_NATS}.get(figure, MARGIN_NATS)
+    margin = matters(row)
     worse, ends = sign * row.change, sorted((sign * row.low, sign * row.high))
     half = (ends[1] - ends[0]) / 2
     inner = half * (1 - statistics.Z90 / statistics.Z95)  # a 90 % interval out of one of 95 %, as of a normal
     verdict: Verdict = "no detectable change"
     if ends[0] > 0 and p_holm <= statistics.ALPHA and worse >= margin:
         verdict = "real drop"
-    elif ends[1] < 0 and p_holm <= statistics.ALPHA:
+    elif ends[1] < 0 and p_holm <= statistics.ALPHA and -worse >= margin:
         verdict = "real gain"
     elif -margin < ends[0] + inner and ends[1] - inner < margin:
         verdict = "equivalent"
+    elif beyond_noise(row) and abs(worse) < margin:
+        verdict = "small change"
     worst = max(0.0, ends[1])
     detectable = max(margin, half / statistics.Z95 * (statistics.Z95 + 1.0364)) if half > 0 else None  # power 85 %
+    base, tuned = apart(row.base, row.tuned, ".2f")
     figures = {
         "name": name, "change": f"{abs(row.change):.3g}", "low": f"{row.low:+.3g}", "high": f"{row.high:+.3g}",
-        "worst": f"{worst:.3g}", "margin": f"{margin:g}", "least": f"{detectable or 0:.3g}", "base": f"{row.base:.3g}",
-        "tuned": f"{row.tuned:.3g}",
+        "worst": f"{worst:.3g}", "margin": f"{margin:g}", "least": f"{detectable or 0:.3g}", "base": base,
+        "tuned": tuned,
     }  # fmt: skip
     sentence = {
         "real drop": t("{name}: worse by {change} ({base} → {tuned}), between {low} and {high}.", **figures),
         "real gain": t("{name}: better by {change} ({base} → {tuned}), between {low} and {high}.", **figures),
         "equivalent": t("{name}: unchanged within {margin} ({base} → {tuned}).", **figures),
+        "small change": t(
+            "{name}: changed by {change} ({base} → {tuned}): beyond noise, and less than matters ({margin}).", **figures
+        ),
     }.get(
         verdict,
         t(

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.report import Comparison, Joined, items, paired, verdicts
+from engine import events
+from engine.report import Comparison, Joined, about, items, paired, verdicts
 from engine.runs import store
 from engine.runs.store import Run
 from engine.spec import RunSpec
@@ -51,6 +52,16 @@ class ScoredRun:
     def judged(self, titles: Mapping[str, str] | None = None) -> list[verdicts.Judged]:
         """Return what each general benchmark says about forgetting; `titles` adds names of a person's own benchmarks."""
         return verdicts.judge(self.rows, self.chance, titles=titles)
+
+    @property
+    def about(self) -> list[str]:
+        """Return what has to be said beside these figures: what of the rows was asked, and what was met before."""
+        told: dict[str, None] = {}
+        for holder in _holders(self.run_id, self.evaluations):
+            for event in events.read(self.workspace.run_dir(holder))[0]:
+                if isinstance(event, events.Log) and event.level == "scores":
+                    told[str(event.text)] = None
+        return [*told, *about.lines(self.joined)]
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Return what each benchmark was asked under: shots, template, window, questions, chance."""

@@ -202,7 +202,9 @@ class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     benchmarks: Annotated[
         list[str], _about("Benchmarks", "Question sets scored before and after, to see what was forgotten.")
     ] = []
-    limit: Annotated[int, _about("Most questions", "Questions per benchmark; 0 means all.", ge=0)] = 0
+    limit: Annotated[
+        int, _about("Most questions", "Questions per benchmark, held-out rows too; 0 means all.", ge=0)
+    ] = 0
     shots: Annotated[
         int, _about("Examples", "Worked examples before each question; the same for base and tuned.", ge=0, le=50)
     ] = 0

@@ -53,14 +53,53 @@ def most_held_out(rows: int, share: float) -> int:
     return min(MOST_HELD_OUT, max(1, round(share * rows))) if share > 0 else 0
 
 
+def drawn(rows: list[dict[str, Any]], most: int, seed: int) -> list[dict[str, Any]]:
+    """Return at most so many different rows, in their order: of each family of questions as large a share as it has of
+    all, drawn by the seed and by what the rows say, so that neither their order nor where they lie decides.
+
+    A file is often sorted by kind: its first rows are all of one.
+    """
+    if len(rows) <= most:
+        return rows
+    names = [_content(row) for row in rows]
+    first = {name: index for index, name in reversed(list(enumerate(names)))}.values()
+    families: dict[tuple[str, bool], list[int]] = {}
+    for index in sorted(first):
+        family = (str(rows[index].get("family") or ""), bool(rows[index].get("choices")))
+        families.setdefault(family, []).append(index)
+    wanted = min(most, len(first))
+    chosen: list[int] = []
+    for family, share in zip(families, proportional([len(some) for some in families.values()], wanted), strict=True):
+        by_draw = sorted(families[family], key=lambda i: hashlib.sha256(f"{seed}:{names[i]}".encode()).digest())
+        chosen += by_draw[:share]
+    return [rows[index] for index in sorted(chosen)]
+
+
+def _content(row: dict[str, Any]) -> str:
+    """What names a row by what it says, wherever it stands."""
+    said = json.dumps({key: value for key, value in row.items() if key != "line"}, sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def proportional(sizes: list[int], wanted: int) -> list[int]:
+    """Divide `wanted` by size, the largest remainders first (Hamilton's method); each gets one as far as they go."""
+    total = sum(sizes)
+    exact = [wanted * size / total for size in sizes]
+    shares = [int(one) for one in exact]
+    order = sorted(range(len(sizes)), key=lambda i: (shares[i] > 0, shares[i] - exact[i], i))
+    for index in order[: wanted - sum(shares)]:
+        shares[index] += 1
+    return shares
+
+
 def divide(
     chosen: DatasetRef, read: Callable[[str], list[dict[str, Any]]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the rows to train on and those held out: the evaluation data's, or a share split off by group. `read` gives
-    the canonical rows of a stored data set."""
+    """Return the rows to train on and those held out: of the evaluation data at most MOST_HELD_OUT, whatever is trained
+    on, or a share split off by group. `read` gives the canonical rows of a stored data set."""
     rows = read(chosen.id)
     if chosen.eval_id:
-        return _some(rows, chosen), read(chosen.eval_id)[:MOST_HELD_OUT]
+        return _some(rows, chosen), drawn(read(chosen.eval_id), MOST_HELD_OUT, chosen.split_seed)
     out = set(held_out(rows, chosen.eval_share, chosen.split_seed))
     kept = [row for index, row in enumerate(rows) if index not in out]
     return _some(kept, chosen), [rows[index] for index in sorted(out)]

@@ -107,7 +107,8 @@ def _scored(run_spec: RunSpec, workspace: Workspace) -> list[Named]:
     from engine.train import rows
 
     try:
-        return rows.to_score(*rows.divide(run_spec, workspace))
+        parts = rows.divided(run_spec, workspace)
+        return rows.to_score(parts.train, parts.unseen, parts.seen, run_spec)
     except (OSError, ValueError):  # the data set was deleted
         return []
 

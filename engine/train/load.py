@@ -36,9 +36,7 @@ def load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | N
     chosen = chosen or backend.decide(spec, workspace)
     if base.problems:
         raise failures.RunRefused(base.problems[0])
-    where = _device()
-    half = where == "cuda" and chosen.bf16 and spec.adapter != "full"
-    dtype = torch.bfloat16 if half else torch.float32
+    where, dtype = _device(), _dtype(spec, chosen)
     notes = []
     source = str(base.folder) if base.folder is not None else base.ref
     tokenizer = from_pretrained(AutoTokenizer, source, spec)
@@ -70,6 +68,16 @@ def load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | N
         tokenizer.pad_token = tokenizer.eos_token
     stop_at_turns(model, tokenizer)
     return Loaded(model if spec.quantize != "none" else model.to(where), tokenizer, base, notes)
+
+
+def held(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | None = None) -> str:
+    """Return in words in which number format, in how many bits and on what the base of a run is held."""
+    return f"{_dtype(spec, chosen or backend.decide(spec, workspace))}, {spec.base_form}, {_device()}"
+
+
+def _dtype(spec: RunSpec, chosen: machine_choices.Chosen) -> torch.dtype:
+    half = _device() == "cuda" and chosen.bf16 and spec.adapter != "full"
+    return torch.bfloat16 if half else torch.float32
 
 
 def files_of(base: Base, workspace: Workspace) -> Path | None:

@@ -22,7 +22,7 @@ import torch
 from engine.models import Base
 from engine.render import Encoded, template
 from engine.render.encode import IGNORED
-from engine.train.scoring.scores import weights_key
+from engine.train.scoring import keys
 from engine.train.tokenize import coder_of, render, stops, until_end
 from engine.workspace import Workspace, write_atomically
 
@@ -84,7 +84,7 @@ def from_base(
     wanted = min(count, MOST_WRITTEN)
     ends = coder_of(tokenizer).stops
     settings = [
-        weights_key(base), form, "replay", 1, tokenizer.chat_template, questions(), MOST_NEW_TOKENS, ends,
+        keys.weights_key(base, workspace), form, "replay", 1, tokenizer.chat_template, questions(), MOST_NEW_TOKENS, ends,
     ]  # fmt: skip
     key = hashlib.sha256(json.dumps(settings).encode("utf-8", "surrogatepass")).hexdigest()
     path = workspace.eval_dir(key) / "replay.jsonl"

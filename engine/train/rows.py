@@ -6,10 +6,10 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from engine.data import datasets
+from engine.data import datasets, division
 from engine.models import bases
 from engine.render import Encoded, NotWritten, encode, outcome
 from engine.report import items
@@ -30,7 +30,8 @@ Named = tuple[str, str, dict[str, Any]]  # id, family, canonical row
 
 class Rows(NamedTuple):
     """Encoded rows to train and to evaluate on (Encoded; Pair or Marked of preference.py); general rows to mix in, a
-    list per epoch; rows to score before and after; three fixed prompts to watch."""
+    list per epoch; rows to score before and after; three fixed prompts to watch. `about` is what has to be said wherever
+    the scores are shown."""
 
     train: list[Any]
     replay: list[list[Encoded]]
@@ -38,6 +39,7 @@ class Rows(NamedTuple):
     scored: list[Named]
     prompts: list[tuple[str, str]]  # as shown, as rendered
     notes: list[Text]
+    about: Sequence[Text] = ()
 
 
 def read_rows(workspace: Workspace, dataset_id: str, most: int | None = None) -> list[dict[str, Any]]:
@@ -57,9 +59,16 @@ def _named(rows: list[dict[str, Any]], family: str) -> list[Named]:
     return list({name: (name, family, row) for row in rows for name in [_name(row, family)]}.values())
 
 
+def divided(spec: RunSpec, workspace: Workspace) -> division.Divided:
+    """Return the rows of a run: to train on, unseen, and those of the evaluation data that are trained on too."""
+    general = division.general_data(spec)
+    return division.divide(spec.dataset, general, lambda dataset_id: read_rows(workspace, dataset_id))
+
+
 def divide(spec: RunSpec, workspace: Workspace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the rows to train on and those held out: the evaluation data's, or a share split off by group."""
-    return split.divide(spec.dataset, lambda dataset_id: read_rows(workspace, dataset_id))
+    """Return the rows to train on and those that are unseen."""
+    found = divided(spec, workspace)
+    return found.train, found.unseen
 
 
 def prepare(
@@ -70,7 +79,8 @@ def prepare(
     Raises RunRefused when no token would be trained.
     """
     length = spec.train.max_length
-    train, unseen = (read(part, tokenizer) for part in divide(spec, workspace))
+    parts = divided(spec, workspace)
+    train, unseen = (read(part, tokenizer) for part in (parts.train, parts.unseen))
     notes = [*train.notes, *fit_notes(train.tally, length)]
     kept = [coded for row in train.coded if (coded := row.within(length)).trained_tokens]
     if not kept:
@@ -81,8 +91,10 @@ def prepare(
     counts = {"rows": len(kept), "tokens": sum(row.trained_tokens for row in kept), "out": len(unseen.rows)}
     notes.append(later("Training on {rows} rows with {tokens} trained tokens; {out} rows are held out.", **counts))
     evaluated = [coded for row in unseen.coded if (coded := row.within(length)).trained_tokens]
-    scored, watched = to_score(train.rows, unseen.rows), prompts(unseen.rows or train.rows, tokenizer)
-    return Rows(kept, replay, evaluated, scored, watched, notes)
+    scored = to_score(train.rows, unseen.rows, readable(parts.seen, tokenizer), spec)
+    watched = prompts(unseen.rows or train.rows, tokenizer)
+    about = about_scores(spec, workspace, parts, unseen.rows)
+    return Rows(kept, replay, evaluated, scored, watched, notes, about)
 
 
 class Read(NamedTuple):
@@ -131,9 +143,40 @@ def nothing_trained(tally: outcome.Tally, length: int) -> failures.RunRefused:
     )
 
 
-def to_score(train: list[dict[str, Any]], unseen: list[dict[str, Any]]) -> list[Named]:
-    """Return the rows that are scored before and after: some that are trained on, and all that are held out."""
-    return [*_named(train, items.SEEN)[:MOST_SEEN], *_named(unseen, items.UNSEEN)]
+def to_score(
+    train: list[dict[str, Any]], unseen: list[dict[str, Any]], seen: Sequence[dict[str, Any]] = (),
+    spec: RunSpec | None = None,
+) -> list[Named]:  # fmt: skip
+    """Return the rows that are scored before and after: all that are unseen, and MOST_SEEN that are trained on, those of
+    the evaluation data first; of each no more than the spec's limit. They are drawn by the split seed."""
+    seed, limit = (0, 0) if spec is None else (spec.dataset.split_seed, spec.evaluate.limit)
+    asked = split.drawn(unseen, limit or len(unseen), seed)
+    met = split.drawn(list(seen), limit or len(seen), seed)
+    more = max(0, min(MOST_SEEN, limit or MOST_SEEN) - len(met))
+    return [*_named([*met, *split.drawn(train, more, seed)], items.SEEN), *_named(asked, items.UNSEEN)]
+
+
+def about_scores(
+    spec: RunSpec, workspace: Workspace, parts: division.Divided, unseen: list[dict[str, Any]]
+) -> list[Text]:
+    """Say what of the evaluation data is scored, and what of it and of the benchmarks the rows of a run teach."""
+    general = division.general_data(spec)
+    trained = [*parts.train, *(read_rows(workspace, general) if general else [])]
+    told = [*parts.counts.notes, *division.benchmark_notes(spec, workspace, trained)]
+    if 0 < spec.evaluate.limit < len(unseen):
+        told.append(
+            later(
+                "{n} of {total} held-out rows are scored, as many as “Most questions” says.", n=spec.evaluate.limit,
+                total=len(unseen),
+            )
+        )  # fmt: skip
+    return told
+
+
+def readable(rows: list[dict[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
+    """Return the rows that the base's template does not refuse."""
+    tally = outcome.Tally()
+    return [row for row in rows if tally.take(row, coder_of(tokenizer)) is not None]
 
 
 def _replay(

@@ -94,6 +94,8 @@ def _prepare(run: Run) -> list[scores.Question]:
     objective.prepare(run)
     for note in [*loaded.notes, *run.rows.notes]:
         run.log.append(events.Log(text=note))
+    for note in run.rows.about:
+        run.log.append(events.Log(level="scores", text=note))
     if run.only_probes:
         return []
     general = [] if run.objective.is_judge else scores.general(run.spec, run.workspace, run.base)
@@ -104,8 +106,8 @@ def _score_base(run: Run, asked: list[scores.Question]) -> None:
     if asked and ranks.first() and not run.stop.asked():
         run.log.append(events.Phase(phase="evaluating", detail="base"))
         scores.score_base(
-            run.model, run.tokenizer, run.base, run.spec.base_form, asked, run.workspace, run.run_dir, run.log,
-            run.stop.asked,
+            run.model, run.tokenizer, run.base, load.held(run.spec, run.workspace, run.chosen), asked, run.workspace,
+            run.run_dir, run.log, run.stop.asked,
         )  # fmt: skip
 
 

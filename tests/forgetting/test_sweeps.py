@@ -229,8 +229,14 @@ def test_the_claims_are_confirmed_by_intervals_over_seeds():
     assert verdicts(full, configuration("full", [-0.1, -0.09, -0.11], rate=5e-4))["M3"] == "confirmed"
 
 
-def test_one_seed_confirms_nothing():
-    assert verdicts(configuration("full", [-0.3]), configuration("lora", [0.0]))["M1"] == "not confirmed"
+def test_one_seed_cannot_tell():
+    found = [configuration("full", [-0.3]), configuration("lora", [0.0])]
+    assert verdicts(*found)["M1"] == "not tested"
+    (claim,) = [one for one in claims.claims(found) if one.rule == "M1"]
+    assert claim.sentence.startswith("One seed cannot tell. lora, replay 0 changed by")
+    assert "One seed cannot tell which is better" in frontier.seed_note([one.point for one in found])
+    repeated = [configuration("full", [-0.26, -0.25]), configuration("lora", [-0.07, -0.06])]
+    assert frontier.seed_note([one.point for one in repeated]) == "" == frontier.seed_note([found[0].point])
 
 
 def test_a_low_rate_says_what_it_cost_in_learning():

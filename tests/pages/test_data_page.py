@@ -519,7 +519,7 @@ def test_the_split_is_shown_as_training_draws_it_and_other_rows_can_be_validated
     assert chosen.options == ["a part of these rows, held out", "validation.jsonl"]
     chosen.set_value(other.id).run()
     assert not app.exception and datasets.load(workspace, dataset.id).eval_id == other.id
-    assert "never trained on" in texts(app)
+    assert "questions that belong to this data" in texts(app)
 
 
 def test_like_lines_are_one_group_and_left_out_in_one_go(workspace: Workspace) -> None:

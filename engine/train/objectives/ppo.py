@@ -46,7 +46,7 @@ from engine.train.callback import EventCallback
 from engine.train.objectives import common, reward
 from engine.train.rows import Named
 from engine.train.run import Run
-from engine.train.scoring import judged, scores
+from engine.train.scoring import judged, keys, scores
 from engine.train.tokenize import get_ready, render, stops, turn_end, until_end
 from engine.words import Problem
 from engine.workspace import Workspace
@@ -117,7 +117,8 @@ def prepare(run: Run) -> None:
 
 def questions_of(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
     """Return the questions of a spec as token ids, where they leave room for an answer."""
-    train, unseen = (rows.read(part, tokenizer) for part in rows.divide(spec, workspace))
+    parts = rows.divided(spec, workspace)
+    train, unseen = (rows.read(part, tokenizer) for part in (parts.train, parts.unseen))
     room = spec.train.max_length - spec.objective_args.answer_tokens
     coded = [one.input_ids for one in train.coded]
     kept = [ids for ids in coded if len(ids) <= room]
@@ -126,17 +127,17 @@ def questions_of(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Ro
         raise failures.RunRefused(
             Problem(rule="data-nothing-trained", parameters={"length": spec.train.max_length, "needed": needed})
         )
-    notes = list(train.notes)
+    notes = [*train.notes]
     if len(kept) < len(coded):
         counts = {"n": len(coded) - len(kept), "length": spec.train.max_length}
         notes.append(
             words.later("{n} questions were left out: with an answer they do not fit {length} tokens.", **counts)
         )
     notes.append(words.later("Training on {rows} questions; {out} are held out.", rows=len(kept), out=len(unseen.rows)))
-    scored = [
-        row for row in rows.to_score([], unseen.rows) if len(prompt_ids(row[2], tokenizer)) <= room
-    ]  # fmt: skip
-    return rows.Rows(kept, [], [], scored, rows.prompts(unseen.rows or train.rows, tokenizer), notes)
+    asked = rows.to_score([], unseen.rows, rows.readable(parts.seen, tokenizer), spec)
+    scored = [row for row in asked if len(prompt_ids(row[2], tokenizer)) <= room]
+    about = rows.about_scores(spec, workspace, parts, unseen.rows)
+    return rows.Rows(kept, [], [], scored, rows.prompts(unseen.rows or train.rows, tokenizer), notes, about)
 
 
 def prompt_ids(row: dict[str, Any], tokenizer: Any) -> list[int]:
@@ -424,7 +425,7 @@ samples = common.written_samples
 def questions(run: Run) -> list[scores.Question]:
     """What the judge gives the answers to held-out questions. The judge's weights are part of the settings."""
     judge, length = run.judge, run.spec.objective_args.answer_tokens
-    used = {"judge": scores.weights_key(bases.describe(judge.ref, run.workspace)), "answer_tokens": length}
+    used = {"judge": keys.weights_key(bases.describe(judge.ref, run.workspace), run.workspace), "answer_tokens": length}
     return [
         scores.Question(
             report_items.ANSWERS, run.rows.scored, lambda m, t, asked: score_answers(m, t, judge, asked, length), used

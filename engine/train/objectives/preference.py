@@ -39,7 +39,8 @@ def prepare(run: Run) -> None:
 def encoded_rows(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Rows:
     """Return the rows of a spec as its objective reads them."""
     objective, length = OBJECTIVES[spec.objective], spec.train.max_length
-    train, unseen = (rows.read(part, tokenizer) for part in rows.divide(spec, workspace))
+    parts = rows.divided(spec, workspace)
+    train, unseen = (rows.read(part, tokenizer) for part in (parts.train, parts.unseen))
 
     kept = fitting(train.coded, length, whole=objective.is_judge)
     if not kept:
@@ -53,6 +54,7 @@ def encoded_rows(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Ro
         notes.append(later("Training on {good} good and {bad} bad answers; {out} rows are held out.", **counts))
     else:
         notes.append(later("Training on {rows} pairs; {out} are held out.", rows=len(kept), out=len(unseen.rows)))
-    scored = rows.to_score(train.rows, unseen.rows)
+    scored = rows.to_score(train.rows, unseen.rows, rows.readable(parts.seen, tokenizer), spec)
     watched = rows.prompts(unseen.rows or train.rows, tokenizer)
-    return rows.Rows(kept, [], fitting(unseen.coded, length, whole=objective.is_judge), scored, watched, notes)
+    about = rows.about_scores(spec, workspace, parts, unseen.rows)
+    return rows.Rows(kept, [], fitting(unseen.coded, length, whole=objective.is_judge), scored, watched, notes, about)

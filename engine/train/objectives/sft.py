@@ -10,7 +10,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from engine import events
-from engine.benchmarks import forms, shipped
+from engine.benchmarks import forms, library, shipped
 from engine.render import Encoded
 from engine.report import items
 from engine.spec import RunSpec, counts
@@ -21,6 +21,7 @@ from engine.train.objectives import common
 from engine.train.run import Run
 from engine.train.scoring import harness, losses, scores, written
 from engine.train.scoring.scores import Question
+from engine.words import Text, later
 
 # Held-out rows whose whole answers are compared with their references; more would only take time.
 MOST_TEXTS = 100
@@ -85,7 +86,7 @@ samples = common.written_samples
 
 
 def questions(run: Run) -> list[Question]:
-    """Choices where rows have them, exact words where answers are short, and the loss of the rows always."""
+    """Choices where rows have them, exact words where answers are not open, and the loss of the rows always."""
     scored, used, found = run.rows.scored, {"window_tokens": run.length}, []
     docs = harness.choice_docs([row for row in scored if row[1] != items.SEEN])
     if docs:
@@ -94,8 +95,12 @@ def questions(run: Run) -> list[Question]:
         )
     pairs = [row for row in scored if row[2].get("completion") and row[2].get("prompt")]
     unseen = [row for row in pairs if row[1] != items.SEEN]
-    if exact := unseen if docs else pairs:
-        form = forms.form_of([row["completion"][-1]["content"] for _, _, row in exact])
+    exact = unseen if docs else pairs
+    references = [row["completion"][-1]["content"] for _, _, row in exact]
+    if written.are_open(references):
+        run.log.append(events.Log(level="scores", text=_why_not_matched(references)))
+    elif exact:
+        form = forms.form_of(references)
 
         def score_exact(model: Any, tokenizer: Any, rows: list[Any]) -> list[items.Item]:
             return written.score_exact(model, tokenizer, rows, run.stop.asked, form)
@@ -106,8 +111,19 @@ def questions(run: Run) -> list[Question]:
             Question(scores.TASK_LOSS, scored, lambda m, t, rows: losses.score_loss(m, t, rows, run.length), used)
         )
     if shipped.HELD_OUT in run.spec.evaluate.benchmarks and unseen:
-        found.append(_texts(unseen[:MOST_TEXTS], run.length))
+        most = min(MOST_TEXTS, run.spec.evaluate.limit or MOST_TEXTS)
+        found.append(_texts([unseen[at] for at in library.spread(len(unseen), most)], run.length))
     return found
+
+
+def _why_not_matched(references: list[str]) -> Text:
+    """Say that open answers are not compared word for word, and what is scored instead."""
+    return later(
+        "The answers are open: most of the {n} right ones are different and longer than {words} words, so they are not "
+        "compared word for word. Scored is how likely the model finds them (loss per token); “{name}” among the benchmarks "
+        "adds BLEU and ROUGE-L.",
+        n=len(references), words=written.MOST_MATCHED_WORDS, name=shipped.HELD_OUT,
+    )  # fmt: skip
 
 
 def _texts(pairs: list[rows.Named], length: int) -> Question:
@@ -117,8 +133,5 @@ def _texts(pairs: list[rows.Named], length: int) -> Question:
          "reference": row["completion"][-1]["content"]}
         for name, family, row in pairs
     ]  # fmt: skip
-    unspaced = written.is_unspaced([doc["reference"] for doc in docs])
-    used = {"window_tokens": length, "tokenizer": "zh" if unspaced else "13a"}
-    return Question(
-        scores.TASK_TEXTS, docs, lambda m, t, asked: written.score_answers(m, t, asked, length, unspaced), used
-    )
+    score, used = scores.answer_scorer([doc["reference"] for doc in docs], length)
+    return Question(scores.TASK_TEXTS, docs, score, {"window_tokens": length, **used})

@@ -19,6 +19,7 @@ import msgspec
 import torch
 
 from engine import events
+from engine.benchmarks import library
 from engine.report import items as report_items
 from engine.train import adapters, load
 from engine.train.rows import Named
@@ -47,7 +48,7 @@ class KlItem(msgspec.Struct, kw_only=True):
 def prompts(rows: list[Named], tokenizer: Any, limit: int) -> list[tuple[str, str, str, list[int]]]:
     """Return (item, family, prompt as shown, token ids up to the answer) of at most `limit` rows, spread over them."""
     found = []
-    for name, family, row in rows[:: max(1, len(rows) // limit)][:limit]:
+    for name, family, row in (rows[at] for at in library.spread(len(rows), limit)):
         if row.get("text") is not None:
             ids = tokenizer(row["text"], add_special_tokens=True)["input_ids"]
             ids = ids[: max(1, min(32, len(ids) // 2))]

@@ -18,7 +18,7 @@ from engine.report import items as report_items
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
 from engine.train import load, oft
-from engine.train.scoring import scores
+from engine.train.scoring import keys, scores
 from engine.train.tokenize import get_ready
 from engine.words import Problem, Text
 from engine.workspace import Workspace
@@ -101,12 +101,11 @@ def _score(
     asked: list[scores.Question], log: events.EventLog, stop: Callable[[], bool], pace: _Pace,
 ) -> bool:  # fmt: skip
     """Score one model; False when a stop came first."""
-    weights = scores.weights_key(base)
-    weights = weights if run_spec.quantize == "none" else f"{weights}:{run_spec.quantize}"
+    answers = keys.model(base, workspace, load.held(_plain(run_spec, base), workspace))
     model = None
     for question in asked:
         target = run_dir / "items" / f"{role}-{question.benchmark}.jsonl"
-        key = scores.key_of(weights, question, tokenizer)
+        key = keys.of_question(answers, question, tokenizer)
         kept = scores.kept_items(workspace, key)
         if target.exists() or kept.exists():
             cached = not target.exists()
@@ -146,10 +145,15 @@ def _score(
     return True
 
 
+def _plain(run_spec: RunSpec, base: Base) -> RunSpec:
+    """Return the spec that loads a model to be asked."""
+    return msgspec.structs.replace(run_spec, adapter="lora", base=schema.BaseRef(base.ref, run_spec.base.revision))
+
+
 def _model(run_spec: RunSpec, workspace: Workspace, base: Base) -> tuple[Any, list[Text]]:
     """Load a model to be asked. An adapter is laid over its base as it was trained, also over one in 4 bits: merging
     would round again."""
-    plain = msgspec.structs.replace(run_spec, adapter="lora", base=schema.BaseRef(base.ref, run_spec.base.revision))
+    plain = _plain(run_spec, base)
     if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
         below = store.over_its_base(workspace, store.load_spec(workspace, base.ref.removeprefix("run:")))
         loaded = load.load(msgspec.structs.replace(plain, base=below.base), workspace)

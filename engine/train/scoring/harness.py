@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from engine.report import Item
 from engine.report import items as report_items
 from engine.runs import failures
+from engine.spec import split
 from engine.train.scoring import lm
 from engine.train.tokenize import render
 from engine.words import Problem
@@ -32,8 +34,11 @@ def _harness(
 _FEW_SHOT_SEED = 1234
 
 
-def _evaluate(harness: Any, tasks: list[Any], *, manager: Any = None, shots: int | None = None, **more: Any) -> Any:
-    """Return what the harness makes of tasks, with every sample.
+def _evaluate(
+    harness: Any, tasks: list[Any], *, manager: Any = None, shots: int | None = None, limit: int = 0, seed: int = 0,
+    **more: Any,
+) -> Any:  # fmt: skip
+    """Return what the harness makes of tasks, with every sample; with `limit` of about so many questions of all of them.
 
     The same as its simple_evaluate, without what that gathers about the machine: it lists all installed packages each
     time, 0.4 s that would come with every piece of a benchmark.
@@ -46,7 +51,24 @@ def _evaluate(harness: Any, tasks: list[Any], *, manager: Any = None, shots: int
         if task.get_config("num_fewshot") is None or (shots is not None and task.get_config("num_fewshot") != 0):
             task.set_config(key="num_fewshot", value=shots or 0)
         task.set_fewshot_seed(seed=_FEW_SHOT_SEED)
-    return evaluate(lm=harness, task_dict=loaded, bootstrap_iters=0, log_samples=True, verbosity="ERROR", **more)
+    result = evaluate(
+        lm=harness, task_dict=loaded, bootstrap_iters=0, log_samples=True, verbosity="ERROR",
+        samples=_drawn(loaded["tasks"], limit, seed), **more,
+    )  # fmt: skip
+    return result, loaded["tasks"]
+
+
+def _drawn(tasks: dict[str, Any], limit: int, seed: int) -> dict[str, list[int]] | None:
+    """Return which questions of each task are asked when not all are, drawn by the seed: the harness's own limit takes the
+    first of each task, which are often of one kind. Each task of a group gets its share, one at the least."""
+    sizes = {name: len(task.eval_docs) for name, task in tasks.items()}
+    if not 0 < limit < sum(sizes.values()):
+        return None
+    shares = split.proportional(list(sizes.values()), limit)
+    return {
+        name: sorted(random.Random(f"{seed}:{name}").sample(range(size), min(size, max(1, share))))  # noqa: S311
+        for (name, size), share in zip(sizes.items(), shares, strict=True)
+    }
 
 
 def _task(table: Any, kind: str, **more: Any) -> dict[str, Any]:
@@ -96,7 +118,7 @@ def score_choices(model: Any, tokenizer: Any, docs: list[dict[str, Any]], max_le
     )  # fmt: skip
     # the chat template writes its own start mark
     harness = _harness(model, tokenizer, max_length, bos=False if "messages" in docs[0] else None)
-    result = _evaluate(harness, [task])
+    result, _ = _evaluate(harness, [task])
     return _choice_items(result, docs, rendered)
 
 
@@ -108,7 +130,7 @@ def _score_contexts(model: Any, tokenizer: Any, docs: list[dict[str, Any]], max_
         table, "multiple_choice", doc_to_text="gold", doc_to_choice="contexts", doc_to_target="continuation",
         target_delimiter=docs[0].get("delimiter", " "), metric_list=_ACC,
     )  # fmt: skip
-    result = _evaluate(_harness(model, tokenizer, max_length, bos=None), [task])
+    result, _ = _evaluate(_harness(model, tokenizer, max_length, bos=None), [task])
     shown = [{**doc, "choices": doc["contexts"], "question": doc["continuation"]} for doc in docs]
     return _choice_items(result, shown, ["\0".join([*doc["contexts"], doc["continuation"]]) for doc in docs])
 
@@ -147,7 +169,7 @@ def score_text(model: Any, tokenizer: Any, docs: list[dict[str, Any]], max_lengt
         table, "loglikelihood_rolling", doc_to_text="", doc_to_target="{{text}}",
         metric_list=[{"metric": "bits_per_byte"}],
     )  # fmt: skip
-    result = _evaluate(_harness(model, tokenizer, max_length, bos=None), [task])
+    result, _ = _evaluate(_harness(model, tokenizer, max_length, bos=None), [task])
     items = []
     for sample in sorted(result["samples"]["items"], key=lambda s: s["doc_id"]):
         doc = docs[sample["doc_id"]]
@@ -167,9 +189,10 @@ def score_harness(
     model: Any, tokenizer: Any, name: str, *, limit: int, shots: int, chat: bool, max_length: int,
     include_path: str | None = None, answered: lm.Answered | None = None,
 ) -> list[Item]:  # fmt: skip
-    """Return the items of one of the harness's own tasks, by name; a group's tasks are the families. The task's own
-    metric decides what is right: acc_norm where it has one and the field reports it, else acc, else exact match.
-    With `answered` what was answered before a kill is not computed again.
+    """Return the items of one of the harness's own tasks, by name, one a question; a group's tasks are the families. The
+    task's own metric decides what is right: acc_norm where it has one and the field reports it, else acc, else exact
+    match; where a task reads answers by several filters, the one it names first. With `answered` what was answered before
+    a kill is not computed again.
 
     Raises RunRefused when the task's data cannot be fetched, lm.Stopped when `answered` hears of a stop.
     """
@@ -178,7 +201,9 @@ def score_harness(
     manager = TaskManager(include_path=include_path, include_defaults=include_path is None)
     harness = _harness(model, tokenizer, max_length, bos=False if chat else None, answered=answered)
     try:
-        result = _evaluate(harness, [name], manager=manager, shots=shots, limit=limit or None, apply_chat_template=chat)
+        result, tasks = _evaluate(
+            harness, [name], manager=manager, shots=shots, limit=limit, apply_chat_template=chat
+        )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error):
             raise
@@ -186,12 +211,13 @@ def score_harness(
         raise failures.RunRefused(Problem(rule="bench-hub", parameters={"name": name, "reason": reason})) from error
     items = []
     for task, samples in sorted(result["samples"].items()):
-        for sample in sorted(samples, key=lambda s: s["doc_id"]):
-            items.append(_harness_item(task, sample))
+        first = samples[0]["filter"] if samples else None  # they come in the order of the task's own list
+        for sample in sorted((s for s in samples if s["filter"] == first), key=lambda s: s["doc_id"]):
+            items.append(_harness_item(task, sample, tasks.get(task)))
     return items
 
 
-def _harness_item(task: str, sample: dict[str, Any]) -> Item:
+def _harness_item(task: str, sample: dict[str, Any], made: Any) -> Item:
     """Return the item of one sample: choices with their likelihoods, a text's likelihood, or a written answer."""
     metric = next((m for m in ("acc_norm", "acc", "exact_match") if m in sample), None)
     answers, asked = sample["filtered_resps"], sample["arguments"]
@@ -199,18 +225,40 @@ def _harness_item(task: str, sample: dict[str, Any]) -> Item:
     rolling = not chosen and not isinstance(answers[0], str)
     first = answers[0][0] if isinstance(answers[0], tuple | list) else answers[0]
     likelihoods = [float(one[0]) for one in answers] if chosen else [float(first)] if rolling else []
+    correct = bool(sample[metric]) if metric is not None else None
+    gold = sample["target"] if chosen and isinstance(sample["target"], int) else None
     return Item(
         item=f"{task}-{sample['doc_id']}",
         family=task,
         prompt_sha=sample["prompt_hash"],
         prompt=str(asked[0][0])[-500:],
         choices=[str(one[1]).strip() for one in asked] if chosen else [],
-        gold=sample["target"] if chosen and isinstance(sample["target"], int) else None,
+        gold=gold,
         loglikelihoods=likelihoods,
-        choice=max(range(len(likelihoods)), key=likelihoods.__getitem__) if chosen else None,
-        correct=bool(sample[metric]) if metric is not None else None,
+        choice=_chosen(likelihoods, sample, made, metric, gold, correct) if chosen else None,
+        correct=correct,
         text=None if chosen or rolling else str(first)[:4_000],
+        measure=None if metric is None else f"{metric},{sample['filter']}",
     )
+
+
+def _chosen(
+    likelihoods: list[float], sample: dict[str, Any], made: Any, metric: str | None, gold: int | None,
+    correct: bool | None,
+) -> int | None:  # fmt: skip
+    """Return the choice that a metric takes: acc_norm the likeliest by the length of its text (ConfigurableTask of the
+    harness, process_results), the others the likeliest. None where that is not what the harness went by."""
+    weighed = likelihoods
+    if metric == "acc_norm":
+        try:
+            lengths = [len(text) for text in made.doc_to_choice(sample["doc"])]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            lengths = []
+        if len(lengths) == len(likelihoods) and all(lengths):
+            weighed = [likely / length for likely, length in zip(likelihoods, lengths, strict=True)]
+    choice = max(range(len(weighed)), key=weighed.__getitem__)
+    agrees = gold is None or correct is None or correct == (choice == gold)
+    return choice if agrees else None
 
 
 def choice_docs(rows: list[tuple[str, str, dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ are scored in pieces that are written as they come, so that after a kill no item
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import time
@@ -25,8 +24,7 @@ from engine.models import Base
 from engine.report import Item, verdicts
 from engine.report import items as report_items
 from engine.spec import RunSpec
-from engine.train.scoring import harness, written
-from engine.train.tokenize import coder_of
+from engine.train.scoring import harness, keys, written
 from engine.workspace import Workspace, write_atomically
 
 TASK_CHOICES, TASK_EXACT, TASK_LOSS = "new-task-choices", "new-task-exact", "new-task-loss"
@@ -87,16 +85,20 @@ def general(spec: RunSpec, workspace: Workspace, base: Base) -> list[Question]:
         if benchmark.kind == "text":
             found.append(Question(name, docs, lambda m, t, d, w=window: harness.score_text(m, t, d, w), used, read))
         elif benchmark.kind == "answers":
-            unspaced = written.is_unspaced([doc.get("reference") or "" for doc in docs])
-            used["tokenizer"] = "zh" if unspaced else "13a"
-            found.append(
-                Question(
-                    name, docs, lambda m, t, d, w=window, u=unspaced: written.score_answers(m, t, d, w, u), used, read
-                )
-            )
+            score, how = answer_scorer([doc.get("reference") or "" for doc in docs], window)
+            found.append(Question(name, docs, score, used | how, read))
         else:
             found.append(Question(name, docs, lambda m, t, d, w=window: harness.score_choices(m, t, d, w), used, read))
     return found
+
+
+def answer_scorer(
+    references: list[str], window: int
+) -> tuple[Callable[[Any, Any, list[Any]], list[Item]], dict[str, Any]]:
+    """Return what scores written answers with such references, and the settings that follow from them."""
+    unspaced, is_open = written.is_unspaced(references), written.are_open([one for one in references if one])
+    used = {"tokenizer": "zh" if unspaced else "13a", **({"words_matched": False} if is_open else {})}
+    return lambda m, t, docs: written.score_answers(m, t, docs, window, unspaced, is_open), used
 
 
 def _harness_score(spec: RunSpec, name: str, chat: bool, window: int) -> Callable[[Any, Any, Any], list[Item]]:
@@ -134,48 +136,22 @@ def _as_read(
     return {**doc, "text": shown + question, "delimiter": delimiter}
 
 
-def weights_key(base: Base) -> str:
-    """Return what names these weights: the commit of a hub snapshot, else the sha256 of the files."""
-    if base.kind == "hub" and base.folder is not None:
-        return f"hub:{base.ref}@{base.folder.name}"
-    if base.folder is None:
-        return f"ref:{base.ref}"
-    # What lies below an adapter is named by its run, since two runs below may have made different weights.
-    named = f"{base.adapter_of}:{base.ref}" if base.kind == "run" and base.folder.name == "adapter" else base.adapter_of
-    digest = hashlib.sha256(str(named).encode())
-    for path in sorted(base.folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def key_of(weights: str, question: Question, tokenizer: Any) -> str:
-    """Return the key under which the items of some weights, questions and settings are kept."""
-    settings = [weights, question.benchmark, question.settings, question.asked, tokenizer.chat_template, PIECE]
-    coder = coder_of(tokenizer)
-    if coder.template.day is not None:
-        settings.append(coder.template.day)
-    if coder.stops != (coder.end,):  # what a base writes ends elsewhere than at its end-of-text token
-        settings.append(coder.stops)
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def kept_items(workspace: Workspace, key: str) -> Path:
     return workspace.eval_dir(key) / "items.jsonl"
 
 
 def score_base(
-    model: Any, tokenizer: Any, base: Base, form: str, asked: list[Question],
+    model: Any, tokenizer: Any, base: Base, held: str, asked: list[Question],
     workspace: Workspace, run_dir: Path, log: events.EventLog, stop: Callable[[], bool],
 ) -> None:  # fmt: skip
-    """Score the untouched base, from the cache where it was scored before in the same `form` (RunSpec.base_form), and keep
-    the items with the run."""
-    weights = weights_key(base) if form == "none" else f"{weights_key(base)}:{form}"
+    """Score the untouched base, from the cache where it was scored before, and keep the items with the run. `held` says
+    in which number format and where its weights are (load.held)."""
+    answers = keys.model(base, workspace, held)
     for question in asked:
         target = run_dir / "items" / f"base-{question.benchmark}.jsonl"
         if stop() or target.exists():
             continue
-        key = key_of(weights, question, tokenizer)
+        key = keys.of_question(answers, question, tokenizer)
         kept = kept_items(workspace, key)
         cached = kept.exists()
         items = report_items.read_items(kept) if cached else None
@@ -331,6 +307,8 @@ def keep(target: Path, items: list[Item], question: Question, key: str | None) -
     except (OSError, ValueError):
         told = {}
     used = {**question.settings, "questions": len(items), "chance": verdicts.chance_of(items), "pieces": PIECE}
+    if measures := sorted({item.measure for item in items if item.measure}):
+        used["measure"] = "; ".join(measures)
     told[question.benchmark] = {**told.get(question.benchmark, {}), **used, **({"base_key": key} if key else {})}
     write_atomically(path, json.dumps(told, indent=1, sort_keys=True).encode())
 

@@ -32,6 +32,20 @@ def is_unspaced(texts: list[str]) -> bool:
     return letters > 0 and len(_UNSPACED.findall(whole)) / letters > 0.3
 
 
+# Answers of so many words at most, or any that come again, can be met word for word; nobody writes a longer one alike.
+MOST_MATCHED_WORDS, MOST_REPEATED_WORDS = 8, 24
+
+
+def are_open(references: list[str]) -> bool:
+    """Whether right answers are open: there are many good ones, so that no model writes these words. Half of them are
+    longer than a name, a figure or a short sentence, and most differ. What has a form in common (JSON) is not."""
+    if not references or forms.form_of(references) is not None:
+        return False
+    words = [max(len(one.split()), len(_UNSPACED.findall(one)) // 2) for one in references]
+    middle, different = sorted(words)[len(words) // 2], len({one.strip().lower() for one in references})
+    return middle > MOST_REPEATED_WORDS or (middle > MOST_MATCHED_WORDS and 2 * different > len(references))
+
+
 class _RougeTokens:
     """Words for ROUGE: what rouge-score's own tokenizer does for Latin script, and every single character of scripts
     without spaces, which that one would throw away."""
@@ -52,11 +66,12 @@ def text_figures(answer_text: str, reference: str, *, unspaced: bool) -> tuple[l
 
 
 def score_answers(
-    model: Any, tokenizer: Any, docs: list[dict[str, Any]], max_length: int, unspaced: bool
+    model: Any, tokenizer: Any, docs: list[dict[str, Any]], max_length: int, unspaced: bool, is_open: bool = False
 ) -> list[Item]:
     """Return an item per doc with `messages` or `text`, and `reference` or `form`: what the model wrote, greedily.
 
-    With a reference: BLEU's statistics, ROUGE-L and whether the words are the same. With a form: whether it has it.
+    With a reference: BLEU's statistics, ROUGE-L and, unless answers are open, whether the words are the same. With a
+    form: whether it has it.
     """
     items = []
     for start in range(0, len(docs), 16):
@@ -70,7 +85,8 @@ def score_answers(
                 text=text[:4_000], reference=doc.get("reference"), cluster=doc.get("cluster"),
             )  # fmt: skip
             if item.reference is not None:
-                item.correct = " ".join(text.lower().split()) == " ".join(item.reference.lower().split())
+                if not is_open:
+                    item.correct = " ".join(text.lower().split()) == " ".join(item.reference.lower().split())
                 item.bleu, item.rouge_l = text_figures(text, item.reference, unspaced=unspaced)
             if doc.get("form") is not None:
                 item.valid = forms.has_form(text, doc["form"])

@@ -1,0 +1,85 @@
+"""Evaluation rows that are trained on too: as they are, or by what they ask."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+_Key = tuple[str, ...]
+
+
+class Overlap(NamedTuple):
+    """Which of some rows are trained on as they are, and of which others the question is, by their index."""
+
+    exact: frozenset[int]
+    asked: frozenset[int]
+
+
+def between(trained: Iterable[dict[str, Any]], rows: list[dict[str, Any]]) -> Overlap:
+    """Hold canonical rows against those that are trained on.
+
+    Case, white space and the system text are no difference: a model that learned the one answers the other. In a
+    conversation every turn of the assistant is learned, so each is an answer to what stands before it.
+    """
+    whole: set[int] = set()  # hashes: of a million long rows the texts would not fit
+    questions: set[int] = set()
+    for row in trained:
+        for question, answer in _learned(row):
+            whole.add(hash((question, answer)))
+            if question:
+                questions.add(hash(question))
+    exact, asked = set(), set()
+    for index, row in enumerate(rows):
+        pairs = _learned(row)[-1:]  # of a conversation, the answer it ends with
+        if any(hash(pair) in whole for pair in pairs):
+            exact.add(index)
+        elif any(hash(question) in questions for question, _ in pairs if question):
+            asked.add(index)
+    return Overlap(frozenset(exact), frozenset(asked))
+
+
+def said_in(trained: Iterable[dict[str, Any]]) -> set[int]:
+    """Return hashes of what rows that are trained on say or ask: their texts, and what people say in them."""
+    said: set[int] = set()
+    for row in trained:
+        turns = row.get("messages") or row.get("prompt")
+        texts = [row.get("text")] if isinstance(turns, str) or not turns else [one.get("content") for one in turns]
+        said.update(hash(normal(text)) for text in texts if text)
+    return said
+
+
+def asked_by(said: set[int], questions: Iterable[str]) -> int:
+    """Return how many of a benchmark's questions or texts are among what is said (said_in)."""
+    return sum(hash(normal(question)) in said for question in questions)
+
+
+def normal(text: str) -> str:
+    """A text without what makes no difference: case, width, and any white space."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _learned(row: dict[str, Any]) -> list[tuple[_Key, _Key]]:
+    """Return what a row teaches, as pairs of what stands before an answer and the answer; of a text, the text alone."""
+    if row.get("text") is not None:
+        return [((), (normal(row["text"]),))]
+    messages = row.get("messages")
+    if messages:
+        ends = [at for at, one in enumerate(messages) if one["role"] == "assistant"]
+        return [(_turns(messages[:at]), _turns(messages[at : at + 1])) for at in ends]
+    prompt = row.get("prompt")
+    if isinstance(prompt, str):  # steps, which nothing here trains on
+        return [((normal(prompt),), ())]
+    sides = [_turns(row.get(name) or []) for name in ("completion", "chosen", "rejected")]
+    label = () if row.get("label") is None else (str(row["label"]),)
+    return [(_turns(prompt or []), (*sum(sides, ()), *label))]
+
+
+def _turns(messages: list[dict[str, Any]]) -> _Key:
+    """Return the turns of a conversation but for its system text, unless it says nothing else."""
+    said = [one for one in messages if one["role"] not in ("system", "developer")] or messages
+    return tuple(
+        json.dumps([one["role"], *(normal(one.get(part) or "") for part in ("content", "tool_calls", "name"))])
+        for one in said
+    )

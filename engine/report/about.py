@@ -1,0 +1,52 @@
+"""What has to be said beside the figures of a run, from its items alone: by what they were decided, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engine.report import statistics
+from engine.report.items import SEEN, Joined
+from engine.words import t
+
+PREFERENCE = "new-task-preference"
+
+
+def lines(joined: Mapping[str, Joined]) -> list[str]:
+    """Return the lines that apply, in order."""
+    told = [_measured(name, one) for name, one in joined.items() if any(item.measure for item in one.tuned)]
+    if PREFERENCE in joined and (line := _moved(joined[PREFERENCE])):
+        told.append(line)
+    return told
+
+
+def measures(joined: Joined) -> list[str]:
+    """Return by which metric and filter of the harness the answers were judged, as "exact_match, strict-match"."""
+    found = dict.fromkeys(item.measure for item in joined.tuned if item.measure)
+    return [one.removesuffix(",none").replace(",", ", ") for one in found]
+
+
+def _measured(name: str, joined: Joined) -> str:
+    return t("{name}: right by {measures}.", name=name, measures="; ".join(measures(joined)))
+
+
+def _moved(joined: Joined) -> str:
+    """Say in how many pairs the better answer gained on the worse one, which is what DPO trains and its own accuracy
+    counts (arXiv 2305.18290, equation 7: both answers relative to the reference, which is the base)."""
+    base = {item.item: item for item in joined.base}
+    pairs = [(base[item.item], item) for item in joined.tuned if item.item in base]
+    pairs = [pair for pair in pairs if pair[1].family != SEEN] or pairs
+    if not pairs:
+        return ""
+    moved = [
+        (after.loglikelihoods[0] - before.loglikelihoods[0]) - (after.loglikelihoods[1] - before.loglikelihoods[1])
+        for before, after in pairs
+    ]
+    n, gained = len(pairs), sum(nats > 0 for nats in moved)
+    if n < statistics.LEAST_QUESTIONS:
+        return ""
+    return t(
+        "In {share} % of the {n} pairs the better answer gained on the worse one against the base: this is the accuracy "
+        "that DPO shows in training. The figure above counts where the better answer is the likelier one outright, which "
+        "a longer answer seldom is.",
+        share=f"{100 * gained / n:.0f}", n=n,
+    )  # fmt: skip
