@@ -165,11 +165,12 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Show one run with its spec, its summary and what it took."""
     from engine.estimate import memory
     from engine.runs import store
+    from engine.spec import schema
 
     if not known_run(workspace, arguments.run):
         return EXIT_FAILED
     line = msgspec.to_builtins(store.describe(workspace, arguments.run))
-    run_spec = msgspec.to_builtins(store.load_spec(workspace, arguments.run))
+    run_spec = schema.told(store.load_spec(workspace, arguments.run))
     found = store.summary(workspace, arguments.run)
     if found.failure:  # in the reader's language
         found.failure = {key: str(value) for key, value in found.failure.items()}

@@ -108,6 +108,8 @@ def write_parity(run_dir: Path, folder: Path, trained: Any, scored: list[Named])
 def _scored(run_spec: RunSpec, workspace: Workspace) -> list[Named]:
     from engine.train import rows
 
+    if not run_spec.dataset.id:  # of a model tuned elsewhere
+        return []
     try:
         return rows.to_score(*rows.divide(run_spec, workspace))
     except (OSError, ValueError):  # the data set was deleted
@@ -220,7 +222,8 @@ def _copied(run_spec: RunSpec, workspace: Workspace, made: Path, partial: Path, 
     shutil.copytree(made, partial, ignore=shutil.ignore_patterns("*.bin"))  # training_args.bin is a pickle
     told("comparing")
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
-    source = msgspec.structs.replace(base, folder=made) if base.problems else base
+    # A model tuned elsewhere speaks with its own tokenizer; so does one whose base is gone.
+    source = msgspec.structs.replace(base, folder=made) if base.problems or run_spec.adopted is not None else base
     trained, exported = (
         _tokenizer(run_spec, source),
         AutoTokenizer.from_pretrained(str(partial), trust_remote_code=False),
@@ -239,7 +242,8 @@ def _merged(
 
     told("loading")
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
-    tokenizer = _tokenizer(run_spec, base, files_of(base, workspace))
+    source = msgspec.structs.replace(base, folder=adapter) if run_spec.adopted is not None else base
+    tokenizer = _tokenizer(run_spec, source, files_of(base, workspace))
     made = _with_adapter(run_spec, workspace, adapter, tokenizer)
     scored = _scored(run_spec, workspace)
     texts = same_tokens(scored, tokenizer, tokenizer)[1][:LOGIT_TEXTS]

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from engine.estimate import machine_choices
 from engine.models import Base, bases, hub, hub_client
 from engine.runs import failures
-from engine.spec import RunSpec
+from engine.spec import RunSpec, schema
 from engine.train import backend, oft
 from engine.train.tokenize import get_ready, stops
 from engine.words import Problem, Text, later
@@ -66,6 +66,16 @@ def load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | N
         tokenizer.pad_token = tokenizer.eos_token
     stop_at_turns(model, tokenizer)
     return Loaded(model if spec.quantize != "none" else model.to(where), tokenizer, base, notes)
+
+
+def tokenizer_of(folder: Path, base: Base, workspace: Workspace, day: str | None = None) -> Any:
+    """Return the tokenizer that lies with what was made of a base, ready to read rows with. Raises RunRefused."""
+    plain = schema.adopted(base=schema.BaseRef(str(folder)))
+    tokenizer = from_pretrained(AutoTokenizer, str(folder), plain)
+    get_ready(tokenizer, files_of(base, workspace), day)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def files_of(base: Base, workspace: Workspace) -> Path | None:
