@@ -69,6 +69,21 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     decomposed: bool = False  # DoRA
 
 
+def figures(adapter: Adapter) -> dict[str, str]:
+    """Return what an adapter's files say of it, as (name: value): rank, alpha, block size, and how many layers it has."""
+    told = {"rank": adapter.rank, "alpha": adapter.alpha, "block size": adapter.block_size}
+    found = {name: f"{value:g}" for name, value in told.items() if value is not None}
+    return {**found, "layers": str(len(adapter.modules))}
+
+
+def names(adapter: Adapter) -> str:
+    """Return what kind of adapter it is, by the names of the field."""
+    if adapter.kind == "oft":
+        return "OFT"
+    kinds = [name for name, so in (("rsLoRA", adapter.scaled_by_root), ("DoRA", adapter.decomposed)) if so]
+    return " + ".join(kinds) or "LoRA"
+
+
 def header(path: Path, most_bytes: int = _MOST_HEADER_BYTES) -> Tensors | None:
     """Return the shapes of the tensors of a whole safetensors file, or None when it is cut off or no such file."""
     try:

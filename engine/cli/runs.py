@@ -164,6 +164,7 @@ def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
 def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Show one run with its spec, its summary and what it took."""
     from engine.estimate import memory
+    from engine.forgetting import adoption
     from engine.runs import store
     from engine.spec import schema
 
@@ -185,6 +186,9 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(f"{'peak_memory':<13} {memory.size_words(measured['peak_bytes'])}")
         if measured["estimated_bytes"]:
             print(f"{'estimated':<13} {memory.size_words(measured['estimated_bytes'])}")
+    if run_spec["kind"] == "adopted":
+        for sentence in adoption.known(workspace, arguments.run):
+            print(sentence)
     print(repeat.repeat_command(workspace, arguments.run))
     return EXIT_OK
 

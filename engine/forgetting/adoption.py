@@ -13,6 +13,7 @@ from engine.check import DatasetError
 from engine.data import datasets
 from engine.forgetting import evaluations
 from engine.models import Base, bases
+from engine.models.made import made_by
 from engine.runs import admission, lifecycle, store
 from engine.spec import OBJECTIVES, RunSpec, objectives, schema
 from engine.words import Problem, t
@@ -194,6 +195,25 @@ def _row_problems(workspace: Workspace, data: str | None, eval_data: str | None)
     return [Problem(rule="adopt-rows", where="dataset", parameters={"kind": " + ".join(sorted(kinds))})][
         : len(kinds) > 1
     ]
+
+
+def known(workspace: Workspace, run_id: str) -> list[str]:
+    """Return what is known of how a model came to be that was tuned elsewhere, and what is not, as sentences."""
+    made, told = made_by(workspace.run_dir(run_id)), store.load_spec(workspace, run_id)
+    by = told.adopted.tool if told.adopted is not None else ""
+    found = [t("Trained elsewhere, by what its files say with {tool}.", tool=by) if by else t("Trained elsewhere.")]
+    adapter = adapters.read(made)[0] if made is not None and made.name == "adapter" else None
+    if adapter is not None:
+        words = {"rank": t("rank"), "alpha": t("alpha"), "block size": t("block size"), "layers": t("layers")}
+        figures = ", ".join(f"{words[name]} {value}" for name, value in adapters.figures(adapter).items())
+        found.append(t("Read from its files: {kind}, {figures}.", kind=adapters.names(adapter), figures=figures))
+        if adapter.whole:
+            found.append(t("It brings these whole: {names}.", names=", ".join(adapter.whole)[:200]))
+    if told.dataset.id:
+        found.append(t("Not known: learning rate, steps, objective. What it was trained on is what you named."))
+    else:
+        found.append(t("Not known: data, learning rate, steps, objective."))
+    return found
 
 
 def _attached(workspace: Workspace, data: str | None) -> str | None:

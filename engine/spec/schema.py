@@ -283,6 +283,8 @@ def adopted(**fields: Any) -> RunSpec:
 def told(spec: RunSpec) -> dict[str, Any]:
     """Return a spec as spec.json holds it: what is not known of a model tuned elsewhere is None or left out."""
     found: dict[str, Any] = msgspec.to_builtins(spec)
+    if spec.adopted is None:
+        del found["adopted"]  # of it alone
     if spec.kind == "adopted":
         found |= {"recipe": None, "objective": None}
         found["train"] = {"max_length": spec.train.max_length, "threads": spec.train.threads}  # how it is asked

@@ -135,7 +135,7 @@ def _questions(run: Run, own: Any) -> tuple[rows.Rows, list[scores.Question]]:
 
 
 def _both_can_read(row: dict[str, Any], *tokenizers: Any) -> bool:
-    messages = row.get("prompt") or row.get("messages")
+    messages = row.get("prompt") or row.get("messages") or []
     try:
         for tokenizer in tokenizers if messages else ():
             render(tokenizer, messages, row.get("tools"))
