@@ -21,13 +21,15 @@ import msgspec
 
 from engine import limits, starter
 from engine.gguf import headers, tokenizers
-from engine.models import shapes, weights
+from engine.models import folders, shapes
 from engine.models.cache import hub_snapshot
 from engine.models.made import made_by
 from engine.models.refs import HUB_ID, is_revision, split_ref
+from engine.models.stored import Stored
+from engine.models.token_rows import TokenRows
 from engine.models.weights import count_parameters, has_all_weights
 from engine.spec import OBJECTIVES
-from engine.words import Problem, t
+from engine.words import Problem, Text, t
 from engine.workspace import BadId, Workspace, read_object
 
 # What stands beside a model that was read from a GGUF file: its name, and to how many bits it was rounded.
@@ -57,6 +59,9 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
     scores_only: bool = False  # a reward model, or another one with a head of scores: it writes no text
     shape: shapes.Shape | None = None
     rounded_bits: int | None = None  # its weights come from a file that held them rounded to so many bits
+    stored: Stored | None = None  # its files hold the weights in so few bits
+    tokens: TokenRows | None = None  # the tokens of its tokenizer against the rows of its embedding
+    notes: tuple[Text, ...] = ()  # what is to be known of its folder
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -233,44 +238,41 @@ def _from_gguf(path: Path, workspace: Workspace) -> Base:
 
 
 def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
-    problems: list[Problem] = []
-
-    def bad(rule: str) -> Base:
-        problem = Problem(rule=rule, where="base", parameters={"folder": str(folder)})
-        return Base(ref=ref, kind=kind, title=title, folder=folder, problems=(*problems, problem))
-
-    if not is_folder(folder):
-        return bad("base-missing")
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-        if not isinstance(config, dict):
-            raise ValueError
-    except (OSError, ValueError, RecursionError):
-        return bad("base-no-config")
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        return bad("base-pickle" if any(folder.glob("*.bin")) else "base-no-weights")
-    problems += _config_problems(config, folder)
+    seen = folders.look(folder)
+    if not seen.is_model:
+        return Base(ref=ref, kind=kind, title=title, folder=folder, problems=seen.problems, notes=seen.notes)
+    config = read_object(folder / "config.json")
+    problems = [*seen.problems, *_config_problems(config, folder)]
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        problems.append(Problem(rule="base-no-tokenizer", where="base", parameters={"folder": str(folder)}))
-    counts = [count_parameters(path) for path in shards]
+        problems.append(folders.problem("base-no-tokenizer", folder))
+    counts = [count_parameters(path) for path in seen.weights]
+    if any(count is None for count in counts):
+        problems.append(folders.problem("base-broken-weights", folder))
+    dimensions = _dimensions(config)
     note = read_object(folder / GGUF_NOTE)
     name, bits = str(note.get("name") or title)[:80], note.get("rounded_bits")
     rounded_bits = bits if isinstance(bits, int) else None
-    if any(count is None for count in counts) or not weights.shards(folder) <= {path.name for path in shards}:
-        problems.append(Problem(rule="base-broken-weights", where="base", parameters={"folder": str(folder)}))
-
     return Base(
         ref=ref,
         kind=kind,
         title=t("{name} (rounded from {bits} bits)", name=name, bits=rounded_bits) if rounded_bits else name,
         folder=folder,
         rounded_bits=rounded_bits,
-        parameters=sum(c for c in counts if c) or None,
-        weights_bytes=sum(p.stat().st_size for p in shards),
+        stored=seen.stored,
+        tokens=seen.tokens,
+        parameters=_parameters(seen, dimensions["shape"], counts),
+        weights_bytes=sum(p.stat().st_size for p in seen.weights),
         problems=tuple(problems),
-        **_dimensions(config),
+        notes=seen.notes,
+        **dimensions,
     )
+
+
+def _parameters(seen: folders.Folder, shape: shapes.Shape | None, counts: list[int | None]) -> int | None:
+    """How many numbers a model has: those of its files, but of rounded ones, whose files pack them, by its shape."""
+    if seen.stored is not None and shape is not None:
+        return shapes.count_parameters(shape)
+    return sum(count for count in counts if count) or None
 
 
 def _dimensions(config: dict[str, Any]) -> dict[str, Any]:
