@@ -27,9 +27,7 @@ def show(workspace: Workspace) -> None:
                 "against its base, and can be used like a run."
             )
         )
-        path = st.text_input(
-            t("Folder of the adapter or model"), key="adopt_path", placeholder=FOLDER_EXAMPLE
-        )
+        path = st.text_input(t("Folder of the adapter or model"), key="adopt_path", placeholder=FOLDER_EXAMPLE)
         ref = st.text_input(
             t("Its base"),
             key="adopt_base",
@@ -59,13 +57,12 @@ def show(workspace: Workspace) -> None:
 
 def _start(workspace: Workspace, found: adoption.Adoption) -> None:
     click, bar = st.session_state.setdefault("adopt_click", secrets.token_hex(8)), st.empty()
+
+    def on_share(share: float) -> None:
+        bar.progress(share, _ui.say("Reading the folder ..."))
+
     try:
-        run_id = adoption.start(
-            workspace,
-            found,
-            click_id=click,
-            on_share=lambda share: bar.progress(share, _ui.say("Reading the folder ...")),
-        )
+        run_id = adoption.start(workspace, found, click_id=click, on_share=on_share)
     except limits.OverLimit as refused:
         _ui.problem_list(refused.problems)
     except OSError as error:

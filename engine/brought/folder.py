@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from engine.brought import adapters
-from engine.words import Problem
+from engine.models import folders, weights
+from engine.words import Problem, Text
 from engine.workspace import read_object
 
 # What is taken of a folder, and nothing else: no code, no pickles, no optimizer.
@@ -24,9 +25,8 @@ _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "tokenizer.model", "vocab.json", "merges.txt",
 )  # fmt: skip
-_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
+_MODEL = ("config.json", "generation_config.json", weights.INDEX)
 _MOST_FILE_BYTES = 128 * 2**20  # of a file that is no weights; Gemma's tokenizer.json has 33 MB
-_SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
 # What an embedding is called, in Llama and those after it, and in GPT-2.
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
 _CHUNK_BYTES = 8 * 2**20
@@ -45,7 +45,8 @@ class Refused(Exception):
 
 class Brought(msgspec.Struct, frozen=True, kw_only=True):
     """A folder that can be taken. `what` is adapter or model; `files` are what is taken of it, by name; `adapter` is set
-    where it is one; `own_tokenizer` whether it brings a tokenizer; `tool` is what wrote it, as far as its files say."""
+    where it is one; `own_tokenizer` whether it brings a tokenizer; `tool` is what wrote it, as far as its files say; `notes`
+    are what is to be known of a model's folder."""
 
     folder: Path
     what: str
@@ -53,48 +54,46 @@ class Brought(msgspec.Struct, frozen=True, kw_only=True):
     adapter: adapters.Adapter | None
     own_tokenizer: bool
     tool: str = ""
+    notes: tuple[Text, ...] = ()
 
     @property
     def size_bytes(self) -> int:
         return sum((self.folder / name).stat().st_size for name in self.files)
 
 
-def look(folder: Path) -> tuple[Brought | None, list[Problem]]:
+def look(path: Path) -> tuple[Brought | None, list[Problem]]:
     """Return what a folder brings, or everything that keeps it from being taken. Never raises for what lies there."""
-    shown = {"folder": str(folder)[:300]}
+    seen = folders.look(path)
+    if seen.kind not in ("adapter", "model"):
+        return None, list(seen.problems)
+    is_adapter = seen.kind == "adapter"
 
     def bad(rule: str, **more: Any) -> tuple[None, list[Problem]]:
-        return None, [Problem(rule=rule, where="adapter", parameters={**shown, **more})]
+        return None, [Problem(rule=rule, where="adapter", parameters={"folder": str(path)[:300], **more})]
 
-    try:
-        if not folder.is_dir():
-            return bad("adopt-missing")
-        names = sorted(path.name for path in folder.iterdir())
-    except (OSError, ValueError):
-        return bad("adopt-missing")
-    is_adapter = adapters.CONFIG in names
-    weights_files = [adapters.WEIGHTS] if is_adapter else [name for name in names if _SHARD.fullmatch(name)]
-    if not is_adapter and not weights_files:
-        return bad("adopt-nothing")
-    settings = () if is_adapter else _MODEL
-    plain = [name for name in (*settings, *_TOKENIZER) if name in names]
-    taken = [*weights_files, *([adapters.CONFIG] if is_adapter else []), *plain]
+    kept = [adapters.WEIGHTS] if is_adapter else [one.name for one in seen.weights]
+    plain = [name for name in (*(() if is_adapter else _MODEL), *_TOKENIZER) if os.path.lexists(path / name)]
+    taken = [*kept, *([adapters.CONFIG] if is_adapter else []), *plain]
     for name in taken:
-        if name in names and not _is_own(folder, name):
+        if os.path.lexists(path / name) and not _is_own(path, name):
             return bad("adopt-link", name=name[:80])
-    if large := [name for name in plain if (folder / name).stat().st_size > _MOST_FILE_BYTES]:
+    if large := [name for name in plain if (path / name).stat().st_size > _MOST_FILE_BYTES]:
         return bad("adopt-large", name=large[0])
     for name in ("config.json", "tokenizer_config.json"):
-        if name in plain and "auto_map" in read_object(folder / name):
+        if name in plain and "auto_map" in read_object(path / name):
             return bad("base-remote-code")
-    adapter, problems = adapters.read(folder) if is_adapter else (None, _model_problems(folder))
+    if is_adapter and folders.is_pointer(path / adapters.WEIGHTS):
+        return None, list(seen.problems)
+    if seen.stored is not None:
+        return bad("adopt-quantized", bits=seen.stored.bits)
+    adapter, problems = adapters.read(path) if is_adapter else (None, list(seen.problems))
     if problems:
         return None, problems
     own = any(name in plain for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
     files = tuple(name for name in taken if own or name not in _TOKENIZER)
     found = Brought(
-        folder=folder, what="adapter" if is_adapter else "model", files=files, adapter=adapter, own_tokenizer=own,
-        tool=tool_of(folder, names),
+        folder=path, what=seen.kind, files=files, adapter=adapter, own_tokenizer=own, tool=seen.tool or "",
+        notes=() if is_adapter else seen.notes,
     )  # fmt: skip
     return found, []
 
@@ -110,39 +109,9 @@ def _is_own(folder: Path, name: str) -> bool:
         return False
 
 
-def _model_problems(folder: Path) -> list[Problem]:
-    """What keeps a whole model from being taken, over what bases.describe says of any folder."""
-    if "quantization_config" in read_object(folder / "config.json"):
-        return [Problem(rule="adopt-quantized", where="adapter", parameters={"folder": str(folder)[:300]})]
-    return []
-
-
-def tool_of(folder: Path, names: list[str]) -> str:
-    """Return which trainer wrote a folder, by the marks it leaves; empty when none is known."""
-    config = read_object(folder / adapters.CONFIG)
-    mapping = config.get("auto_mapping")
-    if isinstance(mapping, dict) and mapping.get("unsloth_fixed"):
-        return "Unsloth"
-    if {"llamaboard_config.yaml", "trainer_log.jsonl"} & set(names):
-        return "LLaMA-Factory"
-    try:
-        with (folder / "README.md").open("rb") as file:
-            told = file.read(8192).decode("utf-8", "replace").lower()
-    except OSError:
-        told = ""
-    marks = {"llama-factory": "LLaMA-Factory", "axolotl": "Axolotl", "unsloth": "Unsloth", "tunebook": "Tunebook"}
-    for mark, name in {**marks, "trl": "TRL"}.items():
-        if re.search(rf"(?<![a-z]){mark}(?![a-z])", told):
-            return name
-    return "peft" if adapters.CONFIG in names else ""
-
-
 def tensors(folder: Path) -> adapters.Tensors:
     """Return the shapes of all tensors of a model, over its files."""
-    found: adapters.Tensors = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found |= adapters.header(path) or {}
-    return found
+    return {name: shape for file in weights.files(folder).present for name, shape in weights.shapes(file).items()}
 
 
 def unlike(mine: adapters.Tensors, base: adapters.Tensors) -> list[str]:

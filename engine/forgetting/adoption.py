@@ -63,13 +63,11 @@ def build(
     problems += evaluations.name_problems(workspace, benchmarks) if benchmarks else []
     if problems:
         return None, problems
-    notes = []
+    notes = [str(note) for note in found.notes]
     if found.adapter is not None and found.adapter.base and not _same_base(found.adapter.base, base):
         told = t("It names another base: {named}. It fits {base}, so it is taken as one trained on that.",
                  named=found.adapter.base[:120], base=base.title)  # fmt: skip
         notes.append(told)
-    if found.what == "adapter" and any((found.folder / name).is_file() for name in ("model.safetensors",)):
-        notes.append(t("A whole model lies beside the adapter; only the adapter is taken."))
     made = Adoption(
         brought=found, base=base, benchmarks=tuple(dict.fromkeys(benchmarks)), limit=limit, data=data or "",
         eval_data=eval_data, notes=tuple(notes),

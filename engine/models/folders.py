@@ -106,7 +106,7 @@ def look(path: Path) -> Folder:
         return _other(path, "other", "base-no-config")
 
 
-def problem(rule: str, path: Path, **parameters: str | int | None) -> Problem:
+def problem(rule: str, path: Path, /, **parameters: str | int | None) -> Problem:
     """A problem of what was given as a base."""
     return Problem(rule=rule, where="base", parameters={"folder": str(path), **parameters})
 
