@@ -165,7 +165,8 @@ def _unusual(config: dict[str, Any], kind: str) -> list[str]:
     found += [name for name in flags if config.get(name) not in (None, True, False)]
     counts = ("r", "oft_block_size", "num_cayley_neumann_terms")
     found += [name for name in counts if not _is_count(config.get(name, 0), _MOST_RANK)]
-    found += [name for name in ("lora_alpha", "eps") if not _is_number(config.get(name, 1.0))]
+    number = "lora_alpha" if kind == "LORA" else "eps"
+    found += [number] if not _is_number(config.get(number, 1.0)) else []
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict) or not all(
         _NAME.fullmatch(str(key)) and _is_number(value) for key, value in patterns.items()

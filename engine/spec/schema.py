@@ -239,7 +239,11 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 # Of a model tuned elsewhere these are null in spec.json, as nobody knows them. A RunSpec holds values that say nothing in
 # their place, so that whoever reads one need not ask first whether they are there.
-_UNKNOWN = {"recipe": {"name": "adopted", "sha256": "0" * 64}, "objective": "sft", "dataset": {"id": ""}}
+_UNKNOWN = {
+    "recipe": {"name": "adopted", "sha256": "0" * 64},
+    "objective": "sft",
+    "dataset": {"id": "", "eval_share": 0.0},
+}
 
 
 class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
