@@ -151,7 +151,8 @@ def _take(here: Workspace, run_id: str, adapter: bool) -> None:
     except (NotExportable, OSError) as error:
         st.caption(_ui.plain(error))
         return
-    _checked(parity.read(here.run_dir(run_id)))
+    if store.load_spec(here, run_id).adopted is None:  # nothing was trained here to compare it with
+        _checked(parity.read(here.run_dir(run_id)))
     needs = t("transformers and peft") if adapter else t("transformers")
     st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=needs))
     st.code(usage.load_script(here, run_id), language="python")

@@ -165,7 +165,8 @@ def _show_details(run_id: str) -> None:
     found = _run_parts.followed(workspace, run_id).others
     _measured(found)
     _answers([e for e in found if isinstance(e, events.Sample)])
-    _how_it_runs([e for e in found if isinstance(e, events.Started)])
+    if store.load_spec(workspace, run_id).adopted is None:
+        _how_it_runs([e for e in found if isinstance(e, events.Started)])
     with st.expander(t("Log")):
         for event in found:
             if isinstance(event, events.Started):

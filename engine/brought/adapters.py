@@ -70,10 +70,10 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def figures(adapter: Adapter) -> dict[str, str]:
-    """Return what an adapter's files say of it, as (name: value): rank, alpha, block size, and how many layers it has."""
+    """Return what an adapter's files say of it, as (name: value): rank, alpha, block size, and how many modules it has."""
     told = {"rank": adapter.rank, "alpha": adapter.alpha, "block size": adapter.block_size}
     found = {name: f"{value:g}" for name, value in told.items() if value is not None}
-    return {**found, "layers": str(len(adapter.modules))}
+    return {**found, "modules": str(len(adapter.modules))}
 
 
 def names(adapter: Adapter) -> str:

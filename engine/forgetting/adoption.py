@@ -199,10 +199,10 @@ def known(workspace: Workspace, run_id: str) -> list[str]:
     """Return what is known of how a model came to be that was tuned elsewhere, and what is not, as sentences."""
     made, told = made_by(workspace.run_dir(run_id)), store.load_spec(workspace, run_id)
     by = told.adopted.tool if told.adopted is not None else ""
-    found = [t("Trained elsewhere, by what its files say with {tool}.", tool=by) if by else t("Trained elsewhere.")]
+    found = [t("Trained elsewhere; its files speak of {tool}.", tool=by) if by else t("Trained elsewhere.")]
     adapter = adapters.read(made)[0] if made is not None and made.name == "adapter" else None
     if adapter is not None:
-        words = {"rank": t("rank"), "alpha": t("alpha"), "block size": t("block size"), "layers": t("layers")}
+        words = {"rank": t("rank"), "alpha": t("alpha"), "block size": t("block size"), "modules": t("modules")}
         figures = ", ".join(f"{words[name]} {value}" for name, value in adapters.figures(adapter).items())
         found.append(t("Read from its files: {kind}, {figures}.", kind=adapters.names(adapter), figures=figures))
         if adapter.whole:
