@@ -209,7 +209,7 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
         problems = (*problems, Problem(rule="base-broken-weights", where="base", parameters={"folder": str(made)}))
     return msgspec.structs.replace(
         lowest, ref=ref, kind="run", title=title, folder=made, adapter_of=toy or below, scores_only=scores_only,
-        problems=problems,
+        problems=problems, stored=None,
     )  # fmt: skip
 
 
@@ -298,6 +298,12 @@ def _config_problems(config: dict[str, Any], folder: Path) -> list[Problem]:
     kind, known = config.get("model_type"), architectures()
     if isinstance(kind, str) and known and kind not in known:
         found.append(Problem(rule="base-architecture", where="base", parameters={"kind": kind[:60]}))
+    named = config.get("architectures")
+    first = next(iter(named), None) if isinstance(named, list) else None
+    if isinstance(first, str) and first.endswith(_NO_WRITERS):
+        found.append(
+            Problem(rule="folder-no-writer", where="base", parameters={"folder": str(folder), "kind": first[:60]})
+        )
     settings = read_object(folder / "tokenizer_config.json")
     # These classes bring no tokens of their own; others, such as GPT-2's, have an end token that no file names.
     plain = settings.get("tokenizer_class") in (None, "PreTrainedTokenizerFast", "TokenizersBackend")
@@ -306,6 +312,11 @@ def _config_problems(config: dict[str, Any], folder: Path) -> list[Problem]:
         if not any(special.get(name) for name in ("pad_token", "eos_token")):
             found.append(Problem(rule="base-no-end-token", where="base", parameters={"folder": str(folder)}))
     return found
+
+
+# How the classes of models end that write no text of their own.
+_NO_WRITERS = ("ForMaskedLM", "ForPreTraining", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice",
+               "ForImageClassification", "ForCTC", "BertModel", "ViTModel", "CLIPModel")  # fmt: skip
 
 
 @lru_cache(maxsize=1)

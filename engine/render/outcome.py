@@ -4,7 +4,7 @@ read. The check with a base, the pages and the run all say this of the same rows
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -61,6 +61,13 @@ def of_coded(coded: Encoded | Pair | Marked) -> Outcome:
     # The first token has no predecessor, so it is never predicted.
     first = next((at for at, label in enumerate(coded.labels) if at and label != IGNORED), len(coded.labels))
     return Outcome(len(coded.input_ids), first, coded.needed, coded.trained_tokens, coded.dropped)
+
+
+def ids_of(coded: Encoded | Pair | Marked) -> Iterator[int]:
+    """The tokens of a row, of all its parts."""
+    for name, part in zip(coded._fields, coded, strict=True):
+        if name.endswith("_ids"):
+            yield from part
 
 
 class Refusal(msgspec.Struct, frozen=True):
