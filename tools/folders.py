@@ -99,7 +99,8 @@ EXAMPLES: dict[str, Callable[[], dict[str, Any]]] = {
         model() | {"consolidated.safetensors": safetensors(EMBEDDING)}
     ),
     "a model in its makers' layout only": lambda: {
-        "consolidated.safetensors": safetensors(EMBEDDING), "params.json": {},
+        "consolidated.safetensors": safetensors(EMBEDDING),
+        "params.json": {},
     },
     "a checkpoint": lambda: model() | {"trainer_state.json": {"global_step": 500}, "optimizer.pt": b"PK\x03\x04"},
     "the output folder of a trainer": lambda: inside("checkpoint-500", model()) | inside("checkpoint-1000", model()),
@@ -107,7 +108,9 @@ EXAMPLES: dict[str, Callable[[], dict[str, Any]]] = {
     "an adapter": adapter,
     "an adapter by Unsloth": lambda: adapter() | {"README.md": _card("unsloth")},
     "an adapter by LLaMA-Factory": lambda: adapter() | {"README.md": _card("llama-factory", "lora")},
-    "an adapter by Axolotl, with a config.json": lambda: adapter() | {"README.md": _card("axolotl"), "config.json": CONFIG},
+    "an adapter by Axolotl, with a config.json": lambda: (
+        adapter() | {"README.md": _card("axolotl"), "config.json": CONFIG}
+    ),
     "an adapter that names no base": lambda: adapter(base_model_name_or_path=None),
     "an adapter that is neither LoRA nor OFT": lambda: adapter(peft_type="IA3"),
     "an adapter without its weights": lambda: without(adapter(), "adapter_model.safetensors"),

@@ -21,7 +21,7 @@ import msgspec
 
 from engine import limits, starter
 from engine.gguf import headers, tokenizers
-from engine.models import folders, shapes
+from engine.models import folders, shapes, stored
 from engine.models.cache import hub_snapshot
 from engine.models.made import made_by
 from engine.models.refs import HUB_ID, is_revision, split_ref
@@ -159,7 +159,9 @@ def _from_hub(ref: str, name: str, revision: str | None) -> Base:
     config = read_object(cached / "config.json")
     if not config:
         return Base(ref=ref, kind="hub", title=title, revision=cached.name)
-    problems = _config_problems(config, cached)
+    problems, kept = _config_problems(config, cached), stored.read(config)
+    if kept is not None and not kept.is_trainable:
+        problems.append(kept.problem(cached))
     shape = shapes.read_shape(config)
     return Base(
         ref=ref,
@@ -168,6 +170,8 @@ def _from_hub(ref: str, name: str, revision: str | None) -> Base:
         looked_at=cached,
         revision=cached.name,
         parameters=shapes.count_parameters(shape) if shape is not None else None,
+        stored=kept,
+        notes=(kept.note,) if kept is not None and kept.is_trainable else (),
         problems=tuple(problems),
         **_dimensions(config),
     )

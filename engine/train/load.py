@@ -39,7 +39,7 @@ def load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | N
     where = _device()
     half = where == "cuda" and chosen.bf16 and spec.adapter != "full"
     dtype = torch.bfloat16 if half else torch.float32
-    notes = []
+    notes = list(base.notes)
     source = str(base.folder) if base.folder is not None else base.ref
     tokenizer = from_pretrained(AutoTokenizer, source, spec)
     if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
