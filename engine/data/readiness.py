@@ -31,14 +31,12 @@ REASONS = 5
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept beside the data: the rows, and what is wrong or worth knowing of the base itself. `rowless`: the tokens
-    for which its embedding has no row, and the lines they stand in."""
+    """What is kept beside the data: the rows, and what is wrong or worth knowing of the base itself."""
 
     version: int
     tally: outcome.Stored
     base_warnings: tuple[Problem, ...] = ()
     base_notes: tuple[Text, ...] = ()
-    rowless: dict[str, list[int]] = {}
 
 
 class Window(NamedTuple):
@@ -56,14 +54,14 @@ class Readiness:
 
     def __init__(self, kept: Kept, has_targets: bool):
         self.tally = outcome.Tally.of_stored(kept.tally)
-        self.base_warnings, self.base_notes, self.rowless = kept.base_warnings, kept.base_notes, kept.rowless
+        self.base_warnings, self.base_notes = kept.base_warnings, kept.base_notes
         self.has_targets = has_targets
 
     def stops(self, window: Window) -> Problem | None:
         """Why a run on these rows would fail, or no row be left to train on; None where neither is so."""
         tally = self.tally
-        if self.rowless:
-            return self._rowless()
+        if tally.rowless:
+            return tally.rowless_problem
         if tally.refused_rows == tally.rows:
             return tally.refused[0].problem if tally.refused else None
         lost, cut = self._lost_and_cut(window)
@@ -75,12 +73,6 @@ class Readiness:
             return Problem(rule="data-all-kept-back")
         needed = tally.keeps_all if self.has_targets else min(tally.first) + window.answer
         return Problem(rule="data-nothing-trained", parameters={"length": window.length, "needed": needed})
-
-    def _rowless(self) -> Problem:
-        """Tokens that the base cannot look up, and where they stand."""
-        lines = sorted({line for found in self.rowless.values() for line in found})
-        told = {"tokens": ", ".join(self.rowless), "n": len(lines), "lines": outcome.named(lines, len(lines))}
-        return Problem(rule="data-rowless", where="dataset", parameters=told)
 
     def warnings(self, window: Window) -> list[Text]:
         """What a run with such a window leaves out or cuts, with the lines."""
@@ -198,16 +190,12 @@ def count(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgres
 
     coder = Coder.of_folder(base.folder, base.ref)
     path = datasets.rows_path(workspace, dataset_id)
-    tally, rowless = outcome.Tally(), dict[str, list[int]]()
-    rows = base.tokens.rows if base.tokens is not None and base.tokens.beyond else None
+    tally = outcome.Tally(base.tokens.rows if base.tokens is not None and base.tokens.beyond else None)
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 for row in file.read_row_group(group).to_pylist():
-                    coded = tally.take(row, coder)
-                    if rows is not None and coded is not None:
-                        for number in {one for one in outcome.ids_of(coded) if one >= rows}:
-                            rowless.setdefault(coder.tokenizer.id_to_token(number), []).append(row["line"])
+                    tally.take(row, coder)
                     if progress is not None and not tally.rows % 100:
                         progress(tally.rows, file.metadata.num_rows)
     except (OSError, pyarrow.ArrowException) as error:
@@ -218,7 +206,6 @@ def count(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgres
         tally=tally.stored(),
         base_warnings=tuple(outcome.base_warnings(coder)),
         base_notes=tuple(outcome.base_notes(coder)),
-        rowless=rowless,
     )
     write_atomically(_path(workspace, dataset_id, base), msgspec.msgpack.encode(kept))
 
