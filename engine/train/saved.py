@@ -20,8 +20,10 @@ Shapes = dict[str, tuple[int, ...]]
 def check(folder: Path, model: Any) -> None:
     """Read back a model or an adapter that `model` was just saved as. Raises RunRefused where a tensor is missing, of
     another shape, or not finite."""
-    found = _read(folder)
-    if isinstance(model, PeftModel):
+    is_adapter = isinstance(model, PeftModel)
+    files = [folder / "adapter_model.safetensors"] if is_adapter else list(weights.files(folder).present)
+    found = _read(files)
+    if is_adapter:
         wanted = [[(name, tuple(one.shape))] for name, one in get_peft_model_state_dict(model).items()]
         trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
         if trained > sum(math.prod(shape) for [(_, shape)] in wanted):
@@ -29,25 +31,19 @@ def check(folder: Path, model: Any) -> None:
     else:
         wanted = _once(model)
     _compare(wanted, found, renamed=bool(getattr(model, "_weight_conversions", None)))
-    _finite(folder)
+    _finite(files)
 
 
 def check_copy(made: Path, copy: Path) -> None:
     """Read back the copy of a saved model; raises RunRefused as check() does, and where the model itself has no weights."""
-    wanted = [[one] for one in _read(made).items()]
-    _compare(wanted, _read(copy), renamed=False)
-    _finite(copy)
+    first, second = (list(weights.files(folder).present) for folder in (made, copy))
+    _compare([[one] for one in _read(first).items()], _read(second), renamed=False)
+    _finite(second)
 
 
-def _files(folder: Path) -> list[Path]:
-    adapter = folder / "adapter_model.safetensors"
-    alone = adapter.is_file() and not (folder / "config.json").is_file()
-    return [adapter] if alone else list(weights.files(folder).present)
-
-
-def _read(folder: Path) -> Shapes:
-    """The tensors of all weights in a folder; none of a file that is cut off."""
-    whole = [path for path in _files(folder) if weights.is_whole(path)]
+def _read(files: list[Path]) -> Shapes:
+    """The tensors of weights files; none of a file that is cut off."""
+    whole = [path for path in files if weights.is_whole(path)]
     return {name: shape for path in whole for name, shape in weights.shapes(path).items()}
 
 
@@ -75,9 +71,9 @@ def _compare(wanted: list[list[tuple[str, tuple[int, ...]]]], found: Shapes, *, 
         raise _refused("model-saved-shape", bent)
 
 
-def _finite(folder: Path) -> None:
+def _finite(files: list[Path]) -> None:
     broken = []
-    for path in _files(folder):
+    for path in files:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - no dict
                 tensor = file.get_tensor(name)
