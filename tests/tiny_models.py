@@ -88,7 +88,7 @@ def with_adapter(folder: Path) -> None:
 
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     config = peft.LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    peft.get_peft_model(model, config).save_pretrained(folder)
+    peft.get_peft_model(model, config).save_pretrained(str(folder))
 
 
 def _changed(folder: Path, change: Any) -> None:

@@ -51,7 +51,7 @@ def rounded(tmp_path_factory) -> list[dict[str, Any]]:
     )
 
 
-def losses(run: dict[str, Any]) -> list[float]:
+def losses(run: dict[str, Any]) -> list[float | None]:
     assert run.get("status") == 0, run
     return [event.loss for event in read(run) if isinstance(event, events.Step)]
 
