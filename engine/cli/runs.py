@@ -74,6 +74,8 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
     problems += [p for p in plan.problems if dataset_id is not None or p.rule != "dataset-none"]
     if problems:
         return refuse(problems)
+    for note in plan.base.notes:
+        print(note, file=sys.stderr)
     for warning in plan.row_warnings:
         print(t("warning: ") + str(warning), file=sys.stderr)
     run_id = lifecycle.start(workspace, plan.spec, name=arguments.name)

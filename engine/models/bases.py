@@ -21,7 +21,7 @@ import msgspec
 
 from engine import limits, starter
 from engine.gguf import headers, tokenizers
-from engine.models import folders, shapes
+from engine.models import folders, shapes, stored
 from engine.models.cache import hub_snapshot
 from engine.models.made import made_by
 from engine.models.refs import HUB_ID, is_revision, split_ref
@@ -159,7 +159,9 @@ def _from_hub(ref: str, name: str, revision: str | None) -> Base:
     config = read_object(cached / "config.json")
     if not config:
         return Base(ref=ref, kind="hub", title=title, revision=cached.name)
-    problems = _config_problems(config, cached)
+    problems, kept = _config_problems(config, cached), stored.read(config)
+    if kept is not None and not kept.is_trainable:
+        problems.append(kept.problem(cached))
     shape = shapes.read_shape(config)
     return Base(
         ref=ref,
@@ -168,6 +170,8 @@ def _from_hub(ref: str, name: str, revision: str | None) -> Base:
         looked_at=cached,
         revision=cached.name,
         parameters=shapes.count_parameters(shape) if shape is not None else None,
+        stored=kept,
+        notes=(kept.note,) if kept is not None and kept.is_trainable else (),
         problems=tuple(problems),
         **_dimensions(config),
     )
@@ -209,7 +213,7 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
         problems = (*problems, Problem(rule="base-broken-weights", where="base", parameters={"folder": str(made)}))
     return msgspec.structs.replace(
         lowest, ref=ref, kind="run", title=title, folder=made, adapter_of=toy or below, scores_only=scores_only,
-        problems=problems,
+        problems=problems, stored=None,
     )  # fmt: skip
 
 
@@ -298,6 +302,12 @@ def _config_problems(config: dict[str, Any], folder: Path) -> list[Problem]:
     kind, known = config.get("model_type"), architectures()
     if isinstance(kind, str) and known and kind not in known:
         found.append(Problem(rule="base-architecture", where="base", parameters={"kind": kind[:60]}))
+    named = config.get("architectures")
+    first = next(iter(named), None) if isinstance(named, list) else None
+    if isinstance(first, str) and first.endswith(_NO_WRITERS):
+        found.append(
+            Problem(rule="folder-no-writer", where="base", parameters={"folder": str(folder), "kind": first[:60]})
+        )
     settings = read_object(folder / "tokenizer_config.json")
     # These classes bring no tokens of their own; others, such as GPT-2's, have an end token that no file names.
     plain = settings.get("tokenizer_class") in (None, "PreTrainedTokenizerFast", "TokenizersBackend")
@@ -306,6 +316,11 @@ def _config_problems(config: dict[str, Any], folder: Path) -> list[Problem]:
         if not any(special.get(name) for name in ("pad_token", "eos_token")):
             found.append(Problem(rule="base-no-end-token", where="base", parameters={"folder": str(folder)}))
     return found
+
+
+# How the classes of models end that write no text of their own.
+_NO_WRITERS = ("ForMaskedLM", "ForPreTraining", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice",
+               "ForImageClassification", "ForCTC", "BertModel", "ViTModel", "CLIPModel")  # fmt: skip
 
 
 @lru_cache(maxsize=1)

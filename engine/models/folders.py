@@ -116,7 +116,7 @@ def is_pointer(path: Path) -> bool:
     return path.is_file() and path.stat().st_size < 1024 and _head(path, len(_POINTER)) == _POINTER
 
 
-def _other(path: Path, kind: str, rule: str, **parameters: str | int | None) -> Folder:
+def _other(path: Path, kind: str, rule: str, /, **parameters: str | int | None) -> Folder:
     return Folder(path=path, kind=kind, problems=(problem(rule, path, **parameters),))
 
 
@@ -223,6 +223,10 @@ def _model(path: Path, names: set[str], adapter: Adapter | None, files: weights.
     elif files.missing:
         told = {"missing": len(files.missing), "total": len(files.missing) + len(files.present)}
         found.append(problem("folder-missing-shards", path, **told, file=min(files.missing)))
+    vocabulary = config.get("vocab_size")
+    held = token_rows.held(files.present)
+    if held is not None and isinstance(vocabulary, int) and held != vocabulary:
+        found.append(problem("folder-shape", path, rows=held, vocabulary=vocabulary))
     if files.misnamed:
         found.append(problem("folder-weights-name", path, file=_named(list(files.present))))
     kept = stored.read(config)

@@ -52,8 +52,7 @@ class TokenRows(msgspec.Struct, frozen=True, kw_only=True):
 def read(folder: Path, files: tuple[Path, ...], config: dict[str, Any]) -> TokenRows | None:
     """Count both, from tokenizer.json and from the header of the weights, or else config.json; None where they do not
     say."""
-    shapes = (shape for file in files for name, shape in weights.shapes(file).items() if name.endswith(_EMBEDDINGS))
-    rows = next((shape[0] for shape in shapes if len(shape) == 2), None)
+    rows = held(files)
     rows = rows if rows is not None else config.get("vocab_size")
     path = folder / "tokenizer.json"
     try:
@@ -64,6 +63,12 @@ def read(folder: Path, files: tuple[Path, ...], config: dict[str, Any]) -> Token
         return None
     found = _tokens(str(path), seen.st_mtime_ns, seen.st_size, rows)
     return None if found is None else TokenRows(tokens=found[0], rows=rows, beyond=found[1])
+
+
+def held(files: tuple[Path, ...]) -> int | None:
+    """How many rows the embedding in some weights files has, by their headers; None where none is found."""
+    shapes = (shape for file in files for name, shape in weights.shapes(file).items() if name.endswith(_EMBEDDINGS))
+    return next((shape[0] for shape in shapes if len(shape) == 2), None)
 
 
 @lru_cache(maxsize=64)  # a page asks at every click, and such a file may have 20 MB

@@ -33,7 +33,15 @@ def spec_of(
         dataset_id=dataset_id,
         overrides={**_defaults(recipe, base, dataset), **overrides},
     )
-    return _with_objective(spec, base, dataset, workspace), wrong
+    return _with_objective(_as_stored(spec, base), base, dataset, workspace), wrong
+
+
+def _as_stored(spec: RunSpec, base: Base) -> RunSpec:
+    """A base that is stored in 4 or 8 bits is held in them, also where nobody asked for it."""
+    trains_adapter = spec.adapter != "full" and not OBJECTIVES[spec.objective].is_judge
+    if base.stored is None or not base.stored.is_trainable or spec.quantize != "none" or not trains_adapter:
+        return spec
+    return msgspec.convert({**msgspec.to_builtins(spec), "quantize": base.stored.setting}, RunSpec)
 
 
 def _defaults(recipe: recipes.Recipe, base: Base, dataset: Dataset | None) -> dict[str, Any]:

@@ -142,10 +142,8 @@ def _with_adapter(run_spec: RunSpec, workspace: Workspace, adapter: Path, tokeni
 
 def _whole(run_spec: RunSpec, workspace: Workspace) -> Any:
     """Return the base of a run in the number format of its files, on the processor: it need not fit the card."""
-    from transformers import AutoModelForCausalLM
-
-    from engine.train import oft
-    from engine.train.load import from_pretrained
+    from engine.train import oft, sound
+    from engine.train.load import whole
 
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
     if base.problems:
@@ -154,7 +152,10 @@ def _whole(run_spec: RunSpec, workspace: Workspace) -> Any:
         below = store.load_spec(workspace, base.ref.removeprefix("run:"))
         return oft.merged(_with_adapter(below, workspace, base.folder, None))
     source = str(base.folder or base.ref)
-    return from_pretrained(AutoModelForCausalLM, source, run_spec, dtype="auto", use_safetensors=True)
+    if base.stored is None:
+        return whole(source, run_spec, dtype="auto")
+    model = whole(source, run_spec, dtype="auto", device_map={"": "cpu"})
+    return sound.unpacked(model, model.dtype)
 
 
 def _logits(model: Any, texts: list[list[int]]) -> list[Any]:
@@ -217,10 +218,13 @@ def _room(target: Path, needed_bytes: int) -> None:
 def _copied(run_spec: RunSpec, workspace: Workspace, made: Path, partial: Path, told: Told) -> export_parity.Parity:
     from transformers import AutoTokenizer
 
+    from engine.train import saved
+
     _room(partial, sum(path.stat().st_size for path in made.rglob("*") if path.is_file()))
     told("saving")
     shutil.copytree(made, partial, ignore=shutil.ignore_patterns("*.bin"))  # training_args.bin is a pickle
     told("comparing")
+    saved.check_copy(made, partial)
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
     # A model tuned elsewhere speaks with its own tokenizer; so does one whose base is gone.
     source = msgspec.structs.replace(base, folder=made) if base.problems or run_spec.adopted is not None else base
@@ -237,7 +241,7 @@ def _merged(
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    from engine.train import oft
+    from engine.train import oft, saved
     from engine.train.load import files_of, stop_at_turns
 
     told("loading")
@@ -260,6 +264,7 @@ def _merged(
     told("saving")
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    saved.check(partial, model)
     del model, made
     told("comparing")
     kind = AutoModelForSequenceClassification if OBJECTIVES[run_spec.objective].is_judge else AutoModelForCausalLM
