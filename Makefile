@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 STAMP_UNSLOTH := $(VENV)/.set-up-unsloth
 
-.PHONY: setup unsloth real app test test-quick test-all lint audit bench messages templates clean
+.PHONY: setup unsloth real app test test-quick test-all lint audit bench messages templates folders clean
 
 setup: $(STAMP)
 
@@ -67,6 +67,10 @@ messages: setup
 # after TRL or engine/render changed: what the chat templates of known families do
 templates: setup
 	$(BIN)/python -m tools.templates
+
+# after engine/models changed: what each kind of folder is called and what can be done with it
+folders: setup
+	$(BIN)/python -m tools.folders
 
 bench: setup
 	$(BIN)/python -m bench.engine

@@ -54,7 +54,7 @@ class Started(Event, tag="started", kw_only=True):
 
 
 class Phase(Event, tag="phase", kw_only=True):
-    """loading, training, saving or evaluating; `detail` says what of."""
+    """copying, loading, training, saving or evaluating; `detail` says what of."""
 
     phase: str
     detail: str = ""

@@ -151,6 +151,7 @@ def _facts(base: Base, seen: hub.Model | None, plan: Plan | None) -> list[str]:
         )
     if base.pads_with_end:
         lines.append(t("Has no padding token of its own: its end token fills up rows, and is not trained there."))
+    lines += map(str, base.notes)
     if base.shape is not None:
         if plan is not None and plan.recipe is not None:
             title, verdict = t(plan.recipe.title), memory.verdict(plan.memory, plan.target.memory_bytes)

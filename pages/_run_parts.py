@@ -56,10 +56,11 @@ def how_far(run_id: str, state: str, found: list[Any], last: events.Step | None)
         before = device_queue.place(machine.facts().device, run_id)
         st.info(_ui.say("Waiting for its turn; {n} before it.", n=before) if before else t("About to start."))
     words = {
+        "copying": t("Copying it"),
         "loading": t("Loading libraries and model"),
         "training": t("Trying the longest batch") if phase and phase.detail == "probe" else t("Training"),
         "saving": t("Saving"),
-        "evaluating": t("Scoring the base before training")
+        "evaluating": t("Scoring the base")
         if phase and phase.detail == "base"
         else t("Scoring what it learned and forgot"),
     }
@@ -89,9 +90,13 @@ def actions(here: Workspace, run: Run) -> None:
                 st.error(_ui.plain(error))
             else:
                 st.rerun()
-        if st.button(t("Duplicate"), help=t("Open Train with the same settings"), key="duplicate"):
+        told = store.load_spec(here, run.id)
+        # What was trained elsewhere cannot be trained again the same way.
+        if told.adopted is None and st.button(
+            t("Duplicate"), help=t("Open Train with the same settings"), key="duplicate"
+        ):
             came_from = t("A copy of {name}", name=run.name)
-            made = drafts.of_spec(here, store.load_spec(here, run.id), came_from=came_from)
+            made = drafts.of_spec(here, told, came_from=came_from)
             _ui.go("train", draft=drafts.save(here, made))
         with st.popover(t("Rename")):
             new_name = st.text_input(t("Name"), run.name, key=f"rename_{run.id}")
@@ -153,6 +158,8 @@ def outcome(here: Workspace, run_id: str, short: store.Summary) -> None:
 def _start_again(here: Workspace, run_id: str, kind: str) -> None:
     """Offer a new run with each change that is safe to try."""
     run_spec = store.load_spec(here, run_id)
+    if run_spec.adopted is not None:
+        return
     found = failures.remedies(kind, run_spec)
     fitting = plans.of_spec(here, run_spec).smaller if kind == "oom" else None
     if fitting and not {"adapter", "objective"} & set(fitting):

@@ -39,7 +39,9 @@ def show(here: Workspace, run_id: str) -> None:
     adapter = made.name == "adapter"
     names = {"take": t("Adapter") if adapter else t("Model")}
     names |= {"merged": t("Merged model")} if adapter else {}
-    names |= {"ollama": t("GGUF, Ollama"), "hub": t("Hub"), "trainers": t("Other trainers")}
+    names |= {"ollama": t("GGUF, Ollama"), "hub": t("Hub")}
+    if store.load_spec(here, run_id).adopted is None:  # a recipe that nobody knows cannot be written for others
+        names |= {"trainers": t("Other trainers")}
     chosen = st.radio(
         t("What to take along"),
         list(names),
@@ -149,7 +151,8 @@ def _take(here: Workspace, run_id: str, adapter: bool) -> None:
     except (NotExportable, OSError) as error:
         st.caption(_ui.plain(error))
         return
-    _checked(parity.read(here.run_dir(run_id)))
+    if store.load_spec(here, run_id).adopted is None:  # nothing was trained here to compare it with
+        _checked(parity.read(here.run_dir(run_id)))
     needs = t("transformers and peft") if adapter else t("transformers")
     st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=needs))
     st.code(usage.load_script(here, run_id), language="python")

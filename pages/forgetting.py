@@ -8,7 +8,7 @@ from engine.forgetting import sweep_plan
 from engine.report import items
 from engine.runs import store
 from engine.words import t
-from pages import _forgetting_compare, _forgetting_run, _forgetting_sweeps, _run_parts, _ui
+from pages import _forgetting_adopt, _forgetting_compare, _forgetting_run, _forgetting_sweeps, _run_parts, _ui
 
 REFRESH_S = 2.0
 
@@ -56,6 +56,7 @@ elif not scored:
         _ui.empty(text, "runs", t("Go to Runs"))
     else:
         _ui.empty(text, "train", t("Start a run"))
+    _forgetting_adopt.show(workspace)
 elif view == "compare":
     _forgetting_compare.show(workspace, scored, wanted, runs)
 else:
@@ -77,4 +78,5 @@ else:
                 n=others,
             )
         )
+    _forgetting_adopt.show(workspace)
     _ui.next_step("train", t("Next: train again, with other settings"))

@@ -228,7 +228,8 @@ def _methods() -> None:
 def _newest_answers() -> str:
     """Return the newest finished run with answers as a base, else the starter."""
     for run in store.list_all(workspace)[:50]:
-        if run.status == "finished" and store.load_spec(workspace, run.id).objective == "sft":
+        told = store.load_spec(workspace, run.id)
+        if run.status == "finished" and told.objective == "sft" and told.adopted is None:
             return f"run:{run.id}"
     return "starter"
 

@@ -10,6 +10,7 @@ import streamlit as st
 
 from engine import events
 from engine.estimate import memory
+from engine.forgetting import adoption
 from engine.models import bases
 from engine.runs import follow, store
 from engine.spec import OBJECTIVES, settings
@@ -30,6 +31,8 @@ workspace = _ui.workspace()
 def _progress(run_id: str, state: str, found: list[Any], steps: list[events.Step]) -> None:
     last = steps[-1] if steps else None
     _run_parts.how_far(run_id, state, found, last)
+    if store.load_spec(workspace, run_id).adopted is not None:  # it takes no steps
+        return
     a, b, c, d = st.columns(4)
     rate = next((e.tokens_per_s for e in reversed(steps) if e.tokens_per_s), None)
     a.metric(t("Step"), f"{last.step:,} / {last.total_steps:,}" if last else "–")
@@ -162,7 +165,8 @@ def _show_details(run_id: str) -> None:
     found = _run_parts.followed(workspace, run_id).others
     _measured(found)
     _answers([e for e in found if isinstance(e, events.Sample)])
-    _how_it_runs([e for e in found if isinstance(e, events.Started)])
+    if store.load_spec(workspace, run_id).adopted is None:
+        _how_it_runs([e for e in found if isinstance(e, events.Started)])
     with st.expander(t("Log")):
         for event in found:
             if isinstance(event, events.Started):
@@ -189,9 +193,14 @@ else:
     run = store.describe(workspace, run_id)
     title = f"{run.name} · {_ui.status_word(run.status)}"
     st.subheader(_ui.plain(title), icon=_ui.STATUS_ICONS.get(run.status))
-    made = t("{recipe} on {base}", recipe=run.recipe, base=bases.short(run.base, workspace))
+    base, adopted = bases.short(run.base, workspace), store.load_spec(workspace, run_id).adopted is not None
+    made = (
+        t("tuned elsewhere, on {base}", base=base) if adopted else t("{recipe} on {base}", recipe=run.recipe, base=base)
+    )
     st.caption(_ui.plain(f"{run.id} · {made}"))
     _run_parts.actions(workspace, run)
+    if adopted:
+        _ui.bullets(adoption.known(workspace, run_id))
     _run_parts.tab_title(run)
     if run.status in store.LIVE:
         _live(run_id)

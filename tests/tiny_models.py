@@ -1,6 +1,7 @@
 """Random models of a few thousand weights in the shapes people bring: a Llama with a tied head, a Qwen2 that has biases
 and pads with its end token, a GPT-2 built of Conv1D without a chat template or a padding token; and runs on them, one
-after another in one process, through the same code as the child's; "hub:qwen2" is fetched from a hub of our own first.
+after another in one process, through the same code as the child's; "hub:qwen2" is fetched from a hub of our own first,
+"4bit:llama" is stored in 4 bits (DRESSED has more), and "run:0" is what the first of these runs has made.
 For tests alone.
 
     python -m tests.tiny_models HOME '[["llama", "lora", {"train.max_steps": 2}], ["hub:gpt2", "kto", {}], ...]'
@@ -19,7 +20,7 @@ import msgspec
 from engine import events, starter
 from engine.data import datasets
 from engine.models import cache, hub
-from engine.runs import store
+from engine.runs import failures, store
 from engine.spec import schema
 from engine.words import t
 from engine.workspace import Workspace, new_run_id
@@ -68,6 +69,49 @@ def make(folder: Path, shape: str) -> Path:
     return target
 
 
+def in_4_bits(folder: Path) -> None:
+    """Store a model in 4 bits."""
+    import torch
+    import transformers
+
+    bits = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=bits, dtype=torch.float32, device_map={"": "cpu"}
+    )
+    model.save_pretrained(folder)
+
+
+def with_adapter(folder: Path) -> None:
+    """Put an adapter beside a model that would change all it says."""
+    import peft
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    config = peft.LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    peft.get_peft_model(model, config).save_pretrained(str(folder))
+
+
+def _changed(folder: Path, change: Any) -> None:
+    from safetensors.torch import load_file, save_file
+
+    held = load_file(folder / "model.safetensors")
+    change(held)
+    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def without_numbers(folder: Path) -> None:
+    """Let a model hold NaN in one place."""
+    _changed(folder, lambda held: held["model.layers.1.mlp.down_proj.weight"][3, :2].fill_(float("nan")))
+
+
+def without_part(folder: Path) -> None:
+    """Take a tensor out of a model."""
+    _changed(folder, lambda held: held.pop("model.layers.1.mlp.down_proj.weight"))
+
+
+DRESSED = {"4bit": in_4_bits, "adapter": with_adapter, "nan": without_numbers, "part": without_part}
+
+
 def train(workspace: Workspace, base: str, recipe: str, data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train in this process and return exit status and run folder, or the rules of what keeps it from starting."""
     from engine.train.__main__ import run
@@ -80,8 +124,12 @@ def train(workspace: Workspace, base: str, recipe: str, data: str, settings: dic
     run_dir.mkdir(parents=True)
     (run_dir / "spec.json").write_bytes(schema.encode(made))
     log = events.EventLog(run_dir)
-    status = run(run_dir, log)
-    log.close()
+    try:
+        status = run(run_dir, log)
+    except failures.RunRefused as refused:
+        return {"refused": [refused.problem.rule], "run": str(run_dir)}
+    finally:
+        log.close()
     store.write_summary(run_dir)
     return {"status": status, "run": str(run_dir), "unsloth": "unsloth" in sys.modules}
 
@@ -134,6 +182,14 @@ def main() -> None:
         if base in SHAPES:
             folder = home / "bases" / base
             base = str(folder if folder.exists() else make(home / "bases", base))
+        dress, _, shape = base.partition(":")
+        if dress in DRESSED:
+            folder = home / "dressed" / dress / shape
+            if not folder.exists():
+                DRESSED[dress](make(home / "dressed" / dress, shape))
+            base = str(folder)
+        if dress == "run":
+            base = f"run:{Path(results[int(shape)]['run']).name}"
         which = settings.pop("data", data)
         if which == "codes":
             which = datasets.add(workspace, codes, t("codes")).id

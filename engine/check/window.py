@@ -28,9 +28,10 @@ class Window:
             raise DatasetError(error.problem) from None
         self.most = base.window_tokens or 1 << 30
         self.length = min(max_length or MAX_LENGTH, self.most)
+        self.embedded = base.tokens.rows if base.tokens is not None and base.tokens.beyond else None
 
     def start(self, reading: formats.Reading) -> None:
-        self.reading, self.tally = reading, outcome.Tally()
+        self.reading, self.tally = reading, outcome.Tally(self.embedded)
 
     def add(self, line: int, row: dict[str, Any], raw: bytes) -> None:
         self.tally.take(canonical(row, self.reading, line), self.coder)
@@ -51,7 +52,10 @@ class Window:
             lines = tally.dropped_rows[what]
             named = outcome.named(lines, len(lines))
             totals.warn("row-dropped", what=outcome.told(what, count), lines=named)
-        if tally.rows and tally.refused_rows == tally.rows:
+        if tally.rowless:
+            problem = tally.rowless_problem
+            totals.error(problem.rule, **problem.parameters)  # pyright: ignore[reportArgumentType]
+        elif tally.rows and tally.refused_rows == tally.rows:
             totals.error("nothing-to-train", reason=tally.refused[0].problem.texts[0])
         elif lost and tally.refused_rows + len(lost) == tally.rows:
             totals.error("nothing-to-train", reason=later("nothing of any answer fits {length} tokens", length=length))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -42,6 +43,8 @@ def fit(arguments: argparse.Namespace, workspace: Workspace) -> int:
     problems += [p for p in plan.problems if p.rule not in UNIMPORTANT]
     if problems:
         return refuse(problems)
+    for note in plan.base.notes:
+        print(note, file=sys.stderr)
     probed = _probe(workspace, plan) if arguments.probe else None
     if arguments.json:
         print_json(_answer(plan, probed))

@@ -1,4 +1,4 @@
-"""tunebook compare, evaluate, sweep."""
+"""tunebook compare, evaluate, adopt, sweep."""
 
 from __future__ import annotations
 
@@ -37,6 +37,15 @@ def register(command: shared.Command) -> None:
     sub.add_argument("--limit", type=int, help="questions per benchmark; 0 means all")
     sub.add_argument("--shots", type=int, default=0, help="worked examples before each question")
     sub.add_argument("--template", choices=("auto", "chat", "none"), default="auto")
+    shared.take_name_and_wait(sub)
+    sub = command("adopt", adopt)
+    sub.add_argument("base", nargs="?", help="what it was made from; may be left out where an adapter names it")
+    sub.add_argument("folder", help="the folder of an adapter, or of a whole model")
+    sub.add_argument("--benchmarks", metavar="A,B", help="names, or JSON Lines files of your own questions")
+    sub.add_argument("--limit", type=int, help="questions per benchmark; 0 means all")
+    sub.add_argument("--data", help="the rows it was trained on, where they are known")
+    sub.add_argument("--eval-data", help="rows of the same task that it has not seen")
+    sub.set_defaults(set="standard", drop_bad_rows=False, fix=None, map=None)
     shared.take_name_and_wait(sub)
     sub = command("sweep", sweep)
     sub.add_argument("ready", nargs="?", help="a ready-made sweep; --list shows them")
@@ -136,31 +145,17 @@ def _print_stages(line: stages.Line | None) -> None:
 
 def evaluate(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Ask a run and its base, or any two models, a set of benchmarks, without training."""
-    from engine.benchmarks import library
     from engine.forgetting import evaluations
-    from engine.models import bases
     from engine.runs import store
 
-    toy = bases.describe(evaluations.reference(workspace, arguments.ref), workspace).is_toy
-    chosen = library.sets(toy=toy)[arguments.set]
-    names, limit = (list(chosen.benchmarks), chosen.limit) if arguments.benchmarks is None else ([], 0)
-    problems: list[Problem] = []
-    for name in (arguments.benchmarks or "").split(","):
-        name = name.strip()
-        if library.find(name, workspace) is None and Path(name).is_file():
-            own, found = library.add(workspace, Path(name).read_bytes(), Path(name).name)
-            for problem in found:
-                print(f"{name}: {problem.sentence}", file=sys.stderr)
-            if own is None:
-                return EXIT_REFUSED
-            name = own.name
-        names += [name] if name else []
-    limit = limit if arguments.limit is None else arguments.limit
-    run_spec, found = evaluations.build(
+    asked = _asked(arguments, workspace, arguments.ref)
+    if asked is None:
+        return EXIT_REFUSED
+    names, limit = asked
+    run_spec, problems = evaluations.build(
         workspace, arguments.ref, names, limit=limit, shots=arguments.shots, template=arguments.template,
         against=arguments.against,
     )  # fmt: skip
-    problems += found
     if run_spec is None:
         return refuse(problems)
     left_s = evaluations.seconds(workspace, arguments.ref, names, limit)
@@ -168,6 +163,65 @@ def evaluate(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(t("About {minutes} minutes, by what was measured here before.", minutes=f"{left_s / 60:.1f}"),
               file=sys.stderr)  # fmt: skip
     run_id = evaluations.start(workspace, run_spec, name=arguments.name)
+    if arguments.wait:
+        return follow(workspace, run_id, as_json=arguments.json)
+    return started(run_id, store.status(workspace, run_id), as_json=arguments.json)
+
+
+def _asked(arguments: argparse.Namespace, workspace: Workspace, ref: str) -> tuple[list[str], int] | None:
+    """Return the benchmarks that were named, or those of the set, and how many questions of each; files of own questions
+    are kept first. None, and said, where one cannot be read."""
+    from engine.benchmarks import library
+    from engine.forgetting import evaluations
+    from engine.models import bases
+
+    toy = bases.describe(evaluations.reference(workspace, ref), workspace).is_toy
+    chosen = library.sets(toy=toy)[arguments.set]
+    names, limit = (list(chosen.benchmarks), chosen.limit) if arguments.benchmarks is None else ([], 0)
+    for name in (arguments.benchmarks or "").split(","):
+        name = name.strip()
+        if library.find(name, workspace) is None and Path(name).is_file():
+            own, found = library.add(workspace, Path(name).read_bytes(), Path(name).name)
+            for problem in found:
+                print(f"{name}: {problem.sentence}", file=sys.stderr)
+            if own is None:
+                return None
+            name = own.name
+        names += [name] if name else []
+    return names, limit if arguments.limit is None else arguments.limit
+
+
+def adopt(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Make a run of a model that was tuned elsewhere, an adapter or a whole model, and score it against its base."""
+    from engine import limits
+    from engine.check import DatasetError
+    from engine.forgetting import adoption
+    from engine.runs import store
+
+    found, problems = adoption.build(workspace, arguments.folder, arguments.base)
+    if found is None:
+        return refuse(problems)
+    asked = _asked(arguments, workspace, found.base.ref)
+    if asked is None:
+        return EXIT_REFUSED
+    try:
+        data, eval_data = (
+            add_data(argparse.Namespace(**{**vars(arguments), "data": one}), workspace) if one else None
+            for one in (arguments.data, arguments.eval_data)
+        )
+    except DatasetError as error:
+        return refuse([error.problem])
+    found, problems = adoption.build(
+        workspace, arguments.folder, arguments.base, benchmarks=asked[0], limit=asked[1], data=data, eval_data=eval_data
+    )
+    if found is None:
+        return refuse(problems)
+    for note in found.notes:
+        print(note, file=sys.stderr)
+    try:
+        run_id = adoption.start(workspace, found, name=arguments.name)
+    except limits.OverLimit as refused:
+        return refuse(list(refused.problems))
     if arguments.wait:
         return follow(workspace, run_id, as_json=arguments.json)
     return started(run_id, store.status(workspace, run_id), as_json=arguments.json)

@@ -74,6 +74,8 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
     problems += [p for p in plan.problems if dataset_id is not None or p.rule != "dataset-none"]
     if problems:
         return refuse(problems)
+    for note in plan.base.notes:
+        print(note, file=sys.stderr)
     for warning in [*plan.evaluation_notes, *plan.row_warnings]:
         print(t("warning: ") + str(warning), file=sys.stderr)
     for note in plan.step_notes:
@@ -166,12 +168,14 @@ def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
 def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Show one run with its spec, its summary and what it took."""
     from engine.estimate import memory
+    from engine.forgetting import adoption
     from engine.runs import store
+    from engine.spec import schema
 
     if not known_run(workspace, arguments.run):
         return EXIT_FAILED
     line = msgspec.to_builtins(store.describe(workspace, arguments.run))
-    run_spec = msgspec.to_builtins(store.load_spec(workspace, arguments.run))
+    run_spec = schema.told(store.load_spec(workspace, arguments.run))
     found = store.summary(workspace, arguments.run)
     if found.failure:  # in the reader's language
         found.failure = {key: str(value) for key, value in found.failure.items()}
@@ -186,6 +190,9 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(f"{'peak_memory':<13} {memory.size_words(measured['peak_bytes'])}")
         if measured["estimated_bytes"]:
             print(f"{'estimated':<13} {memory.size_words(measured['estimated_bytes'])}")
+    if run_spec["kind"] == "adopted":
+        for sentence in adoption.known(workspace, arguments.run):
+            print(sentence)
     print(repeat.repeat_command(workspace, arguments.run))
     return EXIT_OK
 

@@ -54,4 +54,7 @@ def size_bytes(workspace: Workspace, run_id: str) -> int | None:
     made = made_by(workspace.run_dir(run_id))
     if made is not None and made.name == "model":
         return sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
-    return bases.describe(store.load_spec(workspace, run_id).base.pinned, workspace).weights_bytes
+    base = bases.describe(store.load_spec(workspace, run_id).base.pinned, workspace)
+    if base.stored is not None:  # merging unpacks it
+        return 2 * base.parameters if base.parameters else None
+    return base.weights_bytes

@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 
 from engine import __version__, events
+from engine.brought import adapters
 from engine.check import DatasetError
 from engine.data import datasets
+from engine.export.artifacts import made_by
 from engine.plan import drafts
 from engine.report import items, paired
 from engine.runs import scored, store
@@ -101,10 +103,12 @@ def markdown(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
         more["base_model_relation"] = "adapter" if adapter_alone else "finetune"
     data = ModelCardData(
         library_name="peft" if adapter_alone else "transformers",
-        tags=["tunebook", run_spec.objective, run_spec.adapter],
+        tags=["tunebook", *([] if run_spec.adopted is not None else [run_spec.objective]), run_spec.adapter],
         pipeline_tag="text-classification" if OBJECTIVES[run_spec.objective].is_judge else "text-generation",
         **more,
     )
+    if run_spec.adopted is not None:
+        return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(_adopted(workspace, run_id, run_spec))))
     method = OBJECTIVES[run_spec.objective].method
     adapter = {"full": "all weights", "lora": "LoRA", "oft": "OFT"}[run_spec.adapter]
     bits = "" if run_spec.quantize == "none" else f", the base held in {run_spec.quantize.removesuffix('bit')} bits"
@@ -133,6 +137,42 @@ def markdown(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
         "",
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body)))
+
+
+def _adopted(workspace: Workspace, run_id: str, run_spec: RunSpec) -> list[str]:
+    """The card of a model that was tuned elsewhere: what its files say, and what nobody here knows."""
+    made = made_by(workspace.run_dir(run_id))
+    adapter = adapters.read(made)[0] if made is not None and made.name == "adapter" else None
+    told = run_spec.adopted
+    assert told is not None
+    read = (
+        "all weights are stored"
+        if adapter is None
+        else (
+            ", ".join(f"{name} {value}" for name, value in adapters.figures(adapter).items())
+            + " are read from its files"
+        )
+    )
+    what = "A whole model" if adapter is None else f"{adapters.names(adapter)}"
+    rows = _data(workspace, run_spec) if run_spec.dataset.id else []
+    return [
+        f"# Tuned elsewhere, run {run_id}",
+        "",
+        f"{what} on {_base(run_spec)}, brought to Tunebook and scored there; it was not trained by it.",
+        "",
+        "## What it gained and what it forgot",
+        "",
+        *_scores(workspace, run_id),
+        "",
+        "## How it was made",
+        "",
+        f"- Trained elsewhere; method unknown: {read}; {'' if rows else 'data, '}rate, steps not known",
+        *([f"- Tool, by what its files say: {told.tool}"] if told.tool else []),
+        *rows[:1],
+        f"- sha256 of the files: `{told.sha256}`",
+        f"- Scored with tunebook {__version__}",
+        "",
+    ]
 
 
 def _told(run_spec: RunSpec) -> dict[str, Any]:

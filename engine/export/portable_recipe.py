@@ -55,6 +55,8 @@ def no_objective(recipe: PortableRecipe, title: str) -> NotExportable:
 def of_run(workspace: Workspace, run_id: str) -> PortableRecipe:
     """Return a run as other trainers need it. Raises NotExportable when its data is gone."""
     run_spec = store.load_spec(workspace, run_id)
+    if run_spec.adopted is not None:
+        raise refused("adopt-repeat", id=run_id)
     if run_spec.kind != "train":
         raise refused("trained-nothing", run=run_id)
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)

@@ -55,7 +55,7 @@ def build(
     if against is not None:
         against = reference(workspace, against)
     settings, wrong = _settings(limit=limit, shots=shots, template=template)
-    problems = [*_model_problems(workspace, tuned, against), *_name_problems(workspace, names), *wrong]
+    problems = [*_model_problems(workspace, tuned, against), *name_problems(workspace, names), *wrong]
     if problems:
         return None, problems
     threads = 1 if tuned.is_toy else 0
@@ -87,7 +87,7 @@ def _model_problems(workspace: Workspace, tuned: Base, against: str | None) -> l
     return problems
 
 
-def _name_problems(workspace: Workspace, names: Sequence[str]) -> list[Problem]:
+def name_problems(workspace: Workspace, names: Sequence[str]) -> list[Problem]:
     """Return what is wrong with the names of benchmarks: none at all, or one that is not here."""
     known = [one.name for one in library.available(workspace)]
     shown = ", ".join(known)

@@ -1,7 +1,7 @@
 """Base models: what one is, read from its files alone, and the hub they come from. No weights, no torch.
 
 bases.describe(ref, workspace) says all that is known of starter, a folder, an id of the hub or run:<id>; shapes holds
-its dimensions; hub searches, looks and fetches.
+its dimensions; folders.look(path) says what a folder is; hub searches, looks and fetches.
 """
 
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ __all__ = [
     "bases",
     "cache",
     "download",
+    "folders",
     "hub",
     "hub_client",
     "made",

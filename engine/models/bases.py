@@ -21,13 +21,15 @@ import msgspec
 
 from engine import limits, starter
 from engine.gguf import headers, tokenizers
-from engine.models import shapes, weights
+from engine.models import folders, shapes, stored
 from engine.models.cache import hub_snapshot
 from engine.models.made import made_by, under
 from engine.models.refs import HUB_ID, is_revision, split_ref
+from engine.models.stored import Stored
+from engine.models.token_rows import TokenRows
 from engine.models.weights import count_parameters, has_all_weights
 from engine.spec import OBJECTIVES
-from engine.words import Problem, t
+from engine.words import Problem, Text, t
 from engine.workspace import BadId, Workspace, read_object
 
 # What stands beside a model that was read from a GGUF file: its name, and to how many bits it was rounded.
@@ -58,6 +60,9 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
     scores_only: bool = False  # a reward model, or another one with a head of scores: it writes no text
     shape: shapes.Shape | None = None
     rounded_bits: int | None = None  # its weights come from a file that held them rounded to so many bits
+    stored: Stored | None = None  # its files hold the weights in so few bits
+    tokens: TokenRows | None = None  # the tokens of its tokenizer against the rows of its embedding
+    notes: tuple[Text, ...] = ()  # what is to be known of its folder
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -155,7 +160,9 @@ def _from_hub(ref: str, name: str, revision: str | None) -> Base:
     config = read_object(cached / "config.json")
     if not config:
         return Base(ref=ref, kind="hub", title=title, revision=cached.name)
-    problems = _config_problems(config, cached)
+    problems, kept = _config_problems(config, cached), stored.read(config)
+    if kept is not None and not kept.is_trainable:
+        problems.append(kept.problem(cached))
     shape = shapes.read_shape(config)
     return Base(
         ref=ref,
@@ -164,6 +171,8 @@ def _from_hub(ref: str, name: str, revision: str | None) -> Base:
         looked_at=cached,
         revision=cached.name,
         parameters=shapes.count_parameters(shape) if shape is not None else None,
+        stored=kept,
+        notes=(kept.note,) if kept is not None and kept.is_trainable else (),
         problems=tuple(problems),
         **_dimensions(config),
     )
@@ -205,7 +214,7 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
         problems = (*problems, Problem(rule="base-broken-weights", where="base", parameters={"folder": str(made)}))
     return msgspec.structs.replace(
         lowest, ref=ref, kind="run", title=title, folder=made, adapter_of=toy or below, scores_only=scores_only,
-        problems=problems,
+        problems=problems, stored=None,
     )  # fmt: skip
 
 
@@ -234,44 +243,41 @@ def _from_gguf(path: Path, workspace: Workspace) -> Base:
 
 
 def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
-    problems: list[Problem] = []
-
-    def bad(rule: str) -> Base:
-        problem = Problem(rule=rule, where="base", parameters={"folder": str(folder)})
-        return Base(ref=ref, kind=kind, title=title, folder=folder, problems=(*problems, problem))
-
-    if not is_folder(folder):
-        return bad("base-missing")
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-        if not isinstance(config, dict):
-            raise ValueError
-    except (OSError, ValueError, RecursionError):
-        return bad("base-no-config")
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        return bad("base-pickle" if any(folder.glob("*.bin")) else "base-no-weights")
-    problems += _config_problems(config, folder)
+    seen = folders.look(folder)
+    if not seen.is_model:
+        return Base(ref=ref, kind=kind, title=title, folder=folder, problems=seen.problems, notes=seen.notes)
+    config = read_object(folder / "config.json")
+    problems = [*seen.problems, *_config_problems(config, folder)]
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        problems.append(Problem(rule="base-no-tokenizer", where="base", parameters={"folder": str(folder)}))
-    counts = [count_parameters(path) for path in shards]
+        problems.append(folders.problem("base-no-tokenizer", folder))
+    counts = [count_parameters(path) for path in seen.weights]
+    if any(count is None for count in counts):
+        problems.append(folders.problem("base-broken-weights", folder))
+    dimensions = _dimensions(config)
     note = read_object(folder / GGUF_NOTE)
     name, bits = str(note.get("name") or title)[:80], note.get("rounded_bits")
     rounded_bits = bits if isinstance(bits, int) else None
-    if any(count is None for count in counts) or not weights.shards(folder) <= {path.name for path in shards}:
-        problems.append(Problem(rule="base-broken-weights", where="base", parameters={"folder": str(folder)}))
-
     return Base(
         ref=ref,
         kind=kind,
         title=t("{name} (rounded from {bits} bits)", name=name, bits=rounded_bits) if rounded_bits else name,
         folder=folder,
         rounded_bits=rounded_bits,
-        parameters=sum(c for c in counts if c) or None,
-        weights_bytes=sum(p.stat().st_size for p in shards),
+        stored=seen.stored,
+        tokens=seen.tokens,
+        parameters=_parameters(seen, dimensions["shape"], counts),
+        weights_bytes=sum(p.stat().st_size for p in seen.weights),
         problems=tuple(problems),
-        **_dimensions(config),
+        notes=seen.notes,
+        **dimensions,
     )
+
+
+def _parameters(seen: folders.Folder, shape: shapes.Shape | None, counts: list[int | None]) -> int | None:
+    """How many numbers a model has: those of its files, but of rounded ones, whose files pack them, by its shape."""
+    if seen.stored is not None and shape is not None:
+        return shapes.count_parameters(shape)
+    return sum(count for count in counts if count) or None
 
 
 def _dimensions(config: dict[str, Any]) -> dict[str, Any]:
@@ -297,6 +303,12 @@ def _config_problems(config: dict[str, Any], folder: Path) -> list[Problem]:
     kind, known = config.get("model_type"), architectures()
     if isinstance(kind, str) and known and kind not in known:
         found.append(Problem(rule="base-architecture", where="base", parameters={"kind": kind[:60]}))
+    named = config.get("architectures")
+    first = next(iter(named), None) if isinstance(named, list) else None
+    if isinstance(first, str) and first.endswith(_NO_WRITERS):
+        found.append(
+            Problem(rule="folder-no-writer", where="base", parameters={"folder": str(folder), "kind": first[:60]})
+        )
     settings = read_object(folder / "tokenizer_config.json")
     # These classes bring no tokens of their own; others, such as GPT-2's, have an end token that no file names.
     plain = settings.get("tokenizer_class") in (None, "PreTrainedTokenizerFast", "TokenizersBackend")
@@ -305,6 +317,11 @@ def _config_problems(config: dict[str, Any], folder: Path) -> list[Problem]:
         if not any(special.get(name) for name in ("pad_token", "eos_token")):
             found.append(Problem(rule="base-no-end-token", where="base", parameters={"folder": str(folder)}))
     return found
+
+
+# How the classes of models end that write no text of their own.
+_NO_WRITERS = ("ForMaskedLM", "ForPreTraining", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice",
+               "ForImageClassification", "ForCTC", "BertModel", "ViTModel", "CLIPModel")  # fmt: skip
 
 
 @lru_cache(maxsize=1)

@@ -100,8 +100,11 @@ def _wanted(name: str, files: tuple[File, ...]) -> tuple[list[File], list[Proble
     ]  # fmt: skip
     weights = [file for file in top if file.name == "model.safetensors"]
     weights = weights or [f for f in top if re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", f.name)]
-    weights = weights or [f for f in top if f.name.endswith(".safetensors") and not f.name.startswith("consolidated")]
+    others = [f for f in top if f.name.endswith(".safetensors") and not f.name.startswith(("consolidated", "adapter"))]
+    weights = weights or others
     problems = []
+    if not weights and any(file.name == "adapter_config.json" for file in top):
+        return small, [Problem(rule="hub-adapter", where="base", parameters={"id": name})]
     if not any(file.name == "config.json" for file in top):
         problems.append(Problem(rule="hub-no-config", where="base", parameters={"id": name}))
     if not weights:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from engine.models.refs import PART
 
 _HEADER_LIMIT_BYTES = 100 * 2**20
+INDEX = "model.safetensors.index.json"
 
 
 def shards(folder: Path) -> set[str]:
     """Return the files that the index of a model in several files names; none where there is no index."""
     try:
-        index = json.loads((folder / "model.safetensors.index.json").read_bytes())
-        return set(index["weight_map"].values())
+        index = json.loads((folder / INDEX).read_bytes())
+        return {name for name in index["weight_map"].values() if name == Path(name).name}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
 
@@ -26,26 +30,89 @@ def is_whole(path: Path) -> bool:
 
 
 def count_parameters(path: Path) -> int | None:
-    """Count the numbers in a safetensors file from its header (8 bytes of length, then JSON); None when it is cut."""
+    """Count the numbers in a safetensors file from its header; None when it is cut. What bitsandbytes packs two to a byte
+    is counted unpacked, and the constants beside it are none of the model's."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _HEADER_LIMIT_BYTES:
-                return None
-            header = json.loads(file.read(length))
-        total, end = 0, 0
+        header, end = _header(path)
+        packed = {name.removesuffix(".absmax") for name in header if name.endswith(".absmax")}
+        total = 0
         for name, tensor in header.items():
-            if name != "__metadata__":
-                size = 1
-                for dimension in tensor["shape"]:
-                    if not isinstance(dimension, int) or dimension < 0:
-                        return None
-                    size *= dimension
-                total += size
-                end = max(end, tensor["data_offsets"][1])
-        return total if path.stat().st_size == 8 + length + end else None
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, RecursionError):
+            size = math.prod(_shape(tensor))
+            if not _is_constant(name, header):
+                total += 2 * size if name in packed and tensor["dtype"] == "U8" else size
+        return total if path.stat().st_size == end else None
+    except _NO_HEADER:
         return None
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a safetensors file, by its name; none of a damaged one."""
+    try:
+        return {name: _shape(tensor) for name, tensor in _header(path)[0].items()}
+    except _NO_HEADER:
+        return {}
+
+
+_NO_HEADER = (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, RecursionError)
+# What bitsandbytes writes beside a weight it has rounded (bitsandbytes/functional.py, QuantState.as_dict; nn/modules.py).
+_CONSTANTS = re.compile(r"(.+)(?:\.(?:nested_)?(?:absmax|quant_map)|\.quant_state\.bitsandbytes__\w+)")
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """The tensors of a safetensors file (8 bytes of length, then JSON) and how many bytes the file must have."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > _HEADER_LIMIT_BYTES:
+            raise ValueError
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header, 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+
+
+def _shape(tensor: dict[str, Any]) -> tuple[int, ...]:
+    if not all(isinstance(one, int) and one >= 0 for one in tensor["shape"]):
+        raise ValueError
+    return tuple(tensor["shape"])
+
+
+def _is_constant(name: str, header: dict[str, Any]) -> bool:
+    found = _CONSTANTS.fullmatch(name)
+    eight = name.rpartition(".")
+    return bool(found and found[1] in header) or (
+        eight[2] in ("SCB", "weight_format") and f"{eight[0]}.weight" in header
+    )
+
+
+class Files(NamedTuple):
+    """The weights of a model that are read, each tensor once. `missing`: those that are named and not there. `index`:
+    whether there is an index that names them. `misnamed`: they are called otherwise than transformers looks for."""
+
+    present: tuple[Path, ...]
+    missing: frozenset[str] = frozenset()
+    index: bool = False
+    misnamed: bool = False
+
+
+def files(folder: Path) -> Files:
+    """Find the weights in a folder as transformers does: model.safetensors, else the parts that its index names
+    (modeling_utils.py, _get_resolved_checkpoint_files). An adapter's are none, and of what else lies there, such as
+    Mistral's consolidated.safetensors, each tensor is held twice."""
+    one, index = folder / "model.safetensors", (folder / INDEX).is_file()
+    if one.is_file():
+        return Files((one,), index=index)
+    named = shards(folder)
+    if named:
+        here = tuple(sorted(folder / name for name in named if (folder / name).is_file()))
+        return Files(here, frozenset(named - {path.name for path in here}), index=True)
+    others = sorted(path for path in folder.glob("*.safetensors") if path.is_file() and not _is_no_model(path.name))
+    parts = tuple(path for path in others if re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", path.name))
+    if parts:
+        return Files(parts, frozenset({INDEX}), index=False)
+    return Files(tuple(others), index=index, misnamed=bool(others))
+
+
+def _is_no_model(name: str) -> bool:
+    return name.startswith(("adapter", "optimizer", "scheduler", "rng_state"))
 
 
 def has_all_weights(folder: Path) -> bool:

@@ -88,7 +88,9 @@ def look(workspace: Workspace, *, base: str = "starter", skip_sft: bool = False,
     stored = datasets.list_all(workspace)
 
     def candidates(objective: str, on: str) -> list[Run]:
-        return [run for run, told in listed if told.objective == objective and told.base.ref == on]
+        return [
+            run for run, told in listed if told.adopted is None and told.objective == objective and told.base.ref == on
+        ]
 
     def stage(name: str, found: list[Run], chosen: str | None = None) -> Link:
         title, purpose, needs = _words(name)

@@ -95,6 +95,13 @@ def _check_sizes(checks: _Checks) -> None:
 def _check_kinds(checks: _Checks) -> None:
     """What does not go together: bits, layers and general rows with what is trained; a judge where text is wanted."""
     spec, objective = checks.spec, checks.objective
+    stored = checks.base.stored
+    if stored is not None and stored.is_trainable:
+        if spec.adapter == "full" or objective.is_judge:
+            checks.fault("model-stored-whole", "base", bits=stored.bits)
+            return
+        if spec.quantize != stored.setting:
+            checks.fault("model-stored-bits", "quantize", bits=stored.bits, asked=spec.quantize.removesuffix("bit"))
     if spec.adapter == "full" and spec.quantize != "none":
         checks.fault("quantize-full", "quantize", bits=spec.quantize.removesuffix("bit"))
     if spec.train.replay_share and not objective.replays:

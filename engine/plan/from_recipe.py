@@ -41,8 +41,16 @@ def spec_of(
         dataset_id=dataset_id,
         overrides={**_defaults(recipe, base, dataset), **overrides},
     )
-    spec = _with_earlier_adapter(spec, base, overrides, workspace)
+    spec = _as_stored(_with_earlier_adapter(spec, base, overrides, workspace), base)
     return _with_objective(spec, base, dataset, workspace), wrong
+
+
+def _as_stored(spec: RunSpec, base: Base) -> RunSpec:
+    """A base that is stored in 4 or 8 bits is held in them, also where nobody asked for it."""
+    trains_adapter = spec.adapter != "full" and not OBJECTIVES[spec.objective].is_judge
+    if base.stored is None or not base.stored.is_trainable or spec.quantize != "none" or not trains_adapter:
+        return spec
+    return msgspec.convert({**msgspec.to_builtins(spec), "quantize": base.stored.setting}, RunSpec)
 
 
 def earlier_adapter(base: Base, workspace: Workspace) -> RunSpec | None:

@@ -28,6 +28,14 @@ def repeat_command(workspace: Workspace, run_id: str) -> str:
         words += ["--against", asked.against] if asked.against else []
         words += ["--limit", str(asked.limit), "--shots", str(asked.shots), "--template", asked.template]
         return shlex.join([*words, "--wait"])
+    if run_spec.adopted is not None:
+        asked, rows = run_spec.evaluate, run_spec.dataset
+        words = ["tunebook", "adopt", run_spec.base.pinned, run_spec.adopted.path]
+        words += ["--benchmarks", ",".join(asked.benchmarks)] if asked.benchmarks else []
+        words += ["--limit", str(asked.limit)] if asked.limit else []
+        words += ["--data", rows.id] if rows.id else []
+        words += ["--eval-data", rows.eval_id] if rows.eval_id else []
+        return shlex.join([*words, "--wait"])
     if run_spec.kind == "sweep":
         return shlex.join(["tunebook", "resume", run_id, "--wait"])
     words = ["tunebook", "train", run_spec.recipe.name, "--data", run_spec.dataset.id, "--base", run_spec.base.pinned]

@@ -63,6 +63,15 @@ def of_coded(coded: Encoded | Pair | Marked) -> Outcome:
     return Outcome(len(coded.input_ids), first, coded.needed, coded.trained_tokens, coded.dropped)
 
 
+def ids_of(coded: Encoded | Pair | Marked) -> list[int]:
+    """The tokens of a row, of all its parts."""
+    if isinstance(coded, Encoded):
+        return coded.input_ids
+    if isinstance(coded, Pair):
+        return [*coded.prompt_ids, *coded.chosen_ids, *coded.rejected_ids]
+    return [*coded.prompt_ids, *coded.completion_ids]
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """Rows that cannot be read for one reason: how many, and the lines of the first."""
 
@@ -93,13 +102,19 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     lines: bytes
     first: bytes
     needed: bytes
+    rowless: dict[str, list[int]] = {}
 
 
 class Tally:
-    """What becomes of many rows. add() each; the rest reads what was added."""
+    """What becomes of many rows. add() each; the rest reads what was added.
 
-    def __init__(self) -> None:
+    `embedded`: how many tokens the base has a row for, where its tokenizer has more; `rowless` then holds those that rows
+    use and the lines they stand in.
+    """
+
+    def __init__(self, embedded: int | None = None) -> None:
         self.rows = 0
+        self.embedded, self.rowless = embedded, dict[str, list[int]]()
         self.dropped: dict[str, int] = {}
         self.dropped_rows: dict[str, list[int]] = {}
         self._refused: dict[str, tuple[Problem, int, list[int]]] = {}
@@ -110,6 +125,7 @@ class Tally:
         """The tally that stored() gave."""
         tally = cls()
         tally.rows, tally.dropped, tally.dropped_rows = stored.rows, stored.dropped, stored.dropped_rows
+        tally.rowless = stored.rowless
         tally._refused = {str(at): (one.problem, one.rows, [*one.lines]) for at, one in enumerate(stored.refused)}
         for numbers, kept in ((tally.lines, stored.lines), (tally.first, stored.first), (tally.needed, stored.needed)):
             numbers.frombytes(kept)
@@ -125,6 +141,7 @@ class Tally:
             lines=self.lines.tobytes(),
             first=self.first.tobytes(),
             needed=self.needed.tobytes(),
+            rowless=self.rowless,
         )
 
     def take(self, row: dict[str, Any], coder: Coder) -> Encoded | Pair | Marked | None:
@@ -135,6 +152,9 @@ class Tally:
             self.add(row["line"], Outcome(problem=refused.problem))
             return None
         self.add(row["line"], of_coded(coded))
+        if self.embedded is not None:
+            for number in {one for one in ids_of(coded) if one >= self.embedded}:
+                self.rowless.setdefault(coder.tokenizer.id_to_token(number), []).append(row["line"])
         return coded
 
     def add(self, line: int, one: Outcome) -> None:
@@ -157,6 +177,17 @@ class Tally:
         """The rows that cannot be read, by reason, the most frequent first."""
         found = (Refusal(problem, count, tuple(lines)) for problem, count, lines in self._refused.values())
         return sorted(found, key=lambda one: -one.rows)
+
+    @property
+    def rowless_problem(self) -> Problem:
+        """What keeps a run from reading rows with tokens that the base has no row for."""
+        lines = sorted({line for found in self.rowless.values() for line in found})
+        told = {
+            "tokens": ", ".join(list(self.rowless)[:LINES_NAMED]),
+            "n": len(lines),
+            "lines": named(lines, len(lines)),
+        }
+        return Problem(rule="rowless-tokens", where="dataset", parameters=told)
 
     @property
     def refused_rows(self) -> int:

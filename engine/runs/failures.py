@@ -40,6 +40,7 @@ _SIGNS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("oom", "run-oom-gpu", ("OutOfMemoryError", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")),
     ("oom", "run-oom", ("MemoryError", "allocate memory", "std::bad_alloc", "out of memory")),
     ("access", "run-access", ("GatedRepoError", "gated repo", "401 Client Error", "403 Client Error")),
+    ("data", "run-token-rows", ("index out of range in self",)),  # torch's embedding, on a processor
     (
         "access", "run-not-found",
         ("RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "404 Client Error"),

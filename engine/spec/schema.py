@@ -11,6 +11,8 @@ import msgspec
 
 from engine.spec.objectives import OBJECTIVES
 
+# Version 2 adds the kind `adopted`, and adapters that are trained on. What version 1 could say means the same in both, so
+# its files read as they are.
 SCHEMA = 2
 
 if TYPE_CHECKING:
@@ -238,9 +240,27 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: Annotated[int, _about("Devices", "How many GPUs the run may use.", ge=1)] = 1
 
 
+class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model that was tuned elsewhere: the folder it was copied from, the sha256 of what was taken of it, and the tool
+    that wrote it, as far as its files say."""
+
+    path: str
+    sha256: str
+    tool: str = ""
+
+
+# Of a model tuned elsewhere these are null in spec.json, as nobody knows them. A RunSpec holds values that say nothing in
+# their place, so that whoever reads one need not ask first whether they are there.
+_UNKNOWN = {
+    "recipe": {"name": "adopted", "sha256": "0" * 64},
+    "objective": "sft",
+    "dataset": {"id": "", "eval_share": 0.0},
+}
+
+
 class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    schema: Literal[1, 2] = SCHEMA  # 1: before adapters could be trained on; read as it is
-    kind: Literal["train", "evaluate", "probe", "chat", "sweep"] = "train"
+    schema: Literal[1, 2] = SCHEMA
+    kind: Literal["train", "evaluate", "probe", "chat", "sweep", "adopted"] = "train"
     recipe: RecipeRef
     objective: Annotated[Objective, _about("Objective", "What the run optimises.")] = "sft"
     adapter: Annotated[Adapter, _about("Adapter", "Which weights move: all of them, or a small adapter.")] = "lora"
@@ -257,6 +277,7 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     objective_args: ObjectiveArgs = ObjectiveArgs()
     evaluate: Evaluate = Evaluate()
     machine: Machine = Machine()
+    adopted: Adopted | None = None
     # What a chat template that writes the date takes for today, as 2026-01-31: fixed at the start, so that base and tuned
     # are asked alike on whatever day they are. None: of a run from before this was kept.
     day: Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
@@ -281,11 +302,35 @@ def attribute(struct: type, written: str) -> str:
     return next((f.name for f in msgspec.structs.fields(struct) if f.encode_name == written), written)
 
 
+def adopted(**fields: Any) -> RunSpec:
+    """Return the spec of a model that was tuned elsewhere: what nobody knows of its training is left out."""
+    return msgspec.convert({**_UNKNOWN, "kind": "adopted", **fields}, RunSpec)
+
+
+def told(spec: RunSpec) -> dict[str, Any]:
+    """Return a spec as spec.json holds it: what is not known of a model tuned elsewhere is None or left out."""
+    found: dict[str, Any] = msgspec.to_builtins(spec)
+    if spec.adopted is None:
+        del found["adopted"]  # of it alone
+    if spec.kind == "adopted":
+        found |= {"recipe": None, "objective": None}
+        found["train"] = {"max_length": spec.train.max_length, "threads": spec.train.threads}  # how it is asked
+        found["adapter_args"].pop("dropout")
+        for name in ("objective_args", "layers", "train_head"):
+            found.pop(name)
+        if not (spec.dataset.id or spec.dataset.eval_id):
+            found["dataset"] = None
+    return found
+
+
 def encode(spec: RunSpec) -> bytes:
     """Return spec.json."""
-    return msgspec.json.format(msgspec.json.encode(spec), indent=2)
+    return msgspec.json.format(msgspec.json.encode(told(spec)), indent=2)
 
 
 def decode(data: bytes) -> RunSpec:
     """Read spec.json; unknown fields and wrong types are refused with the path. Raises ValueError, msgspec's mostly."""
-    return msgspec.json.decode(data, type=RunSpec)
+    found = msgspec.json.decode(data)
+    if isinstance(found, dict) and found.get("kind") == "adopted":
+        found |= {name: value for name, value in _UNKNOWN.items() if found.get(name) is None}
+    return msgspec.convert(found, RunSpec)

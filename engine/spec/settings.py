@@ -30,7 +30,7 @@ class Field(typing.NamedTuple):
 
 # Settings that name a data set; an empty text means none.
 NAMES_DATA = ("dataset.eval_id", "train.replay_data")
-_FIXED = {"schema", "kind", "day", "recipe.name", "recipe.sha256", "base.ref", "base.revision", "dataset.id"}
+_FIXED = {"schema", "kind", "day", "recipe.name", "recipe.sha256", "base.ref", "base.revision", "dataset.id", "adopted"}
 
 
 @lru_cache(maxsize=1)

@@ -38,6 +38,8 @@ def _with_remedy(failure: events.Failed, run_dir: Path) -> events.Failed:
             from engine.plan import plans
 
             run_spec = schema.decode((run_dir / "spec.json").read_bytes())
+            if run_spec.kind == "adopted":
+                return failure  # nothing of it can be set otherwise
             return plans.with_remedy(failure, run_spec, Workspace(run_dir.parents[1]))
     return failure
 
@@ -83,6 +85,10 @@ def run(run_dir: Path, log: events.EventLog) -> int:
             choices=list(chosen.why),
         )
     )
+    if run_spec.kind == "adopted":
+        from engine.train import adopted
+
+        return adopted.carry_out(one)
     if run_spec.kind == "evaluate":
         return evaluation.run(run_spec, workspace, run_dir, log, one.stop.asked)
     return training.carry_out(one)

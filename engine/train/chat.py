@@ -33,7 +33,8 @@ Say = Callable[[protocol.Reply], None]
 
 
 class Key(NamedTuple):
-    """What one loaded base is for: its reference, its bits, and the kind of adapter laid over it ("" for none)."""
+    """What one loaded base is for: its reference, its bits, and the kind of adapter laid over it ("" for none; the
+    run's reference where an adapter was trained elsewhere)."""
 
     base: str
     quantize: schema.Quantize
@@ -51,14 +52,16 @@ class Host:
             quantize=key.quantize, adapter="lora",
         )  # fmt: skip
         loaded = load.load(plain, workspace)
+        self.key, self.base, self.workspace = key, loaded.base, workspace
         self.model: Any = loaded.model.eval()
         self.tokenizer = loaded.tokenizer
         self.window = loaded.base.window_tokens
         self.names: dict[str, str] = {}
+        self.tokenizers: dict[str, Any] = {}  # of models tuned elsewhere, which may speak in words of their own
 
     def add(self, ref: str, folder: Path) -> None:
         """Lay the adapter of a run over the base, unless it lies there already."""
-        from engine.train import oft
+        from engine.train import load, oft
 
         if ref in self.names:
             return
@@ -68,6 +71,8 @@ class Host:
             oft.host(self.model)  # takes over the new adapter's rotations too, and forgets those it kept
         else:
             self.model = oft.lay_over(self.model, folder, adapter_name=name)
+        if self.key.adapter == ref:
+            self.tokenizers[ref] = load.tokenizer_of(folder, self.base, self.workspace)
         self.names[ref] = name
         self.model.eval()
 
@@ -99,7 +104,9 @@ class Models:
             if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
                 told = store.load_spec(self._workspace, ref.removeprefix("run:"))
                 made = store.over_its_base(self._workspace, told)
-                found[ref] = Key(made.base.pinned, made.quantize, made.adapter)
+                # One from elsewhere has its base to itself: adapters of another build cannot lie beside each other.
+                adapter = ref if made.kind == "adopted" else made.adapter
+                found[ref] = Key(made.base.pinned, made.quantize, adapter)
             else:
                 found[ref] = Key(ref, "none", "")
         for ref, key in list(found.items()):
@@ -157,8 +164,9 @@ def answer(
         def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
             return torch.full((len(input_ids),), asked_to_stop(), dtype=torch.bool, device=input_ids.device)
 
-    text = render(host.tokenizer, list(turn.messages))
-    ids = host.tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    tokenizer = host.tokenizers.get(turn.model, host.tokenizer)
+    text = render(tokenizer, list(turn.messages))
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
     room = (host.window or 1 << 20) - ids.shape[1]
     if room < 1:
         raise failures.RunRefused(
@@ -175,14 +183,14 @@ def answer(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=most,
-            pad_token_id=host.tokenizer.pad_token_id,
-            eos_token_id=stops(host.tokenizer),
-            streamer=Streamer(host.tokenizer, skip_prompt=True, skip_special_tokens=True),
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=stops(tokenizer),
+            streamer=Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
             stopping_criteria=StoppingCriteriaList([Asked()]),
             **drawn,
         )
     written = out[0, ids.shape[1] :].tolist()
-    if written and written[-1] in (stops(host.tokenizer) or []):
+    if written and written[-1] in (stops(tokenizer) or []):
         return len(written), "end"
     return len(written), "stopped" if asked_to_stop() else "length"
 

@@ -106,6 +106,8 @@ def write_parity(run_dir: Path, folder: Path, trained: Any, scored: list[Named])
 def _scored(run_spec: RunSpec, workspace: Workspace) -> list[Named]:
     from engine.train import rows
 
+    if not run_spec.dataset.id:  # of a model tuned elsewhere
+        return []
     try:
         parts = rows.divided(run_spec, workspace)
         return rows.to_score(parts.train, parts.unseen, parts.seen, run_spec)
@@ -139,10 +141,8 @@ def _with_adapter(run_spec: RunSpec, workspace: Workspace, adapter: Path, tokeni
 
 def _whole(run_spec: RunSpec, workspace: Workspace) -> Any:
     """Return the base of a run in the number format of its files, on the processor: it need not fit the card."""
-    from transformers import AutoModelForCausalLM
-
-    from engine.train import merging
-    from engine.train.load import from_pretrained
+    from engine.train import merging, sound
+    from engine.train.load import whole
 
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
     if base.problems:
@@ -153,7 +153,10 @@ def _whole(run_spec: RunSpec, workspace: Workspace) -> Any:
         tokenizer = _tokenizer(below, base)
         return merging.merged(_with_adapter(below, workspace, base.folder, tokenizer), tokenizer, base.ref)
     source = str(base.folder or base.ref)
-    return from_pretrained(AutoModelForCausalLM, source, run_spec, dtype="auto", use_safetensors=True)
+    if base.stored is None:
+        return whole(source, run_spec, dtype="auto")
+    model = whole(source, run_spec, dtype="auto", device_map={"": "cpu"})
+    return sound.unpacked(model, model.dtype)
 
 
 def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export_parity.Parity:
@@ -191,12 +194,16 @@ def _room(target: Path, needed_bytes: int) -> None:
 def _copied(run_spec: RunSpec, workspace: Workspace, made: Path, partial: Path, told: Told) -> export_parity.Parity:
     from transformers import AutoTokenizer
 
+    from engine.train import saved
+
     _room(partial, sum(path.stat().st_size for path in made.rglob("*") if path.is_file()))
     told("saving")
     shutil.copytree(made, partial, ignore=shutil.ignore_patterns("*.bin"))  # training_args.bin is a pickle
     told("comparing")
+    saved.check_copy(made, partial)
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
-    source = msgspec.structs.replace(base, folder=made) if base.problems else base
+    # A model tuned elsewhere speaks with its own tokenizer; so does one whose base is gone.
+    source = msgspec.structs.replace(base, folder=made) if base.problems or run_spec.adopted is not None else base
     trained, exported = (
         _tokenizer(run_spec, source),
         AutoTokenizer.from_pretrained(str(partial), trust_remote_code=False),
@@ -210,12 +217,13 @@ def _merged(
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    from engine.train import merging
+    from engine.train import merging, saved
     from engine.train.load import files_of, stop_at_turns
 
     told("loading")
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
-    tokenizer = _tokenizer(run_spec, base, files_of(base, workspace))
+    source = msgspec.structs.replace(base, folder=adapter) if run_spec.adopted is not None else base
+    tokenizer = _tokenizer(run_spec, source, files_of(base, workspace))
     made = _with_adapter(run_spec, workspace, adapter, tokenizer)
     scored = _scored(run_spec, workspace)
     texts = same_tokens(scored, tokenizer, tokenizer)[1][:LOGIT_TEXTS]
@@ -232,6 +240,7 @@ def _merged(
     told("saving")
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    saved.check(partial, model)
     del model, made
     told("comparing")
     kind = AutoModelForSequenceClassification if OBJECTIVES[run_spec.objective].is_judge else AutoModelForCausalLM

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from engine.estimate import machine_choices
 from engine.models import Base, bases, hub, hub_client
 from engine.runs import failures, store
-from engine.spec import RunSpec
-from engine.train import backend, merging, oft
+from engine.spec import RunSpec, schema
+from engine.train import backend, merging, oft, sound
 from engine.train.tokenize import get_ready, stops
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace
@@ -36,8 +36,9 @@ def load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | N
     chosen = chosen or backend.decide(spec, workspace)
     if base.problems:
         raise failures.RunRefused(base.problems[0])
+    spec = sound.as_stored(spec, base)
     where, dtype = _device(), _dtype(spec, chosen)
-    notes = []
+    notes = list(base.notes)
     source = str(base.folder) if base.folder is not None else base.ref
     tokenizer = from_pretrained(AutoTokenizer, source, spec)
     if spec.adapter_args.continues:
@@ -80,6 +81,16 @@ def _dtype(spec: RunSpec, chosen: machine_choices.Chosen) -> torch.dtype:
     return torch.bfloat16 if half else torch.float32
 
 
+def tokenizer_of(folder: Path, base: Base, workspace: Workspace, day: str | None = None) -> Any:
+    """Return the tokenizer that lies with what was made of a base, ready to read rows with. Raises RunRefused."""
+    plain = schema.adopted(base=schema.BaseRef(str(folder)))
+    tokenizer = from_pretrained(AutoTokenizer, str(folder), plain)
+    get_ready(tokenizer, files_of(base, workspace), day)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 def files_of(base: Base, workspace: Workspace) -> Path | None:
     """The folder that says where generation stops: of an adapter, that of the base below it."""
     return (bases.describe(base.adapter_of, workspace) if base.adapter_of else base).folder
@@ -120,13 +131,15 @@ def _device() -> str:
 def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: machine_choices.Chosen) -> Any:
     """Read a base from a folder or the hub, as the backend and the quantisation want it."""
     if chosen.backend == "unsloth":
-        model = backend.load_unsloth(source, spec, dtype, checkpointing=chosen.gradient_checkpointing)
-        _keep_4bit_as_written(model)
+        with sound.alone(source) as place:
+            model = backend.load_unsloth(place, spec, dtype, checkpointing=chosen.gradient_checkpointing)
+        sound.keep_as_written(model)
+        sound.look(model, set())
         return model
     extra = {"attn_implementation": "flash_attention_2"} if chosen.padding_free else {}
     if spec.quantize != "none":
         return _quantized(source, spec, dtype, **extra)
-    return from_pretrained(AutoModelForCausalLM, source, spec, dtype=dtype, use_safetensors=True, **extra)
+    return whole(source, spec, dtype=dtype, **extra)
 
 
 def _quantized(source: str, spec: RunSpec, dtype: torch.dtype, **extra: Any) -> Any:
@@ -144,30 +157,30 @@ def _quantized(source: str, spec: RunSpec, dtype: torch.dtype, **extra: Any) -> 
         )
     else:
         config = BitsAndBytesConfig(load_in_8bit=True)
-    model = from_pretrained(
-        AutoModelForCausalLM, source, spec,
-        dtype=dtype, use_safetensors=True, quantization_config=config, device_map={"": _device()}, **extra,
-    )  # fmt: skip
-    _keep_4bit_as_written(model)
+    model = whole(source, spec, dtype=dtype, quantization_config=config, device_map={"": _device()}, **extra)
+    sound.keep_as_written(model, dtype)
     return model
 
 
-def _keep_4bit_as_written(model: Any) -> None:
-    """Keep bitsandbytes 0.50 from repacking 4-bit weights in place at the first forward without gradients, as it does on
-    processors with AVX512-BF16, and never back: later gradients would be wrong (bitsandbytes/nn/modules.py,
-    Linear4bit.forward)."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
 def from_pretrained(kind: Any, source: str, spec: RunSpec, **settings: Any) -> Any:
-    """Load a model or tokenizer; code that came with it is never run. Raises RunRefused when it cannot be had."""
+    """Load a model or tokenizer; code that came with it is never run, and no adapter beside it is laid on. Raises
+    RunRefused when it cannot be had."""
     try:
-        return kind.from_pretrained(source, revision=spec.base.revision, trust_remote_code=False, **settings)
+        with sound.alone(source) as place:
+            return kind.from_pretrained(place, revision=spec.base.revision, trust_remote_code=False, **settings)
     except OSError as error:
         reason = str(error).splitlines()[0][:200]
         raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
+
+
+def whole(source: str, spec: RunSpec, **settings: Any) -> Any:
+    """Load a model that writes text. Raises RunRefused when it cannot be had, or is not all there in numbers."""
+    model, told = from_pretrained(
+        AutoModelForCausalLM, source, spec, use_safetensors=True, output_loading_info=True, **settings
+    )
+    model.config._name_or_path = source
+    sound.look(model, set(told["missing_keys"]))
+    return model
 
 
 def _merged(
@@ -177,9 +190,10 @@ def _merged(
     model than the run's."""
     assert base.folder is not None
     below = store.over_its_base(workspace, store.load_spec(workspace, base.ref.removeprefix("run:")))
-    # merging into 4 bits would round again
-    plain = msgspec.structs.replace(spec, base=below.base, quantize="none", adapter_args=below.adapter_args)
-    lower = load(plain, workspace, chosen._replace(backend="plain")).model.to(dtype)
+    stored = bases.describe(below.base.ref, workspace, below.base.revision).stored
+    bits = "none" if stored is None else stored.setting  # merging into 4 bits would round again
+    plain = msgspec.structs.replace(spec, base=below.base, quantize=bits, adapter_args=below.adapter_args)
+    lower = sound.unpacked(load(plain, workspace, chosen._replace(backend="plain")).model, dtype)
     return merging.merged(oft.lay_over(lower, base.folder), tokenizer, base.ref)
 
 

@@ -24,6 +24,7 @@ from engine.workspace import Workspace
 # Enough to tell "seen rows" from "unseen rows"; scoring more would only take time.
 MOST_SEEN = 200
 PROMPTS = 3
+MOST_NAMED = 20  # tokens that an embedding has no row for
 
 Named = tuple[str, str, dict[str, Any]]  # id, family, canonical row
 
@@ -177,6 +178,17 @@ def readable(rows: list[dict[str, Any]], tokenizer: Any) -> list[dict[str, Any]]
     """Return the rows that the base's template does not refuse."""
     tally = outcome.Tally()
     return [row for row in rows if tally.take(row, coder_of(tokenizer)) is not None]
+
+
+def refuse_rowless(rows: Rows, tokenizer: Any, embedded: int) -> None:
+    """Refuse rows with a token for which the base's embedding of `embedded` rows has none, before they are read. Raises
+    RunRefused."""
+    every = [*rows.train, *rows.evaluate, *(row for epoch in rows.replay for row in epoch)]
+    ids = (row if isinstance(row, list) else outcome.ids_of(row) for row in every)  # questions of PPO are ids alone
+    beyond = sorted({number for row in ids for number in row if number >= embedded})
+    if beyond:
+        names = ", ".join(map(str, tokenizer.convert_ids_to_tokens(beyond[:MOST_NAMED])))
+        raise failures.RunRefused(Problem(rule="data-token-rows", parameters={"tokens": names, "rows": embedded}))
 
 
 def _replay(

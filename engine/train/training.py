@@ -18,7 +18,7 @@ from engine.plan import steps as plan_steps
 from engine.report import items
 from engine.runs import checkpoints
 from engine.spec import counts
-from engine.train import adapters, backend, best, export, load, moved, objectives, probe, ranks
+from engine.train import adapters, backend, best, export, load, moved, objectives, probe, ranks, rows, saved
 from engine.train.callback import EventCallback
 from engine.train.objectives import common
 from engine.train.run import Run
@@ -92,6 +92,7 @@ def _prepare(run: Run) -> list[scores.Question]:
     run.model, run.tokenizer, run.base = loaded.model, loaded.tokenizer, loaded.base
     objective = objectives.of(run.spec.objective)
     objective.prepare(run)
+    rows.refuse_rowless(run.rows, run.tokenizer, load.embedded(run.model))
     for note in [*loaded.notes, *run.rows.notes]:
         run.log.append(events.Log(text=note))
     for note in run.rows.about:
@@ -230,6 +231,7 @@ def _save(model: Any, tokenizer: Any, run_dir: Path, what: str) -> None:
     try:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        saved.check(partial, model)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # on a full disk: room for the reason
         raise

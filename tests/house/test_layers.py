@@ -16,7 +16,7 @@ FLOORS = (
     ("words", "workspace", "machine", "processes", "starter"),
     ("spec", "events", "limits", "guard", "benchmarks", "read", "gguf"),
     ("graders", "render", "models", "report"),
-    ("check", "estimate"),
+    ("check", "estimate", "brought"),
     ("data",),
     ("runs",),
     ("plan", "chat", "visitors", "remote"),

@@ -91,7 +91,7 @@ def test_a_missing_shard_is_found(workspace, tmp_path):
         "model.safetensors.index.json": index,
         SHARDS[0]: safetensors({"a": [3, 3]}),
     }
-    assert rules(model(tmp_path / "mine", files=files), workspace) == ["base-broken-weights"]
+    assert rules(model(tmp_path / "mine", files=files), workspace) == ["folder-missing-shards"]
 
 
 def test_the_names_of_gpt2_are_known(workspace, tmp_path):
@@ -109,7 +109,7 @@ def test_a_folder_that_is_not_there(workspace, tmp_path):
     assert rules(tmp_path / "nowhere", workspace) == ["base-missing"]
     file = tmp_path / "file"
     file.write_text("")
-    assert rules(file, workspace) == ["base-missing"]
+    assert rules(file, workspace) == ["folder-file"]
 
 
 @pytest.mark.parametrize("config", [None, b"", b"{", b"[]", b"null", b"\xff", b'{"a": 1', b"[" * 100_000])

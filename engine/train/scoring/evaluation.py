@@ -18,7 +18,7 @@ from engine.report import items as report_items
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
 from engine.train import load, oft
-from engine.train.scoring import keys, scores
+from engine.train.scoring import keys, paired, scores
 from engine.train.tokenize import get_ready
 from engine.words import Problem, Text
 from engine.workspace import Workspace
@@ -36,7 +36,8 @@ def run(run_spec: RunSpec, workspace: Workspace, run_dir: Path, log: events.Even
         if one.problems:
             raise failures.RunRefused(one.problems[0])
     tokenizers = {role: _tokenizer(run_spec, one, workspace) for role, one in described.items()}
-    if len(tokenizers) == 2 and not same_tokens(tokenizers["base"], tokenizers["tuned"]):
+    own = is_adopted(described.get("tuned"), workspace)
+    if len(tokenizers) == 2 and not own and not same_tokens(tokenizers["base"], tokenizers["tuned"]):
         raise failures.RunRefused(
             Problem(
                 rule="tokenizers-differ",
@@ -50,13 +51,24 @@ def run(run_spec: RunSpec, workspace: Workspace, run_dir: Path, log: events.Even
     pace = _Pace(log, total)
     for role, one in described.items():
         log.append(events.Phase(phase="evaluating", detail=role))
-        # The chat template is the base's for both: a question must not change with the model.
-        tokenizer = tokenizers["base"]
+        # The chat template is the base's for both: a question must not change with the model. One that was tuned
+        # elsewhere is asked in its own words, as in its run.
+        tokenizer = tokenizers[role if own else "base"]
         if not _score(run_spec, workspace, run_dir, role, one, tokenizer, asked, log, stop, pace):
             log.append(events.Stopped(step=pace.done, resumable=True))
             return EXIT_STOPPED
+    if own:
+        paired.pair(run_dir, log)
     log.append(events.Finished(step=total))
     return EXIT_FINISHED
+
+
+def is_adopted(base: Base | None, workspace: Workspace) -> bool:
+    """Whether a model was tuned elsewhere."""
+    return (
+        base is not None and base.kind == "run"
+        and store.load_spec(workspace, base.ref.removeprefix("run:")).adopted is not None
+    )  # fmt: skip
 
 
 class _Pace:

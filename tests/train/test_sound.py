@@ -1,0 +1,182 @@
+"""What a folder holds is what is loaded, trained and saved: nothing laid over it, all of it there, in numbers, held in the
+bits it is stored in; and what is saved is read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from engine import events
+from engine.runs import failures
+from engine.train import saved, sound
+from tests.train.test_backend import read, train_all
+
+PLAIN = {"evaluate.benchmarks": [], "train.replay_share": 0.0, "train.warmup": 0.0}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> list[dict[str, Any]]:
+    """Runs on folders of each kind, in one process."""
+    return train_all(
+        tmp_path_factory.mktemp("sound"),
+        [
+            ["llama", "full", PLAIN],
+            ["adapter:llama", "full", PLAIN | {"merge": True}],
+            ["nan:llama", "lora", PLAIN],
+            ["part:llama", "lora", PLAIN],
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def rounded(tmp_path_factory) -> list[dict[str, Any]]:
+    """Runs on a base that is stored in 4 bits, with the same settings."""
+    same = PLAIN | {"train.learning_rate": 1e-3, "adapter_args.rank": 4, "adapter_args.alpha": 8}
+    return train_all(
+        tmp_path_factory.mktemp("rounded"),
+        [
+            ["4bit:llama", "lora", same | {"merge": True}],
+            ["4bit:llama", "qlora", same],
+            ["4bit:llama", "full", PLAIN],
+            ["4bit:llama", "lora", same | {"quantize": "8bit"}],
+            ["run:0", "full", PLAIN | {"merge": True}],
+        ],
+    )
+
+
+def losses(run: dict[str, Any]) -> list[float | None]:
+    assert run.get("status") == 0, run
+    return [event.loss for event in read(run) if isinstance(event, events.Step)]
+
+
+@pytest.mark.train
+def test_a_model_with_an_adapter_beside_it_is_trained_alone_and_saved_whole(made):
+    """transformers would lay the adapter on, and then save only that."""
+    plain, both = made[0], made[1]
+    assert losses(plain) == losses(both)
+    kept = Path(both["run"]) / "model"
+    assert sorted(path.name for path in kept.glob("*.safetensors")) == ["model.safetensors"]
+    assert not (kept / "adapter_config.json").exists()
+    assert load_file(kept / "model.safetensors").keys() == both["shapes"].keys()
+    told = " ".join(str(event.text) for event in read(both) if isinstance(event, events.Log))
+    assert "adapter" in told
+
+
+@pytest.mark.slow
+@pytest.mark.train
+def test_lora_on_a_base_in_4_bits_is_qlora(rounded):
+    assert losses(rounded[0]) == losses(rounded[1])
+    spec = json.loads((Path(rounded[0]["run"]) / "spec.json").read_bytes())
+    assert spec["quantize"] == "4bit"
+
+
+@pytest.mark.slow
+@pytest.mark.train
+def test_what_cannot_be_done_with_a_base_in_4_bits_is_refused_before_the_start(rounded):
+    assert rounded[2]["refused"] == ["model-stored-whole"] and rounded[3]["refused"] == ["model-stored-bits"]
+
+
+@pytest.mark.slow
+@pytest.mark.train
+def test_merging_into_a_base_in_4_bits_unpacks_it(rounded):
+    """The merged model is whole, says the same, and is a base of which all weights can be trained."""
+    merged, again = rounded[0], rounded[4]
+    names = load_file(Path(again["run"]) / "model" / "model.safetensors")
+    assert merged["shapes"] == {name: list(tensor.shape) for name, tensor in names.items()}
+    assert merged["parity"]["logits"] <= merged["parity"]["tolerance"]
+    config = json.loads((Path(merged["run"]) / "merged" / "config.json").read_bytes())
+    assert "quantization_config" not in config
+    assert losses(again) and again["shapes"] == merged["shapes"]
+
+
+@pytest.mark.train
+def test_a_base_without_numbers_or_with_a_part_missing_is_refused_by_name(made):
+    assert made[2]["refused"] == ["model-not-finite"]
+    assert made[3]["refused"] == ["model-lacks-weights"]
+
+
+# --- what is saved is read back ----------------------------------------------------------------------------------
+
+
+def tiny(tied: bool = True) -> Any:
+    size: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=16, tie_word_embeddings=tied, **size))
+
+
+def adapted() -> Any:
+    return get_peft_model(tiny(), LoraConfig(target_modules=["q_proj"], r=2, task_type="CAUSAL_LM"))
+
+
+@pytest.mark.parametrize("model", [tiny(), tiny(tied=False), adapted()], ids=["tied", "untied", "adapter"])
+def test_what_was_saved_whole_is_found_so(tmp_path, model):
+    model.save_pretrained(tmp_path)
+    saved.check(tmp_path, model)
+
+
+def change(folder: Path, how: Any) -> None:
+    path = next(folder.glob("*.safetensors"))
+    held = load_file(path)
+    how(held)
+    save_file(held, path, metadata={"format": "pt"})
+
+
+def drop_last(held: dict[str, Any]) -> None:
+    held.pop(max(held))
+
+
+def bend_last(held: dict[str, Any]) -> None:
+    held[max(held)] = held[max(held)].flatten()[:-1].clone()
+
+
+def spoil_last(held: dict[str, Any]) -> None:
+    held[max(held)].view(-1)[0] = float("inf")
+
+
+@pytest.mark.parametrize("model", [tiny(), adapted()], ids=["model", "adapter"])
+@pytest.mark.parametrize(
+    ("how", "rule"),
+    [(drop_last, "model-saved-part"), (bend_last, "model-saved-shape"), (spoil_last, "diverged-saved"),
+     (dict.clear, "model-saved-part")],
+)  # fmt: skip
+def test_a_tensor_that_is_missing_bent_or_no_number_is_found(tmp_path, model, how, rule):
+    model.save_pretrained(tmp_path)
+    change(tmp_path, how)
+    with pytest.raises(failures.RunRefused) as refused:
+        saved.check(tmp_path, model)
+    assert refused.value.problem.rule == rule
+
+
+def test_a_model_of_which_only_an_adapter_was_saved_is_found(tmp_path):
+    adapted().save_pretrained(tmp_path)
+    with pytest.raises(failures.RunRefused) as refused:
+        saved.check(tmp_path, tiny())
+    assert refused.value.problem.rule == "model-saved-part"
+    with pytest.raises(failures.RunRefused):
+        saved.check_copy(tmp_path, tmp_path)  # what such a run left is not exported either
+
+
+def test_a_file_that_is_cut_off_counts_as_missing(tmp_path):
+    model = tiny()
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(failures.RunRefused):
+        saved.check(tmp_path, model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_number_that_is_none_is_found_wherever_it_is(dtype, bad):
+    tensor = torch.zeros(5, 7, dtype=dtype)
+    assert sound.is_finite(tensor)
+    for at in (0, 17, 34):
+        broken = tensor.clone()
+        broken.view(-1)[at] = bad
+        assert not sound.is_finite(broken)
