@@ -1,4 +1,4 @@
-"""tunebook train, chain, runs, show, stop, resume."""
+"""tunebook train, chain, runs, show, stop, resume, delete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.cli.shared import (
 )
 from engine.plan import repeat
 from engine.words import Problem, t
-from engine.workspace import Workspace
+from engine.workspace import Workspace, read_object
 
 
 def register(command: shared.Command) -> None:
@@ -46,6 +46,9 @@ def register(command: shared.Command) -> None:
     sub = command("resume", resume)
     sub.add_argument("run")
     shared.take_wait(sub)
+    sub = command("delete", delete, as_json=False)
+    sub.add_argument("run")
+    sub.add_argument("--force", action="store_true", help="though others need it")
 
 
 def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
@@ -151,13 +154,13 @@ def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """List all runs, newest first."""
     from engine.runs import store
 
-    found = store.list_all(workspace)
+    found = store.list_every(workspace)
     if arguments.json:
         print_json(found)
     elif not found:
         print(t("No runs yet. Start one with: tunebook train lora --data new-facts --wait"))
     for run in [] if arguments.json else found:
-        print(f"{run.id}  {run.status:<11} {run.progress:4.0%}  {run.name}")
+        print(f"{run.id}  {run.status:<11} {run.progress:4.0%}  {run.name}{f'  ({run.note})' if run.note else ''}")
     return EXIT_OK
 
 
@@ -166,11 +169,15 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from engine.estimate import memory
     from engine.runs import store
 
-    if not known_run(workspace, arguments.run):
+    if not shared.there(workspace, arguments.run):
         return EXIT_FAILED
-    line = msgspec.to_builtins(store.describe(workspace, arguments.run))
-    run_spec = msgspec.to_builtins(store.load_spec(workspace, arguments.run))
+    line = msgspec.to_builtins(store.line(workspace, arguments.run))
+    problem = store.unreadable(workspace, arguments.run)
     found = store.summary(workspace, arguments.run)
+    if problem is not None:
+        run_spec = read_object(workspace.run_dir(arguments.run) / "spec.json")
+    else:
+        run_spec = msgspec.to_builtins(store.load_spec(workspace, arguments.run))
     if found.failure:  # in the reader's language
         found.failure = {key: str(value) for key, value in found.failure.items()}
     summary = msgspec.to_builtins(found)
@@ -184,7 +191,7 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(f"{'peak_memory':<13} {memory.size_words(measured['peak_bytes'])}")
         if measured["estimated_bytes"]:
             print(f"{'estimated':<13} {memory.size_words(measured['estimated_bytes'])}")
-    print(repeat.repeat_command(workspace, arguments.run))
+    print(problem.sentence if problem is not None else repeat.repeat_command(workspace, arguments.run))
     return EXIT_OK
 
 
@@ -211,3 +218,24 @@ def resume(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(error, file=sys.stderr)
         return EXIT_REFUSED
     return shared.follow(workspace, arguments.run, as_json=arguments.json) if arguments.wait else EXIT_OK
+
+
+def delete(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Delete a run and all it made. Where others need it, that is said, and only --force deletes it."""
+    from engine.runs import lifecycle
+
+    if not shared.there(workspace, arguments.run):
+        return EXIT_FAILED
+    try:
+        lifecycle.delete(workspace, arguments.run, all_the_same=arguments.force)
+    except lifecycle.MustBeAsked as refused:
+        print(t("{id} was not deleted. What would be lost with it:", id=arguments.run), file=sys.stderr)
+        for loss in refused.losses:
+            print(f"  - {loss}", file=sys.stderr)
+        print(t("Delete it all the same with: tunebook delete {id} --force", id=arguments.run), file=sys.stderr)
+        return EXIT_REFUSED
+    except (lifecycle.CannotDelete, OSError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_REFUSED
+    print(t("Deleted {id}.", id=arguments.run))
+    return EXIT_OK

@@ -26,7 +26,7 @@ from engine.models.cache import hub_snapshot
 from engine.models.made import made_by
 from engine.models.refs import HUB_ID, is_revision, split_ref
 from engine.models.weights import count_parameters, has_all_weights
-from engine.spec import OBJECTIVES
+from engine.spec import OBJECTIVES, versions
 from engine.words import Problem, t
 from engine.workspace import BadId, Workspace, read_object
 
@@ -182,7 +182,11 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
     made, below, revision, is_judge = None, "", None, False
     try:
         run = workspace.run_dir(ref.removeprefix("run:"))
-        told = json.loads((run / "spec.json").read_bytes())
+        data = (run / "spec.json").read_bytes()
+        if names := versions.unknown(data):
+            later = Problem(rule="run-later", where="base", parameters={"names": ", ".join(names)[:200]})
+            return Base(ref=ref, kind="run", title=title, problems=(later,))
+        told = json.loads(data)
         below, revision = told["base"]["ref"], told["base"].get("revision")
         is_judge = getattr(OBJECTIVES.get(told.get("objective", "")), "is_judge", False)
         made = made_by(run)

@@ -169,7 +169,10 @@ def _check_judge(checks: _Checks) -> None:
     ref, folder = args.reward_model[:80], judges.made_by(workspace, args.reward_model)
     try:
         told = store.load_spec(workspace, args.reward_model.removeprefix("run:")) if folder is not None else None
-    except (OSError, ValueError, msgspec.MsgspecError):
+    except store.UnreadableSpec as error:
+        fault(error.problem.rule, where, **error.problem.parameters)
+        return
+    except (OSError, ValueError):
         told = None
     if folder is None or told is None:
         fault("ppo-reward-missing", where, ref=ref)
