@@ -11,6 +11,7 @@ import streamlit as st
 from engine import events
 from engine.estimate import memory
 from engine.models import bases
+from engine.plan import chains
 from engine.runs import follow, store
 from engine.spec import OBJECTIVES, settings
 from engine.words import t
@@ -191,6 +192,9 @@ def _run(run_id: str) -> None:
         _run_parts.outcome(workspace, run_id, store.summary(workspace, run_id))
         _show_moving(run_id, run.status)
         _show_details(run_id)
+    chain = chains.of_run(workspace, run_id)
+    if chain is not None and st.button(_ui.say("Its chain: {name}", name=chain.name), key="to_chain"):
+        _ui.go("train", chain=chain.id)
     if run.status == "finished":
         _use.show(workspace, run_id)
 

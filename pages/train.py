@@ -100,9 +100,10 @@ if draft is not None and (draft.reasons or draft.came_from):
 
 
 if st.query_params.get("chain"):
-    _train_chain.show(workspace)
-elif st.button(t("SFT, reward model and PPO in turn"), icon=":material/linear_scale:", key="open_chain"):
-    st.query_params["chain"] = "1"
+    _train_chain.show(workspace, st.query_params["chain"])
+    raise _ui.PageEnds
+if st.button(t("In stages: SFT, then preferences"), icon=":material/linear_scale:", key="open_chain"):
+    st.query_params["chain"] = _train_chain.opened(workspace)
     st.rerun()
 
 try:

@@ -96,12 +96,12 @@ def _named(workspace: Workspace, folder: Path, told: dict[str, Any], ref: str) -
         whole = output is not None and output.name == "model"
         return Need(id=run_id, name=name, how=how, status=status, going=going, stands_alone=whole)
 
-    roles: dict[How, Any] = {
-        "evaluation" if told.get("kind") == "evaluate" else "base": _at(told, "base", "ref"),
-        "judge": _at(told, "objective_args", "reward_model"),
-        "compared": _at(told, "evaluate", "against"),
-    }
-    held = [how for how, value in roles.items() if value == ref]
+    roles: list[tuple[How, Any]] = [
+        ("evaluation" if told.get("kind") == "evaluate" else "base", _at(told, "base", "ref")),
+        ("judge", _at(told, "objective_args", "reward_model")),
+        ("compared", _at(told, "evaluate", "against")),
+    ]
+    held: list[How] = [how for how, value in roles if value == ref]
     if not held and ref in _words(told):
         held = ["other"]
     yield from map(need, held)
