@@ -154,14 +154,13 @@ def _chain(workspace: Workspace, chain: chains.Chain) -> None:
 
 
 def _stage(workspace: Workspace, number: int, stage: chains.Stage) -> None:
-    icon = _ui.STATUS_ICONS.get(stage.state, ":material/radio_button_unchecked:")
-    st.markdown(f"{icon} **{number}. {_ui.plain(stage.title)}**")
+    st.markdown(f"**{number:d}. {_ui.plain(stage.title)}**")
     try:
         rows = datasets.load(workspace, stage.data).name
     except DatasetError:
         rows = t("its data is gone")
     st.caption(_ui.plain(rows))
-    st.markdown(_ui.plain(stage.says))
+    st.markdown((":material/check_circle: " if stage.filled else "") + _ui.plain(stage.says))
     if stage.run is None or not store.exists(workspace, stage.run):
         return
     if stage.name == "reward" and (judged := judges.accuracy(workspace.run_dir(stage.run))) is not None:
