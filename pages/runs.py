@@ -11,7 +11,7 @@ import streamlit as st
 from engine import events
 from engine.estimate import memory
 from engine.models import bases
-from engine.plan import chains
+from engine.plan import chains, drafts, tries
 from engine.runs import follow, store
 from engine.spec import OBJECTIVES, settings
 from engine.words import t
@@ -192,6 +192,9 @@ def _run(run_id: str) -> None:
         _run_parts.outcome(workspace, run_id, store.summary(workspace, run_id))
         _show_moving(run_id, run.status)
         _show_details(run_id)
+    whole = tries.all_rows(workspace, run_id)
+    if whole is not None and st.button(t("Now all rows"), type="primary", icon=":material/dataset:", key="all_rows"):
+        _ui.go("train", draft=drafts.save(workspace, whole))
     chain = chains.of_run(workspace, run_id)
     if chain is not None and st.button(_ui.say("Its chain: {name}", name=chain.name), key="to_chain"):
         _ui.go("train", chain=chain.id)

@@ -33,6 +33,9 @@ def register(command: shared.Command) -> None:
     sub.add_argument("--eval-data", help="a file that is only scored, never trained on")
     shared.take_base(sub)
     sub.add_argument("--set", action="append", metavar="PATH=VALUE", help="a setting, such as train.epochs=3")
+    sub.add_argument(
+        "--try-rows", type=int, metavar="N", help="train on so many rows, drawn by the seed, for a first try"
+    )
     shared.take_name_and_wait(sub)
     sub = command("chain", chain)
     sub.add_argument("--sft-data", help="questions with answers, or pairs: their good answers; left out, no SFT")
@@ -61,6 +64,8 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from engine.runs import lifecycle, store
 
     overrides, problems = shared.overrides(arguments.set)
+    if arguments.try_rows is not None:
+        overrides["dataset.most_rows"] = arguments.try_rows
     dataset_id = None
     try:
         dataset_id = add_data(arguments, workspace)
