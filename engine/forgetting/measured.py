@@ -89,7 +89,9 @@ def _here(run_spec: RunSpec, workspace: Workspace) -> dict[str, Effect]:
         if pairs:
             mean = statistics.fmean(pairs)
             words = {"n": len(pairs), "points": f"{mean:+.1f}"}
-            text = t("Measured here on {n} pair of runs: {points} points.", **words)
+            text = t("Measured here on one pair of runs: {points} points.", **words)
+            if len(pairs) > 1:
+                text = t("Measured here on {n} pairs of runs: {points} points.", **words)
             found[name] = Effect(points=mean, sentence=text)
     return found
 

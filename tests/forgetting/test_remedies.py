@@ -71,7 +71,7 @@ def test_pairs_of_runs_of_this_home_count_before_the_starters(workspace) -> None
     scored(workspace, 4, run_of(share=0.3, rate=5e-6), 99)  # differs in two things: no pair with the first
     found = {one.name: one for one in remedies.of(plain, workspace)}
     assert list(found)[:2] == ["replay", "rate"]
-    assert found["replay"].points == pytest.approx(15) and "here on 1 pair" in found["replay"].measured
+    assert found["replay"].points == pytest.approx(15) and "here on one pair" in found["replay"].measured
     assert found["rate"].points == pytest.approx((2 + 4) / 2)
     other = msgspec.structs.replace(plain, dataset=schema.DatasetRef("e" * 64))
     assert names(other, workspace) == names(other)  # runs on other rows say nothing of these
