@@ -139,7 +139,6 @@ def _start(workspace: Workspace, chain: str) -> bool:
 
 def _chain(workspace: Workspace, chain: chains.Chain) -> None:
     st.subheader(_ui.plain(chain.name))
-    st.caption(_ui.say("Base of the chain: {base}", base=bases.describe(chain.base, workspace).title))
     for number, (column, stage) in enumerate(zip(st.columns(3), chain.stages, strict=False), 1):
         with column.container(border=True):
             _stage(workspace, number, stage)
