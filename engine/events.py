@@ -286,6 +286,22 @@ def read(run_dir: Path, offset: int = 0) -> tuple[list[Any], int]:
     return _parse(data[:whole]), offset + whole
 
 
+class _Tagged(msgspec.Struct):
+    """The kind of an event, known or of a later version."""
+
+    event: str
+
+
+def later_kinds(run_dir: Path) -> list[str]:
+    """Return the kinds of events in a run's file that only a later version knows."""
+    known, found = {one.__struct_config__.tag for one in AnyEvent.__args__}, set()
+    with suppress(OSError):
+        for line in (run_dir / "events.jsonl").read_bytes().split(b"\n"):
+            with suppress(*_UNREADABLE):
+                found.add(msgspec.json.decode(line, type=_Tagged).event)
+    return sorted(found - known)
+
+
 def size(run_dir: Path) -> int:
     """Return how many bytes of events there are; 0 without a file."""
     try:

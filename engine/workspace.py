@@ -1,4 +1,4 @@
-"""Workspace: the folder of one person's datasets, drafts, runs, evaluations and models, and the only maker of paths.
+"""Workspace: the folder of one person's datasets, drafts, chains, runs, evaluations and models, and the only maker of paths.
 
 Every id that may have come from a user or a URL is checked by one expression here before any path is built from it.
 The queue and the device locks are shared by all workspaces of a machine and lie outside (see machine_dir).
@@ -53,6 +53,14 @@ class Workspace:
 
     def draft_path(self, draft_id: str) -> Path:
         return self.root / "drafts" / f"{checked(draft_id)}.json"
+
+    def chain_path(self, chain_id: str) -> Path:
+        return self.chains_dir / f"{checked(chain_id)}.json"
+
+    @property
+    def chains_dir(self) -> Path:
+        """Where chains of runs are written down, one file each."""
+        return self.root / "chains"
 
     @property
     def datasets_dir(self) -> Path:

@@ -167,13 +167,15 @@ def _what_to_do(scored: ScoredRun) -> None:
     """Offer the same run with one thing changed, each with the effect to expect and its source."""
     st.subheader(t("What to do about it"))
     st.write(t("It lost something. Each of these is the same run with one thing changed, one click away:"))
-    found = remedies.of(scored.spec)
+    found = remedies.of(scored.spec, scored.workspace)
     columns = st.columns(min(3, len(found)))
     for index, remedy in enumerate(found):
         with columns[index % len(columns)].container(border=True):
             st.markdown(f"**{_ui.plain(remedy.title)}**")
+            st.caption(_ui.plain(remedy.measured))
             st.caption(_ui.plain(f"{remedy.effect} ({remedy.source})"))
             if st.button(t("Same run with this"), key=f"more_{remedy.name}"):
                 made = remedies.draft(scored, remedy)
                 _ui.go("train", draft=drafts.save(scored.workspace, made))
+    st.caption(t("In the order of what was measured: points of general accuracy, here or on the starter."))
     st.caption(t("When it has finished, both stand side by side under “Runs against each other”."))

@@ -10,7 +10,7 @@ import streamlit as st
 from engine import events, limits, machine
 from engine.plan import drafts, plans, repeat
 from engine.runs import Run, device_queue, failures, follow, lifecycle, store
-from engine.words import t
+from engine.words import Problem, t
 from engine.workspace import Workspace
 from pages import _run_list, _ui
 
@@ -84,12 +84,7 @@ def actions(here: Workspace, run: Run) -> None:
             lifecycle.stop(here, run.id)
             st.rerun()
         if run.status in ("stopped", "interrupted", "failed") and st.button(t("Resume"), type="primary", key="resume"):
-            try:
-                lifecycle.resume(here, run.id)
-            except (lifecycle.CannotResume, limits.OverLimit, OSError) as error:
-                st.error(_ui.plain(error))
-            else:
-                st.rerun()
+            _resume(here, run.id)
         told = store.load_spec(here, run.id)
         # What was trained elsewhere cannot be trained again the same way.
         if told.adopted is None and st.button(
@@ -120,6 +115,35 @@ def actions(here: Workspace, run: Run) -> None:
         st.caption(_ui.plain(note))
 
 
+def _resume(here: Workspace, run_id: str) -> None:
+    try:
+        lifecycle.resume(here, run_id)
+    except (lifecycle.CannotResume, limits.OverLimit, OSError) as error:
+        st.error(_ui.plain(error))
+    else:
+        st.rerun()
+
+
+def untrained(here: Workspace, run: Run) -> None:
+    """A run that was stopped before its first step leads on or away, and nowhere else."""
+    st.info(t("It ended before its first step: nothing was trained. Let it go on, or delete it."))
+    with st.container(horizontal=True):
+        if st.button(t("Go on"), type="primary", icon=":material/play_arrow:", key="resume"):
+            _resume(here, run.id)
+        with st.popover(t("Delete")):
+            _delete(here, run)
+
+
+def unreadable(here: Workspace, run: Run, problem: Problem) -> None:
+    """A run of a later version, or one whose spec is cut or damaged: what is known of it, and what can be done."""
+    st.subheader(_ui.plain(f"{run.name} · {_ui.status_word(run.status)}"), icon=_ui.STATUS_ICONS.get(run.status))
+    st.caption(_ui.plain(run.id))
+    st.warning(_ui.plain(problem.sentence))
+    if not store.supervised(here.run_dir(run.id)):
+        with st.popover(t("Delete")):
+            _delete(here, run)
+
+
 def _delete(here: Workspace, run: Run) -> None:
     size = _run_list.size(here, run)
     st.write(
@@ -127,9 +151,18 @@ def _delete(here: Workspace, run: Run) -> None:
             "This deletes the run, its checkpoints, its log and what it made: {size}. It cannot be undone.", size=size
         )
     )
-    if st.button(t("Delete for good"), type="primary", icon=":material/delete:", key="delete"):
+    try:
+        lost = lifecycle.losses(here, run.id)
+    except lifecycle.CannotDelete as error:
+        st.error(_ui.plain(error))
+        return
+    if lost:
+        st.write(t("What would be lost with it:"))
+        _ui.bullets(lost)
+    known = not lost or st.checkbox(t("Delete it all the same"), key=f"all_the_same_{run.id}")
+    if st.button(t("Delete for good"), type="primary", icon=":material/delete:", key="delete", disabled=not known):
         try:
-            lifecycle.delete(here, run.id)
+            lifecycle.delete(here, run.id, all_the_same=bool(lost))
         except (lifecycle.CannotDelete, OSError) as error:
             st.error(_ui.plain(error))
         else:

@@ -6,13 +6,10 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from engine.estimate import memory
-from engine.plan import Plan, drafts
+from engine.plan import Plan, drafts, tries
 from engine.spec import OBJECTIVES
 from engine.words import t
 from pages import _ui
-
-# The guide's "start with 1,000 rows" (N5).
-FIRST_TRY_ROWS = 1_000
 
 
 def show(plan: Plan) -> None:
@@ -34,13 +31,17 @@ def _steps(plan: Plan) -> None:
         st.caption(_ui.plain(note))
     unknown = t("It cannot be estimated: the architecture of this base is not known.")
     st.markdown(_ui.say("**{name}**: {text}", name=t("Time"), text=plan.time.sentence if plan.time else unknown))
-    if (plan.rows or 0) > FIRST_TRY_ROWS and st.button(
-        t("Try on {n} rows first", n=f"{FIRST_TRY_ROWS:,}"),
-        icon=":material/science:",
-        key="try_first",
-        help=t(
-            "A short run shows mistakes in the data as well as a long one. You get this form again, with fewer rows."
-        ),
+    if (
+        (plan.rows or 0) > tries.ROWS
+        and not tries.comes_first(plan)
+        and st.button(
+            t("Try on {n} rows first", n=f"{tries.ROWS:,}"),
+            icon=":material/science:",
+            key="try_first",
+            help=t(
+                "A short run shows mistakes in the data as well as a long one. You get this form again, with fewer rows."
+            ),
+        )
     ):
         _ui.go("train", draft=drafts.save(plan.workspace, _first_try(plan)))
 
@@ -51,11 +52,11 @@ def _first_try(plan: Plan) -> drafts.Draft:
         recipe=plan.spec.recipe.name,
         base=plan.base.ref,
         dataset=plan.spec.dataset.id,
-        overrides={**plan.overrides, "dataset.most_rows": FIRST_TRY_ROWS},
+        overrides={**plan.overrides, "dataset.most_rows": tries.ROWS},
         reasons=[
             t(
                 "A first try on {n} of {total} rows, spread over all of them; then take all.",
-                n=f"{FIRST_TRY_ROWS:,}",
+                n=f"{tries.ROWS:,}",
                 total=f"{total:,}",
             )
         ],

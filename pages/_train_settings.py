@@ -8,10 +8,8 @@ import streamlit as st
 
 from engine.data import datasets
 from engine.plan import Plan, checks, judges, plans
-from engine.runs import store
 from engine.spec import OBJECTIVES, recipes, schema, settings
 from engine.words import Problem, t
-from engine.workspace import Workspace
 from pages import _ui
 
 # Settings that the page decides elsewhere, or that a form field cannot hold.
@@ -137,7 +135,8 @@ def _parsed(path: str, typed: str, default: Any) -> Any:
 
 
 def _judge(plain: Plan, overrides: dict[str, Any]) -> None:
-    """PPO's reward model: the newest that fits unless another is chosen, and how good it must be."""
+    """PPO's reward model, with the data it was made from: one of the same rows, or the one that is chosen; and how good it
+    must be."""
     path, workspace = "objective_args.reward_model", plain.workspace
     default = schema.value_at(plain.spec, path)
     named = overrides.get(path, default)
@@ -148,8 +147,8 @@ def _judge(plain: Plan, overrides: dict[str, Any]) -> None:
             t("Reward model"),
             options,
             index=options.index(named) if named else None,
-            format_func=lambda ref: _judge_title(workspace, ref),
-            placeholder=t("None yet: train the recipe Reward model first"),
+            format_func=lambda ref: judges.title(workspace, ref),
+            placeholder=t("Choose one") if options else t("None yet: train the recipe Reward model first"),
             key=f"judge~{st.session_state.get('form', 0)}",
             help=_ui.plain(t(settings.fields()[path].help)),
         )
@@ -159,11 +158,3 @@ def _judge(plain: Plan, overrides: dict[str, Any]) -> None:
         overrides.pop(path, None)
     with right:
         _field("objective_args.least_reward_accuracy", plain, overrides)
-
-
-def _judge_title(workspace: Workspace, ref: str) -> str:
-    if not store.exists(workspace, ref.removeprefix("run:")):
-        return ref
-    judged = judges.accuracy(workspace.run_dir(ref.removeprefix("run:")))
-    share = "?" if judged is None else f"{100 * judged.tuned:.0f}"
-    return t("{name}: right on {share} % of unseen pairs", name=store.name(workspace, ref[4:]), share=share)

@@ -39,6 +39,8 @@ STATUS_ICONS = {
     "stopped": ":material/stop_circle:",
     "failed": ":material/error:",
     "interrupted": ":material/warning:",
+    "later": ":material/update:",
+    "broken": ":material/broken_image:",
 }
 
 
@@ -56,6 +58,8 @@ def status_word(status: str) -> str:
         "stopped": t("stopped"),
         "failed": t("failed"),
         "interrupted": t("interrupted"),
+        "later": t("of a later version"),
+        "broken": t("cannot be read"),
     }
     return words.get(status, status)
 

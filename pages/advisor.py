@@ -48,9 +48,9 @@ def _others(advice: Advice, case: Case) -> None:
     if advice.would_change:
         st.subheader(t("What would change this advice"))
         _ui.bullets(advice.would_change)
-    feeds_chain = advice.facts.data_type in ("prompt-only", "preference")
-    if feeds_chain and st.button(t("SFT, reward model and PPO in turn"), key="open_chain"):
-        _ui.go("train", chain="1")
+    road = {"prompt-only": "ppo", "preference": "dpo", "unpaired-preference": "kto"}.get(advice.facts.data_type or "")
+    if road is not None and st.button(t("In stages: SFT, then preferences"), key="open_chain"):
+        _ui.go("train", chain=road)
     if advice.runners_up:
         st.subheader(t("Runners-up"))
     for number, other in enumerate(advice.runners_up):

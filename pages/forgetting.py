@@ -48,8 +48,12 @@ if going_on and view == "run" and not is_sweep:
     _going_on(going_on)
 elif wanted == st.session_state.pop("waited_for", None) and wanted in {run.id for run in scored}:
     st.session_state["scored_run"] = wanted
+untrained = _ui.known_run(wanted)
 if view == "sweep":
     _forgetting_sweeps.show(workspace)
+elif view == "run" and untrained and store.nothing_trained(workspace, untrained):
+    text = t("This run ended before its first step: nothing was trained. Let it go on, or delete it.")
+    _ui.empty(text, "runs", t("Go to Runs"))
 elif not scored:
     text = t("No run has been scored yet. The scores come at the end of each run.")
     if _ui.known_run(wanted):

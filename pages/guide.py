@@ -10,7 +10,7 @@ import streamlit as st
 from engine import starter
 from engine.advise import guide
 from engine.data import datasets
-from engine.plan import chains, drafts
+from engine.plan import drafts
 from engine.runs import store
 from engine.spec import recipes as spec_recipes
 from engine.spec import settings as spec_settings
@@ -179,16 +179,11 @@ def _try_it(recipe: str, sample: str, settings: dict[str, object], key: str, bas
 
 
 def _try_in_turn(base: str, key: str) -> None:
-    """Offer what stands on other runs as the chain of them, with the stage that comes next set up."""
+    """Offer what stands on other runs as the chain of them."""
     about = t("Three runs on the starter, one after the other: SFT, reward model and PPO.")
     if st.button(t("Try it"), key=key, icon=":material/linear_scale:", help=about):
-        st.session_state["chain_base"] = base
-        found = chains.look(workspace, base=base)
-        if found.next is None:  # all done, or one is under way: Train says which
-            _ui.go("train", chain="1")
-        else:
-            made = chains.draft(found, found.next, dataset=chains.sample_id(workspace, found.next))
-            _ui.go("train", chain="1", draft=drafts.save(workspace, made))
+        _ui.choose("base", base)
+        _ui.go("train", chain="ppo")
 
 
 # --- the parts of the page --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from engine import events
 from engine.estimate import memory
 from engine.forgetting import adoption
 from engine.models import bases
+from engine.plan import chains, drafts, tries
 from engine.runs import follow, store
 from engine.spec import OBJECTIVES, settings
 from engine.words import t
@@ -176,20 +177,8 @@ def _show_details(run_id: str) -> None:
         st.code(follow.log_tail(workspace.run_dir(run_id)) or " ", language=None)
 
 
-all_runs = store.list_all(workspace)[:LIST_LENGTH]
-if not all_runs:
-    _ui.empty(t("No runs yet. Start one; with the starter it takes a minute."), "train", t("Go to Train"))
-else:
-    wanted = _ui.current("run")
-    _run_list.queue(workspace)
-    if wanted and not _ui.known_run(wanted):
-        st.warning(t("The run this link names is not here."))
-        _ui.choose("run", None)
-    if len(all_runs) > 1 or not wanted:
-        _run_list.table(workspace, all_runs)
-    run_id = _ui.current("run") or all_runs[0].id
-    if _ui.current("run") != run_id:
-        _ui.choose("run", run_id)
+def _run(run_id: str) -> None:
+    """One run: what can be done with it, how it goes or ended, and what comes next."""
     run = store.describe(workspace, run_id)
     title = f"{run.name} · {_ui.status_word(run.status)}"
     st.subheader(_ui.plain(title), icon=_ui.STATUS_ICONS.get(run.status))
@@ -198,23 +187,57 @@ else:
         t("tuned elsewhere, on {base}", base=base) if adopted else t("{recipe} on {base}", recipe=run.recipe, base=base)
     )
     st.caption(_ui.plain(f"{run.id} · {made}"))
+    _run_parts.tab_title(run)
+    if store.nothing_trained(workspace, run_id):
+        _run_parts.untrained(workspace, run)
+        _show_details(run_id)
+        return
     _run_parts.actions(workspace, run)
     if adopted:
         _ui.bullets(adoption.known(workspace, run_id))
-    _run_parts.tab_title(run)
     if run.status in store.LIVE:
         _live(run_id)
     else:
         _run_parts.outcome(workspace, run_id, store.summary(workspace, run_id))
         _show_moving(run_id, run.status)
         _show_details(run_id)
+    whole = tries.all_rows(workspace, run_id)
+    if whole is not None and st.button(t("Now all rows"), type="primary", icon=":material/dataset:", key="all_rows"):
+        _ui.go("train", draft=drafts.save(workspace, whole))
+    chain = chains.of_run(workspace, run_id)
+    if chain is not None and st.button(_ui.say("Its chain: {name}", name=chain.name), key="to_chain"):
+        _ui.go("train", chain=chain.id)
     if run.status == "finished":
         _use.show(workspace, run_id)
-    ended = run.status not in store.LIVE
-    if len(all_runs) > 1:
-        _run_list.compare(workspace, all_runs)
-    _ui.next_step(
-        "forgetting",
-        t("Next: what it gained and what it forgot"),
-        reason=None if ended else t("The scores come when the run has ended."),
-    )
+
+
+all_runs = store.list_every(workspace)[:LIST_LENGTH]
+if not all_runs:
+    _ui.empty(t("No runs yet. Start one; with the starter it takes a minute."), "train", t("Go to Train"))
+else:
+    wanted = _ui.current("run")
+    _run_list.queue(workspace)
+    listed = {run.id: run for run in all_runs}
+    if wanted and wanted not in listed and not _ui.known_run(wanted):
+        st.warning(t("The run this link names is not here."))
+        _ui.choose("run", None)
+    if len(all_runs) > 1 or not wanted:
+        _run_list.table(workspace, all_runs)
+    run_id = _ui.current("run") or all_runs[0].id
+    if _ui.current("run") != run_id:
+        _ui.choose("run", run_id)
+    strange = store.unreadable(workspace, run_id)
+    if strange is not None:
+        _run_parts.unreadable(workspace, store.line(workspace, run_id), strange)
+    else:
+        _run(run_id)
+    readable = [run for run in all_runs if not run.note]
+    if len(readable) > 1:
+        _run_list.compare(workspace, readable)
+    if strange is None and not store.nothing_trained(workspace, run_id):
+        ended = store.status(workspace, run_id) not in store.LIVE
+        _ui.next_step(
+            "forgetting",
+            t("Next: what it gained and what it forgot"),
+            reason=None if ended else t("The scores come when the run has ended."),
+        )

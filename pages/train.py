@@ -11,10 +11,10 @@ import streamlit as st
 
 from engine import limits
 from engine.data import datasets
-from engine.plan import Plan, drafts, plans
+from engine.plan import Plan, drafts, plans, tries
 from engine.runs import lifecycle, store
+from engine.spec import RunSpec, schema, settings
 from engine.spec import recipes as spec_recipes
-from engine.spec import schema, settings
 from engine.words import t
 from pages import _base, _ready, _train_chain, _train_plan, _train_settings, _ui
 
@@ -66,17 +66,32 @@ def _settle(plain: Plan, recipe_name: str) -> dict[str, Any]:
 
 
 def _start(plan: Plan) -> None:
-    """The name and the button."""
-    name = st.text_input(t("Name of the run"), placeholder=t("optional"), key="run_name")
-    click = hashlib.sha256(schema.encode(plan.spec) + name.encode()).hexdigest()[:16]
+    """The name and the button; before a long run on a large file the first button is a try on few rows."""
+    name = st.text_input(t("Name of the run"), placeholder=t("optional"), key="run_name").strip()
+    tried = tries.of(plan) if not problems and tries.comes_first(plan) else None
+    if tried is None:
+        if st.button(t("Start"), type="primary", icon=":material/play_arrow:", disabled=bool(problems), key="start"):
+            _started(plan.spec, name)
+        return
+    minutes = max(1, round(tried.time.likely_s / 60)) if tried.time is not None else "?"
+    label = t("Try {n} rows first (about {minutes} minutes), then all", n=f"{tries.ROWS:,}", minutes=minutes)
+    with st.container(horizontal=True):
+        if st.button(_ui.plain(label), type="primary", icon=":material/science:", key="try_first"):
+            _started(tried.spec, name)
+        if st.button(t("Start with all rows"), icon=":material/play_arrow:", key="start"):
+            _started(plan.spec, name)
+    st.caption(t("A short run shows mistakes in the data as well as a long one. Its page leads on to all rows."))
+
+
+def _started(run_spec: RunSpec, name: str) -> None:
+    """Start a run, once for the two clicks of a double click, and follow it."""
+    click = hashlib.sha256(schema.encode(run_spec) + name.encode()).hexdigest()[:16]
     started = st.session_state.get("started", {})
     if time.monotonic() - started.get(click, (0.0, ""))[0] > DOUBLE_CLICK_S:
         started.pop(click, None)
-    if not st.button(t("Start"), type="primary", icon=":material/play_arrow:", disabled=bool(problems), key="start"):
-        return
     token, run_id = st.session_state.setdefault("click_token", secrets.token_hex(8)), started.get(click, (0, ""))[1]
     try:
-        run_id = run_id or lifecycle.start(workspace, plan.spec, name=name.strip() or None, click_id=f"{click}-{token}")
+        run_id = run_id or lifecycle.start(workspace, run_spec, name=name or None, click_id=f"{click}-{token}")
     except limits.OverLimit as refused:
         st.error(t("This run cannot start yet:"))
         _ui.problem_list(refused.problems)
@@ -100,9 +115,10 @@ if draft is not None and (draft.reasons or draft.came_from):
 
 
 if st.query_params.get("chain"):
-    _train_chain.show(workspace)
-elif st.button(t("SFT, reward model and PPO in turn"), icon=":material/linear_scale:", key="open_chain"):
-    st.query_params["chain"] = "1"
+    _train_chain.show(workspace, st.query_params["chain"])
+    raise _ui.PageEnds
+if st.button(t("In stages: SFT, then preferences"), icon=":material/linear_scale:", key="open_chain"):
+    st.query_params["chain"] = _train_chain.opened(workspace)
     st.rerun()
 
 try:

@@ -37,9 +37,10 @@ def for_data(
         known |= {"good_rows": labels.get("true"), "bad_rows": labels.get("false")}
     judge = None
     if base is not None:
-        judge = judges.newest(workspace, base, schema.ObjectiveArgs().least_reward_accuracy)
+        least = schema.ObjectiveArgs().least_reward_accuracy
+        judge = judges.own(workspace, base, data, least)
         known |= {"base_parameters": base.parameters, "base_is_tuned": base.kind == "run"}
-        known["has_reward_model"] = judge is not None
+        known["has_reward_model"] = bool(judges.fitting(workspace, base, least))
     gpus = machine.facts().gpus
     known["gpu_memory_gib"] = gpus[0].memory_mib / 1024 if gpus else None
     facts = msgspec.structs.replace(Facts(), **{**known, **said})

@@ -22,7 +22,7 @@ import msgspec
 from engine import processes
 from engine.chat.protocol import Ask, Done, Failed, Reply, Request, Sampling, Stop, Turn, read_reply
 from engine.models import bases, made
-from engine.runs import Run, failures, store
+from engine.runs import Run, failures, needs, store
 from engine.words import Problem
 from engine.workspace import Workspace
 
@@ -61,6 +61,7 @@ class Child:
     """A process that holds the models of one workspace, and who waits for which of its answers."""
 
     def __init__(self, workspace: Workspace):
+        self._workspace, self._models = workspace, dict[str, None]()
         folder = workspace.root / "chat"
         folder.mkdir(parents=True, exist_ok=True)
         environment = {
@@ -114,6 +115,8 @@ class Child:
     def ask(self, question: Ask) -> Iterator[Reply]:
         """Yield what comes back, until every model is done or has failed. Left early, it stops the writing."""
         waiting: queue.Queue[Reply] = queue.Queue()
+        self._models.update(dict.fromkeys(turn.model for turn in question.turns))
+        needs.hold(self._workspace, processes.identify(self.process.pid), list(self._models))
         self._waiting[question.id] = waiting
         left = {turn.model for turn in question.turns}
         try:

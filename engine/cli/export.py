@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from engine.cli import shared
-from engine.cli.shared import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, known_run
+from engine.cli.shared import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, made_something
 from engine.words import t
 from engine.workspace import Workspace
 
@@ -32,7 +32,7 @@ def export(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Take along what a run made, or its recipe for another trainer; --to names a folder that is new or empty."""
     from engine.export import NotExportable
 
-    if not known_run(workspace, arguments.run):
+    if not made_something(workspace, arguments.run):
         return EXIT_FAILED
     if arguments.what != "push" and arguments.to is None:
         print(t("Say where with --to FOLDER."), file=sys.stderr)

@@ -14,7 +14,7 @@ from engine.cli.shared import (
     EXIT_REFUSED,
     add_data,
     follow,
-    known_run,
+    made_something,
     print_json,
     refuse,
     started,
@@ -72,7 +72,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     about: list[str] = []
     titles, runs = library.titles(workspace), store.list_all(workspace)
     for run_id in arguments.runs:
-        if not known_run(workspace, run_id):
+        if not made_something(workspace, run_id):
             return EXIT_FAILED
         try:
             if store.load_spec(workspace, run_id).kind == "sweep":

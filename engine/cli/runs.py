@@ -1,4 +1,4 @@
-"""tunebook train, chain, runs, show, stop, resume."""
+"""tunebook train, chain, runs, show, stop, resume, delete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.cli.shared import (
 )
 from engine.plan import repeat
 from engine.words import Problem, t
-from engine.workspace import Workspace
+from engine.workspace import Workspace, read_object
 
 
 def register(command: shared.Command) -> None:
@@ -33,19 +33,27 @@ def register(command: shared.Command) -> None:
     sub.add_argument("--eval-data", help="a file that is only scored, never trained on")
     shared.take_base(sub)
     sub.add_argument("--set", action="append", metavar="PATH=VALUE", help="a setting, such as train.epochs=3")
+    sub.add_argument(
+        "--try-rows", type=int, metavar="N", help="train on so many rows, drawn by the seed, for a first try"
+    )
     shared.take_name_and_wait(sub)
     sub = command("chain", chain)
-    sub.add_argument("--sft-data", help="questions with answers; left out, the base is taken as it is")
-    sub.add_argument("--preference-data", required=True, help="pairs of a better and a worse answer")
-    sub.add_argument("--prompts", required=True, help="questions alone, for PPO")
+    sub.add_argument("--sft-data", help="questions with answers, or pairs: their good answers; left out, no SFT")
+    sub.add_argument("--preference-data", help="pairs of a better and a worse answer, or answers marked good or bad")
+    sub.add_argument("--prompts", help="questions alone, or rows that have them: then a judge and PPO instead of DPO")
     sub.add_argument("--set", action="append", metavar="STAGE:PATH=VALUE", help="such as ppo:train.epochs=3")
+    sub.add_argument("--go-on", metavar="CHAIN", help="start the next stage of a chain")
     shared.take_base(sub)
+    shared.take_name_and_wait(sub)
     command("runs", list_runs)
     command("show", show).add_argument("run")
     command("stop", stop, as_json=False).add_argument("run")
     sub = command("resume", resume)
     sub.add_argument("run")
     shared.take_wait(sub)
+    sub = command("delete", delete, as_json=False)
+    sub.add_argument("run")
+    sub.add_argument("--force", action="store_true", help="though others need it")
 
 
 def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
@@ -56,6 +64,8 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from engine.runs import lifecycle, store
 
     overrides, problems = shared.overrides(arguments.set)
+    if arguments.try_rows is not None:
+        overrides["dataset.most_rows"] = arguments.try_rows
     dataset_id = None
     try:
         dataset_id = add_data(arguments, workspace)
@@ -87,31 +97,82 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 
 def chain(arguments: argparse.Namespace, workspace: Workspace) -> int:
-    """Run SFT, a reward model and PPO in turn, each on the run before it, and follow them to the end."""
+    """Start the first stage of a chain, or the next with --go-on: SFT, then DPO or KTO, or a judge and PPO. With --wait it
+    is followed, and goes on, to the end; without anything named, chains are listed."""
     from engine.check import DatasetError
-    from engine.plan import chains
-    from engine.runs import follow, lifecycle, store
+    from engine.plan import chains, plans
 
-    given = {"sft": arguments.sft_data, "reward": arguments.preference_data, "ppo": arguments.prompts}
+    if arguments.go_on is None and not (arguments.preference_data or arguments.prompts or arguments.sft_data):
+        return _list_chains(arguments, workspace)
+    chain_id = arguments.go_on
     try:
-        data = {
-            name: add_data(argparse.Namespace(data=source, drop_bad_rows=False, fix=None, map=None), workspace)
-            for name, source in given.items()
-            if source
-        }
-    except DatasetError as error:
+        chain_id = chain_id or _begin_chain(arguments, workspace)
+        return _drive_chain(arguments, workspace, chain_id)
+    except (DatasetError, plans.CannotPlan) as error:
         return refuse([error.problem])
+    except chains.CannotGoOn as error:
+        if chain_id is not None and arguments.go_on is None and not _runs_of(chains.look(workspace, chain_id)):
+            chains.forget(workspace, chain_id)  # nothing of it has begun
+        return refuse(list(error.problems))
+
+
+def _list_chains(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    from engine.plan import chains
+
+    found = chains.list_all(workspace)
+    if arguments.json:
+        print_json([{"chain": one.id, "name": one.name, "runs": _runs_of(one)} for one in found])
+        return EXIT_OK
+    if not found:
+        print(t("No chains yet. Begin one with --sft-data, --preference-data and, for PPO, --prompts."))
+    for one in found:
+        print(f"{one.id}  {' · '.join(f'{stage.name} {stage.state}' for stage in one.stages)}  {one.name}")
+    return EXIT_OK
+
+
+def _runs_of(found: Any) -> dict[str, str]:
+    if found is None:
+        return {}
+    return {stage.name: stage.run for stage in found.stages if stage.run is not None}
+
+
+def _begin_chain(arguments: argparse.Namespace, workspace: Workspace) -> str:
+    """Write down the chain that the command line describes, and return its id. Raises what chains.begin raises."""
+    from engine.data import datasets
+    from engine.plan import chains
+
+    given = {"sft": arguments.sft_data, "preference": arguments.preference_data, "ppo": arguments.prompts}
+    data = {
+        name: add_data(argparse.Namespace(data=source, drop_bad_rows=False, fix=None, map=None), workspace)
+        for name, source in given.items()
+        if source
+    }
+    pairs = data.pop("preference", None)
+    road = "ppo" if "ppo" in data else "dpo"
+    if pairs is not None:
+        if road != "ppo" and datasets.load(workspace, pairs).report.type == "unpaired-preference":
+            road = "kto"
+        data["reward" if road == "ppo" else road] = pairs
     settings, wrong = _stage_settings(arguments.set)
     if wrong:
-        return refuse(wrong)
-    policy, judge = arguments.base, None
-    made: dict[str, str] = {}
-    for name in [name for name in chains.STAGES if name in data]:
-        plan = chains.plan(workspace, name, policy, data[name], judge, settings.get(name, {}))
-        if plan.problems:
-            return refuse(list(plan.problems))
-        run_id = made[name] = lifecycle.start(workspace, plan.spec, name=t("chain: {stage}", stage=name))
+        raise chains.CannotGoOn(*wrong)
+    return chains.begin(workspace, road, data, base=arguments.base, settings=settings, name=arguments.name or "")
+
+
+def _drive_chain(arguments: argparse.Namespace, workspace: Workspace, chain_id: str) -> int:
+    """Start the next stage of a chain; with --wait also what comes after it, each when the one before has finished."""
+    from engine.plan import chains
+    from engine.runs import follow, store
+
+    found = chains.look(workspace, chain_id)
+    while True:
+        going = found.going if found is not None and arguments.wait else None
+        stage = going or (found.next if found is not None else None)
+        run_id = going.run if going is not None and going.run else chains.start_next(workspace, chain_id)
+        name = stage.name if stage is not None else ""
         print(f"{name}: {run_id}", file=sys.stderr)
+        if not arguments.wait:
+            break
         try:
             status = follow.wait(workspace, run_id, print_event)
         except KeyboardInterrupt:
@@ -120,15 +181,24 @@ def chain(arguments: argparse.Namespace, workspace: Workspace) -> int:
         if status != "finished":
             print(t("The chain ends here: {stage} is {status}.", stage=name, status=status), file=sys.stderr)
             return EXIT_STOPPED if status == "stopped" else EXIT_FAILED
-        if name == "sft":
-            policy = f"run:{run_id}"
-        elif name == "reward":
-            judge = f"run:{run_id}"
+        found = chains.look(workspace, chain_id)
+        if found is None or found.next is None:
+            break
+    return _told_chain(arguments, workspace, chain_id)
+
+
+def _told_chain(arguments: argparse.Namespace, workspace: Workspace, chain_id: str) -> int:
+    from engine.plan import chains
+
+    found = chains.look(workspace, chain_id)
+    made = _runs_of(found)
     if arguments.json:
-        print_json(made)
-    else:
-        for name, run_id in made.items():
-            print(f"{name:<7} {run_id}")
+        print_json({"chain": chain_id, "runs": made})
+        return EXIT_OK
+    for name, run_id in made.items():
+        print(f"{name:<7} {run_id}")
+    if found is not None and not found.done:
+        print(t("Start the next stage, when this one has finished, with: tunebook chain --go-on {id}", id=chain_id))
     return EXIT_OK
 
 
@@ -155,13 +225,13 @@ def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """List all runs, newest first."""
     from engine.runs import store
 
-    found = store.list_all(workspace)
+    found = store.list_every(workspace)
     if arguments.json:
         print_json(found)
     elif not found:
         print(t("No runs yet. Start one with: tunebook train lora --data new-facts --wait"))
     for run in [] if arguments.json else found:
-        print(f"{run.id}  {run.status:<11} {run.progress:4.0%}  {run.name}")
+        print(f"{run.id}  {run.status:<11} {run.progress:4.0%}  {run.name}{f'  ({run.note})' if run.note else ''}")
     return EXIT_OK
 
 
@@ -172,11 +242,15 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from engine.runs import store
     from engine.spec import schema
 
-    if not known_run(workspace, arguments.run):
+    if not shared.there(workspace, arguments.run):
         return EXIT_FAILED
-    line = msgspec.to_builtins(store.describe(workspace, arguments.run))
-    run_spec = schema.told(store.load_spec(workspace, arguments.run))
+    line = msgspec.to_builtins(store.line(workspace, arguments.run))
+    problem = store.unreadable(workspace, arguments.run)
     found = store.summary(workspace, arguments.run)
+    if problem is not None:
+        run_spec = read_object(workspace.run_dir(arguments.run) / "spec.json")
+    else:
+        run_spec = schema.told(store.load_spec(workspace, arguments.run))
     if found.failure:  # in the reader's language
         found.failure = {key: str(value) for key, value in found.failure.items()}
     summary = msgspec.to_builtins(found)
@@ -190,10 +264,10 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(f"{'peak_memory':<13} {memory.size_words(measured['peak_bytes'])}")
         if measured["estimated_bytes"]:
             print(f"{'estimated':<13} {memory.size_words(measured['estimated_bytes'])}")
-    if run_spec["kind"] == "adopted":
+    if problem is None and run_spec["kind"] == "adopted":
         for sentence in adoption.known(workspace, arguments.run):
             print(sentence)
-    print(repeat.repeat_command(workspace, arguments.run))
+    print(problem.sentence if problem is not None else repeat.repeat_command(workspace, arguments.run))
     return EXIT_OK
 
 
@@ -220,3 +294,24 @@ def resume(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(error, file=sys.stderr)
         return EXIT_REFUSED
     return shared.follow(workspace, arguments.run, as_json=arguments.json) if arguments.wait else EXIT_OK
+
+
+def delete(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Delete a run and all it made. Where others need it, that is said, and only --force deletes it."""
+    from engine.runs import lifecycle
+
+    if not shared.there(workspace, arguments.run):
+        return EXIT_FAILED
+    try:
+        lifecycle.delete(workspace, arguments.run, all_the_same=arguments.force)
+    except lifecycle.MustBeAsked as refused:
+        print(t("{id} was not deleted. What would be lost with it:", id=arguments.run), file=sys.stderr)
+        for loss in refused.losses:
+            print(f"  - {loss}", file=sys.stderr)
+        print(t("Delete it all the same with: tunebook delete {id} --force", id=arguments.run), file=sys.stderr)
+        return EXIT_REFUSED
+    except (lifecycle.CannotDelete, OSError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_REFUSED
+    print(t("Deleted {id}.", id=arguments.run))
+    return EXIT_OK

@@ -65,18 +65,39 @@ def refuse(problems: list[Problem]) -> int:
     return EXIT_REFUSED
 
 
-def known_run(workspace: Workspace, run_id: str) -> bool:
+def there(workspace: Workspace, run_id: str) -> bool:
+    """Whether there is such a run, of whatever version; where there is none, that is said."""
     from engine.runs import store
 
     if store.exists(workspace, run_id):
-        try:
-            store.load_spec(workspace, run_id)
-        except (OSError, ValueError) as error:
-            print(t("The specification of {id} cannot be read: {reason}.", id=run_id, reason=error), file=sys.stderr)
-            return False
         return True
     print(t("There is no run {id}; `tunebook runs` lists them.", id=run_id[:80]), file=sys.stderr)
     return False
+
+
+def known_run(workspace: Workspace, run_id: str) -> bool:
+    """Whether there is such a run and this version can read it; where not, that is said."""
+    from engine.runs import store
+
+    if not there(workspace, run_id):
+        return False
+    problem = store.unreadable(workspace, run_id)
+    if problem is not None:
+        print(f"{run_id}: {problem.sentence}", file=sys.stderr)
+    return problem is None
+
+
+def made_something(workspace: Workspace, run_id: str) -> bool:
+    """Whether a run is known and has trained anything; where not, that is said."""
+    from engine.runs import store
+
+    if not known_run(workspace, run_id):
+        return False
+    if store.nothing_trained(workspace, run_id):
+        problem = Problem(rule="run-untrained", parameters={"id": run_id})
+        print(problem.sentence, file=sys.stderr)
+        return False
+    return True
 
 
 def mapping(arguments: argparse.Namespace) -> dict[str, str]:

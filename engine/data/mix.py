@@ -1,21 +1,26 @@
-"""Several stored data sets mixed by weight into one, which goes through the same check as any file."""
+"""Data sets made of stored ones, which go through the same check as any file: several mixed by weight into one; and the good
+answers of pairs as rows for SFT, or the questions of any rows for PPO, with what they were made from as their parent."""
 
 from __future__ import annotations
 
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.check import DatasetError
 from engine.data import datasets
 from engine.data.datasets import Dataset
+from engine.spec import split
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace
 
 _CHAT = ("prompt-completion", "language-modeling")
+# What good answers and questions can be taken from.
+ANSWERS_FROM = ("preference", "unpaired-preference")
+QUESTIONS_FROM = (*ANSWERS_FROM, "prompt-completion")
 
 
 def counts(rows: list[int], weights: list[float]) -> list[int]:
@@ -94,3 +99,57 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
     if isinstance(kept.get("tool_calls"), str):
         kept["tool_calls"] = json.loads(kept["tool_calls"])
     return kept
+
+
+def answers(workspace: Workspace, source: Dataset, *, share: float, seed: int) -> Dataset:
+    """Return the good answers of pairs, or of answers marked good, as rows for SFT. Rows that a later run on `source` holds
+    out (`share` and `seed` of its spec) are not trained on here either: their answers are its evaluation data.
+
+    Raises DatasetError for rows without marked answers, and when nothing is left.
+    """
+    if source.report.type not in ANSWERS_FROM:
+        raise _unfit(source)
+    rows = datasets.read_rows(workspace, source.id)
+    out = set(split.held_out(rows, share, seed))
+    kept = [_answer(row) for index, row in enumerate(rows) if index not in out and _is_good(row)]
+    held = [_answer(row) for index, row in enumerate(rows) if index in out and _is_good(row)]
+    eval_id = _store(workspace, source, held, f"{source.name}: answers held out (evaluation)").id if held else None
+    return _store(workspace, source, kept, f"{source.name}: its good answers", eval_id)
+
+
+def questions(workspace: Workspace, source: Dataset) -> Dataset:
+    """Return the questions of rows, each once, as rows for PPO. Raises DatasetError for rows that have none."""
+    if source.report.type not in QUESTIONS_FROM:
+        raise _unfit(source)
+    asked = ({"prompt": row["prompt"]} for row in datasets.read_rows(workspace, source.id) if row.get("prompt"))
+    return _store(workspace, source, asked, f"{source.name}: its questions", once=True)
+
+
+def _is_good(row: dict[str, Any]) -> bool:
+    return bool(row.get("prompt")) and (bool(row.get("chosen")) or row.get("label") is True)
+
+
+def _answer(row: dict[str, Any]) -> dict[str, Any]:
+    made = {"prompt": row["prompt"], "completion": row.get("chosen") or row["completion"]}
+    return made | ({"tools": row["tools"]} if row.get("tools") else {})
+
+
+def _unfit(source: Dataset) -> DatasetError:
+    return DatasetError(Problem(rule="derived-kind", parameters={"name": source.name, "type": source.report.type}))
+
+
+def _store(
+    workspace: Workspace,
+    source: Dataset,
+    rows: Iterable[dict[str, Any]],
+    name: str,
+    eval_id: str | None = None,
+    *,
+    once: bool = False,
+) -> Dataset:
+    lines = [json.dumps(_plain(row, as_chat=False), ensure_ascii=False) for row in rows]
+    workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".derived-", dir=workspace.uploads_dir) as folder:
+        target = Path(folder) / "derived.jsonl"
+        target.write_text("".join(f"{line}\n" for line in (dict.fromkeys(lines) if once else lines)), "utf-8")
+        return datasets.add(workspace, target, name[:120], parent=source.id, eval_id=eval_id)

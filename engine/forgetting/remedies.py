@@ -6,10 +6,12 @@ from typing import Any
 
 import msgspec
 
+from engine.forgetting import measured
 from engine.plan import drafts
 from engine.runs import ScoredRun
 from engine.spec import OBJECTIVES, RunSpec, objectives
 from engine.words import t
+from engine.workspace import Workspace
 
 
 def more_replay(share: float) -> float:
@@ -25,7 +27,8 @@ _KEPT = ("evaluate.", "dataset.", "train.seed", "train.max_steps", "train.thread
 
 class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     """One change: `recipe` where it is another recipe, `changes` by dotted path; `effect` is what was seen elsewhere and
-    `source` where."""
+    `source` where. `measured` says what it did here or on the starter, in `points` of general accuracy; None: nobody has
+    measured that."""
 
     name: str
     title: str
@@ -33,12 +36,33 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     recipe: str | None = None
     changes: dict[str, Any] = {}
+    measured: str = ""
+    points: float | None = None
 
 
-def of(run_spec: RunSpec) -> list[Remedy]:
-    """Return what a run leaves to be tried, the strongest first."""
+# Less than a point is no real drop either (engine/report/verdicts.py).
+LEAST_POINTS = 1.0
+
+
+def of(run_spec: RunSpec, workspace: Workspace | None = None) -> list[Remedy]:
+    """Return what a run leaves to be tried, ordered by what was measured: what helped most first, then what nobody has
+    measured, then what did not help. Runs of `workspace` count before those on the starter (measured.py)."""
     ways = (_replay, _beta, _rank, _rate, _oft, _freeze)
-    return [remedy for way in ways if (remedy := way(run_spec)) is not None]
+    found, effects = [], measured.effects(run_spec, workspace)
+    for way in ways:
+        if (remedy := way(run_spec)) is None:
+            continue
+        effect = effects.get(remedy.name)
+        told = t("Not measured here, nor on the starter.") if effect is None else effect.sentence
+        points = None if effect is None else effect.points
+        found.append(msgspec.structs.replace(remedy, measured=told, points=points))
+    return sorted(found, key=_place)
+
+
+def _place(remedy: Remedy) -> tuple[int, float]:
+    if remedy.points is None:
+        return 1, 0.0
+    return (0, -remedy.points) if remedy.points >= LEAST_POINTS else (2, -remedy.points)
 
 
 def _replay(run_spec: RunSpec) -> Remedy | None:
@@ -48,7 +72,7 @@ def _replay(run_spec: RunSpec) -> Remedy | None:
     return Remedy(
         name="replay",
         title=t("More replay: {share} %", share=f"{100 * share:g}"),
-        effect=t("The strongest single remedy: with 1 % of general rows the general loss stayed almost where it was."),
+        effect=t("Elsewhere, with 1 % of general rows the general loss stayed almost where it was."),
         source="arXiv 2502.06042",
         changes={"train.replay_share": share},
     )

@@ -28,7 +28,7 @@ from engine.models.refs import HUB_ID, is_revision, split_ref
 from engine.models.stored import Stored
 from engine.models.token_rows import TokenRows
 from engine.models.weights import count_parameters, has_all_weights
-from engine.spec import OBJECTIVES
+from engine.spec import OBJECTIVES, versions
 from engine.words import Problem, Text, t
 from engine.workspace import BadId, Workspace, read_object
 
@@ -192,7 +192,11 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
     made, below, revision, is_judge = None, "", None, False
     try:
         run = workspace.run_dir(ref.removeprefix("run:"))
-        told = json.loads((run / "spec.json").read_bytes())
+        data = (run / "spec.json").read_bytes()
+        if names := versions.unknown(data):
+            later = Problem(rule="run-later", where="base", parameters={"names": ", ".join(names)[:200]})
+            return Base(ref=ref, kind="run", title=title, problems=(later,))
+        told = json.loads(data)
         below, revision = under(workspace, run.name)
         is_judge = getattr(OBJECTIVES.get(told.get("objective", "")), "is_judge", False)
         made = made_by(run)

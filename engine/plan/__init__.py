@@ -1,7 +1,8 @@
 """What is to be run: one plan of spec, base, data, memory, time and problems, worked out once and read by everything.
 
 plans.make(workspace, recipe, base=..., dataset=..., overrides=...) gives a Plan; drafts hands it from page to page;
-chains and judges know how SFT, reward model and PPO follow each other; repeat writes the command that makes a run again.
+chains and judges know how the stages of the guide's road follow each other; tries begins with few rows; repeat writes the
+command that makes a run again.
 """
 
 from typing import TYPE_CHECKING
@@ -13,4 +14,4 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazily(__name__, plan="Plan")
 
-__all__ = ["Plan", "chains", "checks", "drafts", "judges", "plans", "repeat", "steps", "targets"]
+__all__ = ["Plan", "chains", "checks", "drafts", "judges", "plans", "repeat", "steps", "targets", "tries"]

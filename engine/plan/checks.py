@@ -199,12 +199,20 @@ def _check_judge(checks: _Checks) -> None:
     if train.early_stopping or train.keep_best:
         fault("ppo-no-loss", "train.early_stopping" if train.early_stopping else "train.keep_best")
     if args.reward_model is None:
-        fault("ppo-no-reward", where, least=_percent(args.least_reward_accuracy))
+        there = judges.fitting(workspace, checks.base, args.least_reward_accuracy)
+        if there:
+            names = "; ".join(f"{ref} ({judges.title(workspace, ref)})" for ref in there[:5])
+            fault("ppo-judge-choose", where, judges=names)
+        else:
+            fault("ppo-no-reward", where, least=_percent(args.least_reward_accuracy))
         return
     ref, folder = args.reward_model[:80], judges.made_by(workspace, args.reward_model)
     try:
         told = store.load_spec(workspace, args.reward_model.removeprefix("run:")) if folder is not None else None
-    except (OSError, ValueError, msgspec.MsgspecError):
+    except store.UnreadableSpec as error:
+        fault(error.problem.rule, where, **error.problem.parameters)
+        return
+    except (OSError, ValueError):
         told = None
     if folder is None or told is None:
         fault("ppo-reward-missing", where, ref=ref)

@@ -113,7 +113,7 @@ def _with_objective(spec: RunSpec, base: Base, dataset: Dataset | None, workspac
     if objective.usual_beta is not None and args.beta is None:
         args = msgspec.structs.replace(args, beta=objective.usual_beta)
     if objective.needs_judge and args.reward_model is None:
-        judge = judges.newest(workspace, base, args.least_reward_accuracy)
+        judge = judges.own(workspace, base, dataset, args.least_reward_accuracy)
         args = msgspec.structs.replace(args, reward_model=judge)
     labels = (dataset.report.label_counts if dataset is not None else None) or {}
     if objective.weighs_labels and args.weights is None and labels.get("true") and labels.get("false"):

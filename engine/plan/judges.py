@@ -10,10 +10,13 @@ from pathlib import Path
 
 import msgspec
 
+from engine.check import DatasetError
+from engine.data import Dataset, datasets
 from engine.models import Base, alike, made
 from engine.report import Comparison, items, paired
 from engine.runs import store
 from engine.spec import OBJECTIVES
+from engine.words import t
 from engine.workspace import BadId, Workspace
 
 
@@ -53,12 +56,39 @@ def candidates(workspace: Workspace) -> list[str]:
     return found
 
 
-def newest(workspace: Workspace, base: Base, least_accuracy: float) -> str | None:
-    """Return the newest finished reward run that may judge answers of this base, or None."""
+def fitting(workspace: Workspace, base: Base, least_accuracy: float) -> list[str]:
+    """Return run:<id> of the finished reward runs that may judge answers of this base, newest first."""
+    found = []
     for ref in candidates(workspace):
         folder = made_by(workspace, ref)
         judged = accuracy(folder.parent) if folder is not None else None
         good = judged is not None and judged.tuned >= least_accuracy
         if folder is not None and good and alike.reads_alike(base, folder) is not False:
+            found.append(ref)
+    return found
+
+
+def own(workspace: Workspace, base: Base, data: Dataset | None, least_accuracy: float) -> str | None:
+    """Return the newest reward run that fits and was made from this base and these rows, or from what they were taken
+    from; None without one. A judge of other data is offered, and never taken unasked: it would be obeyed all the same."""
+    if data is None:
+        return None
+    for ref in fitting(workspace, base, least_accuracy):
+        told = store.load_spec(workspace, ref.removeprefix("run:"))
+        if told.base.ref == base.spec_ref and told.dataset.id in (data.id, data.parent):
             return ref
     return None
+
+
+def title(workspace: Workspace, ref: str) -> str:
+    """Return what a judge is called, from which data it was made, and how often it is right."""
+    run_id = ref.removeprefix("run:")
+    if not store.exists(workspace, run_id):
+        return ref
+    judged, name = accuracy(workspace.run_dir(run_id)), store.name(workspace, run_id)
+    try:
+        rows = datasets.load(workspace, store.load_spec(workspace, run_id).dataset.id).name
+    except (DatasetError, OSError, ValueError):
+        rows = "?"
+    share = "?" if judged is None else f"{100 * judged.tuned:.0f}"
+    return t("{name}, from {data}: right on {share} % of unseen pairs", name=name, data=rows, share=share)

@@ -12,9 +12,9 @@ import msgspec
 from filelock import FileLock
 
 from engine import events, limits, machine, processes
-from engine.runs import admission, device_queue, store
+from engine.runs import admission, device_queue, needs, store
 from engine.runs.checkpoints import broken_checkpoint, last_checkpoint
-from engine.runs.store import LIVE, exists, list_all, load_spec, status, supervised
+from engine.runs.store import LIVE, exists, load_spec, status, supervised
 from engine.spec import RunSpec, schema
 from engine.words import Problem, later, t
 from engine.workspace import Workspace, checked, new_run_id, write_atomically
@@ -148,6 +148,8 @@ def resume(workspace: Workspace, run_id: str, *, module: str = "engine.worker") 
     """Start the next attempt of a run that was stopped, interrupted or failed, from its last checkpoint if there is one."""
     run_dir = workspace.run_dir(run_id)
     with one_at_a_time(workspace), admission.gate() as admit:
+        if (strange := store.unreadable(workspace, run_id)) is not None:
+            raise CannotResume(strange.sentence)
         state = status(workspace, run_id)
         if state in LIVE:
             raise CannotResume(t("The run is {state}; wait until it has ended.", state=state))
@@ -175,15 +177,32 @@ class CannotDelete(ValueError):
     """The run must stay; the text says why."""
 
 
-def delete(workspace: Workspace, run_id: str) -> None:
-    """Delete a run and all it made. Raises CannotDelete while it goes on, or while another run stands on it."""
+class MustBeAsked(CannotDelete):
+    """The run can be deleted by somebody who has read what is lost by it; `losses` says that, line by line."""
+
+    def __init__(self, losses: list[str]):
+        super().__init__(t("It is needed by others: {losses}", losses="; ".join(losses)))
+        self.losses = losses
+
+
+def losses(workspace: Workspace, run_id: str) -> list[str]:
+    """Return what would be lost with a run beside itself, line by line. Raises CannotDelete where it must stay."""
+    if status(workspace, run_id) in LIVE or supervised(workspace.run_dir(run_id)):
+        raise CannotDelete(t("The run still goes on; stop it first."))
+    found = needs.of(workspace, run_id)
+    if going := [one.sentence for one in found if one.going]:
+        raise CannotDelete(t("Runs that wait or go on now need it; stop them first: {names}", names="; ".join(going)))
+    strange = store.unreadable(workspace, run_id)
+    return [*([strange.message] if strange is not None else []), *(one.sentence for one in found)]
+
+
+def delete(workspace: Workspace, run_id: str, *, all_the_same: bool = False) -> None:
+    """Delete a run and all it made. Raises CannotDelete while it goes on, or while what waits or goes on needs it; and
+    MustBeAsked where others need it or a later version made it, unless that is known: `all_the_same`."""
     run_dir = workspace.run_dir(run_id)
     with one_at_a_time(workspace):
-        if status(workspace, run_id) in LIVE or supervised(run_dir):
-            raise CannotDelete(t("The run still goes on; stop it first."))
-        standing = [store.name(workspace, run.id) for run in list_all(workspace) if run.base == f"run:{run_id}"]
-        if standing:
-            raise CannotDelete(t("These runs stand on it; delete them first: {names}", names=", ".join(standing)))
+        if (found := losses(workspace, run_id)) and not all_the_same:
+            raise MustBeAsked(found)
         # Renamed first: a folder that is half deleted must not be taken for a run.
         gone = run_dir.with_name(f".deleted-{run_dir.name}")
         shutil.rmtree(gone, ignore_errors=True)

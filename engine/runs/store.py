@@ -20,12 +20,13 @@ import msgspec
 
 from engine import events, processes
 from engine.models import made
-from engine.spec import RunSpec, schema, settings
-from engine.words import Text
-from engine.workspace import Workspace, write_atomically
+from engine.spec import RunSpec, schema, settings, versions
+from engine.words import Problem, Text
+from engine.workspace import Workspace, read_object, write_atomically
 
 LIVE = ("queued", "running", "stopping")
-
+# How a run is listed that this version cannot read: what a later version made, and what is cut or damaged.
+LATER, BROKEN = "later", "broken"
 
 _MEASURED = ("peak_bytes", "baseline_bytes", "step_s", "longest_tokens", "estimated_bytes")
 
@@ -48,8 +49,9 @@ class Summary(msgspec.Struct, kw_only=True):
     measured: dict[str, float | None] | None = None  # the figures of events.Measured
 
 
-class Run(msgspec.Struct, kw_only=True):
-    """One line of the list of runs. `progress` is the share of steps done, 0 to 1."""
+class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One line of the list of runs. `progress` is the share of steps done, 0 to 1; `note` says what keeps this version from
+    reading it."""
 
     id: str
     name: str
@@ -59,12 +61,44 @@ class Run(msgspec.Struct, kw_only=True):
     dataset: str
     created: float
     progress: float
+    note: str = ""
+
+
+class UnreadableSpec(ValueError):
+    """This version cannot read the spec of a run; `problem` says why."""
+
+    def __init__(self, problem: Problem):
+        super().__init__(problem.sentence)
+        self.problem = problem
 
 
 def load_spec(workspace: Workspace, run_id: str) -> RunSpec:
-    """Return a run's spec. Raises OSError when there is no such run, msgspec.ValidationError when it is of a later
-    version."""
-    return schema.decode((workspace.run_dir(run_id) / "spec.json").read_bytes())
+    """Return a run's spec. Raises OSError when there is no such run, UnreadableSpec when it is of a later version, or cut
+    or damaged."""
+    data = (workspace.run_dir(run_id) / "spec.json").read_bytes()
+    try:
+        return schema.decode(data)
+    except (ValueError, RecursionError) as error:
+        told = versions.problem(data)
+        if told is None:
+            raise
+        raise UnreadableSpec(told) from error
+
+
+def unreadable(workspace: Workspace, run_id: str) -> Problem | None:
+    """Return why this version cannot read a run that is there: it is of a later version, or cut or damaged; None where it
+    can. A run whose end is told by an event that only a later version knows is of that version."""
+    try:
+        load_spec(workspace, run_id)
+    except UnreadableSpec as error:
+        return error.problem
+    except OSError as error:
+        return Problem(rule="run-broken", where="spec.json", parameters={"reason": str(error)})
+    return _strange_end() if summary(workspace, run_id).status == LATER else None
+
+
+def _strange_end() -> Problem:
+    return Problem(rule="run-later", where="spec.json", parameters={"names": "events.jsonl"})
 
 
 def over_its_base(workspace: Workspace, run_spec: RunSpec) -> RunSpec:
@@ -169,14 +203,14 @@ def summary(workspace: Workspace, run_id: str) -> Summary:
         if not supervised(run_dir):
             found = _followed_summary(run_dir)  # it may have ended between the two looks
             if found.status in ("queued", "running"):
-                found.status = "interrupted"
+                found.status = LATER if events.later_kinds(run_dir) else "interrupted"
         elif (run_dir / "stop").exists():
             found.status = "stopping"
     return found
 
 
 def status(workspace: Workspace, run_id: str) -> str:
-    """queued, running, stopping, finished, stopped, failed or interrupted."""
+    """queued, running, stopping, finished, stopped, failed or interrupted; later, where a later version ended it."""
     return summary(workspace, run_id).status
 
 
@@ -271,11 +305,51 @@ def describe(workspace: Workspace, run_id: str) -> Run:
 
 
 def list_all(workspace: Workspace) -> list[Run]:
-    """Return all runs, newest first. A folder that is no run, or of a later version, is passed over."""
+    """Return all runs that this version can read, newest first."""
+    return [run for run in list_every(workspace) if run.status not in (LATER, BROKEN)]
+
+
+def list_every(workspace: Workspace) -> list[Run]:
+    """Return all runs, newest first, with those of a later version and those whose spec is cut or damaged. A folder that
+    is no run is passed over."""
     found = []
     for path in workspace.runs_dir.glob("*/spec.json"):
-        try:
-            found.append(describe(workspace, path.parent.name))
-        except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
-            continue
+        with suppress(OSError, ValueError, RecursionError):
+            found.append(line(workspace, path.parent.name))
     return sorted(found, key=lambda run: (run.created, run.id), reverse=True)
+
+
+def line(workspace: Workspace, run_id: str) -> Run:
+    """Return the list line of a run, one that this version cannot read too."""
+    try:
+        run = describe(workspace, run_id)
+    except UnreadableSpec as error:
+        return _told(workspace, run_id, error.problem)
+    return _told(workspace, run_id, _strange_end()) if run.status == LATER else run
+
+
+def _told(workspace: Workspace, run_id: str, problem: Problem) -> Run:
+    """Return the line of a run that this version cannot read: what its files say in words that have not changed."""
+    told = read_object(workspace.run_dir(run_id) / "spec.json")
+
+    def word(*path: str) -> str:
+        node: Any = told
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        return node if isinstance(node, str) else ""
+
+    short = summary(workspace, run_id)
+    done = 1.0 if short.status == "finished" else short.step / short.total_steps if short.total_steps else 0.0
+    return Run(
+        id=run_id, name=name(workspace, run_id), status=LATER if problem.rule == "run-later" else BROKEN,
+        recipe=word("recipe", "name"), base=word("base", "ref"), dataset=word("dataset", "id"), created=short.created,
+        progress=min(1.0, done), note=problem.message,
+    )  # fmt: skip
+
+
+def nothing_trained(workspace: Workspace, run_id: str) -> bool:
+    """Whether a training was stopped before its first step: there is nothing to report, to chat with, or to export."""
+    short = summary(workspace, run_id)
+    if short.status not in ("stopped", "interrupted") or short.step or made.made_by(workspace.run_dir(run_id)):
+        return False
+    return load_spec(workspace, run_id).kind == "train"

@@ -1,7 +1,7 @@
 """What a run is: one typed spec of two axes, and the recipes that fill it in.
 
 RunSpec is spec.json; settings.fields() lists the paths that may be set; recipes.resolve(recipe, ...) makes a spec;
-counts and split say what follows from one; OBJECTIVES what a run can optimise.
+counts and split say what follows from one; versions tells a spec of a later version; OBJECTIVES what a run can optimise.
 """
 
 from typing import TYPE_CHECKING
@@ -14,4 +14,4 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazily(__name__, objectives="OBJECTIVES", schema="RunSpec")
 
-__all__ = ["OBJECTIVES", "RunSpec", "counts", "objectives", "recipes", "schema", "settings", "split"]
+__all__ = ["OBJECTIVES", "RunSpec", "counts", "objectives", "recipes", "schema", "settings", "split", "versions"]

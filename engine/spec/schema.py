@@ -175,7 +175,10 @@ class ObjectiveArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     reward_model: Annotated[
         str | None,
-        _about("Reward model", "The run that judges answers in PPO, as run:<id>. Unset: your newest one that fits."),
+        _about(
+            "Reward model",
+            "The run that judges answers in PPO, as run:<id>. Unset: one of the same base and rows.",
+        ),
     ] = None
     least_reward_accuracy: Annotated[
         float,

@@ -562,7 +562,7 @@ def test_a_run_that_another_one_stands_on_is_not_deleted(home):
     folder = write_run(home.workspace, later, events.Queued(device="cpu"), events.Finished(step=1))
     base = schema.BaseRef(f"run:{RUN_ID}")
     (folder / "spec.json").write_bytes(schema.encode(msgspec.structs.replace(fake_spec(), base=base)))
-    with pytest.raises(lifecycle.CannotDelete, match="stand on it"):
+    with pytest.raises(lifecycle.CannotDelete, match="stands on its weights"):
         lifecycle.delete(home.workspace, RUN_ID)
     lifecycle.delete(home.workspace, later)
     lifecycle.delete(home.workspace, RUN_ID)

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import events, starter
-from engine.data import datasets
+from engine.data import datasets, mix
 from engine.data.datasets import add_sample
 from engine.models import alike, bases
-from engine.plan import chains, drafts, judges
+from engine.plan import chains, judges
 from engine.report import Item, headline, paired
 from engine.report import items as report_items
 from engine.runs import checkpoints, follow, lifecycle, store
@@ -25,7 +25,6 @@ from engine.spec import RunSpec, recipes, schema
 from engine.train.objectives import ppo
 from engine.workspace import Workspace
 from tests import forked
-from tests.apps import button, open_page, texts
 from tests.conftest import tunebook
 from tests.helpers import planned
 
@@ -114,21 +113,38 @@ def test_without_a_judge_ppo_says_what_to_train_first(workspace: Workspace) -> N
     assert found == ["ppo-no-reward"]
 
 
-def test_the_newest_judge_that_is_good_enough_is_taken(workspace: Workspace) -> None:
+def test_a_judge_of_other_data_is_offered_by_name_and_never_taken_unasked(workspace: Workspace) -> None:
     finished_run(workspace, 1, "reward")
     good = finished_run(workspace, 2, "reward")
     finished_run(workspace, 3, "reward", right=6)
-    made, found = build(workspace)
-    assert found == [] and made.objective_args.reward_model == good
-    assert made.objective_args.beta == 0.2  # of the recipe, for a toy
+    prompts = add_sample(workspace, starter.sample("ppo-prompts"))
+    made, problems = planned(workspace, "ppo", base="starter", dataset=prompts.id, overrides={})
+    assert made.objective_args.reward_model is None and [one.rule for one in problems] == ["ppo-judge-choose"]
+    assert good in problems[0].sentence and "Preference pairs" in problems[0].sentence
+    made, found = build(workspace, objective_args__reward_model=good)
+    assert found == [] and made.objective_args.beta == 0.2  # of the recipe, for a toy
+
+
+def test_the_newest_good_judge_of_the_same_base_and_rows_is_taken(workspace: Workspace) -> None:
+    finished_run(workspace, 1, "reward")
+    good = finished_run(workspace, 2, "reward")
+    finished_run(workspace, 3, "reward", right=6)
+    writer = finished_run(workspace, 4, "lora")
+    pairs = add_sample(workspace, starter.sample("preference-pairs"))
+    questions = mix.questions(workspace, pairs)
+    made, problems = planned(workspace, "ppo", base="starter", dataset=questions.id, overrides={})
+    assert problems == [] and made.objective_args.reward_model == good
+    made, problems = planned(workspace, "ppo", base=writer, dataset=questions.id, overrides={})
+    assert made.objective_args.reward_model is None and [one.rule for one in problems] == ["ppo-judge-choose"]
 
 
 def test_a_weak_judge_is_refused_below_a_threshold_that_can_be_changed(workspace: Workspace) -> None:
     weak = finished_run(workspace, 1, "reward", right=6)
     assert build(workspace)[1] == ["ppo-no-reward"]
     assert build(workspace, objective_args__reward_model=weak)[1] == ["ppo-reward-weak"]
-    made, found = build(workspace, objective_args__least_reward_accuracy=0.6)
-    assert found == [] and made.objective_args.reward_model == weak
+    least = {"objective_args__least_reward_accuracy": 0.6}
+    assert build(workspace, **least)[1] == ["ppo-judge-choose"]
+    assert build(workspace, objective_args__reward_model=weak, **least)[1] == []
 
 
 def test_a_judge_that_nobody_has_tested_is_refused(workspace: Workspace) -> None:
@@ -145,8 +161,8 @@ def test_what_is_no_run_is_no_judge(workspace: Workspace, ref: str) -> None:
 def test_a_run_that_writes_text_is_no_judge_and_a_judge_is_no_base(workspace: Workspace) -> None:
     judge, writer = finished_run(workspace, 1, "reward"), finished_run(workspace, 2, "lora")
     assert build(workspace, objective_args__reward_model=writer)[1] == ["ppo-not-reward"]
-    assert build(workspace, base=judge)[1] == ["base-reward"]
-    assert build(workspace, base=writer)[1] == []
+    assert build(workspace, base=judge, objective_args__reward_model=judge)[1] == ["base-reward"]
+    assert build(workspace, base=writer, objective_args__reward_model=judge)[1] == []
 
 
 @pytest.mark.parametrize("what", ["tokens", "template"])
@@ -169,9 +185,9 @@ def test_a_judge_that_reads_text_otherwise_is_refused(workspace: Workspace, what
 
 
 def test_an_answer_must_leave_room_for_the_question(workspace: Workspace) -> None:
-    finished_run(workspace, 1, "reward")
-    assert build(workspace, train__max_length=24)[1] == ["ppo-window"]
-    assert build(workspace, train__early_stopping=2)[1] == ["ppo-no-loss"]
+    judge = finished_run(workspace, 1, "reward")
+    assert build(workspace, train__max_length=24, objective_args__reward_model=judge)[1] == ["ppo-window"]
+    assert build(workspace, train__early_stopping=2, objective_args__reward_model=judge)[1] == ["ppo-no-loss"]
 
 
 def test_ppo_reads_questions_alone(workspace: Workspace) -> None:
@@ -252,50 +268,6 @@ def test_the_reward_of_answers_is_compared_question_by_question() -> None:
     assert "less" in headline.headline([row])
 
 
-# --- the chain ---------------------------------------------------------------------------------------------------
-
-
-def test_the_chain_finds_its_runs_and_passes_them_on(workspace: Workspace) -> None:
-    found = chains.look(workspace)
-    assert found.next == "sft" and found.policy == "starter" and found.alike is None
-    skipped = chains.look(workspace, skip_sft=True)
-    assert skipped.next == "reward" and chains.draft(skipped, "reward", dataset="d").base == "starter"
-    policy = finished_run(workspace, 1, "lora")
-    finished_run(workspace, 2, "reward")  # on the starter, so it belongs to another chain
-    found = chains.look(workspace)
-    assert (found.policy, found.next) == (policy, "reward")
-    judge = finished_run(workspace, 3, "reward", base=policy)
-    found = chains.look(workspace)
-    assert (found.next, found.alike) == ("ppo", True)
-    prompts = chains.sample_id(workspace, "ppo")
-    assert chains.look(workspace).stage("ppo").data == prompts
-    draft = chains.draft(found, "ppo", dataset=prompts)
-    assert draft.base == policy and draft.overrides["objective_args.reward_model"] == judge
-    made, problems = planned(workspace, draft.recipe, base=draft.base, dataset=prompts, overrides=draft.overrides)
-    assert problems == [] and made is not None
-    assert drafts.load(workspace, drafts.save(workspace, draft)) == draft
-
-
-@pytest.mark.page
-def test_the_train_page_guides_through_the_chain_and_offers_no_judge_as_a_base(workspace: Workspace) -> None:
-    app = open_page("train", chain="1")
-    assert "learn to judge" in texts(app)
-    button(app, "chain_sft").click().run()
-    assert not app.exception
-    assert next(s for s in app.selectbox if s.key and s.key.startswith("recipe~")).value == "lora"
-    policy = finished_run(workspace, 1, "lora")
-    judge = finished_run(workspace, 2, "reward", base=policy)
-    app = open_page("train", chain="1")
-    assert not app.exception and "90 %" in texts(app)
-    listed = next(s for s in app.selectbox if s.key and s.key.startswith("base~")).options
-    assert len(listed) == 2  # the starter and the run of SFT
-    button(app, "chain_ppo").click().run()
-    assert not app.exception
-    draft = next((workspace.root / "drafts").glob("*.json"))
-    assert any(judge in path.read_text() for path in draft.parent.iterdir())
-    assert not button(app, "start").disabled
-
-
 # --- real trainings ----------------------------------------------------------------------------------------------
 
 
@@ -303,11 +275,11 @@ def chained(tmp_path: Path, *settings_: str) -> dict[str, Path]:
     """Run the chain from the command line and return the folders of its runs by stage."""
     done = tunebook(
         "chain", "--sft-data", "mixed-answers", "--preference-data", "preference-pairs", "--prompts", "ppo-prompts",
-        "--json", *(word for one in settings_ for word in ("--set", one)),
+        "--wait", "--json", *(word for one in settings_ for word in ("--set", one)),
         home=tmp_path / "home", machine=tmp_path / "machine", module=forked.module("cli"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return {name: tmp_path / "home" / "runs" / run for name, run in json.loads(done.stdout).items()}
+    return {name: tmp_path / "home" / "runs" / run for name, run in json.loads(done.stdout)["runs"].items()}
 
 
 def steps(run_dir: Path) -> list[events.Step]:
@@ -325,7 +297,8 @@ def test_the_chain_passes_models_along_and_a_stopped_ppo_run_ends_as_one_that_wa
     told = store.load_spec(workspace, whole.name)
     assert told.base.ref == f"run:{made['sft'].name}"
     assert told.objective_args.reward_model == f"run:{made['reward'].name}"
-    assert chains.look(workspace).next is None
+    (chain,) = chains.list_all(workspace)
+    assert chain.done and chain.next is None and chain.alike is True
     wanted = {"reward", "kl", "reward_less_kl", "entropy", "clip_fraction", "value_loss", "ended_share"}
     assert [set(one.metrics) for one in steps(whole)] == [wanted] * 4
     assert abs(steps(whole)[0].metrics["kl"]) < 1e-3  # the reference is the start

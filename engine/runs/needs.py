@@ -1,0 +1,166 @@
+"""What needs a run: runs that stand on it, are judged by it or compared with it, sweeps, chains and an open chat; and what
+each would lose without it. Read from files alone, those of a later version too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from engine import processes
+from engine.models import made
+from engine.runs import store
+from engine.words import t
+from engine.workspace import Workspace, read_object, write_atomically
+
+How = Literal["base", "judge", "evaluation", "compared", "sweep", "chain", "chat", "other"]
+
+
+class Need(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who needs a run. `id` and `name` are of the run, sweep or chain that does; `going` when it waits or goes on
+    now; `stands_alone` when it holds all its weights itself."""
+
+    id: str
+    name: str
+    how: How
+    status: str = ""
+    going: bool = False
+    stands_alone: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """Who it is, and what it loses."""
+        return (
+            t("{name} ({id}): {loses}", name=self.name, id=self.id, loses=self._loses()) if self.id else self._loses()
+        )
+
+    def _loses(self) -> str:
+        if self.going:
+            return t("it waits or goes on now, and would fail")
+        match self.how:
+            case "base" if self.status == "finished" and self.stands_alone:
+                return t("was made from it; its weights stay whole, and it can be asked nothing more beside its base")
+            case "base" if self.status == "finished":
+                return t("stands on its weights; it could be neither chatted with, scored, exported nor gone on from")
+            case "base" | "judge" if self.status != "finished":
+                return t("has not finished, and could not go on")
+            case "judge":
+                return t("was trained by its judgement; it could not be repeated")
+            case "evaluation":
+                return t("asked it more questions; its figures would stand in no report")
+            case "compared":
+                return t("is compared with it; it could not be asked again")
+            case "sweep":
+                return t("the sweep would lose one of its points")
+            case "chain":
+                return t("the chain would lose a stage, and what comes after it")
+            case "chat":
+                return t("it is loaded in Chat now")
+        return t("names it in its settings")
+
+
+def of(workspace: Workspace, run_id: str) -> list[Need]:
+    """Return all who need a run, those that stand on what stands on it among them; what waits or goes on first."""
+    files = [(path.parent, read_object(path)) for path in sorted(workspace.runs_dir.glob("*/spec.json"))]
+    found: dict[tuple[str, str], Need] = {}
+    wanted = [run_id]
+    while wanted:
+        ref = f"run:{wanted.pop()}"
+        for folder, told in files:
+            for need in _named(workspace, folder, told, ref):
+                if (need.id, need.how) not in found and need.id != run_id:
+                    found[need.id, need.how] = need
+                    if need.how == "base" and not need.stands_alone:
+                        wanted.append(need.id)
+    direct = [*_sweeps(workspace, run_id), *_chains(workspace, run_id), *_chat(workspace, run_id)]
+    return sorted([*found.values(), *direct], key=lambda one: not one.going)
+
+
+def _named(workspace: Workspace, folder: Path, told: dict[str, Any], ref: str) -> Iterator[Need]:
+    """Yield how the spec of a run names `ref`."""
+    if ref.encode() not in json.dumps(told).encode():
+        return
+    run_id = folder.name
+    try:
+        status, name = store.status(workspace, run_id), store.name(workspace, run_id)
+    except ValueError:  # a folder that is no run
+        return
+    going = status in store.LIVE or store.supervised(folder)
+
+    def need(how: How) -> Need:
+        output = made.made_by(folder)
+        whole = output is not None and output.name == "model"
+        return Need(id=run_id, name=name, how=how, status=status, going=going, stands_alone=whole)
+
+    roles: list[tuple[How, Any]] = [
+        ("evaluation" if told.get("kind") == "evaluate" else "base", _at(told, "base", "ref")),
+        ("judge", _at(told, "objective_args", "reward_model")),
+        ("compared", _at(told, "evaluate", "against")),
+    ]
+    held: list[How] = [how for how, value in roles if value == ref]
+    if not held and ref in _words(told):
+        held = ["other"]
+    yield from map(need, held)
+
+
+def _at(told: Any, *path: str) -> Any:
+    for part in path:
+        told = told.get(part) if isinstance(told, dict) else None
+    return told
+
+
+def _words(node: Any) -> list[str]:
+    """Return every text in a tree of JSON."""
+    if isinstance(node, dict | list):
+        return [word for one in (node.values() if isinstance(node, dict) else node) for word in _words(one)]
+    return [node] if isinstance(node, str) else []
+
+
+def _sweeps(workspace: Workspace, run_id: str) -> Iterator[Need]:
+    for path in sorted(workspace.runs_dir.glob("*/sweep.json")):
+        if run_id in _words(read_object(path)):
+            sweep = path.parent
+            going = store.supervised(sweep)
+            yield Need(id=sweep.name, name=store.name(workspace, sweep.name), how="sweep", going=going)
+
+
+def _chains(workspace: Workspace, run_id: str) -> Iterator[Need]:
+    for path in sorted(workspace.chains_dir.glob("*.json")):
+        told = read_object(path)
+        if run_id in _words(told.get("runs")):
+            yield Need(id=path.stem, name=str(told.get("name") or path.stem), how="chain")
+
+
+# --- an open chat ---
+
+
+class _Open(msgspec.Struct, kw_only=True):
+    """chat/open.json: the process that holds models, and which."""
+
+    process: processes.Identity
+    models: list[str]
+
+
+def _open_chat(workspace: Workspace) -> Path:
+    return workspace.root / "chat" / "open.json"
+
+
+def hold(workspace: Workspace, process: processes.Identity | None, models: list[str]) -> None:
+    """Write down which models a chat has loaded, for whoever would delete one of them, in this process or another."""
+    if process is None:
+        return
+    with suppress(OSError):  # on a full disk one can still chat
+        write_atomically(_open_chat(workspace), msgspec.json.encode(_Open(process=process, models=models)))
+
+
+def _chat(workspace: Workspace, run_id: str) -> Iterator[Need]:
+    try:
+        told = msgspec.json.decode(_open_chat(workspace).read_bytes(), type=_Open)
+    except (OSError, ValueError):
+        return
+    if f"run:{run_id}" in told.models and processes.alive(told.process):
+        yield Need(id="", name="", how="chat")

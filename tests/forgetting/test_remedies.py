@@ -1,0 +1,83 @@
+"""The order of what can be done about forgetting: by what was measured, and never by what was only said."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine import events
+from engine.forgetting import remedies
+from engine.forgetting.measured import table
+from engine.report import Item
+from engine.report import items as report_items
+from engine.spec import RunSpec, schema
+from engine.workspace import Workspace
+from tests.conftest import ROOT
+
+
+def run_of(adapter: str = "lora", share: float = 0.0, rate: float = 2e-4, **changes: Any) -> RunSpec:
+    return RunSpec(
+        recipe=schema.RecipeRef(adapter, "0" * 64), adapter=adapter, base=schema.BaseRef("starter"),
+        dataset=schema.DatasetRef("d" * 64), train=schema.Train(replay_share=share, learning_rate=rate), **changes,
+    )  # fmt: skip
+
+
+def scored(workspace: Workspace, number: int, spec: RunSpec, kept: int) -> None:
+    """A finished run that kept so many of 100 answers the base had right."""
+    folder = workspace.run_dir(f"20260101-0000{number:02d}-abcdef")
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_bytes(schema.encode(spec))
+    log = events.EventLog(folder)
+    log.append(events.Finished(step=1))
+    log.close()
+    for side, right in (("base", 100), ("tuned", kept)):
+        asked = [
+            Item(item=str(n), family="f", prompt_sha="s", gold=0, choices=["a", "b"], loglikelihoods=[0.0, -1.0],
+                 choice=int(n >= right), correct=n < right)
+            for n in range(100)
+        ]  # fmt: skip
+        report_items.write_items(folder / "items" / f"{side}-toy-world.jsonl", asked)
+
+
+def names(spec: RunSpec, workspace: Workspace | None = None) -> list[str]:
+    return [one.name for one in remedies.of(spec, workspace)]
+
+
+def test_more_replay_stands_last_where_it_was_measured_to_change_nothing() -> None:
+    """README: LoRA loses as much at 30 % of general rows as at 10 %."""
+    assert names(run_of(share=0.0))[:3] == ["freeze", "oft", "replay"]
+    at_ten = {one.name: one for one in remedies.of(run_of(share=0.1))}
+    assert next(iter(at_ten)) == "freeze" and list(at_ten)[-2:] == ["replay", "oft"]
+    assert at_ten["replay"].points == 0.0 and "README" in at_ten["replay"].measured
+    assert not any("strongest" in one.effect.lower() for one in at_ten.values())
+
+
+def test_what_nobody_has_measured_says_so_and_stands_between_what_helped_and_what_did_not() -> None:
+    found = remedies.of(run_of(share=0.1))
+    assert [one.name for one in found if one.points is None] == ["rank", "rate"]
+    assert all("Not measured" in one.measured for one in found if one.points is None)
+    assert names(run_of(objective="dpo")) == ["beta", "rank", "rate"]
+
+
+def test_pairs_of_runs_of_this_home_count_before_the_starters(workspace) -> None:
+    plain = run_of(share=0.1)
+    scored(workspace, 1, plain, 80)
+    scored(workspace, 2, run_of(share=0.3), 95)
+    scored(workspace, 3, run_of(share=0.1, rate=5e-5), 82)
+    scored(workspace, 4, run_of(share=0.3, rate=5e-6), 99)  # differs in two things: no pair with the first
+    found = {one.name: one for one in remedies.of(plain, workspace)}
+    assert list(found)[:2] == ["replay", "rate"]
+    assert found["replay"].points == pytest.approx(15) and "here on one pair" in found["replay"].measured
+    assert found["rate"].points == pytest.approx((2 + 4) / 2)
+    other = msgspec.structs.replace(plain, dataset=schema.DatasetRef("e" * 64))
+    assert names(other, workspace) == names(other)  # runs on other rows say nothing of these
+
+
+def test_each_figure_of_the_starter_stands_in_the_readme() -> None:
+    said = Path(ROOT / "README.md").read_text("utf-8").replace("\u2212", "-")
+    figures = {float(one) for one in re.findall(r"\| (-\d+\.\d) \[", said)}
+    assert table() and {figure for row in table() for figure in (row.before, row.after)} <= figures
