@@ -60,7 +60,7 @@ def test_ktos_first_loss_is_that_of_the_formula(tmp_path):
 
 
 def test_a_run_that_moves_nothing_says_so(tmp_path):
-    small = settings("train.max_steps=2", "train.learning_rate=1e-45", "train.replay_share=0")
+    small = settings("train.max_steps=2", "train.learning_rate=1e-60", "train.replay_share=0")
     status, _, run_dir = train(tmp_path, "lora", "--data", "new-facts", *QUIET, *small)
     assert status == 0 and not said(run_dir, events.Finished)[-1].moved
     assert any("Nothing was learned" in str(e.text) for e in said(run_dir, events.Log) if e.level == "warning")
