@@ -7,11 +7,13 @@ row of a batch. The head then learned at one place and is read at another.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import torch
 
+from engine.render import NotWritten
 from engine.train.tokenize import coder_of
 
 _PADDING_WORDS = ("pad", "reserved", "unused", "unk")
@@ -67,10 +69,14 @@ def _silent(tokenizer: Any, known: int) -> int | None:
     where it is such a one, else the likeliest by its name."""
     coder = coder_of(tokenizer)
     spoken = {*coder.stops, coder.turn_end, tokenizer.eos_token_id, tokenizer.bos_token_id}
+    written = coder.template.source
+    for roles in (("system", "user", "assistant"), ("user", "assistant", "user", "assistant")):
+        with suppress(NotWritten):  # some templates know no system turn; a mark may be made of a role's name
+            written += coder.turns.render([{"role": role, "content": "a"} for role in roles])
     special = {
         number: token.content
         for number, token in tokenizer.added_tokens_decoder.items()
-        if token.special and number < known and number not in spoken and token.content not in coder.template.source
+        if token.special and number < known and number not in spoken and token.content not in written
     }
     if tokenizer.pad_token_id in special:
         return tokenizer.pad_token_id

@@ -104,7 +104,7 @@ def test_a_judge_whose_padding_ends_its_turns_is_read_at_their_end_by_us_and_by_
 
 def test_a_tokenizer_without_a_spare_token_leaves_the_judge_without_padding(tmp_path):
     own = (starter.MODEL_DIR / "chat_template.jinja").read_text()
-    others = "{# <|pad|> <|unk|> <|system|> #}"
+    others = "{# <|pad|> #}"
     model, tokenizer = made(tmp_path, others + own, pad_token="<|end|>")
     assert model.config.pad_token_id is None and tokenizer.pad_token == "<|end|>"
     rows = conversations(tokenizer)
