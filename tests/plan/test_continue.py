@@ -85,6 +85,8 @@ def test_one_that_was_trained_on_4_bits_is_trained_on_unless_merging_is_asked_fo
     assert spec.adapter_args.continues and spec.quantize == "4bit"
     merged = plan(workspace, "dpo", ref, adapter_args__continue=False).spec
     assert not merged.adapter_args.continues and merged.quantize == "none"
+    fresh = plan(workspace, "dpo", ref, adapter_args__rank=4).spec  # another adapter is wanted, as the advisor may
+    assert not fresh.adapter_args.continues and fresh.adapter_args.rank == 4
     whole, _ = made(workspace, "lora")
     assert not plan(workspace, "dpo", whole).spec.adapter_args.continues
     assert plans.offers_to_continue(plan(workspace, "dpo", whole))
