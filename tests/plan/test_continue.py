@@ -134,3 +134,17 @@ def test_a_broken_line_of_runs_is_a_problem_and_no_error(workspace: Workspace, t
     (folder / "adapter").mkdir(parents=True)
     (folder / "spec.json").write_text(told)
     assert bases.describe("run:r1", workspace).problems
+
+
+def test_the_train_page_offers_it_in_one_place_and_hides_what_the_adapter_has_already(workspace: Workspace) -> None:
+    from tests.apps import open_page
+
+    ref, _ = made(workspace, "lora")
+    app = open_page("train", base=ref)
+    (toggle,) = (one for one in app.checkbox if one.label == "Go on with its adapter")
+    assert not toggle.value and any(one.label == "Rank" for one in app.number_input)
+    toggle.check().run()
+    assert not app.exception and not any(one.label == "Rank" for one in app.number_input)
+    assert any("Kind, rank and modules of the adapter are those of" in one.value for one in app.caption)
+    fresh = open_page("train", base="starter")
+    assert not any(one.label == "Go on with its adapter" for one in fresh.checkbox)

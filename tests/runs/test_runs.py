@@ -674,7 +674,7 @@ def test_a_folder_that_is_no_run_does_not_spoil_the_list(home):
     write_run(home.workspace, RUN_ID, events.Queued(device="cpu"), events.Finished(step=1))
     later = home.workspace.run_dir("20271124-201516-0a1b2c")
     later.mkdir()
-    (later / "spec.json").write_bytes(b'{"schema": 2}')
+    (later / "spec.json").write_bytes(b'{"schema": 99}')
     (home.workspace.runs_dir / "20281124-201516-0a1b2c").mkdir()
     strange = home.workspace.runs_dir / "Not A Run"
     strange.mkdir()

@@ -456,7 +456,7 @@ def test_an_unknown_field_in_spec_json_is_refused(place):
 
 
 def test_a_spec_of_a_later_schema_is_refused():
-    tree = json.loads(schema.encode(resolved())) | {"schema": 2}
+    tree = json.loads(schema.encode(resolved())) | {"schema": schema.SCHEMA + 1}
     with pytest.raises(msgspec.ValidationError):
         schema.decode(json.dumps(tree).encode())
 
