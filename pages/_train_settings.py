@@ -31,6 +31,10 @@ def show(recipe: recipes.Recipe, plain: Plan, overrides: dict[str, Any]) -> None
         unused = "adapter_args." if recipe.adapter == "full" else "adapter_args.block_size"
         if plans.offers_to_continue(plain):
             _field(plans.CONTINUE, plain, overrides)
+            if _taken(plain, overrides) != taken:  # fields above come or go
+                for path in plans.TAKEN:
+                    overrides.pop(path, None)
+                st.rerun()
         if taken:
             st.caption(_ui.say("Kind, rank and modules of the adapter are those of {run}.", run=plain.base.title))
         rest = [

@@ -17,7 +17,7 @@ from engine.models import alike, bases
 from engine.plan import from_recipe, judges
 from engine.plan.plan import Plan
 from engine.runs import admission, store
-from engine.spec import OBJECTIVES, counts, objectives, schema, settings
+from engine.spec import OBJECTIVES, counts, objectives, schema
 from engine.words import Problem, Text, later
 from engine.workspace import read_object
 
@@ -130,10 +130,10 @@ def _check_earlier(checks: _Checks) -> None:
         checks.fault("continue-judge", where)
     elif spec.adapter == "full":
         checks.fault("continue-full", where)
-    for path in from_recipe.TAKEN if spec.adapter_args.continues and spec.adapter != "full" else ():
-        asked, taken = checks.plan.overrides.get(path), schema.value_at(spec, path)
-        if asked is not None and settings.convert_setting(path, asked) != taken:
-            checks.fault("continue-setting", path, value=str(asked)[:60], taken=str(taken)[:60])
+    else:
+        for path in from_recipe.changed(checks.plan.overrides, spec):
+            asked, taken = (str(one)[:60] for one in (checks.plan.overrides[path], schema.value_at(spec, path)))
+            checks.fault("continue-setting", path, value=asked, taken=taken)
 
 
 def _check_targets(checks: _Checks) -> None:

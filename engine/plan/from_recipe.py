@@ -12,7 +12,7 @@ from engine.data import Dataset
 from engine.models import Base
 from engine.plan import judges
 from engine.runs import store
-from engine.spec import OBJECTIVES, RunSpec, counts, recipes, schema
+from engine.spec import OBJECTIVES, RunSpec, counts, recipes, schema, settings
 from engine.words import Problem
 from engine.workspace import Workspace
 
@@ -69,6 +69,14 @@ def may_continue(spec: RunSpec, earlier: RunSpec) -> bool:
     return spec.adapter == earlier.adapter and not OBJECTIVES[spec.objective].is_judge
 
 
+def changed(overrides: dict[str, Any], earlier: RunSpec) -> list[str]:
+    """Return the settings that were chosen otherwise than an earlier run's adapter has them."""
+    return [
+        path for path in TAKEN
+        if path in overrides and settings.convert_setting(path, overrides[path]) != schema.value_at(earlier, path)
+    ]  # fmt: skip
+
+
 def _with_earlier_adapter(
     spec: RunSpec, base: Base, overrides: dict[str, Any], workspace: Workspace
 ) -> RunSpec:  # fmt: skip
@@ -79,7 +87,7 @@ def _with_earlier_adapter(
         return spec
     wanted = spec.adapter_args.continues
     if CONTINUE not in overrides and earlier.quantize != "none" and may_continue(spec, earlier):
-        wanted = True
+        wanted = not changed(overrides, earlier)
     if not wanted or spec.adapter == "full":
         return spec
     return msgspec.structs.replace(

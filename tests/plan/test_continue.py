@@ -85,6 +85,8 @@ def test_one_that_was_trained_on_4_bits_is_trained_on_unless_merging_is_asked_fo
     assert spec.adapter_args.continues and spec.quantize == "4bit"
     merged = plan(workspace, "dpo", ref, adapter_args__continue=False).spec
     assert not merged.adapter_args.continues and merged.quantize == "none"
+    fresh = plan(workspace, "dpo", ref, adapter_args__rank=4).spec  # another adapter is wanted, as the advisor may
+    assert not fresh.adapter_args.continues and fresh.adapter_args.rank == 4
     whole, _ = made(workspace, "lora")
     assert not plan(workspace, "dpo", whole).spec.adapter_args.continues
     assert plans.offers_to_continue(plan(workspace, "dpo", whole))
@@ -132,3 +134,17 @@ def test_a_broken_line_of_runs_is_a_problem_and_no_error(workspace: Workspace, t
     (folder / "adapter").mkdir(parents=True)
     (folder / "spec.json").write_text(told)
     assert bases.describe("run:r1", workspace).problems
+
+
+def test_the_train_page_offers_it_in_one_place_and_hides_what_the_adapter_has_already(workspace: Workspace) -> None:
+    from tests.apps import open_page
+
+    ref, _ = made(workspace, "lora")
+    app = open_page("train", base=ref)
+    (toggle,) = (one for one in app.checkbox if one.label == "Go on with its adapter")
+    assert not toggle.value and any(one.label == "Rank" for one in app.number_input)
+    toggle.check().run()
+    assert not app.exception and not any(one.label == "Rank" for one in app.number_input)
+    assert any("Kind, rank and modules of the adapter are those of" in one.value for one in app.caption)
+    fresh = open_page("train", base="starter")
+    assert not any(one.label == "Go on with its adapter" for one in fresh.checkbox)
