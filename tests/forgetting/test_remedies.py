@@ -19,7 +19,7 @@ from engine.workspace import Workspace
 from tests.conftest import ROOT
 
 
-def run_of(adapter: str = "lora", share: float = 0.0, rate: float = 2e-4, **changes: Any) -> RunSpec:
+def run_of(adapter: schema.Adapter = "lora", share: float = 0.0, rate: float = 2e-4, **changes: Any) -> RunSpec:
     return RunSpec(
         recipe=schema.RecipeRef(adapter, "0" * 64), adapter=adapter, base=schema.BaseRef("starter"),
         dataset=schema.DatasetRef("d" * 64), train=schema.Train(replay_share=share, learning_rate=rate), **changes,

@@ -33,7 +33,7 @@ def nothing_trains(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TUNEBOOK_MACHINE_DIR", str(tmp_path / "machine"))
 
 
-def finish(workspace: Workspace, run_id: str, *, made: bool = True, last: Any = None) -> str:
+def finish(workspace: Workspace, run_id: Any, *, made: bool = True, last: Any = None) -> str:
     """End a run as a trained one ends, with a real adapter file; a judge is right on 9 of 10 pairs."""
     folder = workspace.run_dir(run_id)
     if made:
@@ -61,13 +61,11 @@ def begun(workspace: Workspace, road: str, **more: Any) -> str:
     return chains.begin(workspace, road, data, **more)
 
 
-def looked(workspace: Workspace, chain_id: str) -> chains.Chain:
-    found = chains.look(workspace, chain_id)
-    assert found is not None
-    return found
+def looked(workspace: Workspace, chain_id: str) -> Any:
+    return chains.look(workspace, chain_id)
 
 
-def spec_of(workspace: Workspace, run_id: str) -> schema.RunSpec:
+def spec_of(workspace: Workspace, run_id: Any) -> schema.RunSpec:
     return store.load_spec(workspace, run_id)
 
 
@@ -202,7 +200,7 @@ def test_the_good_answers_of_pairs_serve_sft_and_what_is_held_out_later_is_not_t
     chain = chains.begin(workspace, road, {"sft": rows.id, road: rows.id})
     first = looked(workspace, chain)
     answers = datasets.load(workspace, first.stage("sft").data)
-    assert answers.parent == rows.id and answers.report.type == "prompt-completion"
+    assert answers.parent == rows.id and answers.eval_id is not None and answers.report.type == "prompt-completion"
     spec = plans.make(workspace, road, base="starter", dataset=rows, overrides={}).spec
     _, held = split.divide(spec.dataset, lambda name: datasets.read_rows(workspace, name))
     asked = {json.dumps(one["prompt"]) for one in held}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine import events
 from engine.data import Dataset, datasets
-from engine.plan import Plan, plans, tries
+from engine.plan import plans, tries
 from engine.runs import lifecycle, store
 from engine.workspace import Workspace
 from tests.apps import button, open_page, shown
@@ -26,7 +27,7 @@ def many(workspace: Workspace, tmp_path: Path, monkeypatch) -> Dataset:
     return datasets.add(workspace, file, "many.jsonl")
 
 
-def planned(workspace: Workspace, rows: Dataset, **overrides) -> Plan:
+def planned(workspace: Workspace, rows: Dataset, **overrides: Any) -> Any:
     return plans.make(workspace, "lora", base="starter", dataset=rows, overrides={**LONG, **overrides})
 
 
@@ -42,7 +43,7 @@ def test_a_try_comes_first_on_many_rows_that_take_long_until_one_was_made(worksp
     assert not tries.comes_first(planned(workspace, many, **{"train.epochs": 0.1}))  # quick
     assert not tries.comes_first(planned(workspace, many, **{"dataset.most_rows": 2000}))  # it is one
     tried = tries.of(plan)
-    assert tried.rows == 1000 and tried.spec.train == plan.spec.train
+    assert tried is not None and tried.rows == 1000 and tried.spec.train == plan.spec.train
     finish(workspace, lifecycle.start(workspace, tried.spec))
     assert not tries.comes_first(plan)
 

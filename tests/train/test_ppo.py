@@ -142,9 +142,9 @@ def test_a_weak_judge_is_refused_below_a_threshold_that_can_be_changed(workspace
     weak = finished_run(workspace, 1, "reward", right=6)
     assert build(workspace)[1] == ["ppo-no-reward"]
     assert build(workspace, objective_args__reward_model=weak)[1] == ["ppo-reward-weak"]
-    least = {"objective_args__least_reward_accuracy": 0.6}
-    assert build(workspace, **least)[1] == ["ppo-judge-choose"]
-    assert build(workspace, objective_args__reward_model=weak, **least)[1] == []
+    assert build(workspace, objective_args__least_reward_accuracy=0.6)[1] == ["ppo-judge-choose"]
+    made, found = build(workspace, objective_args__reward_model=weak, objective_args__least_reward_accuracy=0.6)
+    assert found == [] and made.objective_args.reward_model == weak
 
 
 def test_a_judge_that_nobody_has_tested_is_refused(workspace: Workspace) -> None:
