@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +14,13 @@ import trl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine import starter as starter_model
 from engine.check import check_file
 from engine.data import Dataset, datasets, jobs, readiness
 from engine.models import Base, bases
 from engine.plan import plans
 from engine.render import Coder, preview
+from engine.render.encode import encode
 from engine.runs import failures
 from engine.train import rows as train_rows
 from engine.train.tokenize import get_ready
@@ -133,6 +137,37 @@ def test_a_run_of_which_no_row_would_be_left_does_not_start(
     plan = plans.make(workspace, "lora", base="starter", dataset=dataset, overrides={"train.max_length": length})
     assert [one.rule for one in plan.problems] == ([rule] if rule else [])
     assert bool(plan.row_warnings)
+
+
+def test_tokens_without_a_row_are_named_with_their_lines_by_the_check_before_the_start_and_by_the_run(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(starter_model.MODEL_DIR, folder)
+    told = json.loads((folder / "tokenizer.json").read_bytes())
+    first = 1 + max(one["id"] for one in told["added_tokens"] + [{"id": at} for at in told["model"]["vocab"].values()])
+    more = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    told["added_tokens"] += [{"id": first + at, "content": text} | more for at, text in enumerate(["<a>", "<b>"])]
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+    base = bases.describe(str(folder), workspace)
+    assert base.problems == () and base.tokens is not None and base.tokens.rows == first
+
+    unused = [conversation(number) for number in range(6)]
+    using = [*unused[:3], {"messages": [user("Think"), assistant("<b> Yes")]}, *unused[3:]]
+    good, bad = stored(workspace, unused), stored(workspace, using)
+    assert plans.make(workspace, "lora", base=base, dataset=good, overrides={}).problems == []
+    (problem,) = plans.make(workspace, "lora", base=base, dataset=bad, overrides={}).problems
+    assert problem.rule == "rowless-tokens" and problem.where == "dataset"
+    assert (problem.parameters["tokens"], problem.parameters["lines"]) == ("<b>", "4")
+    report = check_file(workspace.root / "rows.jsonl", base=base)
+    assert not report.trainable and any("<b>" in one.sentence for one in report.problems if one.severity == "error")
+
+    coder = Coder.of_folder(base.folder, base.ref)
+    coded = [encode(row, coder) for row in using]
+    tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda ids: [coder.tokenizer.id_to_token(one) for one in ids])
+    train_rows.refuse_rowless(train_rows.Rows(coded[:3], [], [], [], [], []), tokenizer, first)
+    with pytest.raises(failures.RunRefused, match="<b>"):
+        train_rows.refuse_rowless(train_rows.Rows(coded[:3], [], coded[3:], [], [], []), tokenizer, first)
 
 
 def test_a_judge_takes_no_row_that_is_cut_and_a_question_needs_room_for_its_answer(

@@ -31,6 +31,7 @@ def made(tmp_path_factory) -> list[dict[str, Any]]:
             ["adapter:llama", "full", PLAIN | {"merge": True}],
             ["nan:llama", "lora", PLAIN],
             ["part:llama", "lora", PLAIN],
+            ["adapter:llama", "lora", PLAIN | {"merge": True}],
         ],
     )
 
@@ -67,6 +68,8 @@ def test_a_model_with_an_adapter_beside_it_is_trained_alone_and_saved_whole(made
     assert load_file(kept / "model.safetensors").keys() == both["shapes"].keys()
     told = " ".join(str(event.text) for event in read(both) if isinstance(event, events.Log))
     assert "adapter" in told
+    merged = made[4]  # nothing but the run's own adapter is merged
+    assert merged["shapes"] == both["shapes"] and merged["parity"]["logits"] <= merged["parity"]["tolerance"]
 
 
 @pytest.mark.slow
