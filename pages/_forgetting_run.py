@@ -55,9 +55,8 @@ def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str,
     st.dataframe(
         tables.table(whole, judged, titled), hide_index=True, alt=t("Scores of base and tuned model with their change")
     )
-    _ui.bullets(one.sentence for one in judged)
+    _ui.bullets([*(one.sentence for one in judged), *scored.about])
     _distance(whole)
-    _ui.bullets(scored.about)
     if tables.changes(rows, titled):
         st.plotly_chart(
             _ui.figure(tables.changes_figure(rows, titled)),
