@@ -55,9 +55,8 @@ def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str,
     st.dataframe(
         tables.table(whole, judged, titled), hide_index=True, alt=t("Scores of base and tuned model with their change")
     )
-    _ui.bullets(one.sentence for one in judged)
+    _ui.bullets([*(one.sentence for one in judged), *scored.about])
     _distance(whole)
-    _ui.bullets(scored.about)
     if tables.changes(rows, titled):
         st.plotly_chart(
             _ui.figure(tables.changes_figure(rows, titled)),
@@ -77,7 +76,7 @@ def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str,
         shown = [row for row in rows if not chosen or row.benchmark in chosen]
         st.dataframe(tables.table(shown, judged, titled, every=True), hide_index=True, alt=t("Scores per family"))
         st.caption(
-            t(
+            _ui.say(
                 "Change: tuned minus base on the same questions. Intervals: Bonett and Price 2012 for accuracies, "
                 "a bootstrap over rows for losses. A real drop is beyond noise after Holm's correction over all "
                 "benchmarks, and at least 1 point, or {nats} nats per token. Of fewer than {least} questions nothing is "
@@ -106,11 +105,10 @@ def _distance(rows: list[Comparison]) -> None:
     for row in rows:
         if row.benchmark == "general-text":
             base, tuned = (f"{verdicts.perplexity(loss):.1f}" for loss in (row.base, row.tuned))
-            st.caption(
-                t("Perplexity on general text: {base} → {tuned}.", base=base, tuned=tuned)
-                if base != tuned
-                else t("Perplexity on general text: {base}, before and after.", base=base)
-            )
+            if base != tuned:
+                st.caption(_ui.say("Perplexity on general text: {base} → {tuned}.", base=base, tuned=tuned))
+            else:
+                st.caption(_ui.say("Perplexity on general text: {base}, before and after.", base=base))
 
 
 def _along(scored: ScoredRun) -> None:
