@@ -6,19 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.models import Base, bases, shortlist
-from engine.workspace import Workspace, default_workspace
+from engine.models import bases, shortlist
+from engine.workspace import Workspace
 from tests.conftest import ROOT, tunebook
 from tests.gguf import files
 from tests.gguf.conversion import CASES
-
-REAL_HOME = default_workspace()  # before a test has one of its own
+from tests.real_base import smollm2
 
 
 # --- tiny ones -------------------------------------------------------------------------------------------------------
@@ -77,16 +75,6 @@ def test_the_command_line_refuses_a_bad_file_before_anything_is_imported(tmp_pat
 
 
 # --- SmolLM2 ---------------------------------------------------------------------------------------------------------
-@cache
-def smollm2() -> Base:
-    """The real base, where `make real` has put it."""
-    for folder in shortlist.folders(REAL_HOME):
-        base = bases.describe(folder, REAL_HOME)
-        if base.title.startswith("SmolLM2 135M (") and base.rounded_bits == 4:
-            return base
-    pytest.skip(f"`make real` has not been run for {REAL_HOME.root}")
-
-
 # as a reader that shares no code with this one has them
 IDS = {
     "Hello world! 123": [19556, 905, 17, 216, 33, 34, 35],
