@@ -41,7 +41,7 @@ def adapter(run_dir: Path) -> dict[str, Any]:
 
 def test_a_run_of_one_step_learns_and_its_first_loss_is_that_of_the_formula(tmp_path):
     """26 pairs at DPO's own values for a real model: all of them are one step, which was the warm-up's at rate 0."""
-    lines = starter.sample("preference-pairs").read_text().splitlines()[:34]
+    lines = starter.sample("preference-pairs").file.read_text().splitlines()[:34]
     data = write(tmp_path / "pairs.jsonl", [json.loads(line) for line in lines])
     small = settings("train.batch_size=4", "train.accumulation=8", "train.epochs=1", "train.warmup=0.1")
     status, _, run_dir = train(tmp_path, "dpo", "--data", data, *QUIET, *small)

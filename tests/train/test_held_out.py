@@ -57,7 +57,8 @@ def loss_of(parts: tuple[Any, Any], folder: Path, order: list[int], batch: int) 
 
 def by_hand(parts: tuple[Any, Any]) -> float:
     total, count = 0.0, 0
-    for row in rows(list(range(len(ANSWERS)))):
+    held: Any = rows(list(range(len(ANSWERS))))
+    for row in held:
         ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
         with torch.no_grad():
             chances = parts[0](input_ids=ids).logits.log_softmax(dim=-1)[0, 2:-1]

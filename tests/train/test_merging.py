@@ -72,7 +72,7 @@ def test_a_merged_model_says_the_same_also_when_it_is_read_again(tmp_path: Path,
         for name, parameter in trained.named_parameters():
             if parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn_like(parameter)) if "magnitude" not in name else parameter.mul_(1.1)
-    trained.save_pretrained(tmp_path / "adapter")
+    trained.save_pretrained(str(tmp_path / "adapter"))
 
     laid = oft.lay_over(base(), tmp_path / "adapter")
     ids = torch.arange(5, 305)[None, ::5]
@@ -81,7 +81,7 @@ def test_a_merged_model_says_the_same_also_when_it_is_read_again(tmp_path: Path,
         model = merging.merged(laid, Words(), "run:r1")
         model.save_pretrained(tmp_path / "merged")
         after = model(input_ids=ids).logits
-        read = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+        read: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
         again = read(input_ids=ids).logits
     most = float(before.abs().max())
     assert (before - alone).abs().max() > 0.1 * most
@@ -94,7 +94,7 @@ def test_one_that_says_something_else_is_refused_and_names_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = get_peft_model(llama(tied=True), lora("embed_tokens", init_lora_weights=False))
-    trained.save_pretrained(tmp_path)
+    trained.save_pretrained(str(tmp_path))
     monkeypatch.setattr(merging, "_untie", lambda model: None)  # as it was merged before
     with pytest.raises(failures.RunRefused) as refused:
         merging.merged(oft.lay_over(llama(tied=True), tmp_path), Words(), "run:r1")
