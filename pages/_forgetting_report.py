@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from engine.forgetting import stages
 from engine.models import bases
 from engine.report import files, headline, questions, verdicts
-from engine.runs import ScoredRun, stages
+from engine.runs import ScoredRun
 from engine.words import t
 from pages import _forgetting_tables as tables
 from pages import _ui

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import streamlit as st
 
 from engine.benchmarks import library
-from engine.forgetting import evaluations, remedies
+from engine.forgetting import evaluations, remedies, stages
 from engine.models import bases
 from engine.plan import drafts
 from engine.report import Comparison, frontier, headline, items, statistics, verdicts
-from engine.runs import Run, ScoredRun, stages
+from engine.runs import Run, ScoredRun
 from engine.runs import scored as runs_scored
 from engine.spec import OBJECTIVES
 from engine.words import t

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
+from engine.forgetting import stages as of_stages
 from engine.report import Comparison, items, paired, statistics, verdicts
-from engine.runs import stages as runs_stages
 from engine.words import t
 
 STRONG = "#4c6ef5"  # 3 : 1 and more on both grounds
@@ -131,7 +131,7 @@ def table(
     return pd.DataFrame(found)
 
 
-def stages(line: runs_stages.Line, titled: dict[str, str]) -> pd.DataFrame:
+def stages(line: of_stages.Line, titled: dict[str, str]) -> pd.DataFrame:
     """Return what each stage of a line did to each benchmark, and what has become of it since the first base."""
     return pd.DataFrame(
         [

@@ -333,13 +333,13 @@ MOST_DISAGREEING = 2
 
 
 def _disagrees(rule: guide.Rule) -> str:
-    """Say of one rule who says otherwise."""
-    figures = {"rule": rule.id, "why": t(rule.why), "source": rule.source}
+    """Say of one rule what speaks against it; its source stands with the rule."""
+    figures = {"rule": rule.id, "why": t(rule.why)}
     if rule.verdict == "contradiction":
         return t("The guide disagrees with itself on {rule}: {why}", **figures)
     if rule.verdict in ("unproven", "vendor claim"):
-        return t("Little speaks for {rule}: {why} ({source})", **figures)
-    return t("The sources disagree with the guide on {rule}: {why} ({source})", **figures)
+        return t("Little speaks for {rule}: {why}", **figures)
+    return t("The sources disagree with the guide on {rule}: {why}", **figures)
 
 
 def _confidence(case: Case, advised: Way | None) -> tuple[_Level, str]:

@@ -23,8 +23,8 @@ from engine.words import Problem, t
 from engine.workspace import Workspace
 
 if TYPE_CHECKING:
+    from engine.forgetting import stages
     from engine.report import Comparison
-    from engine.runs import stages
 
 
 def register(command: shared.Command) -> None:
@@ -64,7 +64,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from engine.forgetting import claims
     from engine.models import bases
     from engine.report import verdicts
-    from engine.runs import scored, stages, store
+    from engine.runs import scored, store
 
     rows: list[Comparison] = []
     judged: list[verdicts.Judged] = []

@@ -34,6 +34,7 @@ def _moved(joined: Joined) -> str:
     counts (arXiv 2305.18290, equation 7: both answers relative to the reference, which is the base)."""
     base = {item.item: item for item in joined.base}
     pairs = [(base[item.item], item) for item in joined.tuned if item.item in base]
+    pairs = [pair for pair in pairs if all(len(item.loglikelihoods) >= 2 for item in pair)]
     pairs = [pair for pair in pairs if pair[1].family != SEEN] or pairs
     if not pairs:
         return ""

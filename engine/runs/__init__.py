@@ -1,8 +1,7 @@
 """Runs: a folder each, a supervisor each, and every page a view of the files.
 
 lifecycle.start(workspace, spec) begins one; store knows what it is and how it stands; follow watches it; device_queue is
-the queue; failures says in words what went wrong; needs who else needs one; scored joins all that was asked of one, and
-stages what was asked of the runs that lead to it.
+the queue; failures says in words what went wrong; needs who else needs one; scored joins all that was asked of one.
 """
 
 from typing import TYPE_CHECKING
@@ -27,6 +26,5 @@ __all__ = [
     "lifecycle",
     "needs",
     "scored",
-    "stages",
     "store",
 ]

@@ -7,6 +7,7 @@ so a rule that is reworded reads in its new ones, and is brought up to date in N
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from engine.data import datasets, recheck
 from engine.export import NotExportable, portable_recipe
 from engine.forgetting import claims, sweep_plan
 from engine.plan import drafts
-from engine.report import headline
+from engine.report import headline, statistics
 from engine.runs import scored, store
 from engine.words import set_language
 from engine.workspace import Workspace
@@ -68,13 +69,21 @@ def test_every_run_is_compared_by_the_same_figures(told: dict[str, Any], workspa
         found = scored.of(workspace, run_id).rows
         for then, now in zip(lines, found, strict=True):
             figures = {name: value for name, value in then.items() if isinstance(value, float)}
+            if then["n"] < statistics.LEAST_QUESTIONS:  # no interval is told of so few any more
+                figures |= {"low": -math.inf, "high": math.inf}
+                then = then | figures
             assert named(figures, now) == pytest.approx(figures, rel=1e-9)
             assert named(then, now) | figures == then
 
 
+def told_anew(headline: str) -> str:
+    """Two figures that differ are no longer rounded until they read alike."""
+    return headline.replace("24 % → 24 % right", "23.6 % → 24.3 % right")
+
+
 def test_every_headline_is_the_same(told: dict[str, Any], workspace: Workspace) -> None:
     said = {run_id: headline.headline(scored.of(workspace, run_id).rows) for run_id in told["compared"]}
-    assert said == told["headlines"]
+    assert said == {run_id: told_anew(then) for run_id, then in told["headlines"].items()}
 
 
 def test_every_data_set_is_there_with_its_rows_and_its_problems_in_each_language(
@@ -121,7 +130,8 @@ def test_a_sweep_and_an_evaluation_are_no_recipes_to_take_along(told: dict[str, 
 
 def test_the_sweep_has_the_same_table(told: dict[str, Any], workspace: Workspace) -> None:
     (sweep,) = sweeps(told)
-    assert claims.markdown(claims.result(workspace, sweep)) == told["sweep"]
+    table, one_seed, more = claims.markdown(claims.result(workspace, sweep)).split("\n\n", 2)
+    assert f"{table}\n\n{more}" == told["sweep"] and one_seed.startswith("One seed cannot tell")
 
 
 def test_the_vote_in_the_chat_counts(told: dict[str, Any], workspace: Workspace) -> None:
@@ -145,7 +155,7 @@ def test_data_that_its_runs_use_is_checked_again_and_they_say_the_same(
         assert len(datasets.preview(workspace, dataset_id, 0, made.report.rows)) == made.good_rows
     assert [run.id for run in store.list_all(workspace)] == [run["id"] for run in told["runs"]]
     said = {run_id: headline.headline(scored.of(workspace, run_id).rows) for run_id in told["compared"]}
-    assert said == told["headlines"]
+    assert said == {run_id: told_anew(then) for run_id, then in told["headlines"].items()}
 
 
 # --- the pages --------------------------------------------------------------------------------------------------------

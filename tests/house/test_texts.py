@@ -47,9 +47,10 @@ def raised(path: Path) -> Iterator[tuple[int, str, set[str] | None]]:
             yield node.lineno, str(node.args[0].value), {k.arg for k in node.keywords if k.arg}
         elif called(node) == "_failed" and isinstance(node.args[1], ast.Constant):
             yield node.lineno, str(node.args[1].value), {k.arg for k in node.keywords if k.arg}
-        elif called(node) == "bad" and path.name == "bases.py":
-            named = [n.value for n in ast.walk(node.args[0]) if isinstance(n, ast.Constant)]
-            yield from ((node.lineno, rule, {"folder"}) for rule in named if isinstance(rule, str) and "*" not in rule)
+        elif called(node) == "_other" and path.name == "folders.py":
+            named = [n.value for one in node.args[2:3] for n in ast.walk(one) if isinstance(n, ast.Constant)]
+            given = {"folder", *(k.arg for k in node.keywords if k.arg)}
+            yield from ((node.lineno, rule, given) for rule in named if isinstance(rule, str) and "." not in rule)
 
 
 def test_the_scan_finds_who_names_rules():

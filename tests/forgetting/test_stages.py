@@ -7,8 +7,9 @@ import shutil
 import msgspec
 import pytest
 
+from engine.forgetting import stages
 from engine.report import Item, items
-from engine.runs import scored, stages
+from engine.runs import scored
 from engine.spec import schema
 from engine.workspace import Workspace, new_run_id
 from tests.helpers import fake_spec
@@ -39,6 +40,7 @@ def run(
     (folder / "spec.json").write_bytes(schema.encode(spec))
     for model, found in (("base", before), ("tuned", after)):
         items.write_items(folder / "items" / f"{model}-{benchmark}.jsonl", found)
+    (folder / "adapter").mkdir()
     return run_id
 
 
