@@ -67,7 +67,11 @@ else:
     names = {run.id: f"{run.name} · {run.id}" for run in scored}
     ids = list(names)
     if wanted and wanted not in ids:
-        st.info(t("The run you were looking at has no scores yet; here is the newest that has."))
+        strange = store.unreadable(workspace, wanted) if store.exists(workspace, wanted) else None
+        if strange is not None:
+            st.info(_ui.plain(strange.sentence))
+        else:
+            st.info(t("The run you were looking at has no scores yet; here is the newest that has."))
     run_id = st.selectbox(
         t("Run"), ids, index=ids.index(wanted) if wanted in ids else 0, format_func=lambda i: names[i], key="scored_run"
     )

@@ -234,8 +234,8 @@ else:
     readable = [run for run in all_runs if not run.note]
     if len(readable) > 1:
         _run_list.compare(workspace, readable)
-    if strange is None and not store.nothing_trained(workspace, run_id):
-        ended = store.status(workspace, run_id) not in store.LIVE
+    ended = strange is not None or store.status(workspace, run_id) not in store.LIVE
+    if not ended or (strange is None and store.summary(workspace, run_id).status not in ("stopped", "interrupted")):
         _ui.next_step(
             "forgetting",
             t("Next: what it gained and what it forgot"),

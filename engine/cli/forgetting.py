@@ -61,7 +61,7 @@ def register(command: shared.Command) -> None:
 def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Print what runs gained and lost on the same items, with 95 % intervals."""
     from engine.benchmarks import library
-    from engine.forgetting import claims
+    from engine.forgetting import claims, stages
     from engine.models import bases
     from engine.report import verdicts
     from engine.runs import scored, store

@@ -184,6 +184,9 @@ def _drive_chain(arguments: argparse.Namespace, workspace: Workspace, chain_id: 
         found = chains.look(workspace, chain_id)
         if found is None or found.next is None:
             break
+        if found.next.name == name:  # what has just finished does not fill its stage
+            print(t("The chain ends here: {stage} is {status}.", stage=name, status=found.next.state), file=sys.stderr)
+            return EXIT_FAILED
     return _told_chain(arguments, workspace, chain_id)
 
 

@@ -193,9 +193,8 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
     try:
         run = workspace.run_dir(ref.removeprefix("run:"))
         data = (run / "spec.json").read_bytes()
-        if names := versions.unknown(data):
-            later = Problem(rule="run-later", where="base", parameters={"names": ", ".join(names)[:200]})
-            return Base(ref=ref, kind="run", title=title, problems=(later,))
+        if (strange := versions.problem(data)) is not None:
+            return Base(ref=ref, kind="run", title=title, problems=(strange,))
         told = json.loads(data)
         below, revision = under(workspace, run.name)
         is_judge = getattr(OBJECTIVES.get(told.get("objective", "")), "is_judge", False)

@@ -211,10 +211,10 @@ def begin(
         raise CannotGoOn(*(Problem(rule="dataset-none", where=one) for one in missing))
     given = {one: data[one] for one in stages}
     served = {one: _serving(workspace, one, given, base, settings or {}) for one in stages}
-    title = bases.describe(base, workspace).title
+    described = bases.describe(base, workspace)
     made = Written(
-        name=store.one_line(name) or t("{stages} on {base}", stages=" → ".join(map(label, stages)), base=title),
-        created=time.time(), base=base, stages=stages, data=served, settings=dict(settings or {}),
+        name=store.one_line(name) or t("{stages} on {base}", stages=" → ".join(map(label, stages)), base=described.title),
+        created=time.time(), base=described.ref, stages=stages, data=served, settings=dict(settings or {}),
     )  # fmt: skip
     chain_id = chain_id or secrets.token_hex(8)
     _write(workspace, chain_id, made)
@@ -292,6 +292,11 @@ def _policy(made: Written) -> str:
     return f"run:{made.runs['sft']}" if "sft" in made.runs else made.base
 
 
+def _ref(base: str, workspace: Workspace) -> str:
+    """Return how a spec names a base, however it was typed."""
+    return base if base == "starter" or base.startswith("run:") else bases.describe(base, workspace).spec_ref
+
+
 def _state(workspace: Workspace, made: Written, name: str) -> str:
     run_id = made.runs.get(name)
     if run_id is None:
@@ -302,7 +307,7 @@ def _state(workspace: Workspace, made: Written, name: str) -> str:
     if line.note:
         return line.status
     told = store.load_spec(workspace, run_id)
-    stands = name == "sft" or told.base.ref == _policy(made)
+    stands = name == "sft" or told.base.ref == _ref(_policy(made), workspace)
     judged = name != "ppo" or told.objective_args.reward_model == f"run:{made.runs.get('reward')}"
     return line.status if stands and judged else REPLACED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -44,10 +45,23 @@ def _said(why: Text) -> Text:
 
 def _any_moved(start: dict[str, int], model: Any) -> bool:
     now = {name: p.detach() for name, p in model.named_parameters() if name in start}
-    return len(now) < len(start) or any(_sum(p) != start[name] and not _is_idle(name, now) for name, p in now.items())
+    if len(now) < len(start):
+        return True
+    idle = {id(one) for module in model.modules() for one in _idle(module)}
+    return any(id(p) not in idle and _sum(p.detach()) != start[n] for n, p in model.named_parameters() if n in start)
 
 
-def _is_idle(name: str, tensors: dict[str, torch.Tensor]) -> bool:
-    """Whether a tensor is the half of a LoRA whose other half is all zeros: weight decay alone moves it, to no effect."""
-    other = tensors.get(name.replace(".lora_A.", ".lora_B."))
-    return ".lora_A." in name and other is not None and not bool(other.any())
+def _idle(module: Any) -> Iterator[torch.Tensor]:
+    """The halves of a LoRA whose product is no more than the last bit of the weight that it is added to, in fp32: they
+    differ from their start, as they do after any step or by weight decay alone, and the layer does not."""
+    weight = getattr(getattr(module, "base_layer", None), "weight", None)
+    if weight is None:
+        return
+    largest = (
+        float(weight.detach().abs().max()) if weight.is_floating_point() else 0.0
+    )  # of packed ones it is not known
+    least = torch.finfo(torch.float32).eps * largest
+    for name, lower in getattr(module, "lora_A", {}).items():
+        one, other = lower.weight, module.lora_B[name].weight
+        if module.scaling[name] * float((other.detach() @ one.detach()).abs().max()) <= least:
+            yield from (one, other)

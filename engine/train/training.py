@@ -47,6 +47,8 @@ def carry_out(run: Run) -> int:
     began_s = time.monotonic()
     _score_base(run, asked)
     base_s = time.monotonic() - began_s
+    if run.stop.asked() and not ranks.launched() and checkpoints.last_checkpoint(run.run_dir) is None:
+        return _stopped(run, 0)
 
     run.log.append(events.Phase(phase="training"))
     # Scoring draws random numbers, unless the base's scores were there already: the seed counts from here.

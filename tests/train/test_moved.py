@@ -21,9 +21,9 @@ def lora() -> torch.nn.Module:
     return get_peft_model(LlamaForCausalLM(shape), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
 
 
-def nudge(model: torch.nn.Module, name: str) -> None:
+def nudge(model: torch.nn.Module, name: str, by: float = 1e-7) -> None:
     with torch.no_grad():
-        next(p for n, p in model.named_parameters() if name in n).view(-1)[0] += 1e-7
+        next(p for n, p in model.named_parameters() if name in n).view(-1)[0] += by
 
 
 def test_weights_that_are_the_same_to_the_last_bit_have_learned_nothing_and_that_is_said():
@@ -48,6 +48,8 @@ def test_a_lora_whose_second_half_is_still_0_has_learned_nothing():
     model = lora()
     start = moved.fingerprint(model)
     nudge(model, "lora_A")  # as weight decay does
+    assert moved.unmoved(start, model, WENT) is not None
+    nudge(model, "lora_B", 1e-12)  # less than the last bit of the weight that it is added to
     assert moved.unmoved(start, model, WENT) is not None
     nudge(model, "lora_B")
     assert moved.unmoved(start, model, WENT) is None
