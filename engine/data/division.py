@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from engine.benchmarks import library
 from engine.check import DatasetError
 from engine.data import datasets, lengths, overlap
-from engine.spec import RunSpec, schema, split
+from engine.spec import OBJECTIVES, RunSpec, schema, split
 from engine.words import Text, later
 from engine.workspace import Workspace
 
@@ -19,29 +19,35 @@ Row = dict[str, Any]
 
 class Counts(NamedTuple):
     """How many rows a run trains on, holds out unseen, and only seems to hold out, since they are trained on too:
-    `exact` of `seen` as they are, the others by their question. `given` is how many rows the evaluation data has, of
-    which `unseen` and `seen` were drawn; 0 without any."""
+    `exact` of `seen` as they are, the others by their question. `given` is how many different rows the evaluation data
+    has, of which `unseen` and `seen` were drawn; 0 for a share that was split off. `repeated` rows were held out once
+    more, and are left out."""
 
     train: int
     unseen: int
     seen: int = 0
     exact: int = 0
     given: int = 0
+    repeated: int = 0
 
-    @property
-    def notes(self) -> list[Text]:
-        """What has to be said of the evaluation data before anything is read off it."""
-        told, scored = [], self.unseen + self.seen
-        if 0 < scored < self.given:
-            told.append(
-                later("{n} of {total} evaluation rows are scored, drawn by the split seed.", n=scored, total=self.given)
-            )
-        if self.seen:
+    def notes(self, run_spec: RunSpec) -> list[Text]:
+        """What has to be said of the rows held out before anything is read off them."""
+        told = [*self._scored(run_spec)]
+        if self.repeated:
+            told.append(later("{n} repeated rows are scored once.", n=self.repeated))
+        if self.seen and self.given:
             told.append(
                 later(
                     "{seen} of {n} evaluation rows are trained on too: {exact} as they are, {asked} by their question. They "
                     "count as seen rows.",
-                    seen=self.seen, n=scored, exact=self.exact, asked=self.seen - self.exact,
+                    seen=self.seen, n=self.unseen + self.seen, exact=self.exact, asked=self.seen - self.exact,
+                )
+            )  # fmt: skip
+        elif self.seen:
+            told.append(
+                later(
+                    "{seen} of {n} held-out rows have a question or a text that is trained on too. They count as seen rows.",
+                    seen=self.seen, n=self.unseen + self.seen,
                 )
             )  # fmt: skip
         if self.seen and not self.unseen:
@@ -49,8 +55,26 @@ class Counts(NamedTuple):
                 later(
                     "No evaluation row is unseen, so nothing will say whether what is learned carries over to others."
                 )
+                if self.given
+                else later(
+                    "No held-out row is unseen, so nothing will say whether what is learned carries over to others."
+                )
             )
         return told
+
+    def _scored(self, run_spec: RunSpec) -> Iterator[Text]:
+        """Say how many of the rows are scored, and whether the held-out loss is over more of them."""
+        limit, drawn = run_spec.evaluate.limit, self.unseen + self.seen
+        scored = min(self.unseen, limit) + min(self.seen, limit) if limit else drawn
+        counted = {"n": scored, "total": self.given or drawn}
+        if scored < drawn and self.given:
+            yield later("{n} of {total} evaluation rows are scored, as many as “Most questions” says.", **counted)
+        elif scored < drawn:
+            yield later("{n} of {total} held-out rows are scored, as many as “Most questions” says.", **counted)
+        elif 0 < scored < self.given:
+            yield later("{n} of {total} evaluation rows are scored, drawn by the split seed.", **counted)
+        if 0 < limit < self.unseen and OBJECTIVES[run_spec.objective].loss_falls:
+            yield later("The held-out loss on the chart is over all {n} that are unseen.", n=self.unseen)
 
 
 class Divided(NamedTuple):
@@ -70,21 +94,24 @@ def general_data(run_spec: RunSpec) -> str | None:
 def divide(chosen: schema.DatasetRef, general: str | None, read: Callable[[str], list[Row]]) -> Divided:
     """Return how a run divides its rows. `general` is the data set mixed in, which is trained on too; `read` gives the
     canonical rows of a stored data set."""
-    sizes: dict[str, int] = {}
+    stored: dict[str, list[Row]] = {}
 
-    def counted(dataset_id: str) -> list[Row]:
-        rows = read(dataset_id)
-        sizes[dataset_id] = len(rows)
-        return rows
+    def kept(dataset_id: str) -> list[Row]:
+        stored[dataset_id] = read(dataset_id)
+        return stored[dataset_id]
 
-    train, drawn = split.divide(chosen, counted)
-    # a share that was split off has no question in common with what is left
-    trained = [*(train if chosen.eval_id else []), *(read(general) if general else [])]
-    found = overlap.between(trained, drawn) if trained else overlap.Overlap(frozenset(), frozenset())
+    train, drawn = split.divide(chosen, kept)
+    every = stored[chosen.eval_id] if chosen.eval_id else drawn
+    given = len(split.distinct(every))
+    drawn = split.distinct(drawn)
+    # a share has no group in common with the rest, but questions that differ in case, or of which one continues another
+    found = overlap.between([*train, *(read(general) if general else [])] if drawn else [], drawn)
     met = found.exact | found.asked
     unseen = [row for index, row in enumerate(drawn) if index not in met]
     seen = [row for index, row in enumerate(drawn) if index in met]
-    counts = Counts(len(train), len(unseen), len(seen), len(found.exact), sizes.get(chosen.eval_id or "", 0))
+    counts = Counts(
+        len(train), len(unseen), len(seen), len(found.exact), given if chosen.eval_id else 0, len(every) - given
+    )
     return Divided(train, unseen, seen, counts)
 
 
@@ -107,10 +134,10 @@ def benchmark_notes(run_spec: RunSpec, workspace: Workspace, trained: list[Row])
 
 
 def evaluation(run_spec: RunSpec, workspace: Workspace) -> Counts | None:
-    """Return how a run with evaluation data divides its rows; None without any, and for data too large to be read while
-    somebody waits (lengths.py): the run's log says it then."""
+    """Return how a run that holds rows out divides them; None where it holds out none, and for data too large to be read
+    while somebody waits (lengths.py): the run's log says it then."""
     chosen, general = run_spec.dataset, general_data(run_spec)
-    if not chosen.eval_id:
+    if not chosen.id or not (chosen.eval_id or chosen.eval_share):
         return None
     with suppress(DatasetError, OSError, ValueError):
         named = [one for one in (chosen.id, chosen.eval_id, general) if one]
@@ -129,7 +156,8 @@ def split_rows(run_spec: RunSpec, dataset: datasets.Dataset, workspace: Workspac
         read = [dataset, *([datasets.load(workspace, chosen.eval_id)] if chosen.eval_id else [])]
         if all(one.has_rows and one.good_rows <= lengths.MOST_ROWS_READ for one in read):
             changed = [datasets.rows_path(workspace, one.id).stat().st_mtime_ns for one in read]
-            return _divided(str(workspace.root), chosen, tuple(changed))
+            counts = _counted(str(workspace.root), chosen, None, tuple(changed))
+            return counts.train, counts.unseen + counts.seen
     if not run_spec.dataset.eval_id:
         return of_rows(run_spec, dataset.good_rows)
     rows = min(dataset.good_rows, run_spec.dataset.most_rows or dataset.good_rows)
@@ -146,13 +174,6 @@ def of_rows(run_spec: RunSpec, rows: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=64)  # a page asks at every click
-def _divided(root: str, chosen: schema.DatasetRef, _changed: tuple[int, ...]) -> tuple[int, int]:
-    workspace = Workspace(root)
-    train, held_out = split.divide(chosen, lambda dataset_id: datasets.read_rows(workspace, dataset_id))
-    return len(train), len(held_out)
-
-
-@lru_cache(maxsize=64)
 def _counted(root: str, chosen: schema.DatasetRef, general: str | None, _changed: tuple[int, ...]) -> Counts:
     workspace = Workspace(root)
     return divide(chosen, general, lambda dataset_id: datasets.read_rows(workspace, dataset_id)).counts

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, NamedTuple
 
 _Key = tuple[str, ...]
+_ASIDE = ("system", "developer")
+_NOTHING: tuple[_Key, _Key] = ((), ())  # what a conversation without an answer teaches
 
 
 class Overlap(NamedTuple):
@@ -21,7 +24,8 @@ def between(trained: Iterable[dict[str, Any]], rows: list[dict[str, Any]]) -> Ov
     """Hold canonical rows against those that are trained on.
 
     Case, white space and the system text are no difference: a model that learned the one answers the other. In a
-    conversation every turn of the assistant is learned, so each is an answer to what stands before it.
+    conversation every turn of the assistant is learned, so each is an answer to what stands before it. It is told by the
+    answer it ends with; where an earlier one is trained on as it is, what is measured on it is no longer unseen either.
     """
     whole: set[int] = set()  # hashes: of a million long rows the texts would not fit
     questions: set[int] = set()
@@ -32,10 +36,10 @@ def between(trained: Iterable[dict[str, Any]], rows: list[dict[str, Any]]) -> Ov
                 questions.add(hash(question))
     exact, asked = set(), set()
     for index, row in enumerate(rows):
-        pairs = _learned(row)[-1:]  # of a conversation, the answer it ends with
-        if any(hash(pair) in whole for pair in pairs):
+        *earlier, last = _learned(row) or [_NOTHING]
+        if hash(last) in whole:
             exact.add(index)
-        elif any(hash(question) in questions for question, _ in pairs if question):
+        elif hash(last[0]) in questions or any(hash(pair) in whole for pair in earlier if _is_asked(pair[0])):
             asked.add(index)
     return Overlap(frozenset(exact), frozenset(asked))
 
@@ -66,8 +70,10 @@ def _learned(row: dict[str, Any]) -> list[tuple[_Key, _Key]]:
         return [((), (normal(row["text"]),))]
     messages = row.get("messages")
     if messages:
+        said = [_turns([one]) for one in messages]  # once: a turn stands before every answer that comes after it
+        kept = [() if one["role"] in _ASIDE else turn for one, turn in zip(messages, said, strict=True)]
         ends = [at for at, one in enumerate(messages) if one["role"] == "assistant"]
-        return [(_turns(messages[:at]), _turns(messages[at : at + 1])) for at in ends]
+        return [(tuple(chain(*kept[:at])) or tuple(chain(*said[:at])), said[at]) for at in ends]
     prompt = row.get("prompt")
     if isinstance(prompt, str):  # steps, which nothing here trains on
         return [((normal(prompt),), ())]
@@ -76,9 +82,15 @@ def _learned(row: dict[str, Any]) -> list[tuple[_Key, _Key]]:
     return [(_turns(prompt or []), (*sum(sides, ()), *label))]
 
 
+def _is_asked(question: _Key) -> bool:
+    """Whether a person speaks in what stands before an answer: a greeting with which all conversations begin says
+    nothing of them."""
+    return any(turn.startswith('["user"') for turn in question)
+
+
 def _turns(messages: list[dict[str, Any]]) -> _Key:
     """Return the turns of a conversation but for its system text, unless it says nothing else."""
-    said = [one for one in messages if one["role"] not in ("system", "developer")] or messages
+    said = [one for one in messages if one["role"] not in _ASIDE] or messages
     return tuple(
         json.dumps([one["role"], *(normal(one.get(part) or "") for part in ("content", "tool_calls", "name"))])
         for one in said

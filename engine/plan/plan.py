@@ -91,13 +91,13 @@ class Plan:
 
     @cached_property
     def evaluation(self) -> division.Counts | None:
-        """How the run divides its evaluation data; None without any, or while that is not known."""
+        """How the run divides its rows; None where it holds out none, or while that is not known."""
         return division.evaluation(self.spec, self.workspace)
 
     @property
     def evaluation_notes(self) -> list[Text]:
-        """What has to be said of the evaluation data: which part of it is scored, and how much of that is trained on."""
-        return self.evaluation.notes if self.evaluation is not None else []
+        """What has to be said of the rows held out: which of them are scored, and how many of those are trained on."""
+        return self.evaluation.notes(self.spec) if self.evaluation is not None else []
 
     @property
     def steps(self) -> int | None:

@@ -53,6 +53,14 @@ def most_held_out(rows: int, share: float) -> int:
     return min(MOST_HELD_OUT, max(1, round(share * rows))) if share > 0 else 0
 
 
+def distinct(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first of all rows that say the same, in their order."""
+    first: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        first.setdefault(_content(row), row)
+    return list(first.values())
+
+
 def drawn(rows: list[dict[str, Any]], most: int, seed: int) -> list[dict[str, Any]]:
     """Return at most so many different rows, in their order: of each family of questions as large a share as it has of
     all, drawn by the seed and by what the rows say, so that neither their order nor where they lie decides.

@@ -94,7 +94,7 @@ def prepare(
     evaluated = [coded for row in unseen.coded if (coded := row.within(length)).trained_tokens]
     scored = to_score(train.rows, unseen.rows, readable(parts.seen, tokenizer), spec)
     watched = prompts(unseen.rows or train.rows, tokenizer)
-    about = about_scores(spec, workspace, parts, unseen.rows)
+    about = about_scores(spec, workspace, parts)
     return Rows(kept, replay, evaluated, scored, watched, notes, about)
 
 
@@ -157,21 +157,11 @@ def to_score(
     return [*_named([*met, *split.drawn(train, more, seed)], items.SEEN), *_named(asked, items.UNSEEN)]
 
 
-def about_scores(
-    spec: RunSpec, workspace: Workspace, parts: division.Divided, unseen: list[dict[str, Any]]
-) -> list[Text]:
+def about_scores(spec: RunSpec, workspace: Workspace, parts: division.Divided) -> list[Text]:
     """Say what of the evaluation data is scored, and what of it and of the benchmarks the rows of a run teach."""
     general = division.general_data(spec)
     trained = [*parts.train, *(read_rows(workspace, general) if general else [])]
-    told = [*parts.counts.notes, *division.benchmark_notes(spec, workspace, trained)]
-    if 0 < spec.evaluate.limit < len(unseen):
-        told.append(
-            later(
-                "{n} of {total} held-out rows are scored, as many as “Most questions” says.", n=spec.evaluate.limit,
-                total=len(unseen),
-            )
-        )  # fmt: skip
-    return told
+    return [*parts.counts.notes(spec), *division.benchmark_notes(spec, workspace, trained)]
 
 
 def readable(rows: list[dict[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:

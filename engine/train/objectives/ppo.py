@@ -136,7 +136,7 @@ def questions_of(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Ro
     notes.append(words.later("Training on {rows} questions; {out} are held out.", rows=len(kept), out=len(unseen.rows)))
     asked = rows.to_score([], unseen.rows, rows.readable(parts.seen, tokenizer), spec)
     scored = [row for row in asked if len(prompt_ids(row[2], tokenizer)) <= room]
-    about = rows.about_scores(spec, workspace, parts, unseen.rows)
+    about = rows.about_scores(spec, workspace, parts)
     return rows.Rows(kept, [], [], scored, rows.prompts(unseen.rows or train.rows, tokenizer), notes, about)
 
 

@@ -56,5 +56,5 @@ def encoded_rows(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Ro
         notes.append(later("Training on {rows} pairs; {out} are held out.", rows=len(kept), out=len(unseen.rows)))
     scored = rows.to_score(train.rows, unseen.rows, rows.readable(parts.seen, tokenizer), spec)
     watched = rows.prompts(unseen.rows or train.rows, tokenizer)
-    about = rows.about_scores(spec, workspace, parts, unseen.rows)
+    about = rows.about_scores(spec, workspace, parts)
     return rows.Rows(kept, [], fitting(unseen.coded, length, whole=objective.is_judge), scored, watched, notes, about)
