@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 _Key = tuple[str, ...]
 _ASIDE = ("system", "developer")
-_NOTHING: tuple[_Key, _Key] = ((), ())  # what a conversation without an answer teaches
+
+
+class _Answered(NamedTuple):
+    """What stands before an answer, without system texts and with them, and the answer."""
+
+    question: _Key = ()
+    told: _Key = ()
+    answer: _Key = ()
 
 
 class Overlap(NamedTuple):
@@ -23,23 +30,26 @@ class Overlap(NamedTuple):
 def between(trained: Iterable[dict[str, Any]], rows: list[dict[str, Any]]) -> Overlap:
     """Hold canonical rows against those that are trained on.
 
-    Case, white space and the system text are no difference: a model that learned the one answers the other. In a
+    Case and white space are no difference: a model that learned the one answers the other; nor is the system text where
+    the answer is the same, while another answer to the same words under another system text is another question. In a
     conversation every turn of the assistant is learned, so each is an answer to what stands before it. It is told by the
     answer it ends with; where an earlier one is trained on as it is, what is measured on it is no longer unseen either.
     """
     whole: set[int] = set()  # hashes: of a million long rows the texts would not fit
     questions: set[int] = set()
     for row in trained:
-        for question, answer in _learned(row):
-            whole.add(hash((question, answer)))
-            if question:
-                questions.add(hash(question))
+        for one in _learned(row):
+            whole.add(hash((one.question, one.answer)))
+            if one.question:
+                questions.add(hash(one.told))
     exact, asked = set(), set()
     for index, row in enumerate(rows):
-        *earlier, last = _learned(row) or [_NOTHING]
-        if hash(last) in whole:
+        *earlier, last = _learned(row) or [_Answered()]  # of a conversation without an answer
+        if hash((last.question, last.answer)) in whole:
             exact.add(index)
-        elif hash(last[0]) in questions or any(hash(pair) in whole for pair in earlier if _is_asked(pair[0])):
+        elif hash(last.told) in questions or any(
+            hash((one.question, one.answer)) in whole for one in earlier if _is_asked(one.question)
+        ):
             asked.add(index)
     return Overlap(frozenset(exact), frozenset(asked))
 
@@ -64,22 +74,23 @@ def normal(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _learned(row: dict[str, Any]) -> list[tuple[_Key, _Key]]:
-    """Return what a row teaches, as pairs of what stands before an answer and the answer; of a text, the text alone."""
+def _learned(row: dict[str, Any]) -> list[_Answered]:
+    """Return what a row teaches, answer by answer; of a text, the text alone."""
     if row.get("text") is not None:
-        return [((), (normal(row["text"]),))]
+        return [_Answered(answer=(normal(row["text"]),))]
     messages = row.get("messages")
     if messages:
-        said = [_turns([one]) for one in messages]  # once: a turn stands before every answer that comes after it
+        said = [_every([one]) for one in messages]  # once: a turn stands before every answer that comes after it
         kept = [() if one["role"] in _ASIDE else turn for one, turn in zip(messages, said, strict=True)]
         ends = [at for at, one in enumerate(messages) if one["role"] == "assistant"]
-        return [(tuple(chain(*kept[:at])) or tuple(chain(*said[:at])), said[at]) for at in ends]
+        before = [(tuple(chain(*kept[:at])), tuple(chain(*said[:at]))) for at in ends]
+        return [_Answered(one or told, told, said[at]) for (one, told), at in zip(before, ends, strict=True)]
     prompt = row.get("prompt")
     if isinstance(prompt, str):  # steps, which nothing here trains on
-        return [((normal(prompt),), ())]
+        return [_Answered((normal(prompt),), (normal(prompt),))]
     sides = [_turns(row.get(name) or []) for name in ("completion", "chosen", "rejected")]
     label = () if row.get("label") is None else (str(row["label"]),)
-    return [(_turns(prompt or []), (*sum(sides, ()), *label))]
+    return [_Answered(_turns(prompt or []), _every(prompt or []), (*sum(sides, ()), *label))]
 
 
 def _is_asked(question: _Key) -> bool:
@@ -90,8 +101,11 @@ def _is_asked(question: _Key) -> bool:
 
 def _turns(messages: list[dict[str, Any]]) -> _Key:
     """Return the turns of a conversation but for its system text, unless it says nothing else."""
-    said = [one for one in messages if one["role"] not in _ASIDE] or messages
+    return _every([one for one in messages if one["role"] not in _ASIDE] or messages)
+
+
+def _every(messages: list[dict[str, Any]]) -> _Key:
     return tuple(
         json.dumps([one["role"], *(normal(one.get(part) or "") for part in ("content", "tool_calls", "name"))])
-        for one in said
+        for one in messages
     )

@@ -155,6 +155,14 @@ def test_a_row_that_is_trained_on_is_no_unseen_one(row: Row, exact: int) -> None
     )
 
 
+def test_the_same_words_under_another_system_text_with_another_answer_are_another_question() -> None:
+    def under(i: int) -> Row:
+        said = [{"role": "system", "content": f"Text {i}"}, {"role": "user", "content": "Summarise it."}]
+        return {**pair("", f"Summary {i}"), "prompt": said}
+
+    assert not divided([under(i) for i in range(4)], [under(i) for i in range(4, 8)]).seen
+
+
 def test_every_answer_of_a_trained_conversation_is_trained_on() -> None:
     found = divided(
         [dialogue("Hello", "Hi", "And 3?", "Three")], [dialogue("Hello", "Hi"), dialogue("And 3?", "Three")]
