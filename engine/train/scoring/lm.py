@@ -82,7 +82,7 @@ def _left_as_it_is(model: Any) -> Iterator[None]:
     """Let nobody tie a model's output layer to its embedding anew: the harness does (huggingface.py, __init__), which gives
     the one what an adapter made of the other, or fails where an adapter is on both."""
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    inner.tie_weights = lambda *_, **__: None
+    inner.tie_weights = lambda *_, **__: None  # pyright: ignore[reportArgumentType]
     try:
         yield
     finally:
