@@ -25,7 +25,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("case", "continues"), [("a LoRA on it", False), ("a LoRA on it", True), ("saved whole", True), ("elsewhere", False)]
+    ("case", "continues"),
+    [("a LoRA on it", False), ("a LoRA on it", True), ("saved whole", True), ("elsewhere", False)],
 )
 def test_what_is_on_the_output_layer_trains(tmp_path: Path, case: str, *, continues: bool) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(starter.MODEL_DIR, dtype=torch.float32)
