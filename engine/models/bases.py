@@ -29,7 +29,7 @@ from engine.models.stored import Stored
 from engine.models.token_rows import TokenRows
 from engine.models.weights import count_parameters, has_all_weights
 from engine.spec import OBJECTIVES, versions
-from engine.words import Problem, Text, t
+from engine.words import Problem, Text, later, t
 from engine.workspace import BadId, Workspace, read_object
 
 # What stands beside a model that was read from a GGUF file: its name, and to how many bits it was rounded.
@@ -189,7 +189,7 @@ def short(ref: str, workspace: Workspace) -> str:
 
 def _from_run(ref: str, workspace: Workspace) -> Base:
     title = short(ref, workspace)
-    made, below, revision, is_judge = None, "", None, False
+    made, below, revision, is_judge, quantize = None, "", None, False, "none"
     try:
         run = workspace.run_dir(ref.removeprefix("run:"))
         data = (run / "spec.json").read_bytes()
@@ -198,6 +198,7 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
         told = json.loads(data)
         below, revision = under(workspace, run.name)
         is_judge = getattr(OBJECTIVES.get(told.get("objective", "")), "is_judge", False)
+        quantize = str(told.get("quantize") or "none")
         made = made_by(run)
     except (BadId, OSError, ValueError, KeyError, TypeError):
         pass
@@ -215,10 +216,22 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
     problems = lowest.problems
     if count_parameters(made / "adapter_model.safetensors") is None:
         problems = (*problems, Problem(rule="base-broken-weights", where="base", parameters={"folder": str(made)}))
+    notes = () if lowest.kind == "run" else lowest.notes
+    if quantize != "none" and lowest.stored is None:
+        notes = (*notes, _merges_otherwise(quantize.removesuffix("bit")))
     return msgspec.structs.replace(
         lowest, ref=ref, kind="run", title=title, folder=made, adapter_of=toy or below, scores_only=scores_only,
-        problems=problems, stored=None,
+        problems=problems, stored=None, notes=notes,
     )  # fmt: skip
+
+
+def _merges_otherwise(bits: str) -> Text:
+    """An adapter makes up for what rounding did to its base; the weights it is merged into were not rounded."""
+    return later(
+        "The adapter of this run was trained and scored on a base held in {bits} bits. Merged into the base in 16 bits, it "
+        "says something slightly else; training it on unmerged (adapter_args.continue) keeps it exactly.",
+        bits=bits,
+    )
 
 
 def gguf_folder(header: headers.Header, workspace: Workspace) -> Path:

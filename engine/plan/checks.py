@@ -124,12 +124,16 @@ def _check_earlier(checks: _Checks) -> None:
         checks.fault("merge-adds-tokens", "base", ref=base.ref[:80], kind=kind)
     elif not spec.adapter_args.continues:
         return
-    elif from_recipe.earlier_adapter(base, checks.workspace) is None:
+    elif (earlier := from_recipe.earlier_adapter(base, checks.workspace)) is None:
         checks.fault("continue-no-adapter", where, ref=base.ref[:80])
     elif checks.objective.is_judge:
         checks.fault("continue-judge", where)
     elif spec.adapter == "full":
         checks.fault("continue-full", where)
+    elif other := from_recipe.contradicted(spec, checks.plan.overrides, earlier):
+        name, path = checks.plan.recipe.name if checks.plan.recipe is not None else spec.objective, other[0]
+        asked, taken = (schema.value_at(one, path) for one in (spec, earlier))
+        checks.fault("continue-recipe", where, recipe=name, setting=path, value=asked, taken=taken)
     else:
         for path in from_recipe.changed(checks.plan.overrides, spec):
             asked, taken = (str(one)[:60] for one in (checks.plan.overrides[path], schema.value_at(spec, path)))

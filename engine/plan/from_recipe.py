@@ -66,7 +66,17 @@ def earlier_adapter(base: Base, workspace: Workspace) -> RunSpec | None:
 
 def may_continue(spec: RunSpec, earlier: RunSpec) -> bool:
     """Whether a run can train the adapter of an earlier one on without anything else being changed in it."""
-    return spec.adapter == earlier.adapter and not OBJECTIVES[spec.objective].is_judge
+    same = spec.adapter == earlier.adapter and not contradicted(spec, {}, earlier)
+    return same and not OBJECTIVES[spec.objective].is_judge
+
+
+def contradicted(spec: RunSpec, overrides: dict[str, Any], earlier: RunSpec) -> list[str]:
+    """Return the settings in which a recipe is another way than an earlier run's: its kind of adapter, and the bits it asks
+    for. One that asks for none takes the run's. Preferences ask for no kind: they follow whatever adapter there is."""
+    if OBJECTIVES[spec.objective].has_reference:
+        return []
+    other = {"adapter": spec.adapter != earlier.adapter, "quantize": spec.quantize not in ("none", earlier.quantize)}
+    return [path for path, differs in other.items() if differs and path not in overrides]
 
 
 def changed(overrides: dict[str, Any], earlier: RunSpec) -> list[str]:
@@ -88,7 +98,7 @@ def _with_earlier_adapter(
     wanted = spec.adapter_args.continues
     if CONTINUE not in overrides and earlier.quantize != "none" and may_continue(spec, earlier):
         wanted = not changed(overrides, earlier)
-    if not wanted or spec.adapter == "full":
+    if not wanted or spec.adapter == "full" or contradicted(spec, overrides, earlier):
         return spec
     return msgspec.structs.replace(
         spec, adapter=earlier.adapter, quantize=earlier.quantize, layers=earlier.layers,

@@ -135,13 +135,16 @@ def kept_whole(model: Any) -> Iterator[None]:
 
 def add_reference(model: Any) -> None:
     """Keep a frozen copy of the adapter that is trained on, as it is now: what preferences are held to. Where TRL's trainer
-    has made it, only its rotations are exchanged. It is not saved: transformers 5.17, going on from a checkpoint that holds
-    two adapters, reads the copy and not the one that trains (trainer.py, _load_from_checkpoint)."""
+    has made it, its weights are copied anew: TRL leaves out what peft puts in a ParameterDict, as of an embedding. It is
+    not saved: transformers 5.17, going on from a checkpoint that holds two adapters, reads the copy and not the one that
+    trains (trainer.py, _load_from_checkpoint)."""
     if REFERENCE not in model.peft_config:
         model.add_adapter(REFERENCE, model.peft_config[TRAINED])
-        for name, parameter in model.named_parameters():
-            if f".{REFERENCE}." in name:
-                parameter.data.copy_(model.get_parameter(name.replace(f".{REFERENCE}.", f".{TRAINED}.")).data)
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        if REFERENCE in parts:
+            trained = ".".join(TRAINED if part == REFERENCE else part for part in parts)
+            parameter.data.copy_(model.get_parameter(trained).data)
     oft.host(model, REFERENCE)  # solved apart: those that train are solved anew at every step
     model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=[TRAINED])
 

@@ -79,6 +79,29 @@ def test_where_it_makes_no_sense_it_is_refused(workspace: Workspace) -> None:
     assert rules(plan(workspace, "dpo", ref)) == rules(plan(workspace, "dpo", ref, **CONTINUE)) == ["merge-adds-tokens"]
 
 
+def test_a_recipe_does_not_become_another_one_by_what_it_goes_on_with(workspace: Workspace) -> None:
+    whole, rounded = made(workspace, "lora")[0], made(workspace, "qlora")[0]
+    for recipe in ("oft", "qlora", "qoft"):
+        refused = plan(workspace, recipe, whole, "new-facts", **CONTINUE)
+        assert rules(refused) == ["continue-recipe"] and refused.spec.adapter == recipe[-4:].lstrip("q")
+        assert not plans.offers_to_continue(refused)
+    assert rules(plan(workspace, "oft", rounded, "new-facts", **CONTINUE)) == ["continue-recipe"]
+    assert not plan(workspace, "oft", rounded, "new-facts").spec.adapter_args.continues
+    for recipe, ref in (("lora", whole), ("lora", rounded), ("qlora", rounded), ("dpo", rounded)):
+        followed = plan(workspace, recipe, ref, "preference-pairs" if recipe == "dpo" else "new-facts", **CONTINUE)
+        assert "continue-recipe" not in rules(followed) and followed.spec.adapter_args.continues
+        assert followed.spec.quantize == ("none" if ref == whole else "4bit")
+
+
+def test_that_merging_what_was_trained_on_4_bits_makes_another_model_is_said(workspace: Workspace) -> None:
+    whole, rounded = made(workspace, "lora")[0], made(workspace, "qlora")[0]
+    said = "\n".join(map(str, plan(workspace, "full", rounded, "new-facts").base.notes))
+    assert "held in 4 bits" in said and "adapter_args.continue" in said
+    assert bases.describe(whole, workspace).notes == ()
+    on_it, _ = made(workspace, "lora", rounded, **{"adapter_args.continue": False})
+    assert bases.describe(on_it, workspace).notes == ()  # it was trained on what was merged, and merges the same
+
+
 def test_one_that_was_trained_on_4_bits_is_trained_on_unless_merging_is_asked_for(workspace: Workspace) -> None:
     ref, _ = made(workspace, "qlora")
     spec = plan(workspace, "dpo", ref).spec

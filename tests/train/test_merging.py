@@ -130,6 +130,24 @@ def test_the_copy_that_preferences_are_held_to_stays_and_is_not_saved(tmp_path: 
             assert torch.allclose(again(input_ids=ids).logits, moved, atol=1e-3)
 
 
+@pytest.mark.parametrize("made_by_trl", [True, False])
+def test_the_copy_is_the_same_also_where_an_adapter_sits_on_the_embedding(*, made_by_trl: bool) -> None:
+    from engine.train import adapters
+
+    made: Any = get_peft_model(llama(tied=True), lora("q_proj", "embed_tokens", init_lora_weights=False))
+    if made_by_trl:  # as its trainers make one (dpo_trainer.py)
+        made.add_adapter("ref", made.peft_config["default"])
+        for name, parameter in made.named_parameters():
+            if ".default." in name:
+                made.get_parameter(name.replace(".default.", ".ref.")).data.copy_(parameter.data)
+    ids = torch.arange(5, 65)[None]
+    with torch.no_grad():
+        start = made(input_ids=ids).logits
+        adapters.add_reference(made)
+        made.set_adapter("ref")
+        assert torch.allclose(made(input_ids=ids).logits, start, atol=1e-6)
+
+
 def _straight() -> Any:
     model = gpt2()
     oft.straighten(model)

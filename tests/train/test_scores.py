@@ -10,12 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 
 from engine import starter
 from engine.models import Base, bases
 from engine.train import rows
-from engine.train.scoring import harness, keys, scores, written
+from engine.train.scoring import harness, keys, lm, scores, written
 from engine.train.tokenize import get_ready
 from engine.workspace import Workspace
 
@@ -225,3 +227,26 @@ def test_the_choice_is_the_one_that_the_metric_takes(metric: str, likely: list[f
     task = SimpleNamespace(doc_to_choice=lambda doc: ["ice", "a long answer"])
     item = harness._harness_item("t", sample, task)
     assert (item.choice, item.correct, item.measure) == (choice, choice == item.gold, f"{metric},none")
+
+
+@pytest.mark.parametrize(
+    "on",
+    [
+        {"modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["lm_head"]},
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+    ],
+)
+def test_a_model_whose_output_layer_was_its_embedding_is_scored_as_it_is(on: dict[str, list[str]]) -> None:
+    base: Any = transformers.AutoModelForCausalLM.from_pretrained(starter.MODEL_DIR, dtype=torch.float32)
+    config = LoraConfig(**{"r": 2, "target_modules": ["q_proj"], "init_lora_weights": False, **on})
+    model: Any = get_peft_model(base, config).eval()
+    ids = torch.arange(40, 90)[None]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(1.5)
+        before = model(input_ids=ids).logits
+        lm.SharedContextLM(model, tokenizer_of(starter.MODEL_DIR), 64)
+        assert torch.equal(model(input_ids=ids).logits, before)
+    assert "tie_weights" not in vars(base)

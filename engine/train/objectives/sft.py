@@ -6,6 +6,8 @@ import random
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -63,11 +65,15 @@ def prepare(run: Run) -> None:
 
 
 def config(run: Run, shared: dict[str, Any]) -> SFTConfig:
-    """Return TRL's arguments. With replay the rows are one pass in an order of ours (one_pass)."""
+    """Return TRL's arguments. With replay the rows are one pass in an order of ours (one_pass). Its loss by chunks takes
+    the output layer's weights, past an adapter on it (sft_trainer.py, _patch_chunked_ce_lm_head): that one asks the layer.
+    """
+    wrapped = isinstance(run.model.get_output_embeddings(), (BaseTunerLayer, AuxiliaryTrainingWrapper))
     padding_free: dict[str, Any] = {} if run.chosen.padding_free is None else {"padding_free": run.chosen.padding_free}
     return SFTConfig(
         **shared,
         **padding_free,
+        loss_type="nll" if wrapped else "chunked_nll",
         num_train_epochs=1 if run.rows.replay else run.spec.train.epochs,
         train_sampling_strategy="sequential" if run.rows.replay else "random",
     )

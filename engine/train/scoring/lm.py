@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from lm_eval.models import huggingface
+from peft import PeftModel
 
 from engine.train.scoring.likelihood import Answer, Asked, Reader
 
@@ -75,6 +77,18 @@ def _name(*parts: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
 
+@contextmanager
+def _left_as_it_is(model: Any) -> Iterator[None]:
+    """Let nobody tie a model's output layer to its embedding anew: the harness does (huggingface.py, __init__), which gives
+    the one what an adapter made of the other, or fails where an adapter is on both."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner.tie_weights = lambda *_, **__: None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        del inner.tie_weights
+
+
 class SharedContextLM(_HFLM):
     """A model in memory, as the harness asks it. With `answered`, answers are kept on disk as they come."""
 
@@ -87,9 +101,10 @@ class SharedContextLM(_HFLM):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         # The batch size is that of written answers and of windows of a text; likelihoods are batched by memory.
         rows = 64 if model.device.type == "cpu" else 16
-        super().__init__(
-            pretrained=model, tokenizer=tokenizer, batch_size=rows, max_length=max_length, add_bos_token=bos
-        )
+        with _left_as_it_is(model):
+            super().__init__(
+                pretrained=model, tokenizer=tokenizer, batch_size=rows, max_length=max_length, add_bos_token=bos
+            )
         # No progress bars: they fill a log file with fragments.
         for name in ("loglikelihood", "loglikelihood_rolling"):
             setattr(self, name, partial(getattr(self, name), disable_tqdm=True))
