@@ -21,7 +21,7 @@ import msgspec
 
 from engine import limits, starter
 from engine.gguf import headers, tokenizers
-from engine.models import folders, shapes, stored
+from engine.models import folders, settings_files, shapes, stored
 from engine.models.cache import hub_snapshot
 from engine.models.made import made_by, under
 from engine.models.refs import HUB_ID, is_revision, split_ref
@@ -251,7 +251,7 @@ def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
         return Base(ref=ref, kind=kind, title=title, folder=folder, problems=seen.problems, notes=seen.notes)
     config = read_object(folder / "config.json")
     problems = [*seen.problems, *_config_problems(config, folder)]
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    if not settings_files.has_tokens(folder):
         problems.append(folders.problem("base-no-tokenizer", folder))
     counts = [count_parameters(path) for path in seen.weights]
     if any(count is None for count in counts):
@@ -300,7 +300,7 @@ def _dimensions(config: dict[str, Any]) -> dict[str, Any]:
 
 def _config_problems(config: dict[str, Any], folder: Path) -> list[Problem]:
     """Return what a config.json and the settings of the tokenizer beside it rule out."""
-    found = []
+    found = settings_files.problems(folder, config)
     if "auto_map" in config:
         found.append(Problem(rule="base-remote-code", where="base", parameters={"folder": str(folder)}))
     kind, known = config.get("model_type"), architectures()

@@ -285,3 +285,51 @@ def test_whatever_a_folder_holds_it_is_told_and_never_an_error(tmp_path_factory,
     assert seen.kind in folders.KINDS and (seen.is_model or seen.problems)
     base = bases.describe(str(folder), Workspace(folder.parent / "home"))
     assert all(problem.sentence and problem.where == "base" for problem in base.problems)
+
+
+# --- settings that transformers could not read ---------------------------------------------------------------------
+
+DEEP = b"[" * 100_000
+UNREAD = [
+    ({"tokenizer.json": []}, "base-settings"),
+    ({"tokenizer.json": b""}, "base-settings"),
+    ({"tokenizer_config.json": [1]}, "base-settings"),
+    ({"special_tokens_map.json": 5}, "base-settings"),
+    ({"generation_config.json": DEEP}, "base-settings"),
+    ({"generation_config.json": "text"}, "base-settings"),
+    ({"added_tokens.json": b"\xff"}, "base-settings"),
+    ({"config.json": b"\xef\xbb\xbf" + json.dumps(kinds.CONFIG).encode()}, "base-byte-order-mark"),
+    ({"tokenizer.json": b"\xef\xbb\xbf{}"}, "base-byte-order-mark"),
+    ({"config.json": without(kinds.CONFIG, "model_type")}, "base-no-model-type"),
+    ({"config.json": kinds.CONFIG | {"model_type": 5}}, "base-no-model-type"),
+    ({"config.json": kinds.CONFIG | {"quantization_config": [1]}}, "base-quantization-config"),
+    ({"config.json": kinds.CONFIG | {"quantization_config": "4bit"}}, "base-quantization-config"),
+]
+
+
+@pytest.mark.parametrize(("files", "rule"), UNREAD)
+def test_settings_that_cannot_be_read_are_named_before_a_run_starts(workspace, tmp_path, files, rule):
+    base = bases.describe(str(write(tmp_path / "mine", model() | files)), workspace)
+    assert rules(base) == [rule] and next(iter(files)) in said(base)
+
+
+@pytest.mark.parametrize("files", [{}, {"tokenizer_config.json": {"pad_token": "a"}}, {"special_tokens_map.json": {}}])
+def test_a_tokenizer_without_its_tokens_is_none(workspace, tmp_path, files):
+    base = bases.describe(str(write(tmp_path / "mine", without(model(), "tokenizer.json") | files)), workspace)
+    assert rules(base) == ["base-no-tokenizer"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer.model": b"\n"},
+        {"vocab.json": {}, "merges.txt": ""},
+        {"vocab.txt": ""},
+        {"qwen.tiktoken": ""},
+        {"tokenizer_config.json": {"tokenizer_class": "ByT5Tokenizer"}},
+    ],
+    ids=lambda files: next(iter(files)),
+)
+def test_a_tokenizer_may_lie_in_other_files(workspace, tmp_path, files):
+    base = bases.describe(str(write(tmp_path / "mine", without(model(), "tokenizer.json") | files)), workspace)
+    assert rules(base) == []
