@@ -124,7 +124,7 @@ def describe(ref: str, workspace: Workspace, revision: str | None = None) -> Bas
     if text.startswith("run:"):
         return _from_run(text, workspace)
     if text.startswith("gguf:") or (text.lower().endswith(".gguf") and not is_folder(Path(text))):
-        return _from_gguf(Path(text.removeprefix("gguf:")).expanduser().absolute(), workspace)
+        return _from_gguf(Path(os.path.expanduser(text.removeprefix("gguf:"))).absolute(), workspace)
     if text.startswith(("/", "./", "../", "~")) or (text and is_folder(Path(text))):
         folder = Path(os.path.expanduser(text)).absolute() if "\0" not in text else Path(text)
         return _from_folder(folder, ref=str(folder), kind="folder", title=folder.name)

@@ -333,3 +333,28 @@ def test_a_tokenizer_without_its_tokens_is_none(workspace, tmp_path, files):
 def test_a_tokenizer_may_lie_in_other_files(workspace, tmp_path, files):
     base = bases.describe(str(write(tmp_path / "mine", without(model(), "tokenizer.json") | files)), workspace)
     assert rules(base) == []
+
+
+# --- what no trainer writes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "added",
+    [{"id": 99, "content": 5}, {"id": 99, "content": None}, {"id": 99, "content": [1]}, {"id": 9.5, "content": "a"}],
+)
+def test_tokens_that_are_no_text_or_have_no_number_are_not_counted(tmp_path, added):
+    seen = look(tmp_path / "mine", model() | {"tokenizer.json": kinds.tokenizer() | {"added_tokens": [added]}})
+    assert seen.tokens is None and [str(note) for note in seen.notes] == []
+
+
+@pytest.mark.parametrize("offsets", [[], [0], None, "text", {}, [0, "a"]])
+def test_a_weights_file_whose_offsets_are_none_is_damaged(workspace, tmp_path, offsets):
+    text = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": offsets}}).encode()
+    file = len(text).to_bytes(8, "little") + text + bytes(4)
+    base = bases.describe(str(write(tmp_path / "mine", model() | {"model.safetensors": file})), workspace)
+    assert "base-broken-weights" in rules(base)
+
+
+@pytest.mark.parametrize("ref", ["gguf:~nosuchuser/x.gguf", "~nosuchuser/x.gguf", "~nosuchuser/x"])
+def test_a_home_of_nobody_is_a_path_that_leads_nowhere(workspace, ref):
+    assert len(rules(bases.describe(ref, workspace))) == 1
