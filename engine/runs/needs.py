@@ -89,7 +89,7 @@ def _named(workspace: Workspace, folder: Path, told: dict[str, Any], ref: str) -
         status, name = store.status(workspace, run_id), store.name(workspace, run_id)
     except ValueError:  # a folder that is no run
         return
-    going = status in store.LIVE or store.supervised(folder)
+    going = status in store.LIVE  # a supervisor that lingers after the end needs nothing
 
     def need(how: How) -> Need:
         output = made.made_by(folder)

@@ -119,6 +119,15 @@ def test_a_run_that_a_waiting_run_needs_stays_whoever_asks(workspace) -> None:
     assert not isinstance(refused.value, lifecycle.MustBeAsked) and store.exists(workspace, judge)
 
 
+def test_a_run_that_has_finished_goes_on_no_more_though_its_supervisor_lingers(workspace) -> None:
+    needed = written(workspace, 1)
+    other = written(workspace, 2, base=on(needed))
+    alive = msgspec.json.encode(processes.identify(os.getpid()))
+    (workspace.run_dir(other) / "pid.json").write_bytes(alive)
+    (found,) = needs.of(workspace, needed)
+    assert not found.going and "goes on now" not in found.sentence
+
+
 def test_a_sweep_a_chain_and_an_open_chat_need_their_runs(workspace) -> None:
     run_id = written(workspace, 1)
     sweep = written(workspace, 2, kind="sweep", makes="")
