@@ -71,7 +71,7 @@ def test_who_made_an_adapter_is_told_by_what_lies_beside_it(tmp_path, tool, file
     ("files", "rule"),
     [
         (adapter(peft_type="IA3"), "folder-adapter-method"),
-        (without(adapter(), "adapter_model.safetensors") | {"adapter_model.bin": b"\x80"}, "folder-adapter-method"),
+        (without(adapter(), "adapter_model.safetensors") | {"adapter_model.bin": b"\x80"}, "folder-adapter-pickle"),
         (without(adapter(), "adapter_model.safetensors"), "folder-adapter-empty"),
         (adapter(base_model_name_or_path=""), "folder-adapter-no-base"),
         (adapter() | {"adapter_model.safetensors": POINTER}, "folder-pointer"),
@@ -358,3 +358,55 @@ def test_a_weights_file_whose_offsets_are_none_is_damaged(workspace, tmp_path, o
 @pytest.mark.parametrize("ref", ["gguf:~nosuchuser/x.gguf", "~nosuchuser/x.gguf", "~nosuchuser/x"])
 def test_a_home_of_nobody_is_a_path_that_leads_nowhere(workspace, ref):
     assert len(rules(bases.describe(ref, workspace))) == 1
+
+
+# --- other trainers ------------------------------------------------------------------------------------------------
+
+SPLIT = {
+    "folder-deepspeed": [
+        {"global_step10/mp_rank_00_model_states.pt": b""},
+        {"zero_to_fp32.py": ""},
+        {"mp_rank_00_model_states.pt": b""},
+        {"checkpoint-10/zero_to_fp32.py": "", "checkpoint-10/global_step10/mp_rank_00_model_states.pt": b""},
+        {"config.json": kinds.CONFIG, "zero_to_fp32.py": "", "global_step10/zero_pp_rank_0_optim_states.pt": b""},
+    ],
+    "folder-fsdp": [
+        {"pytorch_model_fsdp_0/.metadata": b""},
+        {"__0_0.distcp": b""},
+        {"checkpoint-10/pytorch_model_fsdp_0/__0_0.distcp": b"", "checkpoint-10/trainer_state.json": {}},
+    ],
+    "folder-megatron": [
+        {"iter_0000100/mp_rank_00/model_optim_rng.pt": b""},
+        {"mp_rank_00/model_optim_rng.pt": b""},
+        {"iter_0000100/common.pt": b"", "iter_0000100/__0_0.distcp": b""},
+    ],
+    "folder-adapter-mlx": [
+        {"adapters.safetensors": safetensors(EMBEDDING), "adapter_config.json": {"fine_tune_type": "lora"}},
+        {"adapters.safetensors": safetensors(EMBEDDING)},
+    ],
+    "folder-diffusers-adapter": [{"pytorch_lora_weights.safetensors": safetensors(EMBEDDING)}],
+}
+
+
+@pytest.mark.parametrize(("rule", "files"), [(rule, one) for rule, every in SPLIT.items() for one in every])
+def test_what_other_trainers_leave_is_called_by_its_name(tmp_path, rule, files):
+    assert rules(look(tmp_path / "mine", files)) == [rule]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("epoch_3", {"recipe_state.pt": b""}),
+        ("mine", {"trainer_state.json": b"no JSON"}),
+        ("mine", {"trainer_state.json": {"global_step": "many"}}),
+    ],
+)
+def test_of_a_checkpoint_that_counts_no_steps_none_is_said(tmp_path, name, files):
+    seen = look(tmp_path / name, model() | files)
+    assert seen.step is None and seen.is_model
+    assert [str(note) for note in seen.notes] == ["A checkpoint of a training: the weights as they were there."]
+
+
+def test_of_the_cache_of_the_hub_the_snapshot_inside_is_named(tmp_path):
+    seen = look(tmp_path / "models--x--y", inside("snapshots/abc", model()))
+    assert rules(seen) == ["folder-cache"] and str(tmp_path / "models--x--y" / "snapshots" / "abc") in said(seen)
