@@ -189,20 +189,24 @@ def short(ref: str, workspace: Workspace) -> str:
 
 def _from_run(ref: str, workspace: Workspace) -> Base:
     title = short(ref, workspace)
-    made, below, revision, is_judge = None, "", None, False
+    made, below, revision, is_judge, rule = None, "", None, False, "base-run"
     try:
         run = workspace.run_dir(ref.removeprefix("run:"))
         data = (run / "spec.json").read_bytes()
         if (strange := versions.problem(data)) is not None:
             return Base(ref=ref, kind="run", title=title, problems=(strange,))
         told = json.loads(data)
+        args = told.get("adapter_args")
+        if made_by(run) is not None and isinstance(args, dict) and args.get("continue"):
+            rule = "base-line-gone"  # unless what lies below is found now
         below, revision = under(workspace, run.name)
+        rule = "base-run"
         is_judge = getattr(OBJECTIVES.get(told.get("objective", "")), "is_judge", False)
         made = made_by(run)
     except (BadId, OSError, ValueError, KeyError, TypeError):
         pass
     if made is None or below == ref:
-        problem = Problem(rule="base-run", where="base", parameters={"ref": ref[:80]})
+        problem = Problem(rule=rule, where="base", parameters={"ref": ref[:80]})
         return Base(ref=ref, kind="run", title=title, problems=(problem,))
     lowest = describe(below, workspace, revision)
     toy = "starter" if lowest.is_toy else None
