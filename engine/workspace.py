@@ -54,6 +54,10 @@ class Workspace:
     def draft_path(self, draft_id: str) -> Path:
         return self.root / "drafts" / f"{checked(draft_id)}.json"
 
+    def deleted_path(self, run_id: str) -> Path:
+        """Return the file that keeps, of a deleted run, what its adapter lay on, for those that trained it on."""
+        return self.root / "deleted" / f"{checked(run_id)}.json"
+
     def chain_path(self, chain_id: str) -> Path:
         return self.chains_dir / f"{checked(chain_id)}.json"
 

@@ -6,6 +6,7 @@ A token stays in this server process, in the memory of the visitor's session, an
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -272,7 +273,7 @@ def _gguf(workspace: Workspace, base: Base) -> None:
     if st.button(t("Read this file"), icon=":material/memory:", type="primary", key="read_gguf"):
         call = jobs.Call(
             workspace=str(workspace.root), gguf=base.ref.removeprefix("gguf:"), language=language(),
-            tokenizer=str(Path(own).expanduser().absolute()) if own else None,
+            tokenizer=os.path.abspath(os.path.expanduser(own)) if own else None,
         )  # fmt: skip
         st.session_state["download"] = str(jobs.start(call))
         st.rerun()
@@ -365,7 +366,7 @@ def _folder(workspace: Workspace) -> None:
             help=t("A folder holds config.json, a tokenizer and *.safetensors and stays there; a GGUF file is read once."),
         )  # fmt: skip
         if st.form_submit_button(t("Add"), key="add_folder") and typed.strip():
-            path = str(Path(typed.strip()).expanduser().absolute())
+            path = os.path.abspath(os.path.expanduser(typed.strip()))
             found = bases.describe(path, workspace)
             if found.problems and not found.ref.startswith("gguf:"):
                 _ui.problem_list(found.problems)

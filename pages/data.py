@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import streamlit as st
@@ -45,7 +46,7 @@ def _path() -> None:
     with st.form("path_form", border=False):
         typed = st.text_input(t("Path"), placeholder="/home/me/rows.jsonl", key="path")
         if st.form_submit_button(t("Check this file"), key="check_path") and typed.strip():
-            source = Path(typed.strip()).expanduser()
+            source = Path(os.path.expanduser(typed.strip()))
             _data_upload.store(workspace, source, source.name or "data")
 
 

@@ -114,6 +114,30 @@ EXAMPLES: dict[str, Callable[[], dict[str, Any]]] = {
     "an adapter that names no base": lambda: adapter(base_model_name_or_path=None),
     "an adapter that is neither LoRA nor OFT": lambda: adapter(peft_type="IA3"),
     "an adapter without its weights": lambda: without(adapter(), "adapter_model.safetensors"),
+    "an adapter as a pickle": lambda: (
+        without(adapter(), "adapter_model.safetensors") | {"adapter_model.bin": b"PK\x03\x04"}
+    ),
+    "an adapter by MLX": lambda: {
+        "adapter_config.json": {"fine_tune_type": "lora"},
+        "adapters.safetensors": safetensors(EMBEDDING),
+    },
+    "an adapter of a model that makes pictures (diffusers)": lambda: {
+        "pytorch_lora_weights.safetensors": safetensors(EMBEDDING)
+    },
+    "a checkpoint by torchtune": lambda: model() | {"recipe_state.pt": b"PK\x03\x04"},
+    "what DeepSpeed leaves": lambda: {
+        "zero_to_fp32.py": "",
+        "latest": "global_step10",
+        "global_step10/mp_rank_00_model_states.pt": b"PK\x03\x04",
+    },
+    "what FSDP leaves": lambda: {
+        "pytorch_model_fsdp_0/.metadata": b"",
+        "pytorch_model_fsdp_0/__0_0.distcp": b"PK\x03\x04",
+    },
+    "what Megatron leaves": lambda: {
+        "latest_checkpointed_iteration.txt": "100",
+        "iter_0000100/mp_rank_00/model_optim_rng.pt": b"PK\x03\x04",
+    },
     "a folder one level too high": lambda: inside("model", model()),
     "a folder of several models": lambda: inside("one", model()) | inside("two", model()),
     "a GGUF file in a folder": lambda: {"model.gguf": b"GGUF" + bytes(64)},

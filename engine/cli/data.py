@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -144,8 +145,8 @@ def _read_gguf(arguments: argparse.Namespace, workspace: Workspace, told: Callab
             return EXIT_FAILED
     call = jobs.Call(
         workspace=str(workspace.root), name=arguments.name,
-        gguf=str(Path(arguments.ref.removeprefix("gguf:")).expanduser().absolute()),
-        tokenizer=str(Path(arguments.tokenizer).expanduser().absolute()) if arguments.tokenizer else None,
+        gguf=str(Path(os.path.expanduser(arguments.ref.removeprefix("gguf:"))).absolute()),
+        tokenizer=str(Path(os.path.expanduser(arguments.tokenizer)).absolute()) if arguments.tokenizer else None,
         language=language(),
     )  # fmt: skip
     job = jobs.start(call)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,7 +56,17 @@ def take_wait(command: argparse.ArgumentParser) -> None:
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False) + "\n")
+    """Print a value as JSON; null stands for a number that is none or without end, for which JSON has no word."""
+    told = _finite(msgspec.to_builtins(value))
+    sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {name: _finite(one) for name, one in node.items()}
+    if isinstance(node, list | tuple):
+        return [_finite(one) for one in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 def refuse(problems: list[Problem]) -> int:

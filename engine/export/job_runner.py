@@ -46,7 +46,7 @@ def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
     if job.what == "gguf":
         if OBJECTIVES[store.load_spec(workspace, run_id).objective].is_judge:
             return Problem(rule="export-reward-gguf")
-        if not job.checkout or not (Path(job.checkout).expanduser() / "convert_hf_to_gguf.py").is_file():
+        if not job.checkout or not (Path(os.path.expanduser(job.checkout)) / "convert_hf_to_gguf.py").is_file():
             return Problem(rule="export-checkout", parameters={"folder": job.checkout or "-"})
     if job.what == "push" and not REPOSITORY.fullmatch(job.repository or ""):
         return Problem(rule="export-repository", parameters={"name": (job.repository or "")[:100]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -159,7 +160,7 @@ def to_gguf(folder: Path, target: Path, run_id: str, job: Job, state: State, tel
     target.mkdir(parents=True, exist_ok=True)
     outfile = target / f"{run_id}.gguf"
     partial = outfile.with_suffix(".partial")
-    checkout = Path(job.checkout or "").expanduser().absolute()
+    checkout = Path(os.path.expanduser(job.checkout or "")).absolute()
     command = gguf_command(folder, checkout, partial, sys.executable)
     done = subprocess.run(command, cwd=checkout, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # noqa: S603 - a list, no shell
     if done.returncode != 0 or not partial.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,7 +49,9 @@ def build(
     """
     if limits.on():  # before anything is looked at: whether a folder is there is nobody's business
         return None, [Problem(rule="demo-kind", parameters={"kind": "adopted"})]
-    found, problems = folder.look(Path(path.strip()).expanduser().absolute() if "\0" not in path else Path("\0"))
+    if not path.strip():  # of which Path makes the current folder
+        return None, [Problem(rule="adopt-no-folder", where="adapter")]
+    found, problems = folder.look(Path(os.path.expanduser(path.strip())).absolute() if "\0" not in path else Path("\0"))
     if found is None:
         return None, problems
     named = _named_base(found)

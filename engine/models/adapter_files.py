@@ -30,6 +30,11 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it is of a method that can be laid on, in a file that runs no code."""
         return self.method in METHODS and self.weights is not None and self.weights.suffix == ".safetensors"
 
+    @property
+    def is_pickle(self) -> bool:
+        """Whether all that keeps it from being read is the file it is in, which may run code."""
+        return self.method in METHODS and self.weights is not None and self.weights.suffix != ".safetensors"
+
 
 def read(folder: Path) -> Adapter | None:
     """Read what a folder says of the adapter in it; None where there is none."""

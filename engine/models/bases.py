@@ -21,7 +21,7 @@ import msgspec
 
 from engine import limits, starter
 from engine.gguf import headers, tokenizers
-from engine.models import folders, shapes, stored
+from engine.models import folders, settings_files, shapes, stored
 from engine.models.cache import hub_snapshot
 from engine.models.made import made_by, under
 from engine.models.refs import HUB_ID, is_revision, split_ref
@@ -124,7 +124,7 @@ def describe(ref: str, workspace: Workspace, revision: str | None = None) -> Bas
     if text.startswith("run:"):
         return _from_run(text, workspace)
     if text.startswith("gguf:") or (text.lower().endswith(".gguf") and not is_folder(Path(text))):
-        return _from_gguf(Path(text.removeprefix("gguf:")).expanduser().absolute(), workspace)
+        return _from_gguf(Path(os.path.expanduser(text.removeprefix("gguf:"))).absolute(), workspace)
     if text.startswith(("/", "./", "../", "~")) or (text and is_folder(Path(text))):
         folder = Path(os.path.expanduser(text)).absolute() if "\0" not in text else Path(text)
         return _from_folder(folder, ref=str(folder), kind="folder", title=folder.name)
@@ -189,21 +189,25 @@ def short(ref: str, workspace: Workspace) -> str:
 
 def _from_run(ref: str, workspace: Workspace) -> Base:
     title = short(ref, workspace)
-    made, below, revision, is_judge, quantize = None, "", None, False, "none"
+    made, below, revision, is_judge, rule, quantize = None, "", None, False, "base-run", "none"
     try:
         run = workspace.run_dir(ref.removeprefix("run:"))
         data = (run / "spec.json").read_bytes()
         if (strange := versions.problem(data)) is not None:
             return Base(ref=ref, kind="run", title=title, problems=(strange,))
         told = json.loads(data)
+        args = told.get("adapter_args")
+        if made_by(run) is not None and isinstance(args, dict) and args.get("continue"):
+            rule = "base-line-gone"  # unless what lies below is found now
         below, revision = under(workspace, run.name)
+        rule = "base-run"
         is_judge = getattr(OBJECTIVES.get(told.get("objective", "")), "is_judge", False)
         quantize = str(told.get("quantize") or "none")
         made = made_by(run)
     except (BadId, OSError, ValueError, KeyError, TypeError):
         pass
     if made is None or below == ref:
-        problem = Problem(rule="base-run", where="base", parameters={"ref": ref[:80]})
+        problem = Problem(rule=rule, where="base", parameters={"ref": ref[:80]})
         return Base(ref=ref, kind="run", title=title, problems=(problem,))
     lowest = describe(below, workspace, revision)
     toy = "starter" if lowest.is_toy else None
@@ -264,7 +268,7 @@ def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
         return Base(ref=ref, kind=kind, title=title, folder=folder, problems=seen.problems, notes=seen.notes)
     config = read_object(folder / "config.json")
     problems = [*seen.problems, *_config_problems(config, folder)]
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    if not settings_files.has_tokens(folder):
         problems.append(folders.problem("base-no-tokenizer", folder))
     counts = [count_parameters(path) for path in seen.weights]
     if any(count is None for count in counts):
@@ -313,7 +317,7 @@ def _dimensions(config: dict[str, Any]) -> dict[str, Any]:
 
 def _config_problems(config: dict[str, Any], folder: Path) -> list[Problem]:
     """Return what a config.json and the settings of the tokenizer beside it rule out."""
-    found = []
+    found = settings_files.problems(folder, config)
     if "auto_map" in config:
         found.append(Problem(rule="base-remote-code", where="base", parameters={"folder": str(folder)}))
     kind, known = config.get("model_type"), architectures()

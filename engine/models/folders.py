@@ -40,6 +40,15 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 # Left by transformers' Trainer, torchtune and DeepSpeed beside the weights of a training that can go on.
 _STATE = ("trainer_state.json", "optimizer.pt", "optimizer.bin", "scheduler.pt", "recipe_state.pt", "training_state.pt")
 _CHECKPOINT = re.compile(r"(?:checkpoint|epoch|step|iter|global_step)[-_]?(\d+)", re.IGNORECASE)
+# What trainers leave that split a model over their processes: the files that tell each, in the folder itself or in a
+# checkpoint inside (Megatron-LM, checkpointing.py; DeepSpeed, engine.py; accelerate, fsdp_utils.py).
+_SPLIT = {
+    "folder-megatron": ("latest_checkpointed_iteration.txt", "mp_rank_*/model_optim_rng.pt", "mp_rank_*/distrib_optim.pt",
+                        "common.pt"),
+    "folder-deepspeed": ("zero_to_fp32.py", "global_step*/*_states.pt", "mp_rank_*_model_states.pt",
+                         "*zero_pp_rank_*_optim_states.pt"),
+    "folder-fsdp": ("pytorch_model_fsdp_*/", "*.distcp", "*/*.distcp"),
+}  # fmt: skip
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # No weights of a model, though they end as such.
 _NO_WEIGHTS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state*.pth", "recipe_state.pt",
@@ -163,6 +172,8 @@ def _folder(path: Path, names: set[str]) -> Folder:
         return kind
     if files.present or files.missing:
         return _model(path, names, adapter, files)
+    if "adapters.safetensors" in names and "adapter_model.safetensors" not in names:
+        return _other(path, "other", "folder-adapter-mlx", path=_quoted(path))
     if adapter is not None:
         return _adapter(path, names, adapter)
     return _without_weights(path, names)
@@ -176,7 +187,10 @@ def _run(path: Path, names: set[str]) -> Folder | None:
     if run is not None and (run == path or path.name == "adapter"):
         return _other(path, "run", "folder-run", run=run.name)
     if path.name.startswith("models--") and "snapshots" in names:
-        return _other(path, "cache", "folder-cache", id=path.name.removeprefix("models--").replace("--", "/", 1))
+        snapshots = sorted((path / "snapshots").iterdir(), key=lambda one: one.stat().st_mtime)
+        inside = str(snapshots[-1] if snapshots else path / "snapshots")
+        name = path.name.removeprefix("models--").replace("--", "/", 1)
+        return _other(path, "cache", "folder-cache", id=name, inside=inside)
     return None
 
 
@@ -186,6 +200,8 @@ def _other_model(path: Path, names: set[str]) -> Folder | None:
         return _other(path, "other", "folder-diffusers")
     if "modules.json" in names or "config_sentence_transformers.json" in names:
         return _other(path, "other", "folder-vectors")
+    if "pytorch_lora_weights.safetensors" in names and "config.json" not in names:
+        return _other(path, "other", "folder-diffusers-adapter")
     return None
 
 
@@ -197,6 +213,8 @@ def _adapter(path: Path, names: set[str], adapter: Adapter) -> Folder:
         found = problem("folder-pointer", path, file=adapter.weights.name, place=_quoted(path))
     elif adapter.weights is None:
         found = problem("folder-adapter-empty", path, **told)
+    elif adapter.is_pickle:
+        found = problem("folder-adapter-pickle", path, **told)
     elif not adapter.is_readable:
         found = problem("folder-adapter-method", path, **told)
     elif base is None:
@@ -242,6 +260,8 @@ def _model(path: Path, names: set[str], adapter: Adapter | None, files: weights.
         notes.append(
             later("A checkpoint of a training, at step {step}: the weights as they were there.", step=f"{step:,}")
         )
+    elif names & set(_STATE):
+        notes.append(later("A checkpoint of a training: the weights as they were there."))
     return Folder(
         path=path, kind="model", adapter=adapter, tool=adapter_files.tool(path, names), weights=files.present, stored=kept,
         tokens=rows, checkpoints=tuple(_checkpoints(path)), step=step, problems=tuple(found), notes=tuple(notes),
@@ -274,6 +294,9 @@ def _without_weights(path: Path, names: set[str]) -> Folder:
     checkpoints = _checkpoints(path)
     if checkpoints:
         return _output(path, names, checkpoints)
+    split = _split(path)
+    if split is not None:
+        return _other(path, "output", split, path=_quoted(path))
     pickles = sorted(one for pattern in _PICKLES for one in path.glob(pattern) if not any(map(one.match, _NO_WEIGHTS)))
     if any(map(is_pointer, pickles)):
         return _other(path, "pointer", "folder-pointer", file=_named(pickles), place=_quoted(path))
@@ -306,6 +329,17 @@ def _output(path: Path, names: set[str], checkpoints: list[Path]) -> Folder:
     )  # fmt: skip
 
 
+def _split(path: Path) -> str | None:
+    """The rule of the trainer that left a model split over its processes in a folder, or in a checkpoint inside."""
+    places = [
+        path,
+        *sorted(one for one in path.iterdir() if _CHECKPOINT.fullmatch(one.name) and one.is_dir())[:MOST_INSIDE],
+    ]
+    if path.name.startswith("pytorch_model_fsdp_"):
+        return "folder-fsdp"
+    return next((r for r, files in _SPLIT.items() for one in places if any(any(one.glob(f)) for f in files)), None)
+
+
 def _several(path: Path, inside: list[Path]) -> Folder:
     """A folder one level too high."""
     if len(inside) == 1:
@@ -336,11 +370,13 @@ def _checkpoints(path: Path) -> list[Path]:
 
 
 def _step(path: Path, names: set[str]) -> int | None:
-    """How far the training of a checkpoint was, from its state or its name; None of what is no checkpoint."""
+    """How many steps the training of a checkpoint had made, from its state or its name; None of what is no checkpoint, and
+    where neither says it: torchtune's epoch_3 counts epochs."""
     if not names & set(_STATE):
         return None
     step = read_object(path / "trainer_state.json").get("global_step")
     if isinstance(step, int) and not isinstance(step, bool) and step >= 0:
         return step
     named = _CHECKPOINT.fullmatch(path.name)
-    return int(named[1]) if named and len(named[1]) < 12 else 0
+    counts = named is not None and not path.name.lower().startswith("epoch")
+    return int(named[1]) if named is not None and counts and len(named[1]) < 12 else None

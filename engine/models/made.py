@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from engine.workspace import Workspace
+from engine.workspace import Workspace, read_object, write_atomically
 
 
 def made_by(run_dir: Path) -> Path | None:
@@ -16,14 +18,37 @@ def made_by(run_dir: Path) -> Path | None:
 
 def under(workspace: Workspace, run_id: str) -> tuple[str, str | None]:
     """Return what a run's weights lie on, as ref and commit: its base, or, where it trained the adapter of an earlier run
-    on, what that adapter lies on. Raises OSError, ValueError, KeyError or TypeError where a run of the line is gone."""
+    on, what that adapter lies on, which is kept of a run that was deleted. Raises OSError, ValueError, KeyError or TypeError
+    where a run of the line is gone otherwise."""
     seen: set[str] = set()
     while run_id not in seen:
         seen.add(run_id)
+        kept = workspace.deleted_path(run_id)
+        if kept.is_file():
+            told = json.loads(kept.read_bytes())
+            return told["ref"], told.get("revision")
         told = json.loads((workspace.run_dir(run_id) / "spec.json").read_bytes())
         base = told["base"]
-        args = told.get("adapter_args")
-        if not (isinstance(args, dict) and args.get("continue")):
+        if not _continues(told):
             return base["ref"], base.get("revision")
         run_id = base["ref"].removeprefix("run:")
     raise ValueError(f"the runs before {run_id} form a ring")
+
+
+def keep_below(workspace: Workspace, run_id: str) -> None:
+    """Write down what the adapter of a run lies on where another run trained it on: asked before the run is deleted, since
+    that run's weights lie on the same."""
+    ref = f"run:{run_id}"
+    specs = [read_object(path) for path in workspace.runs_dir.glob("*/spec.json")]
+    if not any(_continues(told) and told["base"].get("ref") == ref for told in specs):
+        return
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        below, revision = under(workspace, run_id)
+        data = json.dumps({"ref": below, "revision": revision}).encode()
+        write_atomically(workspace.deleted_path(run_id), data)
+
+
+def _continues(told: dict[str, Any]) -> bool:
+    """Whether a run, by its spec, trained the adapter of an earlier one on."""
+    args = told.get("adapter_args")
+    return isinstance(args, dict) and bool(args.get("continue")) and isinstance(told.get("base"), dict)

@@ -81,6 +81,8 @@ def _tokens(path: str, _changed: int, _size: int, rows: int) -> tuple[int, tuple
         )
         every = {number: text for text, number in pieces}
         every |= {one["id"]: one["content"] for one in told.get("added_tokens") or []}
+        if not all(type(number) is int and isinstance(text, str) for number, text in every.items()):
+            return None
         beyond = sorted((number, text) for number, text in every.items() if number >= rows)
         return max(every, default=-1) + 1, tuple((text, number) for number, text in beyond[:NAMED])
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):

@@ -53,7 +53,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {}
 
 
-_NO_HEADER = (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, RecursionError)
+_NO_HEADER = (OSError, ValueError, struct.error, LookupError, TypeError, AttributeError, RecursionError)
 # What bitsandbytes writes beside a weight it has rounded (bitsandbytes/functional.py, QuantState.as_dict; nn/modules.py).
 _CONSTANTS = re.compile(r"(.+)(?:\.(?:nested_)?(?:absmax|quant_map)|\.quant_state\.bitsandbytes__\w+)")
 

@@ -35,6 +35,9 @@ SAMPLES = {
     "sft": "mixed-answers", "dpo": "preference-pairs", "kto": "good-bad", "reward": "preference-pairs",
     "ppo": "ppo-prompts",
 }  # fmt: skip
+# The option of `tunebook chain` that names a stage's data.
+OPTIONS = {"sft": "--sft-data", "dpo": "--preference-data", "kto": "--preference-data", "reward": "--preference-data",
+           "ppo": "--prompts"}  # fmt: skip
 # What else a stage's rows can be taken from.
 SERVES = {"sft": mix.ANSWERS_FROM, "ppo": mix.QUESTIONS_FROM}
 # States of a stage beside those of its run: nothing yet, its run was deleted, or stands on another run than the stage
@@ -164,6 +167,11 @@ def sample_id(workspace: Workspace, name: str) -> str:
     return datasets.add_sample(workspace, starter.sample(SAMPLES[name])).id
 
 
+def _data_problem(rule: str, stage: str, **parameters: str) -> Problem:
+    told = {"stage": label(stage), "option": OPTIONS[stage], **parameters}
+    return Problem(rule=rule, where=stage, parameters=told)
+
+
 def _serving(workspace: Workspace, name: str, given: Mapping[str, str], base: str, settings: Mapping[str, Any]) -> str:
     """Return the data of a stage, made of what was given where that is of another kind. Raises CannotGoOn, DatasetError."""
     data = datasets.load(workspace, given[name])
@@ -171,7 +179,7 @@ def _serving(workspace: Workspace, name: str, given: Mapping[str, str], base: st
         if data.report.type not in OBJECTIVES[name].data_types:
             kinds = " or ".join(OBJECTIVES[name].data_types)
             kind = data.report.type or "unknown"
-            raise CannotGoOn(Problem(rule="data-type", where=name, parameters={"type": kind, "wanted": kinds}))
+            raise CannotGoOn(_data_problem("chain-data-type", name, type=kind, wanted=kinds))
         return data.id
     if name != "sft":
         return mix.questions(workspace, data).id
@@ -208,7 +216,7 @@ def begin(
     stages = [one for one in ROADS[road] if one in data or one != "sft"]
     missing = [one for one in stages if one not in data]
     if missing:
-        raise CannotGoOn(*(Problem(rule="dataset-none", where=one) for one in missing))
+        raise CannotGoOn(*(_data_problem("chain-data-none", one) for one in missing))
     given = {one: data[one] for one in stages}
     served = {one: _serving(workspace, one, given, base, settings or {}) for one in stages}
     described = bases.describe(base, workspace)

@@ -12,6 +12,7 @@ import msgspec
 from filelock import FileLock
 
 from engine import events, limits, machine, processes
+from engine.models import made
 from engine.runs import admission, device_queue, needs, store
 from engine.runs.checkpoints import broken_checkpoint, last_checkpoint
 from engine.runs.store import LIVE, exists, load_spec, status, supervised
@@ -204,6 +205,7 @@ def delete(workspace: Workspace, run_id: str, *, all_the_same: bool = False) -> 
         if (found := losses(workspace, run_id)) and not all_the_same:
             raise MustBeAsked(found)
         # Renamed first: a folder that is half deleted must not be taken for a run.
+        made.keep_below(workspace, run_id)
         gone = run_dir.with_name(f".deleted-{run_dir.name}")
         shutil.rmtree(gone, ignore_errors=True)
         run_dir.rename(gone)

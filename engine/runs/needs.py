@@ -89,11 +89,12 @@ def _named(workspace: Workspace, folder: Path, told: dict[str, Any], ref: str) -
         status, name = store.status(workspace, run_id), store.name(workspace, run_id)
     except ValueError:  # a folder that is no run
         return
-    going = status in store.LIVE or store.supervised(folder)
+    going = status in store.LIVE  # a supervisor that lingers after the end needs nothing
 
     def need(how: How) -> Need:
         output = made.made_by(folder)
-        whole = output is not None and output.name == "model"
+        # One that trained the adapter on has the whole adapter itself, and what it lies on is kept (made.keep_below).
+        whole = output is not None and (output.name == "model" or bool(_at(told, "adapter_args", "continue")))
         return Need(id=run_id, name=name, how=how, status=status, going=going, stands_alone=whole)
 
     roles: list[tuple[How, Any]] = [

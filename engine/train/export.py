@@ -169,6 +169,9 @@ def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export_pa
     made = artifacts.made_by(run_dir)
     if made is None:
         raise failures.RunRefused(Problem(rule="export-nothing"))
+    base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
+    if base.problems and made.name == "adapter":  # before its tokenizer is looked for
+        raise failures.RunRefused(base.problems[0])
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)

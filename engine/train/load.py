@@ -164,12 +164,17 @@ def _quantized(source: str, spec: RunSpec, dtype: torch.dtype, **extra: Any) -> 
 
 def from_pretrained(kind: Any, source: str, spec: RunSpec, **settings: Any) -> Any:
     """Load a model or tokenizer; code that came with it is never run, and no adapter beside it is laid on. Raises
-    RunRefused when it cannot be had."""
+    RunRefused when it cannot be had, whatever its files made transformers raise; a failure of memory, the disk or the card
+    passes as it is."""
     try:
         with sound.alone(source) as place:
             return kind.from_pretrained(place, revision=spec.base.revision, trust_remote_code=False, **settings)
-    except OSError as error:
-        reason = str(error).splitlines()[0][:200]
+    except (failures.RunRefused, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and failures.from_exception(error).kind != "bug":
+            raise
+        reason = " ".join(str(error).split("\n", 1)[0].split())[:200] or type(error).__name__
         raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
 
 

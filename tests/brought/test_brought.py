@@ -113,6 +113,8 @@ def test_the_tool_is_named_where_it_left_a_mark(bring):
         ({"trainable_token_indices": [1]}, "adapter-field"),
         ({"alpha_pattern": {"(a+)+$": 1}}, "adapter-field"),
         ({"lora_alpha": float("nan")}, "adapter-field"),
+        ({"lora_alpha": 10**400}, "adapter-field"),
+        ({"alpha_pattern": {"q_proj": float("inf")}}, "adapter-field"),
         ({"a_field_of_tomorrow": "on"}, "adapter-field"),
         ({"init_lora_weights": "pissa_niter_4"}, "adapter-changed-base"),
         ({"init_lora_weights": "olora"}, "adapter-changed-base"),
@@ -120,6 +122,15 @@ def test_the_tool_is_named_where_it_left_a_mark(bring):
 )
 def test_what_would_compute_something_else_is_refused_by_name(bring, workspace, config, rule):
     assert rules(workspace, bring(**config)) == [rule]
+
+
+@pytest.mark.parametrize(
+    ("path", "rule"),
+    [("", "adopt-no-folder"), (" ", "adopt-no-folder"), ("\0", "base-missing"), ("~nosuchuser/x", "base-missing")],
+)
+def test_a_path_that_leads_nowhere_is_refused_in_words(workspace, path, rule):
+    found, problems = adoption.build(workspace, path, "starter")
+    assert found is None and [one.rule for one in problems] == [rule]
 
 
 @pytest.mark.parametrize(

@@ -353,7 +353,20 @@ def test_compare_json_has_exactly_the_keys_of_the_contract(tunebook, workspace):
     assert (loss["n"], loss["base"], loss["tuned"], loss["change"]) == (2, 1.5, 0.75, -0.75)
     assert loss["base_only_right"] is None and loss["tuned_only_right"] is None
     assert (whole["run"], whole["n"], whole["base_only_right"], whole["tuned_only_right"]) == (RUN, 6, 2, 1)
-    assert whole["low"] <= whole["change"] <= whole["high"]
+    assert whole["low"] is None and whole["high"] is None  # too few to say
+
+
+def test_compare_json_is_json_where_items_are_too_few_to_say(tunebook, workspace):
+    run_dir = finished(workspace)
+    for model in ("base", "tuned"):
+        one = Item(item="r0", family=report_items.UNSEEN, prompt_sha="p0", loglikelihoods=[-1.0], tokens=2)
+        report_items.write_items(run_dir / "items" / f"{model}-new-task-loss.jsonl", [one])
+
+    def no_json(word: str) -> None:
+        raise AssertionError(word)
+
+    (row,) = json.loads(tunebook("compare", RUN, "--json").out, parse_constant=no_json)
+    assert (row["n"], row["low"], row["high"]) == (1, None, None)
 
 
 def test_compare_takes_many_runs_and_prints_a_line_for_each_family(tunebook, workspace):

@@ -15,7 +15,7 @@ from engine import starter
 from engine.models import bases
 from engine.workspace import Workspace
 
-CONFIG = {"num_hidden_layers": 2, "hidden_size": 8, "max_position_embeddings": 64}
+CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 8, "max_position_embeddings": 64}
 TENSORS = {"a": [4, 8], "b": [8], "c": [2, 3, 5]}
 STARTER_IS_HERE = starter.MANIFEST.is_file() and starter.MODEL_DIR.is_dir()
 needs_starter = pytest.mark.skipif(not STARTER_IS_HERE, reason="engine/starter/model has not been built")
@@ -101,7 +101,7 @@ def test_the_names_of_gpt2_are_known(workspace, tmp_path):
 
 
 def test_what_the_config_does_not_say_is_unknown(workspace, tmp_path):
-    base = bases.describe(str(model(tmp_path / "mine", {"hidden_size": "8"})), workspace)
+    base = bases.describe(str(model(tmp_path / "mine", {"model_type": "llama", "hidden_size": "8"})), workspace)
     assert (base.layers, base.hidden, base.window_tokens, base.problems) == (None, None, None, ())
 
 

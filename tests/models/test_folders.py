@@ -71,7 +71,7 @@ def test_who_made_an_adapter_is_told_by_what_lies_beside_it(tmp_path, tool, file
     ("files", "rule"),
     [
         (adapter(peft_type="IA3"), "folder-adapter-method"),
-        (without(adapter(), "adapter_model.safetensors") | {"adapter_model.bin": b"\x80"}, "folder-adapter-method"),
+        (without(adapter(), "adapter_model.safetensors") | {"adapter_model.bin": b"\x80"}, "folder-adapter-pickle"),
         (without(adapter(), "adapter_model.safetensors"), "folder-adapter-empty"),
         (adapter(base_model_name_or_path=""), "folder-adapter-no-base"),
         (adapter() | {"adapter_model.safetensors": POINTER}, "folder-pointer"),
@@ -285,3 +285,128 @@ def test_whatever_a_folder_holds_it_is_told_and_never_an_error(tmp_path_factory,
     assert seen.kind in folders.KINDS and (seen.is_model or seen.problems)
     base = bases.describe(str(folder), Workspace(folder.parent / "home"))
     assert all(problem.sentence and problem.where == "base" for problem in base.problems)
+
+
+# --- settings that transformers could not read ---------------------------------------------------------------------
+
+DEEP = b"[" * 100_000
+UNREAD = [
+    ({"tokenizer.json": []}, "base-settings"),
+    ({"tokenizer.json": b""}, "base-settings"),
+    ({"tokenizer_config.json": [1]}, "base-settings"),
+    ({"special_tokens_map.json": 5}, "base-settings"),
+    ({"generation_config.json": DEEP}, "base-settings"),
+    ({"generation_config.json": "text"}, "base-settings"),
+    ({"added_tokens.json": b"\xff"}, "base-settings"),
+    ({"config.json": b"\xef\xbb\xbf" + json.dumps(kinds.CONFIG).encode()}, "base-byte-order-mark"),
+    ({"tokenizer.json": b"\xef\xbb\xbf{}"}, "base-byte-order-mark"),
+    ({"config.json": without(kinds.CONFIG, "model_type")}, "base-no-model-type"),
+    ({"config.json": kinds.CONFIG | {"model_type": 5}}, "base-no-model-type"),
+    ({"config.json": kinds.CONFIG | {"quantization_config": [1]}}, "base-quantization-config"),
+    ({"config.json": kinds.CONFIG | {"quantization_config": "4bit"}}, "base-quantization-config"),
+]
+
+
+@pytest.mark.parametrize(("files", "rule"), UNREAD)
+def test_settings_that_cannot_be_read_are_named_before_a_run_starts(workspace, tmp_path, files, rule):
+    base = bases.describe(str(write(tmp_path / "mine", model() | files)), workspace)
+    assert rules(base) == [rule] and next(iter(files)) in said(base)
+
+
+@pytest.mark.parametrize("files", [{}, {"tokenizer_config.json": {"pad_token": "a"}}, {"special_tokens_map.json": {}}])
+def test_a_tokenizer_without_its_tokens_is_none(workspace, tmp_path, files):
+    base = bases.describe(str(write(tmp_path / "mine", without(model(), "tokenizer.json") | files)), workspace)
+    assert rules(base) == ["base-no-tokenizer"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer.model": b"\n"},
+        {"vocab.json": {}, "merges.txt": ""},
+        {"vocab.txt": ""},
+        {"qwen.tiktoken": ""},
+        {"tokenizer_config.json": {"tokenizer_class": "ByT5Tokenizer"}},
+    ],
+    ids=lambda files: next(iter(files)),
+)
+def test_a_tokenizer_may_lie_in_other_files(workspace, tmp_path, files):
+    base = bases.describe(str(write(tmp_path / "mine", without(model(), "tokenizer.json") | files)), workspace)
+    assert rules(base) == []
+
+
+# --- what no trainer writes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "added",
+    [{"id": 99, "content": 5}, {"id": 99, "content": None}, {"id": 99, "content": [1]}, {"id": 9.5, "content": "a"}],
+)
+def test_tokens_that_are_no_text_or_have_no_number_are_not_counted(tmp_path, added):
+    seen = look(tmp_path / "mine", model() | {"tokenizer.json": kinds.tokenizer() | {"added_tokens": [added]}})
+    assert seen.tokens is None and [str(note) for note in seen.notes] == []
+
+
+@pytest.mark.parametrize("offsets", [[], [0], None, "text", {}, [0, "a"]])
+def test_a_weights_file_whose_offsets_are_none_is_damaged(workspace, tmp_path, offsets):
+    text = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": offsets}}).encode()
+    file = len(text).to_bytes(8, "little") + text + bytes(4)
+    base = bases.describe(str(write(tmp_path / "mine", model() | {"model.safetensors": file})), workspace)
+    assert "base-broken-weights" in rules(base)
+
+
+@pytest.mark.parametrize("ref", ["gguf:~nosuchuser/x.gguf", "~nosuchuser/x.gguf", "~nosuchuser/x"])
+def test_a_home_of_nobody_is_a_path_that_leads_nowhere(workspace, ref):
+    assert len(rules(bases.describe(ref, workspace))) == 1
+
+
+# --- other trainers ------------------------------------------------------------------------------------------------
+
+SPLIT = {
+    "folder-deepspeed": [
+        {"global_step10/mp_rank_00_model_states.pt": b""},
+        {"zero_to_fp32.py": ""},
+        {"mp_rank_00_model_states.pt": b""},
+        {"checkpoint-10/zero_to_fp32.py": "", "checkpoint-10/global_step10/mp_rank_00_model_states.pt": b""},
+        {"config.json": kinds.CONFIG, "zero_to_fp32.py": "", "global_step10/zero_pp_rank_0_optim_states.pt": b""},
+    ],
+    "folder-fsdp": [
+        {"pytorch_model_fsdp_0/.metadata": b""},
+        {"__0_0.distcp": b""},
+        {"checkpoint-10/pytorch_model_fsdp_0/__0_0.distcp": b"", "checkpoint-10/trainer_state.json": {}},
+    ],
+    "folder-megatron": [
+        {"iter_0000100/mp_rank_00/model_optim_rng.pt": b""},
+        {"mp_rank_00/model_optim_rng.pt": b""},
+        {"iter_0000100/common.pt": b"", "iter_0000100/__0_0.distcp": b""},
+    ],
+    "folder-adapter-mlx": [
+        {"adapters.safetensors": safetensors(EMBEDDING), "adapter_config.json": {"fine_tune_type": "lora"}},
+        {"adapters.safetensors": safetensors(EMBEDDING)},
+    ],
+    "folder-diffusers-adapter": [{"pytorch_lora_weights.safetensors": safetensors(EMBEDDING)}],
+}
+
+
+@pytest.mark.parametrize(("rule", "files"), [(rule, one) for rule, every in SPLIT.items() for one in every])
+def test_what_other_trainers_leave_is_called_by_its_name(tmp_path, rule, files):
+    assert rules(look(tmp_path / "mine", files)) == [rule]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("epoch_3", {"recipe_state.pt": b""}),
+        ("mine", {"trainer_state.json": b"no JSON"}),
+        ("mine", {"trainer_state.json": {"global_step": "many"}}),
+    ],
+)
+def test_of_a_checkpoint_that_counts_no_steps_none_is_said(tmp_path, name, files):
+    seen = look(tmp_path / name, model() | files)
+    assert seen.step is None and seen.is_model
+    assert [str(note) for note in seen.notes] == ["A checkpoint of a training: the weights as they were there."]
+
+
+def test_of_the_cache_of_the_hub_the_snapshot_inside_is_named(tmp_path):
+    seen = look(tmp_path / "models--x--y", inside("snapshots/abc", model()))
+    assert rules(seen) == ["folder-cache"] and str(tmp_path / "models--x--y" / "snapshots" / "abc") in said(seen)

@@ -294,7 +294,9 @@ def test_another_base_brings_its_own_defaults_and_keeps_what_was_changed_by_hand
 ) -> None:
     real = tmp_path / "real-model"
     real.mkdir()
-    (real / "config.json").write_text('{"num_hidden_layers": 2, "hidden_size": 64, "max_position_embeddings": 2048}')
+    (real / "config.json").write_text(
+        '{"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "max_position_embeddings": 2048}'
+    )
     header = json.dumps({"w": {"dtype": "F16", "shape": [3_000_000_000], "data_offsets": [0, 6_000_000_000]}}).encode()
     with (real / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)

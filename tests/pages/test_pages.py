@@ -204,7 +204,9 @@ def test_settings_of_a_toy_do_not_travel_to_a_real_model(
     toy = float(rate.value or 0)
     folder = tmp_path / "real-model"
     folder.mkdir()
-    (folder / "config.json").write_text('{"num_hidden_layers": 2, "hidden_size": 64, "max_position_embeddings": 2048}')
+    (folder / "config.json").write_text(
+        '{"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "max_position_embeddings": 2048}'
+    )
     header = json.dumps({"w": {"dtype": "F16", "shape": [7_000_000_000], "data_offsets": [0, 14_000_000_000]}}).encode()
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)

@@ -145,7 +145,7 @@ BAD: dict[str, tuple[Any, dict[str, bytes | None]]] = {
 @pytest.mark.parametrize("rule", BAD)
 def test_a_bad_base_keeps_a_run_from_starting_and_says_what_to_do(workspace, tmp_path, rule) -> None:
     config, files = BAD[rule]
-    usual = {"num_hidden_layers": 2, "hidden_size": 8, "max_position_embeddings": 64}
+    usual = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 8, "max_position_embeddings": 64}
     folder = model(tmp_path / "mine", {**usual, **config}, files)
     _, problems = planned(workspace, "lora", base=str(folder), dataset=None, overrides={})
     (found,) = [one for one in problems if one.rule == rule]
@@ -181,7 +181,12 @@ def test_the_table_of_devices_marks_the_one_that_is_used_and_why(monkeypatch) ->
 
 def test_on_apples_gpu_four_bits_and_unsloth_are_refused_in_words_and_lora_runs(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "facts", lambda: APPLE)
-    base = str(model(tmp_path / "mine", {"num_hidden_layers": 2, "hidden_size": 64, "max_position_embeddings": 64}))
+    base = str(
+        model(
+            tmp_path / "mine",
+            {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "max_position_embeddings": 64},
+        )
+    )
 
     def rules(recipe: str, **overrides: Any) -> list[str]:
         changes = {path.replace("__", "."): value for path, value in overrides.items()}

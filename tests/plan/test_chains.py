@@ -223,6 +223,20 @@ def test_the_questions_of_pairs_serve_ppo_each_once(workspace, tmp_path: Path) -
             for row in datasets.read_rows(workspace, made.id)] == [f"q{n}" for n in range(6)]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("road", "stages"), [("dpo", ["dpo"]), ("kto", ["kto"]), ("ppo", ["reward", "ppo"])], ids=["dpo", "kto", "ppo"]
+)
+def test_a_stage_without_its_data_is_named_with_the_option_that_gives_them(workspace, road, stages):
+    facts = chains.sample_id(workspace, "sft")
+    with pytest.raises(chains.CannotGoOn) as refused:
+        chains.begin(workspace, road, {"sft": facts})
+    assert [one.where for one in refused.value.problems] == stages
+    with pytest.raises(chains.CannotGoOn) as wrong:
+        chains.begin(workspace, road, {"sft": facts, **dict.fromkeys(stages[:1], facts), "ppo": facts})
+    for problem in (refused.value.problems[0], wrong.value.problems[0]):
+        assert "--preference-data" in problem.sentence and chains.label(stages[0]) in problem.sentence
+
+
 def test_data_that_a_stage_cannot_read_is_refused_before_anything_starts(workspace) -> None:
     facts = add_sample(workspace, starter.sample("new-facts"))
     with pytest.raises(chains.CannotGoOn, match="preference"):

@@ -37,7 +37,7 @@ def base(tmp_path) -> str:
     folder = tmp_path / "base"
     folder.mkdir()
     header = json.dumps({"w": {"dtype": "F32", "shape": [8, 4], "data_offsets": [0, 128]}}).encode()
-    config = {"num_hidden_layers": 4, "hidden_size": 64, "max_position_embeddings": 256}
+    config = {"model_type": "llama", "num_hidden_layers": 4, "hidden_size": 64, "max_position_embeddings": 256}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(128))

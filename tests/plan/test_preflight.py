@@ -24,7 +24,7 @@ from tests.helpers import planned
 needs_starter = pytest.mark.skipif(
     not (starter.MANIFEST.is_file() and starter.MODEL_DIR.is_dir()), reason="engine/starter/model has not been built"
 )
-CONFIG = {"num_hidden_layers": 4, "hidden_size": 16, "max_position_embeddings": 256}
+CONFIG = {"model_type": "llama", "num_hidden_layers": 4, "hidden_size": 16, "max_position_embeddings": 256}
 PAIRS = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(12)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from engine import events, processes
 from engine.cli import main
-from engine.models import bases
+from engine.models import bases, made
 from engine.runs import lifecycle, needs, store
 from engine.spec import schema, versions
 from engine.workspace import Workspace
@@ -117,6 +118,51 @@ def test_a_run_that_a_waiting_run_needs_stays_whoever_asks(workspace) -> None:
     with pytest.raises(lifecycle.CannotDelete, match="wait or go on now") as refused:
         lifecycle.delete(workspace, judge, all_the_same=True)
     assert not isinstance(refused.value, lifecycle.MustBeAsked) and store.exists(workspace, judge)
+
+
+def continued(workspace, number: int, on_run: str) -> str:
+    args = schema.AdapterArgs(continues=True)
+    return written(workspace, number, base=on(on_run), adapter_args=args)
+
+
+def test_what_trained_an_adapter_on_stays_a_base_when_the_runs_between_are_deleted(workspace) -> None:
+    first = written(workspace, 1, base=schema.BaseRef("owner/base", "a" * 40))
+    second = continued(workspace, 2, first)
+    third = continued(workspace, 3, second)
+    fourth = continued(workspace, 4, third)
+    assert [one.stands_alone for one in needs.of(workspace, second)] == [True]
+    for run in (second, third, first):
+        lifecycle.delete(workspace, run, all_the_same=True)
+    assert made.under(workspace, fourth) == ("owner/base", "a" * 40)
+    below = store.over_its_base(workspace, store.load_spec(workspace, fourth)).base
+    assert (below.ref, below.revision) == ("owner/base", "a" * 40)
+    base = bases.describe(f"run:{fourth}", workspace)
+    assert base.folder is not None and not {"base-run", "base-line-gone"} & {one.rule for one in base.problems}
+    assert [one.rule for one in bases.describe(f"run:{second}", workspace).problems] == ["base-run"]
+
+
+def test_of_a_line_whose_earlier_run_vanished_that_is_said(workspace) -> None:
+    first = written(workspace, 1)
+    second = continued(workspace, 2, first)
+    shutil.rmtree(workspace.run_dir(first))
+    (problem,) = bases.describe(f"run:{second}", workspace).problems
+    assert problem.rule == "base-line-gone" and "was deleted" in problem.sentence
+
+
+def test_a_run_that_nobody_trained_on_leaves_nothing_behind(workspace) -> None:
+    first = written(workspace, 1)
+    written(workspace, 2, base=on(first))
+    lifecycle.delete(workspace, first, all_the_same=True)
+    assert not workspace.deleted_path(first).exists()
+
+
+def test_a_run_that_has_finished_goes_on_no_more_though_its_supervisor_lingers(workspace) -> None:
+    needed = written(workspace, 1)
+    other = written(workspace, 2, base=on(needed))
+    alive = msgspec.json.encode(processes.identify(os.getpid()))
+    (workspace.run_dir(other) / "pid.json").write_bytes(alive)
+    (found,) = needs.of(workspace, needed)
+    assert not found.going and "goes on now" not in found.sentence
 
 
 def test_a_sweep_a_chain_and_an_open_chat_need_their_runs(workspace) -> None:

@@ -15,7 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from engine import events
 from engine.runs import failures
-from engine.train import saved, sound
+from engine.spec import schema
+from engine.train import load, saved, sound
+from engine.words import Problem
 from tests.train.test_backend import read, train_all
 
 PLAIN = {"evaluate.benchmarks": [], "train.replay_share": 0.0, "train.warmup": 0.0}
@@ -183,3 +185,41 @@ def test_one_number_that_is_none_is_found_wherever_it_is(dtype, bad):
         broken = tensor.clone()
         broken.view(-1)[at] = bad
         assert not sound.is_finite(broken)
+
+
+class Raises:
+    """A class of transformers that fails to load."""
+
+    def __init__(self, error: BaseException):
+        self.error = error
+
+    def from_pretrained(self, *_: Any, **__: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError("gone\nmore"), KeyError("x"), AttributeError("no such"), RecursionError(), Exception("expected value")],
+    ids=repr,
+)
+def test_whatever_a_base_makes_its_reader_raise_is_a_sentence(tmp_path, error):
+    spec = schema.adopted(base=schema.BaseRef(str(tmp_path)))
+    with pytest.raises(failures.RunRefused) as refused:
+        load.from_pretrained(Raises(error), str(tmp_path), spec)
+    assert refused.value.problem.rule == "model-load"
+    assert "\n" not in refused.value.problem.parameters["reason"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory"),
+        KeyboardInterrupt(), failures.RunRefused(Problem(rule="model-not-finite")),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_lack_of_memory_and_a_stop_pass_as_they_are(tmp_path, error):
+    spec = schema.adopted(base=schema.BaseRef(str(tmp_path)))
+    with pytest.raises(type(error)) as passed:
+        load.from_pretrained(Raises(error), str(tmp_path), spec)
+    assert passed.value is error

@@ -1,0 +1,64 @@
+"""The settings beside a model's weights: whether transformers can read them, and whether a tokenizer lies there."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from engine.words import Problem
+from engine.workspace import read_object
+
+# What transformers 5.17 reads with a model and its tokenizer, where it is there; each must hold a JSON object.
+FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+         "added_tokens.json")  # fmt: skip
+# Where the tokens themselves may stand: of fast tokenizers, SentencePiece, byte pairs, word pieces and tiktoken.
+_TOKENS = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.tiktoken", "*vocab*", "*.vocab")
+# Tokenizers whose tokens are bytes or characters, which no file lists.
+_NEED_NONE = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+
+
+def problems(folder: Path, config: dict[str, Any]) -> list[Problem]:
+    """Return which settings of a model transformers could not read, of the files that are there."""
+    found = [_problem(rule, folder, file=name) for name in FILES if (rule := _fault(folder / name)) is not None]
+    if not isinstance(config.get("model_type"), str):
+        found.append(_problem("base-no-model-type", folder))
+    inner = config.get("text_config")
+    for told in (config, inner if isinstance(inner, dict) else {}):
+        rounding = told.get("quantization_config")
+        if rounding is not None and not isinstance(rounding, dict):
+            found.append(_problem("base-quantization-config", folder))
+    return found
+
+
+def has_tokens(folder: Path) -> bool:
+    """Whether some file of a folder holds the tokens of a tokenizer, or its tokenizer needs none."""
+    if any(one.is_file() for pattern in _TOKENS for one in folder.glob(pattern)):
+        return True
+    return str(read_object(folder / "tokenizer_config.json").get("tokenizer_class")).startswith(_NEED_NONE)
+
+
+def _problem(rule: str, folder: Path, **parameters: str) -> Problem:
+    return Problem(rule=rule, where="base", parameters={"folder": str(folder), **parameters})
+
+
+def _fault(path: Path) -> str | None:
+    """Return the rule that a settings file breaks; None where it is sound or not there."""
+    try:
+        seen = path.stat()
+    except OSError:
+        return None
+    return _read(str(path), seen.st_mtime_ns, seen.st_size)
+
+
+@lru_cache(maxsize=256)  # a page asks at every click, and a tokenizer.json may have 30 MB
+def _read(path: str, _changed: int, _size: int) -> str | None:
+    try:
+        data = Path(path).read_bytes()
+        if data.startswith(codecs.BOM_UTF8):
+            return "base-byte-order-mark"
+        return None if isinstance(json.loads(data.decode("utf-8")), dict) else "base-settings"
+    except (OSError, ValueError, RecursionError):
+        return "base-settings"
