@@ -168,7 +168,7 @@ def sample_id(workspace: Workspace, name: str) -> str:
 
 
 def _data_problem(rule: str, stage: str, **parameters: str) -> Problem:
-    told = {"stage": label(stage), "option": OPTIONS[stage], **parameters}
+    told: dict[str, Any] = {"stage": label(stage), "option": OPTIONS[stage], **parameters}
     return Problem(rule=rule, where=stage, parameters=told)
 
 
