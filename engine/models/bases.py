@@ -193,8 +193,9 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
     try:
         run = workspace.run_dir(ref.removeprefix("run:"))
         data = (run / "spec.json").read_bytes()
-        if (strange := versions.problem(data)) is not None:
-            return Base(ref=ref, kind="run", title=title, problems=(strange,))
+        strange = versions.problem(data)
+        if strange is not None and (strange.rule == "run-later" or not versions.is_whole(data)):
+            return Base(ref=ref, kind="run", title=title, problems=(msgspec.structs.replace(strange, where="base"),))
         told = json.loads(data)
         args = told.get("adapter_args")
         if made_by(run) is not None and isinstance(args, dict) and args.get("continue"):

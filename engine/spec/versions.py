@@ -28,6 +28,14 @@ def unknown(data: bytes) -> tuple[str, ...]:
     return (*newer, *_unknown(RunSpec, told, ""))
 
 
+def is_whole(data: bytes) -> bool:
+    """Return whether a spec.json is one JSON object to its end."""
+    try:
+        return isinstance(json.loads(data), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def problem(data: bytes) -> Problem | None:
     """Return why this version cannot read a spec.json: it is of a later version, or cut or damaged. None where it can."""
     if found := unknown(data):
