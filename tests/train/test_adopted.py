@@ -123,6 +123,7 @@ def test_an_adopted_adapter_scores_as_the_run_it_came_from_and_says_what_peft_sa
     assert not run_dir.exists()
 
 
+@pytest.mark.slow
 def test_a_template_of_its_own_is_used_for_the_tuned_side_alone_and_the_difference_is_said(elsewhere, tmp_path):
     path = elsewhere / "chat_template.jinja"
     text = path.read_text()
