@@ -4,7 +4,6 @@ headers alone, as engine/models says of it. `make folders`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import struct
 import tempfile
@@ -15,6 +14,7 @@ from typing import Any
 from engine import processes
 from engine.models import bases, folders
 from engine.workspace import Workspace
+from tools import tables
 
 PAGE = processes.PROJECT_DIR / "docs" / "folders.md"
 VOCABULARY, HIDDEN = 8, 4
@@ -202,24 +202,19 @@ def rows() -> list[list[str]]:
 
 def page() -> str:
     """The page."""
-    lines = [
+    words = [
         "# What a folder is",
         "",
         "What people give as a base, told before anything is loaded from the names and headers of the files",
         "(`engine/models/folders.py`), and what is said of it; made by `make folders` from an example of each kind, here",
         "called `folder`. Weights are read when a run starts: those that are missing or hold no numbers end it with a",
         "sentence that names them.",
-        "",
-        "| " + " | ".join(HEADER) + " |",
-        "|" + "---|" * len(HEADER),
-        *("| " + " | ".join(one) + " |" for one in rows()),
     ]
-    return "\n".join(lines) + "\n"
+    return tables.page(words, HEADER, rows())
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None).parse_args()
-    PAGE.write_text(page(), encoding="utf-8")
+    tables.write(PAGE, page(), __doc__)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ writes is asked about here. Templates of models that also see pictures are left 
 
 from __future__ import annotations
 
-import argparse
 import re
 from functools import cache
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from typing import Any
 from engine import processes
 from engine.render import Coder, NotWritten
 from engine.render.template import Message
+from tools import tables
 
 PAGE = processes.PROJECT_DIR / "docs" / "templates.md"
 BOS, EOS = "<s>", "</s>"
@@ -148,7 +148,7 @@ def page() -> str:
     """The page, from what is installed."""
     from importlib.metadata import version
 
-    lines = [
+    words = [
         "# What chat templates do",
         "",
         f"The templates for text that TRL {version('trl')} ships, read by `engine/render`; made by `make templates`.",
@@ -156,17 +156,12 @@ def page() -> str:
         "its own, the mark of whoever speaks next ends an answer, and the last one gets the end-of-text token.",
         f"{_code(EOS)} stands for that token, whatever a base calls it. Rows that a template refuses, or with a call that",
         "it does not write, are named and left out.",
-        "",
-        "| " + " | ".join(HEADER) + " |",
-        "|" + "---|" * len(HEADER),
-        *("| " + " | ".join(row(name, source)) + " |" for name, source in sources().items()),
     ]
-    return "\n".join(lines) + "\n"
+    return tables.page(words, HEADER, (row(name, source) for name, source in sources().items()))
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None).parse_args()
-    PAGE.write_text(page(), encoding="utf-8")
+    tables.write(PAGE, page(), __doc__)
 
 
 if __name__ == "__main__":

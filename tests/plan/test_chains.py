@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from engine.cli import main
 from engine.data import datasets, mix
 from engine.data.datasets import add_sample
 from engine.plan import chains, drafts, plans
-from engine.report import Item
-from engine.report import items as report_items
 from engine.runs import lifecycle, store
 from engine.spec import schema, split
 from engine.workspace import Workspace
 from tests.apps import button, open_page, texts
+from tests.left_by_runs import leave_adapter, leave_verdicts
 
 
 @pytest.fixture(autouse=True)
@@ -37,22 +35,12 @@ def finish(workspace: Workspace, run_id: Any, *, made: bool = True, last: Any = 
     """End a run as a trained one ends, with a real adapter file; a judge is right on 9 of 10 pairs."""
     folder = workspace.run_dir(run_id)
     if made:
-        (folder / "adapter").mkdir()
-        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-            shutil.copy(starter.MODEL_DIR / name, folder / "adapter" / name)
-        shutil.copy(starter.MODEL_DIR / "model.safetensors", folder / "adapter" / "adapter_model.safetensors")
+        leave_adapter(folder)
     log = events.EventLog(folder)
     log.append(last or events.Finished(step=1))
     log.close()
     if store.load_spec(workspace, run_id).objective == "reward":
-        for side, right in (("base", 5), ("tuned", 9)):
-            found = [
-                Item(item=str(n), family=family, prompt_sha="s", gold=0, choices=["a", "b"],
-                     rewards=[1.0, 0.0] if n < right else [0.0, 1.0], correct=n < right)
-                for family, numbers in ((report_items.SEEN, range(10, 12)), (report_items.UNSEEN, range(10)))
-                for n in numbers
-            ]  # fmt: skip
-            report_items.write_items(folder / "items" / f"{side}-{report_items.REWARD}.jsonl", found)
+        leave_verdicts(folder, 9)
     return run_id
 
 

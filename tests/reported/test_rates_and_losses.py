@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from engine import events, starter
 from engine.report import items
 from engine.runs import lifecycle
 from engine.workspace import Workspace
+from tests.helpers import wait_until
 from tests.tiny_models import CODES
 from tests.train.test_train import train
 
@@ -128,8 +128,4 @@ def _ended(found: list[Any]) -> bool:
 
 
 def _until(run_dir: Path, condition: Any) -> None:
-    for _ in range(3000):
-        if condition(events.read(run_dir)[0]):
-            return
-        time.sleep(0.1)
-    raise AssertionError("it never came")
+    wait_until(lambda: condition(events.read(run_dir)[0]), 300, f"{run_dir.name}: {condition}")

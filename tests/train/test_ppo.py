@@ -27,6 +27,7 @@ from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import tunebook
 from tests.helpers import planned
+from tests.left_by_runs import leave_adapter, leave_verdicts
 
 QUICK = ("evaluate.benchmarks=[]", "train.batch_size=16")
 
@@ -80,23 +81,13 @@ def finished_run(workspace: Workspace, number: int, recipe: str, base: str = "st
     assert made is not None
     run_id = f"20260101-0000{number:02d}-abcdef"
     run_dir = workspace.run_dir(run_id)
-    (run_dir / "adapter").mkdir(parents=True)
+    leave_adapter(run_dir)
     (run_dir / "spec.json").write_bytes(schema.encode(made))
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(starter.MODEL_DIR / name, run_dir / "adapter" / name)
-    shutil.copy(starter.MODEL_DIR / "model.safetensors", run_dir / "adapter" / "adapter_model.safetensors")
     log = events.EventLog(run_dir)
     log.append(events.Finished(step=1))
     log.close()
     if recipe == "reward":
-        for side, hits in (("base", 5), ("tuned", right)):
-            items = [
-                Item(item=str(i), family=family, prompt_sha="s", gold=0, choices=["a", "b"],
-                     rewards=[1.0, 0.0] if i < hits else [0.0, 1.0], correct=i < hits)
-                for family, numbers in ((report_items.SEEN, range(10, 12)), (report_items.UNSEEN, range(10)))
-                for i in numbers
-            ]  # fmt: skip
-            report_items.write_items(run_dir / "items" / f"{side}-{report_items.REWARD}.jsonl", items)
+        leave_verdicts(run_dir, right)
     return f"run:{run_id}"
 
 
