@@ -121,6 +121,15 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "A data set of general rows to mix in. Without one the base itself writes them before training.",
         ),
     ] = None
+    replay_budget_s: Annotated[
+        float | None,
+        _about(
+            "Replay time",
+            "Seconds that the base may spend on writing general rows; when they are over, fewer are mixed in. Left open, it "
+            "writes until there are enough.",
+            gt=0,
+        ),
+    ] = None
     early_stopping: Annotated[
         int,
         _about(
@@ -210,6 +219,15 @@ class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[
         int, _about("Most questions", "Questions per benchmark, held-out rows too; 0 means all.", ge=0)
     ] = 0
+    budget_s: Annotated[
+        float | None,
+        _about(
+            "Scoring time",
+            "Seconds that scoring may take, base and tuned together: as many questions are asked as fit. Left open, all are "
+            "asked.",
+            gt=0,
+        ),
+    ] = None
     shots: Annotated[
         int, _about("Examples", "Worked examples before each question; the same for base and tuned.", ge=0, le=50)
     ] = 0
