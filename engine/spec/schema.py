@@ -122,12 +122,11 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = None
     replay_budget_s: Annotated[
-        float | None,
+        Annotated[float, msgspec.Meta(gt=0)] | None,
         _about(
             "Replay time",
             "Seconds that the base may spend on writing general rows; when they are over, fewer are mixed in. Left open, it "
             "writes until there are enough.",
-            gt=0,
         ),
     ] = None
     early_stopping: Annotated[
@@ -220,12 +219,11 @@ class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int, _about("Most questions", "Questions per benchmark, held-out rows too; 0 means all.", ge=0)
     ] = 0
     budget_s: Annotated[
-        float | None,
+        Annotated[float, msgspec.Meta(gt=0)] | None,
         _about(
             "Scoring time",
             "Seconds that scoring may take, base and tuned together: as many questions are asked as fit. Left open, all are "
             "asked.",
-            gt=0,
         ),
     ] = None
     shots: Annotated[

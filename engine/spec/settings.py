@@ -42,8 +42,10 @@ def fields() -> dict[str, Field]:
         hints = typing.get_type_hints(struct, include_extras=True)
         for field in msgspec.structs.fields(struct):
             annotation, path = hints[field.name], f"{prefix}{field.encode_name}"
-            metas = [m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, msgspec.Meta)]
+            metas = _metas(annotation)
             plain = typing.get_args(annotation)[0] if metas else annotation
+            # what may be left open has its limits within
+            metas = [*metas, *(meta for member in typing.get_args(plain) for meta in _metas(member))]
             if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
                 walk(plain, f"{path}.")
             elif path not in _FIXED:
@@ -57,11 +59,15 @@ def fields() -> dict[str, Field]:
     return found
 
 
+def _metas(annotation: Any) -> list[msgspec.Meta]:
+    return [meta for meta in getattr(annotation, "__metadata__", ()) if isinstance(meta, msgspec.Meta)]
+
+
 def _without_optional(annotation: Any) -> Any:
     plain = typing.get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
     if typing.get_origin(plain) in (types.UnionType, typing.Union):
         members = [a for a in typing.get_args(plain) if a is not type(None)]
-        return members[0] if len(members) == 1 else plain
+        return _without_optional(members[0]) if len(members) == 1 else plain
     return plain
 
 

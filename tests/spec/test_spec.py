@@ -405,9 +405,9 @@ def values(field: spec_settings.Field) -> st.SearchStrategy[Any]:
             return st.integers(int(limits.get("ge", 0)), int(limits.get("le", EXACT)))
         if annotation is float:
             return st.floats(
-                limits.get("ge", limits.get("gt", 0.0 if field.path == "objective_args.beta" else None)),
+                limits.get("ge", limits.get("gt")),
                 limits.get("le", limits.get("lt")),
-                exclude_min="gt" in limits or field.path == "objective_args.beta",
+                exclude_min="gt" in limits,
                 exclude_max="lt" in limits,
                 allow_nan=False,
                 allow_infinity=False,
