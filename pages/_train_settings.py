@@ -81,6 +81,8 @@ def _field(path: str, plain: Plan, overrides: dict[str, Any]) -> None:
         parts.append(_ui.say("Default {value}: {source}.", value=_ui.show_value(default), source=t(given.source)))
         if given.guide:
             parts.append(_ui.say("The guide says {guide}.", guide=t(given.guide)))
+        if given.measured:
+            parts.append(_ui.say("Measured: {measured}.", measured=t(given.measured)))
     key, label, help_text = f"set_{path}~{st.session_state.get('form', 0)}", t(field.title), "\n\n".join(parts)
     new = _widget(path, default, value, plain, key=key, label=label, help_text=help_text)
     if new == default:

@@ -217,6 +217,12 @@ def _methods() -> None:
                     ),
                     hide_index=True,
                 )
+                for size in recipe.sizes:
+                    for path, default in size.set.items():
+                        if default.measured:
+                            told = {"size": t(size.title), "setting": t(spec_settings.fields()[path].title)}
+                            told |= {"value": _ui.show_value(default.value), "measured": t(default.measured)}
+                            st.caption(_ui.say("Measured on {size}: {setting} {value}: {measured}.", **told))
                 _try_it(recipe.name, recipe.sample, {}, f"try_{recipe.name}")
 
 

@@ -20,11 +20,13 @@ RECIPES_DIR = processes.PROJECT_DIR / "recipes"
 
 
 class Default(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A recipe's value for one path, where it comes from, and what the guide says when that differs."""
+    """A recipe's value for one path, where it comes from, what the guide says when that differs, and what was measured with
+    Tunebook (docs/measured/)."""
 
     value: Any
     source: str
     guide: str | None = None  # the guide's own value, with the id of its rule
+    measured: str | None = None
 
 
 class Size(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -228,6 +228,9 @@ def _merged(
     source = msgspec.structs.replace(base, folder=adapter) if run_spec.adopted is not None else base
     tokenizer = _tokenizer(run_spec, source, files_of(base, workspace))
     made = _with_adapter(run_spec, workspace, adapter, tokenizer)
+    dtype = made.dtype if dtype_name == "auto" else getattr(torch, dtype_name)
+    if dtype != made.dtype:
+        made = made.float()  # what is merged and compared in the stored format's digits fits no finer one
     scored = _scored(run_spec, workspace)
     texts = same_tokens(scored, tokenizer, tokenizer)[1][:LOGIT_TEXTS]
     before = merging.logits(made, texts)
@@ -235,7 +238,6 @@ def _merged(
     model = merging.joined(made)
     stop_at_turns(model, tokenizer)
 
-    dtype = model.dtype if dtype_name == "auto" else getattr(torch, dtype_name)
     model = model.to(dtype)
     # A tied head is one tensor and is written once.
     unique = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
@@ -250,14 +252,16 @@ def _merged(
     read = kind.from_pretrained(str(partial), dtype="auto", use_safetensors=True)
     found, _ = same_tokens(scored, tokenizer, AutoTokenizer.from_pretrained(str(partial), trust_remote_code=False))
     worst, same = merging.compare_logits(before, merging.logits(read, texts))
+    allowed = merging.tolerance(read)
     parity = msgspec.structs.replace(
-        found, logits=worst, tolerance=merging.tolerance(dtype), same_choice=same, dtype=str(dtype).removeprefix("torch."),
+        found, logits=worst, tolerance=allowed, same_choice=same, dtype=str(dtype).removeprefix("torch."),
         trained_in=run_spec.quantize,
     )  # fmt: skip
-    if not worst <= merging.tolerance(dtype):  # NaN too
-        off, allowed = f"{100 * worst:.2g}", f"{100 * merging.tolerance(dtype):.2g}"
+    if not worst <= allowed:  # NaN too
         rule = "export-differs-fp32" if dtype == torch.float32 else "export-differs"
-        raise failures.RunRefused(Problem(rule=rule, parameters={"off": off, "allowed": allowed}))
+        raise failures.RunRefused(
+            Problem(rule=rule, parameters={"off": f"{100 * worst:.2g}", "allowed": f"{100 * allowed:.2g}"})
+        )
     return parity
 
 

@@ -1,0 +1,82 @@
+"""The harness of what is measured: a case is read whole or refused, a table is gone on with and named partial until it is
+whole, and a run is told from others by all that decides it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench.measure import cases, table
+from bench.measure.__main__ import phases_s
+from engine import events
+
+
+def row(piece: cases.Piece, key: str) -> table.Row:
+    figures = [
+        table.Figure("general-text", "all", 28, 3.5, 3.4, -0.1, -0.2, -0.01),
+        table.Figure("blimp", "all", 100, 0.72, 0.7, -0.02, -0.06, 0.02),
+        table.Figure("blimp", "agreement", 9, 0.5, 0.5, 0.0, None, None),
+    ]
+    return table.Row(
+        key=key, data=piece.data, recipe=piece.recipe, varied=piece.varied, seed=piece.seed, base="A base", base_sha256="a",
+        data_sha256="b", spec={}, machine={"device": "x86_64", "cores": 2, "memory_gib": 24, "backend": "plain"},
+        versions=dict.fromkeys(("torch", "transformers", "trl", "peft"), "1"), at="2026-11-29", seconds=120.0, phases_s={},
+        steps=24, figures=figures,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in cases.CASES.glob("*.yaml")))
+def test_every_case_is_read_and_has_its_control_beside_every_recipe_and_value(name: str) -> None:
+    case = cases.read(name)
+    found = cases.pieces(case)
+    assert len({msgspec.json.encode(piece) for piece in found}) == len(found)
+    of = {
+        data: {(p.recipe, str(p.varied), p.seed) for p in found if p.data == data}
+        for data in [*case.data, cases.CONTROL]
+    }
+    assert all(one == of[cases.CONTROL] for one in of.values())
+
+
+def test_a_case_with_an_unknown_setting_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (cases.CASES / "rates.yaml").read_text().replace("train.epochs", "train.epoch")
+    (tmp_path / "broken.yaml").write_text(text)
+    monkeypatch.setattr(cases, "CASES", tmp_path)
+    with pytest.raises(ValueError, match=r"not a setting: train\.epoch$"):
+        cases.read("broken")
+    with pytest.raises(ValueError, match="no case other: broken"):
+        cases.read("other")
+
+
+def test_a_table_is_named_partial_until_all_its_runs_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "TABLES", tmp_path / "tables")
+    monkeypatch.setattr(table, "PAGES", tmp_path / "pages")
+    case = cases.read("rates")
+    wanted = cases.pieces(case)
+    for number, piece in enumerate(wanted):
+        table.append(case, row(piece, str(number)))
+        path = table.write_page(case, len(wanted), table.read(case))
+        whole = number + 1 == len(wanted)
+        assert [one.name for one in path.parent.iterdir()] == ["rates.md" if whole else "rates.partial.md"]
+        assert ("partial" in path.read_text().splitlines()[0]) is not whole
+    assert "| 3.500: -0.100 [-0.200, -0.010] |" in path.read_text()
+    assert "| 72.0: -2.0 [-6.0, +2.0] |" in path.read_text()
+    assert "agreement" not in path.read_text()
+
+
+def test_a_run_is_told_from_others_by_its_settings_its_base_and_its_data() -> None:
+    assert len({table.key_of(spec, base, data) for spec in ({}, {"a": 1}) for base in "xy" for data in "pq"}) == 8
+    assert table.key_of({"a": 1, "b": 2}, "x", "p") == table.key_of({"b": 2, "a": 1}, "x", "p")
+
+
+def test_the_seconds_of_the_phases_are_those_of_the_run() -> None:
+    said = [
+        (0.0, events.Queued(device="cpu")), (1.0, events.Phase(phase="loading")), (4.0, events.Phase(phase="training")),
+        (5.0, events.Log(text="x")), (9.0, events.Phase(phase="evaluating", detail="tuned")),
+        (12.0, events.Finished(step=1)),
+    ]  # fmt: skip
+    for at_s, event in said:
+        event.monotonic_s = at_s
+    found = phases_s([event for _, event in said])
+    assert found == {"waiting": 1.0, "loading": 3.0, "training": 5.0, "evaluating tuned": 3.0}
