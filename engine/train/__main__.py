@@ -14,7 +14,7 @@ from typing import Any
 from engine import events
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
-from engine.train import libraries, ranks
+from engine.train import libraries, ranks, waiting
 from engine.words import later
 from engine.workspace import Workspace
 
@@ -60,6 +60,8 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     unsloth = {"unsloth": backend.import_unsloth(run_dir)} if chosen.backend == "unsloth" else {}
     ranks.join(cuda=device == "cuda")
     quantizers = chosen.backend == "unsloth" or libraries.wants_quantizers(run_spec, workspace, chosen.optimizer)
+    if quantizers and libraries.without_quantizers():
+        waiting.start_afresh(run_dir)
     found = _settled_libraries(quantizers=quantizers) | unsloth
 
     from engine.train import training
@@ -111,7 +113,7 @@ def _settled_libraries(*, quantizers: bool) -> dict[str, Any]:
 
 def main() -> int:
     _die_with_parent()
-    run_dir = Path(sys.argv[1]).resolve()
+    run_dir = waiting.for_a_run() if sys.argv[1] == waiting.ASKED else Path(sys.argv[1]).resolve()
     asked: RunSpec = schema.decode((run_dir / "spec.json").read_bytes())
     if asked.kind == "train" and asked.machine.devices > 1 and not ranks.launched():
         ranks.launch(run_dir, asked.machine.devices)

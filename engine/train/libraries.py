@@ -32,6 +32,11 @@ def wants_quantizers(spec: RunSpec, workspace: Workspace, optimizer: str = "adam
     return base.kind == "run" or base.stored is not None
 
 
+def without_quantizers() -> bool:
+    """Whether the libraries were loaded here without what holds a base in few bits."""
+    return any(name in sys.modules and sys.modules[name] is None for name in QUANTIZERS)
+
+
 @contextmanager
 def _absent(*names: str) -> Iterator[None]:
     """Let `import name` fail, as where it is not installed: the import system takes None in sys.modules for that."""
