@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -56,6 +56,9 @@ PROMPTS, SAMPLE_TOKENS = 3, 48
 OF_THE_BASE = ("loading", "replay", "scoring base", "scoring tuned", "on the way")
 
 
+Basis = Literal["measured", "scaled", "assumed"]
+
+
 class Time(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of a whole run: the sums of its `lines`, one for each phase. `basis`: measured on runs of the same kind and
     base, scaled by FLOPs from runs of another base or kind, or assumed; `sentence` says it in words. `runs`: how many
@@ -65,7 +68,7 @@ class Time(msgspec.Struct, frozen=True, kw_only=True):
     likely_s: float
     high_s: float
     train_s: float
-    basis: Literal["measured", "scaled", "assumed"]
+    basis: Basis
     runs: int
     sentence: str
     lines: tuple[Line, ...] = ()
@@ -128,6 +131,46 @@ def estimate(
         work = _step_flops(shape, setup, job.rows_per_step, job.row_tokens)
     except ValueError:
         return None
+    step = _step(work, shape, setup, job, device, known) or _assumed_step(work, job, device, card, memory_gib)
+    train_s = job.steps * step.seconds
+    here = [one for one in known if one.device == device and one.took and one.job is not None and one.shape == shape
+            and (device != "cpu" or one.threads == job.threads)]  # fmt: skip
+    own = [one for one in here if estimate_measured.same_kind(one.setup, setup)]
+    libraries_s = next((one.libraries_s for one in known if one.device == device and one.took), LIBRARIES_S)
+    usual = _Usual(shape, setup, work / step.seconds, general_s if not here else None)
+    lines = [
+        _line(phase, train_s, step.basis, step.wider) if phase == "training"
+        else _line(phase, *_phase(usual, phase, job, here if phase in OF_THE_BASE else own, libraries_s))
+        for phase in ORDER
+    ]  # fmt: skip
+    lines = _bounded(job, [one for one in lines if one.likely_s > 0])
+    low_s, likely_s, high_s = (sum(getattr(one, name) for one in lines) for name in ("low_s", "likely_s", "high_s"))
+    return Time(
+        low_s=low_s,
+        likely_s=likely_s,
+        high_s=high_s,
+        train_s=train_s,
+        basis=step.basis,
+        runs=step.runs,
+        sentence=_sentence(low_s, high_s, step.basis, step.runs, step.assumption),
+        lines=tuple(lines),
+    )
+
+
+class _Step(NamedTuple):
+    """Seconds of an optimizer step and what they stand on; `wider`: by how much their range is wider than usual."""
+
+    seconds: float
+    basis: Basis
+    runs: int = 0
+    wider: float = 1.0
+    assumption: str = ""
+
+
+def _step(
+    work: float, shape: shapes.Shape, setup: memory.Setup, job: Job, device: str, known: list[Measurement]
+) -> _Step | None:
+    """Return how long a step of so many FLOPs takes by what finished runs took; None without any."""
     timed = [one for one in known if one.device == device and one.step_s
              and (device != "cpu" or one.threads == job.threads)]  # fmt: skip
     alike = [one for one in timed if estimate_measured.same_kind(one.setup, setup)]
@@ -140,42 +183,22 @@ def estimate(
 
     chosen = sorted(chosen, key=apart)[: estimate_measured.MOST_RUNS]
     chosen = [one for one in chosen if apart(one) <= apart(chosen[0]) + 0.3]  # runs far less alike do not vote
-    if chosen:
-        basis: Literal["measured", "scaled", "assumed"] = "measured" if same else "scaled"
-        step_s = statistics.median((one.step_s or 0) * work / _work_of(one) for one in chosen)
-        rate = work / step_s
-        assumption = ""
-    else:
-        basis = "assumed"
-        rate, assumption = assumed_flops(device, job.threads, card, memory_gib)
-        step_s = work / rate
-    wider = 1 + 0.5 * apart(chosen[0]) if basis == "measured" else 1.0  # another size is not wholly a matter of FLOPs
-    here = [one for one in known if one.device == device and one.took and one.job is not None and one.shape == shape
-            and (device != "cpu" or one.threads == job.threads)]  # fmt: skip
-    own = [one for one in here if estimate_measured.same_kind(one.setup, setup)]
-    libraries_s = next((one.libraries_s for one in known if one.device == device and one.took), LIBRARIES_S)
-    usual = _Usual(shape, setup, rate, general_s if not here else None)
-    lines = []
-    for phase in ORDER:
-        if phase == "training":
-            lines.append(_line(phase, job.steps * step_s, basis, wider))
-        else:
-            lines.append(_line(phase, *_phase(usual, phase, job, here if phase in OF_THE_BASE else own, libraries_s)))
-    lines = _bounded(job, [one for one in lines if one.likely_s > 0])
-    low_s, likely_s, high_s = (sum(getattr(one, name) for one in lines) for name in ("low_s", "likely_s", "high_s"))
-    return Time(
-        low_s=low_s,
-        likely_s=likely_s,
-        high_s=high_s,
-        train_s=job.steps * step_s,
-        basis=basis,
-        runs=len(chosen),
-        sentence=_sentence(low_s, high_s, basis, len(chosen), assumption),
-        lines=tuple(lines),
-    )
+    if not chosen:
+        return None
+    step_s = statistics.median((one.step_s or 0) * work / _work_of(one) for one in chosen)
+    if not same:
+        return _Step(step_s, "scaled", len(chosen))
+    return _Step(
+        step_s, "measured", len(chosen), wider=1 + 0.5 * apart(chosen[0])
+    )  # size is not only a matter of FLOPs
 
 
-def _line(phase: Phase, likely_s: float, basis: str, wider: float = 1.0) -> Line:
+def _assumed_step(work: float, job: Job, device: str, card: str, memory_gib: float | None) -> _Step:
+    rate, assumption = assumed_flops(device, job.threads, card, memory_gib)
+    return _Step(work / rate, "assumed", assumption=assumption)
+
+
+def _line(phase: Phase, likely_s: float, basis: Basis, wider: float = 1.0) -> Line:
     low, high = RANGES[basis]
     return Line(phase=phase, low_s=likely_s * low / wider, likely_s=likely_s, high_s=likely_s * high * wider)
 
@@ -201,9 +224,7 @@ def _bounded(job: Job, lines: list[Line]) -> list[Line]:
     return found
 
 
-def _phase(
-    usual: _Usual, phase: Phase, job: Job, runs: list[Measurement], libraries_s: float
-) -> tuple[float, Literal["measured", "assumed"]]:
+def _phase(usual: _Usual, phase: Phase, job: Job, runs: list[Measurement], libraries_s: float) -> tuple[float, Basis]:
     """Return the seconds of a phase and what they stand on: what the newest runs took for it, by as much as this one has
     more to do; else arithmetic."""
     computed_s = usual.seconds(phase, job, _before(job, runs))
