@@ -17,6 +17,7 @@ import psutil
 
 # Where app.py, engine and recipes lie; every process of ours is started there.
 PROJECT_DIR = Path(__file__).resolve().parents[1]
+PIPE = subprocess.PIPE
 _PROC = Path("/proc")
 _started: list[subprocess.Popen[Any]] = []  # kept so that what has ended is reaped and leaves no zombie
 
@@ -80,3 +81,13 @@ def start(module: str, *arguments: str, **how: Any) -> subprocess.Popen[Any]:
 def reap() -> None:
     """Collect what this process has started and what has ended since."""
     _started[:] = [process for process in _started if process.poll() is None]
+
+
+def write_to(log: Path) -> None:
+    """Send what this process says to the end of a file from now on, with nothing on its input. Raises OSError."""
+    said = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for number, file in ((0, nothing), (1, said), (2, said)):
+        os.dup2(file, number)
+    os.close(said)
+    os.close(nothing)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,13 @@ EXIT_GRACE_S = 30.0
 POLL_S = 0.05
 
 
-def supervise(run_dir: Path, module: str = "engine.train") -> None:
-    """Run the child of `run_dir` to its end. Returns when a terminal event is written."""
+# Starts or wakes the child of a run with an environment.
+Begin = Callable[[Path, dict[str, str]], "subprocess.Popen[bytes]"]
+
+
+def supervise(run_dir: Path, module: str = "engine.train", begin: Begin | None = None) -> None:
+    """Run the child of `run_dir` to its end: `module` in a fresh process, or what `begin` returns. Returns when a terminal
+    event is written."""
     write_atomically(run_dir / "pid.json", msgspec.json.encode(processes.identify(os.getpid())))
     run_spec = schema.decode((run_dir / "spec.json").read_bytes())
     if run_spec.kind == "sweep":
@@ -56,7 +62,8 @@ def supervise(run_dir: Path, module: str = "engine.train") -> None:
         (found, offset), log_start = events.read(run_dir), (run_dir / "worker.log").stat().st_size
         before = len(found)
         kills = failures.memory_kills()
-        child = processes.start(module, str(run_dir), env=environment.environment(run_dir, run_spec, turn.holds))
+        settings = environment.environment(run_dir, run_spec, turn.holds)
+        child = begin(run_dir, settings) if begin else processes.start(module, str(run_dir), env=settings)
         _watch(child, run_dir, offset)
         found, _ = events.read(run_dir)
         if any(isinstance(event, events.TERMINAL) for event in found[before:]):
@@ -146,14 +153,18 @@ def _write_last(run_dir: Path, event: events.Finished | events.Stopped | events.
         _say(f"the last event could not be written: {error}: {event}")
 
 
-def main() -> None:
-    run_dir = Path(sys.argv[1]).resolve()
+def carry_out(run_dir: Path, **how: Any) -> None:
+    """Supervise a run, and write its last event where that fails. `how` is as for supervise."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        supervise(run_dir)
+        supervise(run_dir, **how)
     except Exception as error:
         _write_last(run_dir, failures.from_exception(error))
         raise
+
+
+def main() -> None:
+    carry_out(Path(sys.argv[1]).resolve())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine.estimate import memory
+from engine.estimate import duration, memory, phases
 from engine.plan import Plan, drafts, tries
 from engine.spec import OBJECTIVES
 from engine.words import t
@@ -31,6 +31,12 @@ def _steps(plan: Plan) -> None:
         st.caption(_ui.plain(note))
     unknown = t("It cannot be estimated: the architecture of this base is not known.")
     st.markdown(_ui.say("**{name}**: {text}", name=t("Time"), text=plan.time.sentence if plan.time else unknown))
+    if plan.time is not None:
+        with st.expander(t("Time, phase by phase")):
+            _ui.bullets(
+                t("{name}: {text}", name=phases.title(one.phase), text=duration.between_words(one.low_s, one.high_s))
+                for one in plan.time.lines
+            )
     if (
         (plan.rows or 0) > tries.ROWS
         and not tries.comes_first(plan)

@@ -198,3 +198,4 @@ waiting = sum(run.status in store.LIVE for run in store.list_all(workspace)[:50]
 if waiting:
     st.info(_ui.say("{n} run is going on or waiting; this one waits its turn.", n=waiting))
 _start(plan)
+lifecycle.prepare()  # whoever opens this page starts a run soon; its libraries take seconds to load

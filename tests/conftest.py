@@ -25,6 +25,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEBOOK_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TUNEBOOK_MACHINE_DIR", str(tmp_path / "machine"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there: no test asks the real hub
+    monkeypatch.setenv("TUNEBOOK_SPARE", "0")  # no page starts a process that imports everything
     monkeypatch.setenv("TUNEBOOK_LANG", "en")  # what a test reads does not hang on its machine
 
 

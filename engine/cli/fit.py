@@ -94,7 +94,7 @@ def _answer(plan: Plan, probed: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _print(plan: Plan, probed: dict[str, Any] | None) -> None:
-    from engine.estimate import memory
+    from engine.estimate import duration, memory, phases
 
     words = memory.part_words()
     for name, size_bytes in (plan.memory.parts or {}).items():
@@ -103,6 +103,8 @@ def _print(plan: Plan, probed: dict[str, Any] | None) -> None:
     if plan.memory.runs:
         print(t("Corrected by {n} finished runs of this kind on this machine.", n=plan.memory.runs))
     print(plan.time.sentence if plan.time else t("Name data with --data to see how long it takes."))
+    for line in plan.time.lines if plan.time else ():
+        print(f"{phases.title(line.phase):<40} {duration.between_words(line.low_s, line.high_s):>20}")
     if probed is not None:
         print(probed["sentence"])
     for problem in plan.problems:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from engine import machine
 from engine.estimate import measured as estimate_measured
 from engine.estimate import memory
-from engine.estimate.measured import Measurement
+from engine.estimate.measured import Job, Measurement
+from engine.estimate.phases import ORDER, Line, Phase
 from engine.models import shapes
 from engine.spec import OBJECTIVES, counts
 from engine.words import t
@@ -35,40 +37,41 @@ TFLOPS_BY_GB = ((8, 40), (16, 65), (24, 71), (48, 155), (80, 312))
 USED_SHARE = 0.3
 # From a run of the same kind on the same base; of another base or kind; from the assumption alone.
 RANGES = {"measured": (0.8, 1.25), "scaled": (0.4, 2.5), "assumed": (0.33, 3.0)}
-# Loading libraries and a small model, seconds: 7 to 12 s on two cores (README).
-START_S = 10.0
+# Importing the libraries, seconds: 4 times `import torch` alone, which takes 1.5 to 2.5 s on the machines tried.
+LIBRARIES_S = 8.0
+# A model's files are read, and what was made is written, at no less than a SATA disk's speed.
+DISK_BYTES_PER_S = 5e8
+# Of the FLOPs that training reaches, writing token by token reaches so much: 16 rows of 96 tokens by SmolLM2 135M took
+# 39 s on two cores, whose arithmetic would take 2.7.
+WRITING_SHARE = 0.07
 # QLoRA unpacks the weights at every pass: Qwen-7B 3.0 against 1.2 s a step (QwenLM README); OFT turns every input: 15
 # against 12 minutes (OFTv2, arXiv 2506.19847, table 1), a quarter more.
 UNPACKING, TURNING = 2.0, 1.25
-# Questions of the built-in benchmark, each with four choices; rows that are scored, seen ones at most.
+# Rows that are trained on and scored, at most; the base writes replay rows in batches of so many tokens each; prompts
+# that are answered at each evaluation and before, and the tokens of an answer (engine/train/rows.py, replay.py, common.py).
 MOST_SEEN = 200
+REPLAY_BATCH, REPLAY_TOKENS, MOST_REPLAY = 16, 96, 512
+PROMPTS, SAMPLE_TOKENS = 3, 48
+# Phases whose length follows from the base and the device alone, not from how it is trained.
+OF_THE_BASE = ("loading", "replay", "scoring base", "scoring tuned", "on the way")
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done: optimizer steps, rows a step, tokens a row, rows held out, evaluations and, with `along`, scored
-    points on the way."""
-
-    steps: int
-    rows_per_step: int
-    row_tokens: float
-    held_out: int = 0
-    evaluations: int = 5
-    along: int = 0
-    threads: int = 1
-    dataset: str = ""
+Basis = Literal["measured", "scaled", "assumed"]
 
 
 class Time(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds of a whole run. `basis`: measured on runs of the same kind and base, scaled by FLOPs from runs of another
-    base or kind, or assumed; `sentence` says it in words. `runs`: how many finished runs it stands on."""
+    """Seconds of a whole run: the sums of its `lines`, one for each phase. `basis`: measured on runs of the same kind and
+    base, scaled by FLOPs from runs of another base or kind, or assumed; `sentence` says it in words. `runs`: how many
+    finished runs it stands on."""
 
     low_s: float
     likely_s: float
     high_s: float
     train_s: float
-    basis: Literal["measured", "scaled", "assumed"]
+    basis: Basis
     runs: int
     sentence: str
+    lines: tuple[Line, ...] = ()
 
 
 def forward_flops(shape: shapes.Shape, row_tokens: float, *, head: bool = True) -> float:
@@ -117,14 +120,57 @@ def estimate(
     known: list[Measurement],
     card: str = "",
     memory_gib: float | None = None,
+    general_s: float | None = None,
 ) -> Time | None:
-    """Return how long a run takes on a device; None where the base's shape is not known or nothing would be done."""
+    """Return how long a run takes on a device; None where the base's shape is not known or nothing would be done.
+    `general_s`: what asking a model the general questions takes by the pace of earlier evaluations (speeds.seconds), for a
+    base that no run has measured."""
     if shape is None or job.steps < 1 or job.rows_per_step < 1 or not 0 < job.row_tokens < math.inf:
         return None
     try:
         work = _step_flops(shape, setup, job.rows_per_step, job.row_tokens)
     except ValueError:
         return None
+    step = _step(work, shape, setup, job, device, known) or _assumed_step(work, job, device, card, memory_gib)
+    train_s = job.steps * step.seconds
+    here = [one for one in known if one.device == device and one.took and one.job is not None and one.shape == shape
+            and (device != "cpu" or one.threads == job.threads)]  # fmt: skip
+    own = [one for one in here if estimate_measured.same_kind(one.setup, setup)]
+    libraries_s = next((one.libraries_s for one in known if one.device == device and one.took), LIBRARIES_S)
+    usual = _Usual(shape, setup, work / step.seconds, general_s if not here else None)
+    lines = [
+        _line(phase, train_s, step.basis, step.wider) if phase == "training"
+        else _line(phase, *_phase(usual, phase, job, here if phase in OF_THE_BASE else own, libraries_s))
+        for phase in ORDER
+    ]  # fmt: skip
+    lines = _bounded(job, [one for one in lines if one.likely_s > 0])
+    low_s, likely_s, high_s = (sum(getattr(one, name) for one in lines) for name in ("low_s", "likely_s", "high_s"))
+    return Time(
+        low_s=low_s,
+        likely_s=likely_s,
+        high_s=high_s,
+        train_s=train_s,
+        basis=step.basis,
+        runs=step.runs,
+        sentence=_sentence(low_s, high_s, step.basis, step.runs, step.assumption),
+        lines=tuple(lines),
+    )
+
+
+class _Step(NamedTuple):
+    """Seconds of an optimizer step and what they stand on; `wider`: by how much their range is wider than usual."""
+
+    seconds: float
+    basis: Basis
+    runs: int = 0
+    wider: float = 1.0
+    assumption: str = ""
+
+
+def _step(
+    work: float, shape: shapes.Shape, setup: memory.Setup, job: Job, device: str, known: list[Measurement]
+) -> _Step | None:
+    """Return how long a step of so many FLOPs takes by what finished runs took; None without any."""
     timed = [one for one in known if one.device == device and one.step_s
              and (device != "cpu" or one.threads == job.threads)]  # fmt: skip
     alike = [one for one in timed if estimate_measured.same_kind(one.setup, setup)]
@@ -137,32 +183,126 @@ def estimate(
 
     chosen = sorted(chosen, key=apart)[: estimate_measured.MOST_RUNS]
     chosen = [one for one in chosen if apart(one) <= apart(chosen[0]) + 0.3]  # runs far less alike do not vote
-    if chosen:
-        basis: Literal["measured", "scaled", "assumed"] = "measured" if same else "scaled"
-        step_s = statistics.median((one.step_s or 0) * work / _work_of(one) for one in chosen)
-        rate = work / step_s
-        assumption = ""
-    else:
-        basis = "assumed"
-        rate, assumption = assumed_flops(device, job.threads, card, memory_gib)
-        step_s = work / rate
-    train_s = job.steps * step_s
-    rest_s = _measured_rest(same, job) if same else None
-    likely_s = train_s + (_computed_rest(shape, job, rate) if rest_s is None else rest_s)
-    likely_s += job.along * _scoring_s(shape, job, rate, same)
+    if not chosen:
+        return None
+    step_s = statistics.median((one.step_s or 0) * work / _work_of(one) for one in chosen)
+    if not same:
+        return _Step(step_s, "scaled", len(chosen))
+    return _Step(
+        step_s, "measured", len(chosen), wider=1 + 0.5 * apart(chosen[0])
+    )  # size is not only a matter of FLOPs
+
+
+def _assumed_step(work: float, job: Job, device: str, card: str, memory_gib: float | None) -> _Step:
+    rate, assumption = assumed_flops(device, job.threads, card, memory_gib)
+    return _Step(work / rate, "assumed", assumption=assumption)
+
+
+def _line(phase: Phase, likely_s: float, basis: Basis, wider: float = 1.0) -> Line:
     low, high = RANGES[basis]
-    if basis == "measured":  # a step of another size is not wholly a matter of FLOPs
-        wider = 1 + 0.5 * apart(chosen[0])
-        low, high = low / wider, high * wider
-    return Time(
-        low_s=low * likely_s,
-        likely_s=likely_s,
-        high_s=high * likely_s,
-        train_s=train_s,
-        basis=basis,
-        runs=len(chosen),
-        sentence=_sentence(low * likely_s, high * likely_s, basis, len(chosen), assumption),
-    )
+    return Line(phase=phase, low_s=likely_s * low / wider, likely_s=likely_s, high_s=likely_s * high * wider)
+
+
+def _bounded(job: Job, lines: list[Line]) -> list[Line]:
+    """Return the lines with what is bounded in seconds held to that: replay, and base and tuned model together."""
+    scoring_s = sum(one.likely_s for one in lines if one.phase in ("scoring base", "scoring tuned"))
+
+    def held(one: Line, most_s: float | None) -> Line:
+        if most_s is None:
+            return one
+        return msgspec.structs.replace(
+            one, low_s=min(one.low_s, most_s), likely_s=min(one.likely_s, most_s), high_s=min(one.high_s, most_s)
+        )
+
+    found = []
+    for one in lines:
+        if one.phase == "replay":
+            one = held(one, job.replay_budget_s)
+        elif one.phase in ("scoring base", "scoring tuned") and job.scoring_budget_s is not None:
+            one = held(one, job.scoring_budget_s * one.likely_s / scoring_s)
+        found.append(one)
+    return found
+
+
+def _phase(usual: _Usual, phase: Phase, job: Job, runs: list[Measurement], libraries_s: float) -> tuple[float, Basis]:
+    """Return the seconds of a phase and what they stand on: what the newest runs took for it, by as much as this one has
+    more to do; else arithmetic."""
+    computed_s = usual.seconds(phase, job, _before(job, runs))
+    paces = []
+    for number, one in enumerate(runs[: estimate_measured.MOST_RUNS]):
+        if one.job is None or (phase.startswith("scoring") and one.job.scoring_budget_s != job.scoring_budget_s):
+            continue
+        theirs_s = usual.seconds(phase, one.job, _before(one.job, runs[number + 1 :]))
+        took_s = one.took.get(phase, 0.0) - (one.libraries_s if phase == "loading" else 0.0)
+        if theirs_s > 0 and took_s > 0:
+            paces.append(took_s / theirs_s)
+    beside_s = libraries_s if phase == "loading" else 0.0
+    if paces:
+        return beside_s + computed_s * statistics.median(paces), "measured"
+    return beside_s + computed_s, "assumed"
+
+
+def _before(job: Job, runs: list[Measurement]) -> list[Job]:
+    """Return what runs on the same base did before: what the base answered or wrote then is there."""
+    return [one.job for one in runs if one.job is not None and one.job.base == job.base]
+
+
+class _Usual(msgspec.Struct, frozen=True):
+    """What the phases of a job take by arithmetic, on a device of so many FLOPs per second."""
+
+    shape: shapes.Shape
+    setup: memory.Setup
+    rate: float
+    general_s: float | None
+
+    def seconds(self, phase: Phase, job: Job, before: list[Job]) -> float:
+        """Return the seconds of a phase, where `before` was done on the same base."""
+        match phase:
+            case "loading":
+                return 2 * shapes.count_parameters(self.shape) / DISK_BYTES_PER_S
+            case "replay":
+                return self._replay_s(job, before)
+            case "probe":
+                rows = self.setup.batch_size
+                return _step_flops(self.shape, self.setup, rows, self.setup.max_length) / self.rate
+            case "samples":
+                written_s = (job.evaluations + 1) * self._written_s(PROMPTS * SAMPLE_TOKENS, job.row_tokens)
+                return job.evaluations * self._read_s(job.held_out * job.row_tokens, job.row_tokens) + written_s
+            case "on the way":
+                return job.along * self._asked_s(job)
+            case "saving":
+                return 4 * memory.trained_parameters(self.shape, self.setup) / DISK_BYTES_PER_S
+            case "scoring base":
+                return self._asked_s(job, before)
+            case "scoring tuned":
+                return self._asked_s(job)
+            case _:
+                return 0.0
+
+    def _read_s(self, tokens: float, row_tokens: float) -> float:
+        return tokens * forward_flops(self.shape, row_tokens) / self.rate
+
+    def _written_s(self, tokens: float, row_tokens: float) -> float:
+        return self._read_s(tokens, row_tokens) / WRITING_SHARE
+
+    def _replay_s(self, job: Job, before: list[Job]) -> float:
+        """Rows are written in whole batches, and never anew."""
+        wanted = min(job.replay_rows, MOST_REPLAY) - max((one.replay_rows for one in before), default=0)
+        batches = math.ceil(max(0, wanted) / REPLAY_BATCH)
+        return self._written_s(batches * REPLAY_BATCH * REPLAY_TOKENS, REPLAY_TOKENS)
+
+    def _asked_s(self, job: Job, before: Sequence[Job] = ()) -> float:
+        """What a model is asked that was not asked before: general questions, and rows of the user's."""
+        rows = min(job.trained, MOST_SEEN, job.limit or MOST_SEEN) + min(job.held_out, job.limit or job.held_out)
+        found = 0.0
+        if not any(one.dataset == job.dataset for one in before):
+            found += self._read_s(rows * job.row_tokens, job.row_tokens)
+            # short answers are written out; which rows have such is not known here
+            found += self._written_s(min(job.held_out, job.limit or job.held_out) * SAMPLE_TOKENS, job.row_tokens)
+        if not any({*job.benchmarks} <= {*one.benchmarks} and one.limit == job.limit for one in before):
+            general_s = self._read_s(job.general_tokens, job.row_tokens)
+            found += general_s if self.general_s is None else self.general_s
+        return found
 
 
 def _step_flops(shape: shapes.Shape, setup: memory.Setup, rows: int, row_tokens: float) -> float:
@@ -173,30 +313,6 @@ def _step_flops(shape: shapes.Shape, setup: memory.Setup, rows: int, row_tokens:
 
 def _work_of(one: Measurement) -> float:
     return _step_flops(one.shape, one.setup, one.rows_per_step, one.row_tokens)
-
-
-def _measured_rest(same: list[Measurement], job: Job) -> float | None:
-    """Return what runs on this base spent beside their steps. The base is scored once for all runs of one data set."""
-    rests = [one.whole_s - one.steps * one.step_s - one.base_s for one in same if one.whole_s and one.step_s]
-    if not rests:
-        return None
-    scored = any(one.dataset == job.dataset for one in same)
-    base_s = 0.0 if scored else statistics.median(one.base_s for one in same)
-    return max(0.0, statistics.median(rests[: estimate_measured.MOST_RUNS])) + base_s
-
-
-def _computed_rest(shape: shapes.Shape, job: Job, rate: float) -> float:
-    forward = job.row_tokens * forward_flops(shape, job.row_tokens)
-    scored = 2 * (MOST_SEEN + job.held_out) + job.evaluations * job.held_out
-    return START_S + scored * forward / rate
-
-
-def _scoring_s(shape: shapes.Shape, job: Job, rate: float, same: list[Measurement]) -> float:
-    """Return what scoring a model once takes: as long as the base took where it was measured, else by its tokens."""
-    measured = [one.base_s for one in same if one.dataset == job.dataset and one.base_s > 1.0]  # less: it was cached
-    if measured:
-        return statistics.median(measured)
-    return (MOST_SEEN + job.held_out) * job.row_tokens * forward_flops(shape, job.row_tokens) / rate
 
 
 def _sentence(low_s: float, high_s: float, basis: str, runs: int, assumption: str) -> str:
@@ -225,6 +341,12 @@ def duration_words(seconds: float) -> str:
     if hours < 48:
         return t("{n} h", n=f"{hours:.1f}" if hours < 10 else f"{hours:.0f}")
     return t("{n} days", n=f"{hours / 24:,.0f}")
+
+
+def between_words(low_s: float, high_s: float) -> str:
+    """Return a range of time in words; one length where both ends read alike."""
+    low, high = duration_words(low_s), duration_words(high_s)
+    return low if low == high else t("{low} to {high}", low=low, high=high)
 
 
 def here() -> tuple[str, str, float | None]:

@@ -29,10 +29,38 @@ LEAST_FACTOR = 0.5
 MOST_RUNS = 5
 
 
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be done: optimizer steps, rows a step, tokens a row, rows held out, evaluations and, with `along`, scored
+    points on the way.
+
+    `trained` rows of the user's, of which some are scored; `replay_rows` that the base writes first, within
+    `replay_budget_s`; `benchmarks` that are asked with `general_tokens` in all, `limit` questions each, within
+    `scoring_budget_s` for base and tuned model together. `base`: its reference.
+    """
+
+    steps: int
+    rows_per_step: int
+    row_tokens: float
+    held_out: int = 0
+    evaluations: int = 5
+    along: int = 0
+    threads: int = 1
+    dataset: str = ""
+    base: str = ""
+    trained: int = 0
+    replay_rows: int = 0
+    replay_budget_s: float | None = None
+    benchmarks: tuple[str, ...] = ()
+    limit: int = 0
+    general_tokens: float = 0.0
+    scoring_budget_s: float | None = None
+
+
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """What one finished run took. `setup.max_length` is its longest row, `row_tokens` the mean of all, `step_s` the
-    seconds of an optimizer step without evaluations, `whole_s` those of its process, `base_s` those of scoring the base
-    (0 where these scores were there already). Bytes as in events.Measured."""
+    seconds of an optimizer step without evaluations, `whole_s` those from its turn to its end, `base_s` those of scoring
+    the base (0 where these scores were there already). `took`: seconds by phase (phases.took), of a run in one piece, with
+    `libraries_s` of those of loading, and `job` what it did; earlier versions kept none. Bytes as in events.Measured."""
 
     run: str
     machine: str
@@ -49,6 +77,9 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     step_s: float | None = None
     whole_s: float | None = None
     base_s: float = 0.0
+    job: Job | None = None
+    took: dict[str, float] = {}
+    libraries_s: float = 0.0
 
 
 @lru_cache(maxsize=1)

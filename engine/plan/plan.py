@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import msgspec
 
+from engine.benchmarks import library, speeds
 from engine.check import DatasetError
 from engine.data import Dataset, datasets, division, lengths, readiness
 from engine.estimate import duration, machine_choices, measured, memory
@@ -22,6 +24,8 @@ from engine.workspace import Workspace
 
 # Tokens of a row when no data is there to count: a question with a short answer.
 USUAL_ROW_TOKENS = 300.0
+# Of English text.
+CHARACTERS_A_TOKEN = 4
 
 
 @dataclass(eq=False)
@@ -191,25 +195,70 @@ class Plan:
         return measured.read(self.workspace) if self.target.is_here else []
 
     @cached_property
-    def time(self) -> duration.Time | None:
-        """How long the whole run takes; None when the base's shape or the rows are not known."""
+    def job(self) -> measured.Job | None:
+        """What is to be done, as the estimate of time counts it; None when the rows are not known."""
         if self._division is None or (self.dataset is not None and self._lengths is None):
             return None
-        trained, held_out = self._division
+        spec, (trained, held_out) = self.spec, self._division
         mean = self._lengths.mean if self._lengths is not None else USUAL_ROW_TOKENS
-        alike = [one for one in self._known if one.dataset == self.spec.dataset.id and one.shape == self.base.shape]
-        job = duration.Job(
-            steps=counts.optimizer_steps(self.spec.train, trained),
+        alike = [one for one in self._known if one.dataset == spec.dataset.id and one.shape == self.base.shape]
+        judges = OBJECTIVES[spec.objective].is_judge
+        return measured.Job(
+            steps=counts.optimizer_steps(spec.train, trained),
             rows_per_step=self.rows_per_step,
             # its rows were counted when they were trained on
-            row_tokens=alike[0].row_tokens if alike else min(mean, self.spec.train.max_length),
+            row_tokens=alike[0].row_tokens if alike else min(mean, spec.train.max_length),
             held_out=held_out,
-            evaluations=self.spec.train.evaluations,
-            along=self.spec.evaluate.along,
-            threads=self.spec.train.threads,
-            dataset=self.spec.dataset.id,
+            evaluations=spec.train.evaluations,
+            along=spec.evaluate.along,
+            threads=spec.train.threads,
+            dataset=spec.dataset.id,
+            base=spec.base.pinned,
+            trained=trained,
+            replay_rows=self._replay_rows(trained),
+            replay_budget_s=spec.train.replay_budget_s,
+            benchmarks=() if judges else tuple(spec.evaluate.benchmarks),
+            limit=spec.evaluate.limit,
+            general_tokens=0.0 if judges else self._general_characters / CHARACTERS_A_TOKEN,
+            scoring_budget_s=spec.evaluate.budget_s,
         )
+
+    def _replay_rows(self, trained: int) -> int:
+        """How many rows the base writes before it is trained; the toy's are of its own world, which are there."""
+        train = self.spec.train
+        if (
+            not (OBJECTIVES[self.spec.objective].replays and train.replay_share)
+            or train.replay_data
+            or self.base.is_toy
+        ):
+            return 0
+        return math.ceil(train.epochs) * counts.replayed_rows(train, trained)
+
+    @property
+    def _general_characters(self) -> int:
+        """How many characters a model reads for all general questions."""
+        evaluate = self.spec.evaluate
+        return sum(_characters(str(self.workspace.root), name, evaluate.limit) for name in evaluate.benchmarks)
+
+    @cached_property
+    def time(self) -> duration.Time | None:
+        """How long the whole run takes; None when the base's shape or the rows are not known."""
+        if self.job is None:
+            return None
+        evaluate, general_s = self.spec.evaluate, None
+        if self.target.is_here and self.job.benchmarks:
+            names = list(self.job.benchmarks)
+            general_s = speeds.seconds(
+                self.workspace, self.target.name, self.base.ref, self.base.parameters, names, evaluate.limit
+            )
         return duration.estimate(
-            self.base.shape, self.setup, job, device=self.target.name, known=self._known, card=self.target.card,
-            memory_gib=self.target.memory_gib,
+            self.base.shape, self.setup, self.job, device=self.target.name, known=self._known, card=self.target.card,
+            memory_gib=self.target.memory_gib, general_s=general_s,
         )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _characters(root: str, name: str, limit: int) -> int:
+    """How many characters a model reads for a benchmark; kept, since a page asks at every click."""
+    one = library.find(name, Workspace(root))
+    return 0 if one is None else speeds.characters(library.docs(one, limit))

@@ -18,6 +18,20 @@ _OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_A
 LARGE_BLOCK_BYTES = 2**20
 
 
+def of_any_run() -> dict[str, str]:
+    """Return what the environment of every child has: no telemetry, no progress bars, one thread."""
+    return {
+        **{name: value for name, value in os.environ.items() if name not in _OF_A_GROUP},
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "DISABLE_MULTIPROC": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TQDM_DISABLE": "1",  # a bar fills a log file with fragments; events say how far it is
+        "OMP_NUM_THREADS": "1",
+        "TUNEBOOK_SUPERVISOR": str(os.getpid()),
+    }
+
+
 def environment(run_dir: Path, run_spec: RunSpec, cards: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the child's environment: no telemetry, caches of its own, no network where none is needed, and of the
     cards those alone whose turn it has."""
@@ -29,15 +43,9 @@ def environment(run_dir: Path, run_spec: RunSpec, cards: tuple[str, ...] = ()) -
         # mlflow 3 no longer writes into plain folders
         "MLFLOW_TRACKING_URI": f"sqlite:///{run_dir.parents[1] / 'mlflow.db'}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        **{name: value for name, value in os.environ.items() if name not in _OF_A_GROUP},
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "DISABLE_MULTIPROC": "1",
-        "PYTHONUNBUFFERED": "1",
-        "TQDM_DISABLE": "1",  # a bar fills a log file with fragments; events say how far it is
+        **of_any_run(),
         "HF_DATASETS_CACHE": str(run_dir / "cache"),
         "OMP_NUM_THREADS": str(run_spec.train.threads),
-        "TUNEBOOK_SUPERVISOR": str(os.getpid()),
     }
     if cards and cards != ("cpu",):
         chosen["CUDA_VISIBLE_DEVICES"] = ",".join(card.removeprefix("cuda:") for card in cards)

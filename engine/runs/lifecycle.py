@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
-from engine import events, limits, machine, processes
+from engine import events, limits, machine, processes, spare
 from engine.models import made
 from engine.runs import admission, device_queue, needs, store
 from engine.runs.checkpoints import broken_checkpoint, last_checkpoint
@@ -67,6 +67,12 @@ def start(
             shutil.rmtree(run_dir, ignore_errors=True)
             raise
     return run_id
+
+
+def prepare() -> bool:
+    """Start a process that waits for the next run, imported, unless one waits or none makes sense; return whether it was.
+    Beside a run it makes none: the next waits for that anyhow, and its memory may be needed."""
+    return not device_queue.live(machine.facts().device) and spare.prepare()
 
 
 def _forget_old_clicks(workspace: Workspace) -> None:
@@ -131,6 +137,8 @@ def _default_name(run_spec: RunSpec) -> str:
 
 
 def _spawn(run_dir: Path, module: str) -> processes.Identity | None:
+    if module == "engine.worker" and (waited := spare.take(run_dir)) is not None:
+        return waited
     with (run_dir / "worker.log").open("ab") as log:
         process = processes.start(module, str(run_dir), stdout=log, stderr=log)
     return processes.identify(process.pid)

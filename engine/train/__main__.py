@@ -14,7 +14,7 @@ from typing import Any
 from engine import events
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
-from engine.train import ranks
+from engine.train import libraries, ranks, waiting
 from engine.words import later
 from engine.workspace import Workspace
 
@@ -59,17 +59,20 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     # before the libraries it rewrites
     unsloth = {"unsloth": backend.import_unsloth(run_dir)} if chosen.backend == "unsloth" else {}
     ranks.join(cuda=device == "cuda")
-    libraries = _settled_libraries() | unsloth
+    quantizers = chosen.backend == "unsloth" or libraries.wants_quantizers(run_spec, workspace, chosen.optimizer)
+    if quantizers and libraries.without_quantizers():
+        waiting.start_afresh(run_dir)
+    found = _settled_libraries(quantizers=quantizers) | unsloth
 
     from engine.train import training
     from engine.train.callback import StopRequest
     from engine.train.run import Run
     from engine.train.scoring import evaluation
 
-    found, _ = events.read(run_dir)
+    earlier, _ = events.read(run_dir)
     one = Run(run_spec, workspace, run_dir, log, StopRequest(run_dir), device, chosen)
-    one.attempt += sum(isinstance(event, events.Started) for event in found)
-    versions = {"python": sys.version.split()[0], **{n: str(m.__version__) for n, m in libraries.items()}}
+    one.attempt += sum(isinstance(event, events.Started) for event in earlier)
+    versions = {"python": sys.version.split()[0], **{n: str(m.__version__) for n, m in found.items()}}
     log.append(
         events.Started(
             attempt=one.attempt,
@@ -94,13 +97,10 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     return training.carry_out(one)
 
 
-def _settled_libraries() -> dict[str, Any]:
+def _settled_libraries(*, quantizers: bool) -> dict[str, Any]:
     """Import the libraries that compute and return them. Same seed, same spec, same machine: same losses."""
-    import numpy
-    import peft
+    found = libraries.load(quantizers=quantizers)
     import torch
-    import transformers
-    import trl
     from transformers.utils import logging as transformers_logging
 
     # Kernels without a deterministic twin only warn.
@@ -108,12 +108,12 @@ def _settled_libraries() -> dict[str, Any]:
     # That mode also fills every new tensor, a debugging aid that costs a pass over each.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     transformers_logging.set_verbosity_error()
-    return {"torch": torch, "transformers": transformers, "trl": trl, "peft": peft, "numpy": numpy}
+    return found
 
 
 def main() -> int:
     _die_with_parent()
-    run_dir = Path(sys.argv[1]).resolve()
+    run_dir = waiting.for_a_run() if sys.argv[1] == waiting.ASKED else Path(sys.argv[1]).resolve()
     asked: RunSpec = schema.decode((run_dir / "spec.json").read_bytes())
     if asked.kind == "train" and asked.machine.devices > 1 and not ranks.launched():
         ranks.launch(run_dir, asked.machine.devices)

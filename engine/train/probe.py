@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy
 import psutil
 import pyarrow as arrow
@@ -24,8 +25,9 @@ import torch
 from transformers import TrainerCallback
 
 from engine import events, machine
-from engine.estimate import measured, memory
+from engine.estimate import measured, memory, phases
 from engine.models import shapes
+from engine.plan import plans
 from engine.spec import RunSpec
 from engine.train import oft
 from engine.words import later
@@ -188,6 +190,10 @@ def record(
     if shape is None or not tried.tokens:
         return
     lengths = row_lengths(trainer.train_dataset)
+    row_tokens = round(float(lengths.mean()), 2)
+    told, _ = events.read(workspace.run_dir(run))
+    took, libraries_s = phases.took(told, time.monotonic(), step_s)
+    job = plans.of_spec(workspace, run_spec).job
     found = measured.Measurement(
         run=run,
         machine=measured.machine_name(),
@@ -197,13 +203,16 @@ def record(
         setup=setup(run_spec, tried.tokens),
         threads=run_spec.train.threads,
         rows_per_step=run_spec.train.batch_size * run_spec.train.accumulation,
-        row_tokens=round(float(lengths.mean()), 2),
+        row_tokens=row_tokens,
         steps=trainer.state.global_step,
         peak_bytes=peak_bytes,
         baseline_bytes=baseline_bytes,
         step_s=step_s,
-        whole_s=time.time() - psutil.Process().create_time() if whole else None,
+        whole_s=sum(took.values()) if whole else None,
         base_s=base_s,
+        job=msgspec.structs.replace(job, row_tokens=row_tokens) if job is not None else None,
+        took={phase: round(seconds, 3) for phase, seconds in took.items()} if whole else {},
+        libraries_s=round(libraries_s, 3),
     )
     with suppress(OSError):  # a full disk must not fail a finished run
         measured.record(workspace, found)

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import starter
+from engine import events, starter
 from engine.data import datasets, division, lengths
 from engine.estimate import duration, memory
 from engine.estimate import measured as estimate_measured
+from engine.estimate import phases as estimate_phases
 from engine.estimate.measured import Measurement
 from engine.models import bases
 from engine.models import shapes as models_shapes
@@ -42,7 +43,10 @@ def measured(**changes: Any) -> Measurement:
         "run": "20261124-000000-000000", "machine": estimate_measured.machine_name(), "device": "cpu", "dataset": "d",
         "shape": STARTER, "setup": memory.Setup(batch_size=16, max_length=30), "threads": 2, "rows_per_step": 16,
         "row_tokens": 20.0, "steps": 60, "peak_bytes": 700 * 2**20, "baseline_bytes": 580 * 2**20, "step_s": 0.04,
-        "whole_s": 14.0, "base_s": 2.0,
+        "whole_s": 18.4, "base_s": 2.0, "libraries_s": 6.0,
+        "job": msgspec.structs.replace(JOB, steps=60, row_tokens=20.0, dataset="d", base="starter", trained=240),
+        "took": {"loading": 7.0, "training": 2.4, "probe": 1.0, "samples": 3.0, "saving": 0.5, "scoring base": 2.0,
+                 "scoring tuned": 2.5},
     }  # fmt: skip
     return Measurement(**{**usual, **changes})
 
@@ -108,16 +112,101 @@ def test_without_a_run_the_assumption_is_said() -> None:
 
 # --- from finished runs ---------------------------------------------------------------------------------------------
 def test_a_run_of_the_same_kind_on_the_same_base_decides() -> None:
-    setup = memory.Setup(batch_size=16, max_length=30)
-    job = msgspec.structs.replace(JOB, steps=600, row_tokens=20.0, dataset="d")
-    found = needed(STARTER, setup, job, known=[measured()])
+    setup, one = memory.Setup(batch_size=16, max_length=30), measured()
+    assert one.job is not None
+    job = msgspec.structs.replace(one.job, steps=600)
+    found = needed(STARTER, setup, job, known=[one])
     assert found.basis == "measured" and found.runs == 1
     assert found.train_s == pytest.approx(600 * 0.04)
-    # beside its steps the run took 14 - 60 x 0.04 s, of which 2 for a base that is scored by now
-    assert found.likely_s == pytest.approx(600 * 0.04 + 14 - 2.4 - 2)
-    other = needed(STARTER, setup, msgspec.structs.replace(job, dataset="other"), known=[measured()])
+    # everything took as long as it did, but for a base that is scored by now
+    told = {line.phase: line.likely_s for line in found.lines}
+    expected = {**one.took, "training": 24.0}
+    del expected["scoring base"]
+    assert told == pytest.approx(expected)
+    other = needed(STARTER, setup, msgspec.structs.replace(job, dataset="other"), known=[one])
     assert other.likely_s == pytest.approx(found.likely_s + 2)
-    assert found.low_s < found.likely_s < found.high_s < needed(STARTER, setup, job).high_s
+    assert found.low_s < found.likely_s < found.high_s
+
+
+@given(shapes(), SETUPS, st.integers(1, 2000), st.sampled_from([0, 16, 500]), st.sampled_from([None, 5.0, 120.0]))
+@settings(max_examples=examples(50), deadline=None)
+def test_a_run_takes_what_its_phases_take_and_no_phase_less_for_more_rows(
+    shape: models_shapes.Shape, setup: memory.Setup, rows: int, general: int, budget_s: float | None
+) -> None:
+    try:
+        memory.trained_parameters(shape, setup)
+    except ValueError:
+        return
+    job = msgspec.structs.replace(
+        JOB, trained=rows, steps=rows, held_out=rows // 4, replay_rows=general, benchmarks=("blimp",), general_tokens=5e4,
+        base="b", along=2, scoring_budget_s=budget_s, replay_budget_s=budget_s,
+    )  # fmt: skip
+    more = msgspec.structs.replace(job, trained=2 * rows, steps=2 * rows, held_out=rows // 2, replay_rows=2 * general)
+    for known in ([], [measured()]):
+        here, longer = needed(shape, setup, job, known=known), needed(shape, setup, more, known=known)
+        told, later = ({line.phase: line for line in one.lines} for one in (here, longer))
+        for name in ("low_s", "likely_s", "high_s"):
+            assert getattr(here, name) == pytest.approx(sum(getattr(line, name) for line in here.lines))
+        if budget_s is None:
+            assert all(later[phase].likely_s >= line.likely_s for phase, line in told.items())
+        else:
+            scoring_s = sum(told[phase].high_s for phase in ("scoring base", "scoring tuned"))
+            assert scoring_s <= budget_s * (1 + 1e-9)
+            assert "replay" not in told or told["replay"].high_s <= budget_s
+        assert longer.likely_s >= here.likely_s
+
+
+def test_what_is_there_already_takes_nothing() -> None:
+    job = msgspec.structs.replace(JOB, base="b", dataset="d", trained=10, replay_rows=30, benchmarks=("blimp",),
+                                  general_tokens=5e4)  # fmt: skip
+    one = measured(shape=LLAMA_2_7B, job=job, took={"replay": 40.0, "scoring base": 20.0, "scoring tuned": 20.0})
+
+    def likely(**changes: Any) -> dict[str, float]:
+        found = needed(LLAMA_2_7B, job=msgspec.structs.replace(job, **changes), known=[one])
+        return {line.phase: line.likely_s for line in found.lines}
+
+    assert {"replay", "scoring base"} & likely().keys() == set()
+    assert likely(replay_rows=46)["replay"] == pytest.approx(20.0)  # one batch more, where two took 40 s
+    assert likely(dataset="other")["scoring base"] < 20.0
+    assert likely(base="another of the same shape")["scoring base"] == pytest.approx(20.0)
+
+
+def test_how_long_each_phase_took_is_read_off_the_events() -> None:
+    """The clock of the events alone: a run that waited, one that was resumed, and a check of both models in turns."""
+    found: list[Any] = []
+
+    def at(seconds: float, event: events.Event) -> None:
+        event.monotonic_s = seconds
+        found.append(event)
+
+    def phase(seconds: float, name: str, detail: str = "") -> None:
+        at(seconds, events.Phase(phase=name, detail=detail))
+
+    at(0, events.Queued(device="cpu"))
+    phase(100, "loading")
+    at(108, events.Started(attempt=1, versions={}, device="cpu", backend="plain", reason=""))
+    phase(110, "loading", "rows")
+    phase(111, "replay")
+    phase(115, "replay")  # it comes again as it goes on
+    phase(120, "training")
+    phase(121, "training", "probe")
+    phase(123, "training")
+    at(130, events.Step(step=10, total_steps=10, epoch=1.0, loss=1.0))
+    phase(135, "evaluating", "at-10")
+    phase(136, "training")
+    phase(137, "saving")
+    phase(138, "evaluating", "check")
+    phase(148, "evaluating", "divergence")
+    took, libraries_s = estimate_phases.took(found, 150, 0.5)
+    assert libraries_s == 8
+    assert took == {
+        "loading": 11, "replay": 9, "probe": 2, "training": 5, "samples": 9, "on the way": 1, "saving": 1,
+        "scoring base": 5, "scoring tuned": 7,
+    }  # fmt: skip
+    assert sum(took.values()) == 150 - 100
+    at(200, events.Queued(device="cpu"))
+    phase(201, "loading")
+    assert estimate_phases.took(found, 203, None) == ({"loading": 2}, 0.0)
 
 
 def test_another_base_is_scaled_by_flops_and_said_so() -> None:
@@ -208,6 +297,8 @@ def test_a_finished_run_says_what_it_took_and_corrects_the_next_estimate(trained
     workspace = Workspace(trained_home)
     (one,) = estimate_measured.read(workspace)
     assert one.steps == 60 and one.step_s and one.whole_s and one.setup.max_length == 30
+    assert set(one.took) == {"loading", "probe", "training", "samples", "saving", "scoring base", "scoring tuned"}
+    assert sum(one.took.values()) == pytest.approx(one.whole_s, abs=0.1) and 0 < one.libraries_s < one.took["loading"]
     estimated = memory.estimate(one.shape, one.setup, device="cpu").total_bytes
     # What importing takes is the machine's own: installed extras are imported along by the libraries.
     estimated += one.baseline_bytes - memory.IMPORT_BASELINE_BYTES
@@ -217,6 +308,13 @@ def test_a_finished_run_says_what_it_took_and_corrects_the_next_estimate(trained
     assert plans.of_spec(workspace, spec).memory.runs == 1
     forecast = plans.of_spec(workspace, spec).time
     assert forecast is not None and (forecast.basis == "measured") == (spec.train.threads == one.threads)
+    again, _ = planned(workspace, "lora", base="starter", dataset=one.dataset,
+                       overrides={"train.max_steps": 60, "train.evaluations": 3, "train.threads": one.threads})  # fmt: skip
+    repeated = plans.of_spec(workspace, again).time
+    assert repeated is not None
+    told = {line.phase: line.likely_s for line in repeated.lines}
+    # what it took, but for its base, which is scored
+    assert told == pytest.approx({name: took for name, took in one.took.items() if name != "scoring base"}, rel=0.25)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,9 +12,11 @@ from engine.report import Item
 from engine.report import items as report_items
 from engine.runs import failures
 from engine.spec import split
-from engine.train.scoring import lm
 from engine.train.tokenize import render
 from engine.words import Problem
+
+if TYPE_CHECKING:
+    from engine.train.scoring import lm
 
 
 def sha(text: str) -> str:

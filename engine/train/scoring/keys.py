@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lm_eval
 import msgspec
 import transformers
 
@@ -18,6 +18,8 @@ from engine.workspace import Workspace
 
 # How this package scores: one more whenever the same questions would give other items.
 SCORING = 2
+# lm-evaluation-harness's version; the package itself is imported where it is asked.
+HARNESS = metadata.version("lm-eval")
 # Keys of a config that say where it came from or who wrote it, and nothing of the model.
 _ORIGIN = ("_name_or_path", "transformers_version", "base_model_name_or_path", "inference_mode", "revision")
 
@@ -90,7 +92,7 @@ def of_question(answers: Model, question: Any, tokenizer: Any) -> str:
     return _sha(
         [
             answers, _tokens(tokenizer), question.benchmark, question.settings, question.asked, tokenizer.chat_template,
-            coder.template.day, coder.stops, SCORING, lm_eval.__version__, transformers.__version__,
+            coder.template.day, coder.stops, SCORING, HARNESS, transformers.__version__,
         ]
     )  # fmt: skip
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lm_eval
 import msgspec
 import numpy
 import torch
@@ -73,7 +72,7 @@ def general(spec: RunSpec, workspace: Workspace, base: Base) -> list[Question]:
         shots = spec.evaluate.shots if benchmark.kind == "harness" else len(examples)
         used = {"shots": shots, "template": "chat" if chat else "none", "window_tokens": window}
         if benchmark.kind == "harness":
-            used |= {"limit": spec.evaluate.limit, "harness": lm_eval.__version__}
+            used |= {"limit": spec.evaluate.limit, "harness": keys.HARNESS}
             whole = _harness_score(spec, name, chat, window)
             size = min(benchmark.size, spec.evaluate.limit or benchmark.size)
             found.append(
