@@ -82,8 +82,8 @@ def benchmarks_of(run_dir: Path, model: str = "tuned") -> list[str]:
 
 
 class Joined(NamedTuple):
-    """The questions of one benchmark, as the base answered them and as the tuned model did. `looks`: after how many questions
-    it was to be looked, where asking could end early (sequential.py)."""
+    """The questions of one benchmark, as the base answered them and as the tuned model did. `looks`: after how many
+    questions it was to be looked, where asking could end early (sequential.py)."""
 
     benchmark: str
     base: list[Item]

@@ -231,8 +231,8 @@ def _fewer(spec: RunSpec, there: int, wanted: int, rows: int, source: Text) -> T
     share, asked = (f"{100 * general / (general + whole):.1f}" for general in (there, wanted))
     told = {"n": there, "wanted": wanted, "share": share, "asked": asked, "source": source}
     return later(
-        "{n} general rows are mixed in against forgetting, {source}: {share} % of the rows, not {asked} %. There were no more "
-        "in the time they may take, and none comes twice: a row seen again protects nothing ({wanted} were wanted).",
+        "{n} general rows are mixed in against forgetting, {source}: {share} % of the rows, not {asked} %. {wanted} were "
+        "wanted, and there are no more: none comes twice, since a row that is seen again protects nothing.",
         **told,
     )
 
