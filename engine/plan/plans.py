@@ -20,7 +20,7 @@ from engine.plan.from_recipe import CONTINUE as CONTINUE
 from engine.plan.from_recipe import TAKEN as TAKEN
 from engine.plan.plan import Plan
 from engine.plan.targets import Target
-from engine.spec import RunSpec, recipes
+from engine.spec import OBJECTIVES, RunSpec, recipes
 from engine.words import Problem
 from engine.workspace import Workspace
 
@@ -73,9 +73,12 @@ def make(
 
 def _in_bounds(plan: Plan) -> Plan:
     """Return the plan with scoring in bounded time where everything would take longer than the training. A run that is
-    scored on its way, and a task of the harness, were asked for by name: there everything is asked."""
-    spec, general = plan.spec, bounded_scoring.general(plan.spec, plan.workspace)
-    if plan.base.is_toy or spec.evaluate.along or general.has_harness or not plan.scoring_outlasts_training:
+    scored on its way, and a task of the harness, were asked for by name: there everything is asked, as of a judge and of
+    what obeyed one, which cannot be asked the rest later."""
+    spec, objective = plan.spec, OBJECTIVES[plan.spec.objective]
+    if plan.base.is_toy or spec.evaluate.along or objective.is_judge or objective.needs_judge:
+        return plan
+    if bounded_scoring.general(spec, plan.workspace).has_harness or not plan.scoring_outlasts_training:
         return plan
     evaluate = msgspec.structs.replace(spec.evaluate, budget_s=bounded_scoring.CHECK_S)
     return dataclasses.replace(plan, spec=msgspec.structs.replace(spec, evaluate=evaluate))

@@ -22,7 +22,7 @@ _NORMAL = NormalDist()
 # The shares of the planned questions after which it is looked.
 SHARES = (0.25, 0.5, 0.75, 1.0)
 # Beyond so many standard errors nothing is left to integrate; steps of the grid.
-_WIDEST, _STEPS = 8.0, 301
+_WIDEST, _STEPS = 8.0, 201
 
 
 def looks(planned: int) -> tuple[int, ...]:
@@ -39,10 +39,10 @@ def spent(share: float, alpha: float) -> float:
 
 
 @lru_cache(maxsize=512)
-def bounds(planned: tuple[int, ...], alpha: float = ALPHA) -> tuple[float, ...]:
+def bounds(planned: tuple[int, ...], alpha: float = ALPHA, upto: int | None = None) -> tuple[float, ...]:
     """Return how many standard errors a change must lie from 0 at each look (looks()) to be told from chance, two-sided,
-    the error of all looks together being `alpha`. One look has the usual 1.96 at 5 %."""
-    shares = [n / planned[-1] for n in planned]
+    the error of all looks together being `alpha`. One look has the usual 1.96 at 5 %. With `upto` the first so many."""
+    shares = [n / planned[-1] for n in planned][:upto]
     grid: np.ndarray | None = None
     density = np.zeros(0)
     found: list[float] = []
@@ -81,7 +81,7 @@ def _beyond(edge: float, grid: np.ndarray | None, density: np.ndarray, step: flo
 def _bound(grid: np.ndarray | None, density: np.ndarray, step: float, scale: float, least: float) -> float:
     """Return the bound in standard errors (a sum of scores over `scale`) that leaves a chance of `least` beyond."""
     low, high = 0.0, _WIDEST
-    while high - low > 1e-6:
+    while high - low > 1e-5:
         middle = (low + high) / 2
         if _beyond(middle * scale, grid, density, step) > least:
             low = middle
@@ -92,8 +92,8 @@ def _bound(grid: np.ndarray | None, density: np.ndarray, step: float, scale: flo
 
 def bound_at(planned: Sequence[int], asked: int, alpha: float = ALPHA) -> float:
     """Return the bound after `asked` questions: that of the last look which was reached."""
-    reached = [bound for n, bound in zip(planned, bounds(tuple(planned), alpha), strict=True) if n <= asked]
-    return reached[-1] if reached else _WIDEST
+    reached = sum(n <= asked for n in planned)
+    return bounds(tuple(planned), alpha, reached)[-1] if reached else _WIDEST
 
 
 def nominal(planned: Sequence[int], asked: int, alpha: float = ALPHA) -> float:
@@ -107,7 +107,7 @@ def repeated(p: float, planned: Sequence[int], asked: int) -> float:
     low, high = 1e-9, 1.0 - 1e-9
     if p >= nominal(planned, asked, high):
         return 1.0
-    while high / low > 1.001:
+    while high / low > 1.01:
         middle = math.sqrt(low * high)
         if p <= nominal(planned, asked, round(middle, 12)):
             high = middle

@@ -213,6 +213,9 @@ def _replay(
         coded = [row._replace(input_ids=row.input_ids[:length], labels=row.labels[:length]) for row in coded]
         source = later("written by the base itself before training")
     coded = [row for row in coded if row.trained_tokens][:wanted]
+    if not coded and generate is not None and spec.train.replay_budget_s is not None and not spec.train.replay_data:
+        told = {"seconds": f"{spec.train.replay_budget_s:g}"}
+        return [], [later("No general rows are mixed in: the base had written none after {seconds} s.", **told)]
     if not coded:
         return [], [later("There are no general rows to mix in: none of them has a token to train.")]
     epochs = math.ceil(spec.train.epochs)

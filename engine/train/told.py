@@ -36,14 +36,14 @@ class Told:
     def __init__(self, log: Any):
         self._log = log
         self._expected_s: dict[str, float] = {}
-        self._ahead: tuple[str, ...] = ()
+        self._ahead: list[str] = []
         self._now = events.Phase(phase="loading")
         self._began_s = self._last_s = time.monotonic()
         self._before = 0
 
     def expect(self, ahead: Sequence[str], lines: Iterable[Line] = ()) -> None:
         """Say which phases of ORDER this run has, and what its estimate says of them."""
-        self._ahead = tuple(phase for phase in ORDER if phase in ahead)
+        self._ahead = [phase for phase in ORDER if phase in ahead]
         for line in lines:
             phase = _LINES.get(line.phase)
             if phase is not None:
@@ -55,7 +55,9 @@ class Told:
 
     def begin(self, phase: str, detail: str = "", *, total: int = 0, what: str = "") -> None:
         """A phase begins, of `total` parts where they can be counted."""
-        following = self._next(phase)
+        if phase in self._ahead:  # what lies before it is over
+            del self._ahead[: self._ahead.index(phase) + 1]
+        following = next(iter(self._ahead), None)
         self._now = events.Phase(
             phase=phase, detail=detail, what=what, total=total, next=following or "",
             next_s=None if following is None else self._expected_s.get(following),
@@ -79,11 +81,6 @@ class Told:
                 left_s=None if left_s is None else round(left_s, 1), next=now.next, next_s=now.next_s,
             )  # fmt: skip
             self._write()
-
-    def _next(self, phase: str) -> str | None:
-        if phase not in self._ahead:
-            return None
-        return next(iter(self._ahead[self._ahead.index(phase) + 1 :]), None)
 
     def _write(self) -> None:
         self._last_s = time.monotonic()

@@ -66,7 +66,7 @@ def run(one: Run) -> int:
 def _of_its_rows(run: Run) -> list[Question]:
     """Return what the tuned model's own rows are asked about, where the evaluation names its data: the same that the run
     itself asks, row by row."""
-    if not run.spec.dataset.id:
+    if not run.spec.dataset.id or run.objective.needs_judge:
         return []
     parts = rows.divided(run.spec, run.workspace)
     train, unseen = (rows.read(part, run.tokenizer).rows for part in (parts.train, parts.unseen))
