@@ -154,7 +154,7 @@ def evaluate(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
     run_spec, problems = _everything(arguments, workspace) if arguments.everything else _more(arguments, workspace)
     if run_spec is None:
-        return refuse(problems)
+        return refuse(problems) if problems else EXIT_REFUSED
     run_id = evaluations.start(workspace, run_spec, name=arguments.name)
     if arguments.wait:
         return follow(workspace, run_id, as_json=arguments.json)

@@ -180,7 +180,7 @@ def common(before: list[Item], after: list[Item]) -> tuple[list[Item], list[Item
 
 
 def compare_items(
-    run: str, benchmark: str, base: list[Item], tuned: list[Item], looks: tuple[int, ...] = ()
+    run: str, benchmark: str, base: list[Item], tuned: list[Item], *, looks: tuple[int, ...] = ()
 ) -> list[Comparison]:
     """Compare two models on the same items: the whole benchmark first, then each family. `looks` as in Joined.
 
@@ -264,7 +264,7 @@ def _figures(benchmark: str, items: list[Item]) -> list[str]:
 
 
 def compare_all(
-    run: str, benchmark: str, base: list[Item], tuned: list[Item], looks: tuple[int, ...] = ()
+    run: str, benchmark: str, base: list[Item], tuned: list[Item], *, looks: tuple[int, ...] = ()
 ) -> list[Comparison]:
     """Return every line that the items of one benchmark give: its own first, then its further figures, as
     `general-text:bits-per-byte`. Raises ItemsDiffer as compare_items does."""
@@ -272,7 +272,7 @@ def compare_all(
         return []
     first = base[0]
     own = first.correct is not None or bool(first.loglikelihoods) or benchmark == ANSWERS
-    rows = compare_items(run, benchmark, base, tuned, looks) if own else []
+    rows = compare_items(run, benchmark, base, tuned, looks=looks) if own else []
     for figure in _figures(benchmark, base):
         if figure == REWARD:
             rows += compare_items(run, MARGIN, base, tuned)
@@ -287,7 +287,7 @@ def compare_all(
 
 def compare_joined(run: str, found: Iterable[Joined]) -> list[Comparison]:
     """Return the comparison lines of what was asked. Raises ItemsDiffer as compare_items does."""
-    return [row for one in found for row in compare_all(run, *one)]
+    return [row for one in found for row in compare_all(run, one.benchmark, one.base, one.tuned, looks=one.looks)]
 
 
 def compare_run(run_dir: Path, model: str = "tuned") -> list[Comparison]:

@@ -77,7 +77,7 @@ def test_the_intervals_of_all_looks_together_hold_the_truth_in_95_of_100_runs() 
         before = dice.random(PLANNED) < 0.7
         after = np.where(before, dice.random(PLANNED) >= 0.1 + drop / 0.7, dice.random(PLANNED) < 0.1 * 0.7 / 0.3)
         rows = [
-            paired.compare_items("r", "blimp", items(before[:n]), items(after[:n]), sequential.looks(PLANNED))[0]
+            paired.compare_items("r", "blimp", items(before[:n]), items(after[:n]), looks=sequential.looks(PLANNED))[0]
             for n in sequential.looks(PLANNED)
         ]
         wrong += any(not row.low <= -drop <= row.high for row in rows)
@@ -99,7 +99,7 @@ def test_a_verdict_after_an_early_look_is_harder_to_get_than_after_all() -> None
     after[:8] = False  # p = 0.008: enough at once, not at the second of four looks
     verdict = {}
     for looks in ((), (50, 100, 150, 200)):
-        rows = paired.compare_items("r", "blimp", items(before), items(after), looks)
+        rows = paired.compare_items("r", "blimp", items(before), items(after), looks=looks)
         (judged,) = verdicts.judge(rows, {"blimp": 0.5})
         verdict[looks] = judged.verdict
         assert rows[0].looks == looks and (judged.p or 0) <= (judged.p_holm or 0)

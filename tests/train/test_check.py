@@ -36,7 +36,8 @@ class Bench:
     """A run whose questions take so many seconds each, on a clock of its own."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, sizes: dict[str, tuple[int, float]]):
-        self.clock, self.asked, self.stops_after = 0.0, [], None
+        self.clock, self.asked = 0.0, []
+        self.stops_after: int | None = None
         for module in (check, scores):
             monkeypatch.setattr(module.time, "monotonic", lambda: self.clock)
         monkeypatch.setattr(keys, "of_question", lambda name, question, _: f"{name.weights}-{question.benchmark}")

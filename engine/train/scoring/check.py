@@ -168,7 +168,7 @@ def _shown(run: Run, sets: list[_Set], check: Check) -> set[str]:
         if not planned.looks or planned.asked < planned.looks[0]:
             continue
         base, tuned = (answers.items(planned.asked) for answers in one.answers)
-        rows += paired.compare_items(run.run_dir.name, name, base, tuned, planned.looks)[:1]
+        rows += paired.compare_items(run.run_dir.name, name, base, tuned, looks=planned.looks)[:1]
         chance[name] = verdicts.chance_of(base)
     return {one.row.benchmark for one in verdicts.judge(rows, chance) if one.verdict == "real drop"}
 
