@@ -92,13 +92,14 @@ class Joined(NamedTuple):
 
 
 class Asked(msgspec.Struct, kw_only=True):
-    """How much of one question set a check asks: `planned` of `size` questions, `asked` so far, with looks on the way.
-    `pace_s`: seconds a question, base and tuned together."""
+    """How much of one question set a check asks: `planned` of `size` questions, `asked` so far, with looks on the way;
+    `ended`: one of them showed a real drop. `pace_s`: seconds a question, base and tuned together."""
 
     size: int
     planned: int
     asked: int = 0
     looks: tuple[int, ...] = ()
+    ended: bool = False
     pace_s: float = 0.0
 
 

@@ -60,13 +60,14 @@ def _doing(phase: events.Phase) -> str:
     """Return what a phase is, in words."""
     from engine.report import verdicts
 
-    what = verdicts.title(phase.what) if phase.what else ""
+    own = phase.what.startswith("new-task")
+    what = t("the new task") if own else verdicts.title(phase.what) if phase.what else ""
     match phase.phase, phase.detail:
         case "loading", "":
             return t("Loading libraries")
         case "loading", "rows":
             return t("Reading the rows")
-        case "loading", "base":
+        case "loading", "base again":
             return t("Loading the base again")
         case ("replay", _) | ("loading", "replay"):
             return t("Writing general rows")

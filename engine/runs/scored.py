@@ -69,7 +69,8 @@ class ScoredRun:
             for event in events.read(self.workspace.run_dir(holder))[0]:
                 if isinstance(event, events.Log) and event.level == "scores":
                     told[str(event.text)] = None
-        return [*told, *about.lines(self.joined)]
+        check = items.read_check(self.folder) if self.left_to_ask else None
+        return [*told, *(map(str, about.bounded(check)) if check is not None else ()), *about.lines(self.joined)]
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Return what each benchmark was asked under: shots, template, window, questions, chance."""

@@ -68,7 +68,7 @@ class BaseAgain:
 
     def _load(self) -> Any:
         run = self._run
-        self._run.told.begin("loading", "base")
+        run.told.begin("loading", "base again")
         with run.told.weights():
             made = load.load(run.spec, run.workspace, run.chosen._replace(backend="plain")).model
         if run.objective.is_judge:  # with the head that it had, which is drawn from the seed

@@ -211,6 +211,7 @@ class Answers:
             return
         if self.done == self.size:
             report_items.write_items(self._stored / "items.jsonl", self.items())
+            self._stored.joinpath(f"asked-{self._seed}.jsonl").unlink(missing_ok=True)
             self.is_stored = True
         elif self._shared is not None and self._pieces:
             there = read_part(self._shared, self._mark)

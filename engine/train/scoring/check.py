@@ -15,8 +15,8 @@ import msgspec
 
 from engine import events
 from engine.benchmarks import shares
+from engine.report import about, paired, statistics, verdicts
 from engine.report import items as report_items
-from engine.report import paired, statistics, verdicts
 from engine.report.items import Asked, Check
 from engine.train.run import Run
 from engine.train.scoring import scores
@@ -52,19 +52,21 @@ def carry_out(run: Run, sides: list[Side], asked: list[Question], budget_s: floa
         if check is None:
             return False
     run.told.begin("evaluating", "check", total=2 * sum(one.planned for one in check.sets.values()))
-    ended: set[str] = set()
+    for one in check.sets.values():
+        one.ended = False  # what was shown before a stop is shown again
     for number in range(1, ROUNDS + 1):
-        going_on = [one for one in sets if one.question.benchmark not in ended]
+        going_on = [one for one in sets if not check.sets[one.question.benchmark].ended]
         slow = check.of != ON_THE_WAY and check.spent_s + _round_s(check, going_on) / 2 > budget_s
         if number > 1 and slow:
             break  # slower than its first questions let expect
         if not _round(run, sides, going_on, check, number / ROUNDS):
             _write(run, check)
             return False
+        for name in _shown(run, sets, check):
+            check.sets[name].ended = True
         _write(run, check)
-        ended |= _shown(run, sets, check)
     _keep(run, sides, sets, check)
-    _say(run, asked, check, ended)
+    _say(run, asked, check)
     return True
 
 
@@ -185,24 +187,10 @@ def _keep(run: Run, sides: list[Side], sets: list[_Set], check: Check) -> None:
             run.log.append(told)
 
 
-def _say(run: Run, asked: list[Question], check: Check, ended: set[str]) -> None:
-    """Say wherever the scores are shown what was asked, and what was not."""
-    n, of = (sum(getattr(one, what) for one in check.sets.values()) for what in ("asked", "size"))
-    if n < of:
-        text = later(
-            "A check in bounded time ({seconds} s, it took {took}): {n} of {of} questions were asked, base and tuned model "
-            "the same, in an order drawn beforehand. “Ask everything” goes on from there.",
-            seconds=f"{check.budget_s:g}", took=f"{check.spent_s:.0f}", n=n, of=of,
-        )  # fmt: skip
-        run.log.append(events.Log(level="scores", text=text))
-    for name in sorted(ended):
-        one = check.sets[name]
-        if one.asked < one.planned:
-            text = later(
-                "{name}: asking ended after {n} of {planned} questions, since the drop was beyond the bound of that look.",
-                name=name, n=one.asked, planned=one.planned,
-            )  # fmt: skip
-            run.log.append(events.Log(level="scores", text=text))
+def _say(run: Run, asked: list[Question], check: Check) -> None:
+    """Say in the log what was asked, and wherever the scores are shown what was left out as a whole."""
+    for text in about.bounded(check):
+        run.log.append(events.Log(text=text))
     if left := [one.benchmark for one in asked if one.score_whole is not None]:
         text = later(
             "{names}: not asked, since such a task is asked as a whole or not at all. “Ask everything” asks it.",
