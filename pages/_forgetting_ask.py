@@ -37,6 +37,8 @@ def show(scored: ScoredRun, titled: dict[str, str]) -> None:
     for run in scored.evaluations:
         if run.status in ("stopped", "interrupted", "failed"):
             _halted(workspace, run)
+    if scored.left_to_ask and not any(_is_going_on(run) for run in scored.evaluations):
+        _rest(scored)
     with st.expander(t("Ask it more benchmarks")):
         base = bases.describe(ref, workspace)
         if base.problems:
@@ -57,6 +59,22 @@ def show(scored: ScoredRun, titled: dict[str, str]) -> None:
             else:
                 st.rerun()
         _own(workspace)
+
+
+def _rest(scored: ScoredRun) -> None:
+    """Offer to ask the questions that a check in bounded time has left."""
+    left, right = st.columns([4, 1])
+    left.write(_ui.say("{n} questions are left: its check asked as many as fitted its time.", n=scored.left_to_ask))
+    if right.button(t("Ask everything"), key="ask_everything"):
+        try:
+            made, problems = evaluations.everything(scored.workspace, scored.run_id)
+            if made is None:
+                _ui.problem_list(problems)
+                return
+            evaluations.start(scored.workspace, made)
+            st.rerun()
+        except limits.OverLimit as refused:
+            _ui.problem_list(refused.problems)
 
 
 def _is_going_on(run: Run) -> bool:

@@ -51,30 +51,12 @@ def tab_title(run: Run) -> None:
 
 def how_far(run_id: str, state: str, found: list[Any], last: events.Step | None) -> None:
     """Show what a run is doing and how far it is; nothing when it has ended."""
-    phase = next((e for e in reversed(found) if isinstance(e, events.Phase)), None)
     if state == "queued":
         before = device_queue.place(machine.facts().device, run_id)
         st.info(_ui.say("Waiting for its turn; {n} before it.", n=before) if before else t("About to start."))
-    words = {
-        "copying": t("Copying it"),
-        "loading": t("Loading libraries and model"),
-        "training": t("Trying the longest batch") if phase and phase.detail == "probe" else t("Training"),
-        "saving": t("Saving"),
-        "evaluating": t("Scoring the base")
-        if phase and phase.detail == "base"
-        else t("Scoring what it learned and forgot"),
-    }
     if state in ("running", "stopping"):
-        text = words.get(phase.phase, "") if phase else ""
-        if phase and phase.phase == "training" and last and last.left_s is not None:
-            text = t(
-                "{phase}: step {step} of {total}, about {left} left",
-                phase=text,
-                step=last.step,
-                total=last.total_steps,
-                left=_ui.duration(last.left_s),
-            )
-        st.progress(min(1.0, last.step / max(1, last.total_steps)) if last else 0.0, text=_ui.plain(text))
+        share = min(1.0, last.step / max(1, last.total_steps)) if last else 0.0
+        st.progress(share, text=_ui.plain(follow.doing([*found, *([last] if last else [])])))
 
 
 def actions(here: Workspace, run: Run) -> None:

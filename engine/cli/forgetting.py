@@ -25,6 +25,7 @@ from engine.workspace import Workspace
 if TYPE_CHECKING:
     from engine.forgetting import stages
     from engine.report import Comparison
+    from engine.spec import RunSpec
 
 
 def register(command: shared.Command) -> None:
@@ -33,6 +34,9 @@ def register(command: shared.Command) -> None:
     sub.add_argument("ref", help="a run's id, or a base: starter, a folder, a Hugging Face id")
     sub.add_argument("--benchmarks", metavar="A,B", help="names, or JSON Lines files of your own questions")
     sub.add_argument("--set", choices=("quick", "standard", "full"), default="standard", help="when none is named")
+    sub.add_argument(
+        "--everything", action="store_true", help="ask a run the rest of what its check in bounded time asked"
+    )
     sub.add_argument("--against", help="compare with this base; a run is compared with the one it was made from")
     sub.add_argument("--limit", type=int, help="questions per benchmark; 0 means all")
     sub.add_argument("--shots", type=int, default=0, help="worked examples before each question")
@@ -148,24 +152,41 @@ def evaluate(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from engine.forgetting import evaluations
     from engine.runs import store
 
+    run_spec, problems = _everything(arguments, workspace) if arguments.everything else _more(arguments, workspace)
+    if run_spec is None:
+        return refuse(problems) if problems else EXIT_REFUSED
+    run_id = evaluations.start(workspace, run_spec, name=arguments.name)
+    if arguments.wait:
+        return follow(workspace, run_id, as_json=arguments.json)
+    return started(run_id, store.status(workspace, run_id), as_json=arguments.json)
+
+
+def _everything(arguments: argparse.Namespace, workspace: Workspace) -> tuple[RunSpec | None, list[Problem]]:
+    """Return the spec that asks a run everything, and what keeps it from starting."""
+    from engine.forgetting import evaluations
+
+    if not shared.there(workspace, arguments.ref):
+        return None, []
+    return evaluations.everything(workspace, arguments.ref)
+
+
+def _more(arguments: argparse.Namespace, workspace: Workspace) -> tuple[RunSpec | None, list[Problem]]:
+    """Return the spec that asks a run or a base the benchmarks that were named, and what keeps it from starting."""
+    from engine.forgetting import evaluations
+
     asked = _asked(arguments, workspace, arguments.ref)
     if asked is None:
-        return EXIT_REFUSED
+        return None, []
     names, limit = asked
     run_spec, problems = evaluations.build(
         workspace, arguments.ref, names, limit=limit, shots=arguments.shots, template=arguments.template,
         against=arguments.against,
     )  # fmt: skip
-    if run_spec is None:
-        return refuse(problems)
-    left_s = evaluations.seconds(workspace, arguments.ref, names, limit)
+    left_s = evaluations.seconds(workspace, arguments.ref, names, limit) if run_spec is not None else None
     if left_s is not None:
         print(t("About {minutes} minutes, by what was measured here before.", minutes=f"{left_s / 60:.1f}"),
               file=sys.stderr)  # fmt: skip
-    run_id = evaluations.start(workspace, run_spec, name=arguments.name)
-    if arguments.wait:
-        return follow(workspace, run_id, as_json=arguments.json)
-    return started(run_id, store.status(workspace, run_id), as_json=arguments.json)
+    return run_spec, problems
 
 
 def _asked(arguments: argparse.Namespace, workspace: Workspace, ref: str) -> tuple[list[str], int] | None:

@@ -240,9 +240,10 @@ def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Show one run with its spec, its summary and what it took."""
+    from engine import events
     from engine.estimate import memory
     from engine.forgetting import adoption
-    from engine.runs import store
+    from engine.runs import follow, store
     from engine.spec import schema
 
     if not shared.there(workspace, arguments.run):
@@ -263,6 +264,9 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
     measured = summary.pop("measured")
     for key, value in {**line, **{k: v for k, v in summary.items() if k not in line and v is not None}}.items():
         print(f"{key:<13} {value}")
+    if found.status in store.LIVE:
+        run_dir = workspace.run_dir(arguments.run)
+        print(f"{'doing':<13} {follow.doing(events.read(run_dir)[0])}")
     if measured is not None:
         print(f"{'peak_memory':<13} {memory.size_words(measured['peak_bytes'])}")
         if measured["estimated_bytes"]:

@@ -199,7 +199,9 @@ def print_event(event: Any) -> None:
         case events.Started():
             text = f"{event.device}: {event.reason}"
         case events.Phase():
-            text = f"{event.phase} {event.detail}".rstrip()
+            from engine.runs import follow
+
+            text = follow.doing([event])
         case events.Log():
             text = event.text
         case events.Step():

@@ -77,6 +77,21 @@ def build(
     return (None, refused) if refused else (made, [])
 
 
+def everything(workspace: Workspace, run_id: str) -> tuple[RunSpec | None, list[Problem]]:
+    """Return the spec that asks a run and its base all the questions of which its check in bounded time asked some, going
+    on from there, and what keeps it from starting. Raises as store.load_spec does."""
+    made = store.load_spec(workspace, run_id)
+    ref, against = f"run:{run_id}", made.base.pinned
+    tuned = bases.describe(ref, workspace)
+    evaluate = msgspec.structs.replace(made.evaluate, budget_s=None, along=0, against=against)
+    spec = RunSpec(
+        kind="evaluate", recipe=RECIPE, objective=made.objective, quantize=made.quantize, base=schema.BaseRef(ref),
+        dataset=made.dataset, train=made.train, evaluate=evaluate, machine=made.machine, day=made.day,
+    )  # fmt: skip
+    problems = _model_problems(workspace, tuned, against) or admission.problems(spec, workspace)
+    return (None, problems) if problems else (spec, [])
+
+
 def _model_problems(workspace: Workspace, tuned: Base, against: str | None) -> list[Problem]:
     """Return what keeps a model, or the one it is compared with, from being asked."""
     other = [] if against is None else [bases.describe(against, workspace)]

@@ -17,6 +17,9 @@ from engine.words import Problem
 from engine.workspace import Workspace
 
 CONTINUE = "adapter_args.continue"
+# So long a base may write general rows before the first step: what somebody waits for, and on two cores still a dozen
+# rows of a model of 135 million parameters. The starter's come from its world and take no time.
+REPLAY_S = 20.0
 # What an adapter that is trained on has already, so that a run cannot choose it.
 TAKEN = (
     "adapter", "quantize", "layers", "adapter_args.rank", "adapter_args.alpha", "adapter_args.dropout",
@@ -115,6 +118,7 @@ def _defaults(recipe: recipes.Recipe, base: Base, dataset: Dataset | None) -> di
     else:
         quick = library.sets(toy=False)["quick"]
         found["evaluate.benchmarks"], found["evaluate.limit"] = list(quick.benchmarks), quick.limit
+        found["train.replay_budget_s"] = REPLAY_S
     if dataset is not None and dataset.eval_id:
         found["dataset.eval_id"] = dataset.eval_id
     if base.window_tokens:

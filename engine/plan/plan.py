@@ -15,6 +15,7 @@ from engine.check import DatasetError
 from engine.data import Dataset, datasets, division, lengths, readiness
 from engine.estimate import duration, machine_choices, measured, memory
 from engine.models import Base
+from engine.plan import bounded_scoring
 from engine.plan import steps as planned_steps
 from engine.plan.targets import Target
 from engine.render import NoTokenizer
@@ -110,8 +111,10 @@ class Plan:
 
     @property
     def step_notes(self) -> list[Text]:
-        """How many that are, and why, in words."""
-        return planned_steps.notes(self.spec.train, self.rows) if self.rows else []
+        """How many that are, and why, in words; and what is asked afterwards where not everything is."""
+        if not self.rows:
+            return []
+        return [*planned_steps.notes(self.spec.train, self.rows), *bounded_scoring.notes(self.spec, self._questions)]
 
     @property
     def rows_per_step(self) -> int:
@@ -187,6 +190,31 @@ class Plan:
         if change and "train.batch_size" in change:
             change["train.accumulation"] = max(1, self.rows_per_step // change["train.batch_size"])
         return change
+
+    # --- scoring ---
+
+    @property
+    def _questions(self) -> dict[str, int]:
+        """How many questions there are of each set: of the run's rows by the loss alone."""
+        rows = bounded_scoring.rows_scored(*self._division, self.spec.evaluate.limit) if self._division else 0
+        return {**bounded_scoring.general(self.spec, self.workspace).questions, **({"new-task": rows} if rows else {})}
+
+    @property
+    def scoring_outlasts_training(self) -> bool:
+        """Whether asking base and tuned model everything would compute more than the training does; False where that is
+        not known."""
+        if self._division is None or self.base.shape is None or self._lengths is None:
+            return False
+        trained, held_out = self._division
+        row_tokens = min(self._lengths.mean, self.spec.train.max_length)
+        asked = bounded_scoring.rows_scored(trained, held_out, self.spec.evaluate.limit) * row_tokens
+        asked += bounded_scoring.general(self.spec, self.workspace).tokens
+        try:
+            once = duration.token_flops(self.base.shape, self.setup, row_tokens)
+        except ValueError:
+            return False
+        taken = counts.optimizer_steps(self.spec.train, trained) * self.rows_per_step * row_tokens * once
+        return 2 * asked * duration.forward_flops(self.base.shape, row_tokens) > taken
 
     # --- time ---
 

@@ -6,18 +6,21 @@ command line and the start of a run all read their figures from.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
+
+import msgspec
 
 from engine.check import DatasetError
 from engine.data import Dataset, datasets
 from engine.events import Failed
 from engine.models import Base, bases
-from engine.plan import checks, from_recipe, targets
+from engine.plan import bounded_scoring, checks, from_recipe, targets
 from engine.plan.from_recipe import CONTINUE as CONTINUE
 from engine.plan.from_recipe import TAKEN as TAKEN
 from engine.plan.plan import Plan
 from engine.plan.targets import Target
-from engine.spec import RunSpec, recipes
+from engine.spec import OBJECTIVES, RunSpec, recipes
 from engine.words import Problem
 from engine.workspace import Workspace
 
@@ -53,7 +56,7 @@ def make(
     found, missing = (dataset, []) if isinstance(dataset, Dataset) else _dataset(workspace, dataset)
     dataset_id = dataset if isinstance(dataset, str) else found.id if found is not None else ""
     spec, wrong = from_recipe.spec_of(known[recipe_name], base, found, dataset_id, overrides, workspace)
-    return Plan(
+    made = Plan(
         workspace,
         spec,
         base,
@@ -65,6 +68,20 @@ def make(
         wrong=(*wrong, *missing),
         look=checks.problems,
     )
+    return made if bounded_scoring.BUDGET in overrides else _in_bounds(made)
+
+
+def _in_bounds(plan: Plan) -> Plan:
+    """Return the plan with scoring in bounded time where everything would take longer than the training. A run that is
+    scored on its way, and a task of the harness, were asked for by name: there everything is asked, as of a judge and of
+    what obeyed one, which cannot be asked the rest later."""
+    spec, objective = plan.spec, OBJECTIVES[plan.spec.objective]
+    if plan.base.is_toy or spec.evaluate.along or objective.is_judge or objective.needs_judge:
+        return plan
+    if bounded_scoring.general(spec, plan.workspace).has_harness or not plan.scoring_outlasts_training:
+        return plan
+    evaluate = msgspec.structs.replace(spec.evaluate, budget_s=bounded_scoring.CHECK_S)
+    return dataclasses.replace(plan, spec=msgspec.structs.replace(spec, evaluate=evaluate))
 
 
 def offers_to_continue(plan: Plan) -> bool:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine.spec import counts, schema
 from engine.words import Text, later
 
 
-def notes(train: schema.Train, rows: int) -> list[Text]:
+def notes(train: schema.Train, rows: int, mixed: Sequence[int] | None = None) -> list[Text]:
     """Return how many steps `rows` rows of the user's make, and what of that is not as one would think: general rows count,
-    an epoch may be shorter than a step, and a warm-up may take the whole run."""
-    steps, general = counts.optimizer_steps(train, rows), counts.replayed_rows(train, rows)
+    an epoch may be shorter than a step, and a warm-up may take the whole run. `mixed`: how many general rows there are in
+    each epoch, where that is known."""
+    steps, general = counts.optimizer_steps(train, rows, mixed), _each(train, rows, mixed)
     batch, epochs = train.batch_size * train.accumulation, f"{train.epochs:g}"
     found = []
     if train.max_steps:
         found.append(later("{steps} steps, as train.max_steps says.", steps=steps))
     elif general:
-        every = counts.rows_with_replay(train, rows)
+        every = counts.rows_with_replay(train, rows, mixed)
         found.append(
             later("{steps} steps: {rows} rows and {general} general ones, replayed against forgetting, in {epochs} "
                   "epochs are {every} rows, {batch} a step.",
@@ -39,3 +42,11 @@ def notes(train: schema.Train, rows: int) -> list[Text]:
                   share=share)
         )  # fmt: skip
     return found
+
+
+def _each(train: schema.Train, rows: int, mixed: Sequence[int] | None) -> int | str:
+    """Return how many general rows an epoch has, as "2–3" where not each has as many."""
+    if mixed is None:
+        return counts.replayed_rows(train, rows)
+    low, high = min(mixed, default=0), max(mixed, default=0)
+    return high if low == high else f"{low}–{high}"

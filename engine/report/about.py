@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.report import statistics
-from engine.report.items import SEEN, Joined
-from engine.words import t
+from engine.report.items import SEEN, Check, Joined
+from engine.words import Text, later, t
 
 PREFERENCE = "new-task-preference"
 
@@ -17,6 +17,29 @@ def lines(joined: Mapping[str, Joined]) -> list[str]:
     if PREFERENCE in joined and (line := _moved(joined[PREFERENCE])):
         told.append(line)
     return told
+
+
+def bounded(check: Check) -> list[Text]:
+    """Say what a check in bounded time asked, and where it ended early; nothing where it asked everything."""
+    n, of = (sum(getattr(one, what) for one in check.sets.values()) for what in ("asked", "size"))
+    if n == of:
+        return []
+    told = later(
+        "A check in bounded time ({seconds} s, it took {took}): {n} of {of} questions were asked, base and tuned model the "
+        "same, in an order drawn beforehand. “Ask everything” goes on from there.",
+        seconds=f"{check.budget_s:g}", took=f"{check.spent_s:.0f}", n=n, of=of,
+    )  # fmt: skip
+    ended = {name: one for name, one in check.sets.items() if one.ended and one.asked < one.planned}
+    return [
+        told,
+        *(
+            later(
+                "{name}: asking ended after {n} of {planned} questions, since the drop was beyond the bound of that look.",
+                name=name, n=one.asked, planned=one.planned,
+            )
+            for name, one in ended.items()
+        ),
+    ]  # fmt: skip
 
 
 def measures(joined: Joined) -> list[str]:

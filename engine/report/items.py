@@ -82,20 +82,58 @@ def benchmarks_of(run_dir: Path, model: str = "tuned") -> list[str]:
 
 
 class Joined(NamedTuple):
-    """The questions of one benchmark, as the base answered them and as the tuned model did."""
+    """The questions of one benchmark, as the base answered them and as the tuned model did. `looks`: after how many
+    questions it was to be looked, where asking could end early (sequential.py)."""
 
     benchmark: str
     base: list[Item]
     tuned: list[Item]
+    looks: tuple[int, ...] = ()
+
+
+class Asked(msgspec.Struct, kw_only=True):
+    """How much of one question set a check asks: `planned` of `size` questions, `asked` so far, with looks on the way;
+    `ended`: one of them showed a real drop. `pace_s`: seconds a question, base and tuned together."""
+
+    size: int
+    planned: int
+    asked: int = 0
+    looks: tuple[int, ...] = ()
+    ended: bool = False
+    pace_s: float = 0.0
+
+
+class Check(msgspec.Struct, kw_only=True):
+    """A check in bounded time: of which weights, in how many seconds, what it took, and each question set."""
+
+    of: str
+    budget_s: float
+    spent_s: float = 0.0
+    sets: dict[str, Asked] = {}
+
+
+CHECK = "check.json"
+
+
+def read_check(run_dir: Path) -> Check | None:
+    """Return what a run planned to ask in bounded time; None where it asked everything, or has not planned yet."""
+    try:
+        return msgspec.json.decode((run_dir / "items" / CHECK).read_bytes(), type=Check)
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 def joined(run_dir: Path, model: str = "tuned") -> dict[str, Joined]:
     """Return all that was asked of a run both before and after, by benchmark; with `model` a step on its way (at_step)."""
-    folder = run_dir / "items"
+    folder, check = run_dir / "items", read_check(run_dir)
+    looks = {} if check is None else {name: one.looks for name, one in check.sets.items()}
     return {
-        name: Joined(name, read_items(folder / f"base-{name}.jsonl"), read_items(folder / f"{model}-{name}.jsonl"))
+        name: Joined(
+            name, read_items(folder / f"base-{name}.jsonl"), read_items(folder / f"{model}-{name}.jsonl"),
+            looks.get(name, ()),
+        )
         for name in benchmarks_of(run_dir, model)
-    }
+    }  # fmt: skip
 
 
 def at_step(step: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from engine.report import statistics
+from engine.report import sequential, statistics
 from engine.report.items import (
     ALL,
     ANSWERS,
@@ -43,6 +43,8 @@ class Comparison(msgspec.Struct, kw_only=True):
     `low` and `high` bound the change at 95 %; of fewer than LEAST_QUESTIONS there is no interval, which is infinite ends
     (null in JSON). `base_only_right` counts items that only the base got right (lost),
     `tuned_only_right` those that only the tuned model got right (learned); both null where no item is right or wrong.
+    `looks`: after how many questions it was looked, where asking could end early; the interval is wider then
+    (sequential.py), and holds whenever it ended.
     """
 
     run: str
@@ -56,6 +58,7 @@ class Comparison(msgspec.Struct, kw_only=True):
     high: float
     base_only_right: int | None
     tuned_only_right: int | None
+    looks: tuple[int, ...] = ()
 
 
 def paired_loss(
@@ -176,8 +179,10 @@ def common(before: list[Item], after: list[Item]) -> tuple[list[Item], list[Item
     return kept, [others[item.item] for item in kept]
 
 
-def compare_items(run: str, benchmark: str, base: list[Item], tuned: list[Item]) -> list[Comparison]:
-    """Compare two models on the same items: the whole benchmark first, then each family.
+def compare_items(
+    run: str, benchmark: str, base: list[Item], tuned: list[Item], *, looks: tuple[int, ...] = ()
+) -> list[Comparison]:
+    """Compare two models on the same items: the whole benchmark first, then each family. `looks` as in Joined.
 
     Raises ItemsDiffer when the questions, or what was asked of them, are not the same.
     """
@@ -195,13 +200,15 @@ def compare_items(run: str, benchmark: str, base: list[Item], tuned: list[Item])
     if benchmark == GAP:  # without both labels there is no gap
         families = {f: keys for f, keys in families.items() if len({before[k].gold for k in keys}) == 2}
     return [
-        _compare(run, benchmark, family, [before[k] for k in keys], [after[k] for k in keys])
+        _compare(run, benchmark, family, [before[k] for k in keys], [after[k] for k in keys], looks)
         for family, keys in families.items()
         if keys
     ]
 
 
-def _compare(run: str, benchmark: str, family: str, base: list[Item], tuned: list[Item]) -> Comparison:
+def _compare(
+    run: str, benchmark: str, family: str, base: list[Item], tuned: list[Item], looks: tuple[int, ...]
+) -> Comparison:
     n, figure = len(base), benchmark.rpartition(":")[2]
     paired = {
         GAP: paired_gap, MARGIN: paired_margin, BITS_PER_BYTE: paired_bits, BLEU: paired_bleu, ROUGE_L: paired_rouge,
@@ -219,17 +226,20 @@ def _compare(run: str, benchmark: str, family: str, base: list[Item], tuned: lis
     right = [[bool(i.valid if figure == VALID else i.correct) for i in items] for items in (base, tuned)]
     pairs = list(zip(*right, strict=True))
     lost, won = pairs.count((True, False)), pairs.count((False, True))
-    change, low, high = paired_change(pairs.count((True, True)), lost, won, pairs.count((False, False)))
+    z = sequential.bound_at(looks, n) if looks and family == ALL else statistics.Z95
+    change, low, high = paired_change(pairs.count((True, True)), lost, won, pairs.count((False, False)), z)
     clusters = _clusters(base)
     if clusters is not None and len(set(clusters)) > 1:
         # Items of one passage err together: the wider of the two intervals.
         moved = np.array(right[1], dtype=float) - np.array(right[0], dtype=float)
         ends = np.quantile(statistics.bootstrap(moved, None, clusters), [0.025, 0.975])
+        ends = change + (ends - change) * z / statistics.Z95
         low, high = min(low, float(ends[0])), max(high, float(ends[1]))
     low, high = _known(n, low, high)
     return Comparison(
         run=run, benchmark=benchmark, family=family, n=n, base=sum(right[0]) / n, tuned=sum(right[1]) / n,
         change=change, low=low, high=high, base_only_right=lost, tuned_only_right=won,
+        looks=looks if family == ALL else (),
     )  # fmt: skip
 
 
@@ -253,14 +263,16 @@ def _figures(benchmark: str, items: list[Item]) -> list[str]:
     return found
 
 
-def compare_all(run: str, benchmark: str, base: list[Item], tuned: list[Item]) -> list[Comparison]:
+def compare_all(
+    run: str, benchmark: str, base: list[Item], tuned: list[Item], *, looks: tuple[int, ...] = ()
+) -> list[Comparison]:
     """Return every line that the items of one benchmark give: its own first, then its further figures, as
     `general-text:bits-per-byte`. Raises ItemsDiffer as compare_items does."""
     if not base:
         return []
     first = base[0]
     own = first.correct is not None or bool(first.loglikelihoods) or benchmark == ANSWERS
-    rows = compare_items(run, benchmark, base, tuned) if own else []
+    rows = compare_items(run, benchmark, base, tuned, looks=looks) if own else []
     for figure in _figures(benchmark, base):
         if figure == REWARD:
             rows += compare_items(run, MARGIN, base, tuned)
@@ -275,7 +287,7 @@ def compare_all(run: str, benchmark: str, base: list[Item], tuned: list[Item]) -
 
 def compare_joined(run: str, found: Iterable[Joined]) -> list[Comparison]:
     """Return the comparison lines of what was asked. Raises ItemsDiffer as compare_items does."""
-    return [row for one in found for row in compare_all(run, one.benchmark, one.base, one.tuned)]
+    return [row for one in found for row in compare_all(run, one.benchmark, one.base, one.tuned, looks=one.looks)]
 
 
 def compare_run(run_dir: Path, model: str = "tuned") -> list[Comparison]:

@@ -31,12 +31,15 @@ def bonett_price(lost: ArrayLike, won: ArrayLike, n: int, z: float = Z95) -> tup
     return np.maximum(-1.0, centre - half), np.minimum(1.0, centre + half)
 
 
-def paired_change(both: int, base_only: int, tuned_only: int, neither: int) -> tuple[float, float, float]:
-    """Return the change in accuracy on the same items and its 95 % interval, which always holds the change. One is added
-    to each kind of disagreement (bonett_price), so that no disagreement at all does not claim certainty."""
+def paired_change(
+    both: int, base_only: int, tuned_only: int, neither: int, z: float = Z95
+) -> tuple[float, float, float]:
+    """Return the change in accuracy on the same items and its interval, of 95 % where `z` is not another, which always
+    holds the change. One is added to each kind of disagreement (bonett_price), so that no disagreement at all does not
+    claim certainty."""
     n = both + base_only + tuned_only + neither
     change = (tuned_only - base_only) / n
-    low, high = (float(end) for end in bonett_price(base_only, tuned_only, n))
+    low, high = (float(end) for end in bonett_price(base_only, tuned_only, n, z))
     return change, min(low, change), max(high, change)
 
 
@@ -61,12 +64,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def is_real_drop(
-    lost: np.ndarray, won: np.ndarray, n: int, *, margin: float = MARGIN, alpha: float = ALPHA
+    lost: np.ndarray, won: np.ndarray, n: int, *, margin: float = MARGIN, alpha: float = ALPHA, z: float = Z95
 ) -> np.ndarray:
-    """Return where the rule says "real drop": the 95 % interval lies below 0, the exact test agrees at `alpha`, and
-    the drop is at least `margin`. `alpha` is smaller where several benchmarks are looked at (holm)."""
+    """Return where the rule says "real drop": the interval lies below 0, the exact test agrees at `alpha`, and the drop
+    is at least `margin`. `alpha` is smaller where several benchmarks are looked at (holm), or one several times, whose
+    interval has another `z` too (sequential.py)."""
     b, c = np.asarray(lost), np.asarray(won)
-    _, high = bonett_price(b, c, n)
+    _, high = bonett_price(b, c, n, z)
     return (high < 0) & (mcnemar(b, c) <= alpha) & ((b - c) / n >= margin - 1e-12)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.report import statistics
+from engine.report import sequential, statistics
 from engine.report.items import (
     ALL,
     ANSWERS,
@@ -148,8 +148,8 @@ def judge(
     benchmarks, and the drop is at least `margin` (0.02 nats per token for losses, whose p-value is the normal one of the
     bootstrap); a real gain likewise; less than that is a small change. Of fewer than LEAST_QUESTIONS nothing is said.
     Equivalent: the 90 % interval lies inside the margin (two one-sided tests; Schuirmann 1987). A base that
-    is not better than guessing (exact binomial test) cannot show forgetting. `chance` and `titles` by benchmark
-    (chances()).
+    is not better than guessing (exact binomial test) cannot show forgetting. Where it was looked several times, interval and
+    test are those of sequential.py. `chance` and `titles` by benchmark (chances()).
     """
     chance = chance or {}
     general = [row for row in rows if is_general(row.benchmark) and row.family == ALL]
@@ -174,9 +174,15 @@ def _at_chance(row: Comparison, chance: float | None) -> bool:
     )
 
 
+def looks(planned: int) -> tuple[int, ...]:
+    """Return after how many of `planned` questions it is looked whether asking can end."""
+    return sequential.looks(planned)
+
+
 def _p_value(row: Comparison) -> float:
     if row.base_only_right is not None and row.tuned_only_right is not None:
-        return float(statistics.mcnemar(row.base_only_right, row.tuned_only_right))
+        once = float(statistics.mcnemar(row.base_only_right, row.tuned_only_right))
+        return sequential.repeated(once, row.looks, row.n) if row.looks else once
     spread = (row.high - row.low) / (2 * statistics.Z95)
     return math.erfc(abs(row.change) / spread / math.sqrt(2)) if spread > 0 else float(row.change == 0)
 
@@ -205,8 +211,12 @@ def _judge(
     lost, won = row.base_only_right or 0, row.tuned_only_right or 0
     # What flips both ways is noise; one is added to each side as in the interval.
     noise = (min(lost, won) + 1) / (row.n + 2)
-    detectable = _detectable(row.n, round(noise, 4), row.base, margin, statistics.ALPHA / max(1, several))
-    low90, high90 = (float(x) for x in statistics.bonett_price(lost, won, row.n, statistics.Z90))
+    alpha, wider = statistics.ALPHA / max(1, several), 1.0
+    if row.looks:
+        wider = sequential.bound_at(row.looks, row.n) / statistics.Z95
+        alpha = sequential.nominal(row.looks, row.n, alpha)
+    detectable = _detectable(row.n, round(noise, 4), row.base, margin, alpha)
+    low90, high90 = (float(x) for x in statistics.bonett_price(lost, won, row.n, wider * statistics.Z90))
     verdict: Verdict = "no detectable change"
     if row.high < 0 and p_holm <= statistics.ALPHA and -row.change >= margin - 1e-12:
         verdict = "real drop"

@@ -9,6 +9,7 @@ from typing import Any
 
 from engine import events
 from engine.runs.store import LIVE, status, supervised
+from engine.words import t
 from engine.workspace import Workspace
 
 # A step may be slow and scoring says nothing for a while, but not for so long: after this silence a run may hang.
@@ -28,6 +29,70 @@ def silent_s(found: list[Any]) -> float | None:
         usual_s = (steps[-1].monotonic_s - steps[0].monotonic_s) / (len(steps) - 1)
         most_s = max(SILENT_TRAINING_S, SILENT_STEPS * usual_s)
     return silence_s if silence_s > most_s else None
+
+
+def doing(found: list[Any]) -> str:
+    """Return in one line what a run is doing, how far that is, and what comes next, from its events; empty before it
+    does anything."""
+    from engine.estimate import duration
+
+    phase = next((event for event in reversed(found) if isinstance(event, events.Phase)), None)
+    if phase is None:
+        return ""
+    text = _doing(phase)
+    step = next((event for event in reversed(found) if isinstance(event, events.Step)), None)
+    if phase.phase == "training" and phase.detail != "probe" and step is not None and step.left_s is not None:
+        text = t(
+            "{phase}: step {step} of {total}, about {left} left",
+            phase=text, step=step.step, total=step.total_steps, left=duration.duration_words(step.left_s),
+        )  # fmt: skip
+    elif phase.total:
+        text = t("{phase}: {done} of {total}", phase=text, done=phase.done, total=phase.total)
+    if phase.left_s is not None:
+        text = t("{phase}, {left} left", phase=text, left=duration.duration_words(phase.left_s))
+    if phase.next and phase.next_s is not None:
+        about = duration.duration_words(phase.next_s)
+        return t("{phase}; then {next}, about {time}", phase=text, next=_next(phase.next), time=about)
+    return t("{phase}; then {next}", phase=text, next=_next(phase.next)) if phase.next else text
+
+
+def _doing(phase: events.Phase) -> str:
+    """Return what a phase is, in words."""
+    from engine.report import verdicts
+
+    own = phase.what.startswith("new-task")
+    what = t("the new task") if own else verdicts.title(phase.what) if phase.what else ""
+    match phase.phase, phase.detail:
+        case "loading", "":
+            return t("Loading libraries")
+        case "loading", "rows":
+            return t("Reading the rows")
+        case "loading", "base again":
+            return t("Loading the base again")
+        case ("replay", _) | ("loading", "replay"):
+            return t("Writing general rows")
+        case "training", "probe":
+            return t("Trying the longest batch")
+        case "evaluating", "base":
+            return t("Scoring the base ({what})", what=what) if what else t("Scoring the base")
+        case "evaluating", "tuned":
+            return t("Scoring the tuned model ({what})", what=what) if what else t("Scoring the tuned model")
+        case "evaluating", "check":
+            return t("Scoring base and tuned model ({what})", what=what) if what else t("Scoring base and tuned model")
+        case "evaluating", "divergence":
+            return t("Measuring how far it moved from the base")
+    words = {
+        "copying": t("Copying it"), "loading": t("Loading the model"), "training": t("Training"), "saving": t("Saving"),
+        "evaluating": t("Scoring what it learned and forgot"),
+    }  # fmt: skip
+    return words.get(phase.phase, phase.phase)
+
+
+def _next(phase: str) -> str:
+    words = {
+        "replay": t("writing general rows"), "training": t("training"), "saving": t("saving"), "evaluating": t("scoring"),
+    }  # fmt: skip
+    return words.get(phase, phase)
 
 
 def wait(workspace: Workspace, run_id: str, on_event: Any = None, poll_s: float = 0.2) -> str:

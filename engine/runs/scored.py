@@ -22,7 +22,7 @@ from engine.workspace import Workspace
 class ScoredRun:
     """A run as page, command line and exports see it. `evaluations`: those that ask it more, in any state, newest first.
     `joined` holds each benchmark's questions with both answers, `rows` what these show and `chance` what guessing gives:
-    the run's own, and of each further benchmark the newest finished evaluation's."""
+    the run's own, or the newest finished evaluation's where that has asked more questions of a benchmark."""
 
     workspace: Workspace
     run_id: str
@@ -45,6 +45,14 @@ class ScoredRun:
         """Whether training has changed any weight."""
         return store.summary(self.workspace, self.run_id).moved
 
+    @cached_property
+    def left_to_ask(self) -> int:
+        """How many questions the run's own check in bounded time has left that no evaluation has asked since."""
+        check = items.read_check(self.folder)
+        if check is None or any(one.status == "finished" and one.dataset for one in self.evaluations):
+            return 0  # an evaluation that names the data asks all of it
+        return sum(one.size - one.asked for one in check.sets.values())
+
     @property
     def folder(self) -> Path:
         return self.workspace.run_dir(self.run_id)
@@ -61,7 +69,8 @@ class ScoredRun:
             for event in events.read(self.workspace.run_dir(holder))[0]:
                 if isinstance(event, events.Log) and event.level == "scores":
                     told[str(event.text)] = None
-        return [*told, *about.lines(self.joined)]
+        check = items.read_check(self.folder) if self.left_to_ask else None
+        return [*told, *(map(str, about.bounded(check)) if check is not None else ()), *about.lines(self.joined)]
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Return what each benchmark was asked under: shots, template, window, questions, chance."""
@@ -125,9 +134,9 @@ def _answers(root: str, holders: tuple[str, ...], _changed: tuple[tuple[str, int
     workspace = Workspace(root)
     run_id, *later = holders
     joined = items.joined(workspace.run_dir(run_id))
-    rows = paired.compare_joined(run_id, joined.values()) + paired.divergence(workspace.run_dir(run_id))
     for other in later:
-        further = {name: one for name, one in items.joined(workspace.run_dir(other)).items() if name not in joined}
-        rows += paired.compare_joined(run_id, further.values())
-        joined |= further
+        for name, one in items.joined(workspace.run_dir(other)).items():
+            if name not in joined or len(one.tuned) > len(joined[name].tuned):
+                joined[name] = one
+    rows = paired.compare_joined(run_id, joined.values()) + paired.divergence(workspace.run_dir(run_id))
     return _Answers(joined, tuple(rows), {name: verdicts.chance_of(one.base) for name, one in joined.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from engine.spec.schema import RunSpec, Train
 
@@ -47,15 +48,15 @@ def layer_indices(layers: str | list[int], depth: int) -> list[int] | None:
     return list(range(depth - count, depth))
 
 
-def optimizer_steps(train: Train, rows: int) -> int:
+def optimizer_steps(train: Train, rows: int, general: Sequence[int] | None = None) -> int:
     """Return the optimizer steps of a run over `rows` rows of the user's, counted as transformers' Trainer counts
     them: the last batch of a pass may be short. With replay the epochs are laid out as one pass
-    (engine/train/objectives/sft.py).
+    (engine/train/objectives/sft.py); `general` as in rows_with_replay.
     """
     if train.max_steps:
         return train.max_steps
     if train.replay_share:
-        passes, length = 1.0, rows_with_replay(train, rows)
+        passes, length = 1.0, rows_with_replay(train, rows, general)
     else:
         passes, length = train.epochs, rows
     per_pass = math.ceil(math.ceil(length / train.batch_size) / train.accumulation)
@@ -85,9 +86,12 @@ def share_of_step(spec: RunSpec) -> tuple[int, int]:
     raise ValueError(f"{train.batch_size} x {train.accumulation} rows cannot be shared by {devices}")
 
 
-def rows_with_replay(train: Train, rows: int) -> int:
-    """Return how many rows, the user's and general ones, all epochs of a run with replay have together."""
-    return max(1, round(train.epochs * (rows + replayed_rows(train, rows))))
+def rows_with_replay(train: Train, rows: int, general: Sequence[int] | None = None) -> int:
+    """Return how many rows, the user's and general ones, all epochs of a run with replay have together. `general`: how many
+    general ones there are in each epoch, where that is known; else as many as the share asks for."""
+    each = general if general is not None else [replayed_rows(train, rows)] * math.ceil(train.epochs)
+    passes = [min(1.0, train.epochs - number) for number in range(math.ceil(train.epochs))]
+    return max(1, round(sum(part * (rows + more) for part, more in zip(passes, each, strict=True))))
 
 
 def replayed_rows(train: Train, rows: int) -> int:

@@ -93,7 +93,7 @@ def run(run_dir: Path, log: events.EventLog) -> int:
 
         return adopted.carry_out(one)
     if run_spec.kind == "evaluate":
-        return evaluation.run(run_spec, workspace, run_dir, log, one.stop.asked)
+        return evaluation.run(one)
     return training.carry_out(one)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import gc
 import time
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,15 @@ from engine import events
 from engine.brought import adapters, folder
 from engine.data import datasets
 from engine.forgetting import adoption
-from engine.models import made
+from engine.models import bases, made
 from engine.render import NotWritten
 from engine.runs import failures
 from engine.spec import RunSpec, schema, split
+from engine.train import adapters as train_adapters
 from engine.train import export, load, objectives, oft, rows
 from engine.train.run import Run
-from engine.train.scoring import divergence, paired, scores
+from engine.train.scoring import divergence, keys, paired, scores
+from engine.train.scoring.scores import Side
 from engine.train.tokenize import render
 from engine.words import Problem, later
 
@@ -36,27 +40,26 @@ def carry_out(run: Run) -> int:
     """Copy, load and score; returns the exit status. Raises what goes wrong."""
     place = _taken(run)
     base = msgspec.structs.replace(run.spec, adapter="lora", quantize="none")  # held as any base that is only asked
-    run.log.append(events.Phase(phase="loading"))
-    loaded = load.load(base, run.workspace, run.chosen)
+    run.told.begin("loading", "model")
+    with run.told.weights():
+        loaded = load.load(base, run.workspace, run.chosen)
     run.model, run.tokenizer, run.base = loaded.model.eval(), loaded.tokenizer, loaded.base
     own = _own_tokenizer(run, place)
     run.rows, asked = _questions(run, own)
     for note in [*loaded.notes, *run.rows.notes]:
         run.log.append(events.Log(text=note))
     if asked and not run.stop.asked():
-        run.log.append(events.Phase(phase="evaluating", detail="base"))
-        scores.score_base(
-            run.model, run.tokenizer, run.base, "none", asked, run.workspace, run.run_dir, run.log, run.stop.asked
-        )
-    run.log.append(events.Phase(phase="loading", detail="tuned"))
+        name = keys.model(run.base, run.workspace, "none")
+        scores.ask_all(run, Side("base", name, run.tokenizer, lambda: nullcontext(run.model)), asked)
+    run.told.begin("loading", "tuned")
     tuned = _tuned(run, place, base)
     export.write_parity(run.run_dir, place, own, run.rows.scored)
     if asked and not run.stop.asked():
-        run.log.append(events.Phase(phase="evaluating", detail="tuned"))
-        scores.score_tuned(tuned, own, asked, run.run_dir, run.log, run.stop.asked)
-        paired.pair(run.run_dir, run.log)
+        name = keys.model(bases.describe(f"run:{run.run_dir.name}", run.workspace), run.workspace, "none")
+        if scores.ask_all(run, Side("tuned", name, own, lambda: nullcontext(tuned), shares=False), asked):
+            paired.pair(run.run_dir, run.log)
     if place.name == "adapter" and not _speaks_otherwise(run.tokenizer, own) and not run.stop.asked():
-        divergence.report(run, None, tuned)
+        divergence.report(run, tuned, partial(train_adapters.as_at_start, tuned, None))
     if run.stop.asked():
         run.log.append(events.Stopped(step=0, resumable=True))
         return EXIT_STOPPED

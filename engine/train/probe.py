@@ -30,6 +30,7 @@ from engine.models import shapes
 from engine.plan import plans
 from engine.spec import RunSpec
 from engine.train import oft
+from engine.train.told import Told
 from engine.words import later
 from engine.workspace import Workspace
 
@@ -94,8 +95,11 @@ class Probe(TrainerCallback):
     `peak_bytes` is what it took, `tokens` the length of the longest row. With `only` it ends the run: it raises ProbeOnly.
     """
 
-    def __init__(self, log: events.EventLog, rotations: oft.Rotations | None, *, only: bool = False):
+    def __init__(
+        self, log: events.EventLog, rotations: oft.Rotations | None, told: Told | None = None, *, only: bool = False
+    ):
         self._log, self._rotations, self._only = log, rotations, only
+        self._told = told or Told(log)
         self._trainer: Any = None
         self.peak_bytes, self.tokens = 0, 0
 
@@ -105,7 +109,7 @@ class Probe(TrainerCallback):
         trainer.callback_handler.callbacks.insert(0, self)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._log.append(events.Phase(phase="training", detail="probe"))
+        self._told.begin("training", "probe")
         meter = Meter()
         self.tokens = try_longest(self._trainer)
         if self._rotations is not None:
@@ -120,7 +124,7 @@ class Probe(TrainerCallback):
                 )
             )
         )
-        self._log.append(events.Phase(phase="training"))
+        self._told.begin("training")
         if self._only:
             raise ProbeOnly
 

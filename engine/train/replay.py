@@ -5,19 +5,23 @@ nearly as well (self-generated replay, arXiv 2605.26097). It is drawn at tempera
 distribution: at the start such rows pull the weights nowhere, later they pull them back. A model that chats answers short
 questions; one that only continues text writes from its beginning-of-text token.
 
-The rows are kept in evals/<key>/replay.jsonl, by weights and questions, for all runs on that base.
+The rows are kept in evals/<key>/replay.jsonl, by weights and questions, for all runs on that base. Writing them may take
+no longer than a run allows (train.replay_budget_s): how many there are then hangs on the machine, once; later runs read the
+same rows. Within one run none comes twice: a row seen again is learned by heart and protects nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from engine.models import Base
 from engine.render import Encoded, template
@@ -26,10 +30,12 @@ from engine.train.scoring import keys
 from engine.train.tokenize import coder_of, render, stops, until_end
 from engine.workspace import Workspace, write_atomically
 
-# More rows cost minutes on a small machine; beyond them they come again.
+# More rows cost minutes on a small machine, and a card's memory holds keys and values of so many at once.
 MOST_WRITTEN = 512
 MOST_NEW_TOKENS = 96
-BATCH = 16
+BATCH, BATCH_ON_CARD = 16, 64
+# A row that was broken off when the time was over teaches something if it has so many tokens.
+LEAST_TOKENS = 8
 
 SUBJECTS = (
     "the water cycle", "bread", "the Moon", "a good night's sleep", "photosynthesis", "chess", "bees", "earthquakes",
@@ -60,11 +66,12 @@ def _round(number: int) -> list[tuple[str, str]]:
 
 
 class _Kept(msgspec.Struct):
-    """A written row: its token ids, how many of them were given, and what it says."""
+    """A written row: its token ids, how many of them were given, what it says, and whether the time ended in it."""
 
     input_ids: list[int]
     given: int
     text: str
+    broken_off: bool = False
 
 
 def chats(tokenizer: Any) -> bool:
@@ -72,14 +79,42 @@ def chats(tokenizer: Any) -> bool:
     return not template.is_plain(tokenizer.chat_template)
 
 
-def from_base(
-    model: Any, tokenizer: Any, base: Base, form: str, count: int, workspace: Workspace,
-    stop: Callable[[], bool],
-) -> list[Encoded]:  # fmt: skip
-    """Return at most `count` (and MOST_WRITTEN) rows written by the untouched base, from the cache as far as it goes.
+class Writing:
+    """How long writing may go on and who hears of it: `budget_s` seconds, without end where it is None. `told` hears how
+    many rows there are, of how many, and the seconds left."""
 
-    Batch number n is drawn from seed n, so that more rows later are the same rows and some more. What was written when a
-    stop is asked for is not kept: the caller ends the run.
+    def __init__(
+        self, stop: Callable[[], bool], budget_s: float | None = None,
+        told: Callable[[int, int, float | None], None] | None = None,
+    ):  # fmt: skip
+        self._stop, self._told = stop, told
+        self._began_s = time.monotonic()
+        self._until_s = None if budget_s is None else self._began_s + budget_s
+
+    def is_over(self) -> bool:
+        return self._stop() or (self._until_s is not None and time.monotonic() >= self._until_s)
+
+    def tell(self, done: float, before: int, wanted: int) -> None:
+        """Say that there are so many rows, `before` of which were there from the start; part of a row counts."""
+        if self._told is None:
+            return
+        now_s = time.monotonic()
+        left_s = (wanted - done) * (now_s - self._began_s) / (done - before) if done > before else None
+        if self._until_s is not None:
+            left_s = min(self._until_s - now_s, left_s or self._until_s - now_s)
+        self._told(int(done), wanted, None if left_s is None else max(0.0, left_s))
+
+
+def from_base(
+    model: Any, tokenizer: Any, base: Base, form: str, count: int, workspace: Workspace, stop: Callable[[], bool], *,
+    budget_s: float | None = None, told: Callable[[int, int, float | None], None] | None = None, reads_only: bool = False,
+) -> list[Encoded]:  # fmt: skip
+    """Return at most `count` (and MOST_WRITTEN) rows written by the untouched base, from the cache as far as it goes; fewer
+    where `budget_s` seconds end first. `reads_only`: take what is there and write nothing.
+
+    A batch that begins with row n is drawn from seed n, and is kept as soon as it is written. A row that the end of the
+    time breaks off is kept as it is, like one that comes to MOST_NEW_TOKENS. What is in hand when a stop is asked for is
+    not kept, and nothing is returned: the caller ends the run.
     """
     wanted = min(count, MOST_WRITTEN)
     ends = coder_of(tokenizer).stops
@@ -89,21 +124,37 @@ def from_base(
     key = hashlib.sha256(json.dumps(settings).encode("utf-8", "surrogatepass")).hexdigest()
     path = workspace.eval_dir(key) / "replay.jsonl"
     kept = _read(path)
-    if len(kept) < wanted:
-        given = _given(tokenizer)
-        kept = kept[: len(kept) // BATCH * BATCH]
-        while len(kept) < wanted:
-            start = len(kept)
+    if len(kept) < wanted and not reads_only:
+        given, writing, before, most = _given(tokenizer), Writing(stop, budget_s, told), len(kept), _at_once(model)
+        while len(kept) < wanted and not writing.is_over():
+            start, size = len(kept), min(most, wanted - len(kept))
+            batch = [given[(start + place) % len(given)] for place in range(size)]
+            written = _write(model, tokenizer, batch, start, lambda share, start=start, size=size: (
+                writing.tell(start + share * size, before, wanted) or writing.is_over()))  # fmt: skip
             if stop():
                 return []
-            batch = [given[(start + place) % len(given)] for place in range(BATCH)]
-            kept += _write(model, tokenizer, batch, seed=start // BATCH)
-        write_atomically(path, b"".join(msgspec.json.encode(row) + b"\n" for row in kept))
+            kept += [row for row in written if len(row.input_ids) >= row.given + LEAST_TOKENS or not row.broken_off]
+            writing.tell(len(kept), before, wanted)
+            write_atomically(path, b"".join(msgspec.json.encode(row) + b"\n" for row in kept))
+        if stop():
+            return []
     return [
         Encoded(row.input_ids, [IGNORED] * row.given + row.input_ids[row.given :], False)
         for row in kept[:wanted]
         if len(row.input_ids) > max(1, row.given)
     ]
+
+
+def _at_once(model: Any) -> int:
+    """Return how many rows are written at once: as many keys and values as half of a card's free memory holds."""
+    if model.device.type != "cuda":
+        return BATCH
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    held = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize * 2 * MOST_NEW_TOKENS
+    held += 4 * 4 * config.vocab_size  # the logits of one step, sorted and summed up, in fp32
+    return max(BATCH // 4, min(BATCH_ON_CARD, torch.cuda.mem_get_info(model.device)[0] // 2 // held))
 
 
 def _read(path: Path) -> list[_Kept]:
@@ -122,24 +173,44 @@ def _given(tokenizer: Any) -> list[list[int]]:
     return [[first if first is not None else 0]]
 
 
+class _Until(StoppingCriteria):
+    """Ends the writing of a batch; asked after every token, and tells which share of the tokens is written."""
+
+    def __init__(self, width: int, is_over: Callable[[float], bool]):
+        self._width, self._is_over, self.ended = width, is_over, False
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        self.ended = self._is_over((input_ids.shape[1] - self._width) / MOST_NEW_TOKENS)
+        return torch.full((input_ids.shape[0],), self.ended, device=input_ids.device, dtype=torch.bool)
+
+
 @torch.no_grad()
-def _write(model: Any, tokenizer: Any, given: list[list[int]], seed: int) -> list[_Kept]:
-    """Return one row for each beginning: what the model writes after it, up to its end-of-text token."""
+def _write(
+    model: Any,
+    tokenizer: Any,
+    given: list[list[int]],
+    seed: int,
+    is_over: Callable[[float], bool] = lambda share: False,
+) -> list[_Kept]:
+    """Return one row for each beginning: what the model writes after it, up to its end-of-text token. `is_over` is asked
+    after each token, with the share of the tokens that is written, whether to leave off."""
     width = max(map(len, given))
     padding = tokenizer.pad_token_id
     ids = torch.tensor([[padding] * (width - len(one)) + one for one in given], device=model.device)
     mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in given], device=model.device)
-    was_training = model.training
+    was_training, until = model.training, _Until(width, is_over)
     model.eval()
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         out = model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=MOST_NEW_TOKENS, do_sample=True, temperature=1.0, top_k=0,
-            top_p=1.0, pad_token_id=padding, eos_token_id=stops(tokenizer),
+            top_p=1.0, pad_token_id=padding, eos_token_id=stops(tokenizer), stopping_criteria=StoppingCriteriaList([until]),
         )  # fmt: skip
     model.train(was_training)
     rows = []
-    for one, written in zip(given, out[:, width:].tolist(), strict=True):
-        written = until_end(tokenizer, written)
-        rows.append(_Kept([*one, *written], len(one) if chats(tokenizer) else 0, tokenizer.decode([*one, *written])))
+    for one, answer in zip(given, out[:, width:].tolist(), strict=True):
+        written = until_end(tokenizer, answer)
+        broken_off = until.ended and len(written) == len(answer) and not set(written[-1:]) & set(stops(tokenizer) or ())
+        text = tokenizer.decode([*one, *written])
+        rows.append(_Kept([*one, *written], len(one) if chats(tokenizer) else 0, text, broken_off))
     return rows

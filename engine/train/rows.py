@@ -87,7 +87,7 @@ def prepare(
     if not kept:
         raise nothing_trained(train.tally, length)
     per_epoch = spec_counts.replayed_rows(spec.train, len(kept))
-    replay, replay_notes = _replay(spec, workspace, tokenizer, per_epoch, generate)
+    replay, replay_notes = _replay(spec, workspace, tokenizer, per_epoch, len(kept), generate)
     notes += replay_notes
     counts = {"rows": len(kept), "tokens": sum(row.trained_tokens for row in kept), "out": len(unseen.rows)}
     notes.append(later("Training on {rows} rows with {tokens} trained tokens; {out} rows are held out.", **counts))
@@ -182,11 +182,11 @@ def refuse_rowless(rows: Rows, tokenizer: Any, embedded: int) -> None:
 
 
 def _replay(
-    spec: RunSpec, workspace: Workspace, tokenizer: Any, per_epoch: int,
+    spec: RunSpec, workspace: Workspace, tokenizer: Any, per_epoch: int, rows: int,
     generate: Callable[[int], list[Encoded]] | None,
 ) -> tuple[list[list[Encoded]], list[Text]]:  # fmt: skip
-    """Return general rows for each epoch, and in words where they come from. New ones every time, as far as there are
-    any: rows that come again are learned by heart and keep nothing else (measured on the starter, README).
+    """Return general rows for each epoch beside `rows` of the user's, and in words where they come from. None comes twice:
+    rows that come again are learned by heart and keep nothing else (measured on the starter, README).
 
     They come from the data set the spec names, for the starter and what was made of it from its own world, for any other
     base from itself: toy rows would teach a real model nothing but toys.
@@ -195,8 +195,8 @@ def _replay(
         return [], []
     wanted = per_epoch * math.ceil(spec.train.epochs)
     if spec.train.replay_data:
-        rows = read(read_rows(workspace, spec.train.replay_data), tokenizer)
-        coded = [row.within(spec.train.max_length) for row in rows.coded]
+        general = read(read_rows(workspace, spec.train.replay_data), tokenizer)
+        coded = [row.within(spec.train.max_length) for row in general.coded]
         random.Random(spec.train.seed).shuffle(coded)  # noqa: S311 - an order, not a secret
         source = later("from the data {id}", id=spec.train.replay_data[:12])
     elif bases.describe(spec.base.ref, workspace).is_toy:
@@ -212,17 +212,32 @@ def _replay(
         coded = [] if generate is None else generate(wanted)
         coded = [row._replace(input_ids=row.input_ids[:length], labels=row.labels[:length]) for row in coded]
         source = later("written by the base itself before training")
-    coded = [row for row in coded if row.trained_tokens]
+    coded = [row for row in coded if row.trained_tokens][:wanted]
+    if not coded and generate is not None and spec.train.replay_budget_s is not None and not spec.train.replay_data:
+        told = {"seconds": f"{spec.train.replay_budget_s:g}"}
+        return [], [later("No general rows are mixed in: the base had written none after {seconds} s.", **told)]
     if not coded:
         return [], [later("There are no general rows to mix in: none of them has a token to train.")]
-    notes = [
-        later("{n} general rows are mixed into each epoch against forgetting, {source}.", n=per_epoch, source=source)
-    ]
-    if len(coded) < wanted:
-        times = f"{wanted / len(coded):.1f}"
-        notes.append(later("There are {n} of them, so each is seen about {times} times.", n=len(coded), times=times))
-    taken = [coded[index % len(coded)] for index in range(wanted)]
-    return [taken[start : start + per_epoch] for start in range(0, wanted, per_epoch)], notes
+    epochs = math.ceil(spec.train.epochs)
+    each = [len(coded) // epochs + (number < len(coded) % epochs) for number in range(epochs)]
+    ends = [sum(each[: number + 1]) for number in range(epochs)]
+    found = [coded[end - size : end] for size, end in zip(each, ends, strict=True)]
+    if len(coded) == wanted:
+        told = {"n": per_epoch, "source": source}
+        return found, [later("{n} general rows are mixed into each epoch against forgetting, {source}.", **told)]
+    return found, [_fewer(spec, len(coded), wanted, rows, source)]
+
+
+def _fewer(spec: RunSpec, there: int, wanted: int, rows: int, source: Text) -> Text:
+    """Say that there are fewer general rows than the share asks for, and what share that is."""
+    whole = rows * math.ceil(spec.train.epochs)
+    share, asked = (f"{100 * general / (general + whole):.1f}" for general in (there, wanted))
+    told = {"n": there, "wanted": wanted, "share": share, "asked": asked, "source": source}
+    return later(
+        "{n} general rows are mixed in against forgetting, {source}: {share} % of the rows, not {asked} %. {wanted} were "
+        "wanted, and there are no more: none comes twice, since a row that is seen again protects nothing.",
+        **told,
+    )
 
 
 def prompts(rows: list[dict[str, Any]], tokenizer: Any) -> list[tuple[str, str]]:

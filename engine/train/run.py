@@ -12,6 +12,7 @@ from engine.models import Base
 from engine.spec import OBJECTIVES, RunSpec, objectives
 from engine.train.callback import StopRequest
 from engine.train.rows import Rows
+from engine.train.told import Told
 from engine.workspace import Workspace
 
 
@@ -19,7 +20,7 @@ from engine.workspace import Workspace
 class Run:
     """`device` is cpu, cuda or mps; `chosen` what the machine decided. `model`, `tokenizer` and `base` are there once the
     base is loaded, `rows` once the objective has prepared them; an objective that stands on another run keeps that in
-    `judge`."""
+    `judge`. `told` says how far it is."""
 
     spec: RunSpec
     workspace: Workspace
@@ -34,6 +35,10 @@ class Run:
     base: Base = field(default=None)  # pyright: ignore[reportAssignmentType] - set when it is loaded
     rows: Rows = field(default=None)  # pyright: ignore[reportAssignmentType] - set when they are prepared
     judge: Any = None
+    told: Told = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.told = Told(self.log)
 
     @property
     def objective(self) -> objectives.Objective:

@@ -1,4 +1,6 @@
-"""A training from its base to its scores: load, prepare, score the base, train, save, score again.
+"""A training from its base to its scores: load, prepare, train, save, and ask base and tuned model the same.
+
+The training comes first: nobody has to wait for the scores of a base to see the first step.
 
 Imported once the backend is chosen: Unsloth rewrites the libraries that this brings in.
 """
@@ -6,7 +8,8 @@ Imported once the backend is chosen: Unsloth rewrites the libraries that this br
 from __future__ import annotations
 
 import shutil
-import time
+from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +17,18 @@ import msgspec
 import transformers
 
 from engine import events
+from engine.models import bases
+from engine.plan import plans
 from engine.plan import steps as plan_steps
-from engine.report import items
 from engine.runs import checkpoints
 from engine.spec import counts
-from engine.train import adapters, backend, best, export, load, moved, objectives, probe, ranks, rows, saved
+from engine.train import adapters, backend, best, export, load, moved, objectives, probe, ranks, rows, saved, told
+from engine.train.base_again import BaseAgain
 from engine.train.callback import EventCallback
 from engine.train.objectives import common
 from engine.train.run import Run
-from engine.train.scoring import divergence, scores
+from engine.train.scoring import check, divergence, keys, on_the_way, scores
+from engine.train.scoring.scores import Side
 from engine.words import later
 
 EXIT_FINISHED, EXIT_FAILED, EXIT_STOPPED = 0, 1, 3
@@ -41,17 +47,16 @@ class Trained(NamedTuple):
 def carry_out(run: Run) -> int:
     """Carry out a training, or a memory probe, and return the exit status. Raises what goes wrong."""
     baseline_bytes = probe.held_bytes()
+    run.told.expect(_phases(run), _lines(run))
     asked = _prepare(run)
-    if run.stop.asked() and run.spec.train.replay_share and not run.rows.replay:
-        return _stopped(run, 0)
-    began_s = time.monotonic()
-    _score_base(run, asked)
-    base_s = time.monotonic() - began_s
-    if run.stop.asked() and not ranks.launched() and checkpoints.last_checkpoint(run.run_dir) is None:
+    if run.stop.asked() and (
+        (run.spec.train.replay_share and not run.rows.replay)
+        or (not ranks.launched() and checkpoints.last_checkpoint(run.run_dir) is None)
+    ):
         return _stopped(run, 0)
 
-    run.log.append(events.Phase(phase="training"))
-    # Scoring draws random numbers, unless the base's scores were there already: the seed counts from here.
+    run.told.begin("training")
+    # Reading and writing rows draws random numbers, unless they were there already: the seed counts from here.
     transformers.set_seed(run.spec.train.seed)
     prepared = _adapt(run)
     trained = _train(run, prepared, asked, baseline_bytes)
@@ -67,7 +72,7 @@ def carry_out(run: Run) -> int:
         return EXIT_FINISHED
     if (nothing := moved.unmoved(trained.start, prepared.model, state.log_history)) is not None:
         run.log.append(nothing)
-    _save_and_score(run, trained, asked)
+    base_s = _save_and_score(run, trained, asked)
     if run.stop.asked():
         return _stopped(run, state.global_step)
     # What was made is saved whole; the checkpoints have done their work.
@@ -88,9 +93,28 @@ def _stopped(run: Run, step: int) -> int:
     return EXIT_STOPPED
 
 
+def _phases(run: Run) -> list[str]:
+    """Return what this run does, for the words about what comes next."""
+    writes = run.objective.replays and run.spec.train.replay_share and not run.spec.train.replay_data
+    found = ["loading", *(["replay"] if writes and not bases.describe(run.spec.base.ref, run.workspace).is_toy else [])]
+    return [*found, "training", *([] if run.only_probes else ["saving", "evaluating"])]
+
+
+def _lines(run: Run) -> Iterable[told.Line]:
+    """Return what the estimate of this run says of its phases; nothing where there is none."""
+    if run.only_probes:
+        return []
+    with suppress(Exception):  # no reason not to train
+        return getattr(plans.of_spec(run.workspace, run.spec).time, "lines", ())
+    return []
+
+
 def _prepare(run: Run) -> list[scores.Question]:
     """Load the base and let the objective make of it and of the rows what it trains; return what will be asked."""
-    loaded = load.load(run.spec, run.workspace, run.chosen)
+    run.told.begin("loading", "model")
+    with run.told.weights():
+        loaded = load.load(run.spec, run.workspace, run.chosen)
+    run.told.begin("loading", "rows")
     run.model, run.tokenizer, run.base = loaded.model, loaded.tokenizer, loaded.base
     objective = objectives.of(run.spec.objective)
     objective.prepare(run)
@@ -103,15 +127,6 @@ def _prepare(run: Run) -> list[scores.Question]:
         return []
     general = [] if run.objective.is_judge else scores.general(run.spec, run.workspace, run.base)
     return [*general, *objective.questions(run)]
-
-
-def _score_base(run: Run, asked: list[scores.Question]) -> None:
-    if asked and ranks.first() and not run.stop.asked():
-        run.log.append(events.Phase(phase="evaluating", detail="base"))
-        scores.score_base(
-            run.model, run.tokenizer, run.base, load.held(run.spec, run.workspace, run.chosen), asked, run.workspace,
-            run.run_dir, run.log, run.stop.asked,
-        )  # fmt: skip
 
 
 def _adapt(run: Run) -> adapters.Prepared:
@@ -148,10 +163,9 @@ def _listener(run: Run, prepared: adapters.Prepared, asked: list[scores.Question
         if not ranks.first():
             return
         was_training = prepared.model.training
-        run.log.append(events.Phase(phase="evaluating", detail=items.at_step(step)))
-        scores.score_on_the_way(prepared.model, run.tokenizer, asked, step, run.run_dir, run.log, run.stop.asked)
+        on_the_way.score(run, prepared.model, asked, step)
         backend.back_to_training(prepared.model, was_training)
-        run.log.append(events.Phase(phase="training"))
+        run.told.begin("training")
 
     points = _points(run)
     return EventCallback(
@@ -171,9 +185,9 @@ def _train(
         run.log.append(events.Log(text=later("Going on from {checkpoint}.", checkpoint=whole.name)))
     elif not run.only_probes:
         callback.write_samples(0)
-    scores.forget_points_after(run.run_dir, int(whole.name.rpartition("-")[2]) if whole is not None else 0)
+    on_the_way.forget_after(run.run_dir, int(whole.name.rpartition("-")[2]) if whole is not None else 0)
     trainer = _trainer(run, prepared.model, callback)
-    tried, meter = probe.Probe(run.log, prepared.rotations, only=run.only_probes), probe.Meter()
+    tried, meter = probe.Probe(run.log, prepared.rotations, run.told, only=run.only_probes), probe.Meter()
     tried.watch(trainer)
     peak_bytes, start = 0, {} if run.only_probes else moved.fingerprint(prepared.model)
     try:
@@ -198,10 +212,11 @@ def _train(
 def _trainer(run: Run, model: Any, callback: EventCallback) -> Any:
     """Return the objective's trainer on the adapted model."""
     objective = objectives.of(run.spec.objective)
-    told = run.spec.train if run.rows.replay else msgspec.structs.replace(run.spec.train, replay_share=0.0)
-    steps = counts.optimizer_steps(told, len(run.rows.train))
+    asked = run.spec.train if run.rows.replay else msgspec.structs.replace(run.spec.train, replay_share=0.0)
+    mixed = [len(general) for general in run.rows.replay] or None
+    steps = counts.optimizer_steps(asked, len(run.rows.train), mixed)
     if ranks.first() and not run.only_probes:
-        for note in plan_steps.notes(told, len(run.rows.train)):
+        for note in plan_steps.notes(asked, len(run.rows.train), mixed):
             run.log.append(events.Log(text=note))
     shared = common.arguments(
         run.spec, run.run_dir, steps, evaluates=bool(run.rows.evaluate), device=run.device, chosen=run.chosen
@@ -210,20 +225,41 @@ def _trainer(run: Run, model: Any, callback: EventCallback) -> Any:
         return objective.trainer(run, objective.config(run, shared), model, callback)
 
 
-def _save_and_score(run: Run, trained: Trained, asked: list[scores.Question]) -> None:
-    """Save what was made, whole, and ask it what its base was asked."""
-    run.log.append(events.Phase(phase="saving"))
-    step = trained.trainer.state.global_step
-    tuned = trained.trainer.accelerator.unwrap_model(trained.trainer.model)
+def _save_and_score(run: Run, trained: Trained, asked: list[scores.Question]) -> float:
+    """Save what was made, whole, and ask it and its base the same; return the seconds that the base took."""
+    run.told.begin("saving")
+    trainer, step = trained.trainer, trained.trainer.state.global_step
+    # without the number format of training, in which the base was not asked
+    tuned = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     what = "model" if run.spec.adapter == "full" else "adapter"
     _save(tuned, run.tokenizer, run.run_dir, what)
     export.write_parity(run.run_dir, run.run_dir / what, run.tokenizer, run.rows.scored)
     run.log.append(events.Saved(step=step, path=what, what=what))
-    if asked:
-        run.log.append(events.Phase(phase="evaluating", detail="tuned"))
-        scores.score_tuned(tuned, run.tokenizer, asked, run.run_dir, run.log, run.stop.asked)
+    base = BaseAgain(run, tuned, trainer)
+    base_s = _score(run, tuned, base, asked) if asked else 0.0
     if not run.objective.is_judge and not run.stop.asked():
-        divergence.report(run, trained.trainer, tuned)
+        divergence.report(run, tuned, base.lent)
+    return base_s
+
+
+def _score(run: Run, tuned: Any, base: BaseAgain, asked: list[scores.Question]) -> float:
+    """Ask the base and what was made of it, everything or as much as fits; return the seconds that the base took."""
+    budget_s = run.spec.evaluate.budget_s
+    form = msgspec.structs.replace(
+        run.spec, adapter_args=msgspec.structs.replace(run.spec.adapter_args, continues=False)
+    )
+    held = [load.held(one, run.workspace, run.chosen) for one in (run.spec, form)]
+    models = [run.base, bases.describe(f"run:{run.run_dir.name}", run.workspace)]
+    names = [keys.model(one, run.workspace, how) for one, how in zip(models, held, strict=True)]
+    sides = [
+        Side("base", names[0], run.tokenizer, base.lent),
+        Side("tuned", names[1], run.tokenizer, lambda: nullcontext(tuned), shares=budget_s is not None),
+    ]
+    if budget_s is not None:
+        check.carry_out(run, sides, asked, budget_s)
+    elif scores.ask_all(run, sides[0], asked):
+        scores.ask_all(run, sides[1], asked)
+    return sides[0].spent_s
 
 
 def _save(model: Any, tokenizer: Any, run_dir: Path, what: str) -> None:

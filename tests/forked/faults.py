@@ -79,7 +79,7 @@ def install(names: str, run_dir: str) -> None:
             case "saving-disk":
                 _of_the_result(PreTrainedTokenizerBase, no_room)
             case "evaluating":
-                scores.score_tuned = die
+                scores.ask_all = die
             case _:
                 raise ValueError(f"no such fault: {name}")
 

@@ -4,6 +4,7 @@ run moved from its base."""
 from __future__ import annotations
 
 import json
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine import starter
 from engine.data import datasets
 from engine.models import bases
+from engine.plan import steps
 from engine.render import Encoded
 from engine.render.encode import IGNORED
 from engine.render.template import PLAIN_TEMPLATE
 from engine.report.items import SEEN, UNSEEN
-from engine.spec import RunSpec
+from engine.spec import RunSpec, counts
 from engine.train import replay, rows
+from engine.train.objectives import sft
 from engine.train.scoring import divergence
 from engine.workspace import Workspace
 from tests.helpers import planned
@@ -87,14 +90,21 @@ def test_any_other_base_writes_its_rows_itself_and_never_gets_toy_rows(workspace
 
     def generate(count: int) -> list[Encoded]:
         wanted.append(count)
-        return [Encoded([5, 6, 7 + n], [IGNORED, 6, 7 + n], False) for n in range(6)]
+        return [Encoded([5, 6, 7 + n], [IGNORED, 6, 7 + n], False) for n in range(7)]
 
     data = rows.prepare(made, workspace, tokenizer, generate)
     assert wanted == [18]
-    written = [row.input_ids for epoch in data.replay for row in epoch]
-    assert len(written) == 18 and {row[2] for row in written} == set(range(7, 13))
-    assert any("written by the base itself" in note for note in data.notes)
-    assert any("There are 6 of them, so each is seen about 3.0 times" in note for note in data.notes)
+    written = [row.input_ids[2] for epoch in data.replay for row in epoch]
+    assert [len(epoch) for epoch in data.replay] == [4, 3] and written == list(range(7, 14))  # none of them twice
+    told = next(note for note in map(str, data.notes) if "written by the base itself" in note)
+    assert "7 general rows" in told and "8.9 % of the rows, not 20.0 %" in told and "18 were wanted" in told
+    # 36 rows and 4, then 36 and 3, by 8 x 2 rows a step: what is laid out is what the steps are counted from
+    laid = sft.one_pass(made, data.train, data.replay)
+    assert len(laid) == 79 == counts.rows_with_replay(made.train, 36, [4, 3])
+    assert counts.optimizer_steps(made.train, 36, [4, 3]) == math.ceil(
+        math.ceil(79 / made.train.batch_size) / made.train.accumulation
+    )
+    assert "36 rows and 3–4 general ones" in str(steps.notes(made.train, 36, [4, 3])[0])
 
 
 def test_a_named_data_set_is_mixed_in_for_any_base(workspace, tokenizer):
@@ -175,6 +185,32 @@ def test_a_stop_while_the_base_writes_keeps_nothing_half(workspace, tokenizer, m
     base = bases.describe(real_base, workspace)
     assert replay.from_base(model, tokenizer, base, "none", 5, workspace, lambda: True) == []
     assert not list(workspace.root.glob("evals/*/replay.jsonl"))
+
+
+def test_when_its_time_ends_a_base_has_written_fewer_rows_and_a_later_run_goes_on_from_them(
+    workspace, tokenizer, model, real_base, monkeypatch
+):
+    base, clock = bases.describe(real_base, workspace), [0.0]
+    monkeypatch.setattr(replay.time, "monotonic", lambda: clock[0])
+    heard: list[tuple[int, int, float | None]] = []
+
+    def ticking(
+        done: int, wanted: int, left_s: float | None
+    ) -> None:  # asked after every token, and a token is a second
+        heard.append((done, wanted, left_s))
+        clock[0] += 1.0
+
+    some = replay.from_base(model, tokenizer, base, "none", 40, workspace, never, budget_s=12.0, told=ticking)
+    assert 0 < len(some) <= replay.BATCH and clock[0] == pytest.approx(13, abs=1)
+    assert all(row.trained_tokens <= 13 for row in some)
+    assert heard[-1][1] == 40 and max(left for _, _, left in heard if left is not None) <= 12
+    kept = len(next(workspace.root.glob("evals/*/replay.jsonl")).read_text().splitlines())
+    assert heard[-1][0] == kept
+    monkeypatch.setattr(replay, "MOST_NEW_TOKENS", 96)
+    more = replay.from_base(model, tokenizer, base, "none", 20, workspace, never)
+    assert more[: len(some)] == some and len(more) == 20
+    # a process that only reads takes what is there, however little
+    assert replay.from_base(model, tokenizer, base, "none", 300, workspace, never, reads_only=True) == more
 
 
 # --- how far it moved --------------------------------------------------------------------------------------------

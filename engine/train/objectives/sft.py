@@ -48,18 +48,21 @@ def one_pass(spec: RunSpec, rows: list[Encoded], replay: list[list[Encoded]]) ->
         epoch = [*rows, *general]
         dice.shuffle(epoch)
         laid += epoch
-    return laid[: counts.rows_with_replay(spec.train, len(rows))]
+    return laid[: counts.rows_with_replay(spec.train, len(rows), [len(general) for general in replay])]
 
 
 def prepare(run: Run) -> None:
     """Read, split and encode the rows, with general ones to mix in. Raises RunRefused when no token would be trained."""
 
     def generate(count: int) -> list[Encoded]:
-        run.log.append(events.Phase(phase="loading", detail="replay"))
+        run.told.begin("replay", total=min(count, replay.MOST_WRITTEN))
         with ranks.one_after_the_first():  # which writes them; the others read the same
-            return replay.from_base(
-                run.model, run.tokenizer, run.base, run.spec.base_form, count, run.workspace, run.stop.asked
-            )
+            found = replay.from_base(
+                run.model, run.tokenizer, run.base, run.spec.base_form, count, run.workspace, run.stop.asked,
+                budget_s=run.spec.train.replay_budget_s, told=run.told.upto, reads_only=not ranks.first(),
+            )  # fmt: skip
+        run.told.begin("loading", "rows")
+        return found
 
     run.rows = rows.prepare(run.spec, run.workspace, run.tokenizer, generate)
 

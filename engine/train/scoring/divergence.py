@@ -8,10 +8,8 @@ of the two models' answers; only the drawing of answers leaves noise, which the 
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ import torch
 from engine import events
 from engine.benchmarks import library
 from engine.report import items as report_items
-from engine.train import adapters, load
 from engine.train.rows import Named
 from engine.train.run import Run
 from engine.train.tokenize import render, stops
@@ -139,28 +136,17 @@ def write(path: Path, items: list[KlItem]) -> None:
     write_atomically(path, b"".join(msgspec.json.encode(item) + b"\n" for item in items))
 
 
-def report(run: Run, trainer: Any, tuned: Any) -> None:
+def report(run: Run, tuned: Any, as_base: Callable[[], AbstractContextManager[Any]]) -> None:
     """Measure a run's divergence on its held-out prompts, or on trained ones where none are held out, and keep it with
-    the run. With an adapter the base is the model as it was under it; else it is loaded once more, in the place of
-    the optimizer's state. Where memory is too short for that, the run says so and ends well."""
+    the run. Where memory is too short for the base beside the tuned model, the run says so and ends well."""
     unseen = [row for row in run.rows.scored if row[1] != report_items.SEEN]
     most = min(MOST_PROMPTS, run.spec.evaluate.limit or MOST_PROMPTS)
     asked = prompts(unseen or run.rows.scored, run.tokenizer, most)
     if not asked:
         return
+    run.told.begin("evaluating", "divergence", total=len(asked))
     try:
-        if hasattr(tuned, "disable_adapter"):
-            before = run.base.folder if run.spec.adapter_args.continues else None
-            as_base = partial(adapters.as_at_start, tuned, before)
-            items = measure(tuned, as_base, run.tokenizer, asked, run.length, run.stop.asked)
-        else:
-            trainer.optimizer = trainer.lr_scheduler = None
-            trainer.accelerator.free_memory()
-            tuned.zero_grad(set_to_none=True)
-            gc.collect()
-            torch.cuda.empty_cache()
-            base = load.load(run.spec, run.workspace, run.chosen._replace(backend="plain")).model.eval()
-            items = measure(tuned, lambda: nullcontext(base), run.tokenizer, asked, run.length, run.stop.asked)
+        items = measure(tuned, as_base, run.tokenizer, asked, run.length, run.stop.asked)
     except (torch.OutOfMemoryError, MemoryError):
         run.log.append(
             events.Log(text=later("How far the model moved from its base could not be measured: too little memory."))

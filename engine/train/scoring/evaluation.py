@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -14,11 +13,12 @@ from transformers import AutoTokenizer
 
 from engine import events
 from engine.models import Base, bases
-from engine.report import items as report_items
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
-from engine.train import load, oft
+from engine.train import load, objectives, oft, rows
+from engine.train.run import Run
 from engine.train.scoring import keys, paired, scores
+from engine.train.scoring.asking import Question
 from engine.train.tokenize import get_ready
 from engine.words import Problem, Text
 from engine.workspace import Workspace
@@ -26,16 +26,17 @@ from engine.workspace import Workspace
 EXIT_FINISHED, EXIT_STOPPED = 0, 3
 
 
-def run(run_spec: RunSpec, workspace: Workspace, run_dir: Path, log: events.EventLog, stop: Callable[[], bool]) -> int:
+def run(one: Run) -> int:
     """Score the models of an evaluation; returns the exit status. What is cached needs no model at all."""
+    run_spec, workspace, log = one.spec, one.workspace, one.log
     wanted = {"base": run_spec.evaluate.against, "tuned": run_spec.base.ref}
     if not wanted["base"]:
         wanted = {"base": run_spec.base.ref}
     described = {role: bases.describe(str(ref), workspace) for role, ref in wanted.items()}
-    for one in described.values():
-        if one.problems:
-            raise failures.RunRefused(one.problems[0])
-    tokenizers = {role: _tokenizer(run_spec, one, workspace) for role, one in described.items()}
+    for described_one in described.values():
+        if described_one.problems:
+            raise failures.RunRefused(described_one.problems[0])
+    tokenizers = {role: _tokenizer(run_spec, model, workspace) for role, model in described.items()}
     own = is_adopted(described.get("tuned"), workspace)
     if len(tokenizers) == 2 and not own and not same_tokens(tokenizers["base"], tokenizers["tuned"]):
         raise failures.RunRefused(
@@ -45,22 +46,33 @@ def run(run_spec: RunSpec, workspace: Workspace, run_dir: Path, log: events.Even
             )
         )
     # One window for both: what one of them cannot read is not put to the other.
-    narrow = min(described.values(), key=lambda one: one.window_tokens or scores.MOST_WINDOW_TOKENS)
-    asked = scores.general(run_spec, workspace, narrow)
-    total = len(wanted) * sum(question.size for question in asked)
-    pace = _Pace(log, total)
-    for role, one in described.items():
+    narrow = min(described.values(), key=lambda model: model.window_tokens or scores.MOST_WINDOW_TOKENS)
+    one.base, one.tokenizer = described["base"], tokenizers["base"]
+    asked = [*scores.general(run_spec, workspace, narrow), *_of_its_rows(one)]
+    pace = _Pace(log, len(wanted) * sum(question.size for question in asked))
+    for role, model in described.items():
         log.append(events.Phase(phase="evaluating", detail=role))
         # The chat template is the base's for both: a question must not change with the model. One that was tuned
         # elsewhere is asked in its own words, as in its run.
-        tokenizer = tokenizers[role if own else "base"]
-        if not _score(run_spec, workspace, run_dir, role, one, tokenizer, asked, log, stop, pace):
+        if not _score(one, role, model, tokenizers[role if own else "base"], asked, pace):
             log.append(events.Stopped(step=pace.done, resumable=True))
             return EXIT_STOPPED
     if own:
-        paired.pair(run_dir, log)
-    log.append(events.Finished(step=total))
+        paired.pair(one.run_dir, log)
+    log.append(events.Finished(step=pace.total))
     return EXIT_FINISHED
+
+
+def _of_its_rows(run: Run) -> list[Question]:
+    """Return what the tuned model's own rows are asked about, where the evaluation names its data: the same that the run
+    itself asks, row by row."""
+    if not run.spec.dataset.id or run.objective.needs_judge:
+        return []
+    parts = rows.divided(run.spec, run.workspace)
+    train, unseen = (rows.read(part, run.tokenizer).rows for part in (parts.train, parts.unseen))
+    scored = rows.to_score(train, unseen, rows.readable(parts.seen, run.tokenizer), run.spec)
+    run.rows = rows.Rows([], [], [], scored, [], [])
+    return objectives.of(run.spec.objective).questions(run)
 
 
 def is_adopted(base: Base | None, workspace: Workspace) -> bool:
@@ -75,7 +87,7 @@ class _Pace:
     """Counts questions and says how long the rest will take, by the pace of those scored in this attempt."""
 
     def __init__(self, log: events.EventLog, total: int):
-        self._log, self._total, self.done = log, total, 0
+        self._log, self.total, self.done = log, total, 0
         self._began_s, self._new = time.monotonic(), 0
 
     def add(self, questions: int, detail: str, *, scored: bool) -> None:
@@ -83,10 +95,10 @@ class _Pace:
         if scored:
             self._new += questions
         spent_s = time.monotonic() - self._began_s
-        left_s = (self._total - self.done) * spent_s / self._new if self._new else None
+        left_s = (self.total - self.done) * spent_s / self._new if self._new else None
         self._log.append(
             events.Progress(
-                done=self.done, total=self._total, left_s=None if left_s is None else round(left_s, 1), detail=detail
+                done=self.done, total=self.total, left_s=None if left_s is None else round(left_s, 1), detail=detail
             )
         )
 
@@ -108,48 +120,40 @@ class _Counted:
             self._before = done
 
 
-def _score(
-    run_spec: RunSpec, workspace: Workspace, run_dir: Path, role: str, base: Base, tokenizer: Any,
-    asked: list[scores.Question], log: events.EventLog, stop: Callable[[], bool], pace: _Pace,
-) -> bool:  # fmt: skip
+def _score(run: Run, role: str, base: Base, tokenizer: Any, asked: list[Question], pace: _Pace) -> bool:
     """Score one model; False when a stop came first."""
-    answers = keys.model(base, workspace, load.held(_plain(run_spec, base), workspace))
-    model = None
+    log, stop = run.log, run.stop.asked
+    name = keys.model(base, run.workspace, load.held(_plain(run.spec, base), run.workspace))
+    model, side = None, scores.Side(role, name, tokenizer, nullcontext)
     for question in asked:
-        target = run_dir / "items" / f"{role}-{question.benchmark}.jsonl"
-        key = keys.of_question(answers, question, tokenizer)
-        kept = scores.kept_items(workspace, key)
-        if target.exists() or kept.exists():
-            cached = not target.exists()
-            if cached:
-                scores.keep(target, report_items.read_items(kept), question, key if role == "base" else None)
-                told = events.Scored(
-                    model=role, benchmark=question.benchmark, items=len(report_items.read_items(target)), cached=True
+        answers = side.answers(run, question)
+        if scores.is_kept(answers, role) or answers.is_stored:
+            if not scores.is_kept(answers, role):
+                scores.keep(answers, answers.items(), role)
+                log.append(
+                    events.Scored(model=role, benchmark=question.benchmark, items=len(answers.items()), cached=True)
                 )
-                log.append(told)
             pace.add(question.size, question.benchmark, scored=False)
             continue
         if stop():
             return False
         if model is None:
             log.append(events.Phase(phase="loading", detail=role))
-            model, notes = _model(run_spec, workspace, base)
+            model, notes = _model(run.spec, run.workspace, base)
             for note in notes:
                 log.append(events.Log(text=note))
             log.append(events.Phase(phase="evaluating", detail=role))
         pace.start()
-        part, counted = target.with_suffix(".part"), _Counted(pace, question.benchmark)
-        already = 0 if question.score_whole is not None else len(scores.read_part(part, key)) * scores.PIECE
-        counted.upto(min(already, question.size), fresh=False)
+        counted = _Counted(pace, question.benchmark)
+        counted.upto(answers.done, fresh=False)
         began_s = time.monotonic()
-        items, new = scores.score(model, tokenizer, question, key, part, stop, counted.upto)
-        if items is None:
+        if not answers.ask(model, tokenizer, stop, on_done=counted.upto):
             return False
         counted.upto(question.size)
-        scores.note_speed(workspace, base, question, new, time.monotonic() - began_s)
-        report_items.write_items(kept, items)
-        scores.keep(target, items, question, key if role == "base" else None)
-        log.append(events.Scored(model=role, benchmark=question.benchmark, items=len(items)))
+        scores.note_speed(run.workspace, base, question, answers.new, time.monotonic() - began_s)
+        answers.share()
+        scores.keep(answers, answers.items(), role)
+        log.append(events.Scored(model=role, benchmark=question.benchmark, items=len(answers.items())))
     del model
     gc.collect()
     if torch.cuda.is_available():

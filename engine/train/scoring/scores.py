@@ -1,21 +1,18 @@
-"""Score base and tuned on the same items: the benchmarks of the spec, and the run's own rows, seen and unseen.
+"""What base and tuned model are asked alike: the benchmarks of the spec, and the run's own rows, seen and unseen.
 
-A base is scored once for all runs: its items are kept in evals/<key>/, keyed by weights, questions and settings. Items
-are scored in pieces that are written as they come, so that after a kill no item is scored twice.
+A base is scored once for all runs: its items are kept in evals/<key>/, keyed by weights, questions and settings
+(asking.py).
 """
 
 from __future__ import annotations
 
 import json
-import random
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import msgspec
-import numpy
-import torch
+from typing import Any
 
 from engine import events, machine
 from engine.benchmarks import library, shipped, speeds
@@ -23,38 +20,16 @@ from engine.models import Base
 from engine.report import Item, verdicts
 from engine.report import items as report_items
 from engine.spec import RunSpec
+from engine.train.run import Run
 from engine.train.scoring import harness, keys, written
+from engine.train.scoring.asking import PIECE, Answers, Question
 from engine.workspace import Workspace, write_atomically
 
 TASK_CHOICES, TASK_EXACT, TASK_LOSS = "new-task-choices", "new-task-exact", "new-task-loss"
 TASK_PREFERENCE, TASK_GAP, TASK_REWARD = "new-task-preference", "new-task-gap", "new-task-reward"
 TASK_TEXTS = "new-task-texts"
-# A kill or a stop loses no more than the piece in hand; the pieces are always cut the same way, so that figures after
-# a kill are those of an unbroken run.
-PIECE = 64
 # Longer windows cost memory and change nothing for questions this short.
 MOST_WINDOW_TOKENS = 2048
-
-
-class Question(NamedTuple):
-    """One benchmark: what is asked and under which settings (both hashed into the key), and the function that scores a
-    piece of it. `pace_by` is what a model reads, in characters, for the estimates of later runs.
-
-    One of the harness's own tasks, which the harness reads by itself, is asked in one piece of about `questions`
-    questions by `score_whole`, which keeps every answer as it comes.
-    """
-
-    benchmark: str
-    asked: list[Any]
-    score: Callable[[Any, Any, list[Any]], list[Item]]
-    settings: dict[str, Any] = {}  # noqa: RUF012 - never changed
-    pace_by: int = 0
-    questions: int = 0
-    score_whole: Callable[[Any, Any, Any], list[Item]] | None = None
-
-    @property
-    def size(self) -> int:
-        return self.questions or len(self.asked)
 
 
 def general(spec: RunSpec, workspace: Workspace, base: Base) -> list[Question]:
@@ -135,181 +110,90 @@ def _as_read(
     return {**doc, "text": shown + question, "delimiter": delimiter}
 
 
-def kept_items(workspace: Workspace, key: str) -> Path:
-    return workspace.eval_dir(key) / "items.jsonl"
+@dataclass
+class Side:
+    """A model that is asked: base or tuned, what names it where its answers are stored (None: nowhere but with the run),
+    and what lends it. `shares`: its answers are kept for all that ask it the same. `spent_s` counts the seconds it was asked
+    for."""
+
+    role: str
+    name: keys.Model | None
+    tokenizer: Any
+    lent: Callable[[], AbstractContextManager[Any]]
+    shares: bool = True
+    spent_s: float = 0.0
+
+    def answers(self, run: Run, question: Question) -> Answers:
+        """Return what it has answered of a question set, as far as this run or another has asked it."""
+        target, seed = run.run_dir / "items" / f"{self.role}-{question.benchmark}.jsonl", run.spec.dataset.split_seed
+        if self.name is None:
+            return Answers(question, "", target, seed, None)
+        key = keys.of_question(self.name, question, self.tokenizer)
+        return Answers(question, key, target, seed, run.workspace.eval_dir(key))
 
 
-def score_base(
-    model: Any, tokenizer: Any, base: Base, held: str, asked: list[Question],
-    workspace: Workspace, run_dir: Path, log: events.EventLog, stop: Callable[[], bool],
-) -> None:  # fmt: skip
-    """Score the untouched base, from the cache where it was scored before, and keep the items with the run. `held` says
-    in which number format and where its weights are (load.held)."""
-    answers = keys.model(base, workspace, held)
-    for question in asked:
-        target = run_dir / "items" / f"base-{question.benchmark}.jsonl"
-        if stop() or target.exists():
-            continue
-        key = keys.of_question(answers, question, tokenizer)
-        kept = kept_items(workspace, key)
-        cached = kept.exists()
-        items = report_items.read_items(kept) if cached else None
-        if items is None:
-            began_s = time.monotonic()
-            items, new = score(model, tokenizer, question, key, _part(target), stop)
-            if items is None:
-                return  # what was asked for is a stop: what is scored so far waits in its part file
-            report_items.write_items(kept, items)
-            note_speed(workspace, base, question, new, time.monotonic() - began_s)
-        keep(target, items, question, key)
-        log.append(events.Scored(model="base", benchmark=question.benchmark, items=len(items), cached=cached))
-
-
-def score_tuned(
-    model: Any, tokenizer: Any, asked: list[Question], run_dir: Path, log: events.EventLog, stop: Callable[[], bool]
-) -> None:
-    """Score the tuned model on the same questions."""
-    for question in asked:
-        target = run_dir / "items" / f"tuned-{question.benchmark}.jsonl"
-        _part(target).unlink(missing_ok=True)  # of an earlier attempt, whose weights may have been others
-        items, _ = score(model, tokenizer, question, "", _part(target), stop)
-        if items is None:
-            return
-        keep(target, items, question, None)
-        log.append(events.Scored(model="tuned", benchmark=question.benchmark, items=len(items)))
-
-
-def score_on_the_way(
-    model: Any, tokenizer: Any, asked: list[Question], step: int, run_dir: Path, log: events.EventLog,
-    stop: Callable[[], bool],
-) -> None:  # fmt: skip
-    """Score the model as it is after a step. What random numbers this draws, the training does not miss."""
-    python, numbers = random.getstate(), numpy.random.get_state()
-    with torch.random.fork_rng():
+def ask_all(run: Run, side: Side, asked: list[Question]) -> bool:
+    """Ask one model everything, as far as it was not asked before, and keep the items with the run; False when a stop came
+    first: what is answered so far waits in its part file."""
+    run.told.begin("evaluating", side.role, total=sum(question.size for question in asked))
+    before, stop = 0, run.stop.asked
+    with ExitStack() as lending:
+        model = None
         for question in asked:
-            target = run_dir / "items" / f"{report_items.at_step(step)}-{question.benchmark}.jsonl"
-            if target.exists():
-                continue
-            items, _ = score(model, tokenizer, question, "", _part(target), stop)
-            if items is None:
-                break
-            report_items.write_items(target, items)
-            _part(target).unlink(missing_ok=True)
-            log.append(events.Scored(model=report_items.at_step(step), benchmark=question.benchmark, items=len(items)))
-    random.setstate(python)
-    numpy.random.set_state(numbers)
+            if stop():
+                return False
+            answers = side.answers(run, question)
+            cached = answers.is_stored
+            if not is_kept(answers, side.role):
+                if not cached and model is None:
+                    model = lending.enter_context(side.lent())
+                began_s = time.monotonic()
+                run.told.upto(before + answers.done, what=question.benchmark)
+
+                def on_done(done: int, fresh: bool = True, before: int = before) -> None:
+                    run.told.upto(before + done)
+
+                if not answers.ask(model, side.tokenizer, stop, on_done=on_done):
+                    return False
+                side.spent_s += time.monotonic() - began_s
+                if side.role == "base":
+                    note_speed(run.workspace, run.base, question, answers.new, time.monotonic() - began_s)
+                if side.shares:
+                    answers.share()
+                keep(answers, answers.items(), side.role)
+                told = events.Scored(
+                    model=side.role, benchmark=question.benchmark, items=len(answers.items()), cached=cached
+                )
+                run.log.append(told)
+            before += question.size
+    return True
 
 
-def forget_points_after(run_dir: Path, step: int) -> None:
-    """Remove what was scored on the way after a step: a resumed run goes there again, with weights of its own."""
-    for path in (run_dir / "items").glob("at-*"):
-        found = report_items.step_of(path.name)
-        if path.suffix == ".part" or (found is not None and found > step):
-            path.unlink()
-
-
-def _part(target: Path) -> Path:
-    return target.with_suffix(".part")
-
-
-class _Piece(msgspec.Struct):
-    """One line of a part file: the items of a piece, and the key of what they belong to."""
-
-    key: str
-    piece: int
-    items: list[Item]
-
-
-def read_part(part: Path, key: str) -> list[_Piece]:
-    """Return the whole pieces of a part file from the first on; a line that was cut off by a kill is cut away."""
-    decoder, pieces, good = msgspec.json.Decoder(_Piece), [], 0
-    data = part.read_bytes() if part.is_file() else b""
-    for line in data.splitlines(keepends=True):
-        try:
-            piece = decoder.decode(line)
-        except msgspec.MsgspecError:
-            break
-        if not line.endswith(b"\n") or piece.key != key or piece.piece != len(pieces):
-            break
-        pieces.append(piece)
-        good += len(line)
-    if good < len(data):
-        with part.open("rb+") as file:
-            file.truncate(good)
-    return pieces
-
-
-def score(
-    model: Any, tokenizer: Any, question: Question, key: str, part: Path, stop: Callable[[], bool],
-    on_piece: Callable[..., None] | None = None,
-) -> tuple[list[Item] | None, int]:  # fmt: skip
-    """Score a question in pieces, going on where an earlier attempt ended, and return the items and how many questions
-    were scored now; None for items when a stop came first. `on_piece` hears how many questions are done, and, when an
-    earlier attempt did them, False."""
-    if question.score_whole is not None:
-        return _score_whole(model, tokenizer, question, key, part, stop, on_piece)
-    done = read_part(part, key)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    was_training, new = model.training, 0
-    model.eval()
+def _settings(target: Path) -> dict[str, dict[str, Any]]:
     try:
-        with part.open("ab", buffering=0) as file:
-            for start in range(len(done) * PIECE, len(question.asked), PIECE):
-                rows = question.asked[start : start + PIECE]
-                items = [] if stop() else question.score(model, tokenizer, rows)
-                if stop():
-                    return None, new
-                piece = _Piece(key, len(done), items)
-                file.write(msgspec.json.encode(piece) + b"\n")
-                done.append(piece)
-                new += len(rows)
-                if on_piece is not None:
-                    on_piece(start + len(rows))
-    finally:
-        model.train(was_training)
-    return [item for piece in done for item in piece.items], new
-
-
-def _score_whole(
-    model: Any, tokenizer: Any, question: Question, key: str, part: Path, stop: Callable[[], bool],
-    on_piece: Callable[..., None] | None,
-) -> tuple[list[Item] | None, int]:  # fmt: skip
-    """Score one of the harness's tasks, going on with the answers that an earlier attempt left in the part file."""
-    from engine.train.scoring import lm
-
-    assert question.score_whole is not None
-
-    def on_share(share: float, fresh: bool) -> None:
-        if on_piece is not None:
-            on_piece(int(share * question.size), fresh)
-
-    answered = lm.Answered(part, key, on_share, stop)
-    was_training, before = model.training, len(answered)
-    model.eval()
-    try:
-        items = question.score_whole(model, tokenizer, answered)
-    except lm.Stopped:
-        return None, 0
-    finally:
-        model.train(was_training)
-        answered.close()
-    return items, 0 if before else question.size
-
-
-def keep(target: Path, items: list[Item], question: Question, key: str | None) -> None:
-    """Write the items of a model with what they were scored under, and take the part file away."""
-    report_items.write_items(target, items)
-    _part(target).unlink(missing_ok=True)
-    path = target.parent / "settings.json"
-    try:
-        told = json.loads(path.read_bytes())
+        return json.loads((target.parent / "settings.json").read_bytes())
     except (OSError, ValueError):
-        told = {}
+        return {}
+
+
+def is_kept(answers: Answers, role: str) -> bool:
+    """Whether the items of a model are with the run already, all of them and of these very weights."""
+    told = _settings(answers.target).get(answers.question.benchmark, {})
+    known = told.get(f"{role}_key")
+    return answers.target.exists() and known == answers.key
+
+
+def keep(answers: Answers, items: list[Item], role: str) -> None:
+    """Write the items of a model with what they were scored under, and take the part file away."""
+    question, target = answers.question, answers.target
+    report_items.write_items(target, items)
+    answers.part.unlink(missing_ok=True)
+    told = _settings(target)
     used = {**question.settings, "questions": len(items), "chance": verdicts.chance_of(items), "pieces": PIECE}
     if measures := sorted({item.measure for item in items if item.measure}):
         used["measure"] = "; ".join(measures)
-    told[question.benchmark] = {**told.get(question.benchmark, {}), **used, **({"base_key": key} if key else {})}
-    write_atomically(path, json.dumps(told, indent=1, sort_keys=True).encode())
+    told[question.benchmark] = {**told.get(question.benchmark, {}), **used, f"{role}_key": answers.key}
+    write_atomically(target.parent / "settings.json", json.dumps(told, indent=1, sort_keys=True).encode())
 
 
 def note_speed(workspace: Workspace, base: Base, question: Question, new: int, seconds: float) -> None:

@@ -1,0 +1,108 @@
+"""How far a run is in what takes time before, between and after its steps, as events: so much done, so long to go, and what
+comes next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from transformers import core_model_loading
+
+from engine import events
+
+# So often at most an event is written about the same phase.
+EVERY_S = 1.0
+# What a run does, in order, and what the lines of its estimate are called (estimate.duration.Time.lines).
+ORDER = ("loading", "replay", "training", "saving", "evaluating")
+_LINES = {"loading": "loading", "replay": "replay", "training": "training", "saving": "saving",
+          "scoring base": "evaluating", "scoring tuned": "evaluating"}  # fmt: skip
+
+
+class Line(Protocol):
+    """A line of an estimate: what takes how long."""
+
+    @property
+    def phase(self) -> str: ...
+
+    @property
+    def likely_s(self) -> float: ...
+
+
+class Told:
+    """Writes Phase events: one when a phase begins, and, as it goes on, no more than one a second."""
+
+    def __init__(self, log: Any):
+        self._log = log
+        self._expected_s: dict[str, float] = {}
+        self._ahead: list[str] = []
+        self._now = events.Phase(phase="loading")
+        self._began_s = self._last_s = time.monotonic()
+        self._before = 0
+
+    def expect(self, ahead: Sequence[str], lines: Iterable[Line] = ()) -> None:
+        """Say which phases of ORDER this run has, and what its estimate says of them."""
+        self._ahead = [phase for phase in ORDER if phase in ahead]
+        for line in lines:
+            phase = _LINES.get(line.phase)
+            if phase is not None:
+                self._expected_s[phase] = self._expected_s.get(phase, 0.0) + line.likely_s
+
+    def takes(self, phase: str, most_s: float) -> None:
+        """Say that a phase of the estimate is bounded."""
+        self._expected_s[phase] = min(most_s, self._expected_s.get(phase, most_s))
+
+    def begin(self, phase: str, detail: str = "", *, total: int = 0, what: str = "") -> None:
+        """A phase begins, of `total` parts where they can be counted."""
+        if phase in self._ahead:  # what lies before it is over
+            del self._ahead[: self._ahead.index(phase) + 1]
+        following = next(iter(self._ahead), None)
+        self._now = events.Phase(
+            phase=phase, detail=detail, what=what, total=total, next=following or "",
+            next_s=None if following is None else self._expected_s.get(following),
+        )  # fmt: skip
+        self._began_s, self._before = time.monotonic(), -1
+        self._write()
+
+    def upto(self, done: int, total: int | None = None, left_s: float | None = None, what: str | None = None) -> None:
+        """So much of the phase is done. Seconds left that are not given follow from the pace of this phase."""
+        now_s = time.monotonic()
+        if self._before < 0:
+            self._before = done  # what was there already says nothing of the pace
+            self._began_s = now_s
+        total = self._now.total if total is None else total
+        if left_s is None and done > self._before:
+            left_s = (total - done) * (now_s - self._began_s) / (done - self._before)
+        if now_s - self._last_s >= EVERY_S:
+            now = self._now
+            self._now = events.Phase(
+                phase=now.phase, detail=now.detail, what=now.what if what is None else what, done=done, total=total,
+                left_s=None if left_s is None else round(left_s, 1), next=now.next, next_s=now.next_s,
+            )  # fmt: skip
+            self._write()
+
+    def _write(self) -> None:
+        self._last_s = time.monotonic()
+        self._log.append(self._now)
+
+    @contextmanager
+    def weights(self) -> Iterator[None]:
+        """Count the tensors of a model while transformers reads it, in place of its progress bar on a terminal
+        (core_model_loading.py of 5.17). A version that counts otherwise is only not counted."""
+        bar = getattr(core_model_loading, "tqdm", None)
+
+        def counted(tensors: Any, *_: Any, **__: Any) -> Iterator[Any]:
+            total = len(tensors)
+            for done, one in enumerate(tensors):
+                self.upto(done, total)
+                yield one
+
+        if bar is None:
+            yield
+            return
+        core_model_loading.tqdm = counted  # pyright: ignore[reportPrivateImportUsage]
+        try:
+            yield
+        finally:
+            core_model_loading.tqdm = bar  # pyright: ignore[reportPrivateImportUsage]
