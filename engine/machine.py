@@ -8,7 +8,9 @@ import platform
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -55,6 +57,18 @@ def facts() -> MachineFacts:
     # TUNEBOOK_DEVICE=cpu leaves Apple's GPU out, as an empty CUDA_VISIBLE_DEVICES does NVIDIA's
     apple = sys.platform == "darwin" and platform.machine() == "arm64" and os.environ.get("TUNEBOOK_DEVICE") != "cpu"
     return MachineFacts(os.cpu_count() or 1, psutil.virtual_memory().total // 2**20, _gpus(), apple)
+
+
+def free_bytes() -> int:
+    """Return how much main memory is free now, within what a container may use (cgroup v2; files it only keeps in memory
+    count as free, as they do in psutil's figure)."""
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        most, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free = min(free, max(0, most - used + int(told.get("inactive_file", 0))))
+    return free
 
 
 def _gpus() -> tuple[Gpu, ...]:

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from engine import events
-from engine.estimate import memory
+from engine.estimate import machine_choices, memory
 from engine.forgetting import adoption
 from engine.models import bases
 from engine.plan import chains, drafts, tries
@@ -87,12 +87,14 @@ def _how_it_runs(started: list[events.Started]) -> None:
     if backend is not None:
         name = {"plain": "transformers + peft", "unsloth": "Unsloth"}.get(str(backend.value), str(backend.value))
         st.caption(_ui.say("Trained with {backend}: {reason}.", backend=name, reason=backend.reason))
+    named = {path: t(settings.fields()[path].title) for path in choices if path in settings.fields()}
+    named[machine_choices.FREED_MEMORY] = t("Freed memory")
     with st.expander(t("How it runs on this machine")):
         st.dataframe(
             pd.DataFrame(
                 [
                     {
-                        t("setting"): t(settings.fields()[path].title) if path in settings.fields() else path,
+                        t("setting"): named.get(path, path),
                         t("value"): str(one.value),
                         t("why"): str(one.reason),
                     }

@@ -1,7 +1,8 @@
 """What a run takes, before it starts: memory and time as ranges, and what the machine decides by them.
 
 memory.estimate(shape, setup, device=...) and duration.estimate(...) work it out, the time by phases; measured corrects
-both by what finished runs took here; machine_choices decides what the spec leaves open.
+both by what finished runs took here; machine_choices decides what the spec leaves open; precision knows whether a
+processor is faster in bf16.
 """
 
-__all__ = ["duration", "machine_choices", "measured", "memory", "phases"]
+__all__ = ["duration", "machine_choices", "measured", "memory", "phases", "precision"]

@@ -13,26 +13,34 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from engine import machine
-from engine.estimate import memory
+from engine.estimate import memory, precision
 from engine.events import Choice
 from engine.models import shapes
 from engine.spec import OBJECTIVES, RunSpec
 from engine.words import Problem, Text, later, t
 
+# What the choice about freed memory is called among the settings, of which it is none.
+FREED_MEMORY = "memory.freed"
 # An optimizer in 8 bits is worth it when less than so much of the whole is left.
 WORTH_SAVING = 0.9
+# Freed blocks are kept where so many times the estimate's upper end is free, and left to the C library where so many are.
+KEPT_TIMES, DEFAULT_TIMES = 2.0, 1.5
+# Of what needs less than this above the libraries nothing is gained or lost.
+LITTLE_BYTES = 2**28
 # Its fast kernels are written for these layouts; others would go through transformers anyway (unsloth 2026.10, loader.py).
 UNSLOTH_LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
 
 
 class Device(NamedTuple):
-    """What a run has to work with. `bf16`: it computes in bf16; `memory_bytes`: the card's, or main memory."""
+    """What a run has to work with. `bf16`: it computes in bf16; `memory_bytes`: the card's, or main memory; `free_bytes`:
+    how much of main memory is free, 0 where that is not known."""
 
     name: str  # "cpu", "mps" or "cuda"
     memory_bytes: int
     bf16: bool = False
     unsloth: bool = False
     flash_attention: bool = False
+    free_bytes: int = 0
 
 
 class Chosen(NamedTuple):
@@ -42,8 +50,9 @@ class Chosen(NamedTuple):
     bf16: bool
     gradient_checkpointing: bool
     optimizer: Literal["adamw", "adamw_8bit"]
-    padding_free: bool | None  # None: Unsloth decides
+    padding_free: bool | None  # by FlashAttention, not at all, or None: as Unsloth or a comparison at the start decides
     why: tuple[Choice, ...]
+    blocks: Literal["kept", "default", "returned", ""] = ""
 
     @property
     def backend_reason(self) -> str | Text:
@@ -93,19 +102,29 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def choose(run_spec: RunSpec, device: Device, shape: shapes.Shape | None, setup: memory.Setup) -> Chosen:
+def choose(
+    run_spec: RunSpec, device: Device, shape: shapes.Shape | None, setup: memory.Setup,
+    on_processor: precision.Known | None = None,
+) -> Chosen:  # fmt: skip
     """Return what is used for everything that follows from the machine, with the reason in words.
 
     `shape` and `setup` are those of the memory estimate (fit.py); an unknown shape has none, and then the careful way
-    is taken on a GPU.
+    is taken on a GPU. `on_processor`: what is known of the number format there.
     """
     backend, backend_reason = choose_backend(run_spec, device, shape)
-    bf16, bf16_reason = _precision(run_spec, device)
+    bf16, bf16_reason = _precision(run_spec, device, on_processor)
+    setup = msgspec.structs.replace(setup, half=bf16 and device.name == "cpu")
     checkpointing, checkpointing_reason = choose_checkpointing(run_spec, device, shape, setup)
     setup = msgspec.structs.replace(setup, gradient_checkpointing=checkpointing)
     optimizer, optimizer_reason = choose_optimizer(run_spec, device, shape, setup)
     padding_free, padding_reason = _padding(run_spec, device, backend)
-    words: dict[bool | None, Text] = {True: later("on"), False: later("off"), None: later("left to Unsloth")}
+    setup = msgspec.structs.replace(setup, optimizer=optimizer)
+    blocks, blocks_reason = choose_blocks(device, shape, setup)
+    words: dict[bool | None, Text] = {
+        True: later("on"),
+        False: later("off"),
+        None: later("left to Unsloth") if backend == "unsloth" else later("tried at the start"),
+    }
     why = (
         Choice(setting="machine.backend", value=backend, reason=backend_reason),
         Choice(setting="machine.precision", value="bf16" if bf16 else "fp32", reason=bf16_reason),
@@ -113,7 +132,12 @@ def choose(run_spec: RunSpec, device: Device, shape: shapes.Shape | None, setup:
         Choice(setting="train.optimizer", value=optimizer, reason=optimizer_reason),
         Choice(setting="train.padding_free", value=words[padding_free], reason=padding_reason),
     )
-    return Chosen(backend, bf16, checkpointing, optimizer, padding_free, why)
+    if blocks:
+        how = {"kept": later("kept"), "default": later("left to the C library"), "returned": later("given back")}[
+            blocks
+        ]
+        why += (Choice(setting=FREED_MEMORY, value=how, reason=blocks_reason),)
+    return Chosen(backend, bf16, checkpointing, optimizer, padding_free, why, blocks)
 
 
 def choose_backend(
@@ -140,10 +164,12 @@ def choose_backend(
     return "unsloth", later("it is installed, there is a GPU, and it has a fast path for this run")
 
 
-def _precision(run_spec: RunSpec, device: Device) -> tuple[bool, Text]:
+def _precision(run_spec: RunSpec, device: Device, on_processor: precision.Known | None) -> tuple[bool, Text]:
     if run_spec.machine.precision != "auto":
         return run_spec.machine.precision == "bf16", later("asked for")
     if device.name == "cpu":
+        if on_processor is not None:
+            return on_processor.bf16, on_processor.why
         return False, later("a processor computes in 32 bits")
     if device.name == "mps":
         return False, later("on Apple's GPU the careful way is 32 bits")
@@ -200,17 +226,35 @@ def choose_optimizer(
 
 
 def _padding(run_spec: RunSpec, device: Device, backend: str) -> tuple[bool | None, Text]:
-    """Return whether the rows of a batch are laid end to end. Without FlashAttention rows would see each other: TRL 1.12
-    only warns (sft_trainer.py)."""
-    if run_spec.train.padding_free is not None:
-        return run_spec.train.padding_free, later("asked for")
+    """Return whether the rows of a batch are laid end to end; None where Unsloth, or the child by a comparison, settles it
+    (engine/train/batches.py)."""
     if not OBJECTIVES[run_spec.objective].padding_free:
-        return False, later("for SFT only")
-    if backend == "unsloth" and device.name == "cuda":
+        return False, later("for SFT only; rows of like length share a batch")
+    if run_spec.train.padding_free is False:
+        return False, later("asked for")
+    if backend == "unsloth":
         return None, later("it has attention of its own that keeps rows apart")
-    if device.name != "cuda" or not device.flash_attention:
-        return False, later("rows would see each other without FlashAttention, which is not here")
-    return True, later("FlashAttention keeps the rows apart")
+    if device.name == "cuda" and device.flash_attention:
+        return True, later("FlashAttention keeps the rows apart")
+    return None, later("laid end to end where a comparison at the start finds that right and faster; else by length")
+
+
+def choose_blocks(
+    device: Device, shape: shapes.Shape | None, setup: memory.Setup
+) -> tuple[Literal["kept", "default", "returned", ""], Text]:
+    """Return what becomes of memory that a step frees: kept for the next one where there is plenty, since getting it anew
+    costs a page fault for every 4 KiB; given back where it is short; "" where it is of no account."""
+    need = memory.estimate(shape, setup, device="cpu")
+    if device.name != "cpu" or not device.free_bytes or (need.parts and need.moving_bytes < LITTLE_BYTES):
+        return "", later("little is at stake")
+    if need.parts is None:
+        return "returned", later("the memory cannot be estimated, so the careful way")
+    told = {"free": memory.size_words(device.free_bytes), "need": memory.size_words(need.high_bytes)}
+    if device.free_bytes >= KEPT_TIMES * need.high_bytes:
+        return "kept", later("{free} are free, and a step needs {need} at most", **told)
+    if device.free_bytes >= DEFAULT_TIMES * need.high_bytes:
+        return "default", later("{free} are free, and a step needs {need} at most", **told)
+    return "returned", later("memory is short: {free} are free, and a step may need {need}", **told)
 
 
 def problems(run_spec: RunSpec, device: Device, shape: shapes.Shape | None) -> list[Problem]:
@@ -232,9 +276,7 @@ def problems(run_spec: RunSpec, device: Device, shape: shapes.Shape | None) -> l
             found.append(Problem(rule="unsloth-layout", where=where, parameters={"layout": shape.layout}))
     if run_spec.quantize != "none" and not ability(device.name).quantized:
         found.append(Problem(rule="quantize-apple", where="quantize"))
-    if run_spec.train.padding_free and (
-        not OBJECTIVES[run_spec.objective].padding_free or device.name != "cuda" or not device.flash_attention
-    ):
+    if run_spec.train.padding_free and not OBJECTIVES[run_spec.objective].padding_free:
         found.append(Problem(rule="padding-free", where="train.padding_free"))
     if run_spec.machine.precision == "bf16" and device.name != "cpu" and not device.bf16:
         found.append(Problem(rule="no-bf16", where="machine.precision"))

@@ -137,8 +137,8 @@ def _read(path: str, _changed: int, _size: int, here: str) -> tuple[Measurement,
 
 def same_kind(one: estimate_memory.Setup, other: estimate_memory.Setup) -> bool:
     """Whether two runs train the same way; size, rows and tokens aside."""
-    return (one.objective, one.adapter, one.quantize, one.gradient_checkpointing) == (
-        other.objective, other.adapter, other.quantize, other.gradient_checkpointing)  # fmt: skip
+    return (one.objective, one.adapter, one.quantize, one.gradient_checkpointing, one.half) == (
+        other.objective, other.adapter, other.quantize, other.gradient_checkpointing, other.half)  # fmt: skip
 
 
 def memory(

@@ -32,10 +32,15 @@ IMPORT_BASELINE_BYTES = 574 * 2**20
 # What a run imports and opens later: the harness that scores, the trainer, its data. The starter's runs peak at 660 to 682
 # MiB where its weights, gradients and activations come to 33 (same machine).
 LATER_BYTES = 60 * 2**20
-# On a processor the formula stands as it is, since the worker makes the C library give back what is freed between layers
-# (engine/worker.py). Measured on Linux with glibc: a Llama of 51 million parameters, 4 rows of 512 tokens, no checkpointing,
-# one thread: LoRA took 1,259 MiB above the import baseline, the formula says 1,396; full fine-tuning 1,725, it says 1,939.
-# Without that setting they took 2,518 and 2,087.
+# On a processor the formula stands as it is where the C library gives back what is freed between layers
+# (engine/train/allocator.py). Measured on Linux with glibc: a Llama of 51 million parameters, 4 rows of 512 tokens, no
+# checkpointing, one thread: LoRA took 1,259 MiB above the import baseline, the formula says 1,396; full fine-tuning 1,725,
+# it says 1,939. Left to itself glibc took 2,518 and 2,087.
+# What glibc's own way and keeping all freed blocks add to that: SmolLM2 of 135 million parameters, LoRA, 4 rows of 192
+# tokens peaked at 2.80 GB with blocks given back, 3.41 left to itself and 3.50 with blocks kept, 0.6 of each libraries.
+BLOCKS_FACTOR = {"default": 1.28, "kept": 1.32}
+# Activations where a processor rounds what it multiplies to bf16; sums between layers stay in fp32.
+HALF_ACTIVATIONS = 0.75
 # A run should leave a tenth of the memory free before it is advised.
 USABLE_SHARE = 0.9
 # TRL 1.12's supervised training computes logits for so many tokens at a time (sft_trainer.py, "chunked_nll").
@@ -48,7 +53,7 @@ PPO_ROWS_WRITTEN_AT_ONCE = 64
 
 PARTS = (
     *("weights", "gradients", "optimizer", "activations", "logits", "adapter"),
-    *("reference", "reward", "value", "rollout", "measured", "fixed"),
+    *("reference", "reward", "value", "rollout", "blocks", "measured", "fixed"),
 )
 
 
@@ -65,6 +70,7 @@ def part_words() -> dict[str, str]:
         "reward": t("Reward model"),
         "value": t("Value model"),
         "rollout": t("Answers being written"),
+        "blocks": t("Freed, and kept for the next step"),
         "measured": t("More, as finished runs took"),
         "fixed": t("Libraries and device"),
     }
@@ -76,7 +82,9 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     `weights`: full fine-tuning holds its weights in 32 bits and computes in 16 on a GPU ("fp32", what engine.train does),
     or holds everything in 16 ("bf16"). `plain_logits`: without TRL's pieces of logits. `value_model`: PPO's judge of
     states is a head on the model itself, or a whole trained model as in TRL 1.12. `continues`: the
-    adapter of an earlier run is trained on. Of PPO alone: `answer_tokens`, its longest
+    adapter of an earlier run is trained on. On a processor: `half`, whether weights are rounded to bf16 as they are used;
+    `blocks`, what the C library does with freed ones ("" leaves it to itself where little is at stake). Of PPO alone:
+    `answer_tokens`, its longest
     answer, which `max_length` includes, and `update_rows`, the answers of an update (0: as many as `batch_size`).
     """
 
@@ -98,6 +106,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     answer_tokens: int = schema.ObjectiveArgs().answer_tokens
     update_rows: int = 0
     continues: bool = False
+    half: bool = False
+    blocks: str = ""
 
 
 def setup_of(run_spec: RunSpec) -> Setup:
@@ -234,11 +244,12 @@ def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estima
     objective, held = OBJECTIVES[setup.objective], _held_parameters(shape, setup)
     tokens = setup.batch_size * setup.max_length * objective.texts_per_row
     weights, gradients, optimizer = _held_bytes(shape, setup, trained, held, element_bytes)
+    rounded = setup.half and not on_gpu
     parts = {
-        "weights": weights,
+        "weights": weights + (2 * held if rounded else 0),  # their rounded copies, kept for the way back
         "gradients": gradients,
         "optimizer": optimizer,
-        "activations": _activation_bytes(shape, setup, tokens, element_bytes),
+        "activations": _activation_bytes(shape, setup, tokens, element_bytes) * (HALF_ACTIVATIONS if rounded else 1),
         "logits": _logit_bytes(shape, setup, tokens, on_gpu),
         "adapter": _adapter_bytes(shape, setup, tokens, on_gpu),
         "reference": _reference_bytes(setup, trained, element_bytes * held),
@@ -246,6 +257,9 @@ def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estima
     }
     if objective.needs_judge:
         parts |= _ppo_bytes(shape, setup, held, element_bytes)
+    if not on_gpu:
+        more = BLOCKS_FACTOR.get(setup.blocks, 1.0) - 1
+        parts["blocks"] = more * sum(size for name, size in parts.items() if name != "fixed")
     return Estimate(
         device=device,
         parts={name: round(parts[name]) for name in PARTS if parts.get(name)},

@@ -13,7 +13,7 @@ import msgspec
 from engine.benchmarks import library, speeds
 from engine.check import DatasetError
 from engine.data import Dataset, datasets, division, lengths, readiness
-from engine.estimate import duration, machine_choices, measured, memory
+from engine.estimate import duration, machine_choices, measured, memory, precision
 from engine.models import Base
 from engine.plan import bounded_scoring
 from engine.plan import steps as planned_steps
@@ -147,15 +147,18 @@ class Plan:
     @cached_property
     def chosen(self) -> machine_choices.Chosen:
         """What the machine decides where the spec leaves it open, each with its reason."""
-        return machine_choices.choose(self.spec, self.target.device, self.base.shape, self._asked)
+        here = self.target.is_here and self.target.device.name == "cpu"
+        known = precision.on_processor(self.workspace, self.spec, self.base.shape) if here else None
+        return machine_choices.choose(self.spec, self.target.device, self.base.shape, self._asked, known)
 
     @cached_property
     def setup(self) -> memory.Setup:
         """What decides the memory, with what is left open as the machine decides it."""
         made = self.chosen
         return msgspec.structs.replace(
-            self._asked, gradient_checkpointing=made.gradient_checkpointing, optimizer=made.optimizer
-        )
+            self._asked, gradient_checkpointing=made.gradient_checkpointing, optimizer=made.optimizer,
+            half=made.bf16 and self.target.device.name == "cpu", blocks=made.blocks,
+        )  # fmt: skip
 
     @cached_property
     def memory(self) -> memory.Estimate:

@@ -40,6 +40,7 @@ def this_machine() -> Target:
         bf16=bool(facts.gpus) and facts.gpus[0].capability >= 8,
         unsloth=machine_choices.installed("unsloth"),
         flash_attention=machine_choices.installed("flash_attn"),
+        free_bytes=machine.free_bytes(),
     )
     return Target(device, facts.gpus[0].name if facts.gpus else "")
 

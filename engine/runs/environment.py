@@ -12,10 +12,6 @@ from engine.workspace import Workspace
 
 # Set where Tunebook itself was started as one of several processes; the child would take itself for one of them.
 _OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# Blocks from this size on are given back to the kernel when they are freed. Of a Llama of 51 million parameters, 4 rows of
-# 512 tokens on a processor, training took half the memory (1.26 instead of 2.52 GB above the libraries, LoRA). A toy has
-# nothing to spare, and getting new pages each step cost it 7 % of its steps per second.
-LARGE_BLOCK_BYTES = 2**20
 
 
 def of_any_run() -> dict[str, str]:
@@ -51,9 +47,6 @@ def environment(run_dir: Path, run_spec: RunSpec, cards: tuple[str, ...] = ()) -
         chosen["CUDA_VISIBLE_DEVICES"] = ",".join(card.removeprefix("cuda:") for card in cards)
     ref = run_spec.base.ref
     base = bases.describe(ref, Workspace(run_dir.parents[1]), run_spec.base.revision)
-    if not base.is_toy:
-        # glibc raises this limit by itself, up to 32 MiB, and then keeps what is freed between layers: mallopt(3).
-        chosen.setdefault("MALLOC_MMAP_THRESHOLD_", str(LARGE_BLOCK_BYTES))
     fetched = set(run_spec.evaluate.benchmarks) & set(shipped.HARNESS)
     # a hub model that is whole on this machine needs no network either
     local = ref == "starter" or ref.startswith(("run:", "/")) or base.folder is not None

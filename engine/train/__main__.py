@@ -49,13 +49,15 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     import torch
 
     from engine.plan import plans  # noqa: F401 - while there is memory: it says what would fit when there is none left
-    from engine.train import backend
+    from engine.train import allocator, backend, precision
 
     run_spec = schema.decode((run_dir / "spec.json").read_bytes())
     workspace = Workspace(run_dir.parents[1])
     together = run_spec.machine.devices if ranks.launched() else 1
     torch.set_num_threads(max(1, run_spec.train.threads // together))
+    precision.settle(run_spec, workspace)
     device, chosen = backend.here().name, backend.decide(run_spec, workspace)
+    allocator.settle(chosen.blocks)
     # before the libraries it rewrites
     unsloth = {"unsloth": backend.import_unsloth(run_dir)} if chosen.backend == "unsloth" else {}
     ranks.join(cuda=device == "cuda")

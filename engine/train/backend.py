@@ -31,6 +31,7 @@ def here() -> machine_choices.Device:
         bf16=cuda and torch.cuda.is_bf16_supported(including_emulation=False),
         unsloth=machine_choices.installed("unsloth"),
         flash_attention=machine_choices.installed("flash_attn"),
+        free_bytes=machine.free_bytes(),
     )
 
 

@@ -14,7 +14,7 @@ from engine.estimate import machine_choices
 from engine.models import Base, bases, hub, hub_client
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
-from engine.train import backend, merging, oft, sound
+from engine.train import backend, merging, oft, precision, sound
 from engine.train.tokenize import get_ready, stops
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace
@@ -31,9 +31,17 @@ class Loaded(NamedTuple):
 
 def load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | None = None) -> Loaded:
     """Load the base of a run onto the device. Full fine-tuning holds fp32 weights, an adapter run a bf16 base where
-    the card computes in bf16, or one in 4 or 8 bits. Raises RunRefused when the base cannot be used."""
-    base = _here(spec, workspace)
+    the card computes in bf16, or one in 4 or 8 bits; a processor holds fp32 ones, and rounds them as they are used where
+    bf16 is faster. Raises RunRefused when the base cannot be used."""
     chosen = chosen or backend.decide(spec, workspace)
+    loaded = _load(spec, workspace, chosen)
+    if _computes_in_bf16(chosen):
+        precision.compute_in_bf16(loaded.model)
+    return loaded
+
+
+def _load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen) -> Loaded:
+    base = _here(spec, workspace)
     if base.problems:
         raise failures.RunRefused(base.problems[0])
     spec = sound.as_stored(spec, base)
@@ -73,7 +81,14 @@ def load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | N
 
 def held(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | None = None) -> str:
     """Return in words in which number format, in how many bits and on what the base of a run is held."""
-    return f"{_dtype(spec, chosen or backend.decide(spec, workspace))}, {spec.base_form}, {_device()}"
+    chosen = chosen or backend.decide(spec, workspace)
+    rounded = ", computed in bf16" if _computes_in_bf16(chosen) else ""
+    return f"{_dtype(spec, chosen)}, {spec.base_form}, {_device()}{rounded}"
+
+
+def _computes_in_bf16(chosen: machine_choices.Chosen) -> bool:
+    """Whether a processor rounds weights and inputs to bf16 as it multiplies them."""
+    return _device() == "cpu" and chosen.bf16
 
 
 def _dtype(spec: RunSpec, chosen: machine_choices.Chosen) -> torch.dtype:
@@ -198,7 +213,7 @@ def _merged(
     stored = bases.describe(below.base.ref, workspace, below.base.revision).stored
     bits = "none" if stored is None else stored.setting  # merging into 4 bits would round again
     plain = msgspec.structs.replace(spec, base=below.base, quantize=bits, adapter_args=below.adapter_args)
-    lower = sound.unpacked(load(plain, workspace, chosen._replace(backend="plain")).model, dtype)
+    lower = sound.unpacked(_load(plain, workspace, chosen._replace(backend="plain")).model, dtype)
     return merging.merged(oft.lay_over(lower, base.folder), tokenizer, base.ref)
 
 
@@ -206,5 +221,5 @@ def _under_its_adapter(base: Base, spec: RunSpec, workspace: Workspace, chosen: 
     """Load the base of an earlier run's line, in as many bits, under that run's adapter, which is ready to train. Its
     weights are held in fp32."""
     assert base.folder is not None
-    lower = load(store.over_its_base(workspace, spec), workspace, chosen).model
+    lower = _load(store.over_its_base(workspace, spec), workspace, chosen).model
     return oft.lay_over(lower, base.folder, is_trainable=True)

@@ -12,7 +12,8 @@ import ctypes
 import random
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,11 @@ from transformers import TrainerCallback
 
 from engine import events, machine
 from engine.estimate import measured, memory, phases
-from engine.models import shapes
 from engine.plan import plans
-from engine.spec import RunSpec
 from engine.train import oft
+from engine.train.run import Run
 from engine.train.told import Told
 from engine.words import later
-from engine.workspace import Workspace
 
 # The counts that TRL's trainers keep of what went through them.
 _COUNTS = ("_metrics", "_stored_metrics", "_total_train_tokens")
@@ -133,10 +132,8 @@ def try_longest(trainer: Any) -> int:
     """Send the longest batch forward and backward, and undo all of it; return its longest row, in tokens."""
     lengths = row_lengths(trainer.train_dataset)
     chosen = numpy.argsort(-lengths, kind="stable")[: trainer.args.per_device_train_batch_size]
-    kept = _state(trainer)
     model, moments = trainer.model_wrapped, []
-    was_training = model.training
-    try:
+    with undone(trainer):
         if not trainer.optimizer.state:  # it holds its own already when a run goes on
             for parameter in model.parameters():
                 if parameter.requires_grad:
@@ -145,12 +142,21 @@ def try_longest(trainer: Any) -> int:
         batch = trainer.data_collator([trainer.train_dataset[int(index)] for index in chosen])
         trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps  # the loop sets it later
         trainer.training_step(model, batch, None)
+    del moments
+    return int(lengths.max())
+
+
+@contextmanager
+def undone(trainer: Any) -> Iterator[None]:
+    """Leave nothing behind of what is tried: no gradients, no counts, the random numbers and the model's mode as before."""
+    kept, model = _state(trainer), trainer.model_wrapped
+    was_training = model.training
+    try:
+        yield
     finally:
-        del moments
         model.zero_grad(set_to_none=True)
         model.train(was_training)
         _put_back(trainer, kept)
-    return int(lengths.max())
 
 
 def _state(trainer: Any) -> dict[str, Any]:
@@ -173,38 +179,44 @@ def _put_back(trainer: Any, kept: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(kept["cuda"])
 
 
-def setup(run_spec: RunSpec, tokens: int) -> memory.Setup:
+def setup(run: Run, tokens: int) -> memory.Setup:
     """Return what decided the memory of a run whose longest row had so many tokens."""
-    return memory.with_longest(memory.setup_of(run_spec), tokens)
+    made = msgspec.structs.replace(
+        memory.setup_of(run.spec), gradient_checkpointing=run.chosen.gradient_checkpointing,
+        optimizer=run.chosen.optimizer, half=run.chosen.bf16 and run.device == "cpu", blocks=run.chosen.blocks,
+    )  # fmt: skip
+    return memory.with_longest(made, tokens)
 
 
-def estimate(run_spec: RunSpec, shape: shapes.Shape | None, tokens: int, device: str) -> int | None:
+def estimate(run: Run, tokens: int) -> int | None:
     """Return what the formula says of such a run, in bytes; the library part aside on a card, as torch counts no such."""
-    found = memory.estimate(shape, setup(run_spec, tokens), device="cpu" if device == "cpu" else "cuda:0")
+    device = "cpu" if run.device == "cpu" else "cuda:0"
+    found = memory.estimate(run.base.shape, setup(run, tokens), device=device)
     if found.parts is None:
         return None
-    return found.total_bytes if device == "cpu" else found.moving_bytes
+    return found.total_bytes if run.device == "cpu" else found.moving_bytes
 
 
 def record(
-    workspace: Workspace, run: str, run_spec: RunSpec, shape: shapes.Shape | None, tried: Probe, trainer: Any, *,
-    baseline_bytes: int, peak_bytes: int, step_s: float | None, base_s: float, whole: bool,
+    run: Run, tried: Probe, trainer: Any, *, baseline_bytes: int, peak_bytes: int, step_s: float | None, base_s: float,
+    whole: bool,
 ) -> None:  # fmt: skip
     """Keep what a finished run took for the estimates to come. `whole`: it ran in one piece, so its length counts."""
+    shape, run_spec = run.base.shape, run.spec
     if shape is None or not tried.tokens:
         return
     lengths = row_lengths(trainer.train_dataset)
     row_tokens = round(float(lengths.mean()), 2)
-    told, _ = events.read(workspace.run_dir(run))
+    told, _ = events.read(run.run_dir)
     took, libraries_s = phases.took(told, time.monotonic(), step_s)
-    job = plans.of_spec(workspace, run_spec).job
+    job = plans.of_spec(run.workspace, run_spec).job
     found = measured.Measurement(
-        run=run,
+        run=run.run_dir.name,
         machine=measured.machine_name(),
         device=machine.facts().device,
         dataset=run_spec.dataset.id,
         shape=shape,
-        setup=setup(run_spec, tried.tokens),
+        setup=setup(run, tried.tokens),
         threads=run_spec.train.threads,
         rows_per_step=run_spec.train.batch_size * run_spec.train.accumulation,
         row_tokens=row_tokens,
@@ -219,4 +231,4 @@ def record(
         libraries_s=round(libraries_s, 3),
     )
     with suppress(OSError):  # a full disk must not fail a finished run
-        measured.record(workspace, found)
+        measured.record(run.workspace, found)

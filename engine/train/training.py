@@ -80,9 +80,8 @@ def carry_out(run: Run) -> int:
     shutil.rmtree(run.run_dir / "cache", ignore_errors=True)
     if not ranks.launched():  # estimates are for one process
         probe.record(
-            run.workspace, run.run_dir.name, run.spec, run.base.shape, trained.tried, trained.trainer,
-            baseline_bytes=baseline_bytes, peak_bytes=trained.peak_bytes, step_s=trained.callback.step_s,
-            base_s=base_s, whole=run.attempt == 1 and not _points(run),
+            run, trained.tried, trained.trainer, baseline_bytes=baseline_bytes, peak_bytes=trained.peak_bytes,
+            step_s=trained.callback.step_s, base_s=base_s, whole=run.attempt == 1 and not _points(run),
         )  # fmt: skip
     run.log.append(events.Finished(step=state.global_step, moved=nothing is None))
     return EXIT_FINISHED
@@ -203,7 +202,7 @@ def _train(
                 baseline_bytes=baseline_bytes,
                 step_s=callback.step_s,
                 longest_tokens=tried.tokens,
-                estimated_bytes=probe.estimate(run.spec, run.base.shape, tried.tokens, run.device),
+                estimated_bytes=probe.estimate(run, tried.tokens),
             )
         )
     return Trained(trainer, callback, tried, peak_bytes, start)

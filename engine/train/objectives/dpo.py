@@ -14,7 +14,7 @@ from datasets import Dataset, Features, List, Value
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from engine.train import adapters
+from engine.train import adapters, batches
 from engine.train.callback import EventCallback
 from engine.train.objectives import common, preference
 from engine.train.objectives.preference import Pair, TokenIdsAlready
@@ -51,9 +51,10 @@ class _OnOurIds(TokenIdsAlready, DPOTrainer):
 def trainer(run: Run, args: DPOConfig, model: Any, callback: EventCallback) -> DPOTrainer:
     """Return TRL's trainer on pairs."""
     callback.watch_chosen(args.beta)
-    held_out = as_dataset(run.rows.evaluate) if run.rows.evaluate else None
+    held_out = batches.sorted_by_length(as_dataset(run.rows.evaluate)) if run.rows.evaluate else None
     made = common.trainer(_OnOurIds, args, model, run.tokenizer, as_dataset(run.rows.train), held_out, callback)
     settle_reference(run, made.model)
+    batches.settle_pairs(run, made)
     return made
 
 

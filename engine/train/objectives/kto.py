@@ -15,6 +15,7 @@ from datasets import Dataset, Features, List, Value
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import KTOTrainer
 
+from engine.train import batches
 from engine.train.callback import EventCallback
 from engine.train.objectives import common, preference
 from engine.train.objectives.dpo import settle_reference
@@ -35,6 +36,20 @@ def shuffled(rows: list[Marked], seed: int) -> list[Marked]:
     mixed = list(rows)
     random.Random(seed).shuffle(mixed)  # noqa: S311 - an order, not a secret
     return mixed
+
+
+def by_length(rows: list[Marked], batch: int, seed: int) -> list[Marked]:
+    """Return the rows so that those of a batch are of like length among the answers of their own label: good ones may be
+    longer than bad ones, and a batch is to hold both."""
+    lengths = [len(row.prompt_ids) + len(row.completion_ids) for row in rows]
+    place: dict[int, float] = {}
+    for label in (True, False):
+        alike = sorted((n for n, row in enumerate(rows) if row.label is label), key=lambda n: lengths[n])
+        place |= {row: rank / len(alike) for rank, row in enumerate(alike)}
+    laid = batches.by_length([place[n] for n in range(len(rows))], batch, range(len(rows)), random.Random(seed))  # noqa: S311
+    if batches.factor(lengths, batch) < batches.WORTH:
+        return rows
+    return [rows[n] for n in laid]
 
 
 def mismatched(answers: list[list[int]], batch: int) -> list[list[int]]:
@@ -94,8 +109,10 @@ def trainer(run: Run, args: KTOConfig, model: Any, callback: EventCallback) -> K
     """Return TRL's trainer on marked answers."""
     os.environ["TQDM_DISABLE"] = "1"  # no progress bar of the reference's log-probabilities in the log
     batch, seed = run.spec.train.batch_size, run.spec.train.seed
-    train = as_dataset(shuffled(run.rows.train, seed), batch)
-    held_out = as_dataset(shuffled(run.rows.evaluate, seed), batch) if run.rows.evaluate else None
+    train = as_dataset(by_length(shuffled(run.rows.train, seed), batch, seed), batch)
+    held_out = (
+        as_dataset(by_length(shuffled(run.rows.evaluate, seed), batch, seed), batch) if run.rows.evaluate else None
+    )
     made = common.trainer(_OnOurIds, args, model, run.tokenizer, train, held_out, callback)
     settle_reference(run, made.model)
     return made

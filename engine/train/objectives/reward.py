@@ -10,12 +10,14 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 import transformers
 from datasets import Dataset, Features, List, Value
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from engine.runs import failures
+from engine.train import batches, precision
 from engine.train import judge as reading
 from engine.train.callback import EventCallback
 from engine.train.objectives import common, preference
@@ -43,6 +45,8 @@ def judge(model: Any, tokenizer: Any, seed: int) -> Any:
     made = kind(settings).to(model.dtype)
     setattr(made, made.base_model_prefix, getattr(model, model.base_model_prefix))
     reading.settle_padding(made, tokenizer)
+    if precision.format_of(model) is torch.bfloat16 and model.dtype is torch.float32:
+        precision.compute_in_bf16(made)
     return reading.read_by_mask(made.to(model.device))
 
 
@@ -69,8 +73,10 @@ def config(run: Run, shared: dict[str, Any]) -> RewardConfig:
 
 def trainer(run: Run, args: RewardConfig, model: Any, callback: EventCallback) -> RewardTrainer:
     """Return TRL's trainer on pairs; it takes token ids as they are."""
-    held_out = as_dataset(run.rows.evaluate) if run.rows.evaluate else None
-    return common.trainer(RewardTrainer, args, model, run.tokenizer, as_dataset(run.rows.train), held_out, callback)
+    held_out = batches.sorted_by_length(as_dataset(run.rows.evaluate)) if run.rows.evaluate else None
+    made = common.trainer(RewardTrainer, args, model, run.tokenizer, as_dataset(run.rows.train), held_out, callback)
+    batches.settle_pairs(run, made)
+    return made
 
 
 def samples(run: Run, model: Any) -> list[tuple[str, str]]:

@@ -16,8 +16,8 @@ from engine.benchmarks import forms, library, shipped
 from engine.render import Encoded
 from engine.report import items
 from engine.spec import RunSpec, counts
+from engine.train import batches, ranks, replay, rows
 from engine.train import held_out as held_out_rows
-from engine.train import ranks, replay, rows
 from engine.train.callback import EventCallback
 from engine.train.objectives import common
 from engine.train.run import Run
@@ -70,11 +70,12 @@ def prepare(run: Run) -> None:
 def config(run: Run, shared: dict[str, Any]) -> SFTConfig:
     """Return TRL's arguments. With replay the rows are one pass in an order of ours (one_pass). Its loss by chunks takes
     the output layer's weights, past an adapter on it (sft_trainer.py, _patch_chunked_ce_lm_head): that one asks the layer.
+    Rows come cut, so no length is named: TRL would cut them once more, and not take rows that lie end to end.
     """
     wrapped = isinstance(run.model.get_output_embeddings(), (BaseTunerLayer, AuxiliaryTrainingWrapper))
     padding_free: dict[str, Any] = {} if run.chosen.padding_free is None else {"padding_free": run.chosen.padding_free}
     return SFTConfig(
-        **shared,
+        **{**shared, "max_length": None},
         **padding_free,
         loss_type="nll" if wrapped else "chunked_nll",
         num_train_epochs=1 if run.rows.replay else run.spec.train.epochs,
@@ -85,10 +86,12 @@ def config(run: Run, shared: dict[str, Any]) -> SFTConfig:
 def trainer(run: Run, args: SFTConfig, model: Any, callback: EventCallback) -> SFTTrainer:
     """Return TRL's trainer on encoded rows."""
     train = one_pass(run.spec, run.rows.train, run.rows.replay) if run.rows.replay else run.rows.train
-    held_out = as_dataset(run.rows.evaluate) if run.rows.evaluate else None
+    held_out = batches.sorted_by_length(as_dataset(run.rows.evaluate)) if run.rows.evaluate else None
     if held_out is not None and args.world_size > 1:
         held_out = held_out_rows.filled(held_out, args.world_size * args.per_device_eval_batch_size)
-    return common.trainer(SFTTrainer, args, model, run.tokenizer, as_dataset(train), held_out, callback)
+    made = common.trainer(SFTTrainer, args, model, run.tokenizer, as_dataset(train), held_out, callback)
+    batches.settle(run, made)
+    return made
 
 
 samples = common.written_samples

@@ -1,0 +1,118 @@
+"""bf16 on a processor: whether it is faster there, by a trial; and models that compute in it, whatever they are asked.
+
+Weights stay in fp32 and are rounded as they are used (autocast). A frozen base held in bf16 is slower: on SmolLM2 (6
+layers, 385 tokens of 4 rows end to end, one thread with AMX) a pass forward and backward took 1.12 s with autocast, 1.33
+with the base in bf16 under it, 1.71 with that alone, and 1.63 in fp32, since torch 2.13 adds and norms slower in bf16.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from engine.estimate import precision
+from engine.models import bases
+from engine.spec import RunSpec
+from engine.train import ranks
+from engine.workspace import Workspace
+
+# A trial goes on for so long, both formats in turns; a pass of a layer takes milliseconds to half a second.
+TRIAL_S = 2.0
+TRIAL_PASSES = 5
+# Its tokens, fewer for wide layers, so that a pass has about so many multiplications; wider layers are tried as this wide.
+MOST_TOKENS, PASS_MULTIPLICATIONS, MOST_WIDTH, MOST_INTERMEDIATE = 512, 1.6e10, 1536, 6144
+# Below so many tokens of a call weights are not rounded.
+FEW_TOKENS = 64
+
+_full = False  # set while bf16 is put aside
+
+
+def settle(run_spec: RunSpec, workspace: Workspace) -> None:
+    """Make the trial that a run on a processor waits for, if it does. Processes of one run would come to different ends."""
+    if run_spec.machine.precision != "auto" or ranks.launched() or torch.cuda.is_available():
+        return
+    shape = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision).shape
+    known = precision.on_processor(workspace, run_spec, shape)
+    if known.to_try and shape is not None:
+        fp32_s, bf16_s = trial(shape.hidden, shape.intermediate)
+        machine, version, hidden, intermediate, threads = precision.key(shape, run_spec.train.threads)
+        made = precision.Trial(
+            machine=machine, torch=version, hidden=hidden, intermediate=intermediate, threads=threads, fp32_s=fp32_s,
+            bf16_s=bf16_s,
+        )  # fmt: skip
+        with contextlib.suppress(OSError):  # on a full disk the run goes on in fp32
+            precision.record(workspace, made)
+
+
+def trial(hidden: int, intermediate: int) -> tuple[float, float]:
+    """Return the seconds of the fastest pass of one layer, forward and backward to its inputs, in fp32 and in bf16: those that
+    the processor worked for it, whatever else it has to do."""
+    wide, inner = min(hidden, MOST_WIDTH), min(intermediate or 4 * hidden, MOST_INTERMEDIATE)
+    held = 4 * wide * wide + 3 * wide * inner
+    tokens = int(min(MOST_TOKENS, max(32, PASS_MULTIPLICATIONS / held)))
+    dice = torch.Generator().manual_seed(0)
+    square = [torch.randn(wide, wide, generator=dice) / wide**0.5 for _ in range(4)]
+    gate, up = (torch.randn(inner, wide, generator=dice) / wide**0.5 for _ in range(2))
+    down = torch.randn(wide, inner, generator=dice) / inner**0.5
+    x = torch.randn(1, tokens, wide, generator=dice, requires_grad=True)
+    linear, silu = torch.nn.functional.linear, torch.nn.functional.silu
+
+    def once() -> None:
+        normed = torch.nn.functional.rms_norm(x, (wide,))
+        query, keys, values = (linear(normed, weight)[None] for weight in square[:3])
+        seen = torch.nn.functional.scaled_dot_product_attention(query, keys, values, is_causal=True)[0]
+        held_back = x + linear(seen, square[3])
+        normed = torch.nn.functional.rms_norm(held_back, (wide,))
+        out = held_back + linear(silu(linear(normed, gate)) * linear(normed, up), down)
+        torch.autograd.grad(out.float().square().mean(), x)
+
+    taken: dict[bool, list[float]] = {False: [], True: []}
+    began_s = time.perf_counter()
+    for number in range(1 + TRIAL_PASSES):
+        for half, times in taken.items():
+            started_s = time.process_time()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+                once()
+            if number:  # the first pass chooses kernels
+                times.append(time.process_time() - started_s)
+        if number and time.perf_counter() - began_s > TRIAL_S:
+            break
+    return min(taken[False]), min(taken[True])
+
+
+def compute_in_bf16(model: Any) -> None:
+    """Let a model compute in bf16 whenever it is called: base and tuned are asked, and write, in the format they train in.
+    Of few tokens, as where it writes, both compute in fp32: rounding all weights would take longer than using them."""
+
+    def forward(self: Any, *args: Any, **settings: Any) -> Any:
+        ids = args[0] if args else settings.get("input_ids")
+        few = ids is not None and ids.numel() < FEW_TOKENS
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=not (few or _full)):
+            return type(self).forward(self, *args, **settings)
+
+    forward.__wrapped__ = type(model).forward  # pyright: ignore[reportFunctionMemberAccess] - callers look what it takes
+    model.forward = types.MethodType(forward, model)  # a method, which a copy of the model takes over as its own
+    model.computes_in = torch.bfloat16
+
+
+def format_of(model: Any) -> torch.dtype:
+    """Return the format in which a model computes."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return getattr(inner, "computes_in", None) or next(model.parameters()).dtype
+
+
+@contextmanager
+def in_full() -> Iterator[None]:
+    """Compute in the format of the weights for a while."""
+    global _full
+    _full = True
+    try:
+        yield
+    finally:
+        _full = False
