@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -54,9 +56,25 @@ class Set(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 0
 
 
-def sets(*, toy: bool) -> dict[str, Set]:
+# Which part of a text's letters are Chinese characters where the text is Chinese: Chinese holds Latin names and digits too.
+_CHINESE, _LETTER = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]"), re.compile(r"[^\W\d_]")
+_CHINESE_SHARE, _KANA_SHARE = 0.3, 0.05
+
+
+def language_of(texts: Iterable[str]) -> str | None:
+    """Return "zh" where texts are mostly Chinese, else None: what the questions to ask hang on. Japanese, which has Chinese
+    characters too, is told by its kana."""
+    whole = "".join(texts)
+    letters = len(_LETTER.findall(whole))
+    kana = len(re.findall(r"[\u3040-\u30ff]", whole))
+    chinese = letters and len(_CHINESE.findall(whole)) > _CHINESE_SHARE * letters and kana <= _KANA_SHARE * letters
+    return "zh" if chinese else None
+
+
+def sets(*, toy: bool, language: str | None = None) -> dict[str, Set]:
     """Return quick, standard and full for a toy base or a real one. The grammar pairs and general text go first: they
-    need no prompt, and show damage earliest. Full fetches the harness's tasks from the hub, for a real base."""
+    need no prompt, and show damage earliest; those in the language of the data before the others. Full fetches the
+    harness's tasks from the hub, for a real base."""
     if toy:
         own = [starter.BENCHMARK_NAME]
         return {
@@ -64,14 +82,13 @@ def sets(*, toy: bool) -> dict[str, Set]:
             "standard": Set(name="standard", benchmarks=own),
             "full": Set(name="full", benchmarks=[*own, "general-text"]),
         }
-    small = ["general-text", "blimp"]
+    chinese = ["general-text-zh", "grammar-zh"]
+    small = [*(chinese if language == "zh" else []), "general-text", "blimp"]
+    others = [name for name in pack() if name not in small]
     return {
         "quick": Set(name="quick", benchmarks=small, limit=200),
-        "standard": Set(name="standard", benchmarks=[*small, *(n for n in pack() if n not in small)]),
-        "full": Set(
-            name="full",
-            benchmarks=[*small, *(n for n in pack() if n not in small), "mmlu", "hellaswag", "arc_challenge"],
-        ),
+        "standard": Set(name="standard", benchmarks=[*small, *others]),
+        "full": Set(name="full", benchmarks=[*small, *others, "mmlu", "hellaswag", "arc_challenge"]),
     }
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import msgspec
 from filelock import FileLock
 
 from engine import limits
+from engine.benchmarks import library
 from engine.check import DatasetError, Report, checked_mapping, text_files
 from engine.data import making
 from engine.data.fixes import AS_TEXT, DROP_BAD_ROWS, FIXES, Edit
@@ -32,6 +34,7 @@ __all__ = [
     "add_sample",
     "attach",
     "delete",
+    "language",
     "list_all",
     "load",
     "make_rows",
@@ -292,6 +295,28 @@ def preview(workspace: Workspace, dataset_id: str, start: int = 0, count: int = 
     except (OSError, pyarrow.ArrowException) as error:
         raise DatasetError(Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})) from error
     return rows
+
+
+# So many rows say which language a data set is in.
+_LANGUAGE_ROWS = 50
+
+
+def language(workspace: Workspace, dataset: Dataset) -> str | None:
+    """ "zh" where a data set is mostly Chinese, else None; decided on its first rows, those that are made."""
+    try:
+        return _language(workspace.root, dataset.id) if dataset.has_rows else None
+    except DatasetError:
+        return None  # damaged rows are named where they are trained on
+
+
+@lru_cache(maxsize=64)
+def _language(root: Path, dataset_id: str) -> str | None:
+    said: list[str] = []
+    for row in preview(Workspace(root), dataset_id, 0, _LANGUAGE_ROWS):
+        said.append(row.get("text") or "")
+        for turns in (row.get("messages"), row.get("completion"), row.get("chosen")):
+            said += [turn.get("content") or "" for turn in turns or ()]
+    return library.language_of(said)
 
 
 def problems(workspace: Workspace, dataset_id: str) -> tuple[Problem, ...]:

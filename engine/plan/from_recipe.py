@@ -8,7 +8,7 @@ import msgspec
 
 from engine import starter
 from engine.benchmarks import library
-from engine.data import Dataset
+from engine.data import Dataset, datasets
 from engine.models import Base
 from engine.plan import judges
 from engine.runs import store
@@ -42,7 +42,7 @@ def spec_of(
         revision=base.revision if base.kind == "hub" else None,
         parameters=base.parameters,
         dataset_id=dataset_id,
-        overrides={**_defaults(recipe, base, dataset), **overrides},
+        overrides={**_defaults(recipe, base, dataset, workspace), **overrides},
     )
     spec = _as_stored(_with_earlier_adapter(spec, base, overrides, workspace), base)
     return _with_objective(spec, base, dataset, workspace), wrong
@@ -109,14 +109,18 @@ def _with_earlier_adapter(
     )  # fmt: skip
 
 
-def _defaults(recipe: recipes.Recipe, base: Base, dataset: Dataset | None) -> dict[str, Any]:
-    """Return the settings that follow from the base and the data: the benchmarks the base can be asked, the evaluation
-    data that belongs to the data set, and rows no longer than the base reads."""
+def _defaults(
+    recipe: recipes.Recipe, base: Base, dataset: Dataset | None, workspace: Workspace
+) -> dict[str, Any]:  # fmt: skip
+    """Return the settings that follow from the base and the data: the benchmarks the base can be asked, those in the
+    language of the data among them, the evaluation data that belongs to the data set, and rows no longer than the base
+    reads."""
     found: dict[str, Any] = {}
     if base.is_toy:
         found["evaluate.benchmarks"] = [starter.BENCHMARK_NAME]
     else:
-        quick = library.sets(toy=False)["quick"]
+        language = None if dataset is None else datasets.language(workspace, dataset)
+        quick = library.sets(toy=False, language=language)["quick"]
         found["evaluate.benchmarks"], found["evaluate.limit"] = list(quick.benchmarks), quick.limit
         found["train.replay_budget_s"] = REPLAY_S
     if dataset is not None and dataset.eval_id:

@@ -29,17 +29,17 @@ def lines(*rows: object) -> bytes:
 # --- what ships ----------------------------------------------------------------------------------------------------
 
 
-def test_the_pack_has_about_1400_items_under_half_a_megabyte():
+def test_the_pack_has_about_1900_items_under_600_kb():
     found = [library.find(name) for name in PACK]
-    assert 1_300 <= sum(one.size for one in found if one is not None) <= 1_500
+    assert 1_800 <= sum(one.size for one in found if one is not None) <= 2_000
     size = sum(path.stat().st_size for path in shipped.HERE.iterdir() if path.suffix in (".jsonl", ".yaml", ".md"))
-    assert size < 500_000
+    assert size < 600_000
 
 
 @pytest.mark.parametrize("name", PACK)
 def test_each_shipped_benchmark_is_whole_and_names_licence_and_source(name):
     one = library.find(name)
-    assert one is not None and one.licence in ("CC BY 4.0", "MIT", "AFL-3.0", "Apache-2.0") and one.source
+    assert one is not None and one.licence in ("CC BY 4.0", "MIT", "AFL-3.0", "Apache-2.0", "CC0-1.0") and one.source
     assert f"| {name} | {one.size} | {one.licence} |" in (shipped.HERE / "README.md").read_text("utf-8")
     docs = library.docs(one)
     assert len(docs) == one.size == len({doc["item"] for doc in docs})
@@ -51,7 +51,7 @@ def test_each_shipped_benchmark_is_whole_and_names_licence_and_source(name):
         assert len(set(choices)) == len(choices) >= 2 and 0 <= doc["gold"] < len(choices)
 
 
-@pytest.mark.parametrize("name", [n for n in PACK if n != "general-text"])
+@pytest.mark.parametrize("name", [n for n in PACK if not n.startswith("general-text")])
 def test_the_right_answer_is_not_always_in_the_same_place(name):
     one = library.find(name)
     assert one is not None

@@ -15,6 +15,7 @@ import transformers
 from engine.benchmarks import shipped
 from engine.train.scoring import harness, likelihood, lm
 from engine.train.scoring.likelihood import Reader
+from engine.train.scoring.trees import Wanted
 from tests import tiny_models
 
 WINDOW = 256
@@ -52,20 +53,28 @@ class Watched:
 
     def __init__(self, model: Any):
         self.tokens, self.logits = 0, 0
-        self._hook = model.register_forward_hook(self._see, with_kwargs=True)
+        head = model.get_output_embeddings()
+        self._hooks = [
+            model.base_model.register_forward_hook(self._see, with_kwargs=True), head.register_forward_hook(self._make)
+        ]  # fmt: skip
 
     def _see(self, _: Any, arguments: Any, keywords: Any, out: Any) -> None:
         self.tokens += keywords["input_ids"].numel()
-        self.logits = max(self.logits, out.logits.numel())
+
+    def _make(self, _: Any, arguments: Any, logits: Any) -> None:
+        self.logits = max(self.logits, logits.numel())
 
     def close(self) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
 
 def read(model: Any, asked: list[Any]) -> dict[str, Any]:
     """Return how far the answers lie from those of each question alone, and what it took to get them."""
     reader = Reader(model)
-    reader._reuses_cache(asked[0][0])  # tried once, and not counted
+    ways = reader.ways(
+        [Wanted((*one, *two), range(len(one), len(one) + len(two))) for one, two in asked]
+    )  # not counted
     watched = Watched(model)
     found: dict[Any, Any] = {}
     for answers in reader.answers(asked):
@@ -78,18 +87,39 @@ def read(model: Any, asked: list[Any]) -> dict[str, Any]:
         "greedy": all(found[one][1] == true[one][1] for one in asked),
         "spared": 1 - watched.tokens / sum(len(c) + len(k) - 1 for c, k in asked),
         "logits": watched.logits,
-        "reuses": reader._reuses,
+        "ways": ways,
     }
 
 
-class Forgets(transformers.LlamaForCausalLM):
+class Forgets(transformers.LlamaModel):
     """Takes a cache and pays no heed to it, as a model with states of another kind may."""
 
-    def forward(
-        self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, past_key_values: Any = None,
-        use_cache: bool = False, logits_to_keep: Any = 0,
-    ) -> Any:  # fmt: skip
-        return super().forward(input_ids=input_ids, logits_to_keep=logits_to_keep, use_cache=False)
+    def forward(self, *given: Any, past_key_values: Any = None, **more: Any) -> Any:
+        if past_key_values is not None and past_key_values.get_seq_length():
+            more["attention_mask"] = more["attention_mask"][..., past_key_values.get_seq_length() :]
+        return super().forward(*given, **(more | {"use_cache": False}))
+
+
+class Unseeing(transformers.LlamaModel):
+    """Looks at all that lies before a token, whatever it is told to look at."""
+
+    def forward(self, *given: Any, attention_mask: Any = None, **more: Any) -> Any:
+        return super().forward(*given, **more)
+
+
+class Capped(transformers.LlamaForCausalLM):
+    """Does something to its logits after its output layer."""
+
+    def forward(self, *given: Any, **more: Any) -> Any:
+        told = super().forward(*given, **more)
+        told.logits = 0.1 * torch.tanh(told.logits / 0.1)
+        return told
+
+
+def other(body: type, config: Any) -> Any:
+    model = transformers.LlamaForCausalLM(config).eval()
+    model.model = body(config).eval()
+    return model
 
 
 def kept(model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
@@ -145,9 +175,15 @@ def main() -> None:
     mamba = transformers.MambaForCausalLM(
         transformers.MambaConfig(vocab_size=1024, hidden_size=32, num_hidden_layers=2, state_size=4)
     ).eval()
-    told["mamba"] = read(mamba, cases()["long contexts"])
-    forgets = Forgets(models["llama"].config).eval()
-    told["forgets"] = read(forgets, cases()["long contexts"])
+    told["mamba"] = {"long contexts": read(mamba, cases()["long contexts"])}
+    config = transformers.LlamaConfig(**{**models["llama"].config.to_dict(), "tie_word_embeddings": False})
+    for name, odd in (
+        ("forgets", other(Forgets, config)), ("unseeing", other(Unseeing, config)),
+        ("capped", Capped(config).eval()), ("eager", models["llama"]),
+    ):  # fmt: skip
+        odd.config._attn_implementation = "eager" if name == "eager" else "sdpa"
+        told[name] = {kind: read(odd, cases()[kind]) for kind in ("long contexts", "examples")}
+    models["llama"].config._attn_implementation = "sdpa"
     windowed = transformers.MistralForCausalLM(
         transformers.MistralConfig(
             vocab_size=1024, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
@@ -155,10 +191,9 @@ def main() -> None:
         )
     ).eval()  # fmt: skip
     told["sliding"] = {name: read(windowed, cases()[name]) for name in ("long contexts", "letters")}
-    likelihood.MOST_LOGITS = 1024 * 20
+    likelihood.FLOAT_CHUNK_TOKENS, likelihood.FLOAT_CHUNK, likelihood.LOGIT_CHUNK_TOKENS = 4, 1024 * 4, 20
     told["few logits"] = {name: read(models["gpt2"], asked) for name, asked in cases().items()}
     told["a long text"] = read(models["llama"], [((1,), cases()["the whole window"][0][0])])
-    likelihood.MOST_LOGITS = 2**27
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "llama")
     os.chdir(shipped.HERE)
     told["kept"] = kept(models["llama"], tokenizer, folder)

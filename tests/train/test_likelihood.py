@@ -43,9 +43,19 @@ def test_a_context_or_examples_that_are_shared_are_read_once(shape):
     assert found["short"]["spared"] == 0
 
 
-@pytest.mark.parametrize("model", ["mamba", "forgets"])
-def test_a_model_whose_cache_cannot_be_reused_is_asked_plainly(model):
-    assert right(told()[model]) and told()[model]["reuses"] is False
+@pytest.mark.parametrize(
+    ("model", "ways"),
+    [
+        ("mamba", [True, False, False]),
+        ("forgets", [True, True, False]),
+        ("unseeing", [True, False, False]),
+        ("capped", [False, True, True]),
+        ("eager", [True, True, True]),
+    ],
+)
+def test_a_model_is_asked_only_in_the_ways_in_which_it_answers_as_plainly(model, ways):
+    for found in told()[model].values():
+        assert right(found) and found["ways"] == ways
 
 
 def test_what_is_longer_than_a_sliding_window_shares_nothing_and_what_is_shorter_does():
@@ -54,7 +64,7 @@ def test_what_is_longer_than_a_sliding_window_shares_nothing_and_what_is_shorter
     assert right(found["letters"]) and found["letters"]["spared"] > 0.45
 
 
-def test_no_batch_makes_more_logits_than_it_may_and_a_long_text_is_read_in_parts():
+def test_no_more_logits_are_made_at_once_than_may_be_also_of_a_long_text():
     most = 1024 * 20
     for found in [*told()["few logits"].values(), told()["a long text"]]:
         assert right(found) and found["logits"] <= most
