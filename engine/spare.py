@@ -17,6 +17,7 @@ import sysconfig
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
@@ -32,6 +33,9 @@ IDLE_S = 300.0
 # A page asks at every click.
 _LOOK_EVERY_S = 2.0
 _looked_s = -_LOOK_EVERY_S
+# What a spare ends with that cannot wait here, as where importing asks the driver for its cards.
+CANNOT = 1
+_last: Any = None
 
 
 def folder() -> Path | None:
@@ -59,8 +63,8 @@ def stamp() -> str:
 
 def prepare(module: str = "engine.waiting") -> bool:
     """Start a spare where there is none and one makes sense; return whether it was. One that waits already waits on."""
-    global _looked_s
-    if time.monotonic() - _looked_s < _LOOK_EVERY_S:
+    global _looked_s, _last
+    if time.monotonic() - _looked_s < _LOOK_EVERY_S or (_last is not None and _last.poll() == CANNOT):
         return False
     _looked_s = time.monotonic()
     place = folder() if wanted() else None
@@ -79,7 +83,7 @@ def prepare(module: str = "engine.waiting") -> bool:
         return False
     with suppress(OSError), (place / "log").open("wb") as log:
         # the pipe on its input is closed when this server ends, and with that the spare knows
-        processes.start(module, stdin=processes.PIPE, stdout=log, stderr=log)
+        _last = processes.start(module, stdin=processes.PIPE, stdout=log, stderr=log)
         return True
     return False
 

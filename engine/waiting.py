@@ -30,15 +30,16 @@ LOOK_EVERY_S = 2.0
 TAKEN_S = 10.0
 
 
-def main(module: str = "engine.train") -> None:
+def main(module: str = "engine.train") -> int:
+    """Wait, and be the supervisor of the run that comes. Returns the exit status."""
     place = spare.folder()
     if place is None:
-        return
+        return 0
     lock = FileLock(place / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return  # one is enough
+        return 0  # one is enough
     for left in [*place.glob("*.door"), *place.glob("*.taken")]:
         left.unlink(missing_ok=True)  # of a spare that was killed
     child: Any = processes.start(
@@ -49,14 +50,16 @@ def main(module: str = "engine.train") -> None:
     finally:
         lock.release()
     if not job:
+        ended = child.poll() is not None
         processes.signal_group(child.pid, signal.SIGKILL)
-        return
+        return spare.CANNOT if ended else 0
     run_dir = Path(job["run_dir"])
     # what a supervisor that was started for this run would have
     os.environ.clear()
     os.environ.update(job["environment"])
     processes.write_to(run_dir / "worker.log")
     worker.carry_out(run_dir, begin=lambda run_dir, settings: _wake(child, run_dir, settings, module))
+    return 0
 
 
 def _wait(place: Path, child: Any) -> dict[str, Any] | None:
@@ -75,6 +78,7 @@ def _wait(place: Path, child: Any) -> dict[str, Any] | None:
                 break
             if said in found:
                 if not child.stdout.readline():
+                    child.wait()
                     break
                 ready = True
                 os.rename(door.with_suffix(".new"), door)  # whoever sees it may take it
@@ -122,4 +126,4 @@ def _wake(child: Any, run_dir: Path, settings: dict[str, str], module: str) -> A
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -26,9 +26,9 @@ LOW, HIGH = 0.95, 1.25
 CALIBRATED_LOW, CALIBRATED_HIGH = 0.9, 1.15
 # The CUDA context and the allocator's first blocks: 0.8 to 1.5 GB; the lower end, since the range covers the rest.
 GPU_FIXED_BYTES = 800_000_000
-# Resident memory of a process that imported torch 2.13 (CPU), transformers, trl and peft and multiplied one matrix:
-# 571 to 574 MiB, read with psutil, 2026-11-24, Linux x86-64. A run's own child, engine.train, reads the same 572.
-IMPORT_BASELINE_BYTES = 574 * 2**20
+# Resident memory of a run's child that has imported torch 2.13 (CPU), transformers, trl and peft without what it does not
+# use (engine/train/libraries.py): 470 to 477 MiB on four runs, read with psutil, 2026-11-29, Linux x86-64.
+IMPORT_BASELINE_BYTES = 475 * 2**20
 # What a run imports and opens later: the harness that scores, the trainer, its data. The starter's runs peak at 660 to 682
 # MiB where its weights, gradients and activations come to 33 (same machine).
 LATER_BYTES = 60 * 2**20

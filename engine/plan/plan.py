@@ -27,6 +27,8 @@ from engine.workspace import Workspace
 USUAL_ROW_TOKENS = 300.0
 # Of English text.
 CHARACTERS_A_TOKEN = 4
+# Of a question of the harness, which is fetched when it is asked: four choices, each read after some 300 characters.
+HARNESS_CHARACTERS = 4 * 300
 
 
 @dataclass(eq=False)
@@ -292,4 +294,8 @@ class Plan:
 def _characters(root: str, name: str, limit: int) -> int:
     """How many characters a model reads for a benchmark; kept, since a page asks at every click."""
     one = library.find(name, Workspace(root))
-    return 0 if one is None else speeds.characters(library.docs(one, limit))
+    if one is None:
+        return 0
+    if one.kind == "harness":
+        return HARNESS_CHARACTERS * min(one.size, limit or one.size)
+    return speeds.characters(library.docs(one, limit))

@@ -27,6 +27,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("TUNEBOOK_SPARE", "1")
     monkeypatch.setattr(spare, "LEAST_FREE_BYTES", 0)
     monkeypatch.setattr(spare, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(spare, "_last", None)
     fakes = FakeRuns(tmp_path / "home")
     yield fakes
     fakes.close()
@@ -178,6 +179,14 @@ def test_there_is_no_spare_where_it_makes_no_sense(home, monkeypatch, name, valu
     else:
         monkeypatch.setenv(name, value)
     assert not spare.wanted() and not spare.prepare(SPARE)
+
+
+def test_where_importing_touches_a_card_no_second_spare_is_tried(home, monkeypatch):
+    """Which cards it sees would be settled before anybody says which it may have."""
+    monkeypatch.setenv("FAKE_TOUCHES", "1")
+    assert spare.prepare(SPARE)
+    wait_until(lambda: spare._last.poll() == spare.CANNOT)
+    assert not spare.prepare(SPARE) and doors() == []
 
 
 def test_there_is_no_spare_beside_a_run(home, monkeypatch):

@@ -79,6 +79,7 @@ def test_set_up_compiles_what_is_imported_and_no_more(tmp_path: Path, monkeypatc
     (tmp_path / "wanted.py").write_text("x = 1")
     (tmp_path / "unwanted.py").write_text("x = 1")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     code = "import wanted" + compiling.IMPORTS[compiling.IMPORTS.index("\nimport json, sys") :]
     found = [path for path in compiling.imported(code) if tmp_path in path.parents]
