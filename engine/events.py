@@ -55,8 +55,8 @@ class Started(Event, tag="started", kw_only=True):
 
 class Phase(Event, tag="phase", kw_only=True):
     """copying, loading, replay (the base writes general rows), training, saving or evaluating. `detail` says what of: of
-    loading model, rows or base again, of training probe, of evaluating base, tuned, check (both), divergence or a step.
-    `what` names the question set that is being asked.
+    loading model, rows or base again, of training samples or probe, of evaluating base, tuned, check (both), divergence or
+    a step. `what` names the question set that is being asked.
 
     It comes again as the phase goes on: `done` of `total` parts, `left_s` seconds to go, None while that is not known.
     `next` is the phase after it, which is expected to take `next_s` seconds.

@@ -54,7 +54,7 @@ def records(
         told = about.get(row.benchmark) if row.family == items.ALL else None
         found.append(
             {
-                **msgspec.structs.asdict(row),
+                **{name: value for name, value in msgspec.structs.asdict(row).items() if name != "looks"},
                 "title": verdicts.title(row.benchmark, titles),
                 "unit": verdicts.unit(row),
                 "verdict": told.verdict if told else None,

@@ -35,7 +35,7 @@ from engine.report.items import (
 from engine.report.statistics import paired_change
 
 
-class Comparison(msgspec.Struct, kw_only=True):
+class Comparison(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One line of a comparison. Accuracies are shares of 1; a loss is in nats per target token (lower is better), a gap
     in nats per answer, a margin and the reward of answers in the reward model's own unit (higher is better), BLEU 0 to
     100, ROUGE-L 0 to 1.
@@ -43,7 +43,7 @@ class Comparison(msgspec.Struct, kw_only=True):
     `low` and `high` bound the change at 95 %; of fewer than LEAST_QUESTIONS there is no interval, which is infinite ends
     (null in JSON). `base_only_right` counts items that only the base got right (lost),
     `tuned_only_right` those that only the tuned model got right (learned); both null where no item is right or wrong.
-    `looks`: after how many questions it was looked, where asking could end early; the interval is wider then
+    `looks`: after how many questions it was looked, where asking could end early, in JSON only then; the interval is wider
     (sequential.py), and holds whenever it ended.
     """
 

@@ -41,7 +41,8 @@ def doing(found: list[Any]) -> str:
         return ""
     text = _doing(phase)
     step = next((event for event in reversed(found) if isinstance(event, events.Step)), None)
-    if phase.phase == "training" and phase.detail != "probe" and step is not None and step.left_s is not None:
+    is_training = phase.phase == "training" and phase.detail not in ("samples", "probe")
+    if is_training and step is not None and step.left_s is not None:
         text = t(
             "{phase}: step {step} of {total}, about {left} left",
             phase=text, step=step.step, total=step.total_steps, left=duration.duration_words(step.left_s),
@@ -71,6 +72,8 @@ def _doing(phase: events.Phase) -> str:
             return t("Loading the base again")
         case ("replay", _) | ("loading", "replay"):
             return t("Writing general rows")
+        case "training", "samples":
+            return t("Writing its answers before the training")
         case "training", "probe":
             return t("Trying the longest batch")
         case "evaluating", "base":

@@ -57,7 +57,8 @@ class Told:
         """A phase begins, of `total` parts where they can be counted."""
         if phase in self._ahead:  # what lies before it is over
             del self._ahead[: self._ahead.index(phase) + 1]
-        following = next(iter(self._ahead), None)
+        is_before = phase == "training" and detail in ("samples", "probe")
+        following = phase if is_before else next(iter(self._ahead), None)
         self._now = events.Phase(
             phase=phase, detail=detail, what=what, total=total, next=following or "",
             next_s=None if following is None else self._expected_s.get(following),

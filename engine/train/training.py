@@ -183,6 +183,7 @@ def _train(
     if whole is not None:
         run.log.append(events.Log(text=later("Going on from {checkpoint}.", checkpoint=whole.name)))
     elif not run.only_probes:
+        run.told.begin("training", "samples")
         callback.write_samples(0)
     on_the_way.forget_after(run.run_dir, int(whole.name.rpartition("-")[2]) if whole is not None else 0)
     trainer = _trainer(run, prepared.model, callback)

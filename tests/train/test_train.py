@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -69,6 +70,27 @@ def test_the_real_lora_run_is_whole(trained_home: Path) -> None:
     assert toy.n >= 400 and toy.base >= 0.95
     unseen = next(r for r in rows if r.benchmark == "new-task-loss" and r.family == items.UNSEEN)
     assert unseen.high < 0  # it has learned, beyond noise
+
+
+def test_the_first_step_waits_for_no_score_and_every_phase_says_what_comes_next(trained_home: Path) -> None:
+    (run_dir,) = (trained_home / "runs").glob("2*")
+    found, _ = events.read(run_dir)
+    phases = [e for e in found if isinstance(e, events.Phase)]
+    named = [f"{e.phase} {e.detail}".strip() for e in phases]
+    assert list(dict.fromkeys(named)) == [
+        "loading", "loading model", "loading rows", "training", "training samples", "training probe", "saving",
+        "evaluating base", "evaluating tuned", "evaluating divergence",
+    ]  # fmt: skip
+    steps = [i for i, e in enumerate(found) if isinstance(e, events.Step)]
+    scored = [i for i, e in enumerate(found) if isinstance(e, events.Phase) and e.phase == "evaluating"]
+    assert max(steps) < min(scored)
+    following = {name: e.next for name, e in zip(named, phases, strict=True)}
+    assert following["loading model"] == following["training probe"] == "training"
+    assert (following["training"], following["saving"], following["evaluating tuned"]) == ("saving", "evaluating", "")
+    # no phase says more than once a second how far it is
+    for one, other in itertools.pairwise(phases):
+        same = (one.phase, one.detail) == (other.phase, other.detail) and other.done
+        assert not same or other.monotonic_s - one.monotonic_s >= 0.99
 
 
 def run_python(code: str, *arguments: Path | str) -> dict:
