@@ -176,7 +176,7 @@ def _way(run: Run, trainer: Any) -> Way:
         return _grouped(run, trainer, later("laid end to end they would see each other in this base"))
     times = f"{found.padded_s / found.packed_s:.2f}"
     if found.packed_s >= found.padded_s and not run.spec.train.padding_free:
-        return _grouped(run, trainer, later("laid end to end they took {times} times the speed", times=times))
+        return _grouped(run, trainer, later("laid end to end they had {times} times the speed", times=times))
     why = later(
         "Rows of a batch are laid end to end instead of filled up: loss and gradients are the same to {apart}, and it is "
         "{times} times as fast.", apart=f"{max(found.loss_apart, found.gradients_apart):.0e}", times=times,

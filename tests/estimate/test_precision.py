@@ -22,8 +22,7 @@ SMOLLM = {
     "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
     "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
 }  # fmt: skip
-SHAPE = shapes.read_shape(SMOLLM)
-assert SHAPE is not None
+SHAPE: Any = shapes.read_shape(SMOLLM)
 
 
 def spec(workspace: Workspace, recipe: str = "lora", **overrides: Any) -> RunSpec:
@@ -63,9 +62,8 @@ def test_what_bf16_is_not_tried_for_stays_in_fp32(workspace, with_bf16, monkeypa
     keep(workspace, 0.3, 0.15)
     narrow = msgspec.structs.replace(SHAPE, hidden=128)
     assert precision.on_processor(workspace, spec(workspace), SHAPE).bf16
-    for run, shape in (
-        (spec(workspace), narrow), (spec(workspace), None), (spec(workspace, "ppo"), SHAPE), (spec(workspace, "qlora"), SHAPE),
-    ):  # fmt: skip
+    asked = [("lora", narrow), ("lora", None), ("ppo", SHAPE), ("qlora", SHAPE)]
+    for run, shape in [(spec(workspace, recipe), shape) for recipe, shape in asked]:
         known = precision.on_processor(workspace, run, shape)
         assert not known.bf16 and not known.to_try and str(known.why)
     monkeypatch.setattr(precision, "instructions", tuple)
@@ -112,7 +110,8 @@ def test_freed_memory_is_kept_where_there_is_plenty_and_given_back_where_it_is_s
     found = [blocks(times * high, setup) for times in (0.5, 1.2, 1.6, 1.9, 2.1, 8)]
     assert found == ["returned", "returned", "default", "default", "kept", "kept"]
     assert blocks(8 * high, setup, None) == "returned"  # nothing is known of what it needs
-    toy = msgspec.structs.replace(SHAPE, hidden=128, layers=4, intermediate=256, vocabulary=768, linears=())
+    small = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "vocab_size": 768}
+    toy = shapes.read_shape({**SMOLLM, **small})
     assert blocks(8 * high, setup, toy) == blocks(8 * high, setup, name="cuda") == blocks(0, setup) == ""
 
 
@@ -132,14 +131,12 @@ def test_what_keeping_it_takes_stands_in_the_estimate():
     assert card == memory.estimate(SHAPE, setup, device="cuda:0")
 
 
-def test_rounding_on_a_processor_adds_copies_of_the_weights_and_halves_part_of_the_activations():
+def test_rounding_on_a_processor_adds_copies_of_the_weights_and_spares_activations():
     setup = memory.Setup(batch_size=4, max_length=512)
     plain, half = (
         memory.estimate(SHAPE, msgspec.structs.replace(setup, half=half), device="cpu").parts for half in (False, True)
     )
-    assert (plain and half and half["weights"] == round(1.5 * plain["weights"], -1)) or abs(
-        half["weights"] - 1.5 * plain["weights"]
-    ) < 2**24
+    assert plain and half and half["weights"] == pytest.approx(1.5 * plain["weights"], rel=0.05)
     assert half["activations"] < plain["activations"]
 
 

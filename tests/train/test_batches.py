@@ -46,7 +46,7 @@ def windowed() -> Any:
 
 
 def gpt2() -> Any:
-    none = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    none: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     config = transformers.GPT2Config(vocab_size=128, n_embd=32, n_layer=2, n_head=4, n_positions=512, **none)
     return transformers.GPT2LMHeadModel(config)
 

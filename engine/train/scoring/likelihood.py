@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from transformers import DynamicCache
 
+from engine.train import precision
+
 Tokens = tuple[int, ...]
 Asked = tuple[Tokens, Tokens]  # context, continuation; neither is empty
 Answer = tuple[float, bool]  # log-likelihood in nats, and whether greedy decoding would have written it
@@ -133,7 +135,7 @@ class Reader:
             ]
             plain = self._read_plainly([Row(one.context, *pair) for one in tried for pair in one.tails.items()])
             # half precision rounds by up to 2**-8 in each layer
-            slack = 1e-3 if next(self._model.parameters()).dtype == torch.float32 else 0.3
+            slack = 1e-3 if precision.format_of(self._model) == torch.float32 else 0.3
             try:
                 shared = self._read_shared((), tried)
                 self._reuses = all(abs(shared[one][0] - plain[one][0]) <= slack for one in plain)
