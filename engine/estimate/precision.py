@@ -86,7 +86,7 @@ def on_processor(workspace: Workspace, run_spec: RunSpec, shape: shapes.Shape | 
         )
     times = f"{found.factor:.1f}"
     if found.factor < WORTH:
-        why = later("in a trial of this base's layers here bf16 took {times} times the speed of fp32", times=times)
+        why = later("in a trial of this base's layers here bf16 had {times} times the speed of fp32", times=times)
         return Known(False, why, found.factor)
     why = later(
         "in a trial of this base's layers here it was {times} times as fast; weights that train stay in fp32",

@@ -19,7 +19,7 @@ LARGE_BLOCK_BYTES = 2**20
 # Kept: no block comes from the kernel by itself, and none goes back (-1, mallopt(3)); got in pieces of 64 MiB.
 _NEVER, _PIECE_BYTES = -1, 2**26
 # Where somebody has said already what is to be done, it is.
-_SAID = (
+SAID = (
     *("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"),
     "LD_PRELOAD",
 )
@@ -27,7 +27,7 @@ _SAID = (
 
 def settle(blocks: str) -> None:
     """Let freed blocks be "kept", or "returned"; anything else leaves glibc as it is."""
-    if sys.platform != "linux" or any(name in os.environ for name in _SAID):
+    if sys.platform != "linux" or any(name in os.environ for name in SAID):
         return
     chosen = {
         "kept": ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _PIECE_BYTES)),

@@ -3,8 +3,9 @@
 Rows of a batch are filled up to the longest: of Alpaca's, in batches of 8 as they come, 2.2 tokens are computed for each
 that is there. Laid end to end none is wasted, where attention keeps the rows apart: transformers 5.17 sees from positions
 that start again where a row ends, and masks what lies in others (masking_utils.py, find_packed_sequence_indices), with no
-attention mask given and no cache. Layers that carry a state from token to token let rows through all the same. So both
-ways are compared on rows of the run before it is believed. Elsewhere rows of like length share a batch.
+attention mask given and no cache; rows_apart.py does not even compute it.
+Layers that carry a state from token to token let rows through all the same. So both ways are compared on rows of the run
+before it is believed. Elsewhere rows of like length share a batch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from engine import events
-from engine.train import precision, probe, ranks
+from engine.train import precision, probe, ranks, rows_apart
 from engine.train.run import Run
 from engine.words import Text, later
 from engine.workspace import write_atomically
@@ -38,7 +39,7 @@ WORTH = 1.1
 MOST_PACKED_TOKENS = 8192
 # The rows whose passes are timed, filled up, and how long that may go on; one pass each way is always made. Of those that
 # are held against each other in fp32, the last tokens: what is masked does not hang on how many there are.
-TIMED_TOKENS, TIMED_S, TIMED_PASSES = 512, 2.0, 3
+TIMED_TOKENS, TIMED_S, TIMED_PASSES = 1024, 2.0, 3
 COMPARED_ROWS, COMPARED_TOKENS = 4, 64
 # How far both ways may be apart, relative: fp32 sums in another order (2e-7 and 2e-6 on SmolLM2 of 135 million parameters,
 # 385 tokens); on a base held in 16 bits a rounding is 2**-8 (1e-3 and 5e-2 there).
@@ -129,6 +130,7 @@ def settle(run: Run, trainer: Any) -> Way:
         ranks.meet()
         way = _kept(path) or way
         run.log.append(events.Log(text=way.why))
+    rows_apart.use(trainer.model, on=way.packed)
     if way.packed:
         trainer.data_collator = DataCollatorForLanguageModeling(trainer.data_collator.pad_token_id, padding_free=True)
     elif way.by_length:
@@ -146,7 +148,7 @@ def group(run: Run, trainer: Any) -> None:
 
 def settle_pairs(run: Run, trainer: Any) -> None:
     """Group the pairs of a trainer by length where that saves anything, and say so."""
-    if (way := _grouped(run, trainer, None)).by_length:
+    if not run.base.is_toy and (way := _grouped(run, trainer, None)).by_length:
         group(run, trainer)
         run.log.append(events.Log(text=way.why))
 
@@ -161,6 +163,8 @@ def _kept(path: Path) -> Way | None:
 def _way(run: Run, trainer: Any) -> Way:
     if run.chosen.backend == "unsloth":
         return Way(packed=False, by_length=False, why=later("How rows share a batch is left to Unsloth."))
+    if run.base.is_toy:  # a call takes it longer than its tokens
+        return Way(packed=False, by_length=False, why=later("Rows of a batch are filled up, as a toy's are."))
     if trainer.padding_free:
         return Way(packed=False, by_length=False, why=later("Rows lie end to end; FlashAttention keeps them apart."))
     reason = _not_tried(run, trainer)
@@ -172,7 +176,7 @@ def _way(run: Run, trainer: Any) -> Way:
         return _grouped(run, trainer, later("laid end to end they would see each other in this base"))
     times = f"{found.padded_s / found.packed_s:.2f}"
     if found.packed_s >= found.padded_s and not run.spec.train.padding_free:
-        return _grouped(run, trainer, later("laid end to end they took {times} times the speed", times=times))
+        return _grouped(run, trainer, later("laid end to end they had {times} times the speed", times=times))
     why = later(
         "Rows of a batch are laid end to end instead of filled up: loss and gradients are the same to {apart}, and it is "
         "{times} times as fast.", apart=f"{max(found.loss_apart, found.gradients_apart):.0e}", times=times,
@@ -278,6 +282,7 @@ def compare(trainer: Any, rows: list[dict[str, Any]]) -> Compared:
     model, padding = trainer.model, trainer.data_collator.pad_token_id
     collators = [DataCollatorForLanguageModeling(padding, padding_free=free) for free in (False, True)]
     held, device = next(model.parameters()).dtype, model.device.type
+    rows_apart.use(model)
     with probe.undone(trainer), _nothing_dropped(model):
         try:
             with torch.autocast(device, enabled=False), precision.in_full():
@@ -320,7 +325,7 @@ def _pass(model: Any, batch: dict[str, Any]) -> tuple[float, torch.Tensor]:
     if loss.device.type == "cuda":
         torch.cuda.synchronize(loss.device)
     found = [parameter.grad.float().flatten() for parameter in model.parameters() if parameter.grad is not None]
-    return float(loss), torch.cat(found) if found else torch.zeros(1)
+    return float(loss.detach()), torch.cat(found) if found else torch.zeros(1)
 
 
 @contextmanager

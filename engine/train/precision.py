@@ -51,8 +51,8 @@ def settle(run_spec: RunSpec, workspace: Workspace) -> None:
 
 
 def trial(hidden: int, intermediate: int) -> tuple[float, float]:
-    """Return the seconds of the fastest pass of one layer, forward and backward to its inputs, in fp32 and in bf16: those that
-    the processor worked for it, whatever else it has to do."""
+    """Return the seconds of the fastest pass of one layer, forward and backward to its inputs, in fp32 and in bf16: those
+    that the processor worked for it, whatever else it has to do."""
     wide, inner = min(hidden, MOST_WIDTH), min(intermediate or 4 * hidden, MOST_INTERMEDIATE)
     held = 4 * wide * wide + 3 * wide * inner
     tokens = int(min(MOST_TOKENS, max(32, PASS_MULTIPLICATIONS / held)))
