@@ -17,7 +17,7 @@ from engine.train.tokenize import coder_of
 from engine.workspace import Workspace
 
 # How this package scores: one more whenever the same questions would give other items.
-SCORING = 2
+SCORING = 3
 # Keys of a config that say where it came from or who wrote it, and nothing of the model.
 _ORIGIN = ("_name_or_path", "transformers_version", "base_model_name_or_path", "inference_mode", "revision")
 
