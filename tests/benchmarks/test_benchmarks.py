@@ -188,6 +188,14 @@ def test_minutes_come_from_what_was_measured_and_from_nothing_else(workspace: Wo
     assert near is not None and larger == pytest.approx(3 * near)
     assert speeds.seconds(workspace, "cuda:0", "a", 100, ["blimp"]) is None
     assert ask("a", 100, "mmlu") is None  # what it reads is not known before it is fetched
+    path = workspace.root / "evals" / "speeds.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"version":2', b'"version":1'))  # by another way of scoring
+    assert speeds.seconds(workspace, "cpu", "a", 100, ["blimp"]) is None
+
+
+def test_what_choices_begin_with_is_counted_once_for_an_estimate():
+    asked = [{"question": "Q?", "choices": ["a b c", "a b d", "x"]}, {"contexts": ["abc", "abd"], "continuation": "e"}]
+    assert speeds.characters(asked) == 2 + (5 + 1) + 1 + (5 + 3) and speeds.characters([{"text": "abc"}]) == 3
 
 
 # --- evaluations ---------------------------------------------------------------------------------------------------
