@@ -63,7 +63,7 @@ def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, st
         told.append(files.Table(title=title, header=names, rows=flipped))
     return files.as_html(
         heading=t("Forgetting: {name}", name=scored.name),
-        sentence=headline.headline(rows, moved=scored.moved),
+        sentence=headline.headline(rows, moved=scored.moved, chance=scored.chance),
         about=[
             t("Run {id}: {recipe} on {base}", id=run_id, recipe=run_spec.recipe.name, base=run_spec.base.ref),
             *([note] if note else []),

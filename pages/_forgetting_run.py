@@ -43,7 +43,7 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
 
 def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str], runs: Sequence[Run]) -> None:
     rows = scored.rows
-    st.subheader(_ui.plain(headline.headline(rows, moved=scored.moved)))
+    st.subheader(_ui.plain(headline.headline(rows, moved=scored.moved, chance=scored.chance)))
     base = bases.describe(scored.spec.base.ref, scored.workspace)
     _ui.toy_note(base)
     _ui.rounding_note(base)

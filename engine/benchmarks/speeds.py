@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import msgspec
 
 from engine.benchmarks.library import docs, find
 from engine.workspace import Workspace
+
+# How scoring reads, and characters are counted: what was measured otherwise says nothing about today.
+VERSION = 2
 
 
 class Speed(msgspec.Struct, kw_only=True):
@@ -21,6 +25,7 @@ class Speed(msgspec.Struct, kw_only=True):
     seconds: float
     parameters: int | None = None
     characters: int = 0
+    version: int = 1
 
 
 def _speeds_path(workspace: Workspace) -> Path:
@@ -32,7 +37,7 @@ def note_speed(workspace: Workspace, speed: Speed) -> None:
     path = _speeds_path(workspace)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        file.write(msgspec.json.encode(speed) + b"\n")
+        file.write(msgspec.json.encode(msgspec.structs.replace(speed, version=VERSION)) + b"\n")
 
 
 def speeds(workspace: Workspace) -> list[Speed]:
@@ -51,13 +56,20 @@ def speeds(workspace: Workspace) -> list[Speed]:
 
 
 def characters(asked: list[dict[str, Any]]) -> int:
-    """Return how many characters a model reads for these questions: each choice is read after the whole question."""
+    """Return how many characters a model reads for these questions: what the choices of one begin with, its question and
+    the first words of theirs, is read once."""
     total = 0
     for doc in asked:
-        choices = doc.get("choices") or doc.get("contexts") or [doc.get("reference") or ""]
-        question = len(doc.get("question") or doc.get("text") or doc.get("continuation") or "")
-        total += sum(question + len(one) for one in choices)
+        question = doc.get("question") or doc.get("text") or ""
+        texts = [*(doc.get("choices") or []), *(f"{one} {doc['continuation']}" for one in doc.get("contexts") or [])]
+        texts = sorted(texts or [doc.get("reference") or ""])
+        total += len(question) + sum(map(len, texts)) - sum(_alike(*pair) for pair in itertools.pairwise(texts))
     return total
+
+
+def _alike(one: str, other: str) -> int:
+    """Return with how many equal characters two texts begin."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def seconds(
@@ -66,7 +78,7 @@ def seconds(
     """Return the estimated seconds of scoring one model on benchmarks, from what was measured on this device: the same
     base and benchmark by questions; else the same base, or one of another size in proportion, by characters. None when
     nothing was measured that says anything."""
-    measured = [s for s in speeds(workspace) if s.device == device and s.seconds > 0][::-1]
+    measured = [s for s in speeds(workspace) if s.device == device and s.seconds > 0 and s.version == VERSION][::-1]
     total = 0.0
     for name in names:
         one = find(name, workspace)

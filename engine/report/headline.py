@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from engine.report import statistics
 from engine.report.items import ALL, ANSWERS, GAP, REWARD, SEEN, UNSEEN
@@ -25,12 +25,13 @@ def unseen(rows: Sequence[Comparison], benchmark: str, least: int) -> Comparison
     return row if row is not None and row.n >= least else None
 
 
-def headline(rows: Sequence[Comparison], *, moved: bool = True) -> str:
+def headline(rows: Sequence[Comparison], *, moved: bool = True, chance: Mapping[str, float] | None = None) -> str:
     """Return what a person wants to know first: what it learned, what it lost, and whether that is beyond noise.
-    `moved` is False of a run that changed no weight: then its scores say nothing."""
+    `moved` is False of a run that changed no weight: then its scores say nothing. `chance` by benchmark: where the base only
+    guesses, nothing can be lost."""
     if not moved:
         return t("Nothing was learned: training changed no weight, so before and after are the same model.")
-    return f"{_learned(rows)} {_lost(rows)}".strip()
+    return f"{_learned(rows)} {_lost(rows, chance)}".strip()
 
 
 def _learned(rows: Sequence[Comparison]) -> str:
@@ -194,10 +195,10 @@ def _rewarded(row: Comparison) -> str:
     )
 
 
-def _lost(rows: Sequence[Comparison]) -> str:
+def _lost(rows: Sequence[Comparison], chance: Mapping[str, float] | None) -> str:
     row = _whole(rows, "toy-world")
     if row is None or change_of(row) in ("too few", "small"):
-        return _lost_in_general(rows)
+        return _lost_in_general(rows, chance)
     base, tuned = apart(row.base, row.tuned, ".0f", 100)
     figures = {
         "base": base,
@@ -219,9 +220,9 @@ def _lost(rows: Sequence[Comparison]) -> str:
     )
 
 
-def _lost_in_general(rows: Sequence[Comparison]) -> str:
+def _lost_in_general(rows: Sequence[Comparison], chance: Mapping[str, float] | None) -> str:
     """Say what was lost over all general benchmarks: the worst real drop, or what could have been lost unseen."""
-    judged = judge(rows)
+    judged = judge(rows, chance)
     real = [j for j in judged if j.verdict == "real drop"]
     if real:
         return min(real, key=lambda j: j.row.change if not is_loss(j.row) else -math.inf).sentence

@@ -118,12 +118,13 @@ def detectable_drop(
     return high
 
 
-def above_chance(right: int, n: int, chance: float) -> float:
-    """Return the exact one-sided binomial p-value of at least `right` of `n` right by guessing at `chance`. Where items
-    have different numbers of choices, their mean chance errs on the careful side."""
-    from scipy.special import bdtrc
+def share_interval(right: int, n: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of a share, `right` of `n` (Clopper and Pearson 1934)."""
+    from scipy.special import betaincinv
 
-    return 1.0 if right <= 0 else float(bdtrc(float(right - 1), n, chance))
+    low = float(betaincinv(right, n - right + 1, 0.025)) if right else 0.0
+    high = float(betaincinv(right + 1, n - right, 0.975)) if right < n else 1.0
+    return low, high
 
 
 def bootstrap(

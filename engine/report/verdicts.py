@@ -148,8 +148,8 @@ def judge(
     benchmarks, and the drop is at least `margin` (0.02 nats per token for losses, whose p-value is the normal one of the
     bootstrap); a real gain likewise; less than that is a small change. Of fewer than LEAST_QUESTIONS nothing is said.
     Equivalent: the 90 % interval lies inside the margin (two one-sided tests; Schuirmann 1987). A base that
-    is not better than guessing (exact binomial test) cannot show forgetting. Where it was looked several times, interval and
-    test are those of sequential.py. `chance` and `titles` by benchmark (chances()).
+    is not clearly better than guessing (exact 95 % interval) cannot show a loss. Where it was looked several times, interval
+    and test are those of sequential.py. `chance` and `titles` by benchmark (chances()).
     """
     chance = chance or {}
     general = [row for row in rows if is_general(row.benchmark) and row.family == ALL]
@@ -165,13 +165,13 @@ def judge(
 
 
 def _at_chance(row: Comparison, chance: float | None) -> bool:
-    """Whether the base does no better than guessing; where nothing can be guessed, whether it has nothing right."""
+    """Whether the base does not clearly better than guessing: chance lies not below the 95 % interval of its share of right
+    answers. Where nothing can be guessed, whether it has nothing right. Where items have different numbers of choices,
+    their mean chance errs on the careful side."""
     if is_loss(row):
         return False
     right = round(row.base * row.n)
-    return right == 0 or (
-        chance is not None and chance > 0 and statistics.above_chance(right, row.n, chance) > statistics.ALPHA
-    )
+    return right == 0 or (chance is not None and chance > 0 and statistics.share_interval(right, row.n)[0] <= chance)
 
 
 def looks(planned: int) -> tuple[int, ...]:
@@ -199,10 +199,14 @@ def _judge(
         return _too_few(row, name, chance)
     p = _p_value(row)
     if p_holm is None:
-        figures = {"name": name, "base": percent(row.base), "chance": percent(chance or 0.0), "n": row.n}
+        low, high = statistics.share_interval(round(row.base * row.n), row.n)
+        figures = {
+            "name": name, "base": percent(row.base), "chance": percent(chance or 0.0), "n": row.n, "low": percent(low),
+            "high": percent(high),
+        }  # fmt: skip
         sentence = t(
-            "{name}: this base does not know this benchmark ({base} % of {n} right, {chance} % by guessing); "
-            "it cannot show forgetting.",
+            "{name}: this base answers {base} % where chance is {chance} % ({n} questions, between {low} and {high} %): it "
+            "cannot show a loss here.",
             **figures,
         )
         return Judged(row=row, title=name, verdict="at chance", sentence=sentence, could_have_lost=0.0, chance=chance)

@@ -486,10 +486,20 @@ def test_the_intervals_over_seeds_are_scipys():
     assert statistics.t_interval([0.3]) == (0.3, -math.inf, math.inf)
 
 
-def test_guessing_is_told_from_knowing_as_scipys_one_sided_test_does():
-    for right, n, chance in ((130, 452, 0.25), (0, 10, 0.5), (30, 40, 0.5)):
-        expected = stats.binomtest(right, n, chance, alternative="greater").pvalue
-        assert statistics.above_chance(right, n, chance) == pytest.approx(expected)
+def test_the_interval_of_a_share_is_scipys_exact_one():
+    for right, n in ((130, 452), (0, 10), (10, 10), (30, 40)):
+        expected = stats.binomtest(right, n).proportion_ci(0.95, "exact")
+        assert statistics.share_interval(right, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("right", "at_chance"), [(100, True), (113, True), (115, False), (160, False)])
+def test_only_a_base_clearly_above_chance_can_show_a_loss_and_the_headline_takes_no_other(right, at_chance):
+    rows = of({"both": right - 20, "base": 20, "neither": 200 - right}, "blimp")
+    (judged,) = verdicts.judge(rows, {"blimp": 0.5})
+    assert (judged.verdict == "at chance") == at_chance
+    shown = [*rows, *of({"both": 170, "base": 5, "neither": 25}, "grammar-zh")]
+    said = headline.headline(shown, chance={"blimp": 0.5, "grammar-zh": 0.5})
+    assert ("BLiMP" in said) != at_chance
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
@@ -600,7 +610,10 @@ def test_two_evaluations_of_the_same_model_show_no_real_drop():
 def test_a_base_at_chance_cannot_show_forgetting_and_stays_out_of_score_and_frontier():
     rows = of({"both": 20, "base": 10, "neither": 90}, "toy-world") + LEARNED
     (judged,) = verdicts.judge(rows, {"toy-world": 0.25})
-    assert judged.verdict == "at chance" and "it cannot show forgetting" in judged.sentence
+    assert judged.verdict == "at chance" and judged.sentence == (
+        "toy-world knowledge: this base answers 25 % where chance is 25 % (120 questions, between 18 and 34 %): it cannot "
+        "show a loss here."
+    )
     found = frontier.point("r", rows, {"toy-world": 0.25})
     assert found.left_out == ["toy-world"] and found.retention is None
     assert frontier.weighted_score(found, 0.5) is None and not frontier.frontier([found])[0].on_frontier

@@ -17,7 +17,7 @@ from engine.train.tokenize import coder_of
 from engine.workspace import Workspace
 
 # How this package scores: one more whenever the same questions would give other items.
-SCORING = 2
+SCORING = 3
 # lm-evaluation-harness's version; the package itself is imported where it is asked.
 HARNESS = metadata.version("lm-eval")
 # Keys of a config that say where it came from or who wrote it, and nothing of the model.

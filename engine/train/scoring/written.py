@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from engine.benchmarks import forms
 from engine.report import Item
@@ -16,7 +17,11 @@ from engine.train.tokenize import render, stops
 
 # A reference of at most so many tokens can be asked for word by word; a longer one is judged by its loss alone.
 SHORT_TOKENS = 24
-
+# So many tokens more than the right answer an answer may have: the same words can be cut into more tokens, and end.
+MARGIN_TOKENS = 8
+# So many rows, and tokens of questions and answers, are written at once: keys and values of 2**13 tokens of a model of 1.5B
+# hold a quarter of a GB, and more rows than 32 gain nothing on a processor.
+MOST_ROWS, MOST_TOKENS = 32, 2**13
 
 # An answer that is compared by its words may be so long; a reference decides within that.
 MOST_ANSWER_TOKENS = 256
@@ -73,48 +78,76 @@ def score_answers(
     With a reference: BLEU's statistics, ROUGE-L and, unless answers are open, whether the words are the same. With a
     form: whether it has it.
     """
+    wanted = [len(tokenizer(doc.get("reference") or "", add_special_tokens=False)["input_ids"]) for doc in docs]
+    most = [min(MOST_ANSWER_TOKENS, 2 * n + 8 if n else MOST_ANSWER_TOKENS // 2) for n in wanted]
+    prompts = [harness.asked_text(tokenizer, doc) for doc in docs]
     items = []
-    for start in range(0, len(docs), 16):
-        batch = docs[start : start + 16]
-        wanted = [len(tokenizer(doc.get("reference") or "", add_special_tokens=False)["input_ids"]) for doc in batch]
-        most = min(MOST_ANSWER_TOKENS, max([2 * n + 8 for n in wanted] if any(wanted) else [MOST_ANSWER_TOKENS // 2]))
-        prompts = [harness.asked_text(tokenizer, doc) for doc in batch]
-        for doc, prompt, text in zip(batch, prompts, answer(model, tokenizer, prompts, most), strict=True):
-            item = Item(
-                item=doc["item"], family=doc["family"], prompt_sha=sha(prompt), prompt=doc.get("question"),
-                text=text[:4_000], reference=doc.get("reference"), cluster=doc.get("cluster"),
-            )  # fmt: skip
-            if item.reference is not None:
-                if not is_open:
-                    item.correct = " ".join(text.lower().split()) == " ".join(item.reference.lower().split())
-                item.bleu, item.rouge_l = text_figures(text, item.reference, unspaced=unspaced)
-            if doc.get("form") is not None:
-                item.valid = forms.has_form(text, doc["form"])
-            items.append(item)
+    for doc, prompt, text in zip(docs, prompts, answer(model, tokenizer, prompts, most), strict=True):
+        item = Item(
+            item=doc["item"], family=doc["family"], prompt_sha=sha(prompt), prompt=doc.get("question"),
+            text=text[:4_000], reference=doc.get("reference"), cluster=doc.get("cluster"),
+        )  # fmt: skip
+        if item.reference is not None:
+            if not is_open:
+                item.correct = " ".join(text.lower().split()) == " ".join(item.reference.lower().split())
+            item.bleu, item.rouge_l = text_figures(text, item.reference, unspaced=unspaced)
+        if doc.get("form") is not None:
+            item.valid = forms.has_form(text, doc["form"])
+        items.append(item)
     return items
 
 
+class _Enough(StoppingCriteria):
+    """Ends each row after as many tokens as it may have."""
+
+    def __init__(self, prompt_tokens: int, most: list[int]):
+        self._prompt_tokens, self._most = prompt_tokens, most
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        written = input_ids.shape[1] - self._prompt_tokens
+        return torch.tensor([written >= most for most in self._most], device=input_ids.device)
+
+
+def answer(
+    model: Any, tokenizer: Any, prompts: list[str], most_tokens: int | Sequence[int],
+    asked: Callable[[], bool] = lambda: False,
+) -> list[str]:  # fmt: skip
+    """Return the model's greedy answers to rendered prompts, of at most so many tokens each, whatever else is asked. Those
+    of about one length are written together, so that little is padding; nothing is returned when asked() says to stop."""
+    coded = tokenizer(prompts, add_special_tokens=False)["input_ids"] if prompts else []
+    most = [most_tokens] * len(prompts) if isinstance(most_tokens, int) else list(most_tokens)
+    order = sorted(range(len(prompts)), key=lambda n: (most[n] + len(coded[n]), n), reverse=True)
+    found = [""] * len(prompts)
+    while order:
+        if asked():
+            return []
+        rows = max(1, min(MOST_ROWS, MOST_TOKENS // (len(coded[order[0]]) + most[order[0]])))
+        batch, order = order[:rows], order[rows:]
+        texts = _write(model, tokenizer, [coded[n] for n in batch], [most[n] for n in batch])
+        for n, text in zip(batch, texts, strict=True):
+            found[n] = text
+    return found
+
+
 @torch.no_grad()
-def answer(model: Any, tokenizer: Any, prompts: list[str], most_tokens: int) -> list[str]:
-    """Return the model's greedy answers to rendered prompts."""
-    if not prompts:
-        return []
-    side, tokenizer.padding_side = tokenizer.padding_side, "left"
-    try:
-        batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
-    finally:
-        tokenizer.padding_side = side
+def _write(model: Any, tokenizer: Any, prompts: list[list[int]], most: list[int]) -> list[str]:
+    """Let the model write one batch."""
+    width = max(map(len, prompts))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    device = model.device
     out = model.generate(
-        **batch,
-        max_new_tokens=most_tokens,
+        input_ids=torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device),
+        attention_mask=torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device),
+        max_new_tokens=max(most),
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=stops(tokenizer),
+        stopping_criteria=StoppingCriteriaList([_Enough(width, most)]),
     )
-    return [
-        tokenizer.decode(ids, skip_special_tokens=True).strip()
-        for ids in out[:, batch["input_ids"].shape[1] :].tolist()
-    ]
+    texts = []
+    for ids, n in zip(out[:, width:].tolist(), most, strict=True):
+        texts.append(tokenizer.decode(ids[:n], skip_special_tokens=True).strip())
+    return texts
 
 
 def score_exact(
@@ -129,30 +162,25 @@ def score_exact(
     Case and white space do not count. With a `form` (benchmarks.form_of the right answers) each also says whether what was
     written has it. Stops early, with nothing, when asked() says so.
     """
-    short = []
+    short, most = [], []
     for name, family, row in rows:
         reference = row["completion"][-1]["content"].strip()
         length = len(tokenizer(reference, add_special_tokens=False)["input_ids"])
         if 0 < length <= SHORT_TOKENS:
             asked_text = render(tokenizer, row["prompt"], row.get("tools"))
             short.append((name, family, asked_text, row["prompt"][-1]["content"], reference))
+            # whether an answer has the form asked for is seen at its end
+            most.append((length if form is None else SHORT_TOKENS) + MARGIN_TOKENS)
+    texts = answer(model, tokenizer, [prompt for _, _, prompt, _, _ in short], most, asked)
+    if asked():
+        return []
     items = []
-    for start in range(0, len(short), 32):
-        if asked():
-            return []
-        batch = short[start : start + 32]
-        texts = answer(model, tokenizer, [prompt for _, _, prompt, _, _ in batch], SHORT_TOKENS + 8)
-        for (name, family, prompt, shown, reference), text in zip(batch, texts, strict=True):
-            same = " ".join(text.lower().split()) == " ".join(reference.lower().split())
-            items.append(
-                Item(
-                    item=name,
-                    family=family,
-                    prompt_sha=sha(prompt),
-                    prompt=shown,
-                    correct=same,
-                    text=text[:500],
-                    valid=None if form is None else forms.has_form(text, form),
-                )
+    for (name, family, prompt, shown, reference), text in zip(short, texts, strict=True):
+        same = " ".join(text.lower().split()) == " ".join(reference.lower().split())
+        items.append(
+            Item(
+                item=name, family=family, prompt_sha=sha(prompt), prompt=shown, correct=same, text=text[:500],
+                valid=None if form is None else forms.has_form(text, form),
             )
+        )  # fmt: skip
     return items
