@@ -40,7 +40,7 @@ def main(module: str = "engine.train") -> int:
         lock.acquire(timeout=0)
     except Timeout:
         return 0  # one is enough
-    for left in [*place.glob("*.door"), *place.glob("*.taken")]:
+    for left in (path for end in ("new", "door", "taken") for path in place.glob(f"*.{end}")):
         left.unlink(missing_ok=True)  # of a spare that was killed
     child: Any = processes.start(
         module, "--spare", stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment.of_any_run()
