@@ -134,9 +134,11 @@ def _answers(root: str, holders: tuple[str, ...], _changed: tuple[tuple[str, int
     workspace = Workspace(root)
     run_id, *later = holders
     joined = items.joined(workspace.run_dir(run_id))
+    own = list(joined)
     for other in later:
         for name, one in items.joined(workspace.run_dir(other)).items():
             if name not in joined or len(one.tuned) > len(joined[name].tuned):
                 joined[name] = one
-    rows = paired.compare_joined(run_id, joined.values()) + paired.divergence(workspace.run_dir(run_id))
+    rows = paired.compare_joined(run_id, [joined[name] for name in own]) + paired.divergence(workspace.run_dir(run_id))
+    rows += paired.compare_joined(run_id, [one for name, one in joined.items() if name not in own])
     return _Answers(joined, tuple(rows), {name: verdicts.chance_of(one.base) for name, one in joined.items()})

@@ -94,6 +94,11 @@ class Writing:
     def is_over(self) -> bool:
         return self._stop() or (self._until_s is not None and time.monotonic() >= self._until_s)
 
+    def after(self, done: float, before: int, wanted: int) -> bool:
+        """Say how far it is (tell), and return whether it is over."""
+        self.tell(done, before, wanted)
+        return self.is_over()
+
     def tell(self, done: float, before: int, wanted: int) -> None:
         """Say that there are so many rows, `before` of which were there from the start; part of a row counts."""
         if self._told is None:
@@ -129,8 +134,11 @@ def from_base(
         while len(kept) < wanted and not writing.is_over():
             start, size = len(kept), min(most, wanted - len(kept))
             batch = [given[(start + place) % len(given)] for place in range(size)]
-            written = _write(model, tokenizer, batch, start, lambda share, start=start, size=size: (
-                writing.tell(start + share * size, before, wanted) or writing.is_over()))  # fmt: skip
+
+            def is_over(share: float, start: int = start, size: int = size) -> bool:
+                return writing.after(start + share * size, before, wanted)
+
+            written = _write(model, tokenizer, batch, start, is_over)
             if stop():
                 return []
             kept += [row for row in written if len(row.input_ids) >= row.given + LEAST_TOKENS or not row.broken_off]
