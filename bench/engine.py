@@ -67,12 +67,7 @@ def ours(
         "first_step_s": steps[0].monotonic_s - found[0].monotonic_s,
         "steps": steps[-1].step,
         "row_tokens": measured.read(workspace)[0].row_tokens,
-        "choices": [
-            f"{one.setting}: {one.value}, {one.reason}"
-            for e in found
-            if isinstance(e, events.Started)
-            for one in e.choices
-        ],
+        "choices": [f"{one.setting}: {one.value}, {one.reason}" for one in started.choices],
         "way": str(msgspec.convert(json.loads(way.read_text())["why"], Text)) if way.exists() else "",
     }
 
