@@ -266,8 +266,8 @@ def compare(asked: Asked, title: str, question: Any, *, limit: int, rounds: int,
 def compare_losses(asked: Asked, file: Path, *, limit: int, rounds: int) -> Line:
     """Hold the loss of rows against HFLM's likelihood of the same answers after the same questions, print the line and
     return it."""
+    from engine.train import tokenize
     from engine.train.scoring import losses
-    from engine.train.tokenize import encode
 
     rows = []
     for n, line in enumerate(file.read_text("utf-8").splitlines()[: limit or None]):
@@ -276,7 +276,7 @@ def compare_losses(asked: Asked, file: Path, *, limit: int, rounds: int) -> Line
         turns = {"prompt": [{"role": "user", "content": question}],
                  "completion": [{"role": "assistant", "content": one["output"]}]}  # fmt: skip
         rows.append((str(n), "rows", turns))
-    coded = [encode(row, asked.tokenizer, asked.window_tokens) for _, _, row in rows]
+    coded = [tokenize.encode(row, asked.tokenizer, asked.window_tokens) for _, _, row in rows]
     starts = [next(at for at, label in enumerate(one.labels) if label >= 0) for one in coded]
     requests = [
         (("", str(n)), one.input_ids[:start], one.input_ids[start:])
@@ -342,7 +342,7 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from engine.train.tokenize import get_ready
+    from engine.train import tokenize
 
     torch.set_num_threads(chosen.threads)
     chosen.rows = chosen.rows.resolve() if chosen.rows is not None else None
@@ -360,7 +360,7 @@ def main() -> None:
         dtype = torch.float32 if chosen.precision == "fp32" else torch.bfloat16
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        get_ready(tokenizer, Path(folder))
+        tokenize.get_ready(tokenizer, Path(folder))
         asked = Asked(model, tokenizer, questions[0].settings["window_tokens"])
         print(
             f"{chosen.base}, {chosen.precision}, {chosen.threads} thread(s), {chosen.rounds} rounds, medians; load "
