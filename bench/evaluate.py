@@ -306,8 +306,8 @@ def compare_losses(asked: Asked, file: Path, *, limit: int, rounds: int) -> Line
 def compare_answers(asked: Asked, title: str, question: Any, *, limit: int) -> bool:
     """Hold the answers of both model classes against each other, print the line and return whether the bars are held."""
     task, manager = task_of(question, asked.tokenizer, limit)
-    found = [ask(lm, task, manager)[0] for lm in (asked.ours(False), asked.theirs(False, 16))]
-    largest, other = differences(*found)
+    ours, theirs = (ask(lm, task, manager)[0] for lm in (asked.ours(False), asked.theirs(False, 16)))
+    largest, other = differences(ours, theirs)
     print(f"{title:<42}{len(question.asked):>5}{'':>30}{largest:>10.1e}{other:>6}")
     return largest <= 1e-3 and not other
 

@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 SEED, EACH = 0, 25
 TARGET = Path(__file__).resolve().parent / "grammar-zh.jsonl"
@@ -185,7 +186,7 @@ FAMILIES: dict[str, Callable[[], Iterator[Pair]]] = {
 }  # fmt: skip
 
 
-def rows(seed: int = SEED, each: int = EACH) -> list[dict[str, object]]:
+def rows(seed: int = SEED, each: int = EACH) -> list[dict[str, Any]]:
     """Return so many pairs of each family, drawn by the seed, the right one first in every other pair."""
     found = []
     for number, (family, pairs) in enumerate(FAMILIES.items()):

@@ -60,7 +60,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """What one finished run took. `setup.max_length` is its longest row, `row_tokens` the mean of all, `step_s` the
     seconds of an optimizer step without evaluations, `whole_s` those from its turn to its end, `base_s` those of scoring
     the base (0 where these scores were there already). `took`: seconds by phase (phases.took), of a run in one piece, with
-    `libraries_s` of those of loading, and `job` what it did; earlier versions kept none. Bytes as in events.Measured."""
+    `libraries_s` of those of loading, and `job` what it did; earlier versions kept none. Bytes as in events.Measured, which
+    say less than a run may take where its longest batch was not `tried`."""
 
     run: str
     machine: str
@@ -77,6 +78,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     step_s: float | None = None
     whole_s: float | None = None
     base_s: float = 0.0
+    tried: bool = True
     job: Job | None = None
     took: dict[str, float] = {}
     libraries_s: float = 0.0
@@ -155,7 +157,7 @@ def memory(
         if not own.parts or not theirs.parts or not same_kind(one.setup, setup):
             continue
         apart = max(own.moving_bytes, theirs.moving_bytes) / max(1, min(own.moving_bytes, theirs.moving_bytes))
-        if apart <= MOST_TIMES_LARGER and one.peak_bytes > one.baseline_bytes:
+        if apart <= MOST_TIMES_LARGER and one.peak_bytes > one.baseline_bytes and one.tried:
             later = estimate_memory.LATER_BYTES if device == "cpu" else 0
             ratios.append(max(LEAST_FACTOR, (one.peak_bytes - one.baseline_bytes - later) / theirs.moving_bytes))
     baselines = [one.baseline_bytes for one in here[:MOST_RUNS] if one.baseline_bytes]

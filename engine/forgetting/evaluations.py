@@ -198,7 +198,7 @@ def along_cost(run: scored.ScoredRun) -> AlongCost | None:
     if len(started) != 1 or not ended or not began or not told:
         return None  # resumed, or not scored: its clock says nothing
     return AlongCost(
-        run_s=ended[-1].monotonic_s - started[0].monotonic_s, scoring_s=told[-1].monotonic_s - began[-1].monotonic_s
+        run_s=ended[-1].monotonic_s - started[0].monotonic_s, scoring_s=told[-1].monotonic_s - began[0].monotonic_s
     )
 
 

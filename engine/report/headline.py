@@ -197,7 +197,8 @@ def _rewarded(row: Comparison) -> str:
 
 def _lost(rows: Sequence[Comparison], chance: Mapping[str, float] | None) -> str:
     row = _whole(rows, "toy-world")
-    if row is None or change_of(row) in ("too few", "small"):
+    guessed = [one.row.benchmark for one in judge(rows, chance) if one.verdict == "at chance"]
+    if row is None or row.benchmark in guessed or change_of(row) in ("too few", "small"):
         return _lost_in_general(rows, chance)
     base, tuned = apart(row.base, row.tuned, ".0f", 100)
     figures = {

@@ -100,7 +100,7 @@ def _queue(run_dir: Path, module: str, *before: events.Event, waits: bool = True
     if not waits:
         identity = None
         try:
-            identity = _spawn(run_dir, module)
+            identity = _spawn(run_dir, module, takes_spare=False)  # it has no child: the spare is for its first run
         finally:
             _answer_for(run_dir, identity)
         return
@@ -136,8 +136,8 @@ def _default_name(run_spec: RunSpec) -> str:
     return f"{run_spec.recipe.name} on {base}"
 
 
-def _spawn(run_dir: Path, module: str) -> processes.Identity | None:
-    if module == "engine.worker" and (waited := spare.take(run_dir)) is not None:
+def _spawn(run_dir: Path, module: str, *, takes_spare: bool = True) -> processes.Identity | None:
+    if takes_spare and module == "engine.worker" and (waited := spare.take(run_dir)) is not None:
         return waited
     with (run_dir / "worker.log").open("ab") as log:
         process = processes.start(module, str(run_dir), stdout=log, stderr=log)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from engine.train import adapters, load
-from engine.train.objectives import reward
 from engine.train.run import Run
 
 
@@ -68,10 +67,11 @@ class BaseAgain:
 
     def _load(self) -> Any:
         run = self._run
-        run.told.begin("loading", "base again")
-        with run.told.weights():
+        with run.told.between("loading", "base again"), run.told.weights():
             made = load.load(run.spec, run.workspace, run.chosen._replace(backend="plain")).model
         if run.objective.is_judge:  # with the head that it had, which is drawn from the seed
+            from engine.train.objectives import reward  # few runs need what it imports
+
             made = reward.judge(made, run.tokenizer, run.spec.train.seed)
         return made.eval()
 

@@ -37,9 +37,9 @@ WINDOW = 64
 WORTH = 1.1
 # Attention over rows end to end has a score for each pair of a micro-batch's tokens, of other rows too.
 MOST_PACKED_TOKENS = 8192
-# The rows whose passes are timed, filled up, and how long that may go on; one pass each way is always made. Of those that
-# are held against each other in fp32, the last tokens: what is masked does not hang on how many there are.
-TIMED_TOKENS, TIMED_S, TIMED_PASSES = 1024, 2.0, 3
+# So many tokens, filled up, are timed, and for how long; one pass each way is always made. A card is fast and wants more to
+# do. Of the rows that are held against each other in fp32, the last tokens: what is masked does not hang on how many.
+TIMED_TOKENS, TIMED_TOKENS_ON_CARD, TIMED_S, TIMED_PASSES = 384, 8192, 2.0, 3
 COMPARED_ROWS, COMPARED_TOKENS = 4, 64
 # How far both ways may be apart, relative: fp32 sums in another order (2e-7 and 2e-6 on SmolLM2 of 135 million parameters,
 # 385 tokens); on a base held in 16 bits a rounding is 2**-8 (1e-3 and 5e-2 there).
@@ -266,13 +266,11 @@ def _ends(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: ids[-most:] for name, ids in row.items()} for row, most in zip(rows, kept, strict=False)]
 
 
-def _timed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return so many of the rows that a pass does not take long; two at the least."""
-    kept = rows[:2]
-    for row in rows[2:]:
-        if (len(kept) + 1) * max(len(one["input_ids"]) for one in [*kept, row]) <= TIMED_TOKENS:
-            kept.append(row)
-    return kept
+def _timed(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """Return the rows, all cut to the same share where they would be more than so many tokens filled up: as much of them is
+    padding as before."""
+    share = min(1.0, most / (len(rows) * max(len(row["input_ids"]) for row in rows)))
+    return [{name: ids[-max(2, round(share * len(ids))) :] for name, ids in row.items()} for row in rows]
 
 
 def compare(trainer: Any, rows: list[dict[str, Any]]) -> Compared:
@@ -296,9 +294,8 @@ def compare(trainer: Any, rows: list[dict[str, Any]]) -> Compared:
         gradients_apart = float((gradients - packed).norm() / gradients.norm().clamp(min=1e-12))
         agree = loss_apart <= LOSS_APART.get(held, 5e-3) and gradients_apart <= GRADIENTS_APART.get(held, 0.15)
         del gradients, packed
-        taken = (
-            _times(trainer, [trainer._prepare_inputs(one(_timed(rows))) for one in collators]) if agree else (0.0, 0.0)
-        )
+        some = _timed(rows, TIMED_TOKENS if device == "cpu" else TIMED_TOKENS_ON_CARD)
+        taken = _times(trainer, [trainer._prepare_inputs(one(some)) for one in collators]) if agree else (0.0, 0.0)
     return Compared(agree, loss_apart, gradients_apart, *taken)
 
 

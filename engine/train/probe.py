@@ -30,9 +30,11 @@ from engine.estimate import measured, memory, phases
 from engine.plan import plans
 from engine.train import oft
 from engine.train.run import Run
-from engine.train.told import Told
 from engine.words import later
 
+# A trial of more arithmetic than this takes some seconds on a processor. It is left out where so many times what the formula
+# says are free; the formula has been off by less than half (README).
+TRIAL_FLOPS, PLENTY = 5e11, 3.0
 # The counts that TRL's trainers keep of what went through them.
 _COUNTS = ("_metrics", "_stored_metrics", "_total_train_tokens")
 # Adam keeps two moments of a trained parameter, in 32 bits.
@@ -92,15 +94,13 @@ class Probe(TrainerCallback):
     """Tries the longest batch when training is about to begin: optimizer, number format and device are settled then.
 
     `peak_bytes` is what it took, `tokens` the length of the longest row. With `only` it ends the run: it raises ProbeOnly.
+    On a processor a trial of seconds is left out where the formula wants so little of what is free that it says nothing.
     """
 
-    def __init__(
-        self, log: events.EventLog, rotations: oft.Rotations | None, told: Told | None = None, *, only: bool = False
-    ):
-        self._log, self._rotations, self._only = log, rotations, only
-        self._told = told or Told(log)
+    def __init__(self, run: Run, rotations: oft.Rotations | None):
+        self._run, self._log, self._told, self._rotations = run, run.log, run.told, rotations
         self._trainer: Any = None
-        self.peak_bytes, self.tokens = 0, 0
+        self.peak_bytes, self.tokens, self.tried = 0, 0, True
 
     def watch(self, trainer: Any) -> None:
         """Listen to a trainer before anybody else, so that no clock of a step is running yet."""
@@ -108,9 +108,25 @@ class Probe(TrainerCallback):
         trainer.callback_handler.callbacks.insert(0, self)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        lengths = row_lengths(self._trainer.train_dataset)
+        self.tokens = int(lengths.max())
+        wanted, free = estimate(self._run, self.tokens), psutil.virtual_memory().available
+        flops = 6.0 * (self._run.base.parameters or 0) * self.tokens * args.per_device_train_batch_size
+        self.tried = self._run.only_probes or not is_needless(self._run.device, wanted, free, flops)
+        if self.tried:
+            self._try()
+        else:
+            sizes = {"wanted": memory.size_words(wanted or 0), "free": memory.size_words(free)}
+            text = "The longest batch was not tried beforehand: a run takes about {wanted} of {free} that are free."
+            self._log.append(events.Log(text=later(text, **sizes)))
+        self._told.begin("training")
+        if self._run.only_probes:
+            raise ProbeOnly
+
+    def _try(self) -> None:
         self._told.begin("training", "probe")
         meter = Meter()
-        self.tokens = try_longest(self._trainer)
+        try_longest(self._trainer)
         if self._rotations is not None:
             self._rotations.invalidate()
         self.peak_bytes = meter.peak_bytes()
@@ -123,9 +139,11 @@ class Probe(TrainerCallback):
                 )
             )
         )
-        self._told.begin("training")
-        if self._only:
-            raise ProbeOnly
+
+
+def is_needless(device: str, wanted_bytes: int | None, free_bytes: int, flops: float) -> bool:
+    """Whether a trial would take seconds of a processor, and a run little of the memory that is free."""
+    return device == "cpu" and wanted_bytes is not None and PLENTY * wanted_bytes <= free_bytes and flops > TRIAL_FLOPS
 
 
 def try_longest(trainer: Any) -> int:
@@ -217,6 +235,7 @@ def record(
         dataset=run_spec.dataset.id,
         shape=shape,
         setup=setup(run, tried.tokens),
+        tried=tried.tried,
         threads=run_spec.train.threads,
         rows_per_step=run_spec.train.batch_size * run_spec.train.accumulation,
         row_tokens=row_tokens,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import msgspec
 from transformers import core_model_loading
 
 from engine import events
@@ -16,8 +17,11 @@ from engine import events
 EVERY_S = 1.0
 # What a run does, in order, and what the lines of its estimate are called (estimate.duration.Time.lines).
 ORDER = ("loading", "replay", "training", "saving", "evaluating")
-_LINES = {"loading": "loading", "replay": "replay", "training": "training", "saving": "saving",
-          "scoring base": "evaluating", "scoring tuned": "evaluating"}  # fmt: skip
+_LINES = {"loading": "loading", "replay": "replay", "samples": "training", "training": "training",
+          "on the way": "training", "saving": "saving", "scoring base": "evaluating",
+          "scoring tuned": "evaluating"}  # fmt: skip
+# A line by itself: the trial of the longest batch comes before the steps, and is part of what lies before them.
+_TRIAL = "probe"
 
 
 class Line(Protocol):
@@ -45,7 +49,7 @@ class Told:
         """Say which phases of ORDER this run has, and what its estimate says of them."""
         self._ahead = [phase for phase in ORDER if phase in ahead]
         for line in lines:
-            phase = _LINES.get(line.phase)
+            phase = line.phase if line.phase == _TRIAL else _LINES.get(line.phase)
             if phase is not None:
                 self._expected_s[phase] = self._expected_s.get(phase, 0.0) + line.likely_s
 
@@ -55,14 +59,30 @@ class Told:
 
     def begin(self, phase: str, detail: str = "", *, total: int = 0, what: str = "") -> None:
         """A phase begins, of `total` parts where they can be counted."""
-        if phase in self._ahead:  # what lies before it is over
+        on_the_way = phase == "evaluating" and detail.startswith("at-")
+        if phase in self._ahead and not on_the_way:  # what lies before it is over
             del self._ahead[: self._ahead.index(phase) + 1]
-        is_before = phase == "training" and detail in ("samples", "probe")
-        following = phase if is_before else next(iter(self._ahead), None)
-        self._now = events.Phase(
-            phase=phase, detail=detail, what=what, total=total, next=following or "",
-            next_s=None if following is None else self._expected_s.get(following),
-        )  # fmt: skip
+        is_before = phase == "training" and detail in ("samples", _TRIAL)
+        following = "training" if is_before or on_the_way else next(iter(self._ahead), None)
+        next_s = None if following is None or on_the_way else self._expected_s.get(following)
+        if next_s is not None and following == "training" and detail != _TRIAL:
+            next_s += self._expected_s.get(_TRIAL, 0.0)
+        self._enter(
+            events.Phase(phase=phase, detail=detail, what=what, total=total, next=following or "", next_s=next_s)
+        )
+
+    @contextmanager
+    def between(self, phase: str, detail: str) -> Iterator[None]:
+        """A phase that comes in the midst of another, which goes on after it."""
+        now = self._now
+        self._enter(events.Phase(phase=phase, detail=detail, next=now.phase))
+        try:
+            yield
+        finally:
+            self._enter(now)
+
+    def _enter(self, phase: events.Phase) -> None:
+        self._now = msgspec.structs.replace(phase)  # an event is numbered as it is written
         self._began_s, self._before = time.monotonic(), -1
         self._write()
 

@@ -187,7 +187,7 @@ def _train(
         callback.write_samples(0)
     on_the_way.forget_after(run.run_dir, int(whole.name.rpartition("-")[2]) if whole is not None else 0)
     trainer = _trainer(run, prepared.model, callback)
-    tried, meter = probe.Probe(run.log, prepared.rotations, run.told, only=run.only_probes), probe.Meter()
+    tried, meter = probe.Probe(run, prepared.rotations), probe.Meter()
     tried.watch(trainer)
     peak_bytes, start = 0, {} if run.only_probes else moved.fingerprint(prepared.model)
     try:

@@ -111,7 +111,7 @@ class Capped(transformers.LlamaForCausalLM):
     """Does something to its logits after its output layer."""
 
     def forward(self, *given: Any, **more: Any) -> Any:
-        told = super().forward(*given, **more)
+        told: Any = super().forward(*given, **more)
         told.logits = 0.1 * torch.tanh(told.logits / 0.1)
         return told
 

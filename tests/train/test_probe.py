@@ -57,7 +57,7 @@ def trained(workspace, recipe, dataset, probes, **overrides):
     said = callback.EventCallback(log, Stop(), lambda step: None, 1.0, rotations=prepared.rotations)
     shared = common.arguments(made, run_dir, 3, evaluates=False, device="cpu", chosen=chosen)
     trainer = objective.trainer(run, objective.config(run, shared), prepared.model, said)
-    tried = probe.Probe(log, prepared.rotations)
+    tried = probe.Probe(run, prepared.rotations)
     if probes:
         tried.watch(trainer)
     trainer.train()
@@ -99,6 +99,18 @@ def test_a_run_with_the_probe_is_the_same_bit_for_bit(workspace: Workspace, reci
     assert done.returncode == 0, done.stderr[-3000:]
     found = [line.split() for line in done.stdout.splitlines() if line.startswith("CASE")]
     assert [(recipe, same) for _, recipe, same, _ in found] == [(recipe, "True") for recipe in recipes]
+
+
+def test_only_a_trial_of_seconds_on_a_processor_with_memory_to_spare_is_left_out() -> None:
+    code = """
+from engine.train.probe import PLENTY, TRIAL_FLOPS, is_needless
+free, long = 24 * 2**30, 2 * TRIAL_FLOPS
+print(is_needless("cpu", int(free / PLENTY), free, long), is_needless("cpu", int(free / PLENTY) + 1, free, long),
+      is_needless("cpu", None, free, long), is_needless("cpu", 2**30, free, TRIAL_FLOPS),
+      is_needless("cuda", 2**30, free, long))
+"""
+    done = forked.run_python(code, cwd=ROOT)
+    assert done.stdout.split() == ["True", "False", "False", "False", "False"], done.stderr
 
 
 @pytest.mark.train
