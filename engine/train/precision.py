@@ -8,6 +8,7 @@ with the base in bf16 under it, 1.71 with that alone, and 1.63 in fp32, since to
 from __future__ import annotations
 
 import contextlib
+import inspect
 import time
 import types
 from collections.abc import Iterator
@@ -96,7 +97,8 @@ def compute_in_bf16(model: Any) -> None:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=not (few or _full)):
             return type(self).forward(self, *args, **settings)
 
-    forward.__wrapped__ = type(model).forward  # pyright: ignore[reportFunctionMemberAccess] - callers look what it takes
+    # Callers look what it takes. Not by __wrapped__: accelerate follows that as it takes its own wrapping away, and this too.
+    forward.__signature__ = inspect.signature(type(model).forward)  # pyright: ignore[reportFunctionMemberAccess]
     model.forward = types.MethodType(forward, model)  # a method, which a copy of the model takes over as its own
     model.computes_in = torch.bfloat16
 
@@ -105,6 +107,13 @@ def format_of(model: Any) -> torch.dtype:
     """Return the format in which a model computes."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return getattr(inner, "computes_in", None) or next(model.parameters()).dtype
+
+
+def as_it_computes(model: Any) -> contextlib.AbstractContextManager[Any]:
+    """Compute in a model's own format while a part of it is called by itself, which goes past compute_in_bf16."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    rounds = getattr(inner, "computes_in", None) is torch.bfloat16 and not _full
+    return torch.autocast(model.device.type, dtype=torch.bfloat16) if rounds else contextlib.nullcontext()
 
 
 @contextmanager

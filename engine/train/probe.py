@@ -117,8 +117,10 @@ class Probe(TrainerCallback):
             self._try()
         else:
             sizes = {"wanted": memory.size_words(wanted or 0), "free": memory.size_words(free)}
-            text = "The longest batch was not tried beforehand: a run takes about {wanted} of {free} that are free."
-            self._log.append(events.Log(text=later(text, **sizes)))
+            told = later(
+                "The longest batch was not tried first: a run takes about {wanted} of {free} that are free.", **sizes
+            )
+            self._log.append(events.Log(text=told))
         self._told.begin("training")
         if self._run.only_probes:
             raise ProbeOnly

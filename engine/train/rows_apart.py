@@ -45,7 +45,9 @@ def _ends(positions: Any, query: torch.Tensor, key: torch.Tensor) -> list[int]:
         return []
     found = getattr(positions, "row_ends", None)  # the same tensor goes through all layers
     if found is None:
-        found = [*positions[0].eq(0).nonzero().flatten().tolist()[1:], positions.shape[1]]
+        # whatever does not count on from one row's 0 to the next is no row, as a branch of a tree is none (scoring/trees.py)
+        counts = ((positions[0].diff() == 1) | (positions[0, 1:] == 0)).all()
+        found = [*positions[0].eq(0).nonzero().flatten().tolist()[1:], positions.shape[1]] if counts else []
         positions.row_ends = found
     return found
 

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import DynamicCache
 
+from engine.train import precision, rows_apart
 from engine.train.scoring import trees
 from engine.train.scoring.trees import Family, Layout, Tokens, Tree, Wanted
 
@@ -72,7 +73,7 @@ class Reader:
         self._most_tokens, self._most_cached = _room(model, self._config)
         own = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._body, self._head = own.base_model, own.get_output_embeddings()
-        self._half = False
+        self._half = precision.format_of(model) != torch.float32
         # A tree names what each token sees, and so knows no window that slides: what is longer than one is read plainly.
         windows = [getattr(self._config, name, None) for name in ("sliding_window", "attention_chunk_size")]
         self._widest = min((window for window in windows if window), default=None)
@@ -173,7 +174,8 @@ class Reader:
     def _read_header(self, tokens: Tokens) -> Header:
         cache = DynamicCache()
         ids = torch.tensor([tokens], device=self._model.device)
-        self._body(input_ids=ids, past_key_values=cache, use_cache=True)
+        with precision.as_it_computes(self._model):
+            self._body(input_ids=ids, past_key_values=cache, use_cache=True)
         return Header(len(tokens), cache)
 
     def _read_rows(
@@ -183,15 +185,16 @@ class Reader:
         ids = torch.from_numpy(layout.ids).to(self._model.device)
         # Plain rows are padded on the right, which no real token sees.
         more = self._as_trees(layout, header) if treed else {"use_cache": False}
-        told = self._body(input_ids=ids, **more) if splits else self._model(input_ids=ids, **more)
-        states = told.last_hidden_state if splits else told.logits
-        return self._look_up(states, layout, splits=splits)
+        if not splits:
+            return self._look_up(self._model(input_ids=ids, **more).logits, layout, splits=False)
+        with precision.as_it_computes(self._model):
+            return self._look_up(self._body(input_ids=ids, **more).last_hidden_state, layout, splits=True)
 
     def _as_trees(self, layout: Layout, header: Header | None) -> dict[str, Any]:
         """Return what else a model is given: who sees whom, where each token stands, and what was read before."""
         device = self._model.device
         seen = torch.from_numpy(layout.seen).to(device)[:, None]
-        if self._config._attn_implementation != "sdpa":
+        if self._config._attn_implementation not in ("sdpa", rows_apart.NAME):
             # others add it to their scores
             least = torch.finfo(self._model.dtype).min
             seen = torch.zeros(seen.shape, dtype=self._model.dtype, device=device).masked_fill_(~seen, least)
@@ -217,7 +220,6 @@ class Reader:
         for start in range(0, len(places), large):
             row, at = where[start : start + large].T
             logits = self._head(states[row, at]) if splits else states[row, at]
-            self._half = logits.dtype != torch.float32
             for part, first in zip(logits.split(small), range(start, len(places), small), strict=False):
                 part, members = part.float(), chunks[first]
                 of = [numbers[layout.asked[n][:2]] - first for n in members]
