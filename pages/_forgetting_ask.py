@@ -95,7 +95,7 @@ def _halted(workspace: Workspace, run: Run) -> None:
 
 def _choose(workspace: Workspace, base: Base, titled: dict[str, str]) -> _Asked:
     """Let a person pick a set of benchmarks, or single ones and how they are asked."""
-    sets = library.sets(toy=base.is_toy)
+    sets = evaluations.sets(workspace, base.ref)
     words = {"quick": t("quick"), "standard": t("standard"), "full": t("full"), "own": t("choose")}
 
     def label(name: str) -> str:

@@ -194,10 +194,8 @@ def _asked(arguments: argparse.Namespace, workspace: Workspace, ref: str) -> tup
     are kept first. None, and said, where one cannot be read."""
     from engine.benchmarks import library
     from engine.forgetting import evaluations
-    from engine.models import bases
 
-    toy = bases.describe(evaluations.reference(workspace, ref), workspace).is_toy
-    chosen = library.sets(toy=toy)[arguments.set]
+    chosen = evaluations.sets(workspace, ref)[arguments.set]
     names, limit = (list(chosen.benchmarks), chosen.limit) if arguments.benchmarks is None else ([], 0)
     for name in (arguments.benchmarks or "").split(","):
         name = name.strip()

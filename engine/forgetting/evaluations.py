@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
 from engine import events, machine
 from engine.benchmarks import library, speeds
+from engine.check import DatasetError
+from engine.data import datasets
 from engine.models import Base, bases
 from engine.plan import drafts
 from engine.report import frontier, items, paired
@@ -23,6 +26,16 @@ RECIPE = schema.RecipeRef("evaluate", "0" * 64)
 def reference(workspace: Workspace, ref: str) -> str:
     """Return what a person named as a base reference: a run's id stands for what that run made."""
     return f"run:{ref}" if store.exists(workspace, ref) else ref
+
+
+def sets(workspace: Workspace, ref: str) -> dict[str, library.Set]:
+    """Return the ready sets of questions of a run or a base; of a run, those in the language of its data among them."""
+    ref, language = reference(workspace, ref), None
+    if ref.startswith("run:"):
+        with suppress(DatasetError, OSError, ValueError):  # data that is gone has no language
+            data = store.load_spec(workspace, ref.removeprefix("run:")).dataset.id
+            language = datasets.language(workspace, datasets.load(workspace, data)) if data else None
+    return library.sets(toy=bases.describe(ref, workspace).is_toy, language=language)
 
 
 def build(
