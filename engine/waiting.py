@@ -77,9 +77,12 @@ def _wait(place: Path, child: Any) -> dict[str, Any] | None:
             if server in found and not os.read(server, 1):
                 break
             if said in found:
-                if not child.stdout.readline():
+                line = child.stdout.readline()
+                if not line:
                     child.wait()
                     break
+                if line != b"ready\n":  # a library has something to say
+                    continue
                 ready = True
                 os.rename(door.with_suffix(".new"), door)  # whoever sees it may take it
             if pipe in found:

@@ -51,8 +51,9 @@ def _settle(plain: Plan, recipe_name: str) -> dict[str, Any]:
     """Return what the person changed. With another base or recipe, fields show its own defaults; what was changed by hand
     stays changed, and is said."""
     overrides: dict[str, Any] = st.session_state.setdefault("overrides", {})
-    base = plain.base
-    context = (recipe_name, base.ref, base.parameters)  # a hub model's size is known only after a look at it
+    base, asked = plain.base, plain.spec.evaluate
+    # a hub model's size is known only after a look at it; what is asked, and for how long, hangs on the data too
+    context = (recipe_name, base.ref, base.parameters, tuple(asked.benchmarks), asked.limit, asked.budget_s)
     if st.session_state.get("settings_context") not in (None, context):
         _train_settings.new_form()
         kept = [p for p in overrides if schema.value_at(plain.spec, p) != overrides[p]]

@@ -143,7 +143,7 @@ def estimate(
         else _line(phase, *_phase(usual, phase, job, here if phase in OF_THE_BASE else own, libraries_s))
         for phase in ORDER
     ]  # fmt: skip
-    lines = _bounded(job, [one for one in lines if one.likely_s > 0])
+    lines = _bounded(job, [one for one in lines if one.likely_s > 0], here)
     low_s, likely_s, high_s = (sum(getattr(one, name) for one in lines) for name in ("low_s", "likely_s", "high_s"))
     return Time(
         low_s=low_s,
@@ -203,23 +203,37 @@ def _line(phase: Phase, likely_s: float, basis: Basis, wider: float = 1.0) -> Li
     return Line(phase=phase, low_s=likely_s * low / wider, likely_s=likely_s, high_s=likely_s * high * wider)
 
 
-def _bounded(job: Job, lines: list[Line]) -> list[Line]:
-    """Return the lines with what is bounded in seconds held to that: replay, and base and tuned model together."""
-    scoring_s = sum(one.likely_s for one in lines if one.phase in ("scoring base", "scoring tuned"))
+def _ended_after_s(one: Measurement) -> float | None:
+    """Return what scoring took in a run whose check was ended by its time, with what is measured after it; else None."""
+    budget_s = one.job.scoring_budget_s if one.job is not None else None
+    took_s = one.took.get("scoring base", 0.0) + one.took.get("scoring tuned", 0.0)
+    return took_s if budget_s is not None and took_s >= 0.9 * budget_s else None
 
-    def held(one: Line, most_s: float | None) -> Line:
-        if most_s is None:
+
+def _bounded(job: Job, lines: list[Line], runs: list[Measurement]) -> list[Line]:
+    """Return the lines with what is bounded in seconds held to that, or to what this came to in `runs`: replay, and
+    scoring, base and tuned model together."""
+    scoring_s = sum(one.likely_s for one in lines if one.phase in ("scoring base", "scoring tuned"))
+    most_s = job.scoring_budget_s
+    alike = [one for one in runs if one.job is not None and one.job.scoring_budget_s == most_s]
+    if ended := [took_s for one in alike if (took_s := _ended_after_s(one)) is not None]:
+        most_s = statistics.median(ended[: estimate_measured.MOST_RUNS])
+
+    def held(one: Line, to_s: float | None) -> Line:
+        if to_s is None:
             return one
         return msgspec.structs.replace(
-            one, low_s=min(one.low_s, most_s), likely_s=min(one.likely_s, most_s), high_s=min(one.high_s, most_s)
+            one, low_s=min(one.low_s, to_s), likely_s=min(one.likely_s, to_s), high_s=min(one.high_s, to_s)
         )
 
     found = []
     for one in lines:
         if one.phase == "replay":
             one = held(one, job.replay_budget_s)
-        elif one.phase in ("scoring base", "scoring tuned") and job.scoring_budget_s is not None:
-            one = held(one, job.scoring_budget_s * one.likely_s / scoring_s)
+        elif one.phase in ("scoring base", "scoring tuned") and most_s is not None:
+            one = held(one, most_s * one.likely_s / scoring_s)
+        elif one.phase == "on the way" and job.scoring_budget_s is not None:  # planned for base and tuned, asked of one
+            one = held(one, job.along * job.scoring_budget_s / 2)
         found.append(one)
     return found
 
@@ -235,7 +249,10 @@ def _phase(usual: _Usual, phase: Phase, job: Job, runs: list[Measurement], libra
         theirs_s = usual.seconds(phase, one.job, _before(one.job, runs[number + 1 :]))
         took_s = one.took.get(phase, 0.0) - (one.libraries_s if phase == "loading" else 0.0)
         if theirs_s > 0 and took_s > 0:
-            paces.append(took_s / theirs_s)
+            pace = took_s / theirs_s
+            # a check that its time has ended left questions, so that its pace is no less than that
+            is_ended = phase.startswith("scoring") and _ended_after_s(one) is not None
+            paces.append(max(1.0, pace) if is_ended else pace)
     beside_s = libraries_s if phase == "loading" else 0.0
     if paces:
         return beside_s + computed_s * statistics.median(paces), "measured"

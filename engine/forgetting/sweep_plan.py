@@ -142,7 +142,7 @@ def make(
             (one.recipe, {**chosen, **{p: schema.value_at(usual, p) * factor for p, factor in one.times.items()}})
         )
     trials: list[Trial] = []
-    seen = set()
+    seen, is_bounded = set(), False
     for recipe, chosen in combinations:
         if rows is not None and chosen.get("dataset.most_rows", 0) >= rows:
             chosen = {**chosen, "dataset.most_rows": 0}
@@ -151,11 +151,15 @@ def make(
             continue
         seen.add(key)
         try:
-            found = plans.make(workspace, recipe, base=base, dataset=data, overrides=together).problems
+            plan = plans.make(workspace, recipe, base=base, dataset=data, overrides=together)
+            found, is_bounded = plan.problems, is_bounded or plan.spec.evaluate.budget_s is not None
             trials += [Trial(recipe=recipe, set=together, seed=seed) for seed in range(seeds)]
         except plans.CannotPlan as error:
             found = (error.problem,)
         problems += [_of_point(label(recipe, chosen), problem) for problem in found]
+    if is_bounded:  # by the clock each would be asked as many questions as it had time for; they are held against each other
+        everything = {"evaluate.budget_s": None}
+        trials = [msgspec.structs.replace(trial, set={**everything, **trial.set}) for trial in trials]
     # by seed first, so that a sweep that is stopped early has every configuration as often as possible
     trials.sort(key=lambda trial: trial.seed)
     if not combinations or seeds < 1:

@@ -6,7 +6,9 @@ is held out stays the same.
 
 from __future__ import annotations
 
-from engine.plan import drafts, plans
+import msgspec
+
+from engine.plan import bounded_scoring, drafts, plans
 from engine.plan.plan import Plan
 from engine.runs import store
 from engine.spec import RunSpec
@@ -16,6 +18,7 @@ from engine.workspace import Workspace
 ROWS = 1_000
 # From here on a mistake in the data costs more than a try: rows that train, and seconds that it likely takes.
 MANY_ROWS, LONG_S = 5_000, 1_800.0
+_SHORT = (bounded_scoring.BUDGET, bounded_scoring.CHECK_S)
 
 
 def of(plan: Plan) -> Plan | None:
@@ -50,4 +53,7 @@ def all_rows(workspace: Workspace, run_id: str) -> drafts.Draft | None:
     if spec.kind != "train" or not spec.dataset.most_rows or store.status(workspace, run_id) != "finished":
         return None
     came_from = t("The same as {name}, on all rows", name=store.name(workspace, run_id))
-    return drafts.of_spec(workspace, spec, came_from=came_from, changes={"dataset.most_rows": 0})
+    made = drafts.of_spec(workspace, spec, came_from=came_from, changes={"dataset.most_rows": 0})
+    # a check that was short for the sake of a short training is none that was asked for
+    kept = {path: value for path, value in made.overrides.items() if (path, value) != _SHORT}
+    return msgspec.structs.replace(made, overrides=kept)

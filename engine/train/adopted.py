@@ -25,7 +25,7 @@ from engine.render import NotWritten
 from engine.runs import failures
 from engine.spec import RunSpec, schema, split
 from engine.train import adapters as train_adapters
-from engine.train import export, load, objectives, oft, rows
+from engine.train import export, load, objectives, oft, precision, rows
 from engine.train.run import Run
 from engine.train.scoring import divergence, keys, paired, scores
 from engine.train.scoring.scores import Side
@@ -48,14 +48,15 @@ def carry_out(run: Run) -> int:
     run.rows, asked = _questions(run, own)
     for note in [*loaded.notes, *run.rows.notes]:
         run.log.append(events.Log(text=note))
+    held = load.held(base, run.workspace, run.chosen)
     if asked and not run.stop.asked():
-        name = keys.model(run.base, run.workspace, "none")
+        name = keys.model(run.base, run.workspace, held)
         scores.ask_all(run, Side("base", name, run.tokenizer, lambda: nullcontext(run.model)), asked)
     run.told.begin("loading", "tuned")
     tuned = _tuned(run, place, base)
     export.write_parity(run.run_dir, place, own, run.rows.scored)
     if asked and not run.stop.asked():
-        name = keys.model(bases.describe(f"run:{run.run_dir.name}", run.workspace), run.workspace, "none")
+        name = keys.model(bases.describe(f"run:{run.run_dir.name}", run.workspace), run.workspace, held)
         if scores.ask_all(run, Side("tuned", name, own, lambda: nullcontext(tuned), shares=False), asked):
             paired.pair(run.run_dir, run.log)
     if place.name == "adapter" and not _speaks_otherwise(run.tokenizer, own) and not run.stop.asked():
@@ -150,7 +151,7 @@ def _both_can_read(row: dict[str, Any], *tokenizers: Any) -> bool:
 def _tuned(run: Run, place: Path, base: RunSpec) -> Any:
     """Return the tuned model, all of it read and every number of it finite. Raises RunRefused."""
     if place.name == "model":
-        dtype = run.model.dtype
+        dtype, rounds = run.model.dtype, precision.format_of(run.model) != run.model.dtype
         run.model = None
         gc.collect()
         found = load.from_pretrained(
@@ -158,6 +159,8 @@ def _tuned(run: Run, place: Path, base: RunSpec) -> Any:
             use_safetensors=True,
         ).to("cuda" if torch.cuda.is_available() else "cpu")  # fmt: skip
         _refuse(_not_finite(found.named_parameters()), "adopt-not-finite")
+        if rounds:  # as its base was asked
+            precision.compute_in_bf16(found)
         return found.eval()
     tuned = oft.lay_over(run.model, place)
     held = get_peft_model_state_dict(tuned, save_embedding_layers=False)

@@ -47,7 +47,8 @@ class BaseAgain:
 
     def _loaded(self) -> Any:
         if self._trainer is not None:
-            self._trainer.optimizer = self._trainer.lr_scheduler = None
+            for holder in (self._trainer, self._trainer.callback_handler):  # which keeps both too (trainer.py of 5.17)
+                holder.optimizer = holder.lr_scheduler = None
             self._trainer.accelerator.free_memory()
         self._tuned.zero_grad(set_to_none=True)
         _collect()

@@ -26,6 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from engine import events
+from engine.runs import checkpoints
 from engine.train import precision, probe, ranks, rows_apart
 from engine.train.run import Run
 from engine.words import Text, later
@@ -191,7 +192,9 @@ def _grouped(run: Run, trainer: Any, reason: Text | None) -> Way:
     order = dice.sample(range(len(lengths)), len(lengths))
     plain = factor([lengths[row] for row in order], batch)
     told = {"plain": f"{plain:.2f}"}
-    if plain < WORTH:
+    # rows that an earlier version has begun to show go on in its order; a run of this one knows its way by now (settle)
+    begun = reason is not None and checkpoints.last_checkpoint(run.run_dir) is not None
+    if plain < WORTH or begun:
         why = later("Rows of a batch are filled up: {plain} tokens are computed for each that is there.", **told)
         return Way(packed=False, by_length=False, why=why)
     told["now"] = f"{factor([lengths[row] for row in by_length(lengths, batch, order, dice)], batch):.2f}"

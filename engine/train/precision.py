@@ -97,7 +97,7 @@ def compute_in_bf16(model: Any) -> None:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=not (few or _full)):
             return type(self).forward(self, *args, **settings)
 
-    # Callers look what it takes. Not by __wrapped__: accelerate follows that as it takes its own wrapping away, and this too.
+    # Callers look what it takes. Not in __wrapped__: accelerate, taking its own wrapping away, would take this away too.
     forward.__signature__ = inspect.signature(type(model).forward)  # pyright: ignore[reportFunctionMemberAccess]
     model.forward = types.MethodType(forward, model)  # a method, which a copy of the model takes over as its own
     model.computes_in = torch.bfloat16

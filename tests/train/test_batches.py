@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import types
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from accelerate.utils import convert_outputs_to_fp32, extract_model_from_parallel
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +27,8 @@ from engine.render import Encoded, Marked
 from engine.render.encode import IGNORED
 from engine.train import batches, held_out, precision, rows_apart
 from engine.train.objectives import kto, sft
+from engine.train.scoring.likelihood import Reader, Ways
+from engine.train.scoring.trees import Wanted
 
 torch.set_num_threads(1)
 SIZE: dict[str, Any] = {
@@ -278,6 +282,41 @@ def test_a_model_that_computes_in_bf16_does_so_whoever_asks_it_and_a_copy_asks_i
         assert torch.equal(other(ids).logits, rounded) and not model(ids).logits.any()
     assert precision.format_of(other) == torch.bfloat16 and precision.format_of(smollm()) == torch.float32
     assert precision.format_of(get_peft_model(other, LoraConfig(r=2))) == torch.bfloat16
+
+
+def test_accelerate_takes_its_own_wrapping_away_and_not_ours() -> None:
+    torch.manual_seed(0)
+    model, ids = smollm(), torch.arange(3, 83)[None]
+    precision.compute_in_bf16(model)
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        model._original_forward = model.forward  # as Accelerator.prepare_model does it
+        wrapped = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward.__func__)
+        model.forward = types.MethodType(convert_outputs_to_fp32(wrapped), model)
+        assert model(input_ids=ids).logits.dtype == torch.float32
+        bare = extract_model_from_parallel(model, keep_fp32_wrapper=False)
+        assert torch.equal(bare(input_ids=ids).logits, before)
+
+
+def test_scoring_asks_body_and_output_layer_in_the_format_and_with_the_attention_of_the_training() -> None:
+    torch.manual_seed(0)
+    model, ids = smollm().eval(), list(range(3, 83))
+    for parameter in model.parameters():
+        parameter.data *= 10 if parameter.dim() > 1 else 1  # so that it matters what a token sees
+    precision.compute_in_bf16(model)
+    rows_apart.use(model)
+    wanted = [Wanted(tuple(ids[:40] + ids[start : start + 20]), range(41, 60)) for start in (40, 50, 60)]
+    formats = []
+    model.get_output_embeddings().register_forward_hook(lambda module, given, made: formats.append(made.dtype))
+    reader, found = Reader(model), {}
+    for some in reader.read(wanted):
+        found |= some
+    assert reader.ways(wanted) == Ways(splits=True, trees=True, headers=True) and set(formats) == {torch.bfloat16}
+    for number, one in enumerate(wanted):
+        with torch.no_grad():
+            likely = model(input_ids=torch.tensor([one.tokens])).logits[0].float().log_softmax(-1)
+        plain = [float(likely[at - 1, one.tokens[at]]) for at in one.targets]
+        assert [answer for answer, _ in found[number]] == pytest.approx(plain, abs=0.2)
 
 
 def test_a_trial_takes_both_formats_on_layers_of_a_bases_width():

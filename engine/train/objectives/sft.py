@@ -24,6 +24,7 @@ from engine.train.run import Run
 from engine.train.scoring import harness, losses, scores, written
 from engine.train.scoring.scores import Question
 from engine.words import Text, later
+from engine.workspace import write_atomically
 
 # Held-out rows whose whole answers are compared with their references; more would only take time.
 MOST_TEXTS = 100
@@ -52,15 +53,21 @@ def one_pass(spec: RunSpec, rows: list[Encoded], replay: list[list[Encoded]]) ->
 
 
 def prepare(run: Run) -> None:
-    """Read, split and encode the rows, with general ones to mix in. Raises RunRefused when no token would be trained."""
+    """Read, split and encode the rows, with general ones to mix in: a run that goes on has as many of these as at its start,
+    however many there are by now. Raises RunRefused when no token would be trained."""
+    path = run.run_dir / "replay.json"
 
     def generate(count: int) -> list[Encoded]:
         run.told.begin("replay", total=min(count, replay.MOST_WRITTEN))
         with ranks.one_after_the_first():  # which writes them; the others read the same
+            settled = int(path.read_bytes()) if path.is_file() else None
             found = replay.from_base(
                 run.model, run.tokenizer, run.base, run.spec.base_form, count, run.workspace, run.stop.asked,
-                budget_s=run.spec.train.replay_budget_s, told=run.told.upto, reads_only=not ranks.first(),
-            )  # fmt: skip
+                budget_s=run.spec.train.replay_budget_s, told=run.told.upto,
+                reads_only=not ranks.first() or settled is not None,
+            )[:settled]  # fmt: skip
+            if settled is None and not run.stop.asked():
+                write_atomically(path, str(len(found)).encode())
         run.told.begin("loading", "rows")
         return found
 

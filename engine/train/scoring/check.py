@@ -163,16 +163,18 @@ def _done(sets: list[_Set], check: Check) -> int:
 
 
 def _shown(run: Run, sets: list[_Set], check: Check) -> set[str]:
-    """Return the sets that show a real drop at the look that was just reached: they are asked no further."""
+    """Return the sets that show a real drop at the look that was just reached: they are asked no further. The others are
+    judged with them, as in the report, where each makes the test of all a stricter one."""
     rows, chance = [], {}
-    for one in sets:
+    looked = {name for name, one in check.sets.items() if one.looks and one.asked >= one.looks[0]}
+    for one in sets if looked else []:
         name, planned = one.question.benchmark, check.sets[one.question.benchmark]
-        if not planned.looks or planned.asked < planned.looks[0]:
+        if not verdicts.is_general(name):
             continue
         base, tuned = (answers.items(planned.asked) for answers in one.answers)
-        rows += paired.compare_items(run.run_dir.name, name, base, tuned, looks=planned.looks)[:1]
+        rows += paired.compare_all(run.run_dir.name, name, base, tuned, looks=planned.looks)
         chance[name] = verdicts.chance_of(base)
-    return {one.row.benchmark for one in verdicts.judge(rows, chance) if one.verdict == "real drop"}
+    return {one.row.benchmark for one in verdicts.judge(rows, chance) if one.verdict == "real drop"} & looked
 
 
 def _keep(run: Run, sides: list[Side], sets: list[_Set], check: Check) -> None:

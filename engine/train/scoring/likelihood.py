@@ -140,7 +140,9 @@ class Reader:
         plain = self._attempt(alone, some)
         if plain is None:
             return Ways()
-        splits = self._agree(plain, self._attempt(alone, some, splits=True))
+        # what flattens logits after the output layer moves them less than half precision allows for
+        capped = getattr(self._config, "final_logit_softcapping", None)
+        splits = not capped and self._agree(plain, self._attempt(alone, some, splits=True))
         treed = self._agree(plain, self._attempt([[pair, *alone[2]]], some, splits=splits, treed=True))
         behind = [[pair._replace(size=pair.size - TRIED_HEADER)]] * 2
         again = treed and self._attempt(behind, some, tokens[:TRIED_HEADER], splits=splits, treed=True)
