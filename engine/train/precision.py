@@ -89,7 +89,9 @@ def trial(hidden: int, intermediate: int) -> tuple[float, float]:
 
 def compute_in_bf16(model: Any) -> None:
     """Let a model compute in bf16 whenever it is called: base and tuned are asked, and write, in the format they train in.
-    Of few tokens, as where it writes, both compute in fp32: rounding all weights would take longer than using them."""
+    Of few tokens, as where it writes, both compute in fp32: rounding all weights would take longer than using them. Under
+    an adapter it is the base that does, which others call past the adapter's own model."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def forward(self: Any, *args: Any, **settings: Any) -> Any:
         ids = args[0] if args else settings.get("input_ids")

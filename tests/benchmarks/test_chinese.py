@@ -51,7 +51,7 @@ def test_a_wrong_measure_word_is_none_that_can_count_the_noun():
 @pytest.mark.parametrize(
     ("texts", "language"),
     [
-        (["今天天气很好。", "The file is 文件。"], None),
+        (["今天天气很好。", "The file is named 文件, and lies beside it."], None),
         (["今天天气很好，我们去 Hyde Park 散步吧，那里有很多花。"], "zh"),
         (["今日はとても天気がいいですね。散歩に行きましょう。"], None),
         (["Good morning!"], None),

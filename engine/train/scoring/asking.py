@@ -17,7 +17,6 @@ import msgspec
 from engine.benchmarks import shares
 from engine.report import Item
 from engine.report import items as report_items
-from engine.train.scoring import lm
 from engine.workspace import write_atomically
 
 # A kill or a stop loses no more than the piece in hand; the pieces are always cut the same way, so that figures after
@@ -175,6 +174,8 @@ class Answers:
         self, model: Any, tokenizer: Any, stop: Callable[[], bool], on_done: Callable[..., None] | None
     ) -> bool:  # fmt: skip
         """Ask one of the harness's tasks, going on with the answers that an earlier attempt left in the part file."""
+        from engine.train.scoring import lm  # with the harness, which few runs ask
+
         assert self.question.score_whole is not None
 
         def on_share(share: float, fresh: bool) -> None:
