@@ -106,6 +106,15 @@ def _divide(text: str, divider: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
+def _in_order(trials: list[Trial], *, is_bounded: bool) -> list[Trial]:
+    """Return the runs by seed, so that a sweep that is stopped early has every configuration as often as possible. They are
+    held against each other, so that none is asked only as many questions as it had time for, unless that was said."""
+    if is_bounded:
+        everything = {"evaluate.budget_s": None}
+        trials = [msgspec.structs.replace(trial, set={**everything, **trial.set}) for trial in trials]
+    return sorted(trials, key=lambda trial: trial.seed)
+
+
 def make(
     workspace: Workspace,
     *,
