@@ -166,13 +166,7 @@ def make(
         except plans.CannotPlan as error:
             found = (error.problem,)
         problems += [_of_point(label(recipe, chosen), problem) for problem in found]
-    if (
-        is_bounded
-    ):  # by the clock each would be asked as many questions as it had time for; they are held against each other
-        everything = {"evaluate.budget_s": None}
-        trials = [msgspec.structs.replace(trial, set={**everything, **trial.set}) for trial in trials]
-    # by seed first, so that a sweep that is stopped early has every configuration as often as possible
-    trials.sort(key=lambda trial: trial.seed)
+    trials = _in_order(trials, is_bounded=is_bounded)
     if not combinations or seeds < 1:
         problems.append(Problem(rule="sweep-empty"))
     elif len(trials) > MOST_RUNS:
