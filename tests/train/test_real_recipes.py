@@ -181,7 +181,12 @@ def test_kto_starts_from_the_likelihoods_of_plain_transformers(trial: Trial) -> 
 def test_a_reward_model_has_the_loss_that_plain_transformers_gives_it_and_ppo_trains_on_it(trial: Trial) -> None:
     pairs = [{"prompt": q, "chosen": good, "rejected": bad} for q, good, bad in ASKED]
     data = trial.write("pairs.jsonl", pairs)
-    judge = trial.train("reward", data, *PLAIN, "train.learning_rate=1e-7", more=("--base", smollm2().folder))
+    held_out = trial.write("held-out.jsonl", [
+        {"prompt": "Name a fruit.", "chosen": "An apple.", "rejected": "A stone, I think."},
+        {"prompt": "What is 2 + 2?", "chosen": "2 + 2 = 4", "rejected": "2 + 2 = 22"},
+    ])  # fmt: skip
+    more = ("--base", smollm2().folder, "--eval-data", held_out)
+    judge = trial.train("reward", data, *PLAIN, "train.learning_rate=1e-7", more=more)
     assert isinstance(judge.end, events.Finished), judge.said
     expected = python(JUDGES, smollm2().folder, judge.folder / "adapter", json.dumps(ASKED))
     assert judge.losses[0] == pytest.approx(expected, abs=1e-4)
