@@ -106,6 +106,16 @@ def read_object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def append_line(path: Path, data: bytes) -> None:
+    """Append one line in one write: two processes that do so at once both stay whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(file, data + b"\n")
+    finally:
+        os.close(file)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside `path`, flush to disk, then rename over it: a reader sees the old or the new file, never a half."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ import msgspec
 from bench.measure import cases
 from engine import processes
 from engine.report import items
+from engine.workspace import append_line
 
 TABLES = Path(__file__).parent / "tables"
 PAGES = processes.PROJECT_DIR / "docs" / "measured"
@@ -72,9 +73,7 @@ def read(case: cases.Case) -> list[Row]:
 
 def append(case: cases.Case, row: Row) -> None:
     """Add a finished run."""
-    TABLES.mkdir(exist_ok=True)
-    with (TABLES / f"{case.name}.jsonl").open("ab") as file:
-        file.write(msgspec.json.encode(row) + b"\n")
+    append_line(TABLES / f"{case.name}.jsonl", msgspec.json.encode(row))
 
 
 def write_page(case: cases.Case, wanted: int, rows: list[Row]) -> Path:

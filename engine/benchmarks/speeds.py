@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from engine.benchmarks.library import docs, find
-from engine.workspace import Workspace
+from engine.workspace import Workspace, append_line
 
 # How scoring reads, and characters are counted: what was measured otherwise says nothing about today.
 VERSION = 2
@@ -34,10 +34,7 @@ def _speeds_path(workspace: Workspace) -> Path:
 
 def note_speed(workspace: Workspace, speed: Speed) -> None:
     """Keep a measurement, for the estimates of later runs."""
-    path = _speeds_path(workspace)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(msgspec.json.encode(msgspec.structs.replace(speed, version=VERSION)) + b"\n")
+    append_line(_speeds_path(workspace), msgspec.json.encode(msgspec.structs.replace(speed, version=VERSION)))
 
 
 def speeds(workspace: Workspace) -> list[Speed]:

@@ -7,7 +7,6 @@ Nothing else is learned: an estimate is the formula times what the formula misse
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from engine import machine
 from engine.estimate import memory as estimate_memory
 from engine.estimate.memory import Calibration
 from engine.models import shapes
-from engine.workspace import Workspace
+from engine.workspace import Workspace, append_line
 
 # A run says nothing about one more than so many times as large or small: the C library, the kernel's pages and the
 # overhead of a step do not grow with the model.
@@ -104,14 +103,8 @@ def _path(workspace: Workspace) -> Path:
 
 
 def record(workspace: Workspace, found: Measurement) -> None:
-    """Append one run, in one write: two runs that end at once both stay whole."""
-    path = _path(workspace)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(file, msgspec.json.encode(found) + b"\n")
-    finally:
-        os.close(file)
+    """Append one run."""
+    append_line(_path(workspace), msgspec.json.encode(found))
 
 
 def read(workspace: Workspace) -> list[Measurement]:

@@ -8,7 +8,6 @@ that it is paid once; plan and page read it, torch-free.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from engine.estimate import measured
 from engine.models import shapes
 from engine.spec import OBJECTIVES, RunSpec
 from engine.words import Text, later
-from engine.workspace import Workspace
+from engine.workspace import Workspace, append_line
 
 # Instructions that multiply bf16, as Linux names them (/proc/cpuinfo).
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
@@ -119,14 +118,8 @@ def key(shape: shapes.Shape, threads: int) -> tuple[str, str, int, int, int]:
 
 
 def record(workspace: Workspace, trial: Trial) -> None:
-    """Append a trial, in one write."""
-    path = _path(workspace)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(file, msgspec.json.encode(trial) + b"\n")
-    finally:
-        os.close(file)
+    """Append a trial."""
+    append_line(_path(workspace), msgspec.json.encode(trial))
 
 
 @lru_cache(maxsize=1)

@@ -53,10 +53,6 @@ class Told:
             if phase is not None:
                 self._expected_s[phase] = self._expected_s.get(phase, 0.0) + line.likely_s
 
-    def takes(self, phase: str, most_s: float) -> None:
-        """Say that a phase of the estimate is bounded."""
-        self._expected_s[phase] = min(most_s, self._expected_s.get(phase, most_s))
-
     def begin(self, phase: str, detail: str = "", *, total: int = 0, what: str = "") -> None:
         """A phase begins, of `total` parts where they can be counted."""
         on_the_way = phase == "evaluating" and detail.startswith("at-")
