@@ -6,12 +6,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from transformers import core_model_loading
 
 from engine import events
+from engine.estimate import phases
 
 # So often at most an event is written about the same phase.
 EVERY_S = 1.0
@@ -22,16 +23,6 @@ _LINES = {"loading": "loading", "replay": "replay", "samples": "training", "trai
           "scoring tuned": "evaluating"}  # fmt: skip
 # A line by itself: the trial of the longest batch comes before the steps, and is part of what lies before them.
 _TRIAL = "probe"
-
-
-class Line(Protocol):
-    """A line of an estimate: what takes how long."""
-
-    @property
-    def phase(self) -> str: ...
-
-    @property
-    def likely_s(self) -> float: ...
 
 
 class Told:
@@ -45,7 +36,7 @@ class Told:
         self._began_s = self._last_s = time.monotonic()
         self._before = 0
 
-    def expect(self, ahead: Sequence[str], lines: Iterable[Line] = ()) -> None:
+    def expect(self, ahead: Sequence[str], lines: Iterable[phases.Line] = ()) -> None:
         """Say which phases of ORDER this run has, and what its estimate says of them."""
         self._ahead = [phase for phase in ORDER if phase in ahead]
         for line in lines:

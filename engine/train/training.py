@@ -17,12 +17,13 @@ import msgspec
 import transformers
 
 from engine import events
+from engine.estimate import phases
 from engine.models import bases
 from engine.plan import plans
 from engine.plan import steps as plan_steps
 from engine.runs import checkpoints
 from engine.spec import counts
-from engine.train import adapters, backend, best, export, load, moved, objectives, probe, ranks, rows, saved, told
+from engine.train import adapters, backend, best, export, load, moved, objectives, probe, ranks, rows, saved
 from engine.train.base_again import BaseAgain
 from engine.train.callback import EventCallback
 from engine.train.objectives import common
@@ -99,12 +100,13 @@ def _phases(run: Run) -> list[str]:
     return [*found, "training", *([] if run.only_probes else ["saving", "evaluating"])]
 
 
-def _lines(run: Run) -> Iterable[told.Line]:
+def _lines(run: Run) -> Iterable[phases.Line]:
     """Return what the estimate of this run says of its phases; nothing where there is none."""
     if run.only_probes:
         return []
     with suppress(Exception):  # no reason not to train
-        return getattr(plans.of_spec(run.workspace, run.spec).time, "lines", ())
+        time = plans.of_spec(run.workspace, run.spec).time
+        return () if time is None else time.lines
     return []
 
 
