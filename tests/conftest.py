@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from engine import processes
 from engine.workspace import Workspace
@@ -58,6 +59,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     forked.fresh = config.getoption("--fresh-children")
+    # Property tests ask the same examples each time, unless everything is tested (`make test-all`) or a seed is named; none
+    # has a time of its own to keep, which a busy machine would break.
+    searching = forked.fresh or config.getoption("--hypothesis-seed") is not None
+    settings.register_profile("tunebook", deadline=None, derandomize=not searching)
+    settings.load_profile("tunebook")
 
 
 # What a folder's tests are; elsewhere each says so itself.

@@ -198,7 +198,9 @@ def _rewarded(row: Comparison) -> str:
 def _lost(rows: Sequence[Comparison], chance: Mapping[str, float] | None) -> str:
     row = _whole(rows, "toy-world")
     guessed = [one.row.benchmark for one in judge(rows, chance) if one.verdict == "at chance"]
-    if row is None or row.benchmark in guessed or change_of(row) in ("too few", "small"):
+    change = change_of(row) if row is not None else ""
+    # What a base only guesses it cannot lose; it can still learn it.
+    if row is None or change in ("too few", "small") or (row.benchmark in guessed and change != "better"):
         return _lost_in_general(rows, chance)
     base, tuned = apart(row.base, row.tuned, ".0f", 100)
     figures = {
@@ -207,7 +209,6 @@ def _lost(rows: Sequence[Comparison], chance: Mapping[str, float] | None) -> str
         "points": f"{abs(100 * row.change):.1f}",
         "worst": f"{max(0.0, -100 * row.low):.1f}",
     }
-    change = change_of(row)
     if change == "worse":
         return t(
             "It lost toy-world knowledge: {base} % → {tuned} %, {points} points less, which is beyond noise.", **figures
