@@ -94,6 +94,7 @@ def measure(
             lifecycle.stop(workspace, run_id)
 
     status = follow.wait(workspace, run_id, on_event=in_time)
+    follow.wait_for_end(run_dir)  # nothing writes into the folder that is deleted
     if status != "finished":
         return f"{status}: {follow.log_tail(run_dir, lines=3)}"
     found, _ = events.read(run_dir)
@@ -105,7 +106,6 @@ def measure(
         phases_s=phases_s(found), steps=max(event.step for event in found if isinstance(event, events.Step)),
         figures=[_figure(row) for row in scored.of(workspace, run_id).rows],
     )  # fmt: skip
-    follow.wait_for_end(run_dir)
     lifecycle.delete(workspace, run_id)  # a whole model each
     return row
 
@@ -146,9 +146,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     wanted = cases.pieces(case)
-    folder = tempfile.TemporaryDirectory(
-        prefix="measure-"
-    )  # one home for all: the base is scored once for each data set
+    # One home for all: the base is scored once for each data set.
+    folder = tempfile.TemporaryDirectory(prefix="measure-", ignore_cleanup_errors=True)
     workspace = Workspace(Path(folder.name))
     for number, piece in enumerate(wanted, 1):
         left_s = until_s - time.monotonic()
