@@ -187,7 +187,7 @@ any_event = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sent=st.lists(any_event, max_size=6), share=st.floats(0, 1))
 def test_any_beginning_of_a_file_reads_as_the_first_of_its_events(sent, share):
     with tempfile.TemporaryDirectory() as folder:

@@ -96,6 +96,7 @@ def page(case: cases.Case, wanted: int, rows: list[Row]) -> str:
         if of_data:
             one = cases.of(case, data)
             lines += ["", f"## {data[0].upper()}{data[1:]}: {one.rows} rows of `{one.file}` ({one.licence})", ""]
+            lines += [f"Here {_settings(one.settings)}.", ""] if one.settings else []
             lines += _table(of_data)
     return "\n".join(lines) + "\n"
 
@@ -105,16 +106,20 @@ def _about(case: cases.Case, rows: list[Row]) -> list[str]:
         return []
     machines = {f"{one.machine['cores']} cores, {one.machine['device']}" for one in rows}
     told = {f"{name} {one.versions[name]}" for one in rows for name in ("torch", "transformers", "trl", "peft")}
-    settings = ", ".join(f"`{path}={value}`" for path, value in case.settings.items())
     return [
         f"Base: {rows[0].base} (sha256 {rows[0].base_sha256[:12]}); {', '.join(sorted(machines))}; "
-        f"{', '.join(sorted(told))}. Settings: {settings}; all else is the recipe's default.",
+        f"{', '.join(sorted(told))}. Settings: {_settings(case.settings)}, but for what a data set says; all else is the "
+        "recipe's default.",
         "Change from base to tuned with its 95 % interval over questions, one line a seed: what varies between seeds is "
         "not in the interval. Losses are nats per trained token (less is better), accuracies points.",
         f"Under any training a rounded base heals: read a change of general text or questions against the {cases.CONTROL} "
         "of the same recipe and rate.",
         f"Made by `python -m bench.measure {case.name} --base ... --data ...`.",
     ]
+
+
+def _settings(of: dict[str, Any]) -> str:
+    return ", ".join(f"`{path}={value}`" for path, value in of.items())
 
 
 def _table(rows: list[Row]) -> list[str]:

@@ -134,7 +134,7 @@ def sound_facts(**fixed: st.SearchStrategy) -> st.SearchStrategy[Facts]:
 
 
 @given(any_facts, st.frozensets(st.sampled_from(WAYS)))
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200))
 def test_it_always_answers_and_never_what_cannot_be(facts: Facts, fitting: frozenset) -> None:
     advice = when(facts, fitting)
     assert advice.headline
@@ -156,7 +156,7 @@ def test_it_always_answers_and_never_what_cannot_be(facts: Facts, fitting: froze
 
 
 @given(any_facts)
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 def test_what_is_advised_fits_by_the_plan_of_its_run(facts: Facts) -> None:
     case = case_of(facts)
     advice = advise(case)
@@ -168,7 +168,7 @@ def test_what_is_advised_fits_by_the_plan_of_its_run(facts: Facts) -> None:
 
 
 @given(sound_facts(), st.frozensets(st.sampled_from(WAYS), min_size=1))
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200))
 def test_when_something_feedable_fits_something_is_advised(facts: Facts, fitting: frozenset) -> None:
     everything = when(facts, None)
     assume(everything.advised is not None)
@@ -178,7 +178,7 @@ def test_when_something_feedable_fits_something_is_advised(facts: Facts, fitting
 
 
 @given(sound_facts(data_type=st.sampled_from(["prompt-completion", "language-modeling"])), st.data())
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200))
 def test_an_irrelevant_fact_changes_nothing(facts: Facts, data: st.DataObject) -> None:
     """For rows with answers the labels, a reward model, judgements and the time at hand do not decide the method."""
     other = msgspec.structs.replace(
@@ -194,7 +194,7 @@ def test_an_irrelevant_fact_changes_nothing(facts: Facts, data: st.DataObject) -
 
 
 @given(sound_facts(data_type=st.sampled_from(["preference", "unpaired-preference"])), st.data())
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200))
 def test_the_form_of_judged_rows_outweighs_their_number_and_what_is_said(facts: Facts, data: st.DataObject) -> None:
     other = msgspec.structs.replace(
         facts,
@@ -208,7 +208,7 @@ def test_the_form_of_judged_rows_outweighs_their_number_and_what_is_said(facts: 
 
 
 @given(sound_facts(), st.integers(1, 100))
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 def test_more_memory_never_takes_a_choice_away(facts: Facts, more: int) -> None:
     assume(facts.gpu_memory_gib is not None)
     larger = msgspec.structs.replace(facts, gpu_memory_gib=(facts.gpu_memory_gib or 0) + more)
@@ -217,7 +217,7 @@ def test_more_memory_never_takes_a_choice_away(facts: Facts, more: int) -> None:
 
 
 @given(sound_facts())
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 def test_each_table_fires_at_most_one_row_and_always_says_why(facts: Facts) -> None:
     advice = advise(case_of(facts))
     for name, rows in advice.tables.items():
@@ -228,7 +228,7 @@ def test_each_table_fires_at_most_one_row_and_always_says_why(facts: Facts) -> N
 
 
 @given(any_facts)
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 def test_every_rule_named_exists_and_a_fired_rule_is_followed_or_explained(facts: Facts) -> None:
     advice = advise(case_of(facts))
     named = {*advice.rules, *(o.rule for o in advice.overruled), *(r for s in advice.plan for r in s.rules)}
@@ -291,7 +291,7 @@ def test_rows_on_the_limit_belong_to_the_smaller_class(rows: int, rule: str) -> 
 
 
 @given(sound_facts(gpu_memory_gib=st.none()))
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(150))
 def test_without_a_gpu_no_rule_about_memory_applies(facts: Facts) -> None:
     advice = advise(case_of(facts))
     assert fired(advice, "memory") == []
@@ -571,7 +571,7 @@ def test_a_fact_that_cannot_be_is_named_and_the_rest_is_answered(facts: dict, wh
 
 
 @given(sound_facts())
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(150))
 def test_settings_are_paths_of_the_spec_within_their_range(facts: Facts) -> None:
     advice = advise(case_of(facts))
     for way in (advice.advised, *(other.way for other in advice.runners_up)):
@@ -584,7 +584,7 @@ def test_settings_are_paths_of_the_spec_within_their_range(facts: Facts) -> None
 
 
 @given(sound_facts(), st.sampled_from(["starter", "owner/name"]))
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(150))
 def test_a_draft_is_a_spec_that_resolves(facts: Facts, base: str) -> None:
     own = STARTER if base == "starter" else Base(ref=base, kind="hub", title="", parameters=7_000_000_000)
     case = case_of(facts, own)
@@ -673,7 +673,7 @@ def test_the_nine_scenarios(facts: dict[str, Any], headline: str, rule: str, con
 
 
 @given(sound_facts())
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 def test_confidence_is_never_high_above_a_rule_that_the_sources_do_not_bear_out(facts: Facts) -> None:
     advice = advise(case_of(facts))
     against = [rule for rule in advice.rules if guide.rules()[rule].verdict not in ("agree", "incomplete")]

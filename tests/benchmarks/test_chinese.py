@@ -18,7 +18,7 @@ def test_what_ships_is_what_the_templates_make():
     assert shipped == chinese.rows() and len(shipped) == 300
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**32), st.integers(2, 40))
 def test_pairs_are_drawn_without_repeats_and_the_right_one_stands_first_as_often_as_second(seed, each):
     rows = chinese.rows(seed, each)

@@ -204,7 +204,7 @@ def test_a_demo_refuses_before_it_looks(workspace, monkeypatch, tmp_path):
     assert rules(workspace, tmp_path / "nowhere") == rules(workspace, starter.MODEL_DIR) == ["demo-kind"]
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(60))
 @given(
     config=st.dictionaries(
         st.sampled_from([*PLAIN, "alpha_pattern", "modules_to_save", "init_lora_weights", "bias", "x"]),

@@ -16,7 +16,7 @@ from engine.check.canonical import canonical, schema, target_characters
 from engine.read.formats import LAYOUTS, TYPES, Reading
 from tests.helpers import examples
 
-QUICK = settings(max_examples=examples(160), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=examples(160), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

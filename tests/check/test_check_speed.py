@@ -20,7 +20,7 @@ from engine.check.scan import Scan
 from engine.read import lines as read_lines
 from tests.helpers import examples, peak_mib_of
 
-QUICK = settings(max_examples=examples(160), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=examples(160), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # ruff: noqa: E501
 # Pieces of JSON texts, as they are written, that some rule or the search for them may stumble on.

@@ -20,7 +20,7 @@ from engine.read import lines as read_lines
 from engine.workspace import Workspace
 from tests.helpers import examples
 
-QUICK = settings(max_examples=examples(120), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=examples(120), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def report_of(tmp_path: Path, data: str | bytes) -> Report:

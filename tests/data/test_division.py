@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.benchmarks import library
@@ -76,7 +76,6 @@ def test_doubled_rows_are_drawn_once() -> None:
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.data())
-@settings(deadline=None)
 def test_shares_add_up_and_no_family_goes_without_while_there_is_room(sizes: list[int], data: st.DataObject) -> None:
     wanted = data.draw(st.integers(1, sum(sizes)))
     shares = split.proportional(sizes, wanted)

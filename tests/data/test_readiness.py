@@ -236,7 +236,7 @@ LAYOUTS = st.one_of(
 
 
 @pytest.mark.parametrize("template", WRITTEN)
-@settings(max_examples=examples(15), deadline=None)
+@settings(max_examples=examples(15))
 @given(row=LAYOUTS, length=st.integers(4, 60))
 def test_report_preview_and_run_agree_to_the_token(
     tmp_path_factory: pytest.TempPathFactory, home: Path, template: str, row: dict[str, Any], length: int

@@ -188,7 +188,7 @@ DEVICES = st.sampled_from(["cpu", "cuda:0"])
 
 
 @given(shapes(), SETUPS, DEVICES)
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200))
 def test_more_never_needs_less(one: models_shapes.Shape, setup: Setup, device: str) -> None:
     def needed(of: models_shapes.Shape = one, **changes: Any) -> int:
         found = estimate(of, msgspec.structs.replace(setup, **changes), device=device)
@@ -208,7 +208,7 @@ def test_more_never_needs_less(one: models_shapes.Shape, setup: Setup, device: s
 
 
 @given(st.sampled_from(sorted(REAL)), SETUPS, DEVICES)
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200))
 def test_an_adapter_or_frozen_layers_hold_no_more_than_full(name: str, setup: Setup, device: str) -> None:
     """Of what does not grow with the tokens: with long rows an adapter's copies of them can outgrow a small model."""
     held = ("weights", "gradients", "optimizer", "reference")
@@ -305,7 +305,7 @@ def test_the_text_part_of_a_model_that_sees_is_read() -> None:
 
 
 @given(st.dictionaries(st.sampled_from([*GOOD, "head_dim", "text_config"]), st.none() | st.integers() | st.text()))
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the alphabet of st.text is made at first use
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the alphabet of st.text is made at first use
 def test_no_config_makes_it_crash(changes: dict[str, Any]) -> None:
     found = read_shape({**GOOD, **changes})
     assert found is None or estimate(found, Setup(), device="cpu").total_bytes > 0

@@ -78,7 +78,7 @@ def test_an_adapter_takes_two_thirds_and_checkpointing_a_third_more() -> None:
 
 
 @given(shapes(), SETUPS, st.floats(1, 4096))
-@settings(max_examples=examples(50), deadline=None)
+@settings(max_examples=examples(50))
 def test_more_work_never_takes_less_time(shape: models_shapes.Shape, setup: memory.Setup, row_tokens: float) -> None:
     try:
         memory.trained_parameters(shape, setup)
@@ -129,7 +129,7 @@ def test_a_run_of_the_same_kind_on_the_same_base_decides() -> None:
 
 
 @given(shapes(), SETUPS, st.integers(1, 2000), st.sampled_from([0, 16, 500]), st.sampled_from([None, 5.0, 120.0]))
-@settings(max_examples=examples(50), deadline=None)
+@settings(max_examples=examples(50))
 def test_a_run_takes_what_its_phases_take_and_no_phase_less_for_more_rows(
     shape: models_shapes.Shape, setup: memory.Setup, rows: int, general: int, budget_s: float | None
 ) -> None:

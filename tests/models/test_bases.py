@@ -337,7 +337,7 @@ def test_a_run_whose_spec_cannot_be_used_is_a_problem_and_never_an_error(workspa
 # --- any text ----------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.one_of(st.text(st.characters()), st.text("/.~:a-_ \\\x00\n"), st.builds("run:{}".format, st.text())))
 @example("~nobody-of-this-name/model")
 @example("~\x00")

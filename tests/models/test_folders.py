@@ -275,7 +275,7 @@ NAMES = st.sampled_from([
 ])  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(NAMES, CONTENTS, max_size=8))
 def test_whatever_a_folder_holds_it_is_told_and_never_an_error(tmp_path_factory, files):
     folder = tmp_path_factory.mktemp("any") / "mine"

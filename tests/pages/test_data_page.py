@@ -26,7 +26,7 @@ from tests.apps import button, has_button, open_page, texts
 from tests.helpers import examples, wait_until
 
 XSS = "<img src=x onerror=alert(1)> **bold** [link](javascript:alert(1)) :red[x]"
-FAST = settings(max_examples=examples(100), deadline=None)
+FAST = settings(max_examples=examples(100))
 
 
 def lines_of(rows: list[Any]) -> bytes:

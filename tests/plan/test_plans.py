@@ -27,7 +27,7 @@ FAMILIES = [
 ORDER = ("fits", "tight", "risky", "none")
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 @given(
     recipe=st.sampled_from(["lora", "qlora", "full", "oft", "freeze-bottom", "dpo", "kto"]),
     memory_gib=st.floats(1, 200),

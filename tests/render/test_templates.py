@@ -248,7 +248,7 @@ def test_a_pair_that_is_written_alike_is_refused() -> None:
 WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs", "Cc"]), min_size=1, max_size=20)
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(60))
 @given(
     texts=st.lists(WORDS.filter(str.strip), min_size=2, max_size=6), name=st.sampled_from(sorted(SOURCES) or ["none"])
 )

@@ -25,7 +25,7 @@ from tests.conftest import SHARED_DATA
 from tests.helpers import examples
 
 REPORTED = SHARED_DATA / "reported"
-QUICK = settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Kept:

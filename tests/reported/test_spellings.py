@@ -15,7 +15,7 @@ from engine.check.canonical import canonical
 from engine.read.formats import Reading
 from tests.helpers import examples
 
-MANY = settings(max_examples=examples(160), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=examples(160), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Rows:

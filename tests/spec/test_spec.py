@@ -421,7 +421,7 @@ MAY_BE_EMPTY = (*spec_settings.NAMES_DATA, "objective_args.reward_model")  # an 
 OVERRIDES = st.fixed_dictionaries({}, optional={path: values(field) for path, field in spec_settings.fields().items()})
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(OVERRIDES)
 def test_any_valid_override_comes_back_from_spec_json_as_it_was(overrides):
     made, problems = recipes.resolve(

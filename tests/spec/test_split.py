@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.spec import split
@@ -96,7 +96,6 @@ def test_a_large_file_holds_out_no_more_than_an_interval_needs():
     assert len(split.held_out(rows, 0.5, 0)) == split.MOST_HELD_OUT == 500
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=20), st.integers(0, 9))
 def test_groups_do_not_lift_the_cap(sizes, seed):
     questions = [f"q{i}" for i, size in enumerate(sizes) for _ in range(size)]

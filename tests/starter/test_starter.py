@@ -285,7 +285,7 @@ def test_formatted_answers_are_json_objects_with_one_key():
 # ---- tokenizer and chat template
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_comes_back_from_the_tokenizer_as_it_was(tokenizer, text):
     if any(special in text for special in SPECIAL_TOKENS):
@@ -294,7 +294,7 @@ def test_any_text_comes_back_from_the_tokenizer_as_it_was(tokenizer, text):
     assert tokenizer.decode(encoding.ids, skip_special_tokens=False) == text
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_offsets_cover_the_text_without_a_gap(tokenizer, text):
     if any(special in text for special in SPECIAL_TOKENS):
@@ -328,7 +328,7 @@ _ROLES = st.sampled_from(["user", "assistant"])
 _MESSAGES = st.lists(st.fixed_dictionaries({"role": _ROLES, "content": st.text(max_size=20)}), min_size=1, max_size=6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(_MESSAGES, st.booleans())
 def test_a_rendered_beginning_is_a_beginning_of_the_whole(messages, has_system):
     if has_system:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import events, starter
@@ -35,7 +35,6 @@ QUICK = ("evaluate.benchmarks=[]", "train.batch_size=16")
 # --- batches and padding -----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 16), st.integers(0, 5))
 def test_every_question_is_asked_as_often_as_any_other_and_a_resumed_run_asks_the_same(
     count: int, batch: int, seed: int

@@ -53,7 +53,7 @@ def pair(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
 # --- token ids ---------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(prompt=TEXT, chosen=TEXT, rejected=TEXT)
 def test_no_character_of_an_answer_is_lost_and_its_end_is_trained(
     tokenizer: Any, prompt: str, chosen: str, rejected: str

@@ -119,7 +119,7 @@ def test_a_row_that_is_cut_says_so_and_may_train_nothing(tokenizer: Any) -> None
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60).filter(lambda s: "<|" not in s and "[" not in s)
 
 
-@settings(max_examples=examples(240), deadline=None)
+@settings(max_examples=examples(240))
 @given(prompt=TEXT, answer=TEXT)
 def test_every_character_of_any_answer_is_trained_and_none_of_the_prompt(prompt: str, answer: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(starter.MODEL_DIR) if not CACHE else CACHE[0]

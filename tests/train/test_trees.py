@@ -29,7 +29,7 @@ SEQUENCES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SEQUENCES, st.booleans(), st.integers(1, 200), st.integers(1, 5))
 def test_every_target_is_asked_once_where_exactly_its_own_past_is_seen(wanted, share, most_tokens, most_rows):
     asked = []
@@ -82,7 +82,7 @@ def alone(model: Any, one: Wanted) -> list[float]:
 
 @pytest.mark.parametrize("shape", tiny_models.SHAPES)
 def test_an_answer_hangs_on_no_neighbour_and_is_that_of_plain_transformers(models: dict[str, Any], shape: str):
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=12)
     @given(SEQUENCES, st.data())
     def hold(wanted: list[Wanted], data: Any) -> None:
         order = data.draw(st.permutations(range(len(wanted))))
