@@ -76,13 +76,13 @@ def _field(path: str, plain: Plan, overrides: dict[str, Any]) -> None:
     default = schema.value_at(plain.spec, path)
     value = overrides.get(path, default)
     given = plain.recipe.default(path, plain.base.parameters, plain.spec.adapter) if plain.recipe is not None else None
-    parts = [t(field.help)]
+    parts = [t(field.help)]  # made literal as a whole, by the widget
     if given is not None:
-        parts.append(_ui.say("Default {value}: {source}.", value=_ui.show_value(default), source=t(given.source)))
+        parts.append(t("Default {value}: {source}.", value=_ui.show_value(default), source=t(given.source)))
         if given.guide:
-            parts.append(_ui.say("The guide says {guide}.", guide=t(given.guide)))
+            parts.append(t("The guide says {guide}.", guide=t(given.guide)))
         if given.measured:
-            parts.append(_ui.say("Measured: {measured}.", measured=t(given.measured)))
+            parts.append(t("Measured: {measured}.", measured=t(given.measured)))
     key, label, help_text = f"set_{path}~{st.session_state.get('form', 0)}", t(field.title), "\n\n".join(parts)
     new = _widget(path, default, value, plain, key=key, label=label, help_text=help_text)
     if new == default:

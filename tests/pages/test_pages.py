@@ -233,6 +233,13 @@ def test_a_double_click_on_start_starts_one_run(
     assert len(list(workspace.runs_dir.glob("2*"))) == 1
 
 
+def test_the_help_of_a_setting_is_made_literal_once(workspace: Workspace, new_facts: Dataset) -> None:
+    app = open_page("train", dataset=new_facts.id)
+    helps = [field.help for field in [*app.text_input, *app.number_input] if "Default" in field.help]
+    assert helps and not app.exception
+    assert not [told for told in helps if r"\\" in told]  # an escape that was escaped is seen
+
+
 def test_the_guide_shows_every_rule_with_its_verdict_and_finds_one_by_its_words() -> None:
     app = open_page("guide")
     assert f"{len(guide.rules())} of {len(guide.rules())} rules" in texts(app)
