@@ -146,6 +146,8 @@ def choose_backend(
     """Return the backend of a run and why."""
     if run_spec.machine.backend != "auto":
         return run_spec.machine.backend, later("asked for")
+    if run_spec.kind not in ("train", "probe"):
+        return "plain", later("nothing is trained, and both models are asked by transformers")
     if run_spec.machine.devices > 1:
         return "plain", later("Unsloth trains on one device only")
     if not device.unsloth:

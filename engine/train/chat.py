@@ -48,8 +48,8 @@ class Host:
         from engine.train import load
 
         plain = RunSpec(
-            recipe=schema.RecipeRef("chat", "0" * 64), base=schema.BaseRef(key.base), dataset=schema.DatasetRef(""),
-            quantize=key.quantize, adapter="lora",
+            kind="chat", recipe=schema.RecipeRef("chat", "0" * 64), base=schema.BaseRef(key.base),
+            dataset=schema.DatasetRef(""), quantize=key.quantize, adapter="lora",
         )  # fmt: skip
         loaded = load.load(plain, workspace)
         self.key, self.base, self.workspace = key, loaded.base, workspace

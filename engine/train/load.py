@@ -19,6 +19,9 @@ from engine.train.tokenize import get_ready, stops
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace
 
+# Of a benchmark a model reads so many tokens at once: longer windows cost memory and change nothing for short questions.
+MOST_WINDOW_TOKENS = 2048
+
 
 class Loaded(NamedTuple):
     """`notes` are sentences for the run's log."""
@@ -60,10 +63,10 @@ def _load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen) -
                 model.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
                 name = model.config._name_or_path
-                model = _read(folder, spec, dtype, chosen)
+                model = _read(folder, spec, dtype, chosen, base)
                 model.config._name_or_path = name
     else:
-        model = _read(source, spec, dtype, chosen)
+        model = _read(source, spec, dtype, chosen, base)
     if spec.quantize != "none":
         bits = spec.quantize.removesuffix("bit")
         notes.append(
@@ -143,11 +146,19 @@ def _device() -> str:
     return "mps" if backend.on_apple() else "cpu"
 
 
-def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: machine_choices.Chosen) -> Any:
+def longest_asked(spec: RunSpec, base: Base) -> int:
+    """Return how many tokens a model reads at once in a run, at the most: of a row, or of a benchmark's question."""
+    return max(spec.train.max_length, min(base.window_tokens or MOST_WINDOW_TOKENS, MOST_WINDOW_TOKENS))
+
+
+def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: machine_choices.Chosen, base: Base) -> Any:
     """Read a base from a folder or the hub, as the backend and the quantisation want it."""
     if chosen.backend == "unsloth":
         with sound.alone(source) as place:
-            model = backend.load_unsloth(place, spec, dtype, checkpointing=chosen.gradient_checkpointing)
+            model = backend.load_unsloth(
+                place, spec, dtype, checkpointing=chosen.gradient_checkpointing,
+                window_tokens=longest_asked(spec, base),
+            )  # fmt: skip
         sound.keep_as_written(model)
         sound.look(model, set())
         return model

@@ -252,7 +252,8 @@ def _score(run: Run, tuned: Any, base: BaseAgain, asked: list[scores.Question]) 
     )
     held = [load.held(one, run.workspace, run.chosen) for one in (run.spec, form)]
     models = [run.base, bases.describe(f"run:{run.run_dir.name}", run.workspace)]
-    names = [keys.model(one, run.workspace, how) for one, how in zip(models, held, strict=True)]
+    by = keys.BY_UNSLOTH if run.chosen.backend == "unsloth" else ""
+    names = [keys.model(one, run.workspace, how + by) for one, how in zip(models, held, strict=True)]
     sides = [
         Side("base", names[0], run.tokenizer, base.lent),
         Side("tuned", names[1], run.tokenizer, lambda: nullcontext(tuned), shares=budget_s is not None),

@@ -46,7 +46,7 @@ def run(one: Run) -> int:
             )
         )
     # One window for both: what one of them cannot read is not put to the other.
-    narrow = min(described.values(), key=lambda model: model.window_tokens or scores.MOST_WINDOW_TOKENS)
+    narrow = min(described.values(), key=lambda model: model.window_tokens or load.MOST_WINDOW_TOKENS)
     one.base, one.tokenizer = described["base"], tokenizers["base"]
     asked = [*scores.general(run_spec, workspace, narrow), *_of_its_rows(one)]
     pace = _Pace(log, len(wanted) * sum(question.size for question in asked))
