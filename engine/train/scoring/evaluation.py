@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from contextlib import nullcontext
 from typing import Any
 
 import msgspec
-import torch
 from transformers import AutoTokenizer
 
 from engine import events
 from engine.models import Base, bases
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
-from engine.train import load, objectives, oft, rows
+from engine.train import allocator, load, objectives, oft, precision, rows
 from engine.train.run import Run
 from engine.train.scoring import keys, paired, scores
 from engine.train.scoring.asking import Question
@@ -29,6 +27,7 @@ EXIT_FINISHED, EXIT_STOPPED = 0, 3
 def run(one: Run) -> int:
     """Score the models of an evaluation; returns the exit status. What is cached needs no model at all."""
     run_spec, workspace, log = one.spec, one.workspace, one.log
+    precision.multiply_fp32_faster(one.chosen)
     wanted = {"base": run_spec.evaluate.against, "tuned": run_spec.base.ref}
     if not wanted["base"]:
         wanted = {"base": run_spec.base.ref}
@@ -155,9 +154,7 @@ def _score(run: Run, role: str, base: Base, tokenizer: Any, asked: list[Question
         scores.keep(answers, answers.items(), role)
         log.append(events.Scored(model=role, benchmark=question.benchmark, items=len(answers.items())))
     del model
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    allocator.give_back()
     return True
 
 
