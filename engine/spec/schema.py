@@ -263,7 +263,7 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: Annotated[
         Literal["fp32", "bf16"],
         _about(
-            "Weights",
+            "Weight format",
             "How full fine-tuning holds what it trains: in 32 bits, or in bf16 alone, which takes half the memory and loses "
             "the smallest steps.",
         ),
