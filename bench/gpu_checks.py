@@ -8,9 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from engine.train import backend as backends
-from engine.workspace import Workspace
-
 # Contexts of so many shares of the window, and endings of so many tokens: the longest are longer than the rows trained on.
 CONTEXTS, ENDINGS = (0.95, 0.5, 0.25, 0.1), (1, 3, 8)
 # So far log-probabilities in 16 bits may lie apart, in nats a token on average: rounding by 2**-8 in each layer.
@@ -32,6 +29,9 @@ def apart(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def measure_scores(run_spec: Any, backend: str, vocabulary: int) -> dict[str, Any]:
     """Return the log-likelihoods of random endings after random contexts, up to the window that benchmarks are asked in."""
+    from engine.train import backend as backends
+    from engine.workspace import Workspace
+
     with tempfile.TemporaryDirectory() as home:
         workspace = Workspace(home)
         chosen = backends.decide(run_spec, workspace)
@@ -63,7 +63,9 @@ def measure_packed(run_spec: Any, on_card: bool, vocabulary: int) -> dict[str, A
 
     from engine.render.encode import Encoded
     from engine.train import adapters, batches, load
+    from engine.train import backend as backends
     from engine.train.objectives.sft import as_dataset
+    from engine.workspace import Workspace
 
     with tempfile.TemporaryDirectory() as home:
         chosen = backends.decide(run_spec, Workspace(home))

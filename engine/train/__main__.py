@@ -115,8 +115,8 @@ def _settled_libraries(*, quantizers: bool) -> dict[str, Any]:
 
 def main() -> int:
     _die_with_parent()
-    allocator.let_segments_grow()
     run_dir = waiting.for_a_run() if sys.argv[1] == waiting.ASKED else Path(sys.argv[1]).resolve()
+    allocator.let_segments_grow()  # in the environment of the run, which a process that waited has by now
     asked: RunSpec = schema.decode((run_dir / "spec.json").read_bytes())
     if asked.kind == "train" and asked.machine.devices > 1 and not ranks.launched():
         ranks.launch(run_dir, asked.machine.devices)

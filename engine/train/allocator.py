@@ -11,11 +11,10 @@ import ctypes
 import gc
 import os
 import platform
+import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-
-from engine import machine
 
 # Numbers of malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
@@ -47,7 +46,7 @@ def settle(blocks: str) -> None:
 
 # --- on a card -----------------------------------------------------------------------------------------------------------
 
-# What torch reads of its allocator as it is first used; the older name still counts (c10/core/AllocatorConfig.cpp of 2.13).
+# What torch reads of its allocator as that is first used, and what it was called before.
 TORCH_SETTING, SAID_TO_TORCH = "PYTORCH_ALLOC_CONF", ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 # On boards where the driver has no virtual memory to give (unsloth_zoo 2026.10, __init__.py, which says of whom it heard).
 _TEGRA = Path("/etc/nv_tegra_release")
@@ -55,12 +54,12 @@ _TEGRA = Path("/etc/nv_tegra_release")
 
 def let_segments_grow() -> None:
     """Let torch's blocks on an NVIDIA card grow where they lie, so that rows of another length find room in what was freed:
-    pieces between blocks of fixed size are what a long run dies of. Before torch is first used; not in WSL, where the
-    driver fails at it."""
+    pieces between blocks of fixed size are what a long run dies of. Before a card is first used, which is when torch reads
+    it; not in WSL, where the driver fails at it."""
     is_wsl = "microsoft" in platform.release().lower()
     if sys.platform != "linux" or is_wsl or _TEGRA.exists() or any(name in os.environ for name in SAID_TO_TORCH):
         return
-    if machine.facts().gpus:
+    if shutil.which("nvidia-smi"):  # the driver's own tool; which cards this process may use is not said yet
         os.environ[TORCH_SETTING] = "expandable_segments:True"
 
 

@@ -13,7 +13,6 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
-from engine import machine
 from engine.estimate import machine_choices, memory
 from engine.estimate.machine_choices import Device
 from engine.models import shapes
@@ -254,8 +253,7 @@ def test_fp32_goes_through_tensor_cores_only_after_a_training_in_16_bits(
 
 
 def test_segments_grow_on_nvidias_cards_under_linux_and_what_was_said_holds(monkeypatch: pytest.MonkeyPatch):
-    gpu = machine.Gpu("NVIDIA T4", 15360, 7.5)
-    monkeypatch.setattr(machine, "facts", lambda: machine.MachineFacts(4, 16000, (gpu,)))
+    monkeypatch.setattr(allocator.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(allocator.sys, "platform", "linux")
     monkeypatch.setattr(allocator.platform, "release", lambda: "6.8.0-generic")
     for name in allocator.SAID_TO_TORCH:
@@ -269,7 +267,7 @@ def test_segments_grow_on_nvidias_cards_under_linux_and_what_was_said_holds(monk
     monkeypatch.setattr(allocator.platform, "release", lambda: "5.15.167.4-microsoft-standard-WSL2")
     allocator.let_segments_grow()
     monkeypatch.setattr(allocator.platform, "release", lambda: "6.8.0-generic")
-    monkeypatch.setattr(machine, "facts", lambda: machine.MachineFacts(4, 16000, ()))
+    monkeypatch.setattr(allocator.shutil, "which", lambda name: None)
     allocator.let_segments_grow()
     assert allocator.TORCH_SETTING not in os.environ
 

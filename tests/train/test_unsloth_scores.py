@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from engine import events, starter
 from engine.estimate import machine_choices
 from engine.report import Item
 from engine.report import items as report_items
+from engine.runs import scored
 from engine.spec import schema
 from engine.train import backend, load
 from engine.train.scoring import divergence, judged, keys, scores, written
@@ -108,6 +110,21 @@ def test_the_distance_from_a_base_is_the_same(monkeypatch: pytest.MonkeyPatch):
         made = divergence.measure(tuned, lambda base=base: nullcontext(base), tokenizer, asked, 32, lambda: False)
         found.append([one.kl_nats for one in made])
     assert found[0] == pytest.approx(found[1], abs=1e-3) and min(found[0]) > 0
+
+
+@pytest.mark.parametrize(
+    ("through", "kept", "said"), [("unsloth", {}, 1), ("unsloth", {"scoring": keys.SCORING}, 0), ("plain", {}, 0)]
+)
+def test_a_finished_run_that_an_earlier_version_scored_through_unsloth_says_so(
+    workspace: Workspace, through: str, kept: dict[str, int], said: int
+):
+    run_dir = workspace.run_dir("20260101-000000-aaaaaa")
+    (run_dir / "items").mkdir(parents=True)
+    log = events.EventLog(run_dir)
+    log.append(events.Started(attempt=1, versions={}, device="cuda", backend=through, reason="", choices=[]))
+    (run_dir / "items" / "settings.json").write_text(json.dumps({"b": {"questions": 1, "base_key": "k", **kept}}))
+    found = scored.ScoredRun(workspace, run_dir.name, (), {}, (), {}).about
+    assert sum("through Unsloth" in one for one in found) == said
 
 
 def test_scores_stored_by_the_version_before_are_asked_once_more_and_that_is_told(workspace: Workspace, tmp_path: Path):

@@ -205,7 +205,13 @@ def keep(answers: Answers, items: list[Item], role: str) -> None:
     report_items.write_items(target, items)
     answers.part.unlink(missing_ok=True)
     told = _settings(target)
-    used = {**question.settings, "questions": len(items), "chance": verdicts.chance_of(items), "pieces": PIECE}
+    used = {
+        **question.settings,
+        "questions": len(items),
+        "chance": verdicts.chance_of(items),
+        "pieces": PIECE,
+        "scoring": keys.SCORING,
+    }
     if measures := sorted({item.measure for item in items if item.measure}):
         used["measure"] = "; ".join(measures)
     told[question.benchmark] = {**told.get(question.benchmark, {}), **used, f"{role}_key": answers.key}
