@@ -215,10 +215,14 @@ def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estima
 
 
 def _reference_bytes(setup: Setup, trained: int, all_weights: int) -> int:
-    """Return the bytes of the frozen copy that preferences are held to. An adapter's is in 32 bits."""
-    if not OBJECTIVES[setup.objective].has_reference:
+    """Return the bytes of the frozen copy that a run is held to. An adapter's is in 32 bits. DPO and KTO that train every
+    weight ask the model itself before it trains (TRL 1.12, precompute_ref_log_probs)."""
+    objective = OBJECTIVES[setup.objective]
+    if not objective.has_reference:
         return 0
-    return all_weights if setup.adapter == "full" else 4 * trained if setup.continues else 0
+    if setup.adapter == "full":
+        return all_weights if objective.needs_judge else 0
+    return 4 * trained if setup.continues else 0
 
 
 def _held_bytes(
