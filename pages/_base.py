@@ -385,7 +385,7 @@ def devices() -> None:
     table = pd.DataFrame(
         {
             t("Device"): [("→ " if one.name == here else "") + names[one.name] for one in machine_choices.ABILITIES],
-            t("Number format"): [t("bf16 from compute capability 8.0 on, else fp32") if one.bf16 else "fp32"
+            t("Number format"): [t("bf16 from compute capability 8.0 on, else fp16") if one.bf16 else "fp32"
                                  for one in machine_choices.ABILITIES],
             t("4-bit and 8-bit bases"): [yes if one.quantized else no for one in machine_choices.ABILITIES],
             "Unsloth": [

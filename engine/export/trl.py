@@ -41,7 +41,7 @@ def files(recipe: PortableRecipe) -> dict[str, str]:
         "kto_weights": run_spec.objective_args.weights or [1.0, 1.0],
         "beta": run_spec.objective_args.beta or OBJECTIVES[run_spec.objective].usual_beta,
         "evaluates": recipe.evaluates,
-        "evaluation_batch_size": train.batch_size if kto else max(8, train.batch_size),
+        "evaluation_batch_size": train.batch_size,
         "evaluation_share": 1 / train.evaluations if train.evaluations > 1 else 0.999999,
         "keeps_best": portable_recipe.keeps_best(recipe),
         "patience": train.early_stopping if recipe.evaluates else 0,

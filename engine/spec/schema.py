@@ -253,9 +253,21 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["auto", "unsloth", "plain"], _about("Backend", "Unsloth where there is a GPU, or plain transformers.")
     ] = "auto"
     precision: Annotated[
-        Literal["auto", "bf16", "fp32"],
-        _about("Precision", "The number format of the arithmetic: 16 bits where the device has them, or 32."),
+        Literal["auto", "bf16", "fp16", "fp32"],
+        _about(
+            "Precision",
+            "The number format of the arithmetic: 16 bits where the device has them (bf16, or fp16 on cards without it), or "
+            "32.",
+        ),
     ] = "auto"
+    weights: Annotated[
+        Literal["fp32", "bf16"],
+        _about(
+            "Weight format",
+            "How full fine-tuning holds what it trains: in 32 bits, or in bf16 alone, which takes half the memory and loses "
+            "the smallest steps.",
+        ),
+    ] = "fp32"
     devices: Annotated[int, _about("Devices", "How many GPUs the run may use.", ge=1)] = 1
 
 

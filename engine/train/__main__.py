@@ -14,7 +14,7 @@ from typing import Any
 from engine import events
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
-from engine.train import libraries, ranks, waiting
+from engine.train import allocator, libraries, ranks, waiting
 from engine.words import later
 from engine.workspace import Workspace
 
@@ -49,7 +49,7 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     import torch
 
     from engine.plan import plans  # noqa: F401 - while there is memory: it says what would fit when there is none left
-    from engine.train import allocator, backend, precision
+    from engine.train import backend, precision
 
     run_spec = schema.decode((run_dir / "spec.json").read_bytes())
     workspace = Workspace(run_dir.parents[1])
@@ -116,6 +116,7 @@ def _settled_libraries(*, quantizers: bool) -> dict[str, Any]:
 def main() -> int:
     _die_with_parent()
     run_dir = waiting.for_a_run() if sys.argv[1] == waiting.ASKED else Path(sys.argv[1]).resolve()
+    allocator.let_segments_grow()  # in the environment of the run, which a process that waited has by now
     asked: RunSpec = schema.decode((run_dir / "spec.json").read_bytes())
     if asked.kind == "train" and asked.machine.devices > 1 and not ranks.launched():
         ranks.launch(run_dir, asked.machine.devices)

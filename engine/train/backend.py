@@ -68,14 +68,22 @@ def import_unsloth(run_dir: Path) -> Any:
     return unsloth
 
 
-def load_unsloth(source: str, spec: RunSpec, dtype: torch.dtype, *, checkpointing: bool) -> Any:
-    """Load a base through Unsloth: whole, or in 4 bits. Full fine-tuning holds all weights in `dtype`."""
+def rewrote(model: Any) -> bool:
+    """Whether Unsloth has put its own forward into a model's class, as it does for all models of a kind in the process."""
+    return (getattr(type(model).forward, "__module__", None) or "").startswith("unsloth")
+
+
+def load_unsloth(source: str, spec: RunSpec, dtype: torch.dtype, *, checkpointing: bool, window_tokens: int) -> Any:
+    """Load a base through Unsloth: whole, or in 4 bits. Full fine-tuning holds all weights in `dtype`.
+
+    What is longer than its window it cuts without a word (unsloth 2026.10, models/llama.py, LlamaModel_fast_forward), the
+    questions of a benchmark too: `window_tokens` is the longest that anything asks of it."""
     from unsloth import FastLanguageModel  # pyright: ignore[reportMissingImports]
 
     model, _ = FastLanguageModel.from_pretrained(
         model_name=source,
         revision=spec.base.revision,
-        max_seq_length=spec.train.max_length,
+        max_seq_length=window_tokens,
         dtype=dtype,
         load_in_4bit=spec.quantize == "4bit",
         full_finetuning=spec.adapter == "full",

@@ -8,7 +8,6 @@ seconds, when a run wants the card that it is on, or when its input closes, whic
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import queue
 import sys
@@ -26,6 +25,7 @@ from engine.chat import protocol
 from engine.models import bases
 from engine.runs import device_queue, failures, store
 from engine.spec import RunSpec, schema
+from engine.train import allocator
 from engine.words import Problem
 from engine.workspace import Workspace
 
@@ -48,8 +48,8 @@ class Host:
         from engine.train import load
 
         plain = RunSpec(
-            recipe=schema.RecipeRef("chat", "0" * 64), base=schema.BaseRef(key.base), dataset=schema.DatasetRef(""),
-            quantize=key.quantize, adapter="lora",
+            kind="chat", recipe=schema.RecipeRef("chat", "0" * 64), base=schema.BaseRef(key.base),
+            dataset=schema.DatasetRef(""), quantize=key.quantize, adapter="lora",
         )  # fmt: skip
         loaded = load.load(plain, workspace)
         self.key, self.base, self.workspace = key, loaded.base, workspace
@@ -124,20 +124,12 @@ class Models:
         if key not in self._hosts:
             for other in [one for one in self._hosts if one not in needed]:
                 del self._hosts[other]
-            gc.collect()
-            _give_back()
+            allocator.give_back()
             self._hosts[key] = Host(key, self._workspace)
         host = self._hosts[key]
         if key.base != ref and base.folder is not None:
             host.add(ref, base.folder)
         return host
-
-
-def _give_back() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def answer(
@@ -244,8 +236,7 @@ def serve(
                 if failure.kind == "oom":
                     message, fix = Problem(rule="chat-memory").texts
                     held = Models(workspace)
-                    gc.collect()
-                    _give_back()
+                    allocator.give_back()
                 tell(protocol.Failed(**told, message=message, fix=fix))
         stopped.discard(question.id)
         since_s = time.monotonic()
@@ -285,6 +276,7 @@ def main() -> int:
 
     threading.Thread(target=listen, daemon=True).start()
 
+    allocator.let_segments_grow()
     import torch
     from transformers.utils import logging as transformers_logging
 

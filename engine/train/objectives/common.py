@@ -41,7 +41,7 @@ def arguments(
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "per_device_train_batch_size": batch_size,
-        "per_device_eval_batch_size": max(8, train.batch_size),
+        "per_device_eval_batch_size": batch_size,  # what fits while it trains fits then
         "gradient_accumulation_steps": accumulation,
         "max_length": train.max_length,
         "gradient_checkpointing": chosen.gradient_checkpointing,
@@ -49,6 +49,7 @@ def arguments(
         "seed": train.seed,
         "data_seed": train.seed,
         "bf16": chosen.bf16,
+        "fp16": chosen.precision == "fp16",  # with a scaler (transformers 5.17, TrainingArguments)
         "use_cpu": device == "cpu",
         "eval_strategy": "steps" if evaluates else "no",
         "eval_steps": every,

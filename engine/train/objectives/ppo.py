@@ -380,6 +380,9 @@ def trainer(run: Run, args: PPOConfig, model: Any, callback: EventCallback) -> P
         value_model=value,
         train_dataset=Dataset.from_dict({"input_ids": train_rows}, features=_FEATURES),
     )
+    if args.gradient_checkpointing:  # TRL 1.12's own loop never comes to where transformers switches it on
+        for one in (model, value):
+            one.gradient_checkpointing_enable({"use_reentrant": False})
     made.add_callback(_Hook(made))
     made.add_callback(callback)
     made.remove_callback(PrinterCallback)
