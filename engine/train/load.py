@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +61,8 @@ def _load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen) -
                 model.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
                 name = model.config._name_or_path
+                model = None  # the card need not hold both
+                _collect()
                 model = _read(folder, spec, dtype, chosen)
                 model.config._name_or_path = name
     else:
@@ -137,10 +140,25 @@ def _here(spec: RunSpec, workspace: Workspace) -> Base:
 
 
 def _device() -> str:
-    """The card, Apple's, or the processor, as engine/machine.py chooses without torch."""
+    """The card, Apple's, or the processor, as engine/machine chooses without torch."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if backend.on_apple() else "cpu"
+
+
+def _collect() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def straight() -> dict[str, Any]:
+    """Return what makes transformers put each weight onto the card as it is read, so that main memory holds one at a time
+    (5.17, core_model_loading.py, by its device map); nothing elsewhere. The card is named by its number: the Trainer takes a
+    model on "cuda" for one that lies on another card than its own "cuda:0"."""
+    if _device() != "cuda":
+        return {}
+    return {"device_map": {"": torch.device("cuda", torch.cuda.current_device())}}
 
 
 def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: machine_choices.Chosen) -> Any:
@@ -154,7 +172,10 @@ def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: machine_choice
     extra = {"attn_implementation": "flash_attention_2"} if chosen.padding_free else {}
     if spec.quantize != "none":
         return _quantized(source, spec, dtype, **extra)
-    return whole(source, spec, dtype=dtype, **extra)
+    model = whole(source, spec, dtype=dtype, **straight(), **extra)
+    # it lies on one card as any model that was moved there; the Trainer would take the map for one over several
+    model.__dict__.pop("hf_device_map", None)
+    return model
 
 
 def _quantized(source: str, spec: RunSpec, dtype: torch.dtype, **extra: Any) -> Any:
@@ -172,7 +193,8 @@ def _quantized(source: str, spec: RunSpec, dtype: torch.dtype, **extra: Any) -> 
         )
     else:
         config = BitsAndBytesConfig(load_in_8bit=True)
-    model = whole(source, spec, dtype=dtype, quantization_config=config, device_map={"": _device()}, **extra)
+    place = straight() or {"device_map": {"": _device()}}
+    model = whole(source, spec, dtype=dtype, quantization_config=config, **place, **extra)
     sound.keep_as_written(model, dtype)
     return model
 
