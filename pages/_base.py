@@ -382,6 +382,9 @@ def devices() -> None:
     facts = machine.facts()
     st.markdown(_ui.plain(cards.device_reason(facts)))
     _ui.bullets(cards.more(facts))
+    st.caption(
+        t("AMD's cards are not used yet. On Windows, Tunebook runs in Linux under WSL2, which sees NVIDIA's cards.")
+    )
     here, yes, no, names = facts.device.partition(":")[0], t("yes"), t("no"), machine_choices.device_words()
     table = pd.DataFrame(
         {

@@ -13,6 +13,8 @@ from engine.words import Problem, Text, later, t
 
 # The version of torch that Tunebook is installed with (constraints.txt).
 TORCH = "2.13.0"
+# Where a problem of the machine itself lies, rather than in a setting.
+WHERE = "machine"
 # What is said for each reason why torch does not compute on a card.
 RULES: dict[str, str] = {
     "none": "driver-torch-none", "processor": "driver-torch-processor", "rocm": "driver-torch-rocm",
@@ -27,6 +29,9 @@ def device_reason(facts: machine.MachineFacts) -> str:
                  card=facts.gpus[0].name)  # fmt: skip
     if facts.apple:
         return t("Runs use Apple's GPU, which shares main memory. TUNEBOOK_DEVICE=cpu takes the processor instead.")
+    if facts.amd:
+        return t("Runs use the processor: cards of AMD ({cards}) are not used in this version, whatever torch is installed.",
+                 cards=", ".join(facts.amd))  # fmt: skip
     if facts.trouble:
         return t("Runs use the processor: NVIDIA's driver names no card. It says: {trouble}", trouble=facts.trouble)
     return t("Runs use the processor: no NVIDIA card and no Apple GPU was found.")
@@ -34,6 +39,12 @@ def device_reason(facts: machine.MachineFacts) -> str:
 
 def more(facts: machine.MachineFacts) -> Iterator[str]:
     """Yield what else is to be known of the cards: those that runs leave alone, and what others hold."""
+    if facts.apple and not facts.gpus:
+        yield t(
+            "On Apple's GPU: every recipe in 32 bits, OFT with its rotations solved on the processor, Chat, scoring and "
+            "exports. Not there: bases in 4 or 8 bits, and Unsloth and FlashAttention, which are made for NVIDIA's cards. "
+            "This is what the libraries say; nobody has run it on a Mac yet."
+        )
     for gpu in facts.other_gpus:
         yield t(
             "{card} ({have}) is left alone: a run is planned for one kind of card, and the other one has more memory, or "
@@ -71,14 +82,14 @@ def unseen(facts: machine.MachineFacts) -> Problem | None:
         parameters |= {"driver": facts.driver, "cuda": build.cuda}
     elif found.why != "none" and build is not None:
         parameters |= {"build": build.version}
-    return Problem(rule=RULES[found.why], where="machine", parameters=parameters)
+    return Problem(rule=RULES[found.why], where=WHERE, parameters=parameters)
 
 
 def refused_by_torch(facts: machine.MachineFacts, reason: str) -> Problem:
     """Return what is wrong where torch was asked for the card that the driver names and does not compute on it. `reason` is
     torch's own, used where driver, card and build seem to fit."""
     card = facts.gpus[0].name if facts.gpus else ""
-    told = Problem(rule="driver-torch-refuses", where="machine", parameters={"card": card, "reason": reason[:200]})
+    told = Problem(rule="driver-torch-refuses", where=WHERE, parameters={"card": card, "reason": reason[:200]})
     return unseen(facts) or told
 
 

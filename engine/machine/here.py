@@ -26,7 +26,8 @@ LEAST_BF16 = 8.0
 class MachineFacts(msgspec.Struct, frozen=True):
     """`memory_mib` is main memory. `gpus` are the cards that runs take, alike, the best kind that is visible; `other_gpus`
     are there and not used: they have less memory, no bf16 beside one that has, or torch holds no code for them. `driver` is
-    its version, `trouble` what keeps it from naming its cards."""
+    its version, `trouble` what keeps it from naming its cards. `amd`: the architectures of AMD's cards, of which runs take
+    none."""
 
     cores: int
     memory_mib: int
@@ -35,6 +36,7 @@ class MachineFacts(msgspec.Struct, frozen=True):
     other_gpus: tuple[Gpu, ...] = ()
     driver: str = ""
     trouble: str = ""
+    amd: tuple[str, ...] = ()
 
     @property
     def device(self) -> str:
@@ -69,7 +71,20 @@ def facts() -> MachineFacts:
     if said.cards and not cards:
         trouble = f"CUDA_VISIBLE_DEVICES={named} names none of its cards"
     taken, left = alike(cards)
-    return MachineFacts(cores, memory_mib, taken, apple, left, said.driver, trouble)
+    return MachineFacts(cores, memory_mib, taken, apple, left, said.driver, trouble, amd_cards())
+
+
+def amd_cards(nodes: Path = Path("/sys/class/kfd/kfd/topology/nodes")) -> tuple[str, ...]:
+    """Return the architectures of AMD's cards, such as gfx1100, as Linux's driver lists them for computing: processors are
+    nodes there too, without a version (kernel, drivers/gpu/drm/amd/amdkfd/kfd_topology.c)."""
+    found = []
+    for file in sorted(nodes.glob("*/properties")):
+        with suppress(OSError, ValueError):
+            told = dict(line.split() for line in file.read_text("utf-8").splitlines())
+            version = int(told.get("gfx_target_version", 0))  # two digits each: 110000 is 11.0.0, 90010 is 9.0.a
+            if version:
+                found.append(f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}")
+    return tuple(found)
 
 
 def alike(cards: tuple[Gpu, ...]) -> tuple[tuple[Gpu, ...], tuple[Gpu, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import machine
+from engine.cli import main
 from engine.estimate import cards
 from engine.machine import builds, here, nvidia, use
 from engine.machine.builds import TorchBuild
@@ -255,3 +257,24 @@ def test_the_tool_is_found_where_windows_puts_it(monkeypatch, tmp_path):
 )
 def test_a_child_sees_the_cards_it_holds_and_none_where_the_page_says_processor(held, seen):
     assert environment.of_cards(held) == {"CUDA_VISIBLE_DEVICES": seen}
+
+
+def test_amds_cards_are_named_and_not_used(tmp_path):
+    for number, version in enumerate(("0", "110000", "90010", "not a number")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "properties").write_text(f"cpu_cores_count 8\ngfx_target_version {version}\n")
+    assert here.amd_cards(tmp_path) == ("gfx1100", "gfx90a") and here.amd_cards(tmp_path / "nowhere") == ()
+    found = machine.MachineFacts(8, 64_000, (), amd=("gfx1100",))
+    assert found.device == "cpu" and "AMD (gfx1100)" in cards.device_reason(found)
+
+
+def test_what_apples_gpu_does_and_does_not_is_said():
+    (said,) = cards.more(machine.MachineFacts(8, 16_000, (), apple=True))
+    assert "solved on the processor" in said and "4 or 8 bits" in said and "nobody has run it" in said
+
+
+def test_windows_itself_is_refused_in_words(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit) as ended:
+        main(["runs"])
+    assert ended.value.code == 2 and "WSL2" in capsys.readouterr().err
