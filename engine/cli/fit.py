@@ -112,6 +112,8 @@ def _print(plan: Plan, probed: dict[str, Any] | None) -> None:
     for problem in plan.problems:
         if problem.rule == "memory-too-small":
             print(f"  - {problem.fix}")
+        elif problem.where == cards.WHERE:
+            print(f"  - {problem.sentence}")
 
 
 def _probe(workspace: Workspace, plan: Plan) -> dict[str, Any]:
