@@ -47,7 +47,7 @@ def _asked(_moment: int) -> dict[str, Held]:
     if found is None:
         return {}
     form = "--format=csv,noheader,nounits"
-    cards, trouble = nvidia.run(found, "--query-gpu=uuid,memory.total,memory.free", form)
+    cards, trouble = nvidia.run(found, "--query-gpu=uuid,memory.used", form)
     if trouble:
         return {}
     programs = nvidia.table(nvidia.run(found, "--query-compute-apps=gpu_uuid,pid,used_memory,process_name", form)[0])
@@ -55,10 +55,10 @@ def _asked(_moment: int) -> dict[str, Held]:
 
 
 def ours() -> set[int]:
-    """Return the processes of Tunebook that have a card open."""
-    found = set()
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
+    """Return the processes of Tunebook, of this user's one queue, that have a card open."""
+    found, user = set(), psutil.Process().username()
+    for process in psutil.process_iter(["cmdline", "username"]):
+        words = (process.info["cmdline"] or []) if process.info["username"] == user else []
         if any(word == OUR_MODULES or word.startswith(f"{OUR_MODULES}.") for word in words) and _has_card(process.pid):
             found.add(process.pid)
     return found
@@ -75,19 +75,19 @@ def _has_card(pid: int) -> bool:
 
 
 def held(cards: list[list[str]], programs: list[list[str]], own: set[int]) -> dict[str, Held]:
-    """Return by uuid what others hold. `cards`: uuid, memory and free memory; `programs`: uuid, pid, memory, name; all as
-    nvidia-smi writes them, sizes in MiB. Where the part of a process of ours is not told, as in a container or on Windows,
+    """Return by uuid what others hold. `cards`: uuid and used memory; `programs`: uuid, pid, memory, name; all as nvidia-smi
+    writes them, sizes in MiB. What the driver keeps for itself (memory.reserved) is not among what is used. Where the part of a process of ours is not told, as in a container or on Windows,
     nothing can be told apart."""
     rows = [row for row in programs if len(row) >= 4 and row[1].isdigit()]
     if own - {int(row[1]) for row in rows if row[2].isdigit()}:
         return {}
     found = {}
-    for uuid, *sizes in (row for row in cards if len(row) == 3):
-        if not all(size.isdigit() for size in sizes):
+    for uuid, used in (row for row in cards if len(row) == 2):
+        if not used.isdigit():
             continue
         here = [row for row in rows if row[0] == uuid]
         of_ours = sum(int(row[2]) for row in here if int(row[1]) in own)
-        mib = int(sizes[0]) - int(sizes[1]) - of_ours
+        mib = int(used) - of_ours
         if mib > LITTLE_MIB:
             found[uuid] = Held(mib, tuple(sorted({_name(row[3]) for row in here if int(row[1]) not in own})))
     return found

@@ -37,13 +37,13 @@ elif word.startswith("--query-compute-apps="):
         print(", ".join(str(program[field]) for field in fields))
 """
 FIELDS = (
-    "index", "uuid", "name", "memory.total", "memory.free", "driver_version", "compute_cap", "mig.mode.current",
+    "index", "uuid", "name", "memory.total", "memory.used", "driver_version", "compute_cap", "mig.mode.current",
 )  # fmt: skip
 
 
 def a_card(index: int, name: str, mib: Any, capability: Any, **more: Any) -> dict[str, Any]:
     """Return a card as nvidia-smi knows it, by its fields."""
-    usual = {"driver_version": "580.95.05", "mig.mode.current": "[N/A]", "memory.free": mib}
+    usual = {"driver_version": "580.95.05", "mig.mode.current": "[N/A]", "memory.used": 3}
     told = {"index": index, "uuid": f"GPU-{index}abc-def", "name": name, "memory.total": mib, "compute_cap": capability}
     return {**usual, **told, **{field.replace("__", "."): value for field, value in more.items()}}
 

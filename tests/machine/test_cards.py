@@ -146,13 +146,13 @@ def test_cudas_number_0_is_the_fastest_card_unless_it_counts_as_the_bus_does():
 
 def test_what_other_programs_hold_is_none_of_a_runs_memory(monkeypatch, tmp_path):
     held = {"gpu_uuid": "GPU-0abc-def", "pid": 999_999, "used_memory": 5000, "process_name": "/usr/bin/ollama"}
-    driver(monkeypatch, tmp_path, a_card(0, "RTX 3060", 12288, 8.6, memory__free=6788), programs=[held])
+    driver(monkeypatch, tmp_path, a_card(0, "RTX 3060", 12288, 8.6, memory__used=5500), programs=[held])
     target = targets.this_machine()
     assert target.memory_bytes == 6788 * 2**20 and target.memory_gib == 12.0
     assert target.held == machine.Held(5500, ("ollama",)) and "ollama" in cards.held_words(target.held)
 
 
-CARDS = [["GPU-0", "8192", "3000"], ["GPU-1", "8192", "8150"]]
+CARDS = [["GPU-0", "5192"], ["GPU-1", "63"]]
 
 
 @pytest.mark.parametrize(
