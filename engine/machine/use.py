@@ -76,8 +76,8 @@ def _has_card(pid: int) -> bool:
 
 def held(cards: list[list[str]], programs: list[list[str]], own: set[int]) -> dict[str, Held]:
     """Return by uuid what others hold. `cards`: uuid and used memory; `programs`: uuid, pid, memory, name; all as nvidia-smi
-    writes them, sizes in MiB. What the driver keeps for itself (memory.reserved) is not among what is used. Where the part of a process of ours is not told, as in a container or on Windows,
-    nothing can be told apart."""
+    writes them, sizes in MiB. What the driver keeps for itself (memory.reserved) is not counted as used. Where the part of a
+    process of ours is not told, as in a container or on Windows, nothing can be told apart."""
     rows = [row for row in programs if len(row) >= 4 and row[1].isdigit()]
     if own - {int(row[1]) for row in rows if row[2].isdigit()}:
         return {}

@@ -6,9 +6,13 @@ they are scored with (`questions`). Nothing else in it is read, and no name in i
 
 from __future__ import annotations
 
+import errno
+import lzma
 import secrets
 import shutil
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -25,6 +29,11 @@ SCHEMA = 1
 DRAFT, ROWS, QUESTIONS = "draft.json", "rows", "questions"
 # Of settings and reasons; a file with more is none of ours.
 MOST_DRAFT_BYTES = 1 << 20
+# What zipfile and what it unpacks with raise for a file that is none, or is damaged; a seek before its start is an OSError.
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, KeyError, EOFError, NotImplementedError, RuntimeError,
+    ValueError, OSError, msgspec.MsgspecError,
+)  # fmt: skip
 
 
 class _Rows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,7 +97,7 @@ def holds_one(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return DRAFT in file.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except _DAMAGED:
         return False
 
 
@@ -99,7 +108,11 @@ def unpack(workspace: Workspace, path: Path) -> Opened:
             held = _read(file)
             questions = _add(workspace, file, QUESTIONS, held.questions, None)
             rows = _add(workspace, file, ROWS, held.rows, questions)
-    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError, msgspec.MsgspecError) as error:
+    except DatasetError:
+        raise
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk, not of the file
+            raise
         raise DatasetError(Problem(rule="take-along-broken", parameters={"reason": str(error)[:200]})) from error
     draft = msgspec.structs.replace(held.draft, dataset=rows.id if rows is not None else None)
     return Opened(drafts.save(workspace, draft), draft, rows)

@@ -19,6 +19,7 @@ from engine.cli.parser import parser
 from engine.data import datasets
 from engine.plan import drafts, take_along
 from engine.workspace import Workspace
+from tests.apps import open_page, texts
 from tests.helpers import planned
 from tests.plan.test_continue import made
 
@@ -124,3 +125,17 @@ def test_the_command_line_opens_it_and_says_how_to_go_on(workspace, tmp_path, ca
     (tmp_path / "b.zip").write_bytes(b"no zip")
     arguments = parser().parse_args(["open", str(tmp_path / "b.zip")])
     assert arguments.function(arguments, workspace) == 2
+
+
+@pytest.mark.page
+def test_the_data_page_opens_it_and_leads_to_train_with_its_settings(workspace, other, tmp_path):
+    data = datasets.add_sample(other, starter.sample("new-facts"))
+    file = packed(other, tmp_path / "a.zip", dataset=data.id, overrides={"train.max_steps": 777}, came_from="From afar")
+    app = open_page("data")
+    app.file_uploader[0].upload("tunebook-lora.zip", file.read_bytes()).run()
+    assert not app.exception and app.title[0].value == "Train" and "From afar" in texts(app)
+    assert app.session_state["overrides"] == {"train.max_steps": 777}
+    assert [one.id for one in datasets.list_all(workspace) if one.eval_id] == [data.id]
+    broken = open_page("data")
+    broken.file_uploader[0].upload("a.zip", file.read_bytes()[:-40] + b"x" * 40).run()
+    assert not broken.exception and broken.title[0].value == "Data"
