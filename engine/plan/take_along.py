@@ -122,11 +122,11 @@ def _read(file: zipfile.ZipFile) -> _Held:
     with file.open(DRAFT) as told:
         data = told.read(MOST_DRAFT_BYTES + 1)
     if len(data) > MOST_DRAFT_BYTES:
-        raise KeyError(DRAFT)
-    try:
-        return msgspec.json.decode(data, type=_Held)
-    except RecursionError as error:
-        raise KeyError(DRAFT) from error
+        raise ValueError(DRAFT)
+    held = msgspec.json.decode(data, type=_Held)  # a RecursionError is a RuntimeError
+    if held.tunebook != SCHEMA:
+        raise ValueError(f"{DRAFT}: {held.tunebook}")
+    return held
 
 
 def _add(

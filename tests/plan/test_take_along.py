@@ -79,6 +79,7 @@ def test_what_only_one_home_has_is_named_and_left_behind(workspace, other, tmp_p
         {"draft.json": b"[]"},
         {"draft.json": b'{"tunebook": 1, "draft": {"recipe": "lora"}, "rows": {"name": "r"}}'},  # and no rows
         {"draft.json": b'{"tunebook": 1, "draft": {"recipe": "lora", "code": "x"}}'},
+        {"draft.json": b'{"tunebook": 2, "draft": {"recipe": "lora"}}'},  # of a later version
         {"draft.json": b"[" * 100_000},
         {"draft.json": b" " * (take_along.MOST_DRAFT_BYTES + 1)},
     ],
