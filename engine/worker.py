@@ -55,6 +55,7 @@ def supervise(run_dir: Path, module: str = "engine.train", begin: Begin | None =
         if not turn.wait((run_dir / "stop").exists):
             _write_last(run_dir, _stopped(found))
             return
+        device_queue.wait_for_lent(turn.holds, (run_dir / "stop").exists)
         log = events.EventLog(run_dir)
         log.append(events.Phase(phase="loading"))
         log.close()

@@ -14,7 +14,7 @@ import streamlit as st
 
 from engine import limits, machine
 from engine.data import jobs
-from engine.estimate import machine_choices, memory
+from engine.estimate import cards, machine_choices, memory
 from engine.gguf import tokenizers
 from engine.models import Base, bases, cache, hub, hub_client, shortlist
 from engine.plan import Plan, plans
@@ -380,7 +380,11 @@ def _folder(workspace: Workspace) -> None:
 def devices() -> None:
     """What each kind of device can do, and which one runs take here, and why."""
     facts = machine.facts()
-    st.markdown(_ui.plain(machine_choices.device_reason(facts)))
+    st.markdown(_ui.plain(cards.device_reason(facts)))
+    _ui.bullets(cards.more(facts))
+    st.caption(
+        t("AMD's cards are not used yet. On Windows, Tunebook runs in Linux under WSL2, which sees NVIDIA's cards.")
+    )
     here, yes, no, names = facts.device.partition(":")[0], t("yes"), t("no"), machine_choices.device_words()
     table = pd.DataFrame(
         {

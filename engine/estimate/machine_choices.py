@@ -2,7 +2,7 @@
 checkpointing, the optimizer's state, padding.
 
 Pure reading, no torch: the Train page, preflight and the child come to the same answer from the same facts. The child
-asks with what torch sees (engine/train/load.py), the others with what the driver says (machine.py).
+asks with what torch sees (engine/train/load.py), the others with what the driver says (engine/machine).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from engine import machine
 from engine.estimate import memory, precision
 from engine.events import Choice
 from engine.models import shapes
@@ -102,16 +101,6 @@ def ability(name: str) -> Ability:
 def device_words() -> dict[str, str]:
     """Return what each kind of device is called."""
     return {"cuda": t("NVIDIA GPU (CUDA)"), "mps": t("Apple GPU (MPS)"), "cpu": t("Processor (CPU)")}
-
-
-def device_reason(facts: machine.MachineFacts) -> str:
-    """Return why runs take the device they take."""
-    if facts.gpus:
-        return t("Runs use {card}: an NVIDIA card comes first. An empty CUDA_VISIBLE_DEVICES takes the processor instead.",
-                 card=facts.gpus[0].name)  # fmt: skip
-    if facts.apple:
-        return t("Runs use Apple's GPU, which shares main memory. TUNEBOOK_DEVICE=cpu takes the processor instead.")
-    return t("Runs use the processor: no NVIDIA card and no Apple GPU was found.")
 
 
 def installed(package: str) -> bool:

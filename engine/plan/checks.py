@@ -12,7 +12,7 @@ from engine import machine
 from engine.benchmarks import library, shipped
 from engine.check import DatasetError
 from engine.data import datasets
-from engine.estimate import machine_choices, memory
+from engine.estimate import cards, machine_choices, memory
 from engine.models import alike, bases
 from engine.plan import from_recipe, judges
 from engine.plan.plan import Plan
@@ -55,10 +55,13 @@ def problems(plan: Plan) -> list[Problem]:
     checks = _Checks(plan)
     checks.found += plan.base.problems
     checks.found += (one for one in admission.problems(plan.spec, plan.workspace) if one not in checks.found)
+    if plan.target.is_here and (unseen := cards.unseen(machine.facts())) is not None:
+        checks.found.append(unseen)
     checks.found += machine_choices.problems(plan.spec, plan.target.device, plan.base.shape)
     for check in (
         _check_devices, _check_names, _check_sizes, _check_targets, _check_kinds, _check_earlier,
         _check_objective_args, _check_judge, _check_replay, _check_held_out, _check_data, _check_rows, _check_memory,
+        _check_merge,
         _check_disk,
     ):  # fmt: skip
         check(checks)
@@ -164,7 +167,8 @@ def _check_devices(checks: _Checks) -> None:
     for where, value, sound in kinds:
         if value not in sound:
             checks.fault("devices-kind", "machine.devices", setting=where, value=value, sound=", ".join(sound))
-    most = len(facts.gpus) or facts.cores
+    # a process computes on one slice of a card, and slices do not speak to each other (NVIDIA's MIG User Guide)
+    most = (1 if facts.gpus[0].is_slice else len(facts.gpus)) if facts.gpus else facts.cores
     if devices > most:
         checks.fault("devices-missing", "machine.devices", devices=devices, most=most)
     try:
@@ -324,6 +328,23 @@ def _check_memory(checks: _Checks) -> None:
         have=memory.size_words(plan.target.memory_bytes),
         remedy=remedy,
     )
+
+
+def _check_merge(checks: _Checks) -> None:
+    """An adapter that is merged before the training is merged into whole numbers, also where what comes out is held in
+    fewer bits: for a moment the device holds all of them (engine/train/load.py)."""
+    spec, base, device = checks.spec, checks.base, checks.plan.target.device
+    if spec.quantize == "none" or spec.adapter_args.continues or base.adapter_of is None or not base.parameters:
+        return
+    need = base.parameters * (2 if device.name == "cuda" else 4)
+    if need > device.memory_bytes:
+        checks.fault(
+            "merge-memory",
+            "base",
+            ref=base.ref[:80],
+            need=memory.size_words(need),
+            have=memory.size_words(device.memory_bytes),
+        )
 
 
 def remedy_words(change: dict[str, Any]) -> Text:

@@ -28,6 +28,12 @@ def of_any_run() -> dict[str, str]:
     }
 
 
+def of_cards(held: tuple[str, ...]) -> dict[str, str]:
+    """Return what lets a child see the cards it holds and no other: none at all on a processor, also where torch knows one
+    that this machine's facts do not, so that what a page says of the device is what a child does."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(card.removeprefix("cuda:") for card in held if card not in ("cpu", "mps"))}
+
+
 def environment(run_dir: Path, run_spec: RunSpec, cards: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the child's environment: no telemetry, caches of its own, no network where none is needed, and of the
     cards those alone whose turn it has."""
@@ -43,8 +49,8 @@ def environment(run_dir: Path, run_spec: RunSpec, cards: tuple[str, ...] = ()) -
         "HF_DATASETS_CACHE": str(run_dir / "cache"),
         "OMP_NUM_THREADS": str(run_spec.train.threads),
     }
-    if cards and cards != ("cpu",):
-        chosen["CUDA_VISIBLE_DEVICES"] = ",".join(card.removeprefix("cuda:") for card in cards)
+    if cards:
+        chosen |= of_cards(cards)
     ref = run_spec.base.ref
     base = bases.describe(ref, Workspace(run_dir.parents[1]), run_spec.base.revision)
     fetched = set(run_spec.evaluate.benchmarks) & set(shipped.HARNESS)

@@ -55,8 +55,9 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     workspace = Workspace(run_dir.parents[1])
     together = run_spec.machine.devices if ranks.launched() else 1
     torch.set_num_threads(max(1, run_spec.train.threads // together))
+    device = backend.here().name  # first: a card that torch does not compute on ends the run
     precision.settle(run_spec, workspace)
-    device, chosen = backend.here().name, backend.decide(run_spec, workspace)
+    chosen = backend.decide(run_spec, workspace)
     allocator.settle(chosen.blocks)
     # before the libraries it rewrites
     unsloth = {"unsloth": backend.import_unsloth(run_dir)} if chosen.backend == "unsloth" else {}

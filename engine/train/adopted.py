@@ -157,8 +157,9 @@ def _tuned(run: Run, place: Path, base: RunSpec) -> Any:
         gc.collect()
         found = load.from_pretrained(
             AutoModelForCausalLM, str(place), msgspec.structs.replace(base, base=schema.BaseRef(str(place))), dtype=dtype,
-            use_safetensors=True,
-        ).to("cuda" if torch.cuda.is_available() else "cpu")  # fmt: skip
+            use_safetensors=True, **load.straight(),
+        )  # fmt: skip
+        found.__dict__.pop("hf_device_map", None)
         _refuse(_not_finite(found.named_parameters()), "adopt-not-finite")
         if rounded != dtype:  # as its base was asked
             precision.compute_in(found, rounded)

@@ -14,7 +14,7 @@ from engine.estimate import machine_choices
 from engine.models import Base, bases, hub, hub_client
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
-from engine.train import backend, merging, oft, precision, sound
+from engine.train import allocator, backend, merging, oft, precision, sound
 from engine.train.tokenize import get_ready, stops
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace
@@ -63,6 +63,8 @@ def _load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen) -
                 model.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
                 name = model.config._name_or_path
+                model = None  # the card need not hold both
+                allocator.give_back()
                 model = _read(folder, spec, dtype, chosen, base)
                 model.config._name_or_path = name
     else:
@@ -147,7 +149,7 @@ def _here(spec: RunSpec, workspace: Workspace) -> Base:
 
 
 def _device() -> str:
-    """The card, Apple's, or the processor, as engine/machine.py chooses without torch."""
+    """The card, Apple's, or the processor, as engine/machine chooses without torch."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if backend.on_apple() else "cpu"
@@ -156,6 +158,15 @@ def _device() -> str:
 def longest_asked(spec: RunSpec, base: Base) -> int:
     """Return how many tokens a model reads at once in a run, at the most: of a row, or of a benchmark's question."""
     return max(spec.train.max_length, min(base.window_tokens or MOST_WINDOW_TOKENS, MOST_WINDOW_TOKENS))
+
+
+def straight() -> dict[str, Any]:
+    """Return what makes transformers put each weight onto the card as it is read, so that main memory holds one at a time
+    (5.17, core_model_loading.py, by its device map); nothing elsewhere. The card is named by its number: the Trainer takes a
+    model on "cuda" for one that lies on another card than its own "cuda:0"."""
+    if _device() != "cuda":
+        return {}
+    return {"device_map": {"": torch.device("cuda", torch.cuda.current_device())}}
 
 
 def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: machine_choices.Chosen, base: Base) -> Any:
@@ -172,7 +183,10 @@ def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: machine_choice
     extra = {"attn_implementation": "flash_attention_2"} if chosen.padding_free else {}
     if spec.quantize != "none":
         return _quantized(source, spec, dtype, **extra)
-    return whole(source, spec, dtype=dtype, **extra)
+    model = whole(source, spec, dtype=dtype, **straight(), **extra)
+    # it lies on one card as any model that was moved there; the Trainer would take the map for one over several
+    model.__dict__.pop("hf_device_map", None)
+    return model
 
 
 def _quantized(source: str, spec: RunSpec, dtype: torch.dtype, **extra: Any) -> Any:
@@ -190,7 +204,8 @@ def _quantized(source: str, spec: RunSpec, dtype: torch.dtype, **extra: Any) -> 
         )
     else:
         config = BitsAndBytesConfig(load_in_8bit=True)
-    model = whole(source, spec, dtype=dtype, quantization_config=config, device_map={"": _device()}, **extra)
+    place = straight() or {"device_map": {"": _device()}}
+    model = whole(source, spec, dtype=dtype, quantization_config=config, **place, **extra)
     sound.keep_as_written(model, dtype)
     return model
 

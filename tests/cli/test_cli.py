@@ -16,6 +16,7 @@ import pytest
 from engine import events, machine, processes, starter
 from engine.cli import main
 from engine.data import datasets
+from engine.machine import nvidia
 from engine.models import bases
 from engine.plan import repeat
 from engine.report import Item
@@ -55,7 +56,7 @@ def workspace(tmp_path, monkeypatch) -> Workspace:
     monkeypatch.setenv("TUNEBOOK_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TUNEBOOK_MACHINE_DIR", str(tmp_path / "machine"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(machine, "_gpus", lambda: ())
+    monkeypatch.setattr(nvidia, "ask", nvidia.Answer)
     machine.facts.cache_clear()
 
     def spawn(*_: object) -> None:

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from engine import machine
-from engine.estimate import machine_choices
-from engine.machine import Gpu, MachineFacts
+from engine.estimate import cards, machine_choices
+from engine.machine import Gpu, MachineFacts, nvidia
 from engine.models import bases, shortlist
 from engine.plan import targets
 from engine.runs import store
@@ -160,7 +160,7 @@ def test_a_bad_base_keeps_a_run_from_starting_and_says_what_to_do(workspace, tmp
 def test_apples_gpu_is_found_without_torch_and_can_be_left_out(monkeypatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    monkeypatch.setattr(machine.shutil, "which", lambda _: None)
+    monkeypatch.setattr(nvidia, "ask", nvidia.Answer)
     found = machine.facts.__wrapped__()
     assert (found.device, found.slots) == ("mps", ("mps",)) and found.device_memory_bytes == found.memory_mib * 2**20
     monkeypatch.setenv("TUNEBOOK_DEVICE", "cpu")
@@ -169,7 +169,7 @@ def test_apples_gpu_is_found_without_torch_and_can_be_left_out(monkeypatch) -> N
 
 def test_the_table_of_devices_marks_the_one_that_is_used_and_why(monkeypatch) -> None:
     for facts, said in ((CARD, "NVIDIA L4"), (PLAIN, "no NVIDIA card"), (APPLE, "shares main memory")):
-        assert said in machine_choices.device_reason(facts)
+        assert said in cards.device_reason(facts)
     monkeypatch.setattr(machine, "facts", lambda: APPLE)
     app = open_page("train")
     devices = table(app)

@@ -13,6 +13,7 @@ import pytest
 
 from engine import machine, starter
 from engine.data import copies, datasets
+from engine.estimate import cards
 from engine.plan import checks, plans
 from engine.spec import RunSpec, counts, recipes, schema
 from engine.words import Problem
@@ -412,6 +413,7 @@ def test_a_gpu_counts_by_its_own_memory_and_nothing_helps_where_the_libraries_do
     workspace, shaped, monkeypatch
 ):
     dataset_id = add(workspace, PAIRS)
+    monkeypatch.setattr(cards, "unseen", lambda facts: None)
     memory_of(monkeypatch, 10, machine.Gpu("card", 8192))
     assert rules(workspace, shaped, dataset_id) == []
     memory_of(monkeypatch, 10**6, machine.Gpu("card", 100))

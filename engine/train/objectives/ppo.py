@@ -79,8 +79,9 @@ def load_judge(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> Judge:
         raise failures.RunRefused(Problem(rule="ppo-reward-missing", parameters={"ref": ref[:80]}))
     if made.name == "model":
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            made, num_labels=1, use_safetensors=True, trust_remote_code=False
+            made, num_labels=1, use_safetensors=True, trust_remote_code=False, **load.straight()
         )
+        loaded.__dict__.pop("hf_device_map", None)
     else:
         below_spec = msgspec.structs.replace(
             spec, base=told.base, quantize="none", adapter="lora", adapter_args=told.adapter_args
