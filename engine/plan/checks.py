@@ -143,7 +143,7 @@ def _check_earlier(checks: _Checks) -> None:
 def _check_targets(checks: _Checks) -> None:
     """An adapter needs at least one of the modules that were named: GPT-2 has c_attn where others have q_proj."""
     targets, shape = checks.spec.adapter_args.target_modules, checks.base.shape
-    if checks.spec.adapter == "full" or targets == "all-linear" or shape is None:
+    if checks.spec.adapter == "full" or targets == "all-linear" or shape is None or shape.is_estimated:
         return
     linear = list(dict.fromkeys(one.name for one in shape.linears))
     named = {name.strip() for name in targets.split(",")}

@@ -120,7 +120,7 @@ def test_a_gpt2_without_a_template_or_padding_says_so(server, workspace):
     ("config", "settings", "rule"),
     [
         ({"model_type": "whatever"}, SETTINGS, "base-architecture"),
-        ({**LLAMA, "auto_map": {"AutoModel": "x.py"}}, SETTINGS, "base-remote-code"),
+        ({**LLAMA, "model_type": "own", "auto_map": {"AutoModel": "x.py"}}, SETTINGS, "base-remote-code"),
         (LLAMA, {"tokenizer_class": "PreTrainedTokenizerFast"}, "base-no-end-token"),
     ],
 )

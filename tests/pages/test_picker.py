@@ -138,7 +138,7 @@ BAD: dict[str, tuple[Any, dict[str, bytes | None]]] = {
     "base-no-end-token": ({}, {"tokenizer_config.json": b'{"tokenizer_class": "PreTrainedTokenizerFast"}'}),
     "base-broken-weights": ({}, {"model.safetensors": b"\x10\0\0\0\0\0\0\0half"}),
     "base-no-tokenizer": ({}, {"tokenizer.json": None}),
-    "base-remote-code": ({"auto_map": {"AutoModel": "x.py"}}, {}),
+    "base-remote-code": ({"model_type": "own", "auto_map": {"AutoModel": "x.py"}}, {}),
 }
 
 
