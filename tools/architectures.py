@@ -68,13 +68,12 @@ ARCHITECTURES = (
     Architecture("gemma2", "Gemma 2"),
     Architecture("gemma3_text", "Gemma 3, texts only (270M, 1B)"),
     Architecture("gemma3", "Gemma 3 that also sees (4B to 27B)"),
-    Architecture("gemma4_text", "Gemma 4, its text part", {"vocab_size_per_layer_input": 300,
-                                                           "hidden_size_per_layer_input": 16}),
+    Architecture("gemma4_text", "Gemma 4, its text part", {"hidden_size_per_layer_input": 16}),
     Architecture("phi3", "Phi-3, Phi-4"),
     Architecture("olmo2", "OLMo 2"),
     Architecture("olmo3", "OLMo 3"),
-    Architecture("granite", "Granite 3"),
-    Architecture("granitemoehybrid", "Granite 4", {
+    Architecture("granite", "Granite 3", {"logits_scaling": 8.0}),
+    Architecture("granitemoehybrid", "Granite 4", {"logits_scaling": 8.0,
         "layer_types": ["mamba", "attention"], "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16,
         "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 64}),
     Architecture("glm4", "GLM-4"),
@@ -108,6 +107,8 @@ def make(one: Architecture, folder: Path) -> Path:
     words = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id,
              "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
     sizes = {**DIMENSIONS, **words, **one.more}
+    if one.kind == "gemma4_text":
+        sizes["vocab_size_per_layer_input"] = sizes["vocab_size"]
     if one.kind == "gemma3":
         seeing = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
                   "image_size": 28, "patch_size": 14}  # fmt: skip

@@ -101,7 +101,10 @@ STATES = ("linear_attention", "conv", "mamba", "moe")
 
 
 def _number(config: Any, name: str) -> int:
-    found = getattr(config, name, None)
+    try:
+        found = getattr(config, name, None)
+    except AttributeError:  # said of each layer by itself (Gemma 4)
+        found = getattr(config.per_layer_config[0], name, None)
     return found if isinstance(found, int) and found > 0 else 0
 
 

@@ -81,6 +81,10 @@ def trainer(
         callbacks=[callback],
     )  # fmt: skip
     made.remove_callback(PrinterCallback)  # the events say the same
+    if getattr(made, "aux_loss_enabled", False):
+        # TRL 1.12 asks for the loss that balances experts at each step (sft_trainer.py, compute_loss); asked for by the
+        # config too, transformers 5.17 makes it of every forward, and fails where an answer is written token by token.
+        model.config.get_text_config().output_router_logits = False
     save_whole(made)
     best.watch(made)
     train_on = made.train
