@@ -134,7 +134,9 @@ def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
 def _counting(base: Base, workspace: Workspace) -> None:
     """Say that the figures are a first estimate, and show the page anew when the model was counted."""
     if bases.is_being_counted(base, workspace):
-        st.caption(t("A first estimate: what this model has is being counted on the model itself, without its weights."))
+        st.caption(
+            t("A first estimate: what this model has is being counted on the model itself, without its weights.")
+        )
     elif bases.describe(base.ref, workspace).shape != base.shape:
         st.rerun()
     else:

@@ -1,4 +1,4 @@
-"""What works on which architecture: docs/architectures.md, made by training a tiny random model of each. `make architectures`.
+"""What works on which architecture: docs/architectures.md, of a tiny random model of each. `make architectures`.
 
 Each goes through what a base goes through: its shape is counted on the meta device and held against the model, it is
 trained for two steps with LoRA, OFT, the lower layers frozen, and whole, and what came of it is merged, written and read
@@ -41,7 +41,12 @@ DIMENSIONS: dict[str, Any] = {
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256,
 }  # fmt: skip
 _EXPERTS = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
-_STATES = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
+_STATES = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
 
 
 class Architecture(NamedTuple):
@@ -49,7 +54,7 @@ class Architecture(NamedTuple):
 
     kind: str
     known_as: str
-    more: dict[str, Any] = {}
+    more: dict[str, Any] | None = None
 
 
 ARCHITECTURES = (
@@ -106,7 +111,7 @@ def make(one: Architecture, folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(starter.MODEL_DIR, trust_remote_code=False)
     words = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id,
              "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
-    sizes = {**DIMENSIONS, **words, **one.more}
+    sizes = {**DIMENSIONS, **words, **(one.more or {})}
     if one.kind == "gemma4_text":
         sizes["vocab_size_per_layer_input"] = sizes["vocab_size"]
     if one.kind == "gemma3":

@@ -171,8 +171,8 @@ def _parts_notes(shape: shapes.Shape) -> list[Text]:
         told = {"experts": counts.experts, "used": counts.experts_used,
                 "share": f"{100 * counts.expert_parameters / held:.0f}"}  # fmt: skip
         found.append(
-            later("A mixture of experts: each token uses {used} of {experts}. They are {share} % of its weights and stand in "
-              "stacked tensors, which are no linear layers: QLoRA holds them in 16 bits, and OFT leaves them as they are.",
+            later("A mixture of experts: each token uses {used} of {experts}. They are {share} % of its weights and stand "
+              "in stacked tensors, which are no linear layers: QLoRA holds them in 16 bits, and OFT leaves them alone.",
               **told)
         )  # fmt: skip
     return found

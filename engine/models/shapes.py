@@ -1,6 +1,6 @@
 """The shape of a decoder, read from its config.json alone, and the parameters that follow from it.
 
-Nine layouts are known to the last number. Of any other the usual arithmetic answers at once, and what was counted on the
+Ten layouts are known to the last number. Of any other the usual arithmetic answers at once, and what was counted on the
 model itself (counted.py) takes its place.
 """
 
@@ -179,9 +179,9 @@ def typical_shape(parameters: float) -> Shape | None:
 
 
 # transformers writes only what differs from a layout's own defaults in older files; these are the ones that matter.
-_TIED = {"gemma", "gemma2", "gpt2"}
+_TIED = {"gemma", "gemma2", "gpt2", "smollm3"}
 _HEAD_DIM = {"gemma": 256, "gemma2": 256, "qwen3": 128}
-LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "gpt2", "gpt_neox")
+LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "gpt2", "gpt_neox", "smollm3")
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def read_shape(config: Any) -> Shape | None:
         tied=flag("tie_word_embeddings", layout in _TIED),
         positions=number("max_position_embeddings", "n_positions", default=1024) if layout == "gpt2" else 0,
         attention_bias=layout == "qwen2" or (layout != "mistral" and flag("attention_bias", layout == "gpt_neox")),
-        mlp_bias=layout == "llama" and flag("mlp_bias", False),
+        mlp_bias=layout in ("llama", "smollm3") and flag("mlp_bias", False),
         attention_dropout=_is_above_zero(config.get("attn_pdrop", 0.1 if layout == "gpt2" else 0))
         or _is_above_zero(config.get("attention_dropout", 0)),
         gelu_in_steps=layout == "gpt2" and config.get("activation_function", "gelu_new") == "gelu_new",

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, OFTConfig, get_peft_model
-from transformers.pytorch_utils import Conv1D
 
 from engine.estimate import machine_choices
 from engine.spec import OBJECTIVES, RunSpec, counts
@@ -164,23 +163,23 @@ def as_at_start(model: Any, folder: Path | None) -> Iterator[Any]:
 
 def targets(model: Any, named: str, chosen: list[int] | None) -> str | list[str]:
     """Return what peft is to lay an adapter on. It takes all-linear only for all layers; with some, the linear modules
-    inside layers are named instead; and each by its full name where parts that read pictures have modules of that name."""
+    inside layers are named instead; and each by its full name where others must be left out (parts.py)."""
     if named != "all-linear":
         return [name.strip() for name in named.split(",")]
-    whole = parts.text_part(model) is model
-    if chosen is None and whole:
-        return named
-    linear, layers = (torch.nn.Linear, Conv1D), parts.layers(model)
-    if whole:
-        return sorted({n.rpartition(".")[2] for one in layers for n, m in one.named_modules() if isinstance(m, linear)})
-    wanted = [one for at, one in enumerate(layers) if chosen is None or at in chosen]
-    inside = {id(module) for one in wanted for module in one.modules() if isinstance(module, linear)}
-    return [name for name, module in model.named_modules() if id(module) in inside]
+    found = parts.linears(model, chosen)
+    if _needs_full_names(model):
+        return list(found)
+    return named if chosen is None else sorted({name.rpartition(".")[2] for name in found})
+
+
+def _needs_full_names(model: Any) -> bool:
+    """Whether modules that no adapter may sit on are called as those it sits on."""
+    return parts.text_part(model) is not model or len(parts.linears(model)) < len(parts.all_linears(model))
 
 
 def _layers_of(model: Any, chosen: list[int] | None) -> list[int] | None:
     """Return which layers peft is to look at; all where the modules are named in full."""
-    return chosen if parts.text_part(model) is model else None
+    return None if _needs_full_names(model) else chosen
 
 
 def freeze_all_but(model: Any, chosen: set[int], *, train_head: bool) -> None:

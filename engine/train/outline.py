@@ -60,7 +60,7 @@ def shape_of(model: Any) -> shapes.Shape:
     layers = parts.layers(model)
     inside = {id(one): one for layer in layers for one in layer.parameters()}
     experts = [one for layer in layers for one in _stacked(layer)]
-    linears = _linears(layers)
+    linears = _linears(model, len(layers))
     embedding = model.get_input_embeddings()
     output = model.get_output_embeddings()
     told = shapes.read_shape({**config.to_dict(), "model_type": config.model_type})
@@ -113,22 +113,15 @@ def _stacked(layer: Any) -> list[Any]:
     return [one for name, one in layer.named_parameters() if one.dim() == 3 and "expert" in name]
 
 
-def _linears(layers: list[Any]) -> list[shapes.Linear]:
+def _linears(model: Any, depth: int) -> list[shapes.Linear]:
     """The linear layers of an average layer."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
+    from engine.train import parts
 
     found: collections.Counter[shapes.Linear] = collections.Counter()
-    for layer in layers:
-        for name, module in layer.named_modules():
-            if isinstance(module, torch.nn.Linear):
-                sizes = module.in_features, module.out_features
-            elif isinstance(module, Conv1D):
-                sizes = module.nx, module.nf
-            else:
-                continue
-            found[shapes.Linear(name.rpartition(".")[2], *sizes, module.bias is not None)] += 1
-    return [one._replace(per_layer=count / len(layers)) for one, count in found.items()]
+    for name, module in parts.all_linears(model).items():
+        inputs, outputs = module.weight.shape[::-1] if hasattr(module, "in_features") else module.weight.shape
+        found[shapes.Linear(name.rpartition(".")[2], inputs, outputs, module.bias is not None)] += 1
+    return [one._replace(per_layer=count / depth) for one, count in found.items()]
 
 
 def _per_rank(model: Any) -> int:

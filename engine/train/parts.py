@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from functools import cache
 from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 
 def text_part(model: Any) -> Any:
@@ -20,6 +24,41 @@ def layers(model: Any) -> list[Any]:
         if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
             return list(module)
     return []
+
+
+def linears(model: Any, chosen: list[int] | None = None) -> dict[str, Any]:
+    """Return the linear layers that an adapter can change, of the chosen transformer layers or of all, by full names. Those
+    whose weight is handed to a kernel past the layer are left out, as of Mamba's mixers: what is laid on them would not be
+    seen where that kernel runs (peft 0.21 refuses some of them by name, tuners_utils.py)."""
+    wanted = [one for at, one in enumerate(layers(model)) if chosen is None or at in chosen]
+    inside: set[int] = set()
+    for layer in wanted:
+        for parent in layer.modules():
+            own = {n: m for n, m in parent.named_children() if isinstance(m, (torch.nn.Linear, Conv1D))}
+            inside |= {id(module) for name, module in own.items() if not _is_bypassed(type(parent), name)}
+    return {name: module for name, module in model.named_modules() if id(module) in inside}
+
+
+def all_linears(model: Any) -> dict[str, Any]:
+    """Return all linear layers inside the transformer layers, by full names."""
+    inside = {
+        id(one) for layer in layers(model) for one in layer.modules() if isinstance(one, (torch.nn.Linear, Conv1D))
+    }
+    return {name: module for name, module in model.named_modules() if id(module) in inside}
+
+
+@cache
+def _is_bypassed(kind: type, name: str) -> bool:
+    """Whether a kind of module takes the numbers of one of its layers, more than to ask what they are like."""
+    return re.search(rf"self\.{re.escape(name)}\.weight\b(?!\.(?:dtype|device|shape))", _source(kind)) is not None
+
+
+@cache
+def _source(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):  # built while it runs
+        return ""
 
 
 def others(model: Any) -> list[Any]:
