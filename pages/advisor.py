@@ -91,7 +91,9 @@ about_base = st.container()  # filled when there is a plan
 dataset = _ui.current_dataset()
 if dataset is None:
     _ui.empty(
-        t("Without data the advice goes by machine and base alone. Bring a file, or take a sample."), "data", t("Go to Data")
+        t("Without data the advice goes by machine and base alone. Bring a file, or take a sample."),
+        "data",
+        t("Go to Data"),
     )
 said = _advisor_facts.ask(dataset, base)
 if base.problems:

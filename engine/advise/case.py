@@ -30,8 +30,8 @@ LEAST_ROW_TOKENS = 256
 @dataclass(eq=False)
 class Case:
     """Facts, and what plans are made of: `base` as it is planned for, `dataset` where its rows are of the kind that is
-    asked about, `judge` the reward model of this workspace for PPO. `own_base` is what is there, `starts_with` what "Use this"
-    starts with. Made by `of`."""
+    asked about, `judge` the reward model of this workspace for PPO. `own_base` is what is there, `starts_with` what
+    "Use this" starts with. Made by `of`."""
 
     facts: Facts
     workspace: Workspace
@@ -200,11 +200,13 @@ def of(
 
 def base_for(own: Base, facts: Facts) -> Base:
     """Return the base to plan with: the own one when it has the size that is asked about and its shape is known, else an
-    open one of about that size from the short list, else a usual model of that size; below 100 million parameters one of 100 million, than which none takes more."""
+    open one of about that size from the short list, else a usual model of that size; below 100 million parameters one of
+    100 million, than which none takes more."""
     parameters = facts.base_parameters
     if parameters is None or (parameters == own.parameters and own.shape is not None):
         return own
-    known = shortlist.of_size(parameters) if parameters != own.parameters and not limits.on() else None
+    is_another = parameters != own.parameters if own.parameters is not None else not own.ref
+    known = shortlist.of_size(parameters) if is_another and not limits.on() else None
     if known is not None:
         return known.base
     shape = shapes.typical_shape(min(max(parameters, LEAST_USUAL_PARAMETERS), MOST_USUAL_PARAMETERS))

@@ -186,16 +186,13 @@ def trained_parameters(shape: shapes.Shape, setup: Setup) -> int:
     d(b - 1)/2 (peft 0.21, tuners/oft/layer.py). Raises ValueError for layers the shape does not have."""
     chosen = spec_counts.layer_indices(setup.layers, shape.layers)
     count = shape.layers if chosen is None else len(chosen)
-    if setup.adapter == "lora" and setup.target_modules == "all-linear" and (per_rank := shape.lora_per_rank):
-        return setup.rank * per_rank * count // shape.layers
+    if setup.adapter == "lora" and setup.target_modules == "all-linear" and shape.lora_per_rank:
+        return setup.rank * shape.lora_per_rank * count // shape.layers
+    adapted = [(one, count * one.per_layer) for one in _adapted(shape, setup)]
     if setup.adapter == "lora":
-        return round(
-            count * sum(one.per_layer * setup.rank * (one.inputs + one.outputs) for one in _adapted(shape, setup))
-        )
+        return round(sum(n * setup.rank * (one.inputs + one.outputs) for one, n in adapted))
     if setup.adapter == "oft":
-        return round(
-            count * sum(one.per_layer * (one.inputs * (_block(one, setup) - 1) // 2) for one in _adapted(shape, setup))
-        )
+        return round(sum(n * (one.inputs * (_block(one, setup) - 1) // 2) for one, n in adapted))
     if chosen is None:
         return _held_parameters(shape, setup) - shape.other_parameters
     head = shape.head_parameters + shape.final_norm_parameters if setup.train_head else 0
@@ -298,8 +295,7 @@ def _held_bytes(
         return 4 * held + copies, 4 * trained, moments * trained
     base: float = element_bytes * held
     if setup.quantize in QUANTIZED_BYTES:
-        linear = shape.linear_parameters
-        base = QUANTIZED_BYTES[setup.quantize] * linear + element_bytes * (held - linear)
+        base += (QUANTIZED_BYTES[setup.quantize] - element_bytes) * shape.linear_parameters
     if setup.adapter == "lora" and setup.quantize in QUANTIZED_BYTES and element_bytes == 2:
         return base + 2 * trained, 2 * trained, 4 * trained
     return base + 4 * trained, 4 * trained, moments * trained

@@ -26,9 +26,7 @@ def factor(model: Any) -> float | None:
     was_training = model.training
     model.eval()
     try:
-        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-        count = embedding.weight.shape[0]
-        ids = torch.arange(TOKENS, device=model.device)[None] * (count // TOKENS)
+        head, ids = model.get_output_embeddings(), _ids(model)
         plain = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
         logits = model(input_ids=ids, use_cache=False).logits.float()
     except (RuntimeError, TypeError, ValueError, AttributeError):  # asked so, a foreign one may fail
@@ -40,14 +38,38 @@ def factor(model: Any) -> float | None:
     return found if off <= SLACK else None  # NaN is more than any
 
 
+@torch.no_grad()
+def balances(model: Any) -> bool:
+    """Whether a model says which experts its tokens were given to, so that a loss can balance them. The
+    configs of Granite's mixtures speak of it, and transformers 5.17 keeps nothing of it there: TRL's loss would fail."""
+    own = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if getattr(own.config.get_text_config(), "output_router_logits", None) is None:
+        return False
+    was_training = own.training
+    own.eval()
+    try:
+        told = own.base_model(input_ids=_ids(own), use_cache=False, output_router_logits=True)
+    except (RuntimeError, TypeError, ValueError, AttributeError):
+        return False
+    finally:
+        own.train(was_training)
+    given = getattr(told, "router_logits", None)
+    return bool(given) and all(isinstance(one, torch.Tensor) for one in given)
+
+
+def _ids(model: Any) -> torch.Tensor:
+    count = model.get_input_embeddings().weight.shape[0]
+    return torch.arange(TOKENS, device=model.device)[None] * (count // TOKENS)
+
+
 @contextmanager
 def named(model: Any) -> Iterator[bool]:
     """Let TRL find the factor of a model under the name it looks for while its trainer is made. Gives whether TRL may make
     logits out of hidden states at all: not where they are something else than a multiple, or where it would fail."""
     own = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = own.config.get_text_config()
-    if getattr(config, "output_router_logits", None) is not None and not hasattr(config, "num_experts"):
-        yield False  # TRL looks for the number of experts under this name alone, and Granite 4 has another
+    if not hasattr(config, "num_experts") and balances(own):
+        yield False  # TRL looks for the number of experts under this name alone, and some have another
         return
     if getattr(config, "final_logit_softcapping", None):
         yield True  # TRL caps them too

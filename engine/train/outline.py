@@ -64,10 +64,11 @@ def shape_of(model: Any) -> shapes.Shape:
     embedding = model.get_input_embeddings()
     output = model.get_output_embeddings()
     told = shapes.read_shape({**config.to_dict(), "model_type": config.model_type})
-    vocabulary, hidden = embedding.weight.shape[0], _number(config, "hidden_size") or embedding.weight.shape[1]
-    heads = _number(config, "num_attention_heads") or 1
+    vocabulary, hidden = embedding.weight.shape[0], parts.count(config, "hidden_size") or embedding.weight.shape[1]
+    heads = parts.count(config, "num_attention_heads") or 1
     kinds = list(getattr(config, "layer_types", None) or [])
     sliding = sum(kind in ("sliding_attention", "chunked_attention") for kind in kinds)
+    window = parts.count(config, "sliding_window") or parts.count(config, "attention_chunk_size")
     tied = output is not None and output.weight is embedding.weight
     counts = shapes.Counted(
         parameters=sum(one.numel() for one in model.parameters()),
@@ -77,7 +78,7 @@ def shape_of(model: Any) -> shapes.Shape:
         expert_parameters=sum(one.numel() for one in experts),
         experts=max((one.shape[0] for one in experts), default=0),
         experts_used=(told.counted.experts_used if told is not None and told.counted is not None else 0) or 1,
-        window_tokens=(_number(config, "sliding_window") or _number(config, "attention_chunk_size")) if sliding else 0,
+        window_tokens=window if sliding else 0,
         sliding_layers=sliding,
         state_layers=sum(kind in STATES for kind in kinds),
     )
@@ -88,8 +89,8 @@ def shape_of(model: Any) -> shapes.Shape:
         intermediate=told.intermediate if told is not None else 4 * hidden,
         vocabulary=vocabulary,
         heads=heads,
-        kv_heads=_number(config, "num_key_value_heads") or heads,
-        head_dim=_number(config, "head_dim") or hidden // heads,
+        kv_heads=parts.count(config, "num_key_value_heads") or heads,
+        head_dim=parts.count(config, "head_dim") or hidden // heads,
         tied=tied,
         counted=msgspec.structs.replace(counts, per_rank=_per_rank(model)),  # which lays an adapter on the model
     )
@@ -98,14 +99,6 @@ def shape_of(model: Any) -> shapes.Shape:
 # What config.layer_types calls layers that keep a state and compare no token with others (transformers 5.17,
 # configuration_utils.py, ALLOWED_LAYER_TYPES).
 STATES = ("linear_attention", "conv", "mamba", "moe")
-
-
-def _number(config: Any, name: str) -> int:
-    try:
-        found = getattr(config, name, None)
-    except AttributeError:  # said of each layer by itself (Gemma 4)
-        found = getattr(config.per_layer_config[0], name, None)
-    return found if isinstance(found, int) and found > 0 else 0
 
 
 def _stacked(layer: Any) -> list[Any]:

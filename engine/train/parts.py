@@ -26,6 +26,16 @@ def layers(model: Any) -> list[Any]:
     return []
 
 
+def count(config: Any, name: str) -> int:
+    """Return a number of a config, 0 where it says none; the largest where layers differ in it (Gemma 4), for which
+    transformers 5.17 gives no single answer (integrations/heterogeneity, AmbiguousGlobalPerLayerAttributeError)."""
+    try:
+        said = [getattr(config, name, None)]
+    except RuntimeError:
+        said = [getattr(one, name, None) for one in config.per_layer_config]
+    return max((one for one in said if isinstance(one, int) and one > 0), default=0)
+
+
 def linears(model: Any, chosen: list[int] | None = None) -> dict[str, Any]:
     """Return the linear layers that an adapter can change, of the chosen transformer layers or of all, by full names. Those
     whose weight is handed to a kernel past the layer are left out, as of Mamba's mixers: what is laid on them would not be

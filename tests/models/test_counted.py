@@ -208,3 +208,20 @@ def test_parts_that_see_are_counted_apart_and_take_no_adapter(tmp_path):
     found = shape_of(built)
     assert found.other_parameters == seen > 0 and found.layout == "gemma3_text" and found.layers == 2
     assert shapes.read_shape(config) is not None
+
+
+@pytest.mark.train
+def test_layers_that_a_kernel_goes_past_take_no_adapter(tmp_path):
+    """Mamba's kernels take the weight of out_proj; peft 0.21 refuses to adapt it there."""
+    from engine.train import adapters
+    from engine.train.outline import build, shape_of
+
+    config = {name: value for name, value in CONFIG.items() if name not in ("architectures", "layer_types")}
+    states = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1}
+    folder = model(tmp_path / "mine", {**config, **states, "model_type": "falcon_h1"})
+    built = build(folder / "config.json")
+    named = adapters.targets(built, "all-linear", [1])
+    assert isinstance(named, list) and all(".1." in name for name in named)
+    assert any(name.endswith("in_proj") for name in named) and not any(name.endswith("out_proj") for name in named)
+    found = shape_of(built)
+    assert found.lora_per_rank and "out_proj" in [one.name for one in found.linears]

@@ -326,8 +326,6 @@ def is_base(name: str) -> bool:
     return name.endswith("-Base") or plain
 
 
-
-
 def test_the_short_list_is_of_models_that_can_be_trained():
     assert [one.id for one in shortlist.curated()] == [
         one.id for one in sorted(shortlist.curated(), key=lambda o: o.parameters)

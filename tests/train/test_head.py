@@ -65,7 +65,28 @@ def test_logits_that_are_no_multiple_are_left_to_the_model():
         assert not is_multiple
 
 
-def test_experts_that_trl_would_not_find_are_left_to_the_model():
-    made = model("granitemoe", {"num_local_experts": 4, "num_experts_per_tok": 2})
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+HYBRID = {
+    **EXPERTS, "layer_types": ["attention"], "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8,
+    "shared_intermediate_size": 32,
+}  # fmt: skip
+
+
+def makes_the_loss(made: Any) -> bool:
+    ids = torch.arange(8)[None]
+    try:
+        return getattr(made(input_ids=ids, labels=ids, output_router_logits=True), "aux_loss", None) is not None
+    except AttributeError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"), [("llama", {}), ("mixtral", EXPERTS), ("granitemoe", EXPERTS), ("granitemoehybrid", HYBRID)]
+)
+def test_experts_are_balanced_where_a_model_says_which_it_used(kind, more):
+    """Of Granite's mixtures transformers 5.17 keeps no router logits, and fails on the loss that asks for them."""
+    made = model(kind, more)
+    balances = head.balances(made)
+    assert balances is makes_the_loss(made) and balances is (kind == "mixtral") and made.training
     with head.named(made) as is_multiple:
-        assert is_multiple == hasattr(made.config, "num_experts")
+        assert is_multiple is (not balances or hasattr(made.config, "num_experts"))
