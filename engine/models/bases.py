@@ -127,7 +127,7 @@ def count(base: Base, workspace: Workspace, *, wait: bool) -> Base:
     """Let a child count what a base has where only the usual arithmetic says it, and return the base as it is then known;
     with `wait` after a minute at the most."""
     place = base.folder or base.looked_at
-    if place is None or (base.shape is not None and not base.shape.is_estimated):
+    if place is None or base.problems or (base.shape is not None and not base.shape.is_estimated):
         return base
     if not wait:
         counted.start(workspace, place)

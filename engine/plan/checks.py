@@ -141,8 +141,15 @@ def _check_earlier(checks: _Checks) -> None:
 
 
 def _check_targets(checks: _Checks) -> None:
-    """An adapter needs at least one of the modules that were named: GPT-2 has c_attn where others have q_proj."""
+    """An adapter needs linear layers to sit on, and of those that were named at least one: GPT-2 has c_attn where others
+    have q_proj. Layers can be frozen where they are told apart."""
     targets, shape = checks.spec.adapter_args.target_modules, checks.base.shape
+    counted = shape.counted if shape is not None and not shape.is_estimated else None
+    if shape is not None and counted is not None:
+        if checks.spec.adapter != "full" and targets == "all-linear" and not counted.per_rank:
+            checks.fault("targets-none", "adapter", kind=shape.layout)
+        if checks.spec.layers != "all" and not counted.in_layers:
+            checks.fault("layers-unknown", "layers", kind=shape.layout)
     if checks.spec.adapter == "full" or targets == "all-linear" or shape is None or shape.is_estimated:
         return
     linear = list(dict.fromkeys(one.name for one in shape.linears))

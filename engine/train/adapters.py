@@ -164,9 +164,12 @@ def as_at_start(model: Any, folder: Path | None) -> Iterator[Any]:
 def targets(model: Any, named: str, chosen: list[int] | None) -> str | list[str]:
     """Return what peft is to lay an adapter on. It takes all-linear only for all layers; with some, the linear modules
     inside layers are named instead; and each by its full name where others must be left out (parts.py)."""
+    found, names = parts.linears(model, chosen), [name.strip() for name in named.split(",")]
+    if named != "all-linear" and not _needs_full_names(model):
+        return names
     if named != "all-linear":
-        return [name.strip() for name in named.split(",")]
-    found = parts.linears(model, chosen)
+        here = {name: [full for full in found if f".{full}".endswith(f".{name}")] for name in names}
+        return [full for name, full_names in here.items() for full in full_names or [name]]
     if _needs_full_names(model):
         return list(found)
     return named if chosen is None else sorted({name.rpartition(".")[2] for name in found})

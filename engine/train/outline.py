@@ -9,6 +9,7 @@ engine/models/counted.py's Found.
 from __future__ import annotations
 
 import collections
+import os
 import shutil
 import signal
 import sys
@@ -22,13 +23,14 @@ import msgspec
 from engine.models import shapes
 from engine.workspace import write_atomically
 
-# Of memory that is written to. Importing the libraries takes a tenth of it.
-MOST_BYTES = 4 * 2**30
+# Of memory that is written to; importing the libraries takes a tenth of it, with one thread each.
+MOST_BYTES = 8 * 2**30
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def bounded(most_s: int) -> None:
-    """Let the system end this process where it takes more than it may. Windows has no such limits: there whoever started
-    it ends it."""
+    """Let the system end this process where it takes more than it may. Windows has no such limits."""
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # a library sets memory aside for each of its threads
     with suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -60,7 +62,8 @@ def shape_of(model: Any) -> shapes.Shape:
     layers = parts.layers(model)
     inside = {id(one): one for layer in layers for one in layer.parameters()}
     experts = [one for layer in layers for one in _stacked(layer)]
-    linears = _linears(model, len(layers))
+    depth = len(layers) or parts.count(config, "num_hidden_layers") or 1
+    linears = _linears(model, depth)
     embedding = model.get_input_embeddings()
     output = model.get_output_embeddings()
     told = shapes.read_shape({**config.to_dict(), "model_type": config.model_type})
@@ -84,7 +87,7 @@ def shape_of(model: Any) -> shapes.Shape:
     )
     return shapes.Shape(
         layout=config.model_type,
-        layers=len(layers),
+        layers=depth,
         hidden=hidden,
         intermediate=told.intermediate if told is not None else 4 * hidden,
         vocabulary=vocabulary,

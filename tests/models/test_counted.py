@@ -126,6 +126,20 @@ def test_a_model_that_transformers_cannot_build_is_refused_with_its_reason(works
     assert problem.rule == "base-not-built" and "no heads" in problem.sentence
 
 
+def test_what_a_model_has_no_parts_for_is_refused_before_it_starts(workspace, tmp_path, no_child):
+    folder = model(tmp_path / "mine", CONFIG)
+    shape = base_of(workspace, folder).shape
+    counts = msgspec.structs.replace(shape.counted, is_estimated=False, in_layers=0, linears=(), per_rank=0)
+    write(workspace, folder, shape=msgspec.structs.replace(shape, counted=counts))
+
+    def rules(recipe: str) -> set[str]:
+        plan = plans.make(workspace, recipe, base=str(folder), dataset=None, overrides={})
+        return {one.rule for one in plan.problems} & {"targets-none", "layers-unknown"}
+
+    assert rules("lora") == rules("oft") == {"targets-none"}
+    assert rules("freeze-bottom") == {"layers-unknown"} and rules("full") == set()
+
+
 @pytest.mark.parametrize("spoilt", [b"", b"{", b"[]", b'{"shape": 3}', b"\xff"])
 def test_a_spoilt_answer_is_none(workspace, tmp_path, no_child, spoilt):
     folder = model(tmp_path / "mine", CONFIG)
@@ -205,6 +219,8 @@ def test_parts_that_see_are_counted_apart_and_take_no_adapter(tmp_path):
     seen = sum(one.numel() for one in parts.others(built))
     named = adapters.targets(built, "all-linear", None)
     assert isinstance(named, list) and len(named) == 2 * 7 and all("language_model" in name for name in named)
+    picked = adapters.targets(built, "q_proj,lm_head", [1])
+    assert len(picked) == 2 and ".1." in picked[0] and "language_model" in picked[0] and picked[1] == "lm_head"
     found = shape_of(built)
     assert found.other_parameters == seen > 0 and found.layout == "gemma3_text" and found.layers == 2
     assert shapes.read_shape(config) is not None
