@@ -116,8 +116,10 @@ def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
     _ui.bullets(_facts(base, seen if isinstance(seen, hub.Model) else None, plan))
     if not limits.on():
         bases.count(base, workspace, wait=False)
-    if bases.is_being_counted(base, workspace) or (base.shape is not None and base.shape.is_estimated):
+    if bases.is_being_counted(base, workspace):
         _counting(base, workspace)
+    elif base.shape is not None and base.shape.is_estimated:
+        st.caption(t("An estimate as of a usual model of these dimensions: what this model has was not counted."))
     _ui.toy_note(base)
     _ui.rounding_note(base)
     if limits.on():
@@ -133,14 +135,9 @@ def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
 @_ui.fragment(run_every=POLL_S)
 def _counting(base: Base, workspace: Workspace) -> None:
     """Say that the figures are a first estimate, and show the page anew when the model was counted."""
-    if bases.is_being_counted(base, workspace):
-        st.caption(
-            t("A first estimate: what this model has is being counted on the model itself, without its weights.")
-        )
-    elif bases.describe(base.ref, workspace).shape != base.shape:
+    if not bases.is_being_counted(base, workspace):
         st.rerun()
-    else:
-        st.caption(t("An estimate as of a usual model of these dimensions: what this model has was not counted."))
+    st.caption(t("A first estimate: what this model has is being counted on the model itself, without its weights."))
 
 
 def _facts(base: Base, seen: hub.Model | None, plan: Plan | None) -> list[str]:

@@ -13,6 +13,7 @@ import json
 import os
 import tempfile
 import traceback
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -207,18 +208,20 @@ def rows(chosen: tuple[Architecture, ...] = ARCHITECTURES) -> list[list[str]]:
         return [row(one, Path(scratch)) for one in chosen]
 
 
-def page() -> str:
-    """The page."""
-    import transformers
-
-    words = [
+def words() -> list[str]:
+    """What stands above the table."""
+    return [
         "# What works on which architecture",
         "",
-        f"Made by `make architectures` with transformers {transformers.__version__}, on a processor: a tiny random model",
+        f"Made by `make architectures` with transformers {version('transformers')}, on a processor: a tiny random model",
         "of each is counted without its weights, trained for two steps by each way, and what came of it merged, written,",
         "read back and compared. Other architectures that transformers loads are not refused, only not tried here.",
     ]
-    return tables.page(words, HEADER, rows())
+
+
+def page() -> str:
+    """The page."""
+    return tables.page(words(), HEADER, rows())
 
 
 def main() -> None:

@@ -316,9 +316,10 @@ def _evaluations(train: schema.Train, steps: int | None, needed: int) -> int:
 
 
 def _check_memory(checks: _Checks) -> None:
-    """Refuse only what cannot fit: when even the low end of the estimate is above the device's memory."""
+    """Refuse only what cannot fit: when even the low end of the estimate is above the device's memory, and the base is
+    known well enough to say so."""
     plan = checks.plan
-    if plan.room != "none":
+    if plan.room != "none" or (plan.base.shape is not None and plan.base.shape.is_estimated):
         return
     change = plan.smaller
     remedy = later("choose a smaller base; no setting makes this one fit") if change is None else remedy_words(change)
