@@ -114,6 +114,12 @@ def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
     """Say all that is known of the chosen base and how the planned run fits, offer its download, and ways to another."""
     seen = _looks().get(base.ref)
     _ui.bullets(_facts(base, seen if isinstance(seen, hub.Model) else None, plan))
+    if not limits.on():
+        bases.count(base, workspace, wait=False)
+    if bases.is_being_counted(base, workspace):
+        _counting(base, workspace)
+    elif base.shape is not None and base.shape.is_estimated:
+        st.caption(t("An estimate as of a usual model of these dimensions: what this model has was not counted."))
     _ui.toy_note(base)
     _ui.rounding_note(base)
     if limits.on():
@@ -124,6 +130,14 @@ def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
         _gguf(workspace, base)
     with st.expander(t("Find another model")):
         _find(workspace, plan)
+
+
+@_ui.fragment(run_every=POLL_S)
+def _counting(base: Base, workspace: Workspace) -> None:
+    """Say that the figures are a first estimate, and show the page anew when the model was counted."""
+    if not bases.is_being_counted(base, workspace):
+        st.rerun()
+    st.caption(t("A first estimate: what this model has is being counted on the model itself, without its weights."))
 
 
 def _facts(base: Base, seen: hub.Model | None, plan: Plan | None) -> list[str]:

@@ -170,11 +170,28 @@ def _fit_reasons(case: Case, advised: Way) -> list[str]:
             memory=_memory(case),
         )
     )
+    said.append(_settings_that_fit(case, advised))
     if case.plan(advised).room == "tight":
         said.append(t("That is tight: what else uses the memory, or longer rows, may be too much."))
     if better is not None and better.adapter == "full" and better.layers == "all":
         said.append(_full_otherwise(case))
     return said
+
+
+def _settings_that_fit(case: Case, advised: Way) -> str:
+    """Name the settings that memory hangs on, as the run will have them."""
+    plan = case.plan(advised)
+    told = {"rows": plan.spec.train.batch_size, "passes": plan.spec.train.accumulation,
+            "tokens": f"{plan.spec.train.max_length:,}"}  # fmt: skip
+    if plan.setup.gradient_checkpointing:
+        return t(
+            "Its settings: a batch of {rows}, {passes} passes a step (accumulation), rows of at most {tokens} tokens, "
+            "layers computed twice to save memory (gradient checkpointing).", **told,
+        )  # fmt: skip
+    return t(
+        "Its settings: a batch of {rows}, {passes} passes a step (accumulation), rows of at most {tokens} tokens, "
+        "without gradient checkpointing.", **told,
+    )  # fmt: skip
 
 
 def _form_reason(facts: Facts, advised: Way) -> str:

@@ -37,7 +37,8 @@ def fit(arguments: argparse.Namespace, workspace: Workspace) -> int:
     overrides, problems = shared.overrides(arguments.set)
     dataset_id = _data(arguments, workspace, problems)
     try:
-        plan = plans.make(workspace, arguments.recipe, base=arguments.base, dataset=dataset_id, overrides=overrides)
+        base = shared.counted(arguments.base, workspace)
+        plan = plans.make(workspace, arguments.recipe, base=base, dataset=dataset_id, overrides=overrides)
     except plans.CannotPlan as error:
         return refuse([*problems, error.problem])
     problems += [p for p in plan.problems if p.rule not in UNIMPORTANT]

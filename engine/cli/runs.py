@@ -78,7 +78,8 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
     except DatasetError as error:
         problems.append(error.problem)
     try:
-        plan = plans.make(workspace, arguments.recipe, base=arguments.base, dataset=dataset_id, overrides=overrides)
+        base = shared.counted(arguments.base, workspace)
+        plan = plans.make(workspace, arguments.recipe, base=base, dataset=dataset_id, overrides=overrides)
     except plans.CannotPlan as error:
         return refuse([*problems, error.problem])
     problems += [p for p in plan.problems if dataset_id is not None or p.rule != "dataset-none"]
@@ -156,6 +157,7 @@ def _begin_chain(arguments: argparse.Namespace, workspace: Workspace) -> str:
     settings, wrong = _stage_settings(arguments.set)
     if wrong:
         raise chains.CannotGoOn(*wrong)
+    shared.counted(arguments.base, workspace)  # for the plans of all stages
     return chains.begin(workspace, road, data, base=arguments.base, settings=settings, name=arguments.name or "")
 
 

@@ -83,9 +83,8 @@ class Time(msgspec.Struct, frozen=True, kw_only=True):
 
 def forward_flops(shape: shapes.Shape, row_tokens: float, *, head: bool = True) -> float:
     """Return the FLOPs of one token's forward pass in a row of so many."""
-    weights = shape.layers * sum(one.inputs * one.outputs for one in shape.linears)
-    weights += shape.head_parameters if head else 0
-    return 2 * weights + 4 * shape.layers * shape.heads * shape.head_dim * row_tokens
+    weights = shape.active_parameters + (shape.head_parameters if head else 0)
+    return 2 * weights + 4 * shape.heads * shape.head_dim * shape.attended_tokens(row_tokens)
 
 
 def token_flops(shape: shapes.Shape, setup: memory.Setup, row_tokens: float) -> float:

@@ -130,12 +130,15 @@ def trained_parameters(shape: shapes.Shape, setup: Setup) -> int:
     d(b - 1)/2 (peft 0.21, tuners/oft/layer.py). Raises ValueError for layers the shape does not have."""
     chosen = spec_counts.layer_indices(setup.layers, shape.layers)
     count = shape.layers if chosen is None else len(chosen)
+    if setup.adapter == "lora" and setup.target_modules == "all-linear" and shape.lora_per_rank:
+        return setup.rank * shape.lora_per_rank * count // shape.layers
+    adapted = [(one, count * one.per_layer) for one in _adapted(shape, setup)]
     if setup.adapter == "lora":
-        return count * sum(setup.rank * (one.inputs + one.outputs) for one in _adapted(shape, setup))
+        return round(sum(n * setup.rank * (one.inputs + one.outputs) for one, n in adapted))
     if setup.adapter == "oft":
-        return count * sum(one.inputs * (_block(one, setup) - 1) // 2 for one in _adapted(shape, setup))
+        return round(sum(n * (one.inputs * (_block(one, setup) - 1) // 2) for one, n in adapted))
     if chosen is None:
-        return _held_parameters(shape, setup)
+        return _held_parameters(shape, setup) - shape.other_parameters
     head = shape.head_parameters + shape.final_norm_parameters if setup.train_head else 0
     return count * shape.layer_parameters + head
 
@@ -239,8 +242,7 @@ def _held_bytes(
         return whole_bytes * held + copies, whole_bytes * trained, state
     base: float = element_bytes * held
     if setup.quantize in QUANTIZED_BYTES:
-        linear = shape.layers * sum(one.inputs * one.outputs for one in shape.linears)
-        base = QUANTIZED_BYTES[setup.quantize] * linear + element_bytes * (held - linear)
+        base += (QUANTIZED_BYTES[setup.quantize] - element_bytes) * shape.linear_parameters
     return base + 4 * trained, 4 * trained, _optimizer_bytes(shape, setup, trained)
 
 
@@ -299,7 +301,7 @@ def _logit_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: 
     return (10 if element_bytes == 2 else 12) * tokens * shape.vocabulary
 
 
-def _adapter_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: int) -> int:
+def _adapter_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: int) -> float:
     """Return an adapter's extras: peft keeps a fp32 copy of the inputs of each adapted layer on a 16-bit base (4 T d;
     measured on peft 0.21 on a CPU), and OFT its rotations, 4 d b a layer and 12 d b while it builds them."""
     if setup.adapter == "full":
@@ -307,11 +309,11 @@ def _adapter_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes
     adapted, chosen = _adapted(shape, setup), spec_counts.layer_indices(setup.layers, shape.layers)
     count = shape.layers if chosen is None else len(chosen)
     at_once = 1 if setup.gradient_checkpointing else count
-    found = 4 * tokens * sum(one.inputs for one in adapted) * at_once if element_bytes == 2 else 0
+    found = 4 * tokens * sum(one.per_layer * one.inputs for one in adapted) * at_once if element_bytes == 2 else 0
     if setup.adapter == "oft":
-        rotations = sum(one.inputs * _block(one, setup) for one in adapted)
+        rotations = sum(one.per_layer * one.inputs * _block(one, setup) for one in adapted)
         return found + 4 * rotations * count + 12 * rotations * at_once
-    return found + 4 * tokens * setup.rank * len(adapted) * at_once
+    return found + 4 * tokens * setup.rank * sum(one.per_layer for one in adapted) * at_once
 
 
 def _ppo_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: int, on_gpu: bool) -> dict[str, float]:

@@ -144,9 +144,16 @@ def _check_earlier(checks: _Checks) -> None:
 
 
 def _check_targets(checks: _Checks) -> None:
-    """An adapter needs at least one of the modules that were named: GPT-2 has c_attn where others have q_proj."""
+    """An adapter needs linear layers to sit on, and of those that were named at least one: GPT-2 has c_attn where others
+    have q_proj. Layers can be frozen where they are told apart."""
     targets, shape = checks.spec.adapter_args.target_modules, checks.base.shape
-    if checks.spec.adapter == "full" or targets == "all-linear" or shape is None:
+    counted = shape.counted if shape is not None and not shape.is_estimated else None
+    if shape is not None and counted is not None:
+        if checks.spec.adapter != "full" and targets == "all-linear" and not counted.per_rank:
+            checks.fault("targets-none", "adapter", kind=shape.layout)
+        if checks.spec.layers != "all" and not counted.in_layers:
+            checks.fault("layers-unknown", "layers", kind=shape.layout)
+    if checks.spec.adapter == "full" or targets == "all-linear" or shape is None or shape.is_estimated:
         return
     linear = list(dict.fromkeys(one.name for one in shape.linears))
     named = {name.strip() for name in targets.split(",")}
@@ -313,9 +320,10 @@ def _evaluations(train: schema.Train, steps: int | None, needed: int) -> int:
 
 
 def _check_memory(checks: _Checks) -> None:
-    """Refuse only what cannot fit: when even the low end of the estimate is above the device's memory."""
+    """Refuse only what cannot fit: when even the low end of the estimate is above the device's memory, and the base is
+    known well enough to say so."""
     plan = checks.plan
-    if plan.room != "none":
+    if plan.room != "none" or (plan.base.shape is not None and plan.base.shape.is_estimated):
         return
     change = plan.smaller
     remedy = later("choose a smaller base; no setting makes this one fit") if change is None else remedy_words(change)

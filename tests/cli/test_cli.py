@@ -570,7 +570,7 @@ def test_fit_says_time_for_the_data_and_advise_says_what_each_way_takes(tunebook
 def test_a_base_that_cannot_be_read_or_is_not_known_is_said_and_the_advisor_answers(tunebook, tmp_path):
     folder = tmp_path / "odd"
     folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "mamba", "hidden_size": 64}')
+    (folder / "config.json").write_text('{"model_type": "llama", "hidden_size": 64}')
     for base, words in (
         ("owner/../x", "owner/../x"),
         (str(folder), "safetensors"),

@@ -138,7 +138,7 @@ BAD: dict[str, tuple[Any, dict[str, bytes | None]]] = {
     "base-no-end-token": ({}, {"tokenizer_config.json": b'{"tokenizer_class": "PreTrainedTokenizerFast"}'}),
     "base-broken-weights": ({}, {"model.safetensors": b"\x10\0\0\0\0\0\0\0half"}),
     "base-no-tokenizer": ({}, {"tokenizer.json": None}),
-    "base-remote-code": ({"auto_map": {"AutoModel": "x.py"}}, {}),
+    "base-remote-code": ({"model_type": "own", "auto_map": {"AutoModel": "x.py"}}, {}),
 }
 
 
@@ -246,3 +246,26 @@ def test_what_is_worked_on_is_put_back_into_an_address_that_lost_it(workspace) -
     del app.query_params["dataset"]  # as a click in the sidebar does
     app.switch_page("advisor.py").run()
     assert data in app.query_params["dataset"] and not app.exception
+
+
+def test_a_base_of_a_layout_that_is_not_known_is_counted_and_says_so(workspace, tmp_path, monkeypatch) -> None:
+    from engine.models import counted
+    from tests.models.test_counted import CONFIG
+
+    started: list[tuple[str, ...]] = []
+    start = counted.processes.start
+
+    def begun(module: str, *given: str, **how: Any) -> Any:
+        if module != "engine.train.outline":
+            return start(module, *given, **how)
+        return started.append(given)
+
+    monkeypatch.setattr(counted.processes, "start", begun)
+    monkeypatch.setattr(counted, "MOST_S", 3600)  # the page is opened in several runs, slow on a busy machine
+    folder = model(tmp_path / "mine", CONFIG)
+    shown = texts(open_page("train", base=str(folder)))
+    assert "is being counted on the model itself" in shown and len(started) == 1
+    (path,) = (workspace.root / "shapes").iterdir()
+    path.write_bytes(b'{"reason": "ValueError: no heads"}')
+    shown = texts(open_page("train", base=str(folder)))
+    assert "transformers cannot build the model" in shown and "no heads" in shown and len(started) == 1

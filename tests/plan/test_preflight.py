@@ -431,7 +431,7 @@ def test_a_base_of_an_unknown_layout_is_not_refused_for_memory(workspace, tmp_pa
 
 
 def test_everything_that_is_wrong_is_told_at_once(workspace, tmp_path, monkeypatch):
-    folder = model(tmp_path / "base", {**CONFIG, "auto_map": {}})
+    folder = model(tmp_path / "base", {**CONFIG, "model_type": "of-our-own", "auto_map": {}})
     disk(monkeypatch, 0)
     dataset_id = add(workspace, [*PAIRS, "not json"])
     found = rules(

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import DynamicCache
 
-from engine.train import backend, precision, rows_apart
+from engine.train import backend, parts, precision, rows_apart
 from engine.train.scoring import trees
 from engine.train.scoring.trees import Family, Layout, Tokens, Tree, Wanted
 
@@ -252,8 +252,7 @@ def _room(model: Any, config: Any) -> tuple[int, int]:
     each gets a quarter of the free memory; a layer's own numbers are counted as in engine/estimate/memory.py."""
     hidden, layers = config.hidden_size, config.num_hidden_layers
     heads = getattr(config, "num_attention_heads", None) or 1  # some models have none
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    kv = kv_heads * (getattr(config, "head_dim", None) or hidden // heads)
+    kv = (parts.count(config, "num_key_value_heads") or heads) * (parts.count(config, "head_dim") or hidden // heads)
     each = next(model.parameters()).element_size() if model.device.type == "cpu" else 2
     cached = 2 * 2 * layers * kv * each  # keys and values, twice while they are laid out for the continuations
     if model.device.type != "cuda":
