@@ -29,6 +29,8 @@ TERMINATE_GRACE_S = 10.0
 # A child that has written its last event has nothing left to do; one that hangs there would hold the device.
 EXIT_GRACE_S = 30.0
 POLL_S = 0.05
+# The report of a launcher and the traces of two processes.
+LOG_LINES = 400
 
 
 # Starts or wakes the child of a run with an environment.
@@ -71,7 +73,7 @@ def supervise(run_dir: Path, module: str = "engine.train", begin: Begin | None =
         elif (run_dir / "stop").exists() and child.returncode in (-signal.SIGTERM, -signal.SIGKILL):
             _write_last(run_dir, _stopped(found))
         else:
-            tail, more = follow.log_tail(run_dir, after=log_start), failures.memory_kills()
+            tail, more = follow.log_tail(run_dir, LOG_LINES, after=log_start), failures.memory_kills()
             memory = kills is not None and more is not None and more > kills
             # nothing but the kernel kills a child while it tries its longest batch
             memory = memory or (child.returncode == -signal.SIGKILL and _probing(found[before:]))
