@@ -16,7 +16,7 @@ from engine import machine
 from engine.estimate import memory, precision
 from engine.events import Choice
 from engine.models import shapes
-from engine.spec import OBJECTIVES, RunSpec
+from engine.spec import OBJECTIVES, RunSpec, counts
 from engine.words import Problem, Text, later, t
 
 # What the choice about freed memory is called among the settings, of which it is none.
@@ -146,7 +146,7 @@ def choose_backend(
     """Return the backend of a run and why."""
     if run_spec.machine.backend != "auto":
         return run_spec.machine.backend, later("asked for")
-    if run_spec.machine.devices > 1:
+    if counts.processes(run_spec) > 1:
         return "plain", later("Unsloth trains on one device only")
     if not device.unsloth:
         return "plain", later("Unsloth is not installed")

@@ -13,12 +13,12 @@ from typing import Any
 
 from engine import events
 from engine.runs import failures, store
-from engine.spec import RunSpec, schema
+from engine.spec import RunSpec, counts, schema
 from engine.train import libraries, ranks, waiting
 from engine.words import later
 from engine.workspace import Workspace
 
-EXIT_FAILED = 1
+EXIT_FAILED, EXIT_STOPPED = 1, 3
 
 
 def _die_with_parent() -> None:
@@ -60,6 +60,9 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     allocator.settle(chosen.blocks)
     # before the libraries it rewrites
     unsloth = {"unsloth": backend.import_unsloth(run_dir)} if chosen.backend == "unsloth" else {}
+    if not ranks.wait_for_machines(run_dir, run_spec, (run_dir / "stop").exists):
+        log.append(events.Stopped(step=0, resumable=True))
+        return EXIT_STOPPED
     ranks.join(cuda=device == "cuda")
     quantizers = chosen.backend == "unsloth" or libraries.wants_quantizers(run_spec, workspace, chosen.optimizer)
     if quantizers and libraries.without_quantizers():
@@ -117,19 +120,23 @@ def main() -> int:
     _die_with_parent()
     run_dir = waiting.for_a_run() if sys.argv[1] == waiting.ASKED else Path(sys.argv[1]).resolve()
     asked: RunSpec = schema.decode((run_dir / "spec.json").read_bytes())
-    if asked.kind == "train" and asked.machine.devices > 1 and not ranks.launched():
-        ranks.launch(run_dir, asked.machine.devices)
+    if asked.kind == "train" and counts.processes(asked) > 1 and not ranks.launched():
+        ranks.launch(run_dir, asked)
     log: Any = events.EventLog(run_dir) if ranks.first() else ranks.Silence()
+    heart, failed = ranks.begin(run_dir, asked), None
     try:
         return run(run_dir, log)
     except BaseException as error:
         # The reason first: on a full disk it has the reserve to go to, and the trace of where it was has nothing.
+        failed = failures.from_exception(error)
         with suppress(OSError):  # else the supervisor writes the reason once the disk has room
-            log.append(_with_remedy(failures.from_exception(error), run_dir))
+            log.append(_with_remedy(ranks.reason(run_dir, failed), run_dir))
         with suppress(OSError):
             traceback.print_exception(error)
         return EXIT_FAILED
     finally:
+        if heart is not None:
+            heart.end(failed)
         if ranks.first():
             with suppress(OSError):  # it is rebuilt from the events
                 store.write_summary(run_dir)

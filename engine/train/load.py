@@ -143,6 +143,13 @@ def _device() -> str:
     return "mps" if backend.on_apple() else "cpu"
 
 
+def _place() -> str | int:
+    """The device by its number where it is a card: of several processes each has one, and Accelerate 1.15 trains a base
+    in few bits only where it was placed on that very one (accelerator.py, prepare_model)."""
+    where = _device()
+    return torch.cuda.current_device() if where == "cuda" else where
+
+
 def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: machine_choices.Chosen) -> Any:
     """Read a base from a folder or the hub, as the backend and the quantisation want it."""
     if chosen.backend == "unsloth":
@@ -172,7 +179,7 @@ def _quantized(source: str, spec: RunSpec, dtype: torch.dtype, **extra: Any) -> 
         )
     else:
         config = BitsAndBytesConfig(load_in_8bit=True)
-    model = whole(source, spec, dtype=dtype, quantization_config=config, device_map={"": _device()}, **extra)
+    model = whole(source, spec, dtype=dtype, quantization_config=config, device_map={"": _place()}, **extra)
     sound.keep_as_written(model, dtype)
     return model
 
