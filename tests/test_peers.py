@@ -10,10 +10,11 @@ import msgspec
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
-from engine import peers
+from engine import events, peers, processes, worker
 from engine.events import Failed
-from engine.runs import failures
+from engine.runs import failures, store
 from engine.spec import counts, schema
+from engine.workspace import Workspace
 from tests.helpers import fake_spec
 
 
@@ -99,3 +100,43 @@ def test_where_nobody_tells_more_the_reason_stays(run_dir: Path) -> None:
     assert peers.reason(run_dir, within_s=0.0) is None
     peers.clear(run_dir)
     assert peers.read(run_dir) == {}
+
+
+def test_the_supervisor_ends_a_child_that_waits_for_a_silent_machine(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hearts = [peers.Heart(run_dir, rank, rank) for rank in range(2)]
+    hearts[1]._ended.set()  # as if switched off
+    monkeypatch.setattr(worker, "LOOK_S", 0.1)
+    monkeypatch.setattr(peers, "SILENT_S", 2.5)  # longer than a beat
+    events.EventLog(run_dir).close()
+    child = processes.start("http.server", "0")  # waits, as over NCCL
+    assert [peer.machine for peer in worker._watch(child, run_dir, 0, peers.Watch(run_dir))] == [1]
+    assert child.poll() is not None
+    hearts[0].end()
+
+
+# --- the page ---
+@pytest.mark.page
+def test_the_page_of_a_run_says_what_to_start_on_the_machines_that_have_not_come(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.apps import open_page, texts
+
+    monkeypatch.setenv("TUNEBOOK_HOME", str(workspace.root))
+    run_id, asked = "20260101-000000-abcdef", shared(nodes=3, address="10.0.0.5")
+    folder = workspace.run_dir(run_id)
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_bytes(schema.encode(asked))
+    monkeypatch.setattr(store, "supervised", lambda run_dir: True)
+    log = events.EventLog(folder)
+    log.append(events.Phase(phase="loading"))
+    log.close()
+    hearts = [peers.Heart(folder, rank, rank) for rank in range(2)]
+    app = open_page("runs", run=run_id)
+    assert "Other machines are awaited" in texts(app)
+    assert [one.value for one in app.code if "accelerate" in one.value] == [peers.lines(folder, asked)[1]]
+    hearts.append(peers.Heart(folder, 2, 2))
+    assert "Other machines are awaited" not in texts(open_page("runs", run=run_id))
+    for heart in hearts:
+        heart.end()
