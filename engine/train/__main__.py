@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import events
-from engine.runs import failures, store
+from engine.runs import checkpoints, failures, store
 from engine.spec import RunSpec, counts, schema
 from engine.train import libraries, ranks, waiting
 from engine.words import later
@@ -61,8 +61,7 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     # before the libraries it rewrites
     unsloth = {"unsloth": backend.import_unsloth(run_dir)} if chosen.backend == "unsloth" else {}
     if not ranks.wait_for_machines(run_dir, run_spec, (run_dir / "stop").exists):
-        log.append(events.Stopped(step=0, resumable=True))
-        return EXIT_STOPPED
+        return _stopped(run_dir, log)
     ranks.join(cuda=device == "cuda")
     quantizers = chosen.backend == "unsloth" or libraries.wants_quantizers(run_spec, workspace, chosen.optimizer)
     if quantizers and libraries.without_quantizers():
@@ -100,6 +99,14 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     if run_spec.kind == "evaluate":
         return evaluation.run(one)
     return training.carry_out(one)
+
+
+def _stopped(run_dir: Path, log: events.EventLog) -> int:
+    """End a run that was stopped before it had begun, or gone on."""
+    whole = checkpoints.last_checkpoint(run_dir)
+    step = int(whole.name.rpartition("-")[2]) if whole is not None else 0
+    log.append(events.Stopped(step=step, resumable=True))
+    return EXIT_STOPPED
 
 
 def _settled_libraries(*, quantizers: bool) -> dict[str, Any]:
