@@ -48,7 +48,7 @@ class RealRuns:
         forked._start_parent()
         return "tests.forked.supervisor"
 
-    def spec(self, recipe: str = "lora", **changes: Any) -> schema.RunSpec:
+    def spec(self, recipe: str = "lora", /, **changes: Any) -> schema.RunSpec:
         settings = {
             "train.max_steps": STEPS, "train.evaluations": EVALUATIONS, "train.threads": 1, "train.batch_size": 4,
             "train.accumulation": 2, "train.replay_share": 0.0, "evaluate.benchmarks": [], **changes,
@@ -58,7 +58,7 @@ class RealRuns:
         assert made is not None and [one for one in problems if one.rule != "disk-too-small"] == []
         return made
 
-    def start(self, recipe: str = "lora", **changes: Any) -> str:
+    def start(self, recipe: str = "lora", /, **changes: Any) -> str:
         return lifecycle.start(self.workspace, self.spec(recipe, **changes), module=self.module)
 
     def folder(self, run_id: str) -> Path:
