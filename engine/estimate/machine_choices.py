@@ -15,7 +15,7 @@ import msgspec
 from engine.estimate import memory, precision
 from engine.events import Choice
 from engine.models import shapes
-from engine.spec import OBJECTIVES, RunSpec
+from engine.spec import OBJECTIVES, RunSpec, counts
 from engine.words import Problem, Text, later, t
 
 # What the choice about freed memory is called among the settings, of which it is none.
@@ -158,7 +158,7 @@ def choose_backend(
         return run_spec.machine.backend, later("asked for")
     if run_spec.kind not in ("train", "probe"):
         return "plain", later("nothing is trained, and both models are asked by transformers")
-    if run_spec.machine.devices > 1:
+    if counts.processes(run_spec) > 1:
         return "plain", later("Unsloth trains on one device only")
     if not device.unsloth:
         return "plain", later("Unsloth is not installed")

@@ -165,15 +165,15 @@ def _check_devices(checks: _Checks) -> None:
     """Several devices share the rows of a step. What compares rows of a batch with each other, or turns weights as it
     goes, is not shared: nobody has checked that it would learn the same."""
     spec, devices, facts = checks.spec, checks.spec.machine.devices, machine.facts()
-    if devices == 1:
+    if (processes := counts.processes(spec)) == 1:
         return
+    several = "machine.devices" if devices > 1 else "machine.nodes"
     shared = tuple(one.name for one in OBJECTIVES.values() if one.shares_devices)
     kinds = (("objective", spec.objective, shared), ("adapter", spec.adapter, ("full", "lora")),
-             ("quantize", spec.quantize, ("none",)),
              ("machine.backend", spec.machine.backend, ("auto", "plain")))  # fmt: skip
     for where, value, sound in kinds:
         if value not in sound:
-            checks.fault("devices-kind", "machine.devices", setting=where, value=value, sound=", ".join(sound))
+            checks.fault("devices-kind", several, setting=where, value=value, sound=", ".join(sound))
     # a process computes on one slice of a card, and slices do not speak to each other (NVIDIA's MIG User Guide)
     most = (1 if facts.gpus[0].is_slice else len(facts.gpus)) if facts.gpus else facts.cores
     if devices > most:
@@ -182,8 +182,8 @@ def _check_devices(checks: _Checks) -> None:
         counts.share_of_step(spec)
     except ValueError:
         checks.fault(
-            "devices-share", "machine.devices",
-            devices=devices, batch=spec.train.batch_size, passes=spec.train.accumulation,
+            "devices-share", several,
+            devices=processes, batch=spec.train.batch_size, passes=spec.train.accumulation,
         )  # fmt: skip
 
 
@@ -327,6 +327,14 @@ def _check_memory(checks: _Checks) -> None:
         return
     change = plan.smaller
     remedy = later("choose a smaller base; no setting makes this one fit") if change is None else remedy_words(change)
+    weights_bytes = (plan.memory.parts or {}).get("weights", 0)
+    if plan.target.device.name == "cuda" and weights_bytes > plan.target.memory_bytes:
+        checks.fault(
+            "memory-base", "base",
+            need=memory.size_words(weights_bytes), have=memory.size_words(plan.target.memory_bytes), remedy=remedy,
+            recipe=plan.spec.recipe.name,
+        )  # fmt: skip
+        return
     checks.fault(
         "memory-too-small",
         "train.batch_size",

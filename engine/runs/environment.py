@@ -11,7 +11,7 @@ from engine.spec import RunSpec
 from engine.workspace import Workspace
 
 # Set where Tunebook itself was started as one of several processes; the child would take itself for one of them.
-_OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def of_any_run() -> dict[str, str]:

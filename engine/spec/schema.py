@@ -269,6 +269,25 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = "fp32"
     devices: Annotated[int, _about("Devices", "How many GPUs the run may use.", ge=1)] = 1
+    nodes: Annotated[
+        int,
+        _about(
+            "Machines",
+            "How many machines share the run, each with as many devices; all see this folder of runs by the same name. The "
+            "run's page says what to start on each of the others.",
+            ge=1,
+            le=64,
+        ),
+    ] = 1
+    address: Annotated[
+        str,
+        _about(
+            "Address",
+            "By what name or address the other machines reach this one; empty: the network's own answer.",
+            pattern=r"^([A-Za-z0-9][A-Za-z0-9.:-]*)?$",
+        ),
+    ] = ""
+    port: Annotated[int, _about("Port", "The port by which several machines meet.", ge=1024, le=65535)] = 29500
 
 
 class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
