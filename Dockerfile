@@ -15,9 +15,11 @@ ENV HOME=/home/user \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /home/user/app
 
-# The processor build of torch first: the package index has the one for CUDA, about 3 GB with its libraries.
+# The processor build of torch first: the one for CUDA takes about 3 GB with its libraries. A machine with a card wants that
+# one: a Space's variable of this name, or --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cu130.
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 RUN python -m venv /home/user/venv
-RUN pip install --index-url https://download.pytorch.org/whl/cpu "torch==2.13.0"
+RUN pip install --index-url "$TORCH_INDEX_URL" "torch==2.13.0"
 
 COPY --chown=user pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY --chown=user app.py ./

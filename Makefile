@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 STAMP_UNSLOTH := $(VENV)/.set-up-unsloth
 
-.PHONY: setup unsloth real app test test-quick test-all lint audit bench messages templates folders clean
+.PHONY: setup unsloth real app test test-quick test-all lint audit bench messages templates folders architectures clean
 
 setup: $(STAMP)
 
@@ -72,6 +72,10 @@ templates: setup
 # after engine/models changed: what each kind of folder is called and what can be done with it
 folders: setup
 	$(BIN)/python -m tools.folders
+
+# after transformers, TRL or peft changed: what works on which architecture; ten minutes and more
+architectures: setup
+	$(BIN)/python -m tools.architectures
 
 bench: setup
 	$(BIN)/python -m bench.engine

@@ -1,13 +1,15 @@
-"""What training costs on a card: OFT beside peft's and LoRA, LoRA and QLoRA through Unsloth and without it, and whether a
-7B-shaped model trains with QLoRA in 8 GB. Prints a table and writes bench/results/<card>.json.
+"""What training costs on a card: OFT beside peft's and LoRA, LoRA and QLoRA through Unsloth and without it, LoRA in fp16 as
+on a card without bf16, rows laid end to end against filled up ones, scores through Unsloth against plain ones, and whether
+a 7B-shaped model trains with QLoRA in 8 GB. Prints a table for the README and writes bench/results/<card>.json.
 
-    python -m bench.gpu [--rounds 15] [--parts oft lora qlora cap]     on a machine with CUDA
-    python -m bench.gpu --tiny --rounds 2                              the same code on a processor, in a minute
+    python -m bench.gpu [--rounds 15] [--parts oft lora qlora fp16 packed scores cap]     on a machine with CUDA
+    python -m bench.gpu --tiny --rounds 2       the same code on a processor; fp16 is there what a card would choose
 
 The models have the shapes of Llama-3.2-1B and Llama-2-7B and random weights: nothing is downloaded, and neither speed nor
 memory depends on what the weights are. Every figure but those of OFT is measured in a process of its own, which also loads
 the model as the product does (engine/train/load.py, adapters.py). Steps are forward, backward and AdamW on rows of
-`--tokens` random tokens, bf16 arithmetic; medians after warming up; peak memory is torch's, allocated.
+`--tokens` random tokens, in the format that the product chooses; medians after warming up; peak memory is torch's,
+allocated.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from engine import processes
 
 ROOT = processes.PROJECT_DIR
 RESULTS = ROOT / "bench" / "results"
-PARTS = ("oft", "lora", "qlora", "cap")
+PARTS = ("oft", "lora", "qlora", "fp16", "packed", "scores", "cap")
+# Which backends a part is measured with, where not with all.
+ONLY_PLAIN = ("fp16", "packed")
 OFT_KINDS = ("frozen", "lora r16", "peft series", "peft exact", "ours")
 CAP_BYTES = 8 * 10**9  # "8 GB" as it is sold, the stricter reading
 WARM_UP = 3
@@ -127,10 +131,13 @@ def write_model(folder: Path, shape: str, tokens: int) -> None:
 class Loop:
     """A model, its optimizer and its rows."""
 
-    def __init__(self, model: Any, rows: int, tokens: int, vocabulary: int):
+    def __init__(self, model: Any, rows: int, tokens: int, vocabulary: int, precision: str = "bf16"):
         import torch
 
         self.model = model.train()
+        self._dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+        self._rounds = precision == "fp16" or (precision == "bf16" and device() == "cuda")
+        self._scaler = torch.amp.GradScaler(device(), enabled=precision == "fp16")
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True) if trained else None
         dice = torch.Generator().manual_seed(0)
@@ -141,12 +148,14 @@ class Loop:
 
         began_s = now_s()
         for _ in range(micro_batches):
-            with torch.autocast(device(), torch.bfloat16, enabled=device() == "cuda"):
+            with torch.autocast(device(), self._dtype, enabled=self._rounds):
                 loss = self.model(input_ids=self.ids, labels=self.ids).loss
             if loss.requires_grad:
-                loss.backward()
+                self._scaler.scale(loss).backward()
+            self.loss = loss.detach()
         if self.optimizer is not None:
-            self.optimizer.step()
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
             self.optimizer.zero_grad()
         return 1000 * (now_s() - began_s)
 
@@ -217,19 +226,11 @@ def measure_oft(shape: str, tokens: int, rounds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def measure_training(part: str, folder: str, backend: str, shape: str, tokens: int, rounds: int) -> dict[str, Any]:
-    """Return tokens per second and peak memory of LoRA or QLoRA, loaded as the product loads it; `cap` is QLoRA, one row
-    a step with checkpointing, on a card that is told it has 8 GB."""
-    import torch
-
-    if part == "cap" and device() == "cuda":
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, CAP_BYTES / total))
+def spec_of(part: str, folder: str, backend: str, tokens: int) -> Any:
+    """Return the spec of a part, as the product resolves it."""
     from engine.spec import recipes
-    from engine.train import backend as backends
-    from engine.workspace import Workspace
 
-    recipe = recipes.recipes()["lora" if part == "lora" else "qlora"]
+    recipe = recipes.recipes()["qlora" if part in ("qlora", "cap") else "lora"]
     settings: dict[str, Any] = {
         "machine.backend": backend, "train.max_length": tokens, "train.batch_size": 1 if part == "cap" else 4,
         "train.gradient_checkpointing": part == "cap",
@@ -238,29 +239,107 @@ def measure_training(part: str, folder: str, backend: str, shape: str, tokens: i
         recipe, base=folder, revision=None, parameters=1e9, dataset_id="none", overrides=settings
     )
     assert not wrong, wrong
+    return run_spec
+
+
+def decided(part: str, run_spec: Any, home: str) -> Any:
+    """Return what the machine decides; for fp16 what a card without bf16 would, such as a T4, wherever this runs."""
+    from engine.estimate import machine_choices, memory
+    from engine.models import bases
+    from engine.train import backend as backends
+    from engine.workspace import Workspace
+
+    if part != "fp16":
+        return backends.decide(run_spec, Workspace(home))
+    shape = bases.describe(run_spec.base.ref, Workspace(home)).shape
+    card = machine_choices.Device("cuda", 16 * 2**30)
+    return machine_choices.choose(run_spec, card, shape, memory.setup_of(run_spec))
+
+
+def measure_training(part: str, folder: str, backend: str, shape: str, tokens: int, rounds: int) -> dict[str, Any]:
+    """Return tokens per second and peak memory of LoRA or QLoRA, loaded as the product loads it; `cap` is QLoRA, one row
+    a step with checkpointing, on a card that is told it has 8 GB; `fp16` LoRA as on a card without bf16."""
+    import torch
+
+    if part == "cap" and device() == "cuda":
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, CAP_BYTES / total))
+    from engine.train import backend as backends
+    from engine.workspace import Workspace
+
+    run_spec = spec_of(part, folder, backend, tokens)
     with tempfile.TemporaryDirectory() as home:
-        chosen = backends.decide(run_spec, Workspace(home))
+        chosen = decided(part, run_spec, home)
         if chosen.backend == "unsloth":
             backends.import_unsloth(Path(home))
         from engine.train import adapters, load
 
-        row = {"part": part, "backend": chosen.backend, "shape": shape, "tokens": tokens,
+        row = {"part": part, "backend": chosen.backend, "precision": chosen.precision, "shape": shape, "tokens": tokens,
                "rows": run_spec.train.batch_size, "checkpointing": chosen.gradient_checkpointing}  # fmt: skip
         try:
-            loaded = load.load(run_spec, Workspace(home), chosen)
-            model = adapters.prepare(loaded.model, run_spec, chosen).model
+            loaded = load.load(run_spec, Workspace(home), chosen).model
+            if part == "fp16":  # on a processor it comes in fp32
+                loaded = loaded.half()
+            model = adapters.prepare(loaded, run_spec, chosen).model
+            with adapters.kept_whole(model):
+                pass
             if chosen.gradient_checkpointing and chosen.backend == "plain":
                 model.gradient_checkpointing_enable({"use_reentrant": False})
-            loop = Loop(model, run_spec.train.batch_size, tokens, SHAPES[shape]["vocab_size"])
+            loop = Loop(
+                model, run_spec.train.batch_size, tokens, SHAPES[shape]["vocab_size"],
+                chosen.precision if part == "fp16" else "bf16",
+            )  # fmt: skip
             took = [loop.step_ms() for _ in range(rounds + WARM_UP)][WARM_UP:]
         except torch.OutOfMemoryError as error:
             return {**row, "out_of_memory": str(error).splitlines()[0]}
     peak = torch.cuda.max_memory_allocated() / 2**20 if device() == "cuda" else 0.0
     per_step = run_spec.train.batch_size * tokens
+    formats = {
+        "base": str(loaded.dtype).removeprefix("torch."), "loss": round(float(loop.loss), 4),
+        "trained": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}),
+    }  # fmt: skip
     return {
         **row, "step_ms": round(statistics.median(took), 2), "peak_mib": round(peak, 1),
-        "tokens_per_s": round(1000 * per_step / statistics.median(took), 1),
+        "tokens_per_s": round(1000 * per_step / statistics.median(took), 1), "held_in": formats,
     }  # fmt: skip
+
+
+def measure(part: str, given: Any, tokens: int) -> dict[str, Any]:
+    """Return what one measurement of a process of its own found."""
+    if part == "oft":
+        return measure_oft(given.shape, tokens, given.rounds)
+    if part not in ("packed", "scores"):
+        return measure_training(part, given.folder, given.backend, given.shape, tokens, given.rounds)
+    from bench import gpu_checks
+    from engine.runs import failures
+
+    run_spec, vocabulary = spec_of(part, given.folder, given.backend, tokens), SHAPES[given.shape]["vocab_size"]
+    if part == "packed":
+        return gpu_checks.measure_packed(run_spec, device() == "cuda", vocabulary)
+    try:
+        return gpu_checks.measure_scores(run_spec, given.backend, vocabulary)
+    except failures.RunRefused as refused:  # Unsloth does not load on every processor
+        return {"part": part, "backend": given.backend, "refused": refused.problem.sentence[:300]}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the result as a table in Markdown, under the card's name."""
+    lines = [f"{result['card']}, {result['date']}:", "", "| part | backend | format | tokens/s | peak, MiB | |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for row in result["rows"]:
+        if row["part"] == "scores":
+            continue
+        rest = row.get("out_of_memory") or row.get("failed") or ""
+        if row["part"] == "packed" and "agree" in row:
+            rest = f"end to end {row['speed']} times as fast, loss apart {row['loss_apart']:.0e}, right: {row['agree']}"
+        if row["part"] == "oft" and "ratios" in row:
+            ratios = row["ratios"]
+            rest = f"step {ratios['step / lora']} times LoRA's, {ratios['step / peft exact']} times peft's exact"
+        told = (row["part"], row.get("backend", ""), row.get("precision", ""), row.get("tokens_per_s", ""),
+                row.get("peak_mib", ""), rest)  # fmt: skip
+        lines.append("| " + " | ".join(str(one) for one in told) + " |")
+    scores = result["scores_apart"] or "not compared: Unsloth did not score here"
+    return "\n".join([*lines, "", f"Scores through Unsloth against plain ones, nats a token: {scores}"])
 
 
 def in_a_process(*arguments: str) -> dict[str, Any]:
@@ -288,12 +367,8 @@ def main() -> None:
         write_model(Path(given.folder), given.shape, tokens)
         print("{}")
         return
-    if given.one == "oft":
-        print(json.dumps(measure_oft(given.shape, tokens, given.rounds)))
-        return
     if given.one:
-        found = measure_training(given.one, given.folder, given.backend, given.shape, tokens, given.rounds)
-        print(json.dumps(found))
+        print(json.dumps(measure(given.one, given, tokens)))
         return
 
     import torch
@@ -304,32 +379,41 @@ def main() -> None:
         sys.exit("There is no card here. --tiny runs the same code on a processor.")
     common = ("--rounds", str(given.rounds), "--tokens", str(tokens))
     backends = ["plain", *(["unsloth"] if machine_choices.installed("unsloth") else [])]
-    rows: list[dict[str, Any]] = []
-    if "oft" in given.parts:
-        rows.append(in_a_process("--one", "oft", "--shape", "tiny" if given.tiny else "1b", *common))
-    with tempfile.TemporaryDirectory() as folder:
-        for shape, parts in (("1b", ("lora", "qlora")), ("7b", ("cap",))):
-            wanted = [part for part in parts if part in given.parts]
-            if not wanted:
-                continue
-            shape, target = "tiny" if given.tiny else shape, str(Path(folder) / shape)
-            in_a_process("--one", "write", "--folder", target, "--shape", shape, *common)
-            for part in wanted:
-                for backend in backends:
-                    where = ("--folder", target, "--shape", shape, "--backend", backend)
-                    rows.append(in_a_process("--one", part, *where, *common))
-                    print(json.dumps(rows[-1]), flush=True)
-    versions = {name: str(__import__(name).__version__) for name in ("torch", "transformers", "peft")}
-    result = {
-        "card": name_of_device(), "capped_at_bytes": CAP_BYTES, "versions": versions, "rows": rows,
-        "unsloth_against_plain": compared(rows), "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
+    result = finished(given.parts, given.tiny, backends, common)
     given.out.mkdir(parents=True, exist_ok=True)
     name = "".join(c if c.isalnum() else "-" for c in result["card"].lower())
     path = given.out / f"{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+    print(table(result))
     print(f"written to {path}; torch {torch.__version__}")
+
+
+def finished(parts: list[str], tiny: bool, backends: list[str], common: tuple[str, ...]) -> dict[str, Any]:
+    """Measure the parts, each in a process of its own, and return all that was found."""
+    from bench import gpu_checks
+
+    rows: list[dict[str, Any]] = []
+    if "oft" in parts:
+        rows.append(in_a_process("--one", "oft", "--shape", "tiny" if tiny else "1b", *common))
+    with tempfile.TemporaryDirectory() as folder:
+        for shape, of_shape in (("1b", ("lora", "qlora", "fp16", "packed", "scores")), ("7b", ("cap",))):
+            wanted = [part for part in of_shape if part in parts]
+            if not wanted:
+                continue
+            shape, target = "tiny" if tiny else shape, str(Path(folder) / shape)
+            in_a_process("--one", "write", "--folder", target, "--shape", shape, *common)
+            for part in wanted:
+                for backend in ["plain"] if part in ONLY_PLAIN else backends:
+                    where = ("--folder", target, "--shape", shape, "--backend", backend)
+                    rows.append(in_a_process("--one", part, *where, *common))
+                    print(json.dumps(rows[-1]), flush=True)
+    versions = {name: str(__import__(name).__version__) for name in ("torch", "transformers", "peft")}
+    return {
+        "card": name_of_device(), "capped_at_bytes": CAP_BYTES, "versions": versions, "rows": rows,
+        "unsloth_against_plain": compared(rows), "scores_apart": gpu_checks.apart(rows),
+        "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 A page of any other site, or of another port of this machine, can send to 127.0.0.1. So the Host must be a name the
 server was given, and an Origin must be that same host and port; sockets and writing methods must have one. What is
 refused never reaches Streamlit, which would ask an address service on the internet about an Origin it does not know.
+A name that is refused is told, on the page and in the server's output, with the command that allows it: a proxy's name is
+known only when it is there.
 Where other people can reach the server (`--share-host`), a browser logs in once with a link that the server prints.
 """
 
@@ -25,6 +27,8 @@ HUB_ORIGIN = "https://huggingface.co"
 LOGIN_ROUTE = "/login"
 COOKIE = "tunebook_login"
 _READS = ("GET", "HEAD")
+# So many refused names are said in the server's output: anybody may send any name.
+MOST_TOLD = 20
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::([0-9]{1,5}))?", re.ASCII)
 _ORIGIN = re.compile(r"(https?)://(.+)", re.ASCII)
 _USUAL_PORTS = {"http": "80", "https": "443"}
@@ -108,6 +112,7 @@ class Guard:
     def __init__(self, app: App, rules: Rules):
         self.app, self.rules = app, rules
         self._open: Counter[str] = Counter()  # sockets of each client
+        self._told: set[str] = set()  # names that were refused, each said once
         self._answered = [
             (b"x-content-type-options", b"nosniff"),
             (b"referrer-policy", b"same-origin"),
@@ -128,7 +133,7 @@ class Guard:
         elif refused is None and self.rules.login and not self.rules.login.knows(_header(scope, b"cookie") or ""):
             await _refuse(scope, receive, send, "guard-login")
         elif refused is not None:
-            await _refuse(scope, receive, send, refused)
+            await _refuse(scope, receive, send, *self._named(refused, scope))
         elif scope["type"] == "websocket":
             await self._socket(_same_origin(scope), receive, send)
         else:
@@ -155,12 +160,37 @@ class Guard:
         here = split_host(host) if host else None
         if here is None or not self._is_ours(*here):
             return "guard-host"
+        passed_on = split_host(_header(scope, b"x-forwarded-host") or "")
+        if passed_on is not None and not self.rules.shared and not self._is_ours(*passed_on):
+            return "guard-host"  # a proxy that nobody has named: the page would open, and its socket would not
         writes = scope["type"] == "http" and scope["method"] not in _READS
         if origin is None and (scope["type"] == "websocket" or writes):
             return "guard-origin"
         if origin is not None and not self._is_same(origin, here):
             return "guard-origin"
         return "guard-closed" if writes and scope["path"] not in self.rules.written else None
+
+    def _named(self, rule: str, scope: Scope) -> tuple[str, str]:
+        """Return what is said of a refused request, with the name it came under where that was wrong. The command that
+        allows the name is written to the server's output too: a page whose socket is refused says nothing."""
+        name = self._unknown_name(scope)
+        if name is None or rule == "guard-closed":
+            return rule, ""
+        if name not in self._told and len(self._told) < MOST_TOLD:
+            self._told.add(name)
+            told = "guard-host-named" if rule == "guard-host" else "guard-origin-named"
+            print(Problem(rule=told, parameters={"name": name}).sentence, flush=True)
+        return ("guard-host-named" if rule == "guard-host" else rule), name
+
+    def _unknown_name(self, scope: Scope) -> str | None:
+        """Return the first name of a request that is a host's and none of ours: in Host, as a proxy passes it on, or in the
+        Origin of a page that a proxy shows while it calls the server by a name of loopback."""
+        origin = _ORIGIN.fullmatch(_header(scope, b"origin") or "")
+        for text in (_header(scope, b"host"), _header(scope, b"x-forwarded-host"), origin[2] if origin else None):
+            found = split_host(text) if text else None
+            if found is not None and not self._is_ours(*found):
+                return found[0]
+        return None
 
     def _is_ours(self, name: str, port: str | None) -> bool:
         return name in LOOPBACK or name in self.rules.shared or f"{name}:{port}" in self.rules.shared
@@ -225,12 +255,13 @@ def _same_origin(scope: Scope) -> Scope:
     return {**scope, "headers": [(n, same if n.lower() == b"origin" else v) for n, v in scope["headers"]]}
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, rule: str) -> None:
+async def _refuse(scope: Scope, receive: Receive, send: Send, rule: str, name: str = "") -> None:
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": 1008})  # before it was accepted: 403
         return
-    await _answer(send, 403, Problem(rule=rule).sentence)
+    parameters = {"name": name} if rule == "guard-host-named" else {}
+    await _answer(send, 403, Problem(rule=rule, parameters=dict(parameters)).sentence)
 
 
 async def _answer(send: Send, status: int, text: str, more: Iterable[tuple[bytes, bytes]] = ()) -> None:

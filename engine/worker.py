@@ -18,9 +18,9 @@ from typing import Any
 
 import msgspec
 
-from engine import events, limits, machine, processes
+from engine import events, limits, machine, peers, processes
 from engine.runs import device_queue, environment, failures, follow, lifecycle, store
-from engine.spec import schema
+from engine.spec import counts, schema
 from engine.workspace import Workspace, write_atomically
 
 # A polite stop ends after the step in hand and a checkpoint; then SIGTERM, then SIGKILL.
@@ -29,6 +29,10 @@ TERMINATE_GRACE_S = 10.0
 # A child that has written its last event has nothing left to do; one that hangs there would hold the device.
 EXIT_GRACE_S = 30.0
 POLL_S = 0.05
+# How often the other machines of a run are looked after.
+LOOK_S = 5.0
+# The report of a launcher and the traces of two processes.
+LOG_LINES = 400
 
 
 # Starts or wakes the child of a run with an environment.
@@ -55,6 +59,7 @@ def supervise(run_dir: Path, module: str = "engine.train", begin: Begin | None =
         if not turn.wait((run_dir / "stop").exists):
             _write_last(run_dir, _stopped(found))
             return
+        device_queue.wait_for_lent(turn.holds, (run_dir / "stop").exists)
         log = events.EventLog(run_dir)
         log.append(events.Phase(phase="loading"))
         log.close()
@@ -64,18 +69,22 @@ def supervise(run_dir: Path, module: str = "engine.train", begin: Begin | None =
         kills = failures.memory_kills()
         settings = environment.environment(run_dir, run_spec, turn.holds)
         child = begin(run_dir, settings) if begin else processes.start(module, str(run_dir), env=settings)
-        _watch(child, run_dir, offset)
+        silent = _watch(child, run_dir, offset, peers.Watch(run_dir) if run_spec.machine.nodes > 1 else None)
         found, _ = events.read(run_dir)
         if any(isinstance(event, events.TERMINAL) for event in found[before:]):
             _write_summary(run_dir)
         elif (run_dir / "stop").exists() and child.returncode in (-signal.SIGTERM, -signal.SIGKILL):
             _write_last(run_dir, _stopped(found))
         else:
-            tail, more = follow.log_tail(run_dir, after=log_start), failures.memory_kills()
+            tail, more = follow.log_tail(run_dir, LOG_LINES, after=log_start), failures.memory_kills()
             memory = kills is not None and more is not None and more > kills
             # nothing but the kernel kills a child while it tries its longest batch
             memory = memory or (child.returncode == -signal.SIGKILL and _probing(found[before:]))
             failure = failures.from_exit(child.returncode, tail, out_of_memory=memory)
+            if silent:
+                failure = peers.gone(silent)
+            elif counts.processes(run_spec) > 1 and failure.kind in ("peer", "killed"):
+                failure = peers.reason(run_dir) or failure
             from engine.plan import plans  # its imports are two thirds of this process's, and few runs need them
 
             _write_last(run_dir, plans.with_remedy(failure, run_spec, Workspace(run_dir.parents[1])))
@@ -111,9 +120,14 @@ def _write_summary(run_dir: Path) -> None:
         _say(f"the summary could not be written: {error}")
 
 
-def _watch(child: subprocess.Popen[bytes], run_dir: Path, offset: int) -> None:
+def _watch(
+    child: subprocess.Popen[bytes], run_dir: Path, offset: int, others: peers.Watch | None = None
+) -> list[peers.Peer]:
     """Wait for the child; once the stop file is there, end its whole group with growing force. A child that does not go
-    after its last event is ended too. `offset` is where the events of this attempt begin."""
+    after its last event is ended too, and one that waits for machines that have fallen silent, which are returned.
+    `offset` is where the events of this attempt begin."""
+    silent: list[peers.Peer] = []
+    looked_s = time.monotonic()
     done_s: float | None = None
     asked_s: float | None = None
     terminated_s: float | None = None
@@ -126,6 +140,10 @@ def _watch(child: subprocess.Popen[bytes], run_dir: Path, offset: int) -> None:
                 done_s = now_s
         elif now_s - done_s > EXIT_GRACE_S:
             processes.signal_group(child.pid, signal.SIGKILL)
+        if others is not None and done_s is None and now_s - looked_s > LOOK_S and not silent:
+            looked_s = now_s
+            if silent := [peer for peer in others.silent(peers.SILENT_S) if peer.machine]:
+                processes.signal_group(child.pid, signal.SIGKILL)
         if now_s > until_s and not (run_dir / "stop").exists():
             (run_dir / "stop").write_bytes(limits.TIME_IS_UP)
         if asked_s is None and (run_dir / "stop").exists():
@@ -137,6 +155,7 @@ def _watch(child: subprocess.Popen[bytes], run_dir: Path, offset: int) -> None:
             processes.signal_group(child.pid, signal.SIGKILL)
         time.sleep(POLL_S)
     processes.signal_group(child.pid, signal.SIGKILL)  # whatever the child has left behind
+    return silent
 
 
 def _write_last(run_dir: Path, event: events.Finished | events.Stopped | events.Failed) -> None:

@@ -61,6 +61,10 @@ class Workspace:
     def chain_path(self, chain_id: str) -> Path:
         return self.chains_dir / f"{checked(chain_id)}.json"
 
+    def shape_path(self, key: str) -> Path:
+        """Return the file that keeps what was counted on the model of a config.json."""
+        return self.root / "shapes" / f"{checked(key)}.json"
+
     @property
     def chains_dir(self) -> Path:
         """Where chains of runs are written down, one file each."""

@@ -14,7 +14,7 @@ import streamlit as st
 
 from engine import limits, machine
 from engine.data import jobs
-from engine.estimate import machine_choices, memory
+from engine.estimate import cards, machine_choices, memory
 from engine.gguf import tokenizers
 from engine.models import Base, bases, cache, hub, hub_client, shortlist
 from engine.plan import Plan, plans
@@ -114,6 +114,12 @@ def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
     """Say all that is known of the chosen base and how the planned run fits, offer its download, and ways to another."""
     seen = _looks().get(base.ref)
     _ui.bullets(_facts(base, seen if isinstance(seen, hub.Model) else None, plan))
+    if not limits.on():
+        bases.count(base, workspace, wait=False)
+    if bases.is_being_counted(base, workspace):
+        _counting(base, workspace)
+    elif base.shape is not None and base.shape.is_estimated:
+        st.caption(t("An estimate as of a usual model of these dimensions: what this model has was not counted."))
     _ui.toy_note(base)
     _ui.rounding_note(base)
     if limits.on():
@@ -124,6 +130,14 @@ def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
         _gguf(workspace, base)
     with st.expander(t("Find another model")):
         _find(workspace, plan)
+
+
+@_ui.fragment(run_every=POLL_S)
+def _counting(base: Base, workspace: Workspace) -> None:
+    """Say that the figures are a first estimate, and show the page anew when the model was counted."""
+    if not bases.is_being_counted(base, workspace):
+        st.rerun()
+    st.caption(t("A first estimate: what this model has is being counted on the model itself, without its weights."))
 
 
 def _facts(base: Base, seen: hub.Model | None, plan: Plan | None) -> list[str]:
@@ -380,12 +394,16 @@ def _folder(workspace: Workspace) -> None:
 def devices() -> None:
     """What each kind of device can do, and which one runs take here, and why."""
     facts = machine.facts()
-    st.markdown(_ui.plain(machine_choices.device_reason(facts)))
+    st.markdown(_ui.plain(cards.device_reason(facts)))
+    _ui.bullets(cards.more(facts))
+    st.caption(
+        t("AMD's cards are not used yet. On Windows, Tunebook runs in Linux under WSL2, which sees NVIDIA's cards.")
+    )
     here, yes, no, names = facts.device.partition(":")[0], t("yes"), t("no"), machine_choices.device_words()
     table = pd.DataFrame(
         {
             t("Device"): [("→ " if one.name == here else "") + names[one.name] for one in machine_choices.ABILITIES],
-            t("Number format"): [t("bf16 from compute capability 8.0 on, else fp32") if one.bf16 else "fp32"
+            t("Number format"): [t("bf16 from compute capability 8.0 on, else fp16") if one.bf16 else "fp32"
                                  for one in machine_choices.ABILITIES],
             t("4-bit and 8-bit bases"): [yes if one.quantized else no for one in machine_choices.ABILITIES],
             "Unsloth": [

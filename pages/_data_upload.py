@@ -11,9 +11,10 @@ import streamlit as st
 from streamlit.components.v2 import component
 
 from engine import limits
-from engine.check import text_files
+from engine.check import DatasetError, text_files
 from engine.data import Dataset, jobs, uploads
 from engine.data import fixes as data_fixes
+from engine.plan import take_along
 from engine.words import language, t
 from engine.workspace import Workspace
 from pages import _jobs, _ui
@@ -162,13 +163,32 @@ def widget(workspace: Workspace) -> None:
             )
     label = t("JSON Lines, a JSON array, CSV or Parquet; at most {n} MB", n=FALLBACK_LIMIT_MB)
     files = received(workspace, "upload", label, endings=text_files.ENDINGS)
-    if len(files) == 1:
+    if len(files) == 1 and not limits.on() and take_along.holds_one(files[0][0]):
+        _take_in(workspace, files[0][0])
+    elif len(files) == 1:
         store(workspace, *files[0], remove=True)
     elif files:
         name = t("{first} and {n} more", first=files[0][1], n=len(files) - 1)
         texts = tuple((str(path), name) for path, name in files)
         call = jobs.Call(workspace=str(workspace.root), texts=texts, name=name, remove_source=True)
         _begin(call, sum(path.stat().st_size for path, _ in files))
+
+
+def _take_in(workspace: Workspace, file: Path) -> None:
+    """Open what was taken along from another Tunebook: its data, and Train with its settings."""
+    try:
+        with st.spinner(t("Checking ...")):
+            opened = take_along.unpack(workspace, file)
+    except DatasetError as error:
+        st.error(_ui.plain(error.problem.sentence))
+    except OSError as error:
+        st.error(_ui.say("The upload could not be stored: {reason}. Free some space and try again.", reason=error))
+    else:
+        if opened.dataset is not None:
+            _ui.choose("dataset", opened.dataset.id)
+        _ui.go("train", draft=opened.draft_id)
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def received(

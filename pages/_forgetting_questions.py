@@ -112,7 +112,11 @@ def settings(scored: ScoredRun, titled: dict[str, str]) -> None:
             [
                 {
                     t("Questions"): tables.name(benchmark, titled),
-                    **{words.get(k, k): _ui.show_value(v) for k, v in settings.items() if k != "tuned_key"},
+                    **{
+                        words.get(k, k): _ui.show_value(v)
+                        for k, v in settings.items()
+                        if k not in ("tuned_key", "scoring")
+                    },
                 }
                 for benchmark, settings in told.items()
             ]

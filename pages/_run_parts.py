@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from engine import events, limits, machine
+from engine import events, limits, machine, peers
 from engine.plan import drafts, plans, repeat
 from engine.runs import Run, device_queue, failures, follow, lifecycle, store
 from engine.words import Problem, t
@@ -190,6 +190,27 @@ def _start_again(here: Workspace, run_id: str, kind: str) -> None:
                     came_from=t("{name}, started again with {change}", name=store.name(here, run_id), change=remedy.title),
                 )  # fmt: skip
                 _ui.go("train", draft=drafts.save(here, draft))
+
+
+def machines(here: Workspace, run_id: str, state: str) -> None:
+    """Say what is to be started on the other machines that share a run, while they have not come."""
+    run_spec = store.load_spec(here, run_id)
+    if state != "running" or run_spec.machine.nodes == 1:
+        return
+    run_dir = here.run_dir(run_id)
+    absent = [number for number in peers.missing(run_dir, run_spec) if number]
+    if not absent:
+        return
+    st.info(
+        t(
+            "Other machines are awaited. Start this on each, in the environment in which Tunebook is installed there; the "
+            "folder of runs must be seen by the same name."
+        )
+    )
+    lines = peers.lines(run_dir, run_spec)
+    for number in absent:
+        st.caption(_ui.say("Machine {n}", n=number + 1))
+        st.code(lines[number - 1], language="bash", wrap_lines=True)
 
 
 def silence(state: str, found: list[Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine.estimate import duration, memory, phases
+from engine.estimate import cards, duration, memory, phases
 from engine.plan import Plan, drafts, tries
 from engine.spec import OBJECTIVES
 from engine.words import t
@@ -93,6 +93,8 @@ def _weights(plan: Plan) -> None:
 def _memory(plan: Plan) -> None:
     estimate, memory_bytes = plan.memory, plan.target.memory_bytes
     st.markdown(_ui.say("**{name}**: {text}", name=t("Memory"), text=memory.verdict(estimate, memory_bytes)))
+    if held := cards.held_words(plan.target.held):
+        st.caption(_ui.plain(held))
     if estimate.parts is None:
         return
     st.plotly_chart(

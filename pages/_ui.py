@@ -171,7 +171,12 @@ def demo_notice(first: bool) -> None:
         )
     with st.expander(t("What this demo allows; everything is deleted in {hours} hours", hours=hours)):
         bullets(limits.sentences())
-        st.caption(t("On your own machine none of these limits exists."))
+        st.caption(
+            t(
+                'On your own machine none of these limits exists: "Take this along" on Train makes one file of your data '
+                "and settings, and your own Tunebook, or one on a rented card, opens it on Data."
+            )
+        )
 
 
 # What Markdown reads as a mark, and between which characters Streamlit finds addresses, icons and arrows in what was read.

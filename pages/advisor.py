@@ -90,16 +90,15 @@ base = _base.select(workspace)
 about_base = st.container()  # filled when there is a plan
 dataset = _ui.current_dataset()
 if dataset is None:
-    _ui.empty(t("The advisor reads your data first. Bring a file, or take a sample."), "data", t("Go to Data"))
+    _ui.empty(
+        t("Without data the advice goes by machine and base alone. Bring a file, or take a sample."),
+        "data",
+        t("Go to Data"),
+    )
 said = _advisor_facts.ask(dataset, base)
 if base.problems:
     st.warning(t("The base cannot be read, so its size is not known; the advice goes on without it."))
     _ui.problem_list(base.problems)
-if dataset is None and not {"data_type", "rows", "alignment_data"} & set(said):
-    st.caption(t("Or plan without data: fill in the fields above."))
-    with about_base:
-        _base.panel(workspace, base, plans.make(workspace, "lora", base=base, dataset=None, overrides={}))
-    raise _ui.PageEnds
 case, advice = for_data.for_data(workspace, base=base, data=dataset, said=said)
 with about_base:
     _base.panel(workspace, base, _plan(case, advice))

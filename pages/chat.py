@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from engine import limits
+from engine import limits, machine
 from engine.chat import child, protocol, votes
 from engine.check import DatasetError
 from engine.models import bases
@@ -217,7 +217,9 @@ if len(choices) == 1:
     st.caption(t("So far there is only the starter to talk to. Every finished run appears here."))
 if any(bases.describe(ref, workspace).is_toy for ref in chosen):
     st.caption(t("Toy model: it knows one small world, in English. Ask for an opposite, a capital or a small sum."))
-if any(run.status == "running" for run in known):
+if machine.facts().device != "cpu" and child.free_slot() == "cpu":
+    st.info(t("A run has the card: until it ends the processor answers, and more slowly."))
+elif any(run.status == "running" for run in known):
     st.info(t("A run is training on this machine: answers are slower, and memory is shared with it."))
 sampling = _settings()
 question = _prompts()

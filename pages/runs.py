@@ -134,6 +134,7 @@ def _show_moving(run_id: str, state: str) -> None:
     steps, evals = found.steps, found.evals
     objective = OBJECTIVES[store.load_spec(workspace, run_id).objective]
     _run_parts.silence(state, found.all)
+    _run_parts.machines(workspace, run_id, state)
     _progress(run_id, state, found.others, steps)
     if steps and objective.loss_falls:
         st.echarts_chart(

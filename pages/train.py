@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import secrets
 import time
 from typing import Any
@@ -11,7 +12,7 @@ import streamlit as st
 
 from engine import limits
 from engine.data import datasets
-from engine.plan import Plan, drafts, plans, tries
+from engine.plan import Plan, drafts, plans, take_along, tries
 from engine.runs import lifecycle, store
 from engine.spec import RunSpec, schema, settings
 from engine.spec import recipes as spec_recipes
@@ -25,6 +26,8 @@ workspace = _ui.workspace()
 
 # The second click of a double click comes with the same specification a moment later and must not start a second run.
 DOUBLE_CLICK_S = 5.0
+# A download lies in the server's memory while it is sent.
+MOST_ALONG_BYTES = 500 << 20
 
 
 def _open_draft() -> drafts.Draft | None:
@@ -103,6 +106,28 @@ def _started(run_spec: RunSpec, name: str) -> None:
         st.session_state["click_token"] = secrets.token_hex(8)
         _ui.choose("run", run_id)
         _ui.go("runs")
+
+
+def _take_along() -> None:
+    """One file of what is chosen here and of the rows, for another Tunebook. It is made when it is asked for."""
+    if dataset is not None and (dataset.folder / "original").stat().st_size > MOST_ALONG_BYTES:
+        st.caption(t("The data is too large to be taken along through a browser."))
+        return
+    chosen = drafts.Draft(
+        recipe=recipe_name, base=base.ref, dataset=dataset.id if dataset is not None else None,
+        overrides=dict(overrides), came_from=t("Taken along from another Tunebook"),
+    )  # fmt: skip
+
+    def file() -> bytes:
+        out = io.BytesIO()
+        take_along.pack(workspace, chosen, out)
+        return out.getvalue()
+
+    st.download_button(
+        t("Take this along"), file, f"tunebook-{recipe_name}.zip", "application/zip", key="take_along",
+        icon=":material/luggage:",
+        help=t("Data and settings as one file: another Tunebook opens it on Data, or with \"tunebook open\"."),
+    )  # fmt: skip
 
 
 draft = _open_draft()
@@ -192,9 +217,13 @@ with st.expander(t("What each device can do")):
     _base.devices()
 with st.expander(t("The whole specification (spec.json)")):
     st.code(schema.encode(plan.spec).decode(), language="json")
+    if not limits.on():
+        _take_along()
 if problems:
     st.error(t("This run cannot start yet:"))
     _ui.problem_list(problems)
+if limits.on():  # beside what a demo refuses stands the way on
+    _take_along()
 waiting = sum(run.status in store.LIVE for run in store.list_all(workspace)[:50])
 if waiting:
     st.info(_ui.say("{n} run is going on or waiting; this one waits its turn.", n=waiting))

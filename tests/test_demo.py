@@ -260,6 +260,13 @@ def test_the_image_bounds_a_message_as_the_limits_say():
     assert f"MAX_MESSAGE_SIZE={engine_limits.limits().message_mb} " in (ROOT / "Dockerfile").read_text()
 
 
+def test_every_limit_of_a_run_or_its_data_that_is_met_names_the_way_on():
+    """Not those that end by themselves: a queue, a full disk, one run too many at a time."""
+    ways_on = {"demo-limit", "demo-steps", "demo-model", "demo-kind", "demo-benchmark", "demo-rows"}
+    for rule in ways_on:
+        assert "Take this along" in str(Problem(rule=rule).texts[1]), rule
+
+
 def test_as_many_rows_as_the_limit_are_taken(visitor, limited):
     limited(rows=40)
     assert datasets.add(visitor, in_uploads(visitor, ROWS), "mine").report.rows == 40

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from engine import guard
+from engine.cli.parser import app, parser
 from tests.browsers import FLAGS, Server
 from tests.conftest import chromium
 
@@ -106,6 +107,45 @@ def test_every_answer_says_who_may_frame_it_and_no_other_name_gets_one(rules, fr
     assert (b"x-frame-options" in headers) == (rules is LOCAL)
     reached, answered = ask(rules, [("host", "evil.example")], "http", path=path)
     assert not reached and answered[0]["status"] == 403
+
+
+def answer_to(rules: guard.Rules, *headers: tuple[str, str], **more: Any) -> str:
+    _, answered = ask(rules, list(headers), "http", path="/", **more)
+    return answered[1]["body"].decode()
+
+
+PROXY = "8501-gpu-t4.colab.example"
+
+
+@pytest.mark.parametrize(
+    "headers", [[("host", PROXY)], [("host", f"{PROXY}:8501")], [("host", OWN), ("x-forwarded-host", PROXY)]]
+)
+def test_a_refused_name_is_told_the_exact_command_that_allows_it_and_that_command_does(headers) -> None:
+    said = answer_to(LOCAL, *headers)
+    command = said.rpartition("start it with: ")[2].rstrip(".").split()
+    arguments = parser().parse_args(command[1:])
+    assert command[0] == "tunebook" and arguments.function is app and arguments.share_host == [PROXY]
+    allowed = guard.rules_for(arguments.share_host, [], demo=False, space=None)
+    assert "has not logged in" in answer_to(allowed, *headers)
+
+
+def test_the_servers_output_names_a_page_whose_socket_was_refused_once_and_a_hostile_one_has_no_end(capsys) -> None:
+    async def nothing(*_: Any) -> Any:
+        return {"type": "websocket.connect"}
+
+    watching = guard.Guard(nothing, LOCAL)
+    for name in [PROXY, PROXY, *(f"evil{n}.example" for n in range(100)), "a\x1b[2Jb", "x y", "<b>"]:
+        headers = [(b"host", OWN.encode()), (b"origin", f"https://{name}".encode())]
+        asyncio.run(watching({"type": "websocket", "path": "/", "headers": headers}, nothing, nothing))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == guard.MOST_TOLD and f"--share-host {PROXY};" in lines[0]
+    assert sum(PROXY in line for line in lines) == 1
+
+
+def test_a_name_that_is_none_is_not_repeated() -> None:
+    for name in ("<script>", "a b", "x" * 3000 + "!", ""):
+        said = answer_to(LOCAL, ("host", name))
+        assert "under this name" in said and "<" not in said
 
 
 def log_in(rules: guard.Rules, token: str, **more: Any) -> Any:

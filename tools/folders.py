@@ -158,7 +158,9 @@ EXAMPLES: dict[str, Callable[[], dict[str, Any]]] = {
     "a model that makes pictures (diffusers)": lambda: {"model_index.json": {}, "unet/config.json": {}},
     "a model for vectors (sentence-transformers)": lambda: model() | {"modules.json": "[]"},
     "an encoder, such as BERT": lambda: model(model_type="bert", architectures=["BertForMaskedLM"]),
-    "a model of another kind of code": lambda: model(auto_map={"AutoModelForCausalLM": "modeling.Own"}),
+    "a model of another kind of code": lambda: model(
+        model_type="own", auto_map={"AutoModelForCausalLM": "modeling.Own"}
+    ),
     "a run of Tunebook": lambda: {"spec.json": {}, "events.jsonl": ""} | inside("adapter", adapter()),
     "a folder without any of these": lambda: {"notes.txt": "nothing"},
 }

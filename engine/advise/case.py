@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from engine import machine
+from engine import limits, machine
 from engine.advise import ways
 from engine.advise.facts import TOY_PARAMETERS, Facts, billions, checked
 from engine.advise.ways import Way
 from engine.data import Dataset
 from engine.estimate import memory
-from engine.models import Base, shapes
+from engine.models import Base, shapes, shortlist
 from engine.plan import Plan, plans, targets
 from engine.spec import OBJECTIVES, settings
 from engine.words import Problem, t
@@ -23,13 +23,15 @@ from engine.workspace import Workspace
 
 # Below this size no shape is usual, and none takes more than one of this size.
 LEAST_USUAL_PARAMETERS, MOST_USUAL_PARAMETERS = 1e8, 1e12
+# Rows are not made shorter than this to make a run fit: answers of usual length must have room.
+LEAST_ROW_TOKENS = 256
 
 
 @dataclass(eq=False)
 class Case:
     """Facts, and what plans are made of: `base` as it is planned for, `dataset` where its rows are of the kind that is
-    asked about, `judge` the reward model of this workspace for PPO. `own_base` is what "Use this" starts with. Made by
-    `of`."""
+    asked about, `judge` the reward model of this workspace for PPO. `own_base` is what is there, `starts_with` what
+    "Use this" starts with. Made by `of`."""
 
     facts: Facts
     workspace: Workspace
@@ -44,17 +46,24 @@ class Case:
     def ways(self) -> list[Way]:
         """Every way the data can feed and a recipe trains, the best first, whether it fits or not. Where more rows at a
         time do not fit, as many as do."""
-        return [self._moved(way) for way in ways.ranked(self.facts)]
+        found = [self._moved(way) for way in ways.ranked(self.facts)]
+        return found if any(map(self.fits, found)) else [self._shortened(way) for way in found]
 
     @cached_property
     def best(self) -> Way | None:
         """The first way that fits."""
-        return next((moved for way in ways.ranked(self.facts) if self.fits(moved := self._moved(way))), None)
+        found = next((moved for way in ways.ranked(self.facts) if self.fits(moved := self._moved(way))), None)
+        return found or next(filter(self.fits, self.ways), None)
 
     @cached_property
     def target(self) -> targets.Target:
         """The machine that is planned for."""
         return targets.of_memory(self.facts.gpu_memory_gib)
+
+    @property
+    def starts_with(self) -> Base:
+        """The base of the run that is advised: the own one, or a named one of the size that is asked about."""
+        return self.base if self.base.ref else self.own_base
 
     @property
     def is_toy(self) -> bool:
@@ -107,7 +116,7 @@ class Case:
             moved = setting.reason or way.adapter != recipe.adapter
             if setting.path == "train.replay_share":
                 # general rows to mix in come with the starter alone
-                if self.own_base.kind == "starter" and setting.value > (usual or 0):
+                if self.starts_with.kind == "starter" and setting.value > (usual or 0):
                     found[setting.path] = setting.value
             elif moved and not self.is_toy and setting.path in settings.fields() and usual != setting.value:
                 found[setting.path] = setting.value
@@ -139,6 +148,18 @@ class Case:
             self._plans[way.key] = plan = self._plan(way)
         return way
 
+    def _shortened(self, way: Way) -> Way:
+        """Return a way with rows as long as fit, where that helps; else as it is."""
+        tokens, shorter = self.plan(way).spec.train.max_length, way
+        while tokens // 2 >= LEAST_ROW_TOKENS:
+            tokens //= 2
+            shorter = shorter.with_length(tokens)
+            self._plans[way.key] = self._plan(shorter)
+            if self.fits(shorter):
+                return shorter
+        self._plans[way.key] = self._plan(way)
+        return way
+
     # --- whose figures ---
 
     @property
@@ -147,7 +168,10 @@ class Case:
         said = []
         if self.base is not self.own_base and self.facts.base_parameters is not None:
             size = billions(self.facts.base_parameters)
-            if self.facts.base_parameters == self.own_base.parameters:
+            if self.base.ref:
+                told = {"name": self.base.ref, "real": billions(self.base.parameters or 0), "size": size}
+                text = t("The figures are those of {name} ({real}), which stands for a base of {size}.", **told)
+            elif self.facts.base_parameters == self.own_base.parameters:
                 text = t(
                     "The base's architecture is not known: the figures are those of a usual model of {size}.", size=size
                 )
@@ -175,11 +199,16 @@ def of(
 
 
 def base_for(own: Base, facts: Facts) -> Base:
-    """Return the base to plan with: the own one when it has the size that is asked about and its shape is known, else a
-    usual model of that size; below 100 million parameters one of 100 million, than which none takes more."""
+    """Return the base to plan with: the own one when it has the size that is asked about and its shape is known, else an
+    open one of about that size from the short list, else a usual model of that size; below 100 million parameters one of
+    100 million, than which none takes more."""
     parameters = facts.base_parameters
     if parameters is None or (parameters == own.parameters and own.shape is not None):
         return own
+    is_another = parameters != own.parameters if own.parameters is not None else not own.ref
+    known = shortlist.of_size(parameters) if is_another and not limits.on() else None
+    if known is not None:
+        return known.base
     shape = shapes.typical_shape(min(max(parameters, LEAST_USUAL_PARAMETERS), MOST_USUAL_PARAMETERS))
     if shape is None:
         return own

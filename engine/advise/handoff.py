@@ -22,7 +22,7 @@ def draft(advice: Advice, case: Case, *, dataset: str | None, way: Way | None = 
         reasons, rules = [t("You chose {choice} instead of the advice.", choice=way.title), method_trade(way)], []
     return drafts.Draft(
         recipe=ways.recipe_for(chosen).name,
-        base=case.own_base.ref or "starter",
+        base=case.starts_with.ref or "starter",
         dataset=dataset,
         overrides=case.overrides(chosen),
         reasons=reasons,

@@ -122,19 +122,18 @@ def _size(case: Case) -> str:
     return billions(case.facts.base_parameters or case.base.parameters or 0)
 
 
-# Other ways to hold every weight than ours, which is 32 bits with Adam: bytes a parameter (LLaMA-Factory's table).
-_PURE_BF16_BYTES, _ADAM_8BIT_BYTES = 8, 6
+# Another way to hold every weight than in 32 bits with Adam: bytes a parameter (LLaMA-Factory's table).
+_PURE_BF16_BYTES = 8
 
 
 def _full_otherwise(case: Case) -> str:
-    """Return what full fine-tuning would take by ways that are not built."""
+    """Return what full fine-tuning would take with its weights in 16 bits alone."""
     size = case.base.parameters or 0
     return t(
-        "Held in 16 bits alone, full fine-tuning of {size} takes about {bf16} GB, and about {adam} with an 8-bit "
-        "optimizer; neither is built here.",
+        "With its weights in bf16 alone (machine.weights=bf16) full fine-tuning of {size} takes about {bf16} GB; the "
+        "smallest steps are lost in their rounding.",
         size=_size(case),
         bf16=round(_PURE_BF16_BYTES * size / 1e9),
-        adam=round(_ADAM_8BIT_BYTES * size / 1e9),
     )
 
 
@@ -171,9 +170,28 @@ def _fit_reasons(case: Case, advised: Way) -> list[str]:
             memory=_memory(case),
         )
     )
+    said.append(_settings_that_fit(case, advised))
+    if case.plan(advised).room == "tight":
+        said.append(t("That is tight: what else uses the memory, or longer rows, may be too much."))
     if better is not None and better.adapter == "full" and better.layers == "all":
         said.append(_full_otherwise(case))
     return said
+
+
+def _settings_that_fit(case: Case, advised: Way) -> str:
+    """Name the settings that memory hangs on, as the run will have them."""
+    plan = case.plan(advised)
+    told = {"rows": plan.spec.train.batch_size, "passes": plan.spec.train.accumulation,
+            "tokens": f"{plan.spec.train.max_length:,}"}  # fmt: skip
+    if plan.setup.gradient_checkpointing:
+        return t(
+            "Its settings: a batch of {rows}, {passes} passes a step (accumulation), rows of at most {tokens} tokens, "
+            "layers computed twice to save memory (gradient checkpointing).", **told,
+        )  # fmt: skip
+    return t(
+        "Its settings: a batch of {rows}, {passes} passes a step (accumulation), rows of at most {tokens} tokens, "
+        "without gradient checkpointing.", **told,
+    )  # fmt: skip
 
 
 def _form_reason(facts: Facts, advised: Way) -> str:

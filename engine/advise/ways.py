@@ -88,6 +88,15 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
         ]
         return msgspec.structs.replace(self, settings=(*kept, *new))
 
+    def with_length(self, tokens: int) -> Way:
+        """Return the way with rows of at most so many tokens, because longer ones do not fit."""
+        path, reason = "train.max_length", t("shorter rows: longer ones do not fit")
+        usual = self.setting(path) or Advised(path=path, value=tokens)
+        kept = [one for one in self.settings if one.path != path]
+        return msgspec.structs.replace(
+            self, settings=(*kept, msgspec.structs.replace(usual, value=tokens, low=None, high=None, reason=reason))
+        )
+
     def value(self, path: str) -> Any:
         """Return the advised value of a path, or None."""
         setting = self.setting(path)

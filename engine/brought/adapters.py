@@ -277,7 +277,7 @@ def _there(module: str, base: Tensors, shape: shapes.Shape | None) -> tuple[int,
     the first part of the names."""
     names = (f"{module}.weight", f"{module.partition('.')[2]}.weight")
     found = next((base[name] for name in names if name in base), None)
-    if found is None and module == "lm_head" and (shape is None or shape.tied):
+    if found is None and module == "lm_head" and (shape is None or shape.tied or shape.is_estimated):
         return next((s for n, s in base.items() if n.endswith(("embed_tokens.weight", "wte.weight"))), None)
     return found
 

@@ -19,10 +19,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from engine import processes
+from engine import machine, processes
 from engine.chat.protocol import Ask, Done, Failed, Reply, Request, Sampling, Stop, Turn, read_reply
 from engine.models import bases, made
-from engine.runs import Run, failures, needs, store
+from engine.runs import Run, device_queue, environment, failures, needs, store
 from engine.words import Problem
 from engine.workspace import Workspace
 
@@ -58,14 +58,16 @@ def models(workspace: Workspace, known: list[Run] | None = None) -> list[str]:
 
 
 class Child:
-    """A process that holds the models of one workspace, and who waits for which of its answers."""
+    """A process that holds the models of one workspace on one device, and who waits for which of its answers."""
 
-    def __init__(self, workspace: Workspace):
-        self._workspace, self._models = workspace, dict[str, None]()
+    def __init__(self, workspace: Workspace, slot: str = "cpu"):
+        self._workspace, self.slot, self._models = workspace, slot, dict[str, None]()
         folder = workspace.root / "chat"
         folder.mkdir(parents=True, exist_ok=True)
-        environment = {
+        settings = {
             **os.environ,
+            **environment.of_cards((slot,)),
+            **({"TUNEBOOK_DEVICE": "cpu"} if slot == "cpu" else {}),
             "HF_HUB_OFFLINE": "1",  # only what is here is offered
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "TOKENIZERS_PARALLELISM": "false",
@@ -75,7 +77,9 @@ class Child:
         self._log = folder / "child.log"
         with self._log.open("wb") as log:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
-            self.process = processes.start(MODULE, str(workspace.root), f"{IDLE_S:g}", env=environment, **pipes)
+            self.process = processes.start(MODULE, str(workspace.root), f"{IDLE_S:g}", slot, env=settings, **pipes)
+        if slot != "cpu":
+            device_queue.lend(slot, processes.identify(self.process.pid))
         self.used_s = time.monotonic()
         self._waiting: dict[str, queue.Queue[Reply]] = {}
         self._writing = threading.Lock()
@@ -165,12 +169,35 @@ _children: dict[str, Child] = {}
 _guard = threading.Lock()
 
 
+def free_slot() -> str:
+    """Return the device that answers now: a card, or Apple's GPU, that no run has or waits for, else the processor."""
+    facts = machine.facts()
+    if facts.device == "cpu":
+        return "cpu"
+    return next((slot for slot in reversed(facts.slots) if not device_queue.wanted(facts.device, slot)), "cpu")
+
+
+def _started(workspace: Workspace) -> Child:
+    child = Child(workspace, free_slot())
+    if child.slot != "cpu" and device_queue.wanted(machine.facts().device, child.slot):  # by a run of this moment
+        child.close()
+        child = Child(workspace)
+    return child
+
+
+def _must_move(child: Child) -> bool:
+    """Whether another device is to answer: a run wants this one, or a card is free again."""
+    if child.slot == "cpu":
+        return free_slot() != "cpu"
+    return device_queue.wanted(machine.facts().device, child.slot)
+
+
 def _child(workspace: Workspace) -> Child | None:
     """Return the living child of a workspace, begun now where there is none; None when too many others are at work."""
     key = str(workspace.root)
     with _guard:
         for name, one in list(_children.items()):
-            if not one.alive:
+            if not one.alive or (name == key and not one.busy and _must_move(one)):
                 one.close()
                 del _children[name]
         if key not in _children:
@@ -179,7 +206,7 @@ def _child(workspace: Workspace) -> Child | None:
                 if not idle:
                     return None
                 _children.pop(idle[0][1]).close()
-            _children[key] = Child(workspace)
+            _children[key] = _started(workspace)
         return _children[key]
 
 

@@ -50,7 +50,6 @@ def advise(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from engine.advise import Facts, alternatives, for_data
     from engine.check import DatasetError
     from engine.data import datasets
-    from engine.models import bases
 
     try:
         given = json.loads(Path(arguments.facts).read_bytes()) if arguments.facts else {}
@@ -61,7 +60,7 @@ def advise(arguments: argparse.Namespace, workspace: Workspace) -> int:
     if arguments.facts:  # a card that is not named there is not there
         given = {"gpu_memory_gib": None, **given}
     flags = {name: getattr(arguments, name) for name in _FACTS if getattr(arguments, name) is not None}
-    base = bases.describe(arguments.base, workspace) if arguments.base else None
+    base = shared.counted(arguments.base, workspace) if arguments.base else None
     data = None
     if arguments.data is not None:
         try:

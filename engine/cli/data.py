@@ -1,10 +1,11 @@
-"""tunebook check, download."""
+"""tunebook check, download, open."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +37,36 @@ def register(command: shared.Command) -> None:
     sub.add_argument("ref", help="owner/name, or owner/name@revision, or a GGUF file to be read once")
     sub.add_argument("--name", default="", help="what to call the model of a GGUF file")
     sub.add_argument("--tokenizer", metavar="FOLDER", help="the folder with the tokenizer a GGUF file was made with")
+    sub = command("open", take_in)
+    sub.add_argument("file", type=Path, help='what "Take this along" on Train made, here or in a demo')
+
+
+def take_in(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Store the data and settings of a file that was taken along from another Tunebook, and say how to go on."""
+    from engine.check import DatasetError
+    from engine.plan import take_along
+
+    try:
+        opened = take_along.unpack(workspace, arguments.file)
+    except DatasetError as error:
+        print(error.problem.sentence, file=sys.stderr)
+        return EXIT_REFUSED
+    except OSError as error:
+        print(f"{arguments.file}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_FAILED
+    draft, dataset = opened.draft, opened.dataset
+    words = ["tunebook", "train", draft.recipe, "--base", draft.base, *(["--data", dataset.id] if dataset else [])]
+    for path, value in draft.overrides.items():
+        words += ["--set", f"{path}={value if isinstance(value, str) else json.dumps(value)}"]
+    command = shlex.join(words)
+    if arguments.json:
+        print_json({"draft": opened.draft_id, "dataset": dataset.id if dataset else None, "command": command})
+        return EXIT_OK
+    for reason in draft.reasons:
+        print(reason)
+    print(t("Train it:  {command}", command=command))
+    print(t("Or on the pages (tunebook app): {address}", address=f"/train?draft={opened.draft_id}"))
+    return EXIT_OK
 
 
 def check(arguments: argparse.Namespace, workspace: Workspace) -> int:

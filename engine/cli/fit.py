@@ -37,7 +37,8 @@ def fit(arguments: argparse.Namespace, workspace: Workspace) -> int:
     overrides, problems = shared.overrides(arguments.set)
     dataset_id = _data(arguments, workspace, problems)
     try:
-        plan = plans.make(workspace, arguments.recipe, base=arguments.base, dataset=dataset_id, overrides=overrides)
+        base = shared.counted(arguments.base, workspace)
+        plan = plans.make(workspace, arguments.recipe, base=base, dataset=dataset_id, overrides=overrides)
     except plans.CannotPlan as error:
         return refuse([*problems, error.problem])
     problems += [p for p in plan.problems if p.rule not in UNIMPORTANT]
@@ -94,12 +95,14 @@ def _answer(plan: Plan, probed: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _print(plan: Plan, probed: dict[str, Any] | None) -> None:
-    from engine.estimate import duration, memory, phases
+    from engine.estimate import cards, duration, memory, phases
 
     words = memory.part_words()
     for name, size_bytes in (plan.memory.parts or {}).items():
         print(f"{words[name]:<28} {memory.size_words(size_bytes):>10}")
     print(memory.verdict(plan.memory, plan.target.memory_bytes))
+    if held := cards.held_words(plan.target.held):
+        print(held)
     if plan.memory.runs:
         print(t("Corrected by {n} finished runs of this kind on this machine.", n=plan.memory.runs))
     print(plan.time.sentence if plan.time else t("Name data with --data to see how long it takes."))
@@ -110,6 +113,8 @@ def _print(plan: Plan, probed: dict[str, Any] | None) -> None:
     for problem in plan.problems:
         if problem.rule == "memory-too-small":
             print(f"  - {problem.fix}")
+        elif problem.where == cards.WHERE:
+            print(f"  - {problem.sentence}")
 
 
 def _probe(workspace: Workspace, plan: Plan) -> dict[str, Any]:

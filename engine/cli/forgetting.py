@@ -284,6 +284,7 @@ def sweep(arguments: argparse.Namespace, workspace: Workspace) -> int:
         data = add_data(arguments, workspace) if arguments.data else ""
     except DatasetError as error:
         problems.append(error.problem)
+    shared.counted(arguments.base, workspace)  # for the plans of all runs
     made, found = sweep_plan.make(
         workspace, title=arguments.name or title or "sweep", data=data, base=arguments.base, recipes=recipes,
         settings=settings, also=also, seeds=seeds if arguments.seeds is None else arguments.seeds,

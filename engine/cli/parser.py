@@ -74,6 +74,9 @@ def main(argv: list[str] | None = None) -> None:
     if rest and arguments.function is not app:
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
     set_language(arguments.lang or environment_language())
+    if sys.platform == "win32":  # stopping, queueing and following a run stand on signals and locks that it has not
+        print(Problem(rule="windows").sentence, file=sys.stderr)
+        sys.exit(shared.EXIT_REFUSED)
     if arguments.function is app:
         arguments.streamlit = rest
     try:

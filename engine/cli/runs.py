@@ -22,8 +22,12 @@ from engine.cli.shared import (
     refuse,
 )
 from engine.plan import repeat
+from engine.spec import RunSpec
 from engine.words import Problem, t
 from engine.workspace import Workspace, read_object
+
+# Problems of the machine that a script is not written for.
+OF_THIS_MACHINE = ("memory-", "disk-", "devices-missing")
 
 
 def register(command: shared.Command) -> None:
@@ -36,6 +40,10 @@ def register(command: shared.Command) -> None:
     sub.add_argument(
         "--try-rows", type=int, metavar="N", help="train on so many rows, drawn by the seed, for a first try"
     )
+    sub.add_argument(
+        "--script", metavar="FOLDER",
+        help="start nothing: write it as a script of TRL, with what divides a base over several cards",
+    )  # fmt: skip
     shared.take_name_and_wait(sub)
     sub = command("chain", chain)
     sub.add_argument("--sft-data", help="questions with answers, or pairs: their good answers; left out, no SFT")
@@ -78,10 +86,13 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
     except DatasetError as error:
         problems.append(error.problem)
     try:
-        plan = plans.make(workspace, arguments.recipe, base=arguments.base, dataset=dataset_id, overrides=overrides)
+        base = shared.counted(arguments.base, workspace)
+        plan = plans.make(workspace, arguments.recipe, base=base, dataset=dataset_id, overrides=overrides)
     except plans.CannotPlan as error:
         return refuse([*problems, error.problem])
     problems += [p for p in plan.problems if dataset_id is not None or p.rule != "dataset-none"]
+    if arguments.script is not None:  # another machine is meant
+        problems = [problem for problem in problems if not problem.rule.startswith(OF_THIS_MACHINE)]
     if problems:
         return refuse(problems)
     for note in plan.base.notes:
@@ -90,10 +101,37 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(t("warning: ") + str(warning), file=sys.stderr)
     for note in plan.step_notes:
         print(note, file=sys.stderr)
+    if arguments.script is not None:
+        return _write_script(workspace, plan.spec, Path(arguments.script).absolute())
     run_id = lifecycle.start(workspace, plan.spec, name=arguments.name)
+    _say_machines(workspace, run_id)
     if not arguments.wait:
         return shared.started(run_id, store.status(workspace, run_id), as_json=arguments.json)
     return shared.follow(workspace, run_id, as_json=arguments.json)
+
+
+def _write_script(workspace: Workspace, run_spec: RunSpec, folder: Path) -> int:
+    """Write a run that is not started here as a script with its rows."""
+    from engine.export import NotExportable, other_trainers, portable_recipe
+
+    try:
+        made = other_trainers.write_recipe(workspace, portable_recipe.of_spec(workspace, run_spec), "trl", folder)
+    except (NotExportable, OSError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
+    for path in made:
+        print(path)
+    return EXIT_OK
+
+
+def _say_machines(workspace: Workspace, run_id: str) -> None:
+    """Say what is to be started on the other machines that share a run."""
+    from engine import peers
+    from engine.runs import store
+
+    run_dir, run_spec = workspace.run_dir(run_id), store.load_spec(workspace, run_id)
+    for number, line in enumerate(peers.lines(run_dir, run_spec), 2):
+        print(t("machine {n}: {line}", n=number, line=line), file=sys.stderr)
 
 
 def chain(arguments: argparse.Namespace, workspace: Workspace) -> int:
@@ -156,6 +194,7 @@ def _begin_chain(arguments: argparse.Namespace, workspace: Workspace) -> str:
     settings, wrong = _stage_settings(arguments.set)
     if wrong:
         raise chains.CannotGoOn(*wrong)
+    shared.counted(arguments.base, workspace)  # for the plans of all stages
     return chains.begin(workspace, road, data, base=arguments.base, settings=settings, name=arguments.name or "")
 
 
@@ -267,6 +306,8 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
     if found.status in store.LIVE:
         run_dir = workspace.run_dir(arguments.run)
         print(f"{'doing':<13} {follow.doing(events.read(run_dir)[0])}")
+        if problem is None:
+            _say_machines(workspace, arguments.run)
     if measured is not None:
         print(f"{'peak_memory':<13} {memory.size_words(measured['peak_bytes'])}")
         if measured["estimated_bytes"]:

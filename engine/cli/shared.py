@@ -7,12 +7,15 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from engine.words import Problem, t
 from engine.workspace import Workspace
+
+if TYPE_CHECKING:
+    from engine.models import Base
 
 EXIT_OK, EXIT_FAILED, EXIT_REFUSED, EXIT_STOPPED = 0, 1, 2, 3
 
@@ -25,6 +28,16 @@ class Command(Protocol):
 
 def take_base(command: argparse.ArgumentParser) -> None:
     command.add_argument("--base", default="starter", help="starter, a folder, a Hugging Face id, or run:<id>")
+
+
+def counted(ref: str, workspace: Workspace) -> Base:
+    """Describe a base; where only the usual arithmetic says what it has, a child counts it first."""
+    from engine.models import bases
+
+    found = bases.describe(ref, workspace)
+    if found.shape is not None and found.shape.is_estimated:
+        print(t("Counting what {name} has ...", name=found.title), file=sys.stderr)
+    return bases.count(found, workspace, wait=True)
 
 
 def take_data(command: argparse.ArgumentParser, **how: Any) -> None:

@@ -2,7 +2,7 @@
 
 memory.estimate(shape, setup, device=...) and duration.estimate(...) work it out, the time by phases; measured corrects
 both by what finished runs took here; machine_choices decides what the spec leaves open; precision knows whether a
-processor is faster in bf16.
+processor is faster in bf16; cards says what is to be said of the cards here.
 """
 
-__all__ = ["duration", "machine_choices", "measured", "memory", "phases", "precision"]
+__all__ = ["cards", "duration", "machine_choices", "measured", "memory", "phases", "precision"]

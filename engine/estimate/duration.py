@@ -7,6 +7,7 @@ Work is counted as in EleutherAI's "Transformer Math 101": 2 FLOPs for each weig
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -25,13 +26,19 @@ from engine.words import t
 # Of one processor thread in fp32 training: 7.7e10 measured with a Llama of 34 million parameters, 1,024 tokens a step, in
 # one thread of an AMD EPYC with AVX-512 (6 x parameters x tokens / processor seconds). Others do a third to thrice that.
 CPU_FLOPS_PER_THREAD = 7.5e10
-# Dense bf16 (fp16 where there is no bf16) FLOPs per second of a card, in 10^12: NVIDIA's data sheets.
+# Dense FLOPs per second of a card, in 10^12, in 16 bits (bf16, fp16 where there is no bf16; sums in fp32) and in 32
+# (without TF32): NVIDIA's data sheets.
 CARD_TFLOPS = {
-    "B200": 2250, "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L40": 181, "A10G": 70, "A10": 125, "L4": 121,
-    "T4": 65, "V100": 125, "RTX 5090": 209, "RTX 4090": 165, "RTX 3090": 71, "RTX A6000": 155, "RTX 6000 Ada": 364,
+    "B200": (2250, 80), "H200": (989, 67), "H100": (989, 67), "A100": (312, 19.5), "L40S": (362, 91.6), "L40": (181, 90.5),
+    "A10G": (70, 35), "A10": (125, 31.2), "L4": (121, 30.3), "T4": (65, 8.1), "V100": (125, 15.7), "RTX 5090": (209, 104.8),
+    "RTX 4090": (165, 82.6), "RTX 3090": (71, 35.6), "RTX A6000": (155, 38.7), "RTX 6000 Ada": (364, 91.1),
 }  # fmt: skip
-# A card that is not in the table, by the memory it is sold with: the slower of the usual ones of that size.
+# A card that is not in the table, by the memory it is sold with: the slower of the usual ones of that size, in 16 bits. In
+# 32 a card of that kind reaches half of it (RTX 3090, 4090).
 TFLOPS_BY_GB = ((8, 40), (16, 65), (24, 71), (48, 155), (80, 312))
+SHARE_IN_32_BITS = 0.5
+# A slice of a shared card has so many of its seven parts (NVIDIA's names: "MIG 2g.10gb").
+MIG_PARTS = 7
 # Of a card's figure training reaches so much; small models and short rows reach less (PaLM, arXiv 2204.02311, table 3, has
 # 21 to 46 % of the best-known large runs).
 USED_SHARE = 0.3
@@ -76,9 +83,8 @@ class Time(msgspec.Struct, frozen=True, kw_only=True):
 
 def forward_flops(shape: shapes.Shape, row_tokens: float, *, head: bool = True) -> float:
     """Return the FLOPs of one token's forward pass in a row of so many."""
-    weights = shape.layers * sum(one.inputs * one.outputs for one in shape.linears)
-    weights += shape.head_parameters if head else 0
-    return 2 * weights + 4 * shape.layers * shape.heads * shape.head_dim * row_tokens
+    weights = shape.active_parameters + (shape.head_parameters if head else 0)
+    return 2 * weights + 4 * shape.heads * shape.head_dim * shape.attended_tokens(row_tokens)
 
 
 def token_flops(shape: shapes.Shape, setup: memory.Setup, row_tokens: float) -> float:
@@ -97,18 +103,34 @@ def token_flops(shape: shapes.Shape, setup: memory.Setup, row_tokens: float) -> 
     return objective.trained_passes * once + objective.other_passes * forward
 
 
-def assumed_flops(device: str, threads: int, card: str, memory_gib: float | None) -> tuple[float, str]:
-    """Return the FLOPs per second that a device is taken to do, and that assumption in words."""
+def assumed_flops(
+    device: str, threads: int, card: str, memory_gib: float | None, precision: str = ""
+) -> tuple[float, str]:
+    """Return the FLOPs per second that a device is taken to do in a number format ("" on a card: 16 bits), and that
+    assumption in words."""
     if device == "cpu":
         rate = CPU_FLOPS_PER_THREAD * max(1, threads)
         return rate, t("assumed: {n} GFLOP/s (threads: {threads})", n=round(rate / 1e9), threads=max(1, threads))
-    name = next((name for name in sorted(CARD_TFLOPS, key=len, reverse=True) if name in card), None)
+    in_32 = precision == "fp32"
+    name = _known_card(card)
     if name is not None:
-        peak = CARD_TFLOPS[name]
+        peak = CARD_TFLOPS[name][in_32]
+        if part := re.search(r"\bMIG (\d)g\b", card):
+            peak *= int(part[1]) / MIG_PARTS
     else:
         peak = next((tflops for gb, tflops in TFLOPS_BY_GB if (memory_gib or 0) <= gb), TFLOPS_BY_GB[-1][1])
-    words = {"share": round(100 * USED_SHARE), "peak": peak, "card": name or t("such a card")}
+        peak *= SHARE_IN_32_BITS if in_32 else 1
+    words = {"share": round(100 * USED_SHARE), "peak": f"{peak:.3g}", "card": name or t("such a card")}
     return USED_SHARE * peak * 1e12, t("assumed: {share} % of the {peak} TFLOP/s of {card}", **words)
+
+
+def _known_card(card: str) -> str | None:
+    """Return which card of the table a driver's name says, in whole words: an RTX A1000 is no A100, and a laptop's card of
+    the same number is another."""
+    if re.search(r"\blaptop\b", card, re.IGNORECASE):
+        return None
+    names = sorted(CARD_TFLOPS, key=len, reverse=True)
+    return next((name for name in names if re.search(rf"\b{name}\b", card)), None)
 
 
 def estimate(
@@ -131,7 +153,7 @@ def estimate(
         work = _step_flops(shape, setup, job.rows_per_step, job.row_tokens)
     except ValueError:
         return None
-    step = _step(work, shape, setup, job, device, known) or _assumed_step(work, job, device, card, memory_gib)
+    step = _step(work, shape, setup, job, device, known) or _assumed_step(work, setup, job, device, card, memory_gib)
     train_s = job.steps * step.seconds
     here = [one for one in known if one.device == device and one.took and one.job is not None and one.shape == shape
             and (device != "cpu" or one.threads == job.threads)]  # fmt: skip
@@ -171,7 +193,8 @@ def _step(
     work: float, shape: shapes.Shape, setup: memory.Setup, job: Job, device: str, known: list[Measurement]
 ) -> _Step | None:
     """Return how long a step of so many FLOPs takes by what finished runs took; None without any."""
-    timed = [one for one in known if one.device == device and one.step_s
+    # another number format has another speed
+    timed = [one for one in known if one.device == device and one.step_s and one.setup.precision == setup.precision
              and (device != "cpu" or one.threads == job.threads)]  # fmt: skip
     alike = [one for one in timed if estimate_measured.same_kind(one.setup, setup)]
     same = [one for one in alike if one.shape == shape and one.setup.layers == setup.layers]
@@ -193,8 +216,11 @@ def _step(
     )  # size is not only a matter of FLOPs
 
 
-def _assumed_step(work: float, job: Job, device: str, card: str, memory_gib: float | None) -> _Step:
-    rate, assumption = assumed_flops(device, job.threads, card, memory_gib)
+def _assumed_step(
+    work: float, setup: memory.Setup, job: Job, device: str, card: str, memory_gib: float | None
+) -> _Step:
+    precision = "fp32" if device == "mps" else setup.precision
+    rate, assumption = assumed_flops(device, job.threads, card, memory_gib, precision)
     return _Step(work / rate, "assumed", assumption=assumption)
 
 

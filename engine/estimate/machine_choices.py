@@ -2,7 +2,7 @@
 checkpointing, the optimizer's state, padding.
 
 Pure reading, no torch: the Train page, preflight and the child come to the same answer from the same facts. The child
-asks with what torch sees (engine/train/load.py), the others with what the driver says (machine.py).
+asks with what torch sees (engine/train/load.py), the others with what the driver says (engine/machine).
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from engine import machine
 from engine.estimate import memory, precision
 from engine.events import Choice
 from engine.models import shapes
-from engine.spec import OBJECTIVES, RunSpec
+from engine.spec import OBJECTIVES, RunSpec, counts
 from engine.words import Problem, Text, later, t
 
 # What the choice about freed memory is called among the settings, of which it is none.
@@ -29,6 +28,9 @@ KEPT_TIMES, DEFAULT_TIMES = 2.0, 1.5
 LITTLE_BYTES = 2**28
 # Its fast kernels are written for these layouts; others would go through transformers anyway (unsloth 2026.10, loader.py).
 UNSLOTH_LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
+
+# In fp16 what these compute, or its gradients, overflow (unsloth 2026.10, models/loader.py, _FORCE_FLOAT32_FALLBACK).
+OVERFLOWS_IN_FP16 = ("gemma3", "gemma4", "glm4_moe", "gpt_oss", "qwen3_5", "qwen3_moe")
 
 
 class Device(NamedTuple):
@@ -44,15 +46,29 @@ class Device(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The answers, and `why`: a line each for the run's first event and its page."""
+    """The answers, and `why`: a line each for the run's first event and its page. `precision`: what is multiplied in;
+    `weights`: what full fine-tuning holds its own in."""
 
     backend: Literal["plain", "unsloth"]
-    bf16: bool
+    precision: Literal["fp32", "bf16", "fp16"]
     gradient_checkpointing: bool
     optimizer: Literal["adamw", "adamw_8bit"]
     padding_free: bool | None  # by FlashAttention, not at all, or None: as Unsloth or a comparison at the start decides
     why: tuple[Choice, ...]
     blocks: Literal["kept", "default", "returned", ""] = ""
+    weights: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def bf16(self) -> bool:
+        return self.precision == "bf16"
+
+    def setup(self, asked: memory.Setup, device: str) -> memory.Setup:
+        """Return what decides the memory of a run with what was decided here put in. `device` as Device.name has it."""
+        return msgspec.structs.replace(
+            asked, backend=self.backend, precision=self.precision if device == "cuda" else "",
+            half=self.bf16 and device == "cpu", weights=self.weights, gradient_checkpointing=self.gradient_checkpointing,
+            optimizer=self.optimizer, blocks=self.blocks,
+        )  # fmt: skip
 
     @property
     def backend_reason(self) -> str | Text:
@@ -87,16 +103,6 @@ def device_words() -> dict[str, str]:
     return {"cuda": t("NVIDIA GPU (CUDA)"), "mps": t("Apple GPU (MPS)"), "cpu": t("Processor (CPU)")}
 
 
-def device_reason(facts: machine.MachineFacts) -> str:
-    """Return why runs take the device they take."""
-    if facts.gpus:
-        return t("Runs use {card}: an NVIDIA card comes first. An empty CUDA_VISIBLE_DEVICES takes the processor instead.",
-                 card=facts.gpus[0].name)  # fmt: skip
-    if facts.apple:
-        return t("Runs use Apple's GPU, which shares main memory. TUNEBOOK_DEVICE=cpu takes the processor instead.")
-    return t("Runs use the processor: no NVIDIA card and no Apple GPU was found.")
-
-
 def installed(package: str) -> bool:
     """Whether a package is there, without importing it."""
     return importlib.util.find_spec(package) is not None
@@ -112,8 +118,10 @@ def choose(
     is taken on a GPU. `on_processor`: what is known of the number format there.
     """
     backend, backend_reason = choose_backend(run_spec, device, shape)
-    bf16, bf16_reason = _precision(run_spec, device, on_processor)
-    setup = msgspec.structs.replace(setup, half=bf16 and device.name == "cpu")
+    number_format, format_reason = _precision(run_spec, device, shape, on_processor)
+    weights = run_spec.machine.weights if run_spec.adapter == "full" else "fp32"
+    made = Chosen(backend, number_format, False, "adamw", None, (), weights=weights)
+    setup = made.setup(setup, device.name)
     checkpointing, checkpointing_reason = choose_checkpointing(run_spec, device, shape, setup)
     setup = msgspec.structs.replace(setup, gradient_checkpointing=checkpointing)
     optimizer, optimizer_reason = choose_optimizer(run_spec, device, shape, setup)
@@ -127,7 +135,7 @@ def choose(
     }
     why = (
         Choice(setting="machine.backend", value=backend, reason=backend_reason),
-        Choice(setting="machine.precision", value="bf16" if bf16 else "fp32", reason=bf16_reason),
+        Choice(setting="machine.precision", value=number_format, reason=format_reason),
         Choice(setting="train.gradient_checkpointing", value=words[checkpointing], reason=checkpointing_reason),
         Choice(setting="train.optimizer", value=optimizer, reason=optimizer_reason),
         Choice(setting="train.padding_free", value=words[padding_free], reason=padding_reason),
@@ -137,7 +145,9 @@ def choose(
             blocks
         ]
         why += (Choice(setting=FREED_MEMORY, value=how, reason=blocks_reason),)
-    return Chosen(backend, bf16, checkpointing, optimizer, padding_free, why, blocks)
+    if weights == "bf16":
+        why += (Choice(setting="machine.weights", value=weights, reason=later("asked for")),)
+    return Chosen(backend, number_format, checkpointing, optimizer, padding_free, why, blocks, weights)
 
 
 def choose_backend(
@@ -146,7 +156,9 @@ def choose_backend(
     """Return the backend of a run and why."""
     if run_spec.machine.backend != "auto":
         return run_spec.machine.backend, later("asked for")
-    if run_spec.machine.devices > 1:
+    if run_spec.kind not in ("train", "probe"):
+        return "plain", later("nothing is trained, and both models are asked by transformers")
+    if counts.processes(run_spec) > 1:
         return "plain", later("Unsloth trains on one device only")
     if not device.unsloth:
         return "plain", later("Unsloth is not installed")
@@ -159,23 +171,33 @@ def choose_backend(
         return "plain", later("an adapter that is trained on is loaded by transformers and peft")
     if run_spec.quantize == "8bit":
         return "plain", later("a base in 8 bits is loaded by transformers")
+    if run_spec.adapter == "full" and run_spec.machine.weights == "bf16":
+        return "plain", later("weights that are held in bf16 alone are trained by transformers")
     if shape is None or shape.layout not in UNSLOTH_LAYOUTS:
         return "plain", later("Unsloth has no fast path for this kind of model")
     return "unsloth", later("it is installed, there is a GPU, and it has a fast path for this run")
 
 
-def _precision(run_spec: RunSpec, device: Device, on_processor: precision.Known | None) -> tuple[bool, Text]:
+def _precision(
+    run_spec: RunSpec, device: Device, shape: shapes.Shape | None, on_processor: precision.Known | None
+) -> tuple[Literal["fp32", "bf16", "fp16"], Text]:
+    """Return the number format that is multiplied in, and why. Without bf16 a card computes in fp16 under a scaler, which
+    keeps small gradients from vanishing and passes over steps that overflow (arXiv 1710.03740); what trains is in fp32."""
+    if run_spec.adapter == "full" and run_spec.machine.weights == "bf16":
+        return "bf16", later("the weights are held in it")
     if run_spec.machine.precision != "auto":
-        return run_spec.machine.precision == "bf16", later("asked for")
+        return run_spec.machine.precision, later("asked for")
     if device.name == "cpu":
         if on_processor is not None:
-            return on_processor.bf16, on_processor.why
-        return False, later("a processor computes in 32 bits")
+            return "bf16" if on_processor.bf16 else "fp32", on_processor.why
+        return "fp32", later("a processor computes in 32 bits")
     if device.name == "mps":
-        return False, later("on Apple's GPU the careful way is 32 bits")
+        return "fp32", later("on Apple's GPU the careful way is 32 bits")
     if device.bf16:
-        return True, later("the card computes in bf16")
-    return False, later("the card has no bf16, and fp16 overflows in training")
+        return "bf16", later("the card computes in bf16")
+    if shape is not None and shape.layout.startswith(OVERFLOWS_IN_FP16):
+        return "fp32", later("the card has no bf16, and this kind of model overflows in fp16")
+    return "fp16", later("the card has no bf16; a scaler keeps small gradients, and what trains is held in fp32")
 
 
 def _need(shape: shapes.Shape | None, setup: memory.Setup, device: Device) -> memory.Estimate:
@@ -280,4 +302,12 @@ def problems(run_spec: RunSpec, device: Device, shape: shapes.Shape | None) -> l
         found.append(Problem(rule="padding-free", where="train.padding_free"))
     if run_spec.machine.precision == "bf16" and device.name != "cpu" and not device.bf16:
         found.append(Problem(rule="no-bf16", where="machine.precision"))
+    if run_spec.machine.precision == "fp16" and device.name != "cuda":
+        found.append(Problem(rule="no-fp16", where="machine.precision"))
+    if run_spec.machine.weights == "bf16":
+        where = "machine.weights"
+        if run_spec.adapter != "full":
+            found.append(Problem(rule="weights-adapter", where=where))
+        elif device.name != "cpu" and not device.bf16:
+            found.append(Problem(rule="no-bf16", where=where))
     return found

@@ -131,9 +131,13 @@ def _read(path: str, _changed: int, _size: int, here: str) -> tuple[Measurement,
 
 
 def same_kind(one: estimate_memory.Setup, other: estimate_memory.Setup) -> bool:
-    """Whether two runs train the same way; size, rows and tokens aside."""
-    return (one.objective, one.adapter, one.quantize, one.gradient_checkpointing, one.half) == (
-        other.objective, other.adapter, other.quantize, other.gradient_checkpointing, other.half)  # fmt: skip
+    """Whether two runs train the same way, by the same code and in the same formats; size, rows and tokens aside."""
+
+    def kind(of: estimate_memory.Setup) -> tuple[object, ...]:
+        return (of.objective, of.adapter, of.quantize, of.gradient_checkpointing, of.half, of.backend, of.precision,
+                of.weights, of.optimizer, of.value_model)  # fmt: skip
+
+    return kind(one) == kind(other)
 
 
 def memory(

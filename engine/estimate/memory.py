@@ -15,8 +15,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from engine.estimate.setup import Setup as Setup
+from engine.estimate.setup import setup_of as setup_of
+from engine.estimate.setup import with_longest as with_longest
 from engine.models import shapes
-from engine.spec import OBJECTIVES, RunSpec, schema
+from engine.spec import OBJECTIVES
 from engine.spec import counts as spec_counts
 from engine.words import t
 
@@ -48,6 +51,9 @@ LOGIT_CHUNK_TOKENS = 256
 # Bytes of a parameter held in fewer bits: NF4 with double quantisation is 4.127 bits (QLoRA, arXiv 2305.14314);
 # LLM.int8 is one byte, its scales aside (arXiv 2208.07339).
 QUANTIZED_BYTES = {"4bit": 4.127 / 8, "8bit": 1.0}
+# Bytes of Adam's two moments in 8 bits: one each, and a constant of 4 for every 256 of them (bitsandbytes 0.50,
+# optim/optimizer.py, Optimizer2State.init_state).
+EIGHT_BIT_MOMENTS = 2 * (1 + 4 / 256)
 # PPO writes so many answers at once (engine/train/objectives/ppo.py).
 PPO_ROWS_WRITTEN_AT_ONCE = 64
 
@@ -74,68 +80,6 @@ def part_words() -> dict[str, str]:
         "measured": t("More, as finished runs took"),
         "fixed": t("Libraries and device"),
     }
-
-
-class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a run decides its memory.
-
-    `weights`: full fine-tuning holds its weights in 32 bits and computes in 16 on a GPU ("fp32", what engine.train does),
-    or holds everything in 16 ("bf16"). `plain_logits`: without TRL's pieces of logits. `value_model`: PPO's judge of
-    states is a head on the model itself, or a whole trained model as in TRL 1.12. `continues`: the
-    adapter of an earlier run is trained on. On a processor: `half`, whether weights are rounded to bf16 as they are used;
-    `blocks`, what the C library does with freed ones ("" leaves it to itself where little is at stake). Of PPO alone:
-    `answer_tokens`, its longest
-    answer, which `max_length` includes, and `update_rows`, the answers of an update (0: as many as `batch_size`).
-    """
-
-    objective: str = "sft"
-    adapter: str = "lora"
-    quantize: str = "none"
-    layers: str | list[int] = "all"
-    train_head: bool = True
-    rank: int = 16
-    block_size: int = 32
-    target_modules: str = "all-linear"
-    batch_size: int = 8
-    max_length: int = 1024
-    gradient_checkpointing: bool = False
-    optimizer: str = "adamw"
-    weights: Literal["fp32", "bf16"] = "fp32"
-    plain_logits: bool = False
-    value_model: Literal["head", "model"] = "head"
-    answer_tokens: int = schema.ObjectiveArgs().answer_tokens
-    update_rows: int = 0
-    continues: bool = False
-    half: bool = False
-    blocks: str = ""
-
-
-def setup_of(run_spec: RunSpec) -> Setup:
-    """Return what of a spec decides its memory."""
-    train, args = run_spec.train, run_spec.adapter_args
-    return Setup(
-        objective=run_spec.objective,
-        adapter=run_spec.adapter,
-        quantize=run_spec.quantize,
-        layers=run_spec.layers,
-        train_head=run_spec.train_head,
-        rank=args.rank,
-        block_size=args.block_size,
-        target_modules=args.target_modules,
-        batch_size=train.batch_size,
-        max_length=train.max_length,
-        gradient_checkpointing=bool(train.gradient_checkpointing),  # left open: machine_choices.py decides by this
-        optimizer="adamw" if train.optimizer == "auto" else train.optimizer,
-        answer_tokens=run_spec.objective_args.answer_tokens,
-        update_rows=train.batch_size * train.accumulation if OBJECTIVES[run_spec.objective].writes_answers else 0,
-        continues=run_spec.adapter_args.continues,
-    )
-
-
-def with_longest(setup: Setup, tokens: int) -> Setup:
-    """Return the setup for data whose longest row has so many tokens; PPO's rows are questions, to be answered."""
-    answer = setup.answer_tokens if OBJECTIVES[setup.objective].writes_answers else 0
-    return msgspec.structs.replace(setup, max_length=max(1, min(setup.max_length, tokens + answer)))
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,12 +130,15 @@ def trained_parameters(shape: shapes.Shape, setup: Setup) -> int:
     d(b - 1)/2 (peft 0.21, tuners/oft/layer.py). Raises ValueError for layers the shape does not have."""
     chosen = spec_counts.layer_indices(setup.layers, shape.layers)
     count = shape.layers if chosen is None else len(chosen)
+    if setup.adapter == "lora" and setup.target_modules == "all-linear" and shape.lora_per_rank:
+        return setup.rank * shape.lora_per_rank * count // shape.layers
+    adapted = [(one, count * one.per_layer) for one in _adapted(shape, setup)]
     if setup.adapter == "lora":
-        return count * sum(setup.rank * (one.inputs + one.outputs) for one in _adapted(shape, setup))
+        return round(sum(n * setup.rank * (one.inputs + one.outputs) for one, n in adapted))
     if setup.adapter == "oft":
-        return count * sum(one.inputs * (_block(one, setup) - 1) // 2 for one in _adapted(shape, setup))
+        return round(sum(n * (one.inputs * (_block(one, setup) - 1) // 2) for one, n in adapted))
     if chosen is None:
-        return _held_parameters(shape, setup)
+        return _held_parameters(shape, setup) - shape.other_parameters
     head = shape.head_parameters + shape.final_norm_parameters if setup.train_head else 0
     return count * shape.layer_parameters + head
 
@@ -240,23 +187,25 @@ def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estima
         return Estimate(device=device, parts=None, sentence=text)
     # Apple's shares main memory, and runs compute in 32 bits there (machine_choices.py)
     on_gpu = device.startswith("cuda")
-    element_bytes = 2 if on_gpu else 4
+    whole_bf16 = setup.adapter == "full" and setup.weights == "bf16"
+    element_bytes = 2 if whole_bf16 or (on_gpu and setup.precision != "fp32") else 4
     objective, held = OBJECTIVES[setup.objective], _held_parameters(shape, setup)
     tokens = setup.batch_size * setup.max_length * objective.texts_per_row
     weights, gradients, optimizer = _held_bytes(shape, setup, trained, held, element_bytes)
-    rounded = setup.half and not on_gpu
+    rounded = setup.half and element_bytes == 4
     parts = {
         "weights": weights + (2 * held if rounded else 0),  # their rounded copies, kept for the way back
         "gradients": gradients,
         "optimizer": optimizer,
-        "activations": _activation_bytes(shape, setup, tokens, element_bytes) * (HALF_ACTIVATIONS if rounded else 1),
-        "logits": _logit_bytes(shape, setup, tokens, on_gpu),
-        "adapter": _adapter_bytes(shape, setup, tokens, on_gpu),
-        "reference": _reference_bytes(setup, trained, element_bytes * held),
+        "activations": _activation_bytes(shape, setup, tokens, element_bytes, on_gpu)
+        * (HALF_ACTIVATIONS if rounded else 1),
+        "logits": _logit_bytes(shape, setup, tokens, element_bytes),
+        "adapter": _adapter_bytes(shape, setup, tokens, element_bytes),
+        "reference": _reference_bytes(setup, trained, (2 if whole_bf16 else 4) * held),
         "fixed": GPU_FIXED_BYTES if on_gpu else IMPORT_BASELINE_BYTES + LATER_BYTES,
     }
     if objective.needs_judge:
-        parts |= _ppo_bytes(shape, setup, held, element_bytes)
+        parts |= _ppo_bytes(shape, setup, tokens, element_bytes, on_gpu)
     if not on_gpu:
         more = BLOCKS_FACTOR.get(setup.blocks, 1.0) - 1
         parts["blocks"] = more * sum(size for name, size in parts.items() if name != "fixed")
@@ -269,10 +218,14 @@ def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estima
 
 
 def _reference_bytes(setup: Setup, trained: int, all_weights: int) -> int:
-    """Return the bytes of the frozen copy that preferences are held to. An adapter's is in 32 bits."""
-    if not OBJECTIVES[setup.objective].has_reference:
+    """Return the bytes of the frozen copy that a run is held to. An adapter's is in 32 bits. DPO and KTO that train every
+    weight ask the model itself before it trains (TRL 1.12, precompute_ref_log_probs)."""
+    objective = OBJECTIVES[setup.objective]
+    if not objective.has_reference:
         return 0
-    return all_weights if setup.adapter == "full" else 4 * trained if setup.continues else 0
+    if setup.adapter == "full":
+        return all_weights if objective.needs_judge else 0
+    return 4 * trained if setup.continues else 0
 
 
 def _held_bytes(
@@ -280,23 +233,33 @@ def _held_bytes(
 ) -> tuple[float, float, float]:
     """Return the bytes of weights, gradients and optimizer: 4 + 4 + 8 for each trained parameter in 32 bits, and on a GPU
     2 more for the copies autocast makes: the 18 P of LLaMA-Factory's table. In pure bf16 2 + 2 + 4. A frozen parameter
-    takes 2 on a GPU below an adapter, else 4. Below 4 bits TRL casts LoRA's weights to bf16.
-
-    Adam keeps two moments of 4 bytes each, or of 1 in 8 bits (8-bit Optimizers via Block-wise Quantization, arXiv
-    2110.02861), the constants aside."""
-    moments = 2 if setup.optimizer == "adamw_8bit" else 8
+    takes 2 on a GPU below an adapter, else 4. What trains beside a base in few bits is held in 32 (adapters.kept_whole).
+    """
     if setup.adapter == "full":
-        if setup.weights == "bf16" and element_bytes == 2:
-            return 2 * held, 2 * trained, 4 * trained
-        copies = 2 * held if element_bytes == 2 else 0
-        return 4 * held + copies, 4 * trained, moments * trained
+        whole_bytes = 2 if setup.weights == "bf16" else 4
+        copies = 2 * held if element_bytes == 2 and whole_bytes == 4 else 0
+        state = _optimizer_bytes(shape, setup, trained, whole_bytes)
+        return whole_bytes * held + copies, whole_bytes * trained, state
     base: float = element_bytes * held
     if setup.quantize in QUANTIZED_BYTES:
-        linear = shape.layers * sum(one.inputs * one.outputs for one in shape.linears)
-        base = QUANTIZED_BYTES[setup.quantize] * linear + element_bytes * (held - linear)
-    if setup.adapter == "lora" and setup.quantize in QUANTIZED_BYTES and element_bytes == 2:
-        return base + 2 * trained, 2 * trained, 4 * trained
-    return base + 4 * trained, 4 * trained, moments * trained
+        base += (QUANTIZED_BYTES[setup.quantize] - element_bytes) * shape.linear_parameters
+    return base + 4 * trained, 4 * trained, _optimizer_bytes(shape, setup, trained)
+
+
+def _optimizer_bytes(shape: shapes.Shape, setup: Setup, trained: int, parameter_bytes: int = 4) -> float:
+    """Return what Adam keeps: two moments of each trained parameter in its own format (torch 2.13, AdamW), or in 8 bits with
+    two constants of 4 bytes for each 256 (8-bit Optimizers via Block-wise Quantization, arXiv 2110.02861). An embedding's
+    stay in 32 bits then (transformers 5.17, trainer.py, create_optimizer)."""
+    if setup.optimizer != "adamw_8bit":
+        return 2 * parameter_bytes * trained
+    trains_all = setup.adapter == "full" and spec_counts.layer_indices(setup.layers, shape.layers) is None
+    embedded = shape.hidden * (shape.vocabulary + shape.positions)
+    if setup.adapter != "full" or not (trains_all or (shape.tied and setup.train_head)):
+        embedded = 0
+    elif not trains_all:  # the head that is the embedding, and no positions
+        embedded = shape.head_parameters
+    embedded = min(embedded, trained)
+    return 8 * embedded + EIGHT_BIT_MOMENTS * (trained - embedded)
 
 
 def _layers_with_activations(shape: shapes.Shape, setup: Setup) -> int:
@@ -309,7 +272,7 @@ def _layers_with_activations(shape: shapes.Shape, setup: Setup) -> int:
     return shape.layers if through else shape.layers - chosen[0]
 
 
-def _activation_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: int) -> float:
+def _activation_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: int, on_gpu: bool) -> float:
     """Return what the layers keep: T(22 d + 8 f) bytes each with a gate, T(18 d + 4 f) = 34 T d without (Korthikanti and
     others, arXiv 2205.05198, attention never written out); with checkpointing 2 T d each and one layer's whole. Twice
     that in 32 bits. GELU in steps (GPT-2's) keeps three more of the feed-forward width. On a processor attention that is
@@ -319,7 +282,7 @@ def _activation_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_by
     per_token = 22 * wide + 8 * shape.intermediate if shape.gated else 18 * wide + 4 * shape.intermediate
     per_token += 6 * shape.intermediate if shape.gelu_in_steps else 0
     layer = tokens * per_token * element_bytes / 2
-    if shape.attention_dropout and element_bytes == 4:
+    if shape.attention_dropout and not on_gpu:
         layer += 12 * shape.heads * tokens * setup.max_length
     deep = _layers_with_activations(shape, setup)
     if setup.gradient_checkpointing:
@@ -327,7 +290,7 @@ def _activation_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_by
     return layer * deep
 
 
-def _logit_bytes(shape: shapes.Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
+def _logit_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: int) -> int:
     """Return the bytes of bf16 logits, their fp32 copy and its gradient: 10 T V (12 in 32 bits). TRL 1.12's supervised
     training takes 256 tokens at a time; DPO, KTO and PPO hold all; a reward model has none."""
     objective = OBJECTIVES[setup.objective]
@@ -335,34 +298,42 @@ def _logit_bytes(shape: shapes.Shape, setup: Setup, tokens: int, on_gpu: bool) -
         return 0
     if objective.chunks_logits and not setup.plain_logits:
         tokens = min(tokens, LOGIT_CHUNK_TOKENS)
-    return (10 if on_gpu else 12) * tokens * shape.vocabulary
+    return (10 if element_bytes == 2 else 12) * tokens * shape.vocabulary
 
 
-def _adapter_bytes(shape: shapes.Shape, setup: Setup, tokens: int, on_gpu: bool) -> int:
-    """Return an adapter's extras: peft keeps a fp32 copy of the inputs of each adapted layer on a bf16 base (4 T d;
+def _adapter_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: int) -> float:
+    """Return an adapter's extras: peft keeps a fp32 copy of the inputs of each adapted layer on a 16-bit base (4 T d;
     measured on peft 0.21 on a CPU), and OFT its rotations, 4 d b a layer and 12 d b while it builds them."""
     if setup.adapter == "full":
         return 0
     adapted, chosen = _adapted(shape, setup), spec_counts.layer_indices(setup.layers, shape.layers)
     count = shape.layers if chosen is None else len(chosen)
     at_once = 1 if setup.gradient_checkpointing else count
-    found = 4 * tokens * sum(one.inputs for one in adapted) * at_once if on_gpu else 0
+    found = 4 * tokens * sum(one.per_layer * one.inputs for one in adapted) * at_once if element_bytes == 2 else 0
     if setup.adapter == "oft":
-        rotations = sum(one.inputs * _block(one, setup) for one in adapted)
+        rotations = sum(one.per_layer * one.inputs * _block(one, setup) for one in adapted)
         return found + 4 * rotations * count + 12 * rotations * at_once
-    return found + 4 * tokens * setup.rank * len(adapted) * at_once
+    return found + 4 * tokens * setup.rank * sum(one.per_layer for one in adapted) * at_once
 
 
-def _ppo_bytes(shape: shapes.Shape, setup: Setup, held: int, element_bytes: int) -> dict[str, float]:
+def _ppo_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: int, on_gpu: bool) -> dict[str, float]:
     """Return what PPO holds besides: a frozen reward model of the base's size, the value model, and while answers are
     written the key-value cache of up to 64 rows and the scores of all answers of an update, in fp32 and once more while
-    they are put together (TRL 1.12, batch_generation)."""
+    they are put together (TRL 1.12, batch_generation). The value model is a copy of the reward model, trained whole in 32
+    bits (objectives/ppo.py): its states and its activations count as those of full fine-tuning."""
     rows = setup.update_rows or setup.batch_size
     answer = min(setup.answer_tokens, setup.max_length)
     at_once = min(rows, PPO_ROWS_WRITTEN_AT_ONCE)
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * setup.max_length * at_once * element_bytes
-    value = 16 * shape.hidden if setup.value_model == "head" else (8 if element_bytes == 2 else 16) * held
     scores = 2 * 4 * rows * answer * shape.vocabulary
+    judge = msgspec.structs.replace(
+        setup, objective="reward", adapter="full", layers="all", weights="fp32", train_head=True
+    )
+    held = _held_parameters(shape, judge)
+    value = 16.0 * shape.hidden
+    if setup.value_model == "model":
+        value = sum(_held_bytes(shape, judge, held, held, element_bytes))
+        value += _activation_bytes(shape, judge, tokens, element_bytes, on_gpu)
     return {"reward": element_bytes * held, "value": value, "rollout": cache + scores}
 
 

@@ -9,7 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from engine import processes
+from engine import machine, processes
+from engine.estimate import memory
 from engine.words import Problem, Text, t
 
 STATE = "export.json"
@@ -60,6 +61,15 @@ class State(msgspec.Struct, kw_only=True):
     @property
     def ended(self) -> bool:
         return self.made is not None or self.failure is not None
+
+
+def memory_too_small(needed_bytes: int) -> Problem | None:
+    """Return what to say when main memory has not so much free: the kernel would end the process halfway."""
+    free = machine.free_bytes()
+    if free >= needed_bytes:
+        return None
+    shown = {"free": memory.size_words(free), "needed": memory.size_words(needed_bytes)}
+    return Problem(rule="export-memory", parameters=dict(shown))
 
 
 Told = Callable[[State], None]

@@ -19,13 +19,14 @@ import msgspec
 from engine import events, limits, processes
 from engine.export import artifacts
 from engine.export.artifacts import MERGED, NotExportable, because, made_by, size_bytes, travels_whole, whole
-from engine.export.job import STATE, Job, State, Told, too_small
+from engine.export.job import STATE, Job, State, Told, memory_too_small, too_small
 from engine.export.ollama import to_gguf
 from engine.export.push import REPOSITORY, upload, without_token
+from engine.models import bases
 from engine.runs import admission, failures, lifecycle, store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, later
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import Workspace, read_object, write_atomically
 
 
 def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
@@ -55,7 +56,22 @@ def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
     needed, size = 0, size_bytes(workspace, run_id) or 0
     needed += 0 if job.only_adapter or (whole(workspace, run_id) is not None and job.to is None) else size
     needed += size if job.what == "gguf" else 0
-    return too_small(Path(job.to) if job.to else run_dir, needed) if needed else None
+    merged = not job.only_adapter and whole(workspace, run_id) is None
+    return (too_small(Path(job.to) if job.to else run_dir, needed) if needed else None) or (
+        memory_too_small(_merging_bytes(workspace, run_id, job)) if merged else None
+    )
+
+
+def _merging_bytes(workspace: Workspace, run_id: str, job: Job) -> int:
+    """Return how much main memory a merge takes: the base as it is stored, one in few bits unpacked to 16, or in 32 where
+    another format is asked for (engine/train/export.py). 0 where its size is not known."""
+    base = bases.describe(f"run:{run_id}", workspace)
+    while base.adapter_of is not None:
+        base = bases.describe(base.adapter_of, workspace)
+    config = read_object(base.folder / "config.json") if base.folder is not None else {}
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    in_32 = stored == "float32" or job.dtype not in ("auto", stored)
+    return (4 if in_32 else 2) * (base.parameters or 0)
 
 
 def run(workspace: Workspace, run_id: str, job: Job, *, token: str | None = None, told: Told | None = None) -> str:

@@ -50,7 +50,11 @@ TRAINERS = {
 def write(workspace: Workspace, run_id: str, trainer: str, target: Path) -> list[Path]:
     """Write a run's recipe for a trainer (a name of TRAINERS) with its rows into `target`, which must be new or empty,
     and return the files. Raises NotExportable when the trainer cannot do what the run did; nothing is left then."""
-    recipe = portable_recipe.of_run(workspace, run_id)
+    return write_recipe(workspace, portable_recipe.of_run(workspace, run_id), trainer, target)
+
+
+def write_recipe(workspace: Workspace, recipe: PortableRecipe, trainer: str, target: Path) -> list[Path]:
+    """Write a recipe for a trainer as `write` does, whether or not it was a run."""
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise refused("export-in-the-way", folder=str(target))
     texts = files(recipe, trainer)

@@ -59,6 +59,12 @@ def of_run(workspace: Workspace, run_id: str) -> PortableRecipe:
         raise refused("adopt-repeat", id=run_id)
     if run_spec.kind != "train":
         raise refused("trained-nothing", run=run_id)
+    return of_spec(workspace, run_spec, run_id)
+
+
+def of_spec(workspace: Workspace, run_spec: RunSpec, run_id: str = "(not started)") -> PortableRecipe:
+    """Return a training as other trainers need it, whether or not it was a run. Raises NotExportable when its data is
+    gone."""
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
     first = _first_row(workspace, run_spec.dataset.id)
     kind = _KINDS.get(OBJECTIVES[run_spec.objective].data_types[0])

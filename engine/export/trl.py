@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from engine.export import portable_recipe, scripts
+from engine.export import divided, portable_recipe, scripts
 from engine.export.portable_recipe import EVALUATE, GENERAL, TRAIN, PortableRecipe
 from engine.render import template
 from engine.spec import OBJECTIVES
@@ -18,7 +18,7 @@ _METHODS = {"sft": "SFT", "dpo": "DPO", "kto": "KTO", "reward": "Reward"}
 
 
 def files(recipe: PortableRecipe) -> dict[str, str]:
-    """Return the script, under the name of its file."""
+    """Return the script and what divides a model over cards, under the names of their files."""
     run_spec, train = recipe.spec, recipe.spec.train
     if run_spec.objective not in _METHODS:
         raise portable_recipe.no_objective(recipe, TITLE)
@@ -37,18 +37,21 @@ def files(recipe: PortableRecipe) -> dict[str, str]:
         "train_file": TRAIN,
         "evaluate_file": EVALUATE,
         "general_file": GENERAL,
+        "fsdp2_file": divided.FSDP2,
+        "deepspeed_file": divided.DEEPSPEED,
         "warmup": train.warmup if train.warmup < 1 else int(train.warmup),
         "kto_weights": run_spec.objective_args.weights or [1.0, 1.0],
         "beta": run_spec.objective_args.beta or OBJECTIVES[run_spec.objective].usual_beta,
         "evaluates": recipe.evaluates,
-        "evaluation_batch_size": train.batch_size if kto else max(8, train.batch_size),
+        "evaluation_batch_size": train.batch_size,
         "evaluation_share": 1 / train.evaluations if train.evaluations > 1 else 0.999999,
         "keeps_best": portable_recipe.keeps_best(recipe),
         "patience": train.early_stopping if recipe.evaluates else 0,
         **_trained_weights(recipe),
     }
     spec = msgspec.to_builtins(run_spec)
-    return {"train.py": scripts.fill("trl.py.jinja", spec=spec, train=spec["train"], **values)}
+    script = scripts.fill("trl.py.jinja", spec=spec, train=spec["train"], **values)
+    return {"train.py": script, **divided.files(recipe)}
 
 
 def _trained_weights(recipe: PortableRecipe) -> dict[str, Any]:

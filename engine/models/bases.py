@@ -21,7 +21,7 @@ import msgspec
 
 from engine import limits, starter
 from engine.gguf import headers, tokenizers
-from engine.models import folders, settings_files, shapes, stored
+from engine.models import counted, folders, settings_files, shapes, stored
 from engine.models.cache import hub_snapshot
 from engine.models.made import made_by, under
 from engine.models.refs import HUB_ID, is_revision, split_ref
@@ -115,6 +115,70 @@ def describe(ref: str, workspace: Workspace, revision: str | None = None) -> Bas
 
     `revision` is what a spec pinned; a ref may name one itself, as owner/name@revision.
     """
+    found = _describe(ref, workspace, revision)
+    if found.kind == "run" and found.adapter_of not in (None, "starter"):
+        return found  # its shape is that of the base below
+    place = found.folder or found.looked_at
+    seen = counted.find(workspace, place) if place is not None else None
+    return found if seen is None else _as_counted(found, seen)
+
+
+def count(base: Base, workspace: Workspace, *, wait: bool) -> Base:
+    """Let a child count what a base has where only the usual arithmetic says it, and return the base as it is then known;
+    with `wait` after a minute at the most."""
+    place = base.folder or base.looked_at
+    if place is None or base.problems or (base.shape is not None and not base.shape.is_estimated):
+        return base
+    if not wait:
+        counted.start(workspace, place)
+        return base
+    counted.wait(workspace, place)
+    return describe(base.ref, workspace, base.revision if base.kind == "hub" else None)
+
+
+def is_being_counted(base: Base, workspace: Workspace) -> bool:
+    place = base.folder or base.looked_at
+    seen = counted.find(workspace, place) if place is not None else None
+    return seen is not None and seen.is_under_way
+
+
+def _as_counted(base: Base, seen: counted.Found) -> Base:
+    """Return a base with what was counted on the model itself in the place of the usual arithmetic."""
+    if seen.reason:
+        problem = Problem(rule="base-not-built", where="base", parameters={"ref": base.ref, "reason": seen.reason})
+        return msgspec.structs.replace(base, problems=(*base.problems, problem))
+    if seen.shape is None:
+        return base
+    rounded = base.stored is not None or base.parameters is None or base.folder is None
+    return msgspec.structs.replace(
+        base, shape=seen.shape, layers=seen.shape.layers, hidden=seen.shape.hidden,
+        parameters=shapes.count_parameters(seen.shape) if rounded else base.parameters,
+        notes=(*base.notes, *_parts_notes(seen.shape)),
+    )  # fmt: skip
+
+
+def _parts_notes(shape: shapes.Shape) -> list[Text]:
+    """What is to be known of a model's parts: those that see, and experts."""
+    found, held = [], shapes.count_parameters(shape)
+    if shape.other_parameters:
+        share = f"{100 * shape.other_parameters / held:.0f}"
+        found.append(
+            later("It also reads pictures or sound, with {share} % of its weights. These are held and never trained: "
+              "here it learns from texts alone.", share=share)
+        )  # fmt: skip
+    counts = shape.counted
+    if counts is not None and counts.expert_parameters:
+        told = {"experts": counts.experts, "used": counts.experts_used,
+                "share": f"{100 * counts.expert_parameters / held:.0f}"}  # fmt: skip
+        found.append(
+            later("A mixture of experts: each token uses {used} of {experts}. They are {share} % of its weights and stand "
+              "in stacked tensors, which are no linear layers: QLoRA holds them in 16 bits, and OFT leaves them alone.",
+              **told)
+        )  # fmt: skip
+    return found
+
+
+def _describe(ref: str, workspace: Workspace, revision: str | None) -> Base:
     text = ref.strip()
     refused = limits.base_problem(text)
     if refused is not None:  # before anything is looked up: whether a folder is there is nobody's business
@@ -303,26 +367,30 @@ def _parameters(seen: folders.Folder, shape: shapes.Shape | None, counts: list[i
 
 def _dimensions(config: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a Base that a config.json gives."""
+    text, shape = shapes.text_config(config), shapes.read_shape(config)
 
     def number(*names: str) -> int | None:
-        return next((config[n] for n in names if isinstance(config.get(n), int)), None)
+        return next((text[n] for n in names if isinstance(text.get(n), int)), None)
 
     return {
-        "layers": number("num_hidden_layers", "n_layer"),
-        "hidden": number("hidden_size", "n_embd"),
+        "layers": shape.layers if shape is not None else number("num_hidden_layers", "n_layer"),
+        "hidden": shape.hidden if shape is not None else number("hidden_size", "n_embd"),
         "window_tokens": number("max_position_embeddings", "n_positions"),
         "scores_only": "ForSequenceClassification" in str(config.get("architectures")),
-        "shape": shapes.read_shape(config),
+        "shape": shape,
     }
 
 
 def _config_problems(config: dict[str, Any], folder: Path) -> list[Problem]:
     """Return what a config.json and the settings of the tokenizer beside it rule out."""
     found = settings_files.problems(folder, config)
-    if "auto_map" in config:
-        found.append(Problem(rule="base-remote-code", where="base", parameters={"folder": str(folder)}))
     kind, known = config.get("model_type"), architectures()
-    if isinstance(kind, str) and known and kind not in known:
+    is_known = not known or kind in known
+    # where transformers has the architecture itself, code that lies beside the model is passed over (5.17,
+    # dynamic_module_utils.py, resolve_trust_remote_code)
+    if "auto_map" in config and not (known and is_known):
+        found.append(Problem(rule="base-remote-code", where="base", parameters={"folder": str(folder)}))
+    elif isinstance(kind, str) and not is_known:
         found.append(Problem(rule="base-architecture", where="base", parameters={"kind": kind[:60]}))
     named = config.get("architectures")
     first = next(iter(named), None) if isinstance(named, list) else None

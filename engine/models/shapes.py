@@ -1,4 +1,8 @@
-"""The shape of a dense decoder, read from its config.json alone, and the parameters that follow from it."""
+"""The shape of a decoder, read from its config.json alone, and the parameters that follow from it.
+
+Ten layouts are known to the last number. Of any other the usual arithmetic answers at once, and what was counted on the
+model itself (counted.py) takes its place.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,45 @@ _MOST = 10**7  # no dimension of a real model is larger
 
 
 class Linear(NamedTuple):
-    """One linear layer inside each transformer layer; names are those of `target_modules`."""
+    """One linear layer inside a transformer layer; names are those of `target_modules`. `per_layer`: how many of it an
+    average layer has, where layers differ."""
 
     name: str
     inputs: int
     outputs: int
     bias: bool = False
+    per_layer: float = 1.0
 
     @property
     def parameters(self) -> int:
         return self.inputs * self.outputs + self.outputs * self.bias
 
 
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model itself has, each tensor once. `in_layers`: the parameters of all transformer layers, with those of
+    their `expert_parameters` that stand in stacked tensors and are no linear layer; of `experts` a token uses
+    `experts_used`. `other_parameters`: of parts that read pictures or sound. `per_rank`: what LoRA on all linear layers
+    trains for each unit of its rank. So many layers see only the last `window_tokens` tokens (`sliding_layers`) or keep a
+    state and see no tokens at all (`state_layers`). `is_estimated`: by the usual arithmetic, and not on the model."""
+
+    parameters: int
+    in_layers: int
+    linears: tuple[Linear, ...]
+    other_parameters: int = 0
+    expert_parameters: int = 0
+    experts: int = 0
+    experts_used: int = 0
+    per_rank: int = 0
+    window_tokens: int = 0
+    sliding_layers: int = 0
+    state_layers: int = 0
+    is_estimated: bool = False
+
+
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """The dimensions of a dense decoder. `positions` is 0 unless positions are learned (GPT-2). `attention_dropout`: its
+    """The dimensions of a decoder. `positions` is 0 unless positions are learned (GPT-2). `attention_dropout`: its
     attention is dropped in part while it trains; `gelu_in_steps`: its GELU is written as one operation after another.
+    `counted`: of a layout that is none of LAYOUTS.
     """
 
     layout: str
@@ -42,6 +70,12 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     mlp_bias: bool = False
     attention_dropout: bool = False
     gelu_in_steps: bool = False
+    counted: Counted | None = None
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether this is the usual arithmetic of a layout that is not known."""
+        return self.counted is not None and self.counted.is_estimated
 
     @property
     def gated(self) -> bool:
@@ -50,7 +84,9 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def linears(self) -> tuple[Linear, ...]:
-        """The linear layers of one transformer layer, as transformers builds them."""
+        """The linear layers of one transformer layer, as transformers builds them; of an average one where they differ."""
+        if self.counted is not None:
+            return self.counted.linears
         d, f, wide, kv = self.hidden, self.intermediate, self.heads * self.head_dim, self.kv_heads * self.head_dim
         bias, mlp = self.attention_bias, self.mlp_bias
         if self.layout == "gpt2":
@@ -68,10 +104,42 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def layer_parameters(self) -> int:
-        """The parameters of one transformer layer with its norms."""
+        """The parameters of one transformer layer with its norms; of an average one where they differ."""
+        if self.counted is not None:
+            return self.counted.in_layers // self.layers
         norms = {"gpt2": 4, "gpt_neox": 4, "gemma2": 4}.get(self.layout, 2) * self.hidden
         norms += 2 * self.head_dim if self.layout == "qwen3" else 0
         return norms + sum(linear.parameters for linear in self.linears)
+
+    @property
+    def linear_parameters(self) -> int:
+        """The weights of all linear layers inside transformer layers: those that are held in fewer bits."""
+        return round(self.layers * sum(one.inputs * one.outputs * one.per_layer for one in self.linears))
+
+    @property
+    def other_parameters(self) -> int:
+        """The parameters of parts that read pictures or sound, which are held and never trained."""
+        return self.counted.other_parameters if self.counted is not None else 0
+
+    @property
+    def lora_per_rank(self) -> int:
+        """What LoRA on all linear layers trains for each unit of its rank, experts included; 0 where it was not counted."""
+        return self.counted.per_rank if self.counted is not None else 0
+
+    @property
+    def active_parameters(self) -> float:
+        """The weights inside transformer layers that one token is multiplied with: of experts those that it uses."""
+        if self.counted is None or not self.counted.experts:
+            return self.linear_parameters
+        used = self.counted.expert_parameters * self.counted.experts_used / self.counted.experts
+        return self.linear_parameters + used
+
+    def attended_tokens(self, row_tokens: float) -> float:
+        """How many tokens of a row each one is compared with, summed over the layers."""
+        if self.counted is None:
+            return self.layers * row_tokens
+        whole = self.layers - self.counted.sliding_layers - self.counted.state_layers
+        return whole * row_tokens + self.counted.sliding_layers * min(row_tokens, self.counted.window_tokens)
 
     @property
     def head_parameters(self) -> int:
@@ -111,23 +179,31 @@ def typical_shape(parameters: float) -> Shape | None:
 
 
 # transformers writes only what differs from a layout's own defaults in older files; these are the ones that matter.
-_TIED = {"gemma", "gemma2", "gpt2"}
+_TIED = {"gemma", "gemma2", "gpt2", "smollm3"}
 _HEAD_DIM = {"gemma": 256, "gemma2": 256, "qwen3": 128}
-LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "gpt2", "gpt_neox")
+LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "gpt2", "gpt_neox", "smollm3")
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a config.json that describes what writes text: of a model that reads pictures too, text_config."""
+    part = config.get("text_config")
+    return part if isinstance(part, dict) and config.get("model_type") not in LAYOUTS else config
 
 
 def read_shape(config: Any) -> Shape | None:
-    """Return the shape a config.json describes, or None when its layout is not known or a dimension makes no sense.
+    """Return the shape a config.json describes, or None when a dimension is not there or makes no sense. One whose layout
+    is none of LAYOUTS is estimated: `Shape.is_estimated`.
 
     A model that reads pictures too keeps its text part under text_config; only that is counted.
     """
     if not isinstance(config, dict):
         return None
-    if isinstance(config.get("text_config"), dict) and config.get("model_type") not in LAYOUTS:
-        config = config["text_config"]
+    config = text_config(config)
     layout = config.get("model_type")
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str):
         return None
+    if layout not in LAYOUTS:
+        return _usual(config, layout)
 
     def number(*names: str, default: int | None = None) -> int:
         """Return the first of these that is set; -1 for what is no count."""
@@ -152,7 +228,7 @@ def read_shape(config: Any) -> Shape | None:
         tied=flag("tie_word_embeddings", layout in _TIED),
         positions=number("max_position_embeddings", "n_positions", default=1024) if layout == "gpt2" else 0,
         attention_bias=layout == "qwen2" or (layout != "mistral" and flag("attention_bias", layout == "gpt_neox")),
-        mlp_bias=layout == "llama" and flag("mlp_bias", False),
+        mlp_bias=layout in ("llama", "smollm3") and flag("mlp_bias", False),
         attention_dropout=_is_above_zero(config.get("attn_pdrop", 0.1 if layout == "gpt2" else 0))
         or _is_above_zero(config.get("attention_dropout", 0)),
         gelu_in_steps=layout == "gpt2" and config.get("activation_function", "gelu_new") == "gelu_new",
@@ -161,11 +237,62 @@ def read_shape(config: Any) -> Shape | None:
     return None if min(counts) < 1 or found.positions < 0 else found
 
 
+# What a dimension is called in one config.json or another; transformers names the same as `attribute_map` of its own.
+_NAMES = {
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "hidden": ("hidden_size", "n_embd", "d_model"),
+    "intermediate": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "block_ff_dim", "d_ff"),
+    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads"),
+    "experts": ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
+    "used": ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_k"),
+    "expert_width": ("moe_intermediate_size", "expert_intermediate_size"),
+}
+
+
+def _usual(config: dict[str, Any], layout: str) -> Shape | None:
+    """Return the shape of a layout that is not known, as if it were built as Llama is, its experts apart. Good for a
+    first answer: what was counted on the model itself takes its place."""
+
+    def number(what: str, default: int = 0) -> int:
+        found = next((config[name] for name in _NAMES[what] if config.get(name) is not None), default)
+        return found if isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= _MOST else -1
+
+    vocabulary = config.get("vocab_size")
+    layers, hidden, heads = number("layers"), number("hidden"), number("heads")
+    if min(layers, hidden, heads) < 1 or not isinstance(vocabulary, int) or not 0 < vocabulary <= _MOST:
+        return None
+    head_dim = config.get("head_dim")
+    head_dim = head_dim if isinstance(head_dim, int) and 0 < head_dim <= _MOST else hidden // heads
+    intermediate, kv_heads = number("intermediate", 4 * hidden), number("kv_heads", heads)
+    experts, used = number("experts"), number("used", 1)
+    if min(intermediate, kv_heads, head_dim, used) < 1 or experts < 0:
+        return None
+    width = number("expert_width", intermediate)
+    plain = Shape(
+        layout=layout, layers=layers, hidden=hidden, intermediate=used * width if experts else intermediate,
+        vocabulary=vocabulary, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
+        tied=config.get("tie_word_embeddings", False) is True,
+    )  # fmt: skip
+    linears = plain.linears[: 4 if experts else None]
+    in_experts = layers * experts * 3 * hidden * width
+    in_layers = in_experts + layers * (2 * hidden + sum(one.parameters for one in linears))
+    counted = Counted(
+        parameters=in_layers + (1 if plain.tied else 2) * plain.head_parameters + hidden, in_layers=in_layers,
+        linears=linears, expert_parameters=in_experts, experts=experts, experts_used=min(used, experts),
+        is_estimated=True,
+    )  # fmt: skip
+    return msgspec.structs.replace(plain, counted=counted)
+
+
 def _is_above_zero(value: Any) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
 def count_parameters(shape: Shape) -> int:
-    """Return the exact number of parameters, each tensor once: checked against transformers on the meta device."""
+    """Return the exact number of parameters, each tensor once: checked against transformers on the meta device. Of a
+    layout that is estimated a first guess."""
+    if shape.counted is not None:
+        return shape.counted.parameters
     outside = (shape.vocabulary + shape.positions) * shape.hidden + shape.final_norm_parameters
     return outside + shape.layers * shape.layer_parameters + (0 if shape.tied else shape.head_parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -68,6 +69,21 @@ class Known(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def weights_bytes(self) -> int:
         """The size of the weights in 16 bits, as such models are stored; the tokenizer adds a few MB."""
         return 2 * self.parameters
+
+
+# So far from a size that somebody names may a model of it be: what is called 7B has up to 7.7 billion parameters.
+_NEAR = math.log(1.15)
+
+
+def of_size(parameters: float) -> Known | None:
+    """Return the model of the short list that stands for a size somebody names, such as 7B: one that nobody must be asked
+    for before one that asks, a base before one that follows instructions, then the nearest. None where none is near."""
+
+    def apart(one: Known) -> float:
+        return abs(math.log(one.parameters / parameters))
+
+    near = [one for one in curated() if apart(one) <= _NEAR]
+    return min(near, key=lambda one: (one.gated, one.kind != "base", apart(one)), default=None)
 
 
 @lru_cache(maxsize=1)

@@ -14,4 +14,4 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazily(__name__, plan="Plan")
 
-__all__ = ["Plan", "chains", "checks", "drafts", "judges", "plans", "repeat", "steps", "targets", "tries"]
+__all__ = ["Plan", "chains", "checks", "drafts", "judges", "plans", "repeat", "steps", "take_along", "targets", "tries"]

@@ -12,7 +12,7 @@ from engine import machine
 from engine.benchmarks import library, shipped
 from engine.check import DatasetError
 from engine.data import datasets
-from engine.estimate import machine_choices, memory
+from engine.estimate import cards, machine_choices, memory
 from engine.models import alike, bases
 from engine.plan import from_recipe, judges
 from engine.plan.plan import Plan
@@ -55,10 +55,13 @@ def problems(plan: Plan) -> list[Problem]:
     checks = _Checks(plan)
     checks.found += plan.base.problems
     checks.found += (one for one in admission.problems(plan.spec, plan.workspace) if one not in checks.found)
+    if plan.target.is_here and (unseen := cards.unseen(machine.facts())) is not None:
+        checks.found.append(unseen)
     checks.found += machine_choices.problems(plan.spec, plan.target.device, plan.base.shape)
     for check in (
         _check_devices, _check_names, _check_sizes, _check_targets, _check_kinds, _check_earlier,
         _check_objective_args, _check_judge, _check_replay, _check_held_out, _check_data, _check_rows, _check_memory,
+        _check_merge,
         _check_disk,
     ):  # fmt: skip
         check(checks)
@@ -141,9 +144,16 @@ def _check_earlier(checks: _Checks) -> None:
 
 
 def _check_targets(checks: _Checks) -> None:
-    """An adapter needs at least one of the modules that were named: GPT-2 has c_attn where others have q_proj."""
+    """An adapter needs linear layers to sit on, and of those that were named at least one: GPT-2 has c_attn where others
+    have q_proj. Layers can be frozen where they are told apart."""
     targets, shape = checks.spec.adapter_args.target_modules, checks.base.shape
-    if checks.spec.adapter == "full" or targets == "all-linear" or shape is None:
+    counted = shape.counted if shape is not None and not shape.is_estimated else None
+    if shape is not None and counted is not None:
+        if checks.spec.adapter != "full" and targets == "all-linear" and not counted.per_rank:
+            checks.fault("targets-none", "adapter", kind=shape.layout)
+        if checks.spec.layers != "all" and not counted.in_layers:
+            checks.fault("layers-unknown", "layers", kind=shape.layout)
+    if checks.spec.adapter == "full" or targets == "all-linear" or shape is None or shape.is_estimated:
         return
     linear = list(dict.fromkeys(one.name for one in shape.linears))
     named = {name.strip() for name in targets.split(",")}
@@ -155,24 +165,25 @@ def _check_devices(checks: _Checks) -> None:
     """Several devices share the rows of a step. What compares rows of a batch with each other, or turns weights as it
     goes, is not shared: nobody has checked that it would learn the same."""
     spec, devices, facts = checks.spec, checks.spec.machine.devices, machine.facts()
-    if devices == 1:
+    if (processes := counts.processes(spec)) == 1:
         return
+    several = "machine.devices" if devices > 1 else "machine.nodes"
     shared = tuple(one.name for one in OBJECTIVES.values() if one.shares_devices)
     kinds = (("objective", spec.objective, shared), ("adapter", spec.adapter, ("full", "lora")),
-             ("quantize", spec.quantize, ("none",)),
              ("machine.backend", spec.machine.backend, ("auto", "plain")))  # fmt: skip
     for where, value, sound in kinds:
         if value not in sound:
-            checks.fault("devices-kind", "machine.devices", setting=where, value=value, sound=", ".join(sound))
-    most = len(facts.gpus) or facts.cores
+            checks.fault("devices-kind", several, setting=where, value=value, sound=", ".join(sound))
+    # a process computes on one slice of a card, and slices do not speak to each other (NVIDIA's MIG User Guide)
+    most = (1 if facts.gpus[0].is_slice else len(facts.gpus)) if facts.gpus else facts.cores
     if devices > most:
         checks.fault("devices-missing", "machine.devices", devices=devices, most=most)
     try:
         counts.share_of_step(spec)
     except ValueError:
         checks.fault(
-            "devices-share", "machine.devices",
-            devices=devices, batch=spec.train.batch_size, passes=spec.train.accumulation,
+            "devices-share", several,
+            devices=processes, batch=spec.train.batch_size, passes=spec.train.accumulation,
         )  # fmt: skip
 
 
@@ -309,12 +320,21 @@ def _evaluations(train: schema.Train, steps: int | None, needed: int) -> int:
 
 
 def _check_memory(checks: _Checks) -> None:
-    """Refuse only what cannot fit: when even the low end of the estimate is above the device's memory."""
+    """Refuse only what cannot fit: when even the low end of the estimate is above the device's memory, and the base is
+    known well enough to say so."""
     plan = checks.plan
-    if plan.room != "none":
+    if plan.room != "none" or (plan.base.shape is not None and plan.base.shape.is_estimated):
         return
     change = plan.smaller
     remedy = later("choose a smaller base; no setting makes this one fit") if change is None else remedy_words(change)
+    weights_bytes = (plan.memory.parts or {}).get("weights", 0)
+    if plan.target.device.name == "cuda" and weights_bytes > plan.target.memory_bytes:
+        checks.fault(
+            "memory-base", "base",
+            need=memory.size_words(weights_bytes), have=memory.size_words(plan.target.memory_bytes), remedy=remedy,
+            recipe=plan.spec.recipe.name,
+        )  # fmt: skip
+        return
     checks.fault(
         "memory-too-small",
         "train.batch_size",
@@ -324,6 +344,23 @@ def _check_memory(checks: _Checks) -> None:
         have=memory.size_words(plan.target.memory_bytes),
         remedy=remedy,
     )
+
+
+def _check_merge(checks: _Checks) -> None:
+    """An adapter that is merged before the training is merged into whole numbers, also where what comes out is held in
+    fewer bits: for a moment the device holds all of them (engine/train/load.py)."""
+    spec, base, device = checks.spec, checks.base, checks.plan.target.device
+    if spec.quantize == "none" or spec.adapter_args.continues or base.adapter_of is None or not base.parameters:
+        return
+    need = base.parameters * (2 if device.name == "cuda" else 4)
+    if need > device.memory_bytes:
+        checks.fault(
+            "merge-memory",
+            "base",
+            ref=base.ref[:80],
+            need=memory.size_words(need),
+            have=memory.size_words(device.memory_bytes),
+        )
 
 
 def remedy_words(change: dict[str, Any]) -> Text:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
-import msgspec
-
 from engine.benchmarks import library, speeds
 from engine.check import DatasetError
 from engine.data import Dataset, datasets, division, lengths, readiness
@@ -156,11 +154,7 @@ class Plan:
     @cached_property
     def setup(self) -> memory.Setup:
         """What decides the memory, with what is left open as the machine decides it."""
-        made = self.chosen
-        return msgspec.structs.replace(
-            self._asked, gradient_checkpointing=made.gradient_checkpointing, optimizer=made.optimizer,
-            half=made.bf16 and self.target.device.name == "cpu", blocks=made.blocks,
-        )  # fmt: skip
+        return self.chosen.setup(self._asked, self.target.device.name)
 
     @cached_property
     def memory(self) -> memory.Estimate:

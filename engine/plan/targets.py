@@ -6,15 +6,17 @@ from typing import NamedTuple
 
 from engine import machine
 from engine.estimate import machine_choices
+from engine.machine import Held
 
 
 class Target(NamedTuple):
     """`device` as machine_choices.py sees it; `card` its name where known. `is_here`: what finished runs took on this
-    machine counts."""
+    machine counts. `held`: what other programs have of the card now, which is none of the run's memory."""
 
     device: machine_choices.Device
     card: str = ""
     is_here: bool = True
+    held: Held = Held()
 
     @property
     def name(self) -> str:
@@ -27,22 +29,24 @@ class Target(NamedTuple):
 
     @property
     def memory_gib(self) -> float | None:
-        """The memory of the card; None where there is none."""
-        return self.memory_bytes / 2**30 if self.device.name == "cuda" else None
+        """The memory of the whole card; None where there is none."""
+        whole_bytes = self.memory_bytes + self.held.mib * 2**20
+        return whole_bytes / 2**30 if self.device.name == "cuda" else None
 
 
 def this_machine() -> Target:
     """Return this machine by what the driver says; the child asks torch instead."""
     facts = machine.facts()
+    held = machine.held_by_others(facts.gpus[0] if facts.gpus else None)
     device = machine_choices.Device(
         name=facts.device.partition(":")[0],
-        memory_bytes=facts.device_memory_bytes,
+        memory_bytes=max(0, facts.device_memory_bytes - held.mib * 2**20),
         bf16=bool(facts.gpus) and facts.gpus[0].capability >= 8,
         unsloth=machine_choices.installed("unsloth"),
         flash_attention=machine_choices.installed("flash_attn"),
         free_bytes=machine.free_bytes(),
     )
-    return Target(device, facts.gpus[0].name if facts.gpus else "")
+    return Target(device, facts.gpus[0].name if facts.gpus else "", held=held)
 
 
 def of_memory(gpu_memory_gib: float | None) -> Target:

@@ -45,6 +45,7 @@ def problems(run_spec: RunSpec, workspace: Workspace) -> list[Problem]:
     over("train.max_length", train.max_length, most.row_tokens)
     over("train.threads", train.threads, os.cpu_count() or 1)
     over("machine.devices", run_spec.machine.devices, 1)
+    over("machine.nodes", run_spec.machine.nodes, 1)
     if run_spec.kind == "train":
         try:
             dataset = datasets.load(workspace, run_spec.dataset.id)

@@ -19,6 +19,11 @@ from filelock import FileLock, Timeout
 
 from engine import processes, workspace
 
+# Processes that chat have tickets here; runs do not stand in line behind them.
+LENT = "lent"
+# So long a run waits for an answer to end.
+LENT_S = 120.0
+
 
 class Ticket(msgspec.Struct, frozen=True):
     """Who waits, and which devices it holds already; none while it waits."""
@@ -34,7 +39,7 @@ class Ticket(msgspec.Struct, frozen=True):
 
 
 def _safe(device: str) -> str:
-    return device.replace(":", "-")
+    return device.replace(":", "-").replace("/", "-")  # a slice of a card may be named MIG-GPU-x/1/0
 
 
 def _folder(device: str) -> Path:
@@ -177,6 +182,27 @@ def waiting(device: str) -> list[str]:
 def live(device: str) -> list[str]:
     """Return the ids of the runs that have a device or wait for it, of all workspaces, the first in line first."""
     return [_run_of(path) for path in living(_folder(device))]
+
+
+def wanted(device: str, slot: str) -> bool:
+    """Whether a run has a device, or waits for one of its kind and may be given it."""
+    return any(not ticket.holds or slot in ticket.holds for ticket in living(_folder(device)).values())
+
+
+def lend(slot: str, process: processes.Identity | None) -> None:
+    """Write down that a process other than a run's, one that chats, holds models on a device for as long as it lives."""
+    if process is not None:
+        draw(LENT, f"chat-{process.pid}", time.time_ns(), process, (slot,))
+
+
+def wait_for_lent(slots: tuple[str, ...], give_up: Callable[[], bool], poll_s: float = 0.1) -> None:
+    """Wait until what was lent of a run's devices is given back: an answer that is being written comes to its end first.
+    Not for ever: after LENT_S the run begins all the same."""
+    until_s = time.monotonic() + LENT_S
+    while time.monotonic() < until_s and not give_up():
+        if not any(set(ticket.holds) & set(slots) for ticket in living(_folder(LENT)).values()):
+            return
+        time.sleep(poll_s)
 
 
 def place(device: str, run_id: str) -> int:

@@ -11,7 +11,7 @@ from engine.spec import RunSpec
 from engine.workspace import Workspace
 
 # Set where Tunebook itself was started as one of several processes; the child would take itself for one of them.
-_OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def of_any_run() -> dict[str, str]:
@@ -26,6 +26,12 @@ def of_any_run() -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "TUNEBOOK_SUPERVISOR": str(os.getpid()),
     }
+
+
+def of_cards(held: tuple[str, ...]) -> dict[str, str]:
+    """Return what lets a child see the cards it holds and no other: none at all on a processor, also where torch knows one
+    that this machine's facts do not, so that what a page says of the device is what a child does."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(card.removeprefix("cuda:") for card in held if card not in ("cpu", "mps"))}
 
 
 def environment(run_dir: Path, run_spec: RunSpec, cards: tuple[str, ...] = ()) -> dict[str, str]:
@@ -43,8 +49,8 @@ def environment(run_dir: Path, run_spec: RunSpec, cards: tuple[str, ...] = ()) -
         "HF_DATASETS_CACHE": str(run_dir / "cache"),
         "OMP_NUM_THREADS": str(run_spec.train.threads),
     }
-    if cards and cards != ("cpu",):
-        chosen["CUDA_VISIBLE_DEVICES"] = ",".join(card.removeprefix("cuda:") for card in cards)
+    if cards:
+        chosen |= of_cards(cards)
     ref = run_spec.base.ref
     base = bases.describe(ref, Workspace(run_dir.parents[1]), run_spec.base.revision)
     fetched = set(run_spec.evaluate.benchmarks) & set(shipped.HARNESS)

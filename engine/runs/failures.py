@@ -1,18 +1,26 @@
 """Failures in words: exit status, signal, exception or last lines -> what kind it is, what happened, what to do.
 
-A kind is one word: oom (out of memory), disk, data, model, access (to a model), network, version, driver, diverged, killed,
-setting, bug. `remedies` names the changes of a spec that are safe to try for a kind.
+A kind is one word: oom (out of memory), disk, data, model, access (to a model), network, version, driver, hardware,
+kernel (of a card), compiler, busy (a card), peer (processes that do not meet), diverged, killed, setting, bug. Which message
+of a library is of which kind stands in failure_signs.yaml. `remedies` names the changes of a spec that are safe to try.
 """
 
 from __future__ import annotations
 
 import errno
+import re
 import signal
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from engine.events import Failed
 from engine.render import NotWritten
+from engine.runs import holders
 from engine.spec import RunSpec
 from engine.words import Problem, t
 
@@ -31,44 +39,46 @@ def _failed(kind: str, rule: str, **parameters: str) -> Failed:
     return Failed(kind=kind, message=message, fix=fix)
 
 
-# What an exception's text, or the last lines of a log, say of the kind; the first that is found counts. `name` is the
-# exception's own. Sources: torch 2.13 (c10/cuda), the CUDA runtime's error names, huggingface_hub 1.x (errors.py), urllib3.
-_SIGNS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    # torch.save only notes that fewer bytes were written than it gave (caffe2/serialize/inline_container.cc).
-    ("disk", "run-disk-full", ("No space left on device", "Disk quota exceeded", "the disk is full", "unexpected pos ",
-                               "PytorchStreamWriter failed writing")),
-    ("oom", "run-oom-gpu", ("OutOfMemoryError", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")),
-    ("oom", "run-oom", ("MemoryError", "allocate memory", "std::bad_alloc", "out of memory")),
-    ("access", "run-access", ("GatedRepoError", "gated repo", "401 Client Error", "403 Client Error")),
-    ("data", "run-token-rows", ("index out of range in self",)),  # torch's embedding, on a processor
-    (
-        "access", "run-not-found",
-        ("RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "404 Client Error"),
-    ),
-    (
-        "network", "run-network",
-        ("OfflineModeIsEnabled", "NameResolutionError", "name resolution", "ConnectionError", "ConnectTimeout",
-         "ReadTimeout", "Max retries exceeded", "Connection refused", "Network is unreachable"),
-    ),
-    (
-        "killed", "run-peer",
-        ("gloo/transport", "Connection closed by peer", "ChildFailedError", "received by PID"),
-    ),
-    (
-        "driver", "run-driver",
-        ("NVIDIA driver", "no kernel image is available", "CUDA driver version", "CUDA error", "cudaGetDeviceCount",
-         "CUDNN_STATUS", "NCCL error", "libcuda.so", "device-side assert"),
-    ),
-    (
-        "version", "run-version",
-        ("ModuleNotFoundError", "ImportError", "undefined symbol", "DistributionNotFound", "incompatible with"),
-    ),
-)  # fmt: skip
+class _Sign(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a library's message, a whole one that has it, and where that was read."""
+
+    sign: str
+    message: str
+    read: str
 
 
-def _kind(text: str) -> tuple[str, str] | None:
+class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Messages that mean the same: their kind, and the rule that says it in words."""
+
+    rule: str
+    kind: str
+    signs: tuple[_Sign, ...]
+
+
+@lru_cache(maxsize=1)
+def groups() -> tuple[Group, ...]:
+    """Return the table of messages (failure_signs.yaml), what is particular first."""
+    import yaml  # most runs never fail
+
+    table = Path(__file__).with_name("failure_signs.yaml").read_bytes()
+    content = yaml.load(table, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe ones
+    return msgspec.convert(content, tuple[Group, ...])
+
+
+def _group(text: str) -> Group | None:
+    """Return the group of the first sign of the table that stands in a text, small and capital letters alike."""
     lower = text.lower()
-    return next(((kind, rule) for kind, rule, signs in _SIGNS if any(s.lower() in lower for s in signs)), None)
+    return next((one for one in groups() if any(sign.sign.lower() in lower for sign in one.signs)), None)
+
+
+def _classified(text: str, shown: str) -> Failed | None:
+    """Return a failure that the table knows from a text, told with `shown`, or None."""
+    found = _group(text)
+    if found is None:
+        return None
+    if found.rule == "run-oom-gpu" and (others := holders.of_card(text)):
+        return _failed(found.kind, "run-oom-gpu-shared", holders=others)
+    return _failed(found.kind, found.rule, error=shown)
 
 
 def from_exception(error: BaseException) -> Failed:
@@ -79,14 +89,30 @@ def from_exception(error: BaseException) -> Failed:
     if isinstance(error, NotWritten):  # a text that the base's chat template refuses
         message, fix = error.problem.texts
         return Failed(kind="data", message=message, fix=fix)
-    name, text = type(error).__name__, str(error).strip() or type(error).__name__
-    short = f"{name}: {text.splitlines()[0]}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _failed("disk", "run-disk-full")
-    if found := _kind(f"{name}: {text}"):
-        kind, rule = found
-        return _failed(kind, rule, error=short)
-    return _failed("bug", "run-bug", error=short)
+    # what a library wraps is often known where the wrapping is not
+    for one in _with_causes(error):
+        text, short = _told(one)
+        if (found := _classified(text, short)) is not None:
+            return found
+    return _failed("bug", "run-bug", error=_told(error)[1])
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what it was raised from, the outermost first."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__
+
+
+def _told(error: BaseException) -> tuple[str, str]:
+    """Return an exception as its name and text, and that in one line."""
+    name, text = type(error).__name__, str(error).strip() or type(error).__name__
+    return f"{name}: {text}", f"{name}: {text.splitlines()[0]}"
 
 
 def _signal_name(number: int) -> str:
@@ -108,22 +134,54 @@ def memory_kills() -> int | None:
     return None
 
 
+# Where a log names an error: an exception's line, or what() of one in C++. A process of several says its rank first.
+_RANK = r"^(?:\[(?:default|rank)?\d+\]:\s*)?"
+_NAMED = re.compile(_RANK + r"(?:what\(\):|(?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt)\b(?:[:\[(]|$))")
+# What stands in a log beside errors: frames of Python and C++, and marks under a line.
+_BESIDE = re.compile(_RANK + r"(?:frame #\d+|File \"|Exception raised from|[\^~]+$)")
+_LAST_LINES, _LINES_OF_AN_ERROR = 5, 12
+# What a process says of another's end, and not of a fault of its own.
+_GONE = ("run-peer", "run-nccl", "run-meet")
+
+
+def last_words(log_tail: str) -> list[str]:
+    """Return the lines of a log that tell of its end: from the last error that is named there on, without frames; else its
+    last lines. A warning further up explains nothing. Where one process of several says that another is gone, or the one
+    that started them does, the first error of another kind is the reason."""
+    lines = [line.strip() for line in log_tail.splitlines()]
+    lines = [line for line in lines if line and not _BESIDE.match(line)]
+    named = [n for n, line in enumerate(lines) if _NAMED.match(line)]
+    if not named:
+        return lines[-_LAST_LINES:]
+    told = [lines[n : min(after, n + _LINES_OF_AN_ERROR)] for n, after in pairwise([*named, len(lines)])]
+    kinds = [found.rule if (found := _group("\n".join(some))) is not None else "" for some in told]
+    if kinds[-1] in _GONE:
+        return next((some for some, rule in zip(told, kinds, strict=True) if rule not in _GONE), told[-1])
+    return told[-1]
+
+
 def from_exit(returncode: int | None, log_tail: str, *, out_of_memory: bool = False) -> Failed:
     """Classify a child that ended without a last event, from its exit status (negative: a signal) and its log.
 
     `out_of_memory` says that the kernel's count of processes killed for want of memory rose meanwhile.
     """
+    if out_of_memory and (returncode == -signal.SIGKILL or "Signal 9 (SIGKILL) received by PID" in log_tail):
+        if others := holders.of_main_memory():
+            return _failed("oom", "run-oom-killed-shared", holders=others)
+        return _failed("oom", "run-oom-killed")
     if returncode == -signal.SIGKILL:
-        return _failed("oom", "run-oom-killed") if out_of_memory else _failed("killed", "run-killed")
-    lines = [line for line in log_tail.splitlines() if line.strip()]
-    # The last lines are where an exception is named; a warning further up explains nothing.
-    found = _kind("\n".join(lines[-5:]))
-    if found is not None:
-        kind, rule = found
-        return _failed(kind, rule, error=next((line for line in reversed(lines[-5:]) if _kind(line)), lines[-1]))
+        return _failed("killed", "run-killed")
+    lines = last_words(log_tail)
+    if lines and (found := _classified("\n".join(lines), _telling(lines))) is not None:
+        return found
     if returncode is not None and returncode < 0:
         return _failed("killed", "run-signal", signal=_signal_name(-returncode))
-    return _failed("bug", "run-bug", error=lines[-1] if lines else f"exit status {returncode}")
+    return _failed("bug", "run-bug", error=_telling(lines) if lines else f"exit status {returncode}")
+
+
+def _telling(lines: list[str]) -> str:
+    """Return the line of a log's last words that says most: the last one that the table knows, else the last."""
+    return next((line for line in reversed(lines) if _group(line) is not None), lines[-1])
 
 
 class Retry(NamedTuple):

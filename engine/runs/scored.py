@@ -15,7 +15,11 @@ from engine.report import Comparison, Joined, about, items, paired, verdicts
 from engine.runs import store
 from engine.runs.store import Run
 from engine.spec import RunSpec
+from engine.words import t
 from engine.workspace import Workspace
+
+# From this way of scoring on, answers through Unsloth are right (engine/train/scoring/keys.py, SCORING).
+SOUND_THROUGH_UNSLOTH = 4
 
 
 @dataclass(eq=False, frozen=True)
@@ -66,9 +70,17 @@ class ScoredRun:
         """Return what has to be said beside these figures: what of the rows was asked, and what was met before."""
         told: dict[str, None] = {}
         for holder in _holders(self.run_id, self.evaluations):
-            for event in events.read(self.workspace.run_dir(holder))[0]:
+            seen = events.read(self.workspace.run_dir(holder))[0]
+            for event in seen:
                 if isinstance(event, events.Log) and event.level == "scores":
                     told[str(event.text)] = None
+            asked = _settings(self.workspace, holder).values()
+            by_unsloth = any(isinstance(event, events.Started) and event.backend == "unsloth" for event in seen)
+            if by_unsloth and any(one.get("scoring", 0) < SOUND_THROUGH_UNSLOTH for one in asked):
+                told[t(
+                    "An earlier version scored this run through Unsloth, where scores could be wrong. An evaluation of it "
+                    "asks both models once more."
+                )] = None  # fmt: skip
         check = items.read_check(self.folder) if self.left_to_ask else None
         return [*told, *(map(str, about.bounded(check)) if check is not None else ()), *about.lines(self.joined)]
 

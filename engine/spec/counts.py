@@ -75,10 +75,15 @@ def evaluations(train: Train, steps: int) -> int:
     return math.ceil(steps / every)
 
 
+def processes(spec: RunSpec) -> int:
+    """Return how many processes share a run: one a device, on each of its machines."""
+    return spec.machine.devices * spec.machine.nodes
+
+
 def share_of_step(spec: RunSpec) -> tuple[int, int]:
     """Return the batch size and the passes of each of a run's processes. Together they take as many rows a step as one
     would, so that rates and numbers of steps keep their meaning. Raises ValueError when a step cannot be shared."""
-    train, devices = spec.train, spec.machine.devices
+    train, devices = spec.train, processes(spec)
     if train.accumulation % devices == 0:
         return train.batch_size, train.accumulation // devices
     if train.batch_size % devices == 0:

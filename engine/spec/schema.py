@@ -253,10 +253,41 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["auto", "unsloth", "plain"], _about("Backend", "Unsloth where there is a GPU, or plain transformers.")
     ] = "auto"
     precision: Annotated[
-        Literal["auto", "bf16", "fp32"],
-        _about("Precision", "The number format of the arithmetic: 16 bits where the device has them, or 32."),
+        Literal["auto", "bf16", "fp16", "fp32"],
+        _about(
+            "Precision",
+            "The number format of the arithmetic: 16 bits where the device has them (bf16, or fp16 on cards without it), or "
+            "32.",
+        ),
     ] = "auto"
+    weights: Annotated[
+        Literal["fp32", "bf16"],
+        _about(
+            "Weight format",
+            "How full fine-tuning holds what it trains: in 32 bits, or in bf16 alone, which takes half the memory and loses "
+            "the smallest steps.",
+        ),
+    ] = "fp32"
     devices: Annotated[int, _about("Devices", "How many GPUs the run may use.", ge=1)] = 1
+    nodes: Annotated[
+        int,
+        _about(
+            "Machines",
+            "How many machines share the run, each with as many devices; all see this folder of runs by the same name. The "
+            "run's page says what to start on each of the others.",
+            ge=1,
+            le=64,
+        ),
+    ] = 1
+    address: Annotated[
+        str,
+        _about(
+            "Address",
+            "By what name or address the other machines reach this one; empty: the network's own answer.",
+            pattern=r"^([A-Za-z0-9][A-Za-z0-9.:-]*)?$",
+        ),
+    ] = ""
+    port: Annotated[int, _about("Port", "The port by which several machines meet.", ge=1024, le=65535)] = 29500
 
 
 class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,4 +4,4 @@ Reached as a process alone; objectives/ has one file for each thing a run can op
 after. Only bench/ imports from here.
 """
 
-__all__ = ["adapters", "backend", "load", "oft", "scoring", "tokenize"]
+__all__ = ["adapters", "backend", "batches", "load", "objectives", "oft", "scoring", "tokenize"]

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from engine import events
-from engine.runs import failures, store
-from engine.spec import RunSpec, schema
-from engine.train import libraries, ranks, waiting
+from engine.runs import checkpoints, failures, store
+from engine.spec import RunSpec, counts, schema
+from engine.train import allocator, libraries, ranks, waiting
 from engine.words import later
 from engine.workspace import Workspace
 
-EXIT_FAILED = 1
+EXIT_FAILED, EXIT_STOPPED = 1, 3
 
 
 def _die_with_parent() -> None:
@@ -49,17 +49,20 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     import torch
 
     from engine.plan import plans  # noqa: F401 - while there is memory: it says what would fit when there is none left
-    from engine.train import allocator, backend, precision
+    from engine.train import backend, precision
 
     run_spec = schema.decode((run_dir / "spec.json").read_bytes())
     workspace = Workspace(run_dir.parents[1])
     together = run_spec.machine.devices if ranks.launched() else 1
     torch.set_num_threads(max(1, run_spec.train.threads // together))
+    device = backend.here().name  # first: a card that torch does not compute on ends the run
     precision.settle(run_spec, workspace)
-    device, chosen = backend.here().name, backend.decide(run_spec, workspace)
+    chosen = backend.decide(run_spec, workspace)
     allocator.settle(chosen.blocks)
     # before the libraries it rewrites
     unsloth = {"unsloth": backend.import_unsloth(run_dir)} if chosen.backend == "unsloth" else {}
+    if not ranks.wait_for_machines(run_dir, run_spec, (run_dir / "stop").exists):
+        return _stopped(run_dir, log)
     ranks.join(cuda=device == "cuda")
     quantizers = chosen.backend == "unsloth" or libraries.wants_quantizers(run_spec, workspace, chosen.optimizer)
     if quantizers and libraries.without_quantizers():
@@ -99,6 +102,14 @@ def run(run_dir: Path, log: events.EventLog) -> int:
     return training.carry_out(one)
 
 
+def _stopped(run_dir: Path, log: events.EventLog) -> int:
+    """End a run that was stopped before it had begun, or gone on."""
+    whole = checkpoints.last_checkpoint(run_dir)
+    step = int(whole.name.rpartition("-")[2]) if whole is not None else 0
+    log.append(events.Stopped(step=step, resumable=True))
+    return EXIT_STOPPED
+
+
 def _settled_libraries(*, quantizers: bool) -> dict[str, Any]:
     """Import the libraries that compute and return them. Same seed, same spec, same machine: same losses."""
     found = libraries.load(quantizers=quantizers)
@@ -116,20 +127,25 @@ def _settled_libraries(*, quantizers: bool) -> dict[str, Any]:
 def main() -> int:
     _die_with_parent()
     run_dir = waiting.for_a_run() if sys.argv[1] == waiting.ASKED else Path(sys.argv[1]).resolve()
+    allocator.let_segments_grow()  # in the environment of the run, which a process that waited has by now
     asked: RunSpec = schema.decode((run_dir / "spec.json").read_bytes())
-    if asked.kind == "train" and asked.machine.devices > 1 and not ranks.launched():
-        ranks.launch(run_dir, asked.machine.devices)
+    if asked.kind == "train" and counts.processes(asked) > 1 and not ranks.launched():
+        ranks.launch(run_dir, asked)
     log: Any = events.EventLog(run_dir) if ranks.first() else ranks.Silence()
+    heart, failed = ranks.begin(run_dir, asked), None
     try:
         return run(run_dir, log)
     except BaseException as error:
         # The reason first: on a full disk it has the reserve to go to, and the trace of where it was has nothing.
+        failed = failures.from_exception(error)
         with suppress(OSError):  # else the supervisor writes the reason once the disk has room
-            log.append(_with_remedy(failures.from_exception(error), run_dir))
+            log.append(_with_remedy(ranks.reason(run_dir, failed), run_dir))
         with suppress(OSError):
             traceback.print_exception(error)
         return EXIT_FAILED
     finally:
+        if heart is not None:
+            heart.end(failed)
         if ranks.first():
             with suppress(OSError):  # it is rebuilt from the events
                 store.write_summary(run_dir)

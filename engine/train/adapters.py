@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,17 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, OFTConfig, get_peft_model
-from transformers.pytorch_utils import Conv1D
 
 from engine.estimate import machine_choices
 from engine.spec import OBJECTIVES, RunSpec, counts
-from engine.train import backend, oft
+from engine.train import backend, oft, parts
 from engine.words import Text, later
-
-# "model.layers.11.mlp" in Llama and Qwen, "transformer.h.11.mlp" in GPT-2: the index must match whole, since
-# the guide's substring "h.1" also meets h.10 to h.19 (its contradiction X12).
-_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
-
 
 # What peft calls the adapter of a model, and what TRL calls the copy of it that stays as it was.
 TRAINED, REFERENCE = "default", "ref"
@@ -48,9 +41,8 @@ def prepare(model: Any, spec: RunSpec, decided: machine_choices.Chosen | None = 
         return _with_oft(model, spec, chosen)
     if spec.adapter == "lora":
         args = spec.adapter_args
-        targets = args.target_modules
         if decided is not None and decided.backend == "unsloth":
-            names = _targets(model, targets, chosen if chosen is not None else list(range(depth)))
+            names = targets(model, args.target_modules, chosen if chosen is not None else list(range(depth)))
             made = backend.add_unsloth_lora(
                 model, spec, list(names), chosen, checkpointing=decided.gradient_checkpointing
             )
@@ -59,8 +51,8 @@ def prepare(model: Any, spec: RunSpec, decided: machine_choices.Chosen | None = 
             r=args.rank,
             lora_alpha=args.alpha,
             lora_dropout=args.dropout,
-            target_modules=_targets(model, targets, chosen),
-            layers_to_transform=None if chosen is None else chosen,
+            target_modules=targets(model, args.target_modules, chosen),
+            layers_to_transform=_layers_of(model, chosen),
             bias="none",
             # SEQ_CLS also trains and saves the new head of a reward model whole.
             task_type="SEQ_CLS" if OBJECTIVES[spec.objective].is_judge else "CAUSAL_LM",
@@ -68,6 +60,8 @@ def prepare(model: Any, spec: RunSpec, decided: machine_choices.Chosen | None = 
         return _counted(_hosted(model, config), [])
     model.requires_grad_(True)  # what was merged from an earlier adapter comes frozen
     notes = []
+    for one in parts.others(model):
+        one.requires_grad = False
     if chosen is not None:
         freeze_all_but(model, set(chosen), train_head=spec.train_head)
         numbers = ", ".join(str(index) for index in chosen)
@@ -87,8 +81,8 @@ def _with_oft(model: Any, spec: RunSpec, chosen: list[int] | None) -> Prepared:
     config = OFTConfig(
         oft_block_size=args.block_size,
         use_cayley_neumann=False,  # the exact rotation: what is saved means the same to plain peft
-        target_modules=_targets(model, args.target_modules, chosen),
-        layers_to_transform=None if chosen is None else chosen,
+        target_modules=targets(model, args.target_modules, chosen),
+        layers_to_transform=_layers_of(model, chosen),
         bias="none",
         task_type="SEQ_CLS" if OBJECTIVES[spec.objective].is_judge else "CAUSAL_LM",
     )
@@ -167,20 +161,33 @@ def as_at_start(model: Any, folder: Path | None) -> Iterator[Any]:
         model.set_adapter(TRAINED)
 
 
-def _targets(model: Any, targets: str, chosen: list[int] | None) -> str | list[str]:
-    """peft takes all-linear only for all layers; with some, the linear modules inside layers are named instead."""
-    if targets != "all-linear":
-        return [name.strip() for name in targets.split(",")]
-    if chosen is None:
-        return targets
-    linear = (torch.nn.Linear, Conv1D)
-    return sorted(
-        {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, linear) and _LAYER.search(f".{n}.")}
-    )
+def targets(model: Any, named: str, chosen: list[int] | None) -> str | list[str]:
+    """Return what peft is to lay an adapter on. It takes all-linear only for all layers; with some, the linear modules
+    inside layers are named instead; and each by its full name where others must be left out (parts.py)."""
+    found, names = parts.linears(model, chosen), [name.strip() for name in named.split(",")]
+    if named != "all-linear" and not _needs_full_names(model):
+        return names
+    if named != "all-linear":
+        here = {name: [full for full in found if f".{full}".endswith(f".{name}")] for name in names}
+        return [full for name, full_names in here.items() for full in full_names or [name]]
+    if _needs_full_names(model):
+        return list(found)
+    return named if chosen is None else sorted({name.rpartition(".")[2] for name in found})
+
+
+def _needs_full_names(model: Any) -> bool:
+    """Whether modules that no adapter may sit on are called as those it sits on."""
+    return parts.text_part(model) is not model or len(parts.linears(model)) < len(parts.all_linears(model))
+
+
+def _layers_of(model: Any, chosen: list[int] | None) -> list[int] | None:
+    """Return which layers peft is to look at; all where the modules are named in full."""
+    return None if _needs_full_names(model) else chosen
 
 
 def freeze_all_but(model: Any, chosen: set[int], *, train_head: bool) -> None:
-    """Train only the chosen layers, and the output layer with the norm before it when `train_head` is set.
+    """Train only the chosen layers, and the output layer with the norm before it when `train_head` is set. Layers are told
+    by where they stand: the guide's substring "h.1" also meets h.10 to h.19 (its contradiction X12).
 
     A head that is tied to the embeddings trains them too; it is one tensor. The head of a reward model is new and
     always trains.
@@ -190,8 +197,9 @@ def freeze_all_but(model: Any, chosen: set[int], *, train_head: bool) -> None:
         head = {id(p) for p in model.score.parameters()}
     else:
         head = {id(p) for p in output.parameters()} if train_head else set()
+    layer_of = {id(one): at for at, layer in enumerate(parts.layers(model)) for one in layer.parameters()}
+    others = {id(one) for one in parts.others(model)}
     for name, parameter in model.named_parameters():
-        layer = _LAYER.search(f".{name}")
-        inside = layer is not None and int(layer.group(1)) in chosen
-        last_norm = layer is None and ("norm" in name or "ln_f" in name) and train_head  # ln_f in GPT-2
-        parameter.requires_grad = inside or last_norm or id(parameter) in head
+        at = layer_of.get(id(parameter))
+        last_norm = at is None and ("norm" in name or "ln_f" in name) and train_head  # ln_f in GPT-2
+        parameter.requires_grad = at in chosen or id(parameter) in head or (last_norm and id(parameter) not in others)

@@ -39,6 +39,7 @@ _TOLD_EVERY_S = 1.0
 def carry_out(run: Run) -> int:
     """Copy, load and score; returns the exit status. Raises what goes wrong."""
     place = _taken(run)
+    precision.multiply_fp32_faster(run.chosen)
     base = msgspec.structs.replace(run.spec, adapter="lora", quantize="none")  # held as any base that is only asked
     run.told.begin("loading", "model")
     with run.told.weights():
@@ -151,16 +152,17 @@ def _both_can_read(row: dict[str, Any], *tokenizers: Any) -> bool:
 def _tuned(run: Run, place: Path, base: RunSpec) -> Any:
     """Return the tuned model, all of it read and every number of it finite. Raises RunRefused."""
     if place.name == "model":
-        dtype, rounds = run.model.dtype, precision.format_of(run.model) != run.model.dtype
+        dtype, rounded = run.model.dtype, precision.format_of(run.model)
         run.model = None
         gc.collect()
         found = load.from_pretrained(
             AutoModelForCausalLM, str(place), msgspec.structs.replace(base, base=schema.BaseRef(str(place))), dtype=dtype,
-            use_safetensors=True,
-        ).to("cuda" if torch.cuda.is_available() else "cpu")  # fmt: skip
+            use_safetensors=True, **load.straight(),
+        )  # fmt: skip
+        found.__dict__.pop("hf_device_map", None)
         _refuse(_not_finite(found.named_parameters()), "adopt-not-finite")
-        if rounds:  # as its base was asked
-            precision.compute_in_bf16(found)
+        if rounded != dtype:  # as its base was asked
+            precision.compute_in(found, rounded)
         return found.eval()
     tuned = oft.lay_over(run.model, place)
     held = get_peft_model_state_dict(tuned, save_embedding_layers=False)

@@ -1,4 +1,5 @@
-"""What the C library does with freed memory: mallopt(3) of glibc, while a run's child is alive and before it loads.
+"""What becomes of freed memory: on a processor by the C library, mallopt(3) of glibc, while a run's child is alive and
+before it loads; on a card by torch, which keeps it.
 
 By itself glibc raises the size from which blocks come from the kernel, up to 32 MiB, as such blocks are freed; larger ones
 are got and given back in each step, a page fault for every 4 KiB of them. Setting any of these numbers ends that raising.
@@ -7,9 +8,13 @@ are got and given back in each step, a page fault for every 4 KiB of them. Setti
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
+import platform
+import shutil
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 # Numbers of malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
@@ -37,3 +42,32 @@ def settle(blocks: str) -> None:
         library = ctypes.CDLL(None)
         for name, value in chosen:
             library.mallopt(name, value)
+
+
+# --- on a card -----------------------------------------------------------------------------------------------------------
+
+# What torch reads of its allocator as that is first used, and what it was called before.
+TORCH_SETTING, SAID_TO_TORCH = "PYTORCH_ALLOC_CONF", ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+# On boards where the driver has no virtual memory to give (unsloth_zoo 2026.10, __init__.py, which says of whom it heard).
+_TEGRA = Path("/etc/nv_tegra_release")
+
+
+def let_segments_grow() -> None:
+    """Let torch's blocks on an NVIDIA card grow where they lie, so that rows of another length find room in what was freed:
+    pieces between blocks of fixed size are what a long run dies of. Before a card is first used, which is when torch reads
+    it; not in WSL, where the driver fails at it."""
+    is_wsl = "microsoft" in platform.release().lower()
+    if sys.platform != "linux" or is_wsl or _TEGRA.exists() or any(name in os.environ for name in SAID_TO_TORCH):
+        return
+    if shutil.which("nvidia-smi"):  # the driver's own tool; which cards this process may use is not said yet
+        os.environ[TORCH_SETTING] = "expandable_segments:True"
+
+
+def give_back() -> None:
+    """Give what is no longer used back to the card: what torch keeps for the next step counts as taken there, also for what
+    comes after the training, which looks how much is free."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

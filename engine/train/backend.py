@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from engine import machine
-from engine.estimate import machine_choices
+from engine.estimate import cards, machine_choices
 from engine.plan import plans, targets
 from engine.runs import failures
 from engine.spec import RunSpec
@@ -22,9 +22,13 @@ from engine.workspace import Workspace
 
 
 def here() -> machine_choices.Device:
-    """Return the device of this process as torch sees it."""
-    cuda = torch.cuda.is_available()
-    memory = torch.cuda.get_device_properties(0).total_memory if cuda else psutil.virtual_memory().total
+    """Return the device of this process as torch sees it, without what other programs hold of a card. Raises RunRefused
+    where the driver names a card and torch does not compute on it."""
+    cuda = sees_card()
+    memory = psutil.virtual_memory().total
+    if cuda:
+        held = machine.held_by_others(machine.facts().gpus[0] if machine.facts().gpus else None)
+        memory = max(0, torch.cuda.get_device_properties(0).total_memory - held.mib * 2**20)
     return machine_choices.Device(
         name="cuda" if cuda else "mps" if on_apple() else "cpu",
         memory_bytes=memory,
@@ -33,6 +37,29 @@ def here() -> machine_choices.Device:
         flash_attention=machine_choices.installed("flash_attn"),
         free_bytes=machine.free_bytes(),
     )
+
+
+def sees_card() -> bool:
+    """Whether this process computes on a card. Raises RunRefused where the driver names one and torch does not compute on
+    it: the processor, chosen by nobody, would take a hundred times as long."""
+    facts = machine.facts()
+    if not torch.cuda.is_available():
+        if facts.gpus:
+            raise failures.RunRefused(cards.refused_by_torch(facts, _why_not()))
+        return False
+    built_for = torch.cuda.get_arch_list()  # empty in a build for AMD's cards, whose names are others
+    if facts.gpus and built_for and not machine.in_code(torch.cuda.get_device_capability(0), built_for):
+        raise failures.RunRefused(cards.refused_by_torch(facts, f"it was built for {', '.join(built_for)}"))
+    return True
+
+
+def _why_not() -> str:
+    """Return why torch starts no CUDA, in its own words."""
+    try:
+        torch.cuda.init()
+    except Exception as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return "torch.cuda.is_available() is False"
 
 
 def on_apple() -> bool:
@@ -68,14 +95,22 @@ def import_unsloth(run_dir: Path) -> Any:
     return unsloth
 
 
-def load_unsloth(source: str, spec: RunSpec, dtype: torch.dtype, *, checkpointing: bool) -> Any:
-    """Load a base through Unsloth: whole, or in 4 bits. Full fine-tuning holds all weights in `dtype`."""
+def rewrote(model: Any) -> bool:
+    """Whether Unsloth has put its own forward into a model's class, as it does for all models of a kind in the process."""
+    return (getattr(type(model).forward, "__module__", None) or "").startswith("unsloth")
+
+
+def load_unsloth(source: str, spec: RunSpec, dtype: torch.dtype, *, checkpointing: bool, window_tokens: int) -> Any:
+    """Load a base through Unsloth: whole, or in 4 bits. Full fine-tuning holds all weights in `dtype`.
+
+    What is longer than its window it cuts without a word (unsloth 2026.10, models/llama.py, LlamaModel_fast_forward), the
+    questions of a benchmark too: `window_tokens` is the longest that anything asks of it."""
     from unsloth import FastLanguageModel  # pyright: ignore[reportMissingImports]
 
     model, _ = FastLanguageModel.from_pretrained(
         model_name=source,
         revision=spec.base.revision,
-        max_seq_length=spec.train.max_length,
+        max_seq_length=window_tokens,
         dtype=dtype,
         load_in_4bit=spec.quantize == "4bit",
         full_finetuning=spec.adapter == "full",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from engine.train import adapters, load
+from engine.train import adapters, allocator, load
 from engine.train.run import Run
 
 
@@ -51,13 +50,13 @@ class BaseAgain:
                 holder.optimizer = holder.lr_scheduler = None
             self._trainer.accelerator.free_memory()
         self._tuned.zero_grad(set_to_none=True)
-        _collect()
+        allocator.give_back()
         device = self._tuned.device
         try:
             return self._load()
         except torch.OutOfMemoryError:
             self._takes_turns = True
-        _collect()
+        allocator.give_back()
         self._move(self._tuned, "cpu")
         try:
             made = self._load()
@@ -79,10 +78,4 @@ class BaseAgain:
     @staticmethod
     def _move(model: Any, device: Any) -> None:
         model.to(device)
-        _collect()
-
-
-def _collect() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        allocator.give_back()

@@ -44,8 +44,8 @@ TIMED_TOKENS, TIMED_TOKENS_ON_CARD, TIMED_S, TIMED_PASSES = 384, 8192, 2.0, 3
 COMPARED_ROWS, COMPARED_TOKENS = 4, 64
 # How far both ways may be apart, relative: fp32 sums in another order (2e-7 and 2e-6 on SmolLM2 of 135 million parameters,
 # 385 tokens); on a base held in 16 bits a rounding is 2**-8 (1e-3 and 5e-2 there).
-LOSS_APART = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
-GRADIENTS_APART = {torch.float32: 5e-5, torch.bfloat16: 0.15}
+LOSS_APART = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 5e-3}
+GRADIENTS_APART = {torch.float32: 5e-5, torch.float16: 0.15, torch.bfloat16: 0.15}
 
 
 def factor(lengths: Sequence[int], batch: int) -> float:

@@ -1,14 +1,13 @@
-"""python -m engine.train.chat WORKSPACE IDLE_S: hold models and answer questions, JSON lines in and out.
+"""python -m engine.train.chat WORKSPACE IDLE_S SLOT: hold models and answer questions, JSON lines in and out.
 
 One question at a time. Adapters of one kind on one base share that base in memory and are switched on it; what a
 question does not need any more is dropped before something else is loaded. The process ends when it was idle for IDLE_S
-seconds, when a run wants the card that it is on, or when its input closes, which is when the server has gone.
+seconds, when a run wants the device SLOT that it is on, or when its input closes, which is when the server has gone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import queue
 import sys
@@ -26,6 +25,7 @@ from engine.chat import protocol
 from engine.models import bases
 from engine.runs import device_queue, failures, store
 from engine.spec import RunSpec, schema
+from engine.train import allocator
 from engine.words import Problem
 from engine.workspace import Workspace
 
@@ -48,8 +48,8 @@ class Host:
         from engine.train import load
 
         plain = RunSpec(
-            recipe=schema.RecipeRef("chat", "0" * 64), base=schema.BaseRef(key.base), dataset=schema.DatasetRef(""),
-            quantize=key.quantize, adapter="lora",
+            kind="chat", recipe=schema.RecipeRef("chat", "0" * 64), base=schema.BaseRef(key.base),
+            dataset=schema.DatasetRef(""), quantize=key.quantize, adapter="lora",
         )  # fmt: skip
         loaded = load.load(plain, workspace)
         self.key, self.base, self.workspace = key, loaded.base, workspace
@@ -124,8 +124,8 @@ class Models:
         if key not in self._hosts:
             for other in [one for one in self._hosts if one not in needed]:
                 del self._hosts[other]
-            gc.collect()
-            _give_back()
+            allocator.give_back()
+            _check_memory(bases.describe(key.base, self._workspace), key)
             self._hosts[key] = Host(key, self._workspace)
         host = self._hosts[key]
         if key.base != ref and base.folder is not None:
@@ -133,11 +133,12 @@ class Models:
         return host
 
 
-def _give_back() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def _check_memory(base: bases.Base, key: Key) -> None:
+    """Refuse a base that main memory cannot hold, where the kernel would end this process. On a processor all is held in 32
+    bits, but for layers in fewer, of which none is more than one byte. Raises RunRefused."""
+    needed_bytes = (1 if key.quantize != "none" else 4) * (base.parameters or 0)
+    if machine.facts().device == "cpu" and needed_bytes > machine.free_bytes():
+        raise failures.RunRefused(Problem(rule="chat-memory"))
 
 
 def answer(
@@ -207,7 +208,7 @@ def serve(
     idle_s: float,
     gives_way: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Answer questions until none came for `idle_s` seconds, or `gives_way()` says so between two of them. What goes wrong
+    """Answer questions until none came for `idle_s` seconds, or `gives_way()` says so between two answers. What goes wrong
     with one model leaves the others be."""
     held = Models(workspace)
     since_s = time.monotonic()
@@ -224,6 +225,10 @@ def serve(
                 tell(protocol.Done(id=question.id, model=turn.model, tokens=0, seconds=0.0, ended="stopped"))
                 continue
             told = {"id": question.id, "model": turn.model}
+            if gives_way():
+                message, fix = Problem(rule="chat-gave-way").texts
+                tell(protocol.Failed(**told, message=message, fix=fix))
+                continue
             tell(protocol.State(**told, state="loading"))
             try:
                 keys = keys or held.keys([one.model for one in question.turns])
@@ -244,23 +249,23 @@ def serve(
                 if failure.kind == "oom":
                     message, fix = Problem(rule="chat-memory").texts
                     held = Models(workspace)
-                    gc.collect()
-                    _give_back()
+                    allocator.give_back()
                 tell(protocol.Failed(**told, message=message, fix=fix))
         stopped.discard(question.id)
         since_s = time.monotonic()
+        if gives_way():
+            return
 
 
-def a_run_wants_the_card() -> bool:
-    """Whether a run holds or waits for a card. Its libraries take seconds to load, and the memory is free by then. On a
-    processor a chat and a run share the memory as any two programs do."""
-    device = machine.facts().device
-    return device != "cpu" and bool(device_queue.live(device))
+def a_run_wants(slot: str) -> bool:
+    """Whether a run has the device that models are held on, or waits for it. On a processor a chat and a run share the
+    memory as any two programs do."""
+    return slot != "cpu" and device_queue.wanted("mps" if slot == "mps" else "cuda", slot)
 
 
 def main() -> int:
     """Listen on the standard input and answer on the standard output; what libraries print goes to the log."""
-    workspace, idle_s = Workspace(sys.argv[1]), float(sys.argv[2])
+    workspace, idle_s, slot = Workspace(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     writing = threading.Lock()
@@ -285,13 +290,14 @@ def main() -> int:
 
     threading.Thread(target=listen, daemon=True).start()
 
+    allocator.let_segments_grow()
     import torch
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # a run that trains needs the rest
-    serve(workspace, incoming, stopped, tell, idle_s, a_run_wants_the_card)
+    serve(workspace, incoming, stopped, tell, idle_s, lambda: a_run_wants(slot))
     return 0
 
 

@@ -14,10 +14,13 @@ from engine.estimate import machine_choices
 from engine.models import Base, bases, hub, hub_client
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
-from engine.train import backend, merging, oft, precision, sound
+from engine.train import allocator, backend, merging, oft, precision, sound
 from engine.train.tokenize import get_ready, stops
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace
+
+# Of a benchmark a model reads so many tokens at once: longer windows cost memory and change nothing for short questions.
+MOST_WINDOW_TOKENS = 2048
 
 
 class Loaded(NamedTuple):
@@ -30,13 +33,13 @@ class Loaded(NamedTuple):
 
 
 def load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | None = None) -> Loaded:
-    """Load the base of a run onto the device. Full fine-tuning holds fp32 weights, an adapter run a bf16 base where
-    the card computes in bf16, or one in 4 or 8 bits; a processor holds fp32 ones, and rounds them as they are used where
-    bf16 is faster. Raises RunRefused when the base cannot be used."""
+    """Load the base of a run onto the device. Full fine-tuning holds fp32 weights, or bf16 ones where that was
+    asked, an adapter run a base in the 16 bits that the card computes in, or in 4 or 8; a processor holds fp32 ones. Such
+    are rounded as they are used where 16 bits are faster. Raises RunRefused when the base cannot be used."""
     chosen = chosen or backend.decide(spec, workspace)
     loaded = _load(spec, workspace, chosen)
-    if _computes_in_bf16(chosen):
-        precision.compute_in_bf16(loaded.model)
+    if (dtype := _rounded_to(spec, chosen)) is not None:
+        precision.compute_in(loaded.model, dtype)
     return loaded
 
 
@@ -60,10 +63,12 @@ def _load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen) -
                 model.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
                 name = model.config._name_or_path
-                model = _read(folder, spec, dtype, chosen)
+                model = None  # the card need not hold both
+                allocator.give_back()
+                model = _read(folder, spec, dtype, chosen, base)
                 model.config._name_or_path = name
     else:
-        model = _read(source, spec, dtype, chosen)
+        model = _read(source, spec, dtype, chosen, base)
     if spec.quantize != "none":
         bits = spec.quantize.removesuffix("bit")
         notes.append(
@@ -82,18 +87,25 @@ def _load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen) -
 def held(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen | None = None) -> str:
     """Return in words in which number format, in how many bits and on what the base of a run is held."""
     chosen = chosen or backend.decide(spec, workspace)
-    rounded = ", computed in bf16" if _computes_in_bf16(chosen) else ""
+    rounded = f", computed in {chosen.precision}" if _rounded_to(spec, chosen) is not None else ""
     return f"{_dtype(spec, chosen)}, {spec.base_form}, {_device()}{rounded}"
 
 
-def _computes_in_bf16(chosen: machine_choices.Chosen) -> bool:
-    """Whether a processor rounds weights and inputs to bf16 as it multiplies them."""
-    return _device() == "cpu" and chosen.bf16
+def _rounded_to(spec: RunSpec, chosen: machine_choices.Chosen) -> torch.dtype | None:
+    """The format to which weights in fp32 and inputs are rounded as they are multiplied: on a processor, and of a model that
+    trains whole on a card; None where it computes in the format of its weights, or Unsloth settles it."""
+    dtype = precision.FORMATS[chosen.precision]
+    if dtype == _dtype(spec, chosen) or (_device() == "cuda" and chosen.backend == "unsloth"):
+        return None
+    return None if dtype == torch.float32 else dtype
 
 
 def _dtype(spec: RunSpec, chosen: machine_choices.Chosen) -> torch.dtype:
-    half = _device() == "cuda" and chosen.bf16 and spec.adapter != "full"
-    return torch.bfloat16 if half else torch.float32
+    """The format of the weights as they are loaded: of what trains whole as it is asked, of a frozen base in that which a
+    card computes in."""
+    if spec.adapter == "full":
+        return torch.bfloat16 if chosen.weights == "bf16" else torch.float32
+    return precision.FORMATS[chosen.precision] if _device() == "cuda" else torch.float32
 
 
 def tokenizer_of(folder: Path, base: Base, workspace: Workspace, day: str | None = None) -> Any:
@@ -137,24 +149,44 @@ def _here(spec: RunSpec, workspace: Workspace) -> Base:
 
 
 def _device() -> str:
-    """The card, Apple's, or the processor, as engine/machine.py chooses without torch."""
+    """The card, Apple's, or the processor, as engine/machine chooses without torch."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if backend.on_apple() else "cpu"
 
 
-def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: machine_choices.Chosen) -> Any:
+def longest_asked(spec: RunSpec, base: Base) -> int:
+    """Return how many tokens a model reads at once in a run, at the most: of a row, or of a benchmark's question."""
+    return max(spec.train.max_length, min(base.window_tokens or MOST_WINDOW_TOKENS, MOST_WINDOW_TOKENS))
+
+
+def straight() -> dict[str, Any]:
+    """Return what makes transformers put each weight onto the card as it is read, so that main memory holds one at a time
+    (5.17, core_model_loading.py, by its device map); nothing elsewhere. The card is named by its number: the Trainer takes a
+    model on "cuda" for one that lies on another card than its own "cuda:0"."""
+    if _device() != "cuda":
+        return {}
+    return {"device_map": {"": torch.device("cuda", torch.cuda.current_device())}}
+
+
+def _read(source: str, spec: RunSpec, dtype: torch.dtype, chosen: machine_choices.Chosen, base: Base) -> Any:
     """Read a base from a folder or the hub, as the backend and the quantisation want it."""
     if chosen.backend == "unsloth":
         with sound.alone(source) as place:
-            model = backend.load_unsloth(place, spec, dtype, checkpointing=chosen.gradient_checkpointing)
+            model = backend.load_unsloth(
+                place, spec, dtype, checkpointing=chosen.gradient_checkpointing,
+                window_tokens=longest_asked(spec, base),
+            )  # fmt: skip
         sound.keep_as_written(model)
         sound.look(model, set())
         return model
     extra = {"attn_implementation": "flash_attention_2"} if chosen.padding_free else {}
     if spec.quantize != "none":
         return _quantized(source, spec, dtype, **extra)
-    return whole(source, spec, dtype=dtype, **extra)
+    model = whole(source, spec, dtype=dtype, **straight(), **extra)
+    # it lies on one card as any model that was moved there; the Trainer would take the map for one over several
+    model.__dict__.pop("hf_device_map", None)
+    return model
 
 
 def _quantized(source: str, spec: RunSpec, dtype: torch.dtype, **extra: Any) -> Any:
@@ -172,7 +204,8 @@ def _quantized(source: str, spec: RunSpec, dtype: torch.dtype, **extra: Any) -> 
         )
     else:
         config = BitsAndBytesConfig(load_in_8bit=True)
-    model = whole(source, spec, dtype=dtype, quantization_config=config, device_map={"": _device()}, **extra)
+    place = straight() or {"device_map": {"": _device()}}
+    model = whole(source, spec, dtype=dtype, quantization_config=config, **place, **extra)
     sound.keep_as_written(model, dtype)
     return model
 

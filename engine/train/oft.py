@@ -56,16 +56,19 @@ def solve(vectors: torch.Tensor, block_size: int) -> torch.Tensor:
     """Return R = (I - Q)(I + Q)^-1 = 2 (I + Q)^-1 - I of each block, in fp32 or better.
 
     Solved in fp64, since fp32 leaves 1.4e-6 in R^T R for blocks of 64; once a step that costs next to nothing. A model of
-    7B parameters is solved in three calls, so that the fp64 blocks take little memory.
+    7B parameters is solved in three calls, so that the fp64 blocks take little memory. Apple's GPU has no fp64 (torch 2.13
+    refuses a tensor of it there), so its blocks are solved on the processor, which shares its memory.
     """
     wide = torch.promote_types(vectors.dtype, torch.float32)
     solved = []
     for part in vectors.split(max(1, _SOLVED_ELEMENTS // block_size**2)):
-        blocks = skew(part.double(), block_size)
+        # first over, then to fp64: the other way round the device would have to convert
+        exact = part.cpu().double() if part.device.type == "mps" else part.double()
+        blocks = skew(exact, block_size)
         blocks.diagonal(dim1=1, dim2=2).add_(1)
         blocks = 2 * torch.linalg.inv(blocks)
         blocks.diagonal(dim1=1, dim2=2).sub_(1)
-        solved.append(blocks.to(wide))
+        solved.append(blocks.to(wide).to(part.device))
     return torch.cat(solved)
 
 

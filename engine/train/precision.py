@@ -1,4 +1,4 @@
-"""bf16 on a processor: whether it is faster there, by a trial; and models that compute in it, whatever they are asked.
+"""bf16 on a processor: whether it is faster there, by a trial; and models that compute in 16 bits, whatever they are asked.
 
 Weights stay in fp32 and are rounded as they are used (autocast). A frozen base held in bf16 is slower: on SmolLM2 (6
 layers, 385 tokens of 4 rows end to end, one thread with AMX) a pass forward and backward took 1.12 s with autocast, 1.33
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from engine.estimate import precision
+from engine.estimate import machine_choices, precision
 from engine.models import bases
 from engine.spec import RunSpec
 from engine.train import ranks
@@ -30,6 +30,8 @@ TRIAL_PASSES = 5
 MOST_TOKENS, PASS_MULTIPLICATIONS, MOST_WIDTH, MOST_INTERMEDIATE = 512, 1.6e10, 1536, 6144
 # Below so many tokens of a call weights are not rounded.
 FEW_TOKENS = 64
+
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _full = False  # set while bf16 is put aside
 
@@ -87,22 +89,22 @@ def trial(hidden: int, intermediate: int) -> tuple[float, float]:
     return min(taken[False]), min(taken[True])
 
 
-def compute_in_bf16(model: Any) -> None:
-    """Let a model compute in bf16 whenever it is called: base and tuned are asked, and write, in the format they train in.
-    Of few tokens, as where it writes, both compute in fp32: rounding all weights would take longer than using them. Under
-    an adapter it is the base that does, which others call past the adapter's own model."""
+def compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Let a model of fp32 weights compute in 16 bits whenever it is called: base and tuned are asked, and write, in the
+    format they train in. Of few tokens, as where it writes, both compute in fp32: rounding all weights would take longer
+    than using them. Under an adapter it is the base that does, which others call past the adapter's own model."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def forward(self: Any, *args: Any, **settings: Any) -> Any:
         ids = args[0] if args else settings.get("input_ids")
         few = ids is not None and ids.numel() < FEW_TOKENS
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=not (few or _full)):
+        with torch.autocast(self.device.type, dtype=dtype, enabled=not (few or _full)):
             return type(self).forward(self, *args, **settings)
 
     # Callers look what it takes. Not in __wrapped__: accelerate, taking its own wrapping away, would take this away too.
     forward.__signature__ = inspect.signature(type(model).forward)  # pyright: ignore[reportFunctionMemberAccess]
     model.forward = types.MethodType(forward, model)  # a method, which a copy of the model takes over as its own
-    model.computes_in = torch.bfloat16
+    model.computes_in = dtype
 
 
 def format_of(model: Any) -> torch.dtype:
@@ -112,10 +114,18 @@ def format_of(model: Any) -> torch.dtype:
 
 
 def as_it_computes(model: Any) -> contextlib.AbstractContextManager[Any]:
-    """Compute in a model's own format while a part of it is called by itself, which goes past compute_in_bf16."""
+    """Compute in a model's own format while a part of it is called by itself, which goes past compute_in."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    rounds = getattr(inner, "computes_in", None) is torch.bfloat16 and not _full
-    return torch.autocast(model.device.type, dtype=torch.bfloat16) if rounds else contextlib.nullcontext()
+    dtype = getattr(inner, "computes_in", None)
+    return torch.autocast(model.device.type, dtype=dtype) if dtype and not _full else contextlib.nullcontext()
+
+
+def multiply_fp32_faster(chosen: machine_choices.Chosen) -> None:
+    """Let a card that trained in 16 bits multiply fp32 in TF32 from here on, where nothing trains any more: its 10 bits of
+    fraction are as many as fp16 has and more than bf16 has, and tensor cores take it (torch 2.13,
+    set_float32_matmul_precision). A run that was asked to compute in fp32 does."""
+    if torch.cuda.is_available() and chosen.precision != "fp32":
+        torch.set_float32_matmul_precision("high")
 
 
 @contextmanager

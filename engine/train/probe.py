@@ -37,8 +37,6 @@ from engine.words import later
 TRIAL_FLOPS, PLENTY = 5e11, 3.0
 # The counts that TRL's trainers keep of what went through them.
 _COUNTS = ("_metrics", "_stored_metrics", "_total_train_tokens")
-# Adam keeps two moments of a trained parameter, in 32 bits.
-_MOMENTS = 2
 
 
 class Meter:
@@ -93,7 +91,8 @@ class ProbeOnly(Exception):
 class Probe(TrainerCallback):
     """Tries the longest batch when training is about to begin: optimizer, number format and device are settled then.
 
-    `peak_bytes` is what it took, `tokens` the length of the longest row. With `only` it ends the run: it raises ProbeOnly.
+    `peak_bytes` is what it took, `tokens` the length of the longest row, `checkpointed` whether layers are computed twice,
+    whatever was meant. With `only` it ends the run: it raises ProbeOnly.
     On a processor a trial of seconds is left out where the formula wants so little of what is free that it says nothing.
     """
 
@@ -101,6 +100,7 @@ class Probe(TrainerCallback):
         self._run, self._log, self._told, self._rotations = run, run.log, run.told, rotations
         self._trainer: Any = None
         self.peak_bytes, self.tokens, self.tried = 0, 0, True
+        self.checkpointed = run.chosen.gradient_checkpointing
 
     def watch(self, trainer: Any) -> None:
         """Listen to a trainer before anybody else, so that no clock of a step is running yet."""
@@ -110,6 +110,9 @@ class Probe(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         lengths = row_lengths(self._trainer.train_dataset)
         self.tokens = int(lengths.max())
+        # transformers has switched it on by now, or Unsloth its own
+        layers = self._trainer.model_wrapped.modules()
+        self.checkpointed = any(getattr(one, "gradient_checkpointing", False) for one in layers)
         wanted, free = estimate(self._run, self.tokens), psutil.virtual_memory().available
         flops = 6.0 * (self._run.base.parameters or 0) * self.tokens * args.per_device_train_batch_size
         self.tried = self._run.only_probes or not is_needless(self._run.device, wanted, free, flops)
@@ -155,15 +158,33 @@ def try_longest(trainer: Any) -> int:
     model, moments = trainer.model_wrapped, []
     with undone(trainer):
         if not trainer.optimizer.state:  # it holds its own already when a run goes on
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    # written to, since untouched memory is none
-                    moments += [torch.ones_like(parameter, dtype=torch.float32) for _ in range(_MOMENTS)]
+            moments = list(moments_of(trainer.optimizer))
         batch = trainer.data_collator([trainer.train_dataset[int(index)] for index in chosen])
         trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps  # the loop sets it later
         trainer.training_step(model, batch, None)
     del moments
     return int(lengths.max())
+
+
+def moments_of(optimizer: Any) -> Iterator[torch.Tensor]:
+    """Yield tensors as large as those that Adam will keep of what it trains, written to, since untouched memory is none: two
+    moments in the parameter's format (torch 2.13, AdamW), or, of bitsandbytes 0.50, in 8 or 32 bits as it decides by size
+    and by what it was told of embeddings, with a constant for each 256 (optim/optimizer.py, Optimizer2State.init_state)."""
+    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    in_bits = hasattr(inner, "get_config")
+    if in_bits:
+        inner.check_overrides()
+    for number, group in enumerate(inner.param_groups):
+        for place, parameter in enumerate(group["params"]):
+            if not parameter.requires_grad:
+                continue
+            told = inner.get_config(number, place, group) if in_bits else {}
+            is_small = in_bits and told["optim_bits"] == 8 and parameter.numel() >= told["min_8bit_size"]
+            dtype = torch.uint8 if is_small else torch.float32 if in_bits else parameter.dtype
+            for _ in range(2):
+                yield torch.ones_like(parameter, dtype=dtype)
+                if is_small:
+                    yield torch.ones(-(-parameter.numel() // 256), device=parameter.device)
 
 
 @contextmanager
@@ -201,11 +222,7 @@ def _put_back(trainer: Any, kept: dict[str, Any]) -> None:
 
 def setup(run: Run, tokens: int) -> memory.Setup:
     """Return what decided the memory of a run whose longest row had so many tokens."""
-    made = msgspec.structs.replace(
-        memory.setup_of(run.spec), gradient_checkpointing=run.chosen.gradient_checkpointing,
-        optimizer=run.chosen.optimizer, half=run.chosen.bf16 and run.device == "cpu", blocks=run.chosen.blocks,
-    )  # fmt: skip
-    return memory.with_longest(made, tokens)
+    return memory.with_longest(run.chosen.setup(memory.setup_of(run.spec), run.device), tokens)
 
 
 def estimate(run: Run, tokens: int) -> int | None:
@@ -236,7 +253,7 @@ def record(
         device=machine.facts().device,
         dataset=run_spec.dataset.id,
         shape=shape,
-        setup=setup(run, tried.tokens),
+        setup=msgspec.structs.replace(setup(run, tried.tokens), gradient_checkpointing=tried.checkpointed),
         tried=tried.tried,
         threads=run_spec.train.threads,
         rows_per_step=run_spec.train.batch_size * run_spec.train.accumulation,

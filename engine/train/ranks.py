@@ -1,4 +1,5 @@
-"""One run in several processes, one a device: `accelerate launch` starts them, and the first speaks for all."""
+"""One run in several processes, one a device, on one machine or several: `accelerate launch` starts them, and the first
+speaks for all."""
 
 from __future__ import annotations
 
@@ -6,13 +7,25 @@ import contextlib
 import datetime
 import os
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from engine import peers
+from engine.events import Failed
+from engine.runs import environment, failures
+from engine.spec import RunSpec
+from engine.words import Problem
 
 # The others wait while the first scores the base or writes a checkpoint; a process that is gone is noticed at once
 # all the same, since its connection closes.
 TIMEOUT = datetime.timedelta(days=7)
+# So long the first machine waits for the others to be started by hand.
+ARRIVAL_S = 3600.0
+# Failures that may only say that another process is gone.
+_OF_OTHERS = ("peer", "killed")
 
 
 def launched() -> bool:
@@ -25,20 +38,60 @@ def first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def launch(run_dir: Path, devices: int) -> None:
-    """Become `accelerate launch`, which starts one process a device. Does not return.
+def launch(run_dir: Path, run_spec: RunSpec) -> None:
+    """Become `accelerate launch`, which starts one process a device, and on each of the other machines waits to be started
+    by a person. Does not return.
 
     The same process goes on under another program, so it still dies with its supervisor (PR_SET_PDEATHSIG survives
     execve(2)), and the processes it starts die with it. Without a GPU they speak over gloo.
     """
     os.environ["TUNEBOOK_SUPERVISOR"] = str(os.getpid())
-    words = [
-        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(devices), "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-        "-m", "engine.train", str(run_dir),
-    ]  # fmt: skip
+    peers.clear(run_dir)
+    words = ["-m", "accelerate.commands.launch", *peers.launch_words(run_dir, run_spec)]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *words])  # noqa: S606 - a list, never a shell
+
+
+def begin(run_dir: Path, run_spec: RunSpec) -> peers.Heart | None:
+    """Let the others know that this process lives, where it is one of several. One on another machine than the supervisor's
+    takes on the environment that a supervisor would have given it."""
+    if not launched():
+        return None
+    rank, machine = peers.this_process()
+    if machine:
+        os.environ.update(environment.environment(run_dir, run_spec))
+        threading.Thread(target=_leave_with_the_first, args=(run_dir,), daemon=True).start()
+    return peers.Heart(run_dir, rank, machine)
+
+
+def _leave_with_the_first(run_dir: Path) -> None:
+    """End this process when the first one is gone: over NCCL it would wait for that as long as its patience lasts."""
+    watch = peers.Watch(run_dir)
+    while not any(peer.rank == 0 for peer in watch.silent(peers.SILENT_S)):
+        time.sleep(peers.GONE_S)
+    print("The first machine is silent: this process ends.", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def wait_for_machines(run_dir: Path, run_spec: RunSpec, stopped: Callable[[], bool]) -> bool:
+    """Wait until a process of every machine has come; return False when stopped() says so first. Raises RunRefused, with
+    the machines that did not come."""
+    end_s = time.monotonic() + ARRIVAL_S
+    while launched() and first() and (absent := peers.missing(run_dir, run_spec)):
+        if stopped():
+            return False
+        if time.monotonic() > end_s:
+            numbers = ", ".join(str(machine + 1) for machine in absent)
+            raise failures.RunRefused(Problem(rule="peer-machines-missing", parameters={"machines": numbers}))
+        time.sleep(peers.POLL_S)
+    return True
+
+
+def reason(run_dir: Path, failed: Failed) -> Failed:
+    """Return why a run failed where this process may only have noticed that another is gone: as the others tell."""
+    if not launched() or failed.kind not in _OF_OTHERS:
+        return failed
+    return peers.reason(run_dir) or failed
 
 
 def join(*, cuda: bool) -> None:

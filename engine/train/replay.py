@@ -26,6 +26,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from engine.models import Base
 from engine.render import Encoded, template
 from engine.render.encode import IGNORED
+from engine.train import parts
 from engine.train.scoring import keys
 from engine.train.tokenize import coder_of, render, stops, until_end
 from engine.workspace import Workspace, write_atomically
@@ -158,8 +159,8 @@ def _at_once(model: Any) -> int:
     if model.device.type != "cuda":
         return BATCH
     config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = parts.count(config, "num_key_value_heads") or config.num_attention_heads
+    size = parts.count(config, "head_dim") or config.hidden_size // config.num_attention_heads
     held = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize * 2 * MOST_NEW_TOKENS
     held += 4 * 4 * config.vocab_size  # the logits of one step, sorted and summed up, in fp32
     return max(BATCH // 4, min(BATCH_ON_CARD, torch.cuda.mem_get_info(model.device)[0] // 2 // held))

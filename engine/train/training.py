@@ -23,7 +23,21 @@ from engine.plan import plans
 from engine.plan import steps as plan_steps
 from engine.runs import checkpoints
 from engine.spec import counts
-from engine.train import adapters, backend, best, export, load, moved, objectives, probe, ranks, rows, saved
+from engine.train import (
+    adapters,
+    allocator,
+    backend,
+    best,
+    export,
+    load,
+    moved,
+    objectives,
+    precision,
+    probe,
+    ranks,
+    rows,
+    saved,
+)  # fmt: skip
 from engine.train.base_again import BaseAgain
 from engine.train.callback import EventCallback
 from engine.train.objectives import common
@@ -223,7 +237,8 @@ def _trainer(run: Run, model: Any, callback: EventCallback) -> Any:
     shared = common.arguments(
         run.spec, run.run_dir, steps, evaluates=bool(run.rows.evaluate), device=run.device, chosen=run.chosen
     )
-    with adapters.kept_whole(model):
+    # What trains whole is held as it was asked.
+    with adapters.kept_whole(model) if run.spec.adapter != "full" else nullcontext():
         return objective.trainer(run, objective.config(run, shared), model, callback)
 
 
@@ -237,6 +252,9 @@ def _save_and_score(run: Run, trained: Trained, asked: list[scores.Question]) ->
     _save(tuned, run.tokenizer, run.run_dir, what)
     export.write_parity(run.run_dir, run.run_dir / what, run.tokenizer, run.rows.scored)
     run.log.append(events.Saved(step=step, path=what, what=what))
+    tuned.zero_grad(set_to_none=True)
+    allocator.give_back()
+    precision.multiply_fp32_faster(run.chosen)
     base = BaseAgain(run, tuned, trainer)
     base_s = _score(run, tuned, base, asked) if asked else 0.0
     if not run.objective.is_judge and not run.stop.asked():
@@ -252,7 +270,8 @@ def _score(run: Run, tuned: Any, base: BaseAgain, asked: list[scores.Question]) 
     )
     held = [load.held(one, run.workspace, run.chosen) for one in (run.spec, form)]
     models = [run.base, bases.describe(f"run:{run.run_dir.name}", run.workspace)]
-    names = [keys.model(one, run.workspace, how) for one, how in zip(models, held, strict=True)]
+    by = keys.BY_UNSLOTH if run.chosen.backend == "unsloth" else ""
+    names = [keys.model(one, run.workspace, how + by) for one, how in zip(models, held, strict=True)]
     sides = [
         Side("base", names[0], run.tokenizer, base.lent),
         Side("tuned", names[1], run.tokenizer, lambda: nullcontext(tuned), shares=budget_s is not None),

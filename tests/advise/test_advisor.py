@@ -593,11 +593,14 @@ def test_a_draft_is_a_spec_that_resolves(facts: Facts, base: str) -> None:
     assert (made is None) == (advice.advised is None)
     if made is None or advice.advised is None:
         return
-    assert made.base == base
+    assert made.base == case.starts_with.ref
+    if made.base != base:  # a named one of the size that is asked about
+        assert facts.base_parameters != own.parameters and case.base.parameters is not None
+        assert case.base.parameters == pytest.approx(facts.base_parameters, rel=0.16)
     recipe = recipes.recipes()[made.recipe]
     run_spec, problems = recipes.resolve(
         recipe,
-        base=base,
+        base=made.base,
         revision=None,
         parameters=facts.base_parameters,
         dataset_id="d",
@@ -606,7 +609,7 @@ def test_a_draft_is_a_spec_that_resolves(facts: Facts, base: str) -> None:
     assert problems == []
     assert (run_spec.objective, run_spec.adapter, run_spec.quantize) == kind(advice.advised)[:3]
     assert made.reasons and set(made.rules) <= set(guide.rules())
-    if base != "starter":
+    if made.base != "starter":
         assert "train.replay_share" not in made.overrides
     if run_spec.objective in ("dpo", "kto") and (facts.base_parameters or 1e9) >= advise_facts.TOY_PARAMETERS:
         assert run_spec.train.learning_rate <= 5e-5
@@ -679,3 +682,40 @@ def test_confidence_is_never_high_above_a_rule_that_the_sources_do_not_bear_out(
     against = [rule for rule in advice.rules if guide.rules()[rule].verdict not in ("agree", "incomplete")]
     assert not against or advice.confidence != "high"
     assert all(rule in advice.confidence_reason for rule in against)
+
+
+# --- a card and a size alone -----------------------------------------------------------------------------------------
+
+
+def test_a_card_of_8_gb_and_7b_name_a_base_and_the_settings_that_fit() -> None:
+    case = case_of(Facts(gpu_memory_gib=8, base_parameters=7e9))
+    advice = advise(case)
+    assert advice.advised is not None and (advice.advised.adapter, advice.advised.quantize) == ("lora", "4bit")
+    made = draft(advice, case, dataset=None)
+    assert made is not None and made.base == "Qwen/Qwen2.5-7B" == case.plan(advice.advised).base.ref
+    assert any("gradient checkpointing" in one and "accumulation" in one and "1,024" in one for one in advice.reasons)
+    assert any("Qwen/Qwen2.5-7B" in one for one in advice.stands_in)
+    plan = case.plan(advice.advised)
+    assert plan.fits and plan.spec.train.batch_size * plan.spec.train.accumulation == 16
+    assert [p.rule for p in plan.problems if p.rule.startswith("memory")] == []
+
+
+def test_what_no_setting_makes_fit_is_said_in_one_sentence() -> None:
+    advice = ask(gpu_memory_gib=8, base_parameters=32e9)
+    assert advice.advised is None and "needs" in advice.reasons[0] and "the card has 8 GB" in advice.reasons[0]
+
+
+def test_rows_are_shortened_only_where_nothing_else_fits() -> None:
+    """Of the largest base that a card takes at all, rows are cut; of one that fits they keep their length."""
+    lengths = {}
+    for billions in (7, 8, 9, 10, 11, 12):
+        case = case_of(Facts(gpu_memory_gib=8, base_parameters=billions * 1e9))
+        if case.best is not None:
+            lengths[billions] = case.plan(case.best).spec.train.max_length
+    assert lengths[7] == 1024 and sorted(lengths.values(), reverse=True) == list(lengths.values())
+
+
+def test_a_base_whose_size_alone_is_told_stays_the_base() -> None:
+    own = Base(ref="owner/name", kind="hub", title="")
+    case = case_of(Facts(gpu_memory_gib=24, base_parameters=7e9), own)
+    assert case.starts_with is own

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from engine import processes
+from engine import machine, processes
 from engine.chat import child, protocol, votes
 from engine.check import DatasetError
 from engine.data import datasets
 from engine.models import bases
-from engine.runs import store
+from engine.runs import device_queue, failures, store
 from engine.workspace import Workspace
 from tests import forked
 from tests.apps import button, open_page, texts
@@ -52,6 +52,49 @@ def test_closing_ends_the_process(fake, workspace):
     child.close(workspace)
     assert not child.is_loaded(workspace)
     wait_until(lambda: not processes.alive(who), what="the child has ended")
+
+
+def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = tuple(machine.Gpu("a card", 16000, 8.0, uuid) for uuid in ("GPU-a", "GPU-b"))
+    monkeypatch.setattr(machine, "facts", lambda: machine.MachineFacts(2, 8000, both))
+
+
+def test_a_chat_takes_the_card_that_no_run_has_and_the_processor_when_there_is_none(fake, workspace, monkeypatch):
+    two_cards(monkeypatch)
+    cards = machine.facts().slots
+    one = device_queue.Turn("cuda:0", "one-run", 1, cards)
+    assert one.wait(lambda: False) and one.holds == ("GPU-a",)
+    said(workspace, ["a"], "hello")
+    assert child._children[str(workspace.root)].slot == "GPU-b"
+    two = device_queue.Turn("cuda:0", "two-run", 2, ("GPU-a",))  # waits: nobody knows for which card
+    said(workspace, ["a"], "hello")
+    assert child._children[str(workspace.root)].slot == "cpu"
+    one.close()
+    two.close()
+    said(workspace, ["a"], "hello")
+    assert child._children[str(workspace.root)].slot == "GPU-b"
+
+
+def test_a_run_begins_when_a_chat_has_given_its_card_back_and_not_sooner(fake, workspace, monkeypatch):
+    two_cards(monkeypatch)
+    said(workspace, ["a"], "hello")
+    slot = child._children[str(workspace.root)].slot
+    asked = iter([False, False, True])
+    device_queue.wait_for_lent((slot,), lambda: next(asked), 0.01)  # until somebody gives up
+    with pytest.raises(StopIteration):
+        next(asked)
+    device_queue.wait_for_lent(("GPU-another",), lambda: False, 0.01)
+    child.close(workspace)
+    device_queue.wait_for_lent((slot,), lambda: False, 0.01)
+
+
+def test_a_model_that_main_memory_cannot_hold_is_refused_before_it_is_loaded(workspace, monkeypatch):
+    from engine.train import chat
+
+    monkeypatch.setattr(machine, "facts", lambda: machine.MachineFacts(2, 8000, ()))
+    monkeypatch.setattr(machine, "free_bytes", lambda: 10**6)
+    with pytest.raises(failures.RunRefused, match="memory is not enough"):
+        chat.Models(workspace).host("starter", chat.Key("starter", "none", ""), set())
 
 
 def test_the_last_vote_on_an_answer_counts_and_can_be_taken_back(workspace):

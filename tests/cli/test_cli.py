@@ -16,6 +16,7 @@ import pytest
 from engine import events, machine, processes, starter
 from engine.cli import main
 from engine.data import datasets
+from engine.machine import nvidia
 from engine.models import bases
 from engine.plan import repeat
 from engine.report import Item
@@ -55,7 +56,7 @@ def workspace(tmp_path, monkeypatch) -> Workspace:
     monkeypatch.setenv("TUNEBOOK_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TUNEBOOK_MACHINE_DIR", str(tmp_path / "machine"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(machine, "_gpus", lambda: ())
+    monkeypatch.setattr(nvidia, "ask", nvidia.Answer)
     machine.facts.cache_clear()
 
     def spawn(*_: object) -> None:
@@ -569,7 +570,7 @@ def test_fit_says_time_for_the_data_and_advise_says_what_each_way_takes(tunebook
 def test_a_base_that_cannot_be_read_or_is_not_known_is_said_and_the_advisor_answers(tunebook, tmp_path):
     folder = tmp_path / "odd"
     folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "mamba", "hidden_size": 64}')
+    (folder / "config.json").write_text('{"model_type": "llama", "hidden_size": 64}')
     for base, words in (
         ("owner/../x", "owner/../x"),
         (str(folder), "safetensors"),

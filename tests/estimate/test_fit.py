@@ -232,7 +232,8 @@ def test_every_part_shows_where_it_belongs() -> None:
     usual = {"weights", "gradients", "optimizer", "activations", "logits", "fixed"}
     assert parts(adapter="full") == usual
     assert parts(adapter="lora") == usual | {"adapter"}
-    assert parts(adapter="full", objective="dpo") == usual | {"reference"}
+    assert parts(adapter="full", objective="dpo") == usual  # asked before it trains
+    assert parts(adapter="full", objective="ppo") == usual | {"reference", "reward", "value", "rollout"}
     assert parts(objective="dpo") == usual | {"adapter"}
     assert parts(objective="reward") == (usual | {"adapter"}) - {"logits"}
     assert parts(objective="ppo") == usual | {"adapter", "reward", "value", "rollout"}

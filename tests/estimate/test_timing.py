@@ -110,6 +110,28 @@ def test_without_a_run_the_assumption_is_said() -> None:
     assert "71 TFLOP/s of such a card" in needed(device="cuda:0", memory_gib=23.6).sentence
 
 
+@pytest.mark.parametrize(
+    ("card", "memory_gib", "peak"),
+    [
+        ("NVIDIA RTX A1000", 7.6, 40), ("NVIDIA T400 4GB", 3.9, 40), ("NVIDIA GeForce RTX 4090 Laptop GPU", 15.7, 65),
+        ("Tesla T4", 14.6, 65), ("NVIDIA A10G", 22.5, 70), ("NVIDIA A10", 22.5, 125), ("NVIDIA L40S", 44.5, 362),
+        ("NVIDIA A100-PCIE-40GB", 39.4, 312), ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 4.8, 312 / 7),
+    ],
+)  # fmt: skip
+def test_a_card_is_known_by_its_whole_name(card: str, memory_gib: float, peak: float) -> None:
+    rate, _ = duration.assumed_flops("cuda:0", 1, card, memory_gib)
+    assert rate == pytest.approx(duration.USED_SHARE * peak * 1e12)
+
+
+def test_a_card_is_as_fast_as_the_format_that_is_really_used() -> None:
+    def train_s(precision: Any, card: str = "Tesla T4") -> float:
+        setup = memory.Setup(precision=precision)
+        return needed(setup=setup, device="cuda:0", card=card, memory_gib=14.6).train_s
+
+    assert train_s("fp16") == train_s("") and train_s("fp32") == pytest.approx(65 / 8.1 * train_s("fp16"))
+    assert train_s("fp32", "some card") == pytest.approx(2 * train_s("bf16", "some card"))
+
+
 # --- from finished runs ---------------------------------------------------------------------------------------------
 def test_a_run_of_the_same_kind_on_the_same_base_decides() -> None:
     setup, one = memory.Setup(batch_size=16, max_length=30), measured()
@@ -255,6 +277,24 @@ def test_memory_is_corrected_by_runs_of_a_like_size_alone() -> None:
     assert far is not None and far.runs == 0 and far.factor == 1.0  # only what importing takes is taken over
     assert estimate_measured.memory([one], STARTER, one.setup, device="cuda:0") is None
     assert estimate_measured.memory([one], None, one.setup, device="cpu") is None
+
+
+@pytest.mark.parametrize(
+    "other", [{"backend": "unsloth"}, {"precision": "fp32"}, {"weights": "bf16"}, {"optimizer": "adamw_8bit"}]
+)
+def test_a_run_through_another_backend_or_in_another_format_corrects_nothing(other: dict[str, Any]) -> None:
+    setup = memory.Setup(batch_size=16, max_length=30, precision="bf16", adapter="full")
+    one = measured(
+        device="cuda:0", setup=msgspec.structs.replace(setup, **other), peak_bytes=2 * 2**30, baseline_bytes=0
+    )
+    assert estimate_measured.memory([one], STARTER, setup, device="cuda:0") is None
+    same = msgspec.structs.replace(one, setup=setup)
+    found = estimate_measured.memory([same], STARTER, setup, device="cuda:0")
+    assert found is not None and found.runs == 1
+    assert needed(STARTER, setup, device="cuda:0", known=[same]).basis == "measured"
+    assert needed(STARTER, setup, device="cuda:0", known=[one]).basis == (
+        "assumed" if "precision" in other else "scaled"
+    )
 
 
 def test_a_correction_never_halves_more_and_never_loses_a_part() -> None:

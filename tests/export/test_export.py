@@ -18,12 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import starter
+from engine import machine, starter
 from engine.data import datasets
 from engine.export import NotExportable, artifacts, job_runner, ollama, usage
 from engine.export import archive as export_archive
 from engine.export import job as export_job
 from engine.export import parity as export_parity
+from engine.models import bases
 from engine.processes import Identity
 from engine.render.template import Template
 from engine.runs import store
@@ -340,6 +341,19 @@ def test_a_disk_too_small_for_the_merge_is_said_and_nothing_is_written(workspace
         with pytest.raises(NotExportable, match=r"1 MiB are free .* nothing was written"):
             begin(workspace, "r1", job)
     assert sorted(p.name for p in run_dir.iterdir()) == before and not (tmp_path / "out").exists()
+
+
+@needs_starter
+def test_main_memory_too_small_for_the_merge_is_said_before_it_starts(workspace, monkeypatch):
+    ran(workspace, "lora", "starter", "adapter")
+    needed = 4 * (bases.describe("starter", workspace).parameters or 0)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it was started"))
+    monkeypatch.setattr(machine, "free_bytes", lambda: needed - 1)
+    with pytest.raises(NotExportable, match="of main memory are free"):
+        job_runner.run(workspace, "r1", export_job.Job(what="merged"))
+    assert job_runner.problem(workspace, "r1", export_job.Job(what="push", repository="a/b", only_adapter=True)) is None
+    monkeypatch.setattr(machine, "free_bytes", lambda: needed)
+    assert job_runner.problem(workspace, "r1", export_job.Job(what="merged")) is None
 
 
 def test_an_export_never_writes_over_anything(workspace, tmp_path):

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from engine import events, starter
+from engine.cli import main
 from engine.cli.export import EXPORTS
 from engine.data import datasets
 from engine.export import NotExportable, other_trainers, scripts
@@ -325,6 +326,43 @@ def test_a_run_whose_data_is_gone_is_refused_in_words_and_leaves_nothing(workspa
     with pytest.raises(NotExportable, match="no data set"):
         other_trainers.write(workspace, run_id, "trl", tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
+
+
+# --- what divides a model over cards: read by Accelerate, which divides on no processor -----------------------------------
+@pytest.mark.parametrize(("file", "kind"), [("fsdp2.yaml", "FSDP"), ("deepspeed-zero3.yaml", "DEEPSPEED")])
+def test_accelerate_reads_the_configurations_that_divide_a_model(tmp_path, file, kind):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    one = recipe("lora", "messages", machine__nodes=2, machine__devices=4, train__accumulation=8)
+    text = other_trainers.files(one, "trl")[file]
+    assert "untested" in text
+    path = tmp_path / file
+    path.write_text(text)
+    told: Any = load_config_from_file(str(path))  # refuses keys that it does not know
+    assert (told.distributed_type, told.num_processes, told.num_machines) == (kind, 8, 2)
+    for line in (line.lstrip("# ") for line in text.splitlines() if "accelerate launch" in line):
+        told = accelerate_words(line.partition("      #")[0])
+        assert told.config_file == file and told.training_script == "train.py" and told.machine_rank in (0, 1)
+
+
+def accelerate_words(line: str) -> Any:
+    from accelerate.commands.launch import launch_command_parser
+
+    return launch_command_parser().parse_args(line.split()[2:])
+
+
+@needs_starter
+def test_a_run_that_cannot_start_here_is_written_as_a_script(workspace, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TUNEBOOK_HOME", str(workspace.root))
+    source = tmp_path / "odd.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in ODD))
+    told = ["train", "lora", "--data", str(source), "--base", "starter", "--script", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        main([*told, "--set", "machine.devices=4000", "--set", "train.accumulation=4000"])
+    assert ended.value.code == 0
+    assert {"train.py", "fsdp2.yaml", "deepspeed-zero3.yaml", "train.jsonl"} <= set(os.listdir(tmp_path / "out"))
+    assert str(tmp_path / "out" / "train.py") in capsys.readouterr().out
+    assert store.list_every(workspace) == []  # nothing was started
 
 
 # --- the script, run by itself -----------------------------------------------------------------------------------

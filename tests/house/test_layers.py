@@ -17,7 +17,7 @@ FLOORS = (
     ("spec", "events", "limits", "guard", "benchmarks", "read", "gguf"),
     ("graders", "render", "models", "report"),
     ("check", "estimate", "brought"),
-    ("data", "spare"),
+    ("data", "spare", "peers"),
     ("runs",),
     ("plan", "chat", "visitors", "remote"),
     ("advise", "forgetting", "export"),

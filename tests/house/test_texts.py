@@ -17,6 +17,8 @@ from tests.house.test_layers import FLOOR_OF
 
 WORDS = PROJECT / "engine" / "words"
 FILES = sorted((PROJECT / "engine").rglob("sentences.yaml"))
+# What a library says -> the rule that says it in words; all that such a rule is given is the message.
+SIGNS = PROJECT / "engine" / "runs" / "failure_signs.yaml"
 WRITTEN = [path for path in [*ENGINE, *TRAIN] if path.parent != WORDS and path.name != "build_starter.py"]
 LETTER = re.compile(r"[^\W\d_]")
 
@@ -74,19 +76,28 @@ def test_a_rule_that_is_named_exists_and_has_its_parameters():
 
 
 def literals(path: Path) -> set[str]:
+    if path == SIGNS:
+        return {group["rule"] for group in yaml.safe_load(path.read_text("utf-8"))}
     constants = (node.value for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant))
     return {value for value in constants if isinstance(value, str)}
 
 
+def test_the_rules_of_the_table_of_messages_exist_and_want_no_more_than_the_message():
+    known = rules.rules()
+    assert literals(SIGNS) <= set(known)
+    wanted = {name for rule in literals(SIGNS) for name in placeholders(known[rule].says + known[rule].do)}
+    assert wanted <= {"error"}
+
+
 def test_every_rule_is_named_somewhere():
-    named = {text for path in [*WRITTEN, *PAGES] for text in literals(path)}
+    named = {text for path in [*WRITTEN, SIGNS, *PAGES] for text in literals(path)}
     assert sorted(set(rules.rules()) - named) == []
 
 
 def test_a_rule_stands_beside_the_lowest_package_that_names_it():
     """Single files of the engine share engine/sentences.yaml, which is below all packages."""
     named: dict[Path, set[str]] = {}
-    for path in WRITTEN:
+    for path in [*WRITTEN, SIGNS]:
         folder = PROJECT.joinpath(*path.relative_to(PROJECT).parent.parts[:2])
         named.setdefault(folder, set()).update(literals(path))
     floors = {folder: FLOOR_OF.get(folder.name, 0) for folder in named}

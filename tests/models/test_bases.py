@@ -126,9 +126,11 @@ def test_weights_that_are_only_a_pickle_are_never_taken(workspace, tmp_path):
     assert rules(folder, workspace) == ["base-pickle"]
 
 
-def test_a_model_that_brings_code_is_refused(workspace, tmp_path):
+def test_a_model_that_brings_code_is_refused_unless_transformers_has_its_architecture(workspace, tmp_path):
     config = {**CONFIG, "auto_map": {"AutoModelForCausalLM": "modeling_mine.Mine"}}
-    assert rules(model(tmp_path / "mine", config), workspace) == ["base-remote-code"]
+    assert rules(model(tmp_path / "known", config), workspace) == []
+    own = {**config, "model_type": "of-our-own"}
+    assert rules(model(tmp_path / "mine", own), workspace) == ["base-remote-code"]
 
 
 def test_a_model_without_a_tokenizer(workspace, tmp_path):
@@ -137,7 +139,7 @@ def test_a_model_without_a_tokenizer(workspace, tmp_path):
 
 def test_all_that_is_wrong_with_a_folder_is_told_at_once(workspace, tmp_path):
     files = {"tokenizer.json": None, "model.safetensors": safetensors(TENSORS)[:-1]}
-    folder = model(tmp_path / "mine", {**CONFIG, "auto_map": {}}, files)
+    folder = model(tmp_path / "mine", {**CONFIG, "model_type": "of-our-own", "auto_map": {}}, files)
     assert rules(folder, workspace) == ["base-remote-code", "base-no-tokenizer", "base-broken-weights"]
 
 

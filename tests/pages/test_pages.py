@@ -311,7 +311,20 @@ def test_nonsense_in_the_address_is_left_aside() -> None:
     said = texts(
         open_page("advisor", plan_data="<b>x", plan_forget="never", goal="world", plan_rows="-5", plan_gpu_gb="x")
     )
-    assert "Or plan without data" in said
+    assert "No file is chosen yet" in said
+
+
+def test_a_card_and_a_size_lead_to_a_named_base_without_any_data(workspace: Workspace) -> None:
+    app = open_page("advisor")
+    next(n for n in app.number_input if n.key == "plan_gpu_gb").set_value(8)
+    next(n for n in app.number_input if n.key == "plan_billions").set_value(7.0).run()
+    said = texts(app)
+    assert not app.exception and "Qwen/Qwen2.5-7B" in said and "accumulation" in said and "QLoRA" in said
+    button(app, "use_this").click().run()
+    (saved,) = (workspace.root / "drafts").glob("*.json")
+    draft = drafts.load(workspace, saved.stem)
+    assert draft is not None and (draft.base, draft.recipe) == ("Qwen/Qwen2.5-7B", "qlora")
+    assert draft.overrides["train.batch_size"] * draft.overrides["train.accumulation"] == 16
 
 
 def test_a_runner_up_can_be_taken_instead(workspace: Workspace, new_facts: Dataset) -> None:

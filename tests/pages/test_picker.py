@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from engine import machine
-from engine.estimate import machine_choices
-from engine.machine import Gpu, MachineFacts
+from engine.estimate import cards, machine_choices
+from engine.machine import Gpu, MachineFacts, nvidia
 from engine.models import bases, shortlist
 from engine.plan import targets
 from engine.runs import store
@@ -138,7 +138,7 @@ BAD: dict[str, tuple[Any, dict[str, bytes | None]]] = {
     "base-no-end-token": ({}, {"tokenizer_config.json": b'{"tokenizer_class": "PreTrainedTokenizerFast"}'}),
     "base-broken-weights": ({}, {"model.safetensors": b"\x10\0\0\0\0\0\0\0half"}),
     "base-no-tokenizer": ({}, {"tokenizer.json": None}),
-    "base-remote-code": ({"auto_map": {"AutoModel": "x.py"}}, {}),
+    "base-remote-code": ({"model_type": "own", "auto_map": {"AutoModel": "x.py"}}, {}),
 }
 
 
@@ -160,7 +160,7 @@ def test_a_bad_base_keeps_a_run_from_starting_and_says_what_to_do(workspace, tmp
 def test_apples_gpu_is_found_without_torch_and_can_be_left_out(monkeypatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    monkeypatch.setattr(machine.shutil, "which", lambda _: None)
+    monkeypatch.setattr(nvidia, "ask", nvidia.Answer)
     found = machine.facts.__wrapped__()
     assert (found.device, found.slots) == ("mps", ("mps",)) and found.device_memory_bytes == found.memory_mib * 2**20
     monkeypatch.setenv("TUNEBOOK_DEVICE", "cpu")
@@ -169,7 +169,7 @@ def test_apples_gpu_is_found_without_torch_and_can_be_left_out(monkeypatch) -> N
 
 def test_the_table_of_devices_marks_the_one_that_is_used_and_why(monkeypatch) -> None:
     for facts, said in ((CARD, "NVIDIA L4"), (PLAIN, "no NVIDIA card"), (APPLE, "shares main memory")):
-        assert said in machine_choices.device_reason(facts)
+        assert said in cards.device_reason(facts)
     monkeypatch.setattr(machine, "facts", lambda: APPLE)
     app = open_page("train")
     devices = table(app)
@@ -246,3 +246,26 @@ def test_what_is_worked_on_is_put_back_into_an_address_that_lost_it(workspace) -
     del app.query_params["dataset"]  # as a click in the sidebar does
     app.switch_page("advisor.py").run()
     assert data in app.query_params["dataset"] and not app.exception
+
+
+def test_a_base_of_a_layout_that_is_not_known_is_counted_and_says_so(workspace, tmp_path, monkeypatch) -> None:
+    from engine.models import counted
+    from tests.models.test_counted import CONFIG
+
+    started: list[tuple[str, ...]] = []
+    start = counted.processes.start
+
+    def begun(module: str, *given: str, **how: Any) -> Any:
+        if module != "engine.train.outline":
+            return start(module, *given, **how)
+        return started.append(given)
+
+    monkeypatch.setattr(counted.processes, "start", begun)
+    monkeypatch.setattr(counted, "MOST_S", 3600)  # the page is opened in several runs, slow on a busy machine
+    folder = model(tmp_path / "mine", CONFIG)
+    shown = texts(open_page("train", base=str(folder)))
+    assert "is being counted on the model itself" in shown and len(started) == 1
+    (path,) = (workspace.root / "shapes").iterdir()
+    path.write_bytes(b'{"reason": "ValueError: no heads"}')
+    shown = texts(open_page("train", base=str(folder)))
+    assert "transformers cannot build the model" in shown and "no heads" in shown and len(started) == 1

@@ -13,7 +13,7 @@ from engine import starter
 from engine.data.datasets import add_sample
 from engine.estimate import machine_choices, memory
 from engine.models import bases
-from engine.plan import Plan, plans
+from engine.plan import Plan, checks, plans, targets
 from engine.runs import store
 from engine.spec import RunSpec, schema, settings
 from engine.workspace import Workspace, new_run_id
@@ -143,6 +143,18 @@ def test_the_frozen_copy_is_counted_and_unsloth_is_not_used(workspace: Workspace
     assert machine_choices.choose(fresh.spec, card, shape, memory.setup_of(fresh.spec)).backend == "unsloth"
     chosen = machine_choices.choose(going_on.spec, card, shape, memory.setup_of(going_on.spec))
     assert chosen.backend == "plain" and "trained on" in str(chosen.backend_reason)
+
+
+def test_what_is_merged_before_it_is_held_in_fewer_bits_must_fit_in_16_first(workspace: Workspace) -> None:
+    ref, _ = made(workspace, "lora")
+    merged_first = plan(workspace, "qlora", ref, "new-facts")
+    size = 2 * (merged_first.base.parameters or 0)
+    for memory_bytes, found in ((size, []), (size - 1, ["merge-memory"])):
+        target = targets.Target(machine_choices.Device("cuda", memory_bytes, bf16=True), is_here=False)
+        there = Plan(
+            workspace, merged_first.spec, merged_first.base, merged_first.dataset, target, look=checks.problems
+        )
+        assert [rule for rule in rules(there) if rule == "merge-memory"] == found
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import pytest
 
 from engine import machine, starter
 from engine.data import copies, datasets
-from engine.plan import checks, plans
+from engine.estimate import cards, memory
+from engine.plan import checks, plans, targets
 from engine.spec import RunSpec, counts, recipes, schema
 from engine.words import Problem
 from engine.workspace import Workspace
@@ -149,7 +150,10 @@ def test_what_a_person_chose_goes_before_what_follows_from_base_and_data(workspa
         ("lora", {}, []),
         ("full", {}, []),
         ("oft", {}, ["devices-kind"]),
-        ("qlora", {}, ["devices-kind"]),
+        ("qlora", {}, []),
+        ("lora", {"machine__devices": 1, "machine__nodes": 2}, []),
+        ("oft", {"machine__devices": 1, "machine__nodes": 2}, ["devices-kind"]),
+        ("lora", {"machine__devices": 1, "machine__nodes": 3}, ["devices-share"]),
         ("lora", {"train__batch_size": 3, "train__accumulation": 1}, ["devices-share"]),
         ("lora", {"train__batch_size": 1, "train__accumulation": 6}, []),
         ("lora", {"machine__devices": 99_999}, ["devices-missing", "devices-share"]),
@@ -412,11 +416,28 @@ def test_a_gpu_counts_by_its_own_memory_and_nothing_helps_where_the_libraries_do
     workspace, shaped, monkeypatch
 ):
     dataset_id = add(workspace, PAIRS)
+    monkeypatch.setattr(cards, "unseen", lambda facts: None)
     memory_of(monkeypatch, 10, machine.Gpu("card", 8192))
     assert rules(workspace, shaped, dataset_id) == []
     memory_of(monkeypatch, 10**6, machine.Gpu("card", 100))
     _, (problem,) = build(workspace, shaped, dataset_id)
     assert "cuda:0 has 100 MiB" in problem.message and "smaller base" in problem.fix
+
+
+def test_a_base_larger_than_a_card_is_refused_with_its_figure_and_the_way_to_divide_it(
+    workspace, tmp_path, monkeypatch
+):
+    base, dataset_id = str(model(tmp_path / "large", {**SHAPED, "vocab_size": 8_000_000})), add(workspace, PAIRS)
+    made, _ = build(workspace, base, dataset_id)
+    planned = plans.of_spec(workspace, made, targets.of_memory(8)).memory.parts
+    assert planned is not None
+    weights = planned["weights"]
+    card = machine.Gpu("card", weights // 2**21)
+    memory_of(monkeypatch, 10**6, card, card)
+    for devices in (1, 2):
+        _, (problem,) = build(workspace, base, dataset_id, machine__devices=devices)
+        assert (problem.rule, problem.where) == ("memory-base", "base")
+        assert memory.size_words(weights) in problem.message and "FSDP2" in problem.fix
 
 
 def test_a_base_of_an_unknown_layout_is_not_refused_for_memory(workspace, tmp_path, monkeypatch):
@@ -429,7 +450,7 @@ def test_a_base_of_an_unknown_layout_is_not_refused_for_memory(workspace, tmp_pa
 
 
 def test_everything_that_is_wrong_is_told_at_once(workspace, tmp_path, monkeypatch):
-    folder = model(tmp_path / "base", {**CONFIG, "auto_map": {}})
+    folder = model(tmp_path / "base", {**CONFIG, "model_type": "of-our-own", "auto_map": {}})
     disk(monkeypatch, 0)
     dataset_id = add(workspace, [*PAIRS, "not json"])
     found = rules(

@@ -267,13 +267,29 @@ def test_models_that_wait_for_a_question_leave_the_card_to_a_run(workspace, monk
 
     monkeypatch.setattr(chat, "LOOK_S", 0.01)
     monkeypatch.setattr(machine, "facts", lambda: machine.MachineFacts(2, 8000, (machine.Gpu("a card", 16000, 8.0),)))
-    assert not chat.a_run_wants_the_card()
+
+    def wanted() -> bool:
+        return chat.a_run_wants("cuda:0")
+
+    assert not wanted()
     chat.serve(workspace, queue.Queue(), set(), lambda reply: None, 0.02, lambda: False)  # nobody asked for so long
     turn = device_queue.Turn(machine.facts().device, "a-run", 1, ("cuda:0",))
     assert turn.wait(lambda: False)
-    assert chat.a_run_wants_the_card()
-    chat.serve(workspace, queue.Queue(), set(), lambda reply: None, 3600.0, chat.a_run_wants_the_card)
+    assert wanted() and not chat.a_run_wants("GPU-another")  # a run that has one card leaves the other
+    assert not chat.a_run_wants("cpu")  # whose memory they share
+    chat.serve(workspace, queue.Queue(), set(), lambda reply: None, 3600.0, wanted)
     turn.close()
-    assert not chat.a_run_wants_the_card()
-    monkeypatch.undo()
-    assert not chat.a_run_wants_the_card()  # there is no card here
+    assert not wanted()
+
+
+def test_a_question_that_comes_while_a_run_has_the_card_is_not_answered_there(workspace):
+    from engine.chat import protocol
+    from engine.train import chat
+
+    asked: queue.Queue[protocol.Ask] = queue.Queue()
+    turns = [protocol.Turn(model=name, messages=[]) for name in ("a", "b")]
+    asked.put(protocol.Ask(id="1", turns=turns))
+    told: list[protocol.Reply] = []
+    chat.serve(workspace, asked, set(), told.append, 3600.0, lambda: True)
+    assert [type(reply) for reply in told] == [protocol.Failed, protocol.Failed]
+    assert "a run has taken the card" in str(told[0].message)  # pyright: ignore[reportAttributeAccessIssue]

@@ -34,27 +34,32 @@ ENDS_S = 120.0
 class RealRuns:
     """A home with a small data set, and real runs in it."""
 
+    ends_s = ENDS_S
+
     def __init__(self, root: Path):
         self.workspace = Workspace(root)
         rows = [{"prompt": f"Say {n}.", "completion": f"It is {n}."} for n in range(24)]
         file = root.parent / "rows.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self.dataset = datasets.add(self.workspace, file, "rows.jsonl")
-        forked._start_parent()
-        self.module = "tests.forked.supervisor"
+        self.module = self.module_of_runs()
 
-    def spec(self, **changes: Any) -> spec.RunSpec:
+    def module_of_runs(self) -> str:
+        forked._start_parent()
+        return "tests.forked.supervisor"
+
+    def spec(self, recipe: str = "lora", /, **changes: Any) -> schema.RunSpec:
         settings = {
             "train.max_steps": STEPS, "train.evaluations": EVALUATIONS, "train.threads": 1, "train.batch_size": 4,
             "train.accumulation": 2, "train.replay_share": 0.0, "evaluate.benchmarks": [], **changes,
         }  # fmt: skip
-        made, problems = planned(self.workspace, "lora", base="starter", dataset=self.dataset.id, overrides=settings)
+        made, problems = planned(self.workspace, recipe, base="starter", dataset=self.dataset.id, overrides=settings)
         # a disk is refused that is too small; one test has such a disk on purpose
         assert made is not None and [one for one in problems if one.rule != "disk-too-small"] == []
         return made
 
-    def start(self, **changes: Any) -> str:
-        return lifecycle.start(self.workspace, self.spec(**changes), module=self.module)
+    def start(self, recipe: str = "lora", /, **changes: Any) -> str:
+        return lifecycle.start(self.workspace, self.spec(recipe, **changes), module=self.module)
 
     def folder(self, run_id: str) -> Path:
         return self.workspace.run_dir(run_id)
@@ -62,7 +67,7 @@ class RealRuns:
     def ended(self, run_id: str) -> str:
         """Wait for the end, and for that of the supervisor; return the state."""
         state = wait_until(
-            lambda: (s := store.status(self.workspace, run_id)) not in store.LIVE and s, ENDS_S, "an end"
+            lambda: (s := store.status(self.workspace, run_id)) not in store.LIVE and s, self.ends_s, "an end"
         )
         follow.wait_for_end(self.folder(run_id))
         return str(state)
@@ -256,10 +261,11 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(
 # --- a run over several processes --------------------------------------------------------------------------------------
 @pytest.mark.train
 @pytest.mark.slow
-def test_two_processes_share_a_run_and_learn_what_one_would_have(real: RealRuns) -> None:
+@pytest.mark.parametrize("recipe", ["lora", "qlora"])
+def test_two_processes_share_a_run_and_learn_what_one_would_have(real: RealRuns, recipe: str) -> None:
     """Two processes on the processor, over gloo: as many rows a step, so the same losses, but for rounding."""
     full = {"dataset.eval_share": 1 / 3}  # 16 rows: no batch is cut short, which two processes would fill up
-    one, two = real.start(**full), real.start(**full, **{"machine.devices": 2, "train.threads": 2})
+    one, two = real.start(recipe, **full), real.start(recipe, **full, **{"machine.devices": 2, "train.threads": 2})
     assert [real.ended(run_id) for run_id in (one, two)] == ["finished", "finished"]
     losses = [[(e.step, e.loss) for e in real.events(run_id, events.Step)] for run_id in (one, two)]
     assert [step for step, _ in losses[1]] == list(range(1, STEPS + 1))  # told once, by the first process

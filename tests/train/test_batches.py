@@ -269,7 +269,7 @@ def test_a_model_that_computes_in_bf16_does_so_whoever_asks_it_and_a_copy_asks_i
     ids = torch.arange(3, 83)[None]
     with torch.no_grad():
         plain, few = model(input_ids=ids).logits, model(input_ids=ids[:, :8]).logits
-        precision.compute_in_bf16(model)
+        precision.compute_in(model, torch.bfloat16)
         rounded = model(ids).logits
         assert rounded.dtype == torch.bfloat16 and not torch.equal(rounded.float(), plain)
         assert torch.allclose(rounded.float(), plain, atol=0.05) and model.dtype == torch.float32
@@ -287,7 +287,7 @@ def test_a_model_that_computes_in_bf16_does_so_whoever_asks_it_and_a_copy_asks_i
 def test_accelerate_takes_its_own_wrapping_away_and_not_ours() -> None:
     torch.manual_seed(0)
     model, ids = smollm(), torch.arange(3, 83)[None]
-    precision.compute_in_bf16(model)
+    precision.compute_in(model, torch.bfloat16)
     with torch.no_grad():
         before = model(input_ids=ids).logits
         model._original_forward = model.forward  # as Accelerator.prepare_model does it
@@ -303,7 +303,7 @@ def test_scoring_asks_body_and_output_layer_in_the_format_and_with_the_attention
     model, ids = smollm().eval(), list(range(3, 83))
     for parameter in model.parameters():
         parameter.data *= 10 if parameter.dim() > 1 else 1  # so that it matters what a token sees
-    precision.compute_in_bf16(model)
+    precision.compute_in(model, torch.bfloat16)
     rows_apart.use(model)
     wanted = [Wanted(tuple(ids[:40] + ids[start : start + 20]), range(41, 60)) for start in (40, 50, 60)]
     formats = []

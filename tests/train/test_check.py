@@ -40,7 +40,7 @@ class Bench:
         self.stops_after: int | None = None
         for module in (check, scores):
             monkeypatch.setattr(module.time, "monotonic", lambda: self.clock)
-        monkeypatch.setattr(keys, "of_question", lambda name, question, _: f"{name.weights}-{question.benchmark}")
+        monkeypatch.setattr(keys, "of_question", lambda name, question, *_: f"{name.weights}-{question.benchmark}")
         self.workspace, self.sizes = Workspace(root), sizes
         self.seen: list[Any] = []
         self.attempt()

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bench import gpu
+from bench import gpu, gpu_checks
 from tests.conftest import ROOT
 
 
@@ -29,6 +29,49 @@ def test_unsloth_is_compared_where_both_backends_ran():
         {"part": "oft", "failed": "no word", "backend": "plain"},
     ]
     assert gpu.compared(rows) == {"lora": {"speed": 1.8, "memory": 0.6}}
+
+
+def test_scores_through_unsloth_are_held_against_plain_ones_a_token():
+    def row(backend: str, *nats: float) -> dict[str, object]:
+        return {"part": "scores", "backend": backend, "held": "torch.bfloat16, none, cuda", "nats": [*nats],
+                "ending_tokens": [1, 4]}  # fmt: skip
+
+    refused = {"part": "scores", "backend": "unsloth", "refused": "no card"}
+    assert gpu_checks.apart([row("plain", -2.0, -8.0), refused]) == {}
+    near = gpu_checks.apart([row("plain", -2.0, -8.0), row("unsloth", -2.02, -8.04)])
+    assert near == {"questions": 2, "mean": 0.015, "most": 0.02, "right": True}
+    assert gpu_checks.apart([row("plain", -2.0, -8.0), row("unsloth", -4.0, -8.0)])["right"] is False
+
+
+def test_a_result_is_a_table_under_the_cards_name():
+    rows = [
+        {"part": "lora", "backend": "plain", "precision": "bf16", "tokens_per_s": 100.0, "peak_mib": 1000.0},
+        {"part": "packed", "backend": "plain", "precision": "bf16", "agree": True, "loss_apart": 2e-3, "speed": 1.7},
+        {"part": "cap", "backend": "plain", "out_of_memory": "CUDA out of memory"},
+    ]
+    said = gpu.table({"card": "NVIDIA T4", "date": "2026-11-29", "rows": rows, "scores_apart": {}})
+    assert said.startswith("NVIDIA T4") and "| lora | plain | bf16 | 100.0 | 1000.0 |  |" in said
+    assert "1.7 times as fast" in said and "CUDA out of memory" in said
+
+
+@pytest.mark.slow
+def test_fp16_is_what_a_card_without_bf16_would_choose(tmp_path):
+    """The base in fp16, what trains in fp32, a loss that is a number; on a processor, so that no speed is told."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.gpu", "--tiny", "--rounds", "1", "--parts", "fp16", "packed", "scores", "--out",
+         str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (result,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    found = {(row["part"], row["backend"]): row for row in result["rows"]}
+    half = found["fp16", "plain"]
+    assert (
+        half["precision"] == "fp16"
+        and half["held_in"]["base"] == "float16"
+        and half["held_in"]["trained"] == ["float32"]
+    )
+    assert 0 < half["held_in"]["loss"] < 20
+    assert found["packed", "plain"]["agree"] and len(found["scores", "plain"]["nats"]) == 12
 
 
 def test_the_7b_shape_is_that_of_a_7b_model():

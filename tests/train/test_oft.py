@@ -495,3 +495,26 @@ def test_the_turn_is_logged_and_warned_of_once(tmp_path: Path) -> None:
     assert [e.metrics["max_q_norm"] for e in found if isinstance(e, events.Step)] == [0.0, 1.0, 1.0]
     (warning,) = [e for e in found if isinstance(e, events.Log)]
     assert warning.level == "warning" and "90 degrees" in warning.text  # 2 arctan 1
+
+
+def test_on_apples_gpu_nothing_is_asked_for_that_it_refuses():
+    """torch 2.13 refuses tensors of fp64 there ("MPS framework doesn't support float64"). No Mac was here: tensors without
+    values stand for its, and what is asked of them is watched."""
+    from torch._subclasses import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    refused = []
+
+    class Apple(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            for one in tree_leaves(made):
+                if isinstance(one, torch.Tensor) and one.device.type == "mps" and one.dtype == torch.float64:
+                    refused.append(str(func))
+            return made
+
+    with FakeTensorMode(), Apple():
+        rotations = oft.solve(torch.empty(3, 28, device="mps"), 8)
+        assert rotations.device.type == "mps" and rotations.dtype == torch.float32 and rotations.shape == (3, 8, 8)
+    assert refused == []

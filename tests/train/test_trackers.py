@@ -93,7 +93,7 @@ from engine.spec import schema
 from engine.estimate.machine_choices import Chosen
 from engine.train.objectives import common
 run_spec = schema.decode(sys.argv[1].encode())
-chosen = Chosen("plain", False, False, "adamw", False, ())
+chosen = Chosen("plain", "fp32", False, "adamw", False, ())
 told = common.arguments(run_spec, Path("/x/r1"), 10, evaluates=False, device="cpu", chosen=chosen)
 print(json.dumps([told["report_to"], told["run_name"], told["project"]]))
 """

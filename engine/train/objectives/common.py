@@ -14,7 +14,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from engine.estimate import machine_choices
 from engine.spec import RunSpec, counts
-from engine.train import batches, best, ranks, schedules
+from engine.train import batches, best, head, ranks, schedules
 from engine.train import held_out as held_out_rows
 from engine.train.callback import EventCallback
 from engine.train.run import Run
@@ -41,7 +41,7 @@ def arguments(
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "per_device_train_batch_size": batch_size,
-        "per_device_eval_batch_size": max(8, train.batch_size),
+        "per_device_eval_batch_size": batch_size,  # what fits while it trains fits then
         "gradient_accumulation_steps": accumulation,
         "max_length": train.max_length,
         "gradient_checkpointing": chosen.gradient_checkpointing,
@@ -49,6 +49,7 @@ def arguments(
         "seed": train.seed,
         "data_seed": train.seed,
         "bf16": chosen.bf16,
+        "fp16": chosen.precision == "fp16",  # with a scaler (transformers 5.17, TrainingArguments)
         "use_cpu": device == "cpu",
         "eval_strategy": "steps" if evaluates else "no",
         "eval_steps": every,
@@ -75,12 +76,18 @@ def trainer(
 ) -> Any:
     """Return TRL's trainer of a kind on rows that are token ids already, listened to by our events alone. Its rates and
     its held-out loss are ours; it writes whole checkpoints, and takes the weights of one that is the last of its run."""
+    if hasattr(args, "router_aux_loss_coef") and not head.balances(model):
+        args.router_aux_loss_coef = 0.0
     ours: Any = type(kind.__name__, (schedules.FromTheFirstStep, held_out_rows.BySum, batches.Arranged, kind), {})
     made = ours(
         model=model, args=args, processing_class=tokenizer, train_dataset=train, eval_dataset=held_out,
         callbacks=[callback],
     )  # fmt: skip
     made.remove_callback(PrinterCallback)  # the events say the same
+    if getattr(made, "aux_loss_enabled", False):
+        # TRL 1.12 asks for the loss that balances experts at each step (sft_trainer.py, compute_loss); asked for by the
+        # config too, transformers 5.17 makes it of every forward, and fails where an answer is written token by token.
+        model.config.get_text_config().output_router_logits = False
     save_whole(made)
     best.watch(made)
     train_on = made.train

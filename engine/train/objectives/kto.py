@@ -91,7 +91,7 @@ def config(run: Run, shared: dict[str, Any]) -> KTOConfig:
     answers of a batch and its mismatched ones are the same set."""
     good, bad = run.spec.objective_args.weights or (1.0, 1.0)
     return KTOConfig(
-        **{**shared, "per_device_eval_batch_size": run.spec.train.batch_size},
+        **shared,
         num_train_epochs=run.spec.train.epochs,
         train_sampling_strategy="sequential",
         beta=run.beta,

@@ -79,8 +79,9 @@ def load_judge(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> Judge:
         raise failures.RunRefused(Problem(rule="ppo-reward-missing", parameters={"ref": ref[:80]}))
     if made.name == "model":
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            made, num_labels=1, use_safetensors=True, trust_remote_code=False
+            made, num_labels=1, use_safetensors=True, trust_remote_code=False, **load.straight()
         )
+        loaded.__dict__.pop("hf_device_map", None)
     else:
         below_spec = msgspec.structs.replace(
             spec, base=told.base, quantize="none", adapter="lora", adapter_args=told.adapter_args
@@ -380,6 +381,9 @@ def trainer(run: Run, args: PPOConfig, model: Any, callback: EventCallback) -> P
         value_model=value,
         train_dataset=Dataset.from_dict({"input_ids": train_rows}, features=_FEATURES),
     )
+    if args.gradient_checkpointing:  # TRL 1.12's own loop never comes to where transformers switches it on
+        for one in (model, value):
+            one.gradient_checkpointing_enable({"use_reentrant": False})
     made.add_callback(_Hook(made))
     made.add_callback(callback)
     made.remove_callback(PrinterCallback)

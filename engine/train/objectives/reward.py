@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 import transformers
 from datasets import Dataset, Features, List, Value
 from trl.trainer.reward_config import RewardConfig
@@ -45,8 +44,8 @@ def judge(model: Any, tokenizer: Any, seed: int) -> Any:
     made = kind(settings).to(model.dtype)
     setattr(made, made.base_model_prefix, getattr(model, model.base_model_prefix))
     reading.settle_padding(made, tokenizer)
-    if precision.format_of(model) is torch.bfloat16 and model.dtype is torch.float32:
-        precision.compute_in_bf16(made)
+    if (rounded := precision.format_of(model)) is not model.dtype:
+        precision.compute_in(made, rounded)
     return reading.read_by_mask(made.to(model.device))
 
 

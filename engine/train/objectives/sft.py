@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
@@ -16,7 +17,7 @@ from engine.benchmarks import forms, library, shipped
 from engine.render import Encoded
 from engine.report import items
 from engine.spec import RunSpec, counts
-from engine.train import batches, ranks, replay, rows
+from engine.train import batches, head, ranks, replay, rows
 from engine.train import held_out as held_out_rows
 from engine.train.callback import EventCallback
 from engine.train.objectives import common
@@ -96,7 +97,10 @@ def trainer(run: Run, args: SFTConfig, model: Any, callback: EventCallback) -> S
     held_out = batches.sorted_by_length(as_dataset(run.rows.evaluate)) if run.rows.evaluate else None
     if held_out is not None and args.world_size > 1:
         held_out = held_out_rows.filled(held_out, args.world_size * args.per_device_eval_batch_size)
-    made = common.trainer(SFTTrainer, args, model, run.tokenizer, as_dataset(train), held_out, callback)
+    with head.named(model) if run.chosen.backend == "plain" else nullcontext(True) as is_multiple:
+        if not is_multiple:
+            args.loss_type = "nll"
+        made = common.trainer(SFTTrainer, args, model, run.tokenizer, as_dataset(train), held_out, callback)
     batches.settle(run, made)
     return made
 

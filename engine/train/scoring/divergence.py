@@ -127,7 +127,9 @@ def _log_probabilities(model: Any, ids: torch.Tensor, mask: torch.Tensor, width:
     """Return the log-probabilities (rows, answer tokens, vocabulary) of each token of the answers, in fp32."""
     kept = ids.shape[1] - width + 1
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # with padding on the left, for models that count positions
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=kept).logits
+    logits = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=kept, use_cache=False
+    ).logits  # fmt: skip
     return torch.log_softmax(logits[:, -kept:-1].float(), dim=-1)
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from contextlib import nullcontext
 from typing import Any
 
 import msgspec
-import torch
 from transformers import AutoTokenizer
 
 from engine import events
 from engine.models import Base, bases
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
-from engine.train import load, objectives, oft, rows
+from engine.train import allocator, load, objectives, oft, precision, rows
 from engine.train.run import Run
 from engine.train.scoring import keys, paired, scores
 from engine.train.scoring.asking import Question
@@ -29,6 +27,7 @@ EXIT_FINISHED, EXIT_STOPPED = 0, 3
 def run(one: Run) -> int:
     """Score the models of an evaluation; returns the exit status. What is cached needs no model at all."""
     run_spec, workspace, log = one.spec, one.workspace, one.log
+    precision.multiply_fp32_faster(one.chosen)
     wanted = {"base": run_spec.evaluate.against, "tuned": run_spec.base.ref}
     if not wanted["base"]:
         wanted = {"base": run_spec.base.ref}
@@ -46,7 +45,7 @@ def run(one: Run) -> int:
             )
         )
     # One window for both: what one of them cannot read is not put to the other.
-    narrow = min(described.values(), key=lambda model: model.window_tokens or scores.MOST_WINDOW_TOKENS)
+    narrow = min(described.values(), key=lambda model: model.window_tokens or load.MOST_WINDOW_TOKENS)
     one.base, one.tokenizer = described["base"], tokenizers["base"]
     asked = [*scores.general(run_spec, workspace, narrow), *_of_its_rows(one)]
     pace = _Pace(log, len(wanted) * sum(question.size for question in asked))
@@ -155,9 +154,7 @@ def _score(run: Run, role: str, base: Base, tokenizer: Any, asked: list[Question
         scores.keep(answers, answers.items(), role)
         log.append(events.Scored(model=role, benchmark=question.benchmark, items=len(answers.items())))
     del model
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    allocator.give_back()
     return True
 
 

@@ -16,10 +16,13 @@ from engine.runs import store
 from engine.train.tokenize import coder_of
 from engine.workspace import Workspace
 
-# How this package scores: one more whenever the same questions would give other items.
-SCORING = 3
+# How this package scores: one more whenever the same questions would give other items. Up to 3, a model that Unsloth had
+# loaded could be read past its window, or past its own call: such scores may be wrong.
+SCORING = 4
 # lm-evaluation-harness's version; the package itself is imported where it is asked.
 HARNESS = metadata.version("lm-eval")
+# How it is said of a model that Unsloth computes it.
+BY_UNSLOTH = ", by Unsloth"
 # Keys of a config that say where it came from or who wrote it, and nothing of the model.
 _ORIGIN = ("_name_or_path", "transformers_version", "base_model_name_or_path", "inference_mode", "revision")
 
@@ -85,16 +88,22 @@ def _tokens(tokenizer: Any) -> str:
     return _sha([told, {name: str(token) for name, token in tokenizer.special_tokens_map.items()}])
 
 
-def of_question(answers: Model, question: Any, tokenizer: Any) -> str:
+def of_question(answers: Model, question: Any, tokenizer: Any, scoring: int = SCORING) -> str:
     """Return the key of what a model answers to a question (scores.Question): the model and how it is held, its tokens,
     what is asked under which settings in which template on which day, where an answer ends, and what scores it."""
     coder = coder_of(tokenizer)
     return _sha(
         [
             answers, _tokens(tokenizer), question.benchmark, question.settings, question.asked, tokenizer.chat_template,
-            coder.template.day, coder.stops, SCORING, HARNESS, transformers.__version__,
+            coder.template.day, coder.stops, scoring, HARNESS, transformers.__version__,
         ]
     )  # fmt: skip
+
+
+def before(answers: Model, question: Any, tokenizer: Any) -> str:
+    """Return the key under which the version before stored the same, which it may have scored wrongly."""
+    held = answers._replace(held=answers.held.removesuffix(BY_UNSLOTH))
+    return of_question(held, question, tokenizer, SCORING - 1)
 
 
 def _sha(value: Any) -> str:

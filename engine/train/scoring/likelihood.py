@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import DynamicCache
 
-from engine.train import precision, rows_apart
+from engine.train import backend, parts, precision, rows_apart
 from engine.train.scoring import trees
 from engine.train.scoring.trees import Family, Layout, Tokens, Tree, Wanted
 
@@ -73,6 +73,7 @@ class Reader:
         self._most_tokens, self._most_cached = _room(model, self._config)
         own = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._body, self._head = own.base_model, own.get_output_embeddings()
+        self._rewritten = backend.rewrote(own)
         self._half = precision.format_of(model) != torch.float32
         # A tree names what each token sees, and so knows no window that slides: what is longer than one is read plainly.
         windows = [getattr(self._config, name, None) for name in ("sliding_window", "attention_chunk_size")]
@@ -116,7 +117,13 @@ class Reader:
     @torch.no_grad()
     def ways(self, wanted: Sequence[Wanted]) -> Ways:
         """Return in which ways the model answers as plainly: tried once, on a few of these tokens. Layers whose states are
-        not kept by position, as Mamba's, answer otherwise or raise an error."""
+        not kept by position, as Mamba's, answer otherwise or raise an error.
+
+        A model that Unsloth has rewritten is asked as it is called in training and not otherwise: its layers, called past
+        the model, see what comes later where xformers attends, which masks only what the model's own call says
+        (unsloth 2026.10, models/llama.py, CausalLM_fast_forward); rows wider than its window are cut."""
+        if self._rewritten:
+            return Ways()
         if self._model not in _WAYS:
             _WAYS[self._model] = self._tried(wanted)
         return _WAYS[self._model]
@@ -188,7 +195,10 @@ class Reader:
         # Plain rows are padded on the right, which no real token sees.
         more = self._as_trees(layout, header) if treed else {"use_cache": False}
         if not splits:
-            return self._look_up(self._model(input_ids=ids, **more).logits, layout, splits=False)
+            logits = self._model(input_ids=ids, **more).logits
+            if logits.shape[:2] != ids.shape:
+                raise ValueError(f"{ids.shape[1]} tokens were read, and {logits.shape[1]} are answered")
+            return self._look_up(logits, layout, splits=False)
         with precision.as_it_computes(self._model):
             return self._look_up(self._body(input_ids=ids, **more).last_hidden_state, layout, splits=True)
 
@@ -242,8 +252,7 @@ def _room(model: Any, config: Any) -> tuple[int, int]:
     each gets a quarter of the free memory; a layer's own numbers are counted as in engine/estimate/memory.py."""
     hidden, layers = config.hidden_size, config.num_hidden_layers
     heads = getattr(config, "num_attention_heads", None) or 1  # some models have none
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    kv = kv_heads * (getattr(config, "head_dim", None) or hidden // heads)
+    kv = (parts.count(config, "num_key_value_heads") or heads) * (parts.count(config, "head_dim") or hidden // heads)
     each = next(model.parameters()).element_size() if model.device.type == "cpu" else 2
     cached = 2 * 2 * layers * kv * each  # keys and values, twice while they are laid out for the continuations
     if model.device.type != "cuda":

@@ -12,6 +12,7 @@ import torch
 
 from engine import events
 from engine.report import items as report_items
+from engine.train import allocator
 from engine.train.run import Run
 from engine.train.scoring import check
 from engine.train.scoring.asking import Question
@@ -20,6 +21,7 @@ from engine.train.scoring.scores import Side
 
 def score(run: Run, model: Any, asked: list[Question], step: int) -> None:
     """Score the model as it is after a step. What random numbers this draws, the training does not miss."""
+    allocator.give_back()
     side = Side(report_items.at_step(step), None, run.tokenizer, lambda: nullcontext(model))
     python, numbers = random.getstate(), numpy.random.get_state()
     with torch.random.fork_rng():

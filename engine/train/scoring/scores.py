@@ -20,22 +20,22 @@ from engine.models import Base
 from engine.report import Item, verdicts
 from engine.report import items as report_items
 from engine.spec import RunSpec
+from engine.train import load
 from engine.train.run import Run
 from engine.train.scoring import harness, keys, written
 from engine.train.scoring.asking import PIECE, Answers, Question
+from engine.words import later
 from engine.workspace import Workspace, write_atomically
 
 TASK_CHOICES, TASK_EXACT, TASK_LOSS = "new-task-choices", "new-task-exact", "new-task-loss"
 TASK_PREFERENCE, TASK_GAP, TASK_REWARD = "new-task-preference", "new-task-gap", "new-task-reward"
 TASK_TEXTS = "new-task-texts"
-# Longer windows cost memory and change nothing for questions this short.
-MOST_WINDOW_TOKENS = 2048
 
 
 def general(spec: RunSpec, workspace: Workspace, base: Base) -> list[Question]:
     """Return the benchmarks of a spec: what is asked, with the same examples, template and window for every model."""
     found = []
-    window = min(base.window_tokens or MOST_WINDOW_TOKENS, MOST_WINDOW_TOKENS)
+    window = min(base.window_tokens or load.MOST_WINDOW_TOKENS, load.MOST_WINDOW_TOKENS)
     for name in spec.evaluate.benchmarks:
         benchmark = library.find(name, workspace)
         if benchmark is None:
@@ -122,6 +122,7 @@ class Side:
     lent: Callable[[], AbstractContextManager[Any]]
     shares: bool = True
     spent_s: float = 0.0
+    _told: bool = False
 
     def answers(self, run: Run, question: Question) -> Answers:
         """Return what it has answered of a question set, as far as this run or another has asked it."""
@@ -129,7 +130,22 @@ class Side:
         if self.name is None:
             return Answers(question, "", target, seed, None)
         key = keys.of_question(self.name, question, self.tokenizer)
-        return Answers(question, key, target, seed, run.workspace.eval_dir(key))
+        made = Answers(question, key, target, seed, run.workspace.eval_dir(key))
+        if not (made.done or self._told):
+            self._tell_of_earlier(run, question)
+        return made
+
+    def _tell_of_earlier(self, run: Run, question: Question) -> None:
+        """Say where a model is asked although the version before had stored its answers."""
+        assert self.name is not None
+        earlier = run.workspace.eval_dir(keys.before(self.name, question, self.tokenizer))
+        if (earlier / "items.jsonl").is_file():
+            self._told = True
+            told = later(
+                "Scores that an earlier version stored of this model are not used: through Unsloth they could be wrong. "
+                "It is asked once more."
+            )
+            run.log.append(events.Log(level="scores", text=told))
 
 
 def ask_all(run: Run, side: Side, asked: list[Question]) -> bool:
@@ -189,7 +205,13 @@ def keep(answers: Answers, items: list[Item], role: str) -> None:
     report_items.write_items(target, items)
     answers.part.unlink(missing_ok=True)
     told = _settings(target)
-    used = {**question.settings, "questions": len(items), "chance": verdicts.chance_of(items), "pieces": PIECE}
+    used = {
+        **question.settings,
+        "questions": len(items),
+        "chance": verdicts.chance_of(items),
+        "pieces": PIECE,
+        "scoring": keys.SCORING,
+    }
     if measures := sorted({item.measure for item in items if item.measure}):
         used["measure"] = "; ".join(measures)
     told[question.benchmark] = {**told.get(question.benchmark, {}), **used, f"{role}_key": answers.key}

@@ -11,6 +11,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from engine.benchmarks import forms
 from engine.report import Item
+from engine.train import backend
 from engine.train.scoring import harness
 from engine.train.scoring.harness import sha
 from engine.train.tokenize import render, stops
@@ -132,13 +133,19 @@ def answer(
 @torch.no_grad()
 def _write(model: Any, tokenizer: Any, prompts: list[list[int]], most: list[int]) -> list[str]:
     """Let the model write one batch."""
-    width = max(map(len, prompts))
+    width, longest = max(map(len, prompts)), max(most)
+    if backend.rewrote(own := model.get_base_model() if hasattr(model, "get_base_model") else model):
+        # Unsloth refuses to write past the window (unsloth 2026.10, models/llama.py, unsloth_fast_generate).
+        window = own.config.max_position_embeddings
+        prompts = [ids[-(window - 1) :] for ids in prompts]
+        width = min(width, window - 1)
+        longest = min(longest, window - width)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     device = model.device
     out = model.generate(
         input_ids=torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device),
         attention_mask=torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device),
-        max_new_tokens=max(most),
+        max_new_tokens=longest,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=stops(tokenizer),

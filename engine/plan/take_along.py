@@ -1,0 +1,149 @@
+"""Take along: a draft and its rows as one file, which another Tunebook opens. The way on from where a demo ends.
+
+The file is a zip of `draft.json`, the rows as they were brought (`rows`) and, where some belong to them, the questions
+they are scored with (`questions`). Nothing else in it is read, and no name in it becomes a path.
+"""
+
+from __future__ import annotations
+
+import errno
+import lzma
+import secrets
+import shutil
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import msgspec
+
+from engine.check import DatasetError
+from engine.data import Dataset, datasets
+from engine.models import bases
+from engine.plan import drafts
+from engine.words import Problem, t
+from engine.workspace import Workspace
+
+SCHEMA = 1
+DRAFT, ROWS, QUESTIONS = "draft.json", "rows", "questions"
+# Of settings and reasons; a file with more is none of ours.
+MOST_DRAFT_BYTES = 1 << 20
+# What zipfile and what it unpacks with raise for a file that is none, or is damaged; a seek before its start is an OSError.
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, KeyError, EOFError, NotImplementedError, RuntimeError,
+    ValueError, OSError, msgspec.MsgspecError,
+)  # fmt: skip
+
+
+class _Rows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What has to be known of rows to read them as they were read."""
+
+    name: str
+    mapping: dict[str, str] = {}
+
+
+class _Held(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    tunebook: int
+    draft: drafts.Draft
+    rows: _Rows | None = None
+    questions: _Rows | None = None
+
+
+class Opened(NamedTuple):
+    """What was opened: the draft that is stored now, its id, and the data set it names."""
+
+    draft_id: str
+    draft: drafts.Draft
+    dataset: Dataset | None
+
+
+def pack(workspace: Workspace, draft: drafts.Draft, out: IO[bytes]) -> None:
+    """Write a draft with its rows. A base that a run here made is named by the base below it, which can be had
+    elsewhere. Raises DatasetError where the data is gone."""
+    rows = datasets.load(workspace, draft.dataset) if draft.dataset else None
+    questions = datasets.load(workspace, rows.eval_id) if rows is not None and rows.eval_id else None
+    held = _Held(tunebook=SCHEMA, draft=_portable(workspace, draft), rows=_told(rows), questions=_told(questions))
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(DRAFT, msgspec.json.encode(held))
+        for name, one in ((ROWS, rows), (QUESTIONS, questions)):
+            if one is not None:
+                file.write(one.folder / "original", name)
+
+
+def _told(rows: Dataset | None) -> _Rows | None:
+    return _Rows(rows.name, rows.mapping) if rows is not None else None
+
+
+def _portable(workspace: Workspace, draft: drafts.Draft) -> drafts.Draft:
+    """Return a draft without what only this home has."""
+    base, reasons = draft.base, list(draft.reasons)
+    below = bases.describe(base, workspace)
+    while below.adapter_of is not None:
+        below = bases.describe(below.adapter_of, workspace)
+    if base.startswith("run:"):
+        base = "starter" if below.ref.startswith("run:") else below.ref
+        reasons.append(
+            t("It was to go on from a run that stays behind; here it starts from {base}. Export that run to have it.",
+              base=base)
+        )  # fmt: skip
+    elif below.kind == "folder":
+        reasons.append(t("Its base is a folder of the machine it comes from: choose the same model here."))
+    return msgspec.structs.replace(draft, base=base, dataset=None, reasons=reasons)
+
+
+def holds_one(path: Path) -> bool:
+    """Whether a file is one that `pack` wrote, by the names in it."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return DRAFT in file.namelist()
+    except _DAMAGED:
+        return False
+
+
+def unpack(workspace: Workspace, path: Path) -> Opened:
+    """Store the rows and the draft of a file that was taken along. Raises DatasetError with what is wrong."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            held = _read(file)
+            questions = _add(workspace, file, QUESTIONS, held.questions, None)
+            rows = _add(workspace, file, ROWS, held.rows, questions)
+    except DatasetError:
+        raise
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk, not of the file
+            raise
+        raise DatasetError(Problem(rule="take-along-broken", parameters={"reason": str(error)[:200]})) from error
+    draft = msgspec.structs.replace(held.draft, dataset=rows.id if rows is not None else None)
+    return Opened(drafts.save(workspace, draft), draft, rows)
+
+
+def _read(file: zipfile.ZipFile) -> _Held:
+    with file.open(DRAFT) as told:
+        data = told.read(MOST_DRAFT_BYTES + 1)
+    if len(data) > MOST_DRAFT_BYTES:
+        raise ValueError(DRAFT)
+    held = msgspec.json.decode(data, type=_Held)  # a RecursionError is a RuntimeError
+    if held.tunebook != SCHEMA:
+        raise ValueError(f"{DRAFT}: {held.tunebook}")
+    return held
+
+
+def _add(
+    workspace: Workspace, file: zipfile.ZipFile, name: str, told: _Rows | None, questions: Dataset | None
+) -> Dataset | None:
+    """Store one of the two files of rows; checked like any other that is brought."""
+    if told is None:
+        return None
+    size = file.getinfo(name).file_size
+    workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(workspace.uploads_dir).free < 2 * size:  # here, and once more where it is stored
+        raise DatasetError(Problem(rule="disk-full"))
+    target = workspace.uploads_dir / secrets.token_hex(8)
+    how: dict[str, Any] = {"mapping": told.mapping, "eval_id": questions.id if questions is not None else None}
+    try:
+        with file.open(name) as packed, target.open("wb") as out:
+            shutil.copyfileobj(packed, out, 1 << 20)  # never more than it says: zipfile stops there
+        return datasets.add(workspace, target, told.name, move=True, **how)
+    finally:
+        target.unlink(missing_ok=True)

@@ -1,0 +1,84 @@
+"""Several processes of one run: each has its base on its own card, and takes on what a supervisor would have given it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import msgspec
+import pytest
+import torch
+from accelerate import Accelerator
+
+from engine import peers
+from engine.runs import failures
+from engine.spec import schema
+from engine.train import load, ranks
+from tests.helpers import fake_spec
+
+
+# --- a base in few bits, over cards (emulated: there is no card here) --------------------------------------------------
+@pytest.mark.parametrize("card", [0, 1, 3])
+def test_a_base_in_few_bits_lies_where_accelerate_trains_it(monkeypatch: pytest.MonkeyPatch, card: int) -> None:
+    placed: dict[str, Any] = {}
+
+    def whole(source: str, spec: schema.RunSpec, **asked: Any) -> torch.nn.Module:
+        placed.update(asked)
+        return torch.nn.Linear(1, 1)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: card)
+    monkeypatch.setattr(load, "whole", whole)
+    monkeypatch.setattr(load.sound, "keep_as_written", lambda *_: None)
+    model: Any = load._quantized("base", msgspec.structs.replace(fake_spec(), quantize="4bit"), torch.float32)
+    model.is_loaded_in_4bit, model.hf_device_map = True, placed["device_map"]
+    # what a process of several is to Accelerate's check, which raises ValueError for another device
+    process = MagicMock(device=torch.device("cuda", card), native_amp=False, fp8_backend=None, _models=[])
+    process.verify_device_map.return_value = False  # the map names one device
+    Accelerator.prepare_model(process, model, evaluation_mode=True)
+
+
+# --- on another machine than the supervisor's --------------------------------------------------------------------------
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "home" / "runs" / "20260101-000000-abcdef"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, machine: int) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    os.environ.update({"RANK": str(rank), "LOCAL_RANK": "0", "GROUP_RANK": str(machine)})
+
+
+def test_a_process_of_another_machine_has_the_environment_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path
+) -> None:
+    as_process(monkeypatch, 1, 1)
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "0"
+    heart = ranks.begin(run_dir, fake_spec())
+    assert heart is not None
+    heart.end()
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1" and os.environ["HF_DATASETS_CACHE"] == str(run_dir / "cache")
+    assert os.environ["RANK"] == "1"
+    (told,) = peers.read(run_dir).values()
+    assert (told.rank, told.machine, told.ended) == (1, 1, True)
+
+
+def test_the_first_waits_for_every_machine_and_says_which_did_not_come(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path
+) -> None:
+    as_process(monkeypatch, 0, 0)
+    asked = msgspec.structs.replace(fake_spec(), machine=schema.Machine(nodes=3))
+    hearts = [peers.Heart(run_dir, rank, machine) for rank, machine in ((0, 0), (1, 1))]
+    assert ranks.wait_for_machines(run_dir, asked, lambda: True) is False
+    monkeypatch.setattr(ranks, "ARRIVAL_S", 0.0)
+    with pytest.raises(failures.RunRefused) as refused:
+        ranks.wait_for_machines(run_dir, asked, lambda: False)
+    assert refused.value.problem.parameters == {"machines": "3"}
+    hearts.append(peers.Heart(run_dir, 2, 2))
+    assert ranks.wait_for_machines(run_dir, asked, lambda: False)
+    for heart in hearts:
+        heart.end()
