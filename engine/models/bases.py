@@ -360,7 +360,7 @@ def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
 
 def _parameters(seen: folders.Folder, shape: shapes.Shape | None, counts: list[int | None]) -> int | None:
     """How many numbers a model has: those of its files, but of rounded ones, whose files pack them, by its shape."""
-    if seen.stored is not None and shape is not None:
+    if seen.stored is not None and shape is not None and not shape.is_estimated:
         return shapes.count_parameters(shape)
     return sum(count for count in counts if count) or None
 

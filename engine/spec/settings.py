@@ -26,6 +26,7 @@ class Field(typing.NamedTuple):
     help: str
     limits: dict[str, float]
     choices: tuple[str, ...]
+    pattern: str = ""
 
 
 # Settings that name a data set; an empty text means none.
@@ -53,7 +54,8 @@ def fields() -> dict[str, Field]:
                 title = next((m.title for m in metas if m.title), field.encode_name)
                 help_text = next((m.description for m in metas if m.description), "")
                 choices = typing.get_args(plain) if typing.get_origin(plain) is Literal else ()
-                found[path] = Field(path, annotation, title, help_text, limits, choices)
+                pattern = next((m.pattern for m in metas if m.pattern), "")
+                found[path] = Field(path, annotation, title, help_text, limits, choices, pattern)
 
     walk(RunSpec, "")
     return found
@@ -99,6 +101,8 @@ def _wanted(field: Field) -> str:
     kind = kinds.get(plain, t("a list")) if not field.choices else t("one of: {names}", names=", ".join(field.choices))
     if field.path == "layers":
         kind = t("all, top:0.25, bottom_frozen:0.5 or a list such as [2, 3]")
+    if field.path == "machine.address":
+        kind = t("a name or an address such as 192.168.1.10")
     bounds = {"ge": t("at least"), "gt": t("above"), "le": t("at most"), "lt": t("below")}
     limits = [f"{bounds[name]} {value:g}" for name, value in field.limits.items()]
     return t("it takes {kind}", kind=", ".join([kind, *limits]))

@@ -442,8 +442,11 @@ def test_a_reward_model_and_prompts_are_ppo_and_prompts_alone_are_nothing() -> N
     advice = ask(rows=5000, data_type="prompt-only", has_reward_model=True, gpu_memory_gib=79.0)
     assert advice.advised and (advice.advised.objective, advice.advised.adapter) == ("ppo", "lora")
     assert [stage.done for stage in advice.plan if stage.title == "Judge"] == [True]
-    sized = ask(rows=5000, data_type="prompt-only", has_reward_model=True, gpu_memory_gib=79.0, base_parameters=7e9)
+    sized = ask(rows=5000, data_type="prompt-only", has_reward_model=True, gpu_memory_gib=79.0, base_parameters=3e9)
     assert sized.advised and sized.advised.key == advice.advised.key
+    # a value model as large as the judge trains whole, in 32 bits, beside the policy (engine/train/objectives/ppo.py)
+    large = ask(rows=5000, data_type="prompt-only", has_reward_model=True, gpu_memory_gib=79.0, base_parameters=7e9)
+    assert large.advised is None and "needs" in large.reasons[0]
     without = ask(rows=5000, data_type="prompt-only", gpu_memory_gib=79.0)
     assert without.advised is None and without.plan
     assert any("PPO" in sentence for sentence in without.would_change)
@@ -651,8 +654,8 @@ NINE: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("500 rows on a processor", {**ROWS, "rows": 500, "base_parameters": 935_040}, "LoRA of rank 16.", "C3", "medium"),
     ("a tuned model again", {**ROWS, "gpu_memory_gib": 23.6, "base_parameters": 7e9, "base_is_tuned": True}, "OFT.", "F6",
      "medium"),
-    ("a reward model and prompts on 80 GB",
-     {"rows": 10_000, "data_type": "prompt-only", "has_reward_model": True, "gpu_memory_gib": 79.1, "base_parameters": 7e9},
+    ("3B, a reward model and prompts on 80 GB",
+     {"rows": 10_000, "data_type": "prompt-only", "has_reward_model": True, "gpu_memory_gib": 79.1, "base_parameters": 3e9},
      "PPO with LoRA of rank 8.", "H2", "medium"),
     ("70B on 24 GB", {**ROWS, "gpu_memory_gib": 23.6, "base_parameters": 7e10}, "Nothing fits this machine with this base.",
      "", "high"),
@@ -672,7 +675,9 @@ def test_the_nine_scenarios(facts: dict[str, Any], headline: str, rule: str, con
     if advice.advised is None:
         assert "smallest way" in advice.reasons[0] and any("With a card of" in said for said in advice.would_change)
     elif rule == "C6":
-        assert any("56 GB" in said for said in advice.reasons)  # what full fine-tuning would take otherwise
+        assert any(
+            "58 GB" in said for said in advice.reasons
+        )  # what full fine-tuning would take otherwise: 8 bytes each
 
 
 @given(sound_facts())
@@ -692,9 +697,9 @@ def test_a_card_of_8_gb_and_7b_name_a_base_and_the_settings_that_fit() -> None:
     advice = advise(case)
     assert advice.advised is not None and (advice.advised.adapter, advice.advised.quantize) == ("lora", "4bit")
     made = draft(advice, case, dataset=None)
-    assert made is not None and made.base == "Qwen/Qwen2.5-7B" == case.plan(advice.advised).base.ref
+    assert made is not None and made.base == "unsloth/mistral-7b-v0.3" == case.plan(advice.advised).base.ref
     assert any("gradient checkpointing" in one and "accumulation" in one and "1,024" in one for one in advice.reasons)
-    assert any("Qwen/Qwen2.5-7B" in one for one in advice.stands_in)
+    assert any("unsloth/mistral-7b-v0.3" in one for one in advice.stands_in)
     plan = case.plan(advice.advised)
     assert plan.fits and plan.spec.train.batch_size * plan.spec.train.accumulation == 16
     assert [p.rule for p in plan.problems if p.rule.startswith("memory")] == []

@@ -319,11 +319,11 @@ def test_a_card_and_a_size_lead_to_a_named_base_without_any_data(workspace: Work
     next(n for n in app.number_input if n.key == "plan_gpu_gb").set_value(8)
     next(n for n in app.number_input if n.key == "plan_billions").set_value(7.0).run()
     said = texts(app)
-    assert not app.exception and "Qwen/Qwen2.5-7B" in said and "accumulation" in said and "QLoRA" in said
+    assert not app.exception and "unsloth/mistral-7b-v0.3" in said and "accumulation" in said and "QLoRA" in said
     button(app, "use_this").click().run()
     (saved,) = (workspace.root / "drafts").glob("*.json")
     draft = drafts.load(workspace, saved.stem)
-    assert draft is not None and (draft.base, draft.recipe) == ("Qwen/Qwen2.5-7B", "qlora")
+    assert draft is not None and (draft.base, draft.recipe) == ("unsloth/mistral-7b-v0.3", "qlora")
     assert draft.overrides["train.batch_size"] * draft.overrides["train.accumulation"] == 16
 
 

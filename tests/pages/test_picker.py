@@ -263,9 +263,9 @@ def test_a_base_of_a_layout_that_is_not_known_is_counted_and_says_so(workspace, 
     monkeypatch.setattr(counted.processes, "start", begun)
     monkeypatch.setattr(counted, "MOST_S", 3600)  # the page is opened in several runs, slow on a busy machine
     folder = model(tmp_path / "mine", CONFIG)
-    shown = texts(open_page("train", base=str(folder)))
+    shown = texts(open_page("train", state={"current_base": str(folder)}))
     assert "is being counted on the model itself" in shown and len(started) == 1
     (path,) = (workspace.root / "shapes").iterdir()
     path.write_bytes(b'{"reason": "ValueError: no heads"}')
-    shown = texts(open_page("train", base=str(folder)))
+    shown = texts(open_page("train", state={"current_base": str(folder)}))
     assert "transformers cannot build the model" in shown and "no heads" in shown and len(started) == 1

@@ -427,6 +427,7 @@ def test_a_gpu_counts_by_its_own_memory_and_nothing_helps_where_the_libraries_do
 def test_a_base_larger_than_a_card_is_refused_with_its_figure_and_the_way_to_divide_it(
     workspace, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(cards, "unseen", lambda facts: None)
     base, dataset_id = str(model(tmp_path / "large", {**SHAPED, "vocab_size": 8_000_000})), add(workspace, PAIRS)
     made, _ = build(workspace, base, dataset_id)
     planned = plans.of_spec(workspace, made, targets.of_memory(8)).memory.parts

@@ -412,7 +412,8 @@ def values(field: spec_settings.Field) -> st.SearchStrategy[Any]:
                 allow_nan=False,
                 allow_infinity=False,
             )
-        return {str: st.text(), type(None): st.none()}[annotation]
+        text = st.from_regex(field.pattern, fullmatch=True) if field.pattern else st.text()
+        return {str: text, type(None): st.none()}[annotation]
 
     return of(field.type)
 

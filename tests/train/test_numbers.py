@@ -74,6 +74,7 @@ def test_the_frozen_base_is_loaded_and_the_4_bit_one_computed_in_fp16_and_what_t
     monkeypatch: pytest.MonkeyPatch, workspace: Workspace
 ):
     monkeypatch.setattr(load, "_device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(load, "whole", lambda source, spec, **settings: seen.append(settings) or llama())
     held = {
