@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -87,6 +88,31 @@ def test_what_keeps_the_driver_from_answering_is_said(monkeypatch, tmp_path):
     failed = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
     driver(monkeypatch, tmp_path, fails=failed)
     assert machine.facts().device == "cpu" and failed in cards.device_reason(machine.facts())
+
+
+def test_a_stuck_driver_holds_nobody_up_though_its_tool_cannot_be_killed(monkeypatch, tmp_path):
+    driver(monkeypatch, tmp_path)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(nvidia, "ASK_S", 0.2)
+    asked: list[subprocess.Popen[bytes]] = []
+    kill = subprocess.Popen.kill
+    monkeypatch.setattr(
+        subprocess.Popen, "kill", lambda one: asked.append(one)
+    )  # as in a call that no signal interrupts
+    try:
+        assert "did not answer" in machine.facts().trouble and machine.facts().device == "cpu"
+        assert [one.poll() for one in asked] == [None, None]  # once for each look
+    finally:
+        for one in asked:
+            kill(one)
+            one.communicate()
+
+
+def test_a_name_that_is_no_utf8_is_read(monkeypatch, tmp_path):
+    driver(monkeypatch, tmp_path, T4)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_bytes(b"#!/bin/sh\necho '0, GPU-0, T\xe94, 15360, 580.95, 7.5, [N/A]'\n")
+    assert machine.facts().gpus[0].memory_mib == 15360
 
 
 def test_a_driver_that_knows_no_compute_capability_still_names_its_card(monkeypatch, tmp_path):
