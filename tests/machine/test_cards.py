@@ -201,7 +201,8 @@ def test_what_others_hold_is_told_from_what_is_ours(programs, own, mib):
 
 BUILDS = {
     "cu130": TorchBuild("2.13.0", "13.0"), "cu126": TorchBuild("2.13.0+cu126", "12.6"),
-    "cpu": TorchBuild("2.13.0+cpu"), "rocm": TorchBuild("2.13.0+rocm7.2", "", "7.2"),
+    "cu128": TorchBuild("2.13.0+cu128", "12.8"), "cpu": TorchBuild("2.13.0+cpu"),
+    "rocm": TorchBuild("2.13.0+rocm7.2", "", "7.2"),
 }  # fmt: skip
 
 
@@ -219,6 +220,7 @@ BUILDS = {
         ("rocm", "580.95.05", 8.9, "rocm", "torch==2.13.0+cu130"),
         ("cu130", "580.95.05", 6.1, "card", "torch==2.13.0+cu126"),  # a GTX 1080
         ("cu126", "580.95.05", 12.0, "card", "torch==2.13.0+cu130"),
+        ("cu128", "570.133.20", 12.0, None, ""),  # not one that we name, and it has code for an RTX 50
     ],
 )
 def test_torch_that_does_not_see_the_card_is_named_with_what_to_install(
