@@ -190,3 +190,10 @@ def test_the_data_page_opens_it_and_leads_to_train_with_its_settings(workspace, 
     broken = open_page("data")
     broken.file_uploader[0].upload("a.zip", file.read_bytes()[:-40] + b"x" * 40).run()
     assert not broken.exception and broken.title[0].value == "Data"
+
+
+@pytest.mark.page
+def test_the_click_that_takes_along_shows_no_page_anew_which_would_drop_the_file(workspace):
+    app = open_page("train")
+    (button,) = [one for one in app.get("download_button") if "take_along" in one.proto.id]
+    assert button.proto.ignore_rerun and button.proto.deferred_file_id
