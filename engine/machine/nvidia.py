@@ -69,7 +69,7 @@ def ask() -> Answer:
         return Answer(trouble=trouble)
     rows = [dict(zip(fields, parts, strict=True)) for parts in table(said) if len(parts) == len(fields)]
     cards = [card for row in rows if (card := _card(row)) is not None]
-    cut = {int(row["index"]) for row in rows if row.get("mig.mode.current") == "Enabled"}
+    cut = {int(row["index"]) for row in rows if _is_cut(row) and row["index"].isdigit()}
     if cut:
         cards = with_slices(cards, cut, run(found, "-L")[0])
     if rows and not cards:
@@ -106,9 +106,15 @@ def table(said: str) -> list[list[str]]:
     return [[part.strip() for part in line.split(",")] for line in said.splitlines() if line.strip()]
 
 
+def _is_cut(row: dict[str, str]) -> bool:
+    return row.get("mig.mode.current") == "Enabled"
+
+
 def _card(row: dict[str, str]) -> Gpu | None:
     memory = row["memory.total"]
-    if not row["index"].isdigit() or not (memory.isdigit() or memory in NO_MEMORY):
+    # of a card that is cut a container may not ask the whole, and takes a slice alone
+    known = memory.isdigit() or memory in NO_MEMORY or _is_cut(row)
+    if not row["index"].isdigit() or not known:
         return None
     try:
         capability = float(row.get("compute_cap", ""))

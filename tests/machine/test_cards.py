@@ -56,6 +56,13 @@ def test_a_card_that_is_cut_is_not_taken_as_a_whole(monkeypatch, tmp_path):
     assert machine.facts().device == "cpu" and "no slice" in machine.facts().trouble
 
 
+@pytest.mark.parametrize("memory", ["[Insufficient Permissions]", "[N/A]"])
+def test_a_slice_is_a_card_also_where_the_whole_card_tells_a_container_nothing(monkeypatch, tmp_path, memory):
+    driver(monkeypatch, tmp_path, {**CUT, "memory.total": memory}, listed="\n".join(SLICES.splitlines()[:2]))
+    (found,) = machine.facts().gpus
+    assert found.is_slice and not found.shares_memory and machine.marketed_gb(found.memory_mib / 1024) == 20
+
+
 @pytest.mark.parametrize("named", ["GPU-1", "GPU-1abc-def", "1", "GPU-1abc,GPU-0", "1,-1,0"])
 def test_a_card_may_be_named_by_the_beginning_of_its_uuid(monkeypatch, tmp_path, named):
     driver(monkeypatch, tmp_path, T4, a_card(1, "Tesla T4", 15360, 7.5))
