@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,16 @@ def test_every_command_of_ours_is_one() -> None:
             continue
         assert arguments.recipe in recipes.recipes() and arguments.base == "starter"
         assert arguments.data in {sample.name for sample in starter.SAMPLES}
+
+
+def test_what_was_fetched_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tunebook").mkdir()
+    (tmp_path / "tunebook/pyproject.toml").touch()
+    exec(CODE["fetch"], {"SOURCE": "https://nowhere.example/tunebook"})
+    monkeypatch.chdir("/")
+    with pytest.raises(ModuleNotFoundError, match="google"):
+        exec(CODE["fetch"], {"SOURCE": ""})
 
 
 @pytest.mark.parametrize("driver", ["580.95.05", "550.54.15", "535.104.05"])
