@@ -165,7 +165,13 @@ def outcome(here: Workspace, run_id: str, short: store.Summary) -> None:
         st.warning(t("Its process is gone without a word: it was killed, or the machine was switched off. Resume it."))
     elif short.status == "stopped" and limits.time_was_up(here.run_dir(run_id)):
         minutes = f"{limits.limits().minutes:g}"
-        st.info(t("Stopped: its {minutes} minutes in this demo were up. Try fewer steps.", minutes=minutes))
+        st.info(
+            t(
+                "Stopped: its {minutes} minutes in this demo were up. Try fewer steps, or take data and settings to your "
+                'own Tunebook: "Duplicate", then "Take this along".',
+                minutes=minutes,
+            )
+        )
     elif short.status == "stopped":
         st.info(t("Stopped as asked. It can go on from where it was."))
 

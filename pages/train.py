@@ -26,8 +26,6 @@ workspace = _ui.workspace()
 
 # The second click of a double click comes with the same specification a moment later and must not start a second run.
 DOUBLE_CLICK_S = 5.0
-# A download lies in the server's memory while it is sent.
-MOST_ALONG_BYTES = 500 << 20
 
 
 def _open_draft() -> drafts.Draft | None:
@@ -110,7 +108,7 @@ def _started(run_spec: RunSpec, name: str) -> None:
 
 def _take_along() -> None:
     """One file of what is chosen here and of the rows, for another Tunebook. It is made when it is asked for."""
-    if dataset is not None and (dataset.folder / "original").stat().st_size > MOST_ALONG_BYTES:
+    if dataset is not None and take_along.is_too_large(workspace, dataset):
         st.caption(t("The data is too large to be taken along through a browser."))
         return
     chosen = drafts.Draft(
@@ -123,11 +121,14 @@ def _take_along() -> None:
         take_along.pack(workspace, chosen, out)
         return out.getvalue()
 
+    # A page that is shown anew by the click drops, now and then, the answer that says where the file lies (streamlit 1.67,
+    # runtime/app_session.py: a new run of the script empties what is yet to be sent), and the button stays grey.
     st.download_button(
         t("Take this along"), file, f"tunebook-{recipe_name}.zip", "application/zip", key="take_along",
-        icon=":material/luggage:",
-        help=t("Data and settings as one file: another Tunebook opens it on Data, or with \"tunebook open\"."),
+        icon=":material/luggage:", on_click="ignore",
     )  # fmt: skip
+    about = t('Data and settings as one file: another Tunebook opens it on Data, or with "tunebook open".')
+    st.caption(_ui.plain(about))
 
 
 draft = _open_draft()

@@ -44,7 +44,7 @@ def register(command: shared.Command) -> None:
 def take_in(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Store the data and settings of a file that was taken along from another Tunebook, and say how to go on."""
     from engine.check import DatasetError
-    from engine.plan import take_along
+    from engine.plan import drafts, take_along
 
     try:
         opened = take_along.unpack(workspace, arguments.file)
@@ -56,8 +56,7 @@ def take_in(arguments: argparse.Namespace, workspace: Workspace) -> int:
         return EXIT_FAILED
     draft, dataset = opened.draft, opened.dataset
     words = ["tunebook", "train", draft.recipe, "--base", draft.base, *(["--data", dataset.id] if dataset else [])]
-    for path, value in draft.overrides.items():
-        words += ["--set", f"{path}={value if isinstance(value, str) else json.dumps(value)}"]
+    words += drafts.set_words(draft.overrides)
     command = shlex.join(words)
     if arguments.json:
         print_json({"draft": opened.draft_id, "dataset": dataset.id if dataset else None, "command": command})

@@ -84,7 +84,7 @@ def read(path: Path) -> TorchBuild | None:
 def has_code_for(cuda: str, capability: float) -> bool:
     """Whether torch built with that CUDA holds code for a card. What is not in the table, and a card that tells no
     capability, is taken to be fine: the child asks torch itself."""
-    wheels = next((one for one in WHEELS if major(one.cuda) == major(cuda)), None)
+    wheels = next((one for one in WHEELS if one.cuda == cuda), None)
     return wheels is None or not capability or wheels.least <= capability <= wheels.most
 
 

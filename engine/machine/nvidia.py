@@ -17,6 +17,7 @@ import msgspec
 import psutil
 
 ASK_S = 10.0
+SILENT = "nvidia-smi did not answer"
 # Where Windows puts the tool into a Linux of WSL2, which has that folder on its path only in a login shell.
 WSL_FOLDER = "/usr/lib/wsl/lib"
 # Older drivers know fewer fields and answer none where they do not know one.
@@ -62,13 +63,13 @@ def ask() -> Answer:
         return Answer(trouble=missing)
     for fields in FIELDS:
         said, trouble = run(found, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
-        if not trouble:
+        if not trouble or trouble.startswith(SILENT):
             break
-    else:
+    if trouble:
         return Answer(trouble=trouble)
     rows = [dict(zip(fields, parts, strict=True)) for parts in table(said) if len(parts) == len(fields)]
     cards = [card for row in rows if (card := _card(row)) is not None]
-    cut = {int(row["index"]) for row in rows if row.get("mig.mode.current") == "Enabled"}
+    cut = {int(row["index"]) for row in rows if _is_cut(row) and row["index"].isdigit()}
     if cut:
         cards = with_slices(cards, cut, run(found, "-L")[0])
     if rows and not cards:
@@ -84,16 +85,20 @@ def tool() -> str | None:
 def run(found: str, *words: str) -> tuple[str, str]:
     """Return what the tool printed, and in a few words why it did not."""
     try:
-        done = subprocess.run([found, *words], capture_output=True, text=True, timeout=ASK_S, check=False)  # noqa: S603 - a list, no shell
-    except subprocess.TimeoutExpired:
-        return "", f"nvidia-smi did not answer within {ASK_S:g} seconds"
+        # a list, no shell
+        asked = subprocess.Popen([found, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: S603
     except OSError as error:
         return "", f"nvidia-smi: {error.strerror or error}"
-    if done.returncode:
+    try:
+        said, fault = (part.decode("utf-8", "replace") for part in asked.communicate(timeout=ASK_S))
+    except subprocess.TimeoutExpired:
+        asked.kill()  # and no waiting: in a call of a stuck driver a process does not end
+        return "", f"{SILENT} within {ASK_S:g} seconds"
+    if asked.returncode:
         # it writes its errors to either
-        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        return "", lines[0][:200] if lines else f"nvidia-smi ended with {done.returncode}"
-    return done.stdout, ""
+        lines = [line.strip() for line in (said + fault).splitlines() if line.strip()]
+        return "", lines[0][:200] if lines else f"nvidia-smi ended with {asked.returncode}"
+    return said, ""
 
 
 def table(said: str) -> list[list[str]]:
@@ -101,9 +106,15 @@ def table(said: str) -> list[list[str]]:
     return [[part.strip() for part in line.split(",")] for line in said.splitlines() if line.strip()]
 
 
+def _is_cut(row: dict[str, str]) -> bool:
+    return row.get("mig.mode.current") == "Enabled"
+
+
 def _card(row: dict[str, str]) -> Gpu | None:
     memory = row["memory.total"]
-    if not row["index"].isdigit() or not (memory.isdigit() or memory in NO_MEMORY):
+    # of a card that is cut a container may not ask the whole, and takes a slice alone
+    known = memory.isdigit() or memory in NO_MEMORY or _is_cut(row)
+    if not row["index"].isdigit() or not known:
         return None
     try:
         capability = float(row.get("compute_cap", ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from typing import Any
 
@@ -55,6 +56,16 @@ def of_spec(workspace: Workspace, run_spec: RunSpec, *, came_from: str, changes:
         overrides={**changed_settings(run_spec, workspace), **(changes or {})},
         came_from=came_from,
     )
+
+
+def set_words(overrides: dict[str, Any]) -> list[str]:
+    """Return the words of a command that make these changes."""
+    words: list[str] = []
+    for path, value in overrides.items():
+        none = path in settings.NAMES_DATA and value is None  # there "null" would be a name
+        shown = "" if none else value if isinstance(value, str) else json.dumps(value)
+        words += ["--set", f"{path}={shown}"]
+    return words
 
 
 def changed_settings(run_spec: RunSpec, workspace: Workspace) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from engine.workspace import Workspace
 
 
@@ -13,7 +11,6 @@ def repeat_command(workspace: Workspace, run_id: str) -> str:
 
     from engine.plan import drafts
     from engine.runs import store
-    from engine.spec import settings as spec_settings
 
     run_spec = store.load_spec(workspace, run_id)
     if run_spec.kind == "evaluate":
@@ -39,13 +36,5 @@ def repeat_command(workspace: Workspace, run_id: str) -> str:
     if run_spec.kind == "sweep":
         return shlex.join(["tunebook", "resume", run_id, "--wait"])
     words = ["tunebook", "train", run_spec.recipe.name, "--data", run_spec.dataset.id, "--base", run_spec.base.pinned]
-    for path, value in drafts.changed_settings(run_spec, workspace).items():
-        shown = (
-            ""
-            if path in spec_settings.NAMES_DATA and value is None
-            else value
-            if isinstance(value, str)
-            else json.dumps(value)
-        )
-        words += ["--set", f"{path}={shown}"]
+    words += drafts.set_words(drafts.changed_settings(run_spec, workspace))
     return shlex.join([*words, "--wait"])

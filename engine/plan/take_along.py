@@ -13,6 +13,7 @@ import shutil
 import struct
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -22,11 +23,14 @@ from engine.check import DatasetError
 from engine.data import Dataset, datasets
 from engine.models import bases
 from engine.plan import drafts
+from engine.spec import recipes, settings
 from engine.words import Problem, t
 from engine.workspace import Workspace
 
 SCHEMA = 1
 DRAFT, ROWS, QUESTIONS = "draft.json", "rows", "questions"
+# Of each file of rows: a download lies in the memory of the server that sends it, and what comes is no bomb.
+MOST_ROWS_BYTES = 500 << 20
 # Of settings and reasons; a file with more is none of ours.
 MOST_DRAFT_BYTES = 1 << 20
 # What zipfile and what it unpacks with raise for a file that is none, or is damaged; a seek before its start is an OSError.
@@ -62,13 +66,26 @@ def pack(workspace: Workspace, draft: drafts.Draft, out: IO[bytes]) -> None:
     """Write a draft with its rows. A base that a run here made is named by the base below it, which can be had
     elsewhere. Raises DatasetError where the data is gone."""
     rows = datasets.load(workspace, draft.dataset) if draft.dataset else None
-    questions = datasets.load(workspace, rows.eval_id) if rows is not None and rows.eval_id else None
+    questions = _questions(workspace, rows) if rows is not None else None
     held = _Held(tunebook=SCHEMA, draft=_portable(workspace, draft), rows=_told(rows), questions=_told(questions))
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(DRAFT, msgspec.json.encode(held))
         for name, one in ((ROWS, rows), (QUESTIONS, questions)):
             if one is not None:
                 file.write(one.folder / "original", name)
+
+
+def is_too_large(workspace: Workspace, rows: Dataset) -> bool:
+    """Whether a data set or its questions are more than is taken along."""
+    both = (rows, _questions(workspace, rows))
+    return any(one is not None and (one.folder / "original").stat().st_size > MOST_ROWS_BYTES for one in both)
+
+
+def _questions(workspace: Workspace, rows: Dataset) -> Dataset | None:
+    """Return the questions that belong to rows; None where there are none, or none any more."""
+    with suppress(DatasetError):
+        return datasets.load(workspace, rows.eval_id) if rows.eval_id else None
+    return None
 
 
 def _told(rows: Dataset | None) -> _Rows | None:
@@ -102,7 +119,8 @@ def holds_one(path: Path) -> bool:
 
 
 def unpack(workspace: Workspace, path: Path) -> Opened:
-    """Store the rows and the draft of a file that was taken along. Raises DatasetError with what is wrong."""
+    """Store the rows and the draft of a file that was taken along. A setting that is not known here, as one of a later
+    version, is left out and named. Raises DatasetError with what is wrong."""
     try:
         with zipfile.ZipFile(path) as file:
             held = _read(file)
@@ -114,7 +132,7 @@ def unpack(workspace: Workspace, path: Path) -> Opened:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk, not of the file
             raise
         raise DatasetError(Problem(rule="take-along-broken", parameters={"reason": str(error)[:200]})) from error
-    draft = msgspec.structs.replace(held.draft, dataset=rows.id if rows is not None else None)
+    draft = msgspec.structs.replace(_known(held.draft), dataset=rows.id if rows is not None else None)
     return Opened(drafts.save(workspace, draft), draft, rows)
 
 
@@ -126,7 +144,21 @@ def _read(file: zipfile.ZipFile) -> _Held:
     held = msgspec.json.decode(data, type=_Held)  # a RecursionError is a RuntimeError
     if held.tunebook != SCHEMA:
         raise ValueError(f"{DRAFT}: {held.tunebook}")
+    known = recipes.recipes()
+    if held.draft.recipe not in known:
+        what: dict[str, Any] = {"name": held.draft.recipe[:80], "names": ", ".join(known)}
+        raise DatasetError(Problem(rule="recipe-unknown", parameters=what))
     return held
+
+
+def _known(draft: drafts.Draft) -> drafts.Draft:
+    left_out = [path for path in draft.overrides if path not in settings.fields()]
+    if not left_out:
+        return draft
+    names = ", ".join(path[:80] for path in left_out[:20])
+    reason = t("These settings are not known here and were left out: {names}.", names=names)
+    kept = {path: value for path, value in draft.overrides.items() if path not in left_out}
+    return msgspec.structs.replace(draft, overrides=kept, reasons=[*draft.reasons, reason])
 
 
 def _add(
@@ -136,6 +168,8 @@ def _add(
     if told is None:
         return None
     size = file.getinfo(name).file_size
+    if size > MOST_ROWS_BYTES:
+        raise ValueError(f"{name}: {size} bytes")
     workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(workspace.uploads_dir).free < 2 * size:  # here, and once more where it is stored
         raise DatasetError(Problem(rule="disk-full"))

@@ -139,6 +139,8 @@ _RANK = r"^(?:\[(?:default|rank)?\d+\]:\s*)?"
 _NAMED = re.compile(_RANK + r"(?:what\(\):|(?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt)\b(?:[:\[(]|$))")
 # What stands in a log beside errors: frames of Python and C++, and marks under a line.
 _BESIDE = re.compile(_RANK + r"(?:frame #\d+|File \"|Exception raised from|[\^~]+$)")
+# What a library only warned of (CPython, warnings.formatwarning) ended nothing.
+_WARNING = re.compile(r":\d+: \w*Warning: ")
 _LAST_LINES, _LINES_OF_AN_ERROR = 5, 12
 # What a process says of another's end, and not of a fault of its own.
 _GONE = ("run-peer", "run-nccl", "run-meet")
@@ -152,7 +154,7 @@ def last_words(log_tail: str) -> list[str]:
     lines = [line for line in lines if line and not _BESIDE.match(line)]
     named = [n for n, line in enumerate(lines) if _NAMED.match(line)]
     if not named:
-        return lines[-_LAST_LINES:]
+        return [line for line in lines if not _WARNING.search(line)][-_LAST_LINES:]
     told = [lines[n : min(after, n + _LINES_OF_AN_ERROR)] for n, after in pairwise([*named, len(lines)])]
     kinds = [found.rule if (found := _group("\n".join(some))) is not None else "" for some in told]
     if kinds[-1] in _GONE:

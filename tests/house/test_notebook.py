@@ -6,12 +6,15 @@ import ast
 import json
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine import guard, starter
 from engine.cli.parser import app, parser
+from engine.estimate import cards
+from engine.machine import builds
 from engine.spec import recipes
 from tests.helpers import PROJECT_DIR
 
@@ -67,6 +70,25 @@ def test_every_command_of_ours_is_one() -> None:
             continue
         assert arguments.recipe in recipes.recipes() and arguments.base == "starter"
         assert arguments.data in {sample.name for sample in starter.SAMPLES}
+
+
+def test_what_was_fetched_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tunebook").mkdir()
+    (tmp_path / "tunebook/pyproject.toml").touch()
+    exec(CODE["fetch"], {"SOURCE": "https://nowhere.example/tunebook"})
+    monkeypatch.chdir("/")
+    with pytest.raises(ModuleNotFoundError, match="google"):
+        exec(CODE["fetch"], {"SOURCE": ""})
+
+
+@pytest.mark.parametrize("driver", ["580.95.05", "550.54.15", "535.104.05"])
+def test_it_installs_the_torch_that_runs_on_the_driver_that_is_there(driver: str) -> None:
+    told: dict[str, Any] = {"card": f"Tesla T4, {driver}, 15360 MiB"}
+    exec(_SHELL.sub(r"\1pass", CODE["install"]), told)
+    wheels = next(one for one in builds.WHEELS if one.index == told["wheels"])
+    assert builds.mismatch(builds.TorchBuild(cards.TORCH, wheels.cuda), driver, 7.5) is None
+    assert f"torch=={cards.TORCH} --index-url https://download.pytorch.org/whl/{{wheels}}" in CODE["install"]
 
 
 def test_it_reads_the_link_that_the_server_prints_and_installs_what_is_there() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def test_a_card_that_is_cut_is_not_taken_as_a_whole(monkeypatch, tmp_path):
     assert machine.facts().device == "cpu" and "no slice" in machine.facts().trouble
 
 
+@pytest.mark.parametrize("memory", ["[Insufficient Permissions]", "[N/A]"])
+def test_a_slice_is_a_card_also_where_the_whole_card_tells_a_container_nothing(monkeypatch, tmp_path, memory):
+    driver(monkeypatch, tmp_path, {**CUT, "memory.total": memory}, listed="\n".join(SLICES.splitlines()[:2]))
+    (found,) = machine.facts().gpus
+    assert found.is_slice and not found.shares_memory and machine.marketed_gb(found.memory_mib / 1024) == 20
+
+
 @pytest.mark.parametrize("named", ["GPU-1", "GPU-1abc-def", "1", "GPU-1abc,GPU-0", "1,-1,0"])
 def test_a_card_may_be_named_by_the_beginning_of_its_uuid(monkeypatch, tmp_path, named):
     driver(monkeypatch, tmp_path, T4, a_card(1, "Tesla T4", 15360, 7.5))
@@ -87,6 +95,31 @@ def test_what_keeps_the_driver_from_answering_is_said(monkeypatch, tmp_path):
     failed = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
     driver(monkeypatch, tmp_path, fails=failed)
     assert machine.facts().device == "cpu" and failed in cards.device_reason(machine.facts())
+
+
+def test_a_stuck_driver_holds_nobody_up_though_its_tool_cannot_be_killed(monkeypatch, tmp_path):
+    driver(monkeypatch, tmp_path)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(nvidia, "ASK_S", 0.2)
+    asked: list[subprocess.Popen[bytes]] = []
+    kill = subprocess.Popen.kill
+    monkeypatch.setattr(
+        subprocess.Popen, "kill", lambda one: asked.append(one)
+    )  # as in a call that no signal interrupts
+    try:
+        assert "did not answer" in machine.facts().trouble and machine.facts().device == "cpu"
+        assert [one.poll() for one in asked] == [None, None]  # once for each look
+    finally:
+        for one in asked:
+            kill(one)
+            one.communicate()
+
+
+def test_a_name_that_is_no_utf8_is_read(monkeypatch, tmp_path):
+    driver(monkeypatch, tmp_path, T4)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_bytes(b"#!/bin/sh\necho '0, GPU-0, T\xe94, 15360, 580.95, 7.5, [N/A]'\n")
+    assert machine.facts().gpus[0].memory_mib == 15360
 
 
 def test_a_driver_that_knows_no_compute_capability_still_names_its_card(monkeypatch, tmp_path):
@@ -175,7 +208,8 @@ def test_what_others_hold_is_told_from_what_is_ours(programs, own, mib):
 
 BUILDS = {
     "cu130": TorchBuild("2.13.0", "13.0"), "cu126": TorchBuild("2.13.0+cu126", "12.6"),
-    "cpu": TorchBuild("2.13.0+cpu"), "rocm": TorchBuild("2.13.0+rocm7.2", "", "7.2"),
+    "cu128": TorchBuild("2.13.0+cu128", "12.8"), "cpu": TorchBuild("2.13.0+cpu"),
+    "rocm": TorchBuild("2.13.0+rocm7.2", "", "7.2"),
 }  # fmt: skip
 
 
@@ -193,6 +227,7 @@ BUILDS = {
         ("rocm", "580.95.05", 8.9, "rocm", "torch==2.13.0+cu130"),
         ("cu130", "580.95.05", 6.1, "card", "torch==2.13.0+cu126"),  # a GTX 1080
         ("cu126", "580.95.05", 12.0, "card", "torch==2.13.0+cu130"),
+        ("cu128", "570.133.20", 12.0, None, ""),  # not one that we name, and it has code for an RTX 50
     ],
 )
 def test_torch_that_does_not_see_the_card_is_named_with_what_to_install(

@@ -72,6 +72,56 @@ def test_what_only_one_home_has_is_named_and_left_behind(workspace, other, tmp_p
     assert opened.draft.base == "starter" and "stays behind" in opened.draft.reasons[0]
 
 
+def test_questions_that_are_gone_do_not_hold_the_rows_back(workspace, other, tmp_path):
+    data = datasets.add_sample(workspace, starter.sample("new-facts"))
+    assert data.eval_id is not None
+    datasets.delete(workspace, data.eval_id)
+    assert not take_along.is_too_large(workspace, data)
+    opened = take_along.unpack(other, packed(workspace, tmp_path / "a.zip", dataset=data.id))
+    assert opened.dataset is not None and opened.dataset.id == data.id and opened.dataset.eval_id is None
+
+
+def written(target: Path, draft: dict[str, Any], **files: bytes) -> Path:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
+        held = {"tunebook": 1, "draft": draft, **{name: {"name": name} for name in files}}
+        out.writestr("draft.json", json.dumps(held))
+        for name, data in files.items():
+            out.writestr(name, data)
+    return target
+
+
+def test_a_setting_of_a_later_version_is_left_out_and_named(other, tmp_path):
+    overrides = {"train.max_steps": 9, "train.warp": 2, "__class__": 1}
+    opened = take_along.unpack(other, written(tmp_path / "a.zip", {"recipe": "lora", "overrides": overrides}))
+    assert opened.draft.overrides == {"train.max_steps": 9} and "train.warp, __class__" in opened.draft.reasons[0]
+
+
+def test_a_recipe_that_is_not_here_is_said_before_anything_is_stored(other, tmp_path):
+    row = b'{"prompt": "a", "completion": "b"}'
+    with pytest.raises(DatasetError, match="no recipe later"):
+        take_along.unpack(other, written(tmp_path / "a.zip", {"recipe": "later"}, rows=row))
+    assert not other.root.exists()
+
+
+def test_what_unpacks_to_more_than_is_ever_taken_along_is_refused(workspace, other, tmp_path, monkeypatch):
+    bomb = written(tmp_path / "a.zip", {"recipe": "lora"}, rows=b'{"text": "a"}\n' * 20_000)
+    monkeypatch.setattr(take_along, "MOST_ROWS_BYTES", 200_000)
+    assert bomb.stat().st_size < 10_000
+    with pytest.raises(DatasetError, match="rows: 280000 bytes"):
+        take_along.unpack(other, bomb)
+    assert not other.root.exists()
+    data = datasets.add_sample(workspace, starter.sample("new-facts"))
+    assert not take_along.is_too_large(workspace, data)
+    monkeypatch.setattr(take_along, "MOST_ROWS_BYTES", 1_000)
+    assert take_along.is_too_large(workspace, data)
+
+
+def test_data_that_a_setting_names_no_more_is_none_in_the_command_too():
+    assert drafts.set_words({"train.replay_data": None, "train.max_steps": None, "layers": [0, 1]}) == [
+        "--set", "train.replay_data=", "--set", "train.max_steps=null", "--set", "layers=[0, 1]",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "entries",
     [
@@ -140,3 +190,10 @@ def test_the_data_page_opens_it_and_leads_to_train_with_its_settings(workspace, 
     broken = open_page("data")
     broken.file_uploader[0].upload("a.zip", file.read_bytes()[:-40] + b"x" * 40).run()
     assert not broken.exception and broken.title[0].value == "Data"
+
+
+@pytest.mark.page
+def test_the_click_that_takes_along_shows_no_page_anew_which_would_drop_the_file(workspace):
+    app = open_page("train")
+    (button,) = [one for one in app.get("download_button") if "take_along" in one.proto.id]
+    assert button.proto.ignore_rerun and button.proto.deferred_file_id

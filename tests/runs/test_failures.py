@@ -144,7 +144,7 @@ HELD_BACK = [
     ("hardware", "RuntimeError: CUDA error: uncorrectable ECC error encountered\nCompile with `TORCH_USE_CUDA_DSA`"),
     ("hardware", "Unable to determine the device handle for GPU0000:4B:00.0: GPU is lost."),
     ("data", "RuntimeError: CUDA error: CUBLAS_STATUS_NOT_INITIALIZED; earlier: device-side assert triggered"),
-    ("data", "ScatterGatherKernel.cu:144: operator(): block: [0,0,0] device-side assertion failed: device-side assert"),
+    ("data", 'IndexKernel.cu:93: operator(): Assertion `-sizes[i] <= index && "index out of bounds"` failed.'),
     ("kernel", "RuntimeError: Triton Error [CUDA]: an illegal memory access was encountered"),
     ("kernel", "RuntimeError: Triton Error [CUDA]: unspecified launch failure"),
     ("kernel", "RuntimeError: CUDA error: CUBLAS_STATUS_INTERNAL_ERROR when calling `cublasLtMatmul`"),
@@ -177,6 +177,38 @@ def test_messages_that_stand_in_no_row_are_of_their_kind(kind: str, message: str
 )
 def test_a_fault_of_a_program_stays_one(text: str) -> None:
     assert failures.from_exception(KeyError(text)).kind == "bug"
+
+
+# What torch 2.13 puts below every error of CUDA or HIP (c10/cuda/CUDAException.cpp, CUDAMiscFunctions.cpp).
+ADVICE = """
+Search for `cudaErrorX' in https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html for more information.
+CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.
+For debugging consider passing CUDA_LAUNCH_BLOCKING=1
+Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.
+"""
+
+
+def test_the_advice_that_torch_adds_to_an_error_of_the_card_changes_no_kind() -> None:
+    cited = [(group.kind, sign.message) for group, sign in TABLE if re.search("(CUDA|HIP) error: ", sign.message)]
+    assert len(cited) >= 20
+    told = [(kind, message, failures.from_exception(RuntimeError(message + ADVICE)).kind) for kind, message in cited]
+    assert [one for one in told if one[0] != one[2]] == []
+    log = f"Traceback (most recent call last):\ntorch.AcceleratorError: CUDA error: unspecified launch failure{ADVICE}"
+    assert failures.from_exit(1, log).kind == "kernel"
+
+
+def test_a_model_the_hub_does_not_know_is_not_said_to_ask_for_permission() -> None:
+    text = (
+        "401 Client Error. (Request ID: Root=1)\n\nRepository Not Found for url: https://huggingface.co/api/models/a/b.\n"
+        "If you are trying to access a private or gated repo, make sure you are authenticated."
+    )
+    error = type("RepositoryNotFoundError", (OSError,), {})(text)
+    assert "was not found" in str(failures.from_exception(error).message)
+
+
+def test_a_warning_is_no_reason_of_an_end_by_a_signal() -> None:
+    log = "sdp.py:81: UserWarning: 1Torch was not compiled with flash attention. (Triggered internally)\n  out = attend(q)\n"
+    assert failures.from_exit(-signal.SIGSEGV, log).kind == "killed"
 
 
 def test_no_word_of_a_driver_is_said_where_the_driver_is_not_at_fault() -> None:
@@ -255,6 +287,18 @@ def test_what_nobody_names_is_told_by_what_is_missing_on_the_card() -> None:
     assert holders.of_card(FULL.format(others="", own="13.9")) == ""
     assert holders.of_card(FULL.format(others="Process 1 has 256.00 MiB memory in use. ", own="13.9")) == ""
     assert holders.of_card("CUDA error: out of memory") == ""
+
+
+def test_in_a_container_the_run_itself_is_none_of_the_others() -> None:
+    """As Colab and Docker show it: the driver names our own process by a number from outside, so torch does not know it."""
+    full = (
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 14.75 GiB of which 12.81 MiB is "
+        "free. {first}Process 4163 has {own} GiB memory in use. Of the allocated memory 10.40 GiB is allocated by PyTorch, "
+        "and 209.43 MiB is reserved by PyTorch but unallocated."
+    )
+    assert holders.of_card(full.format(first="", own="14.73")) == ""
+    assert holders.of_card(full.format(first="Process 1 has 3.90 GiB memory in use. ", own="10.80")) == "3.9 GiB"
+    assert holders.of_card(full.format(first="Process 1 has 14.10 GiB memory in use. ", own="10.80")) == "14.1 GiB"
 
 
 def test_a_process_killed_for_memory_is_told_with_who_else_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
