@@ -218,8 +218,6 @@ with st.expander(t("What each device can do")):
     _base.devices()
 with st.expander(t("The whole specification (spec.json)")):
     st.code(schema.encode(plan.spec).decode(), language="json")
-    if not limits.on():
-        _take_along()
 if problems:
     st.error(t("This run cannot start yet:"))
     _ui.problem_list(problems)
@@ -229,4 +227,6 @@ waiting = sum(run.status in store.LIVE for run in store.list_all(workspace)[:50]
 if waiting:
     st.info(_ui.say("{n} run is going on or waiting; this one waits its turn.", n=waiting))
 _start(plan)
+if not limits.on():
+    _take_along()
 lifecycle.prepare()  # whoever opens this page starts a run soon; its libraries take seconds to load

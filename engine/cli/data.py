@@ -55,7 +55,7 @@ def take_in(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(f"{arguments.file}: {error.strerror or error}", file=sys.stderr)
         return EXIT_FAILED
     draft, dataset = opened.draft, opened.dataset
-    words = ["tunebook", "train", draft.recipe, "--base", draft.base, *(["--data", dataset.id] if dataset else [])]
+    words = ["tunebook", "train", draft.recipe, "--base", draft.base, "--data", dataset.id if dataset else "FILE"]
     words += drafts.set_words(draft.overrides)
     command = shlex.join(words)
     if arguments.json:
@@ -64,7 +64,7 @@ def take_in(arguments: argparse.Namespace, workspace: Workspace) -> int:
     for reason in draft.reasons:
         print(reason)
     print(t("Train it:  {command}", command=command))
-    print(t("Or on the pages (tunebook app): {address}", address=f"/train?draft={opened.draft_id}"))
+    print(t("Or on the pages (tunebook app): {address}", address=f"http://127.0.0.1:8501/train?draft={opened.draft_id}"))
     return EXIT_OK
 
 

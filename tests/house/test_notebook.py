@@ -62,11 +62,14 @@ def test_every_cell_is_python_or_a_command(cell: str) -> None:
 
 def test_every_command_of_ours_is_one() -> None:
     found = commands()
-    assert len(found) == 2
+    assert len(found) == 3
     for words in found:
         arguments = parser().parse_args(words)
         if arguments.function is app:
             assert arguments.share_host == ["box.example"]
+            continue
+        if words[0] == "advise":
+            assert arguments.base_parameters == 7e9
             continue
         assert arguments.recipe in recipes.recipes() and arguments.base == "starter"
         assert arguments.data in {sample.name for sample in starter.SAMPLES}
