@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jinja2
@@ -343,6 +344,24 @@ def test_accelerate_reads_the_configurations_that_divide_a_model(tmp_path, file,
     for line in (line.lstrip("# ") for line in text.splitlines() if "accelerate launch" in line):
         told = accelerate_words(line.partition("      #")[0])
         assert told.config_file == file and told.training_script == "train.py" and told.machine_rank in (0, 1)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("trl")])
+def test_the_arguments_come_before_the_model_as_what_divides_it_wants(name):
+    """transformers asks them how to load it (is_deepspeed_zero3_enabled, is_fsdp_enabled; training_args.py sets both up)."""
+    text = other_trainers.files(CASES[name][1], "trl")["train.py"]
+    assert text.index("\nargs = ") < text.index("\nmodel = AutoModel")
+
+
+def test_a_base_in_four_bits_is_divided_from_main_memory_or_its_limit_is_said():
+    made = other_trainers.files(CASES["trl-qlora"][1], "trl")
+    script = made["train.py"]
+    asked = script[script.index("fsdp, deepspeed = ") : script.index("bits = ")]
+    for divides, place in (("FSDP", {"device_map": {"": "cpu"}}), ("DEEPSPEED", {}), ("", {"device_map": {"": 1}})):
+        told: dict[str, Any] = {"os": SimpleNamespace(environ={f"ACCELERATE_USE_{divides}": "true", "LOCAL_RANK": "1"})}
+        exec(asked, told | {"cuda": True}, told)
+        assert told["place"] == place
+    assert "each card takes the whole base in 4 bits" in made["deepspeed-zero3.yaml"]
 
 
 def accelerate_words(line: str) -> Any:
