@@ -141,7 +141,7 @@ _NAMED = re.compile(_RANK + r"(?:what\(\):|(?:\w+\.)*\w*(?:Error|Exception|Exit|
 _BESIDE = re.compile(_RANK + r"(?:frame #\d+|File \"|Exception raised from|[\^~]+$)")
 _LAST_LINES, _LINES_OF_AN_ERROR = 5, 12
 # What a process says of another's end, and not of a fault of its own.
-_GONE = ("run-peer", "run-nccl", "run-meet")
+_GONE = ("run-peer", "run-nccl", "run-meet", "run-port")
 
 
 def last_words(log_tail: str) -> list[str]:
