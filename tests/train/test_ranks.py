@@ -17,7 +17,8 @@ from engine import peers
 from engine.runs import failures
 from engine.spec import schema
 from engine.train import __main__ as train_child
-from engine.train import load, ranks
+from engine.train import load, ranks, training
+from engine.train.scoring import on_the_way
 from tests.helpers import fake_spec
 
 
@@ -40,6 +41,30 @@ def test_a_base_in_few_bits_lies_where_accelerate_trains_it(monkeypatch: pytest.
     process = MagicMock(device=torch.device("cuda", card), native_amp=False, fp8_backend=None, _models=[])
     process.verify_device_map.return_value = False  # the map names one device
     Accelerator.prepare_model(process, model, evaluation_mode=True)
+
+
+# --- what one process does for all ------------------------------------------------------------------------------------
+def test_only_the_first_process_removes_what_was_scored_after_the_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scored = tmp_path / "items" / "at-8-tuned.jsonl.part"
+    scored.parent.mkdir()
+    scored.touch()
+    monkeypatch.setenv("RANK", "1")
+    on_the_way.forget_after(tmp_path, 4)
+    assert scored.exists()
+    monkeypatch.setenv("RANK", "0")
+    on_the_way.forget_after(tmp_path, 4)
+    assert not scored.exists()
+
+
+def test_all_processes_stop_where_one_was_stopped_before_it_had_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_prepare", lambda run: [])
+    monkeypatch.setattr(training, "_adapt", MagicMock(side_effect=AssertionError("it goes on alone")))
+    monkeypatch.setattr(ranks, "any_of", lambda asked: True)  # another process says so
+    run = MagicMock(spec=["told", "stop", "spec", "rows", "run_dir", "log", "only_probes", "objective"])
+    run.stop.asked.return_value, run.only_probes = False, True
+    assert training.carry_out(run) == training.EXIT_STOPPED
 
 
 # --- on another machine than the supervisor's --------------------------------------------------------------------------
