@@ -27,7 +27,7 @@ from engine.words import Problem, t
 from engine.workspace import Workspace, read_object
 
 # Problems of the machine that a script is not written for.
-OF_THIS_MACHINE = ("memory-", "disk-", "devices-missing")
+OF_THIS_MACHINE = ("memory-", "merge-memory", "disk-", "devices-missing", "driver-")
 
 
 def register(command: shared.Command) -> None:

@@ -22,10 +22,12 @@ from engine import events, starter
 from engine.cli import main
 from engine.cli.export import EXPORTS
 from engine.data import datasets
+from engine.estimate import cards
 from engine.export import NotExportable, other_trainers, scripts
 from engine.export.portable_recipe import PortableRecipe
 from engine.runs import store
 from engine.spec import recipes, schema
+from engine.words import Problem
 from engine.workspace import Workspace
 from tests.conftest import tunebook
 
@@ -376,6 +378,7 @@ def test_a_run_that_cannot_start_here_is_written_as_a_script(workspace, tmp_path
     source = tmp_path / "odd.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in ODD))
     told = ["train", "lora", "--data", str(source), "--base", "starter", "--script", str(tmp_path / "out")]
+    monkeypatch.setattr(cards, "unseen", lambda facts: Problem(rule="driver-torch-none", where=cards.WHERE))
     with pytest.raises(SystemExit) as ended:
         main([*told, "--set", "machine.devices=4000", "--set", "train.accumulation=4000"])
     assert ended.value.code == 0
