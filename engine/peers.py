@@ -119,6 +119,11 @@ class Watch:
         return found
 
 
+def watch(run_dir: Path, spec: RunSpec) -> Watch | None:
+    """Return what notices that other machines of a run are silent; None where it has none."""
+    return Watch(run_dir) if _machines(spec) > 1 else None
+
+
 def gone(peers: list[Peer]) -> Failed:
     """Return the failure of a run some of whose machines have fallen silent, or have failed."""
     if (first := next((peer for peer in peers if peer.failed is not None), None)) is not None:

@@ -70,7 +70,7 @@ def supervise(run_dir: Path, module: str = "engine.train", begin: Begin | None =
         peers.clear(run_dir)
         settings = environment.environment(run_dir, run_spec, turn.holds)
         child = begin(run_dir, settings) if begin else processes.start(module, str(run_dir), env=settings)
-        silent = _watch(child, run_dir, offset, peers.Watch(run_dir) if run_spec.machine.nodes > 1 else None)
+        silent = _watch(child, run_dir, offset, peers.watch(run_dir, run_spec))
         found, _ = events.read(run_dir)
         if any(isinstance(event, events.TERMINAL) for event in found[before:]):
             _write_summary(run_dir)

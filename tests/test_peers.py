@@ -56,6 +56,8 @@ def test_what_only_asks_or_tries_awaits_no_other_machine(run_dir: Path, kind: st
     asked = msgspec.structs.replace(shared(nodes=3), kind=kind)
     assert peers.lines(run_dir, asked) == []
     assert peers.missing(run_dir, asked) == [0]
+    assert peers.watch(run_dir, asked) is None  # and a stop is not taken for one of a launcher that waits
+    assert peers.watch(run_dir, shared(nodes=3)) is not None
 
 
 def test_the_address_is_the_one_that_was_given_else_this_machines_own() -> None:
