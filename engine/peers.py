@@ -6,6 +6,7 @@ count that goes up while it lives, and why it failed. So a machine that is gone 
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -27,15 +28,19 @@ BEAT_S = 1.0
 # that hangs) after the longer time.
 GONE_S, SILENT_S = 4.0, 90.0
 POLL_S = 0.2
+# So long the first machine waits for the others to be started by hand.
+ARRIVAL_S = 3600
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """One of the processes of a run. `machine` counts the machines from 0, which is the one with the supervisor; `beat`
-    goes up while it lives; `ended`: it has done its part, or told why not."""
+    goes up while it lives; `ended`: it has done its part, or told why not; `stands_on`: device, code and libraries, which
+    must be the same on all machines (name -> version)."""
 
     rank: int
     machine: int
     host: str
+    stands_on: dict[str, str] = {}
     beat: int = 0
     ended: bool = False
     failed: Failed | None = None
@@ -68,9 +73,9 @@ def read(run_dir: Path) -> dict[int, Peer]:
 class Heart:
     """Tells that this process lives, from its making to end()."""
 
-    def __init__(self, run_dir: Path, rank: int, machine: int):
+    def __init__(self, run_dir: Path, rank: int, machine: int, stands_on: dict[str, str] | None = None):
         self._path = _folder(run_dir) / f"{rank}.json"
-        self._peer = Peer(rank=rank, machine=machine, host=socket.gethostname())
+        self._peer = Peer(rank=rank, machine=machine, host=socket.gethostname(), stands_on=stands_on or {})
         self._ended = threading.Event()
         self._path.parent.mkdir(exist_ok=True)
         self._write()
@@ -101,20 +106,28 @@ class Watch:
         self._run_dir = run_dir
         self._heard: dict[int, tuple[int, float]] = {}
 
-    def silent(self, for_s: float) -> list[Peer]:
-        """Return the processes that have not ended and of which nothing was heard for so long."""
+    def silent(self, for_s: float, ended_s: float = math.inf) -> list[Peer]:
+        """Return the processes that have not ended and of which nothing was heard for so long, and those that ended so long
+        ago."""
         now_s, found = time.monotonic(), []
         for rank, peer in sorted(read(self._run_dir).items()):
             beat, since_s = self._heard.get(rank, (-1, now_s))
             if peer.beat != beat:
                 self._heard[rank] = (peer.beat, now_s)
-            elif not peer.ended and now_s - since_s >= for_s:
+            elif now_s - since_s >= (ended_s if peer.ended else for_s):
                 found.append(peer)
         return found
 
 
+def watch(run_dir: Path, spec: RunSpec) -> Watch | None:
+    """Return what notices that other machines of a run are silent; None where it has none."""
+    return Watch(run_dir) if _machines(spec) > 1 else None
+
+
 def gone(peers: list[Peer]) -> Failed:
-    """Return the failure of a run some of whose machines have fallen silent."""
+    """Return the failure of a run some of whose machines have fallen silent, or have failed."""
+    if (first := next((peer for peer in peers if peer.failed is not None), None)) is not None:
+        return _elsewhere(first)
     places = ", ".join(sorted({peer.place for peer in peers}))
     message, fix = Problem(rule="run-machine-gone", parameters={"machines": places}).texts
     return Failed(kind="peer", message=message, fix=fix)
@@ -146,6 +159,23 @@ def _elsewhere(peer: Peer) -> Failed:
     return Failed(kind=peer.failed.kind, message=message, fix=peer.failed.fix)
 
 
+def unlike(run_dir: Path) -> Problem | None:
+    """Return what is wrong with a machine that stands on something else than the first: what they compute would differ, or
+    they would wait for each other for ever. Signs after a version's + say for which card it was built."""
+    found = read(run_dir)
+    if (first := found.get(0)) is None:
+        return None
+    for peer in found.values():
+        told = [
+            f"{name} {peer.stands_on.get(name, '-')} ({version})"
+            for name, version in first.stands_on.items()
+            if peer.stands_on.get(name, "-").partition("+")[0] != version.partition("+")[0]
+        ]
+        if told:
+            return Problem(rule="peer-unlike", parameters={"machine": peer.place, "differences": ", ".join(told)})
+    return None
+
+
 # --- how they are started ---
 def launch_words(run_dir: Path, spec: RunSpec, machine: int = 0) -> list[str]:
     """Return the arguments of `accelerate launch` on one of a run's machines, counted from 0 (accelerate 1.15,
@@ -153,12 +183,21 @@ def launch_words(run_dir: Path, spec: RunSpec, machine: int = 0) -> list[str]:
     chosen, processes = spec.machine, counts.processes(spec)
     words = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", str(chosen.nodes)]
     if chosen.nodes > 1:
+        # torch's launcher begins nothing before every machine has come, and waits 15 minutes unless it is told
         words += ["--machine_rank", str(machine), "--main_process_ip", address(spec)]
+        words += ["--rdzv_conf", f"timeout={ARRIVAL_S}"]
     port = chosen.port if chosen.nodes > 1 else 0
+    # All is named that a file of `accelerate config` would decide otherwise, such as the cards: those that are visible are
+    # the run's.
     return [
-        *words, "--main_process_port", str(port), "--mixed_precision", "no", "--dynamo_backend", "no",
+        *words, "--main_process_port", str(port), "--mixed_precision", "no", "--dynamo_backend", "no", "--gpu_ids", "all",
         "-m", "engine.train", str(run_dir),
     ]  # fmt: skip
+
+
+def _machines(spec: RunSpec) -> int:
+    """Return how many machines share a run. What only asks, or tries a batch, keeps the settings and is done on one."""
+    return spec.machine.nodes if spec.kind == "train" else 1
 
 
 def lines(run_dir: Path, spec: RunSpec) -> list[str]:
@@ -166,7 +205,7 @@ def lines(run_dir: Path, spec: RunSpec) -> list[str]:
     run is seen by the same name."""
     return [
         shlex.join(["accelerate", "launch", *launch_words(run_dir, spec, machine)])
-        for machine in range(1, spec.machine.nodes)
+        for machine in range(1, _machines(spec))
     ]
 
 
@@ -183,7 +222,7 @@ def address(spec: RunSpec) -> str:
 
 def missing(run_dir: Path, spec: RunSpec) -> list[int]:
     """Return the machines of a run of which no process has come yet, counted from 0."""
-    return sorted(set(range(spec.machine.nodes)) - {peer.machine for peer in read(run_dir).values()})
+    return sorted(set(range(_machines(spec))) - {peer.machine for peer in read(run_dir).values()})
 
 
 def this_process() -> tuple[int, int]:

@@ -67,9 +67,10 @@ def supervise(run_dir: Path, module: str = "engine.train", begin: Begin | None =
         (found, offset), log_start = events.read(run_dir), (run_dir / "worker.log").stat().st_size
         before = len(found)
         kills = failures.memory_kills()
+        peers.clear(run_dir)
         settings = environment.environment(run_dir, run_spec, turn.holds)
         child = begin(run_dir, settings) if begin else processes.start(module, str(run_dir), env=settings)
-        silent = _watch(child, run_dir, offset, peers.Watch(run_dir) if run_spec.machine.nodes > 1 else None)
+        silent = _watch(child, run_dir, offset, peers.watch(run_dir, run_spec))
         found, _ = events.read(run_dir)
         if any(isinstance(event, events.TERMINAL) for event in found[before:]):
             _write_summary(run_dir)
@@ -124,7 +125,7 @@ def _watch(
     child: subprocess.Popen[bytes], run_dir: Path, offset: int, others: peers.Watch | None = None
 ) -> list[peers.Peer]:
     """Wait for the child; once the stop file is there, end its whole group with growing force. A child that does not go
-    after its last event is ended too, and one that waits for machines that have fallen silent, which are returned.
+    after its last event is ended too, and one that waits for machines that have fallen silent or failed, which are returned.
     `offset` is where the events of this attempt begin."""
     silent: list[peers.Peer] = []
     looked_s = time.monotonic()
@@ -142,12 +143,15 @@ def _watch(
             processes.signal_group(child.pid, signal.SIGKILL)
         if others is not None and done_s is None and now_s - looked_s > LOOK_S and not silent:
             looked_s = now_s
-            if silent := [peer for peer in others.silent(peers.SILENT_S) if peer.machine]:
+            parted = others.silent(peers.SILENT_S, ended_s=EXIT_GRACE_S)
+            if silent := [peer for peer in parted if peer.machine and (peer.failed or not peer.ended)]:
                 processes.signal_group(child.pid, signal.SIGKILL)
         if now_s > until_s and not (run_dir / "stop").exists():
             (run_dir / "stop").write_bytes(limits.TIME_IS_UP)
         if asked_s is None and (run_dir / "stop").exists():
-            asked_s = now_s
+            # a launcher that awaits other machines hears of no stop, and nothing has begun
+            awaits = others is not None and not peers.read(run_dir)
+            asked_s = now_s - STOP_GRACE_S if awaits else now_s
         if asked_s is not None and terminated_s is None and now_s - asked_s > STOP_GRACE_S:
             processes.signal_group(child.pid, signal.SIGTERM)
             terminated_s = now_s

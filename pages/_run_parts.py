@@ -210,7 +210,7 @@ def machines(here: Workspace, run_id: str, state: str) -> None:
     st.info(
         t(
             "Other machines are awaited. Start this on each, in the environment in which Tunebook is installed there; the "
-            "folder of runs must be seen by the same name."
+            "folder of runs must be seen by the same name. They begin together, once all have come."
         )
     )
     lines = peers.lines(run_dir, run_spec)

@@ -386,6 +386,7 @@ BEYOND = {
     "train.threads": 1000,
     "train.max_steps": 100_000,
     "machine.devices": 2,
+    "machine.nodes": 2,
     "evaluate.benchmarks": ["mmlu"],
 }
 
@@ -397,8 +398,8 @@ def test_all_that_is_beyond_the_limits_is_said_before_the_start_and_refused_at_i
     found = {(problem.rule, problem.where) for problem in problems if problem.rule.startswith("demo")}
     assert found == {
         ("demo-limit", "train.batch_size"), ("demo-limit", "train.max_length"), ("demo-limit", "train.threads"),
-        ("demo-limit", "machine.devices"), ("demo-steps", "train.max_steps"), ("demo-model", "base"),
-        ("demo-benchmark", "evaluate.benchmarks"),
+        ("demo-limit", "machine.devices"), ("demo-limit", "machine.nodes"), ("demo-steps", "train.max_steps"),
+        ("demo-model", "base"), ("demo-benchmark", "evaluate.benchmarks"),
     }  # fmt: skip
     with pytest.raises(engine_limits.OverLimit) as refusal:
         lifecycle.start(visitor, made)

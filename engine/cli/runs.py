@@ -27,7 +27,7 @@ from engine.words import Problem, t
 from engine.workspace import Workspace, read_object
 
 # Problems of the machine that a script is not written for.
-OF_THIS_MACHINE = ("memory-", "disk-", "devices-missing")
+OF_THIS_MACHINE = ("memory-", "merge-memory", "disk-", "devices-missing", "driver-")
 
 
 def register(command: shared.Command) -> None:
@@ -124,14 +124,16 @@ def _write_script(workspace: Workspace, run_spec: RunSpec, folder: Path) -> int:
     return EXIT_OK
 
 
-def _say_machines(workspace: Workspace, run_id: str) -> None:
-    """Say what is to be started on the other machines that share a run."""
+def _say_machines(workspace: Workspace, run_id: str, *, running: bool = False) -> None:
+    """Say what is to be started on the other machines that share a run; once it is running, on those that have not come."""
     from engine import peers
     from engine.runs import store
 
     run_dir, run_spec = workspace.run_dir(run_id), store.load_spec(workspace, run_id)
-    for number, line in enumerate(peers.lines(run_dir, run_spec), 2):
-        print(t("machine {n}: {line}", n=number, line=line), file=sys.stderr)
+    absent = peers.missing(run_dir, run_spec) if running else None
+    for machine, line in enumerate(peers.lines(run_dir, run_spec), 1):
+        if absent is None or machine in absent:
+            print(t("machine {n}: {line}", n=machine + 1, line=line), file=sys.stderr)
 
 
 def chain(arguments: argparse.Namespace, workspace: Workspace) -> int:
@@ -307,7 +309,7 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
         run_dir = workspace.run_dir(arguments.run)
         print(f"{'doing':<13} {follow.doing(events.read(run_dir)[0])}")
         if problem is None:
-            _say_machines(workspace, arguments.run)
+            _say_machines(workspace, arguments.run, running=found.status == "running")
     if measured is not None:
         print(f"{'peak_memory':<13} {memory.size_words(measured['peak_bytes'])}")
         if measured["estimated_bytes"]:
@@ -341,6 +343,7 @@ def resume(arguments: argparse.Namespace, workspace: Workspace) -> int:
     except lifecycle.CannotResume as error:
         print(error, file=sys.stderr)
         return EXIT_REFUSED
+    _say_machines(workspace, arguments.run)
     return shared.follow(workspace, arguments.run, as_json=arguments.json) if arguments.wait else EXIT_OK
 
 

@@ -42,16 +42,22 @@ def files(recipe: PortableRecipe) -> dict[str, str]:
         DEEPSPEED: _file(
             recipe, DEEPSPEED, "DeepSpeed ZeRO-3", {"distributed_type": "DEEPSPEED", "deepspeed_config": deepspeed},
             ["pip install deepspeed      # it is no part of Tunebook"],
+            # transformers 5.17 (quantizer_bnb_4bit.py, update_device_map) takes no other place for it there
+            "each card takes the whole base in 4 bits before it is divided: a larger one needs FSDP2",
         ),
     }  # fmt: skip
 
 
-def _file(recipe: PortableRecipe, name: str, title: str, settings: dict[str, Any], before: list[str]) -> str:
+def _file(
+    recipe: PortableRecipe, name: str, title: str, settings: dict[str, Any], before: list[str], in_4_bits: str = ""
+) -> str:
     processes, machines = _places(recipe)
     differences = [
         _UNTESTED,
         "each step takes as many times the rows as there are cards: divide the accumulation by them",
     ]
+    if recipe.spec.quantize == "4bit" and in_4_bits:
+        differences.append(in_4_bits)
     if recipe.spec.quantize == "8bit":
         differences.append("a base in 8 bits cannot be divided: take 4 bits, or none")
     head = portable_recipe.head(

@@ -143,7 +143,7 @@ _BESIDE = re.compile(_RANK + r"(?:frame #\d+|File \"|Exception raised from|[\^~]
 _WARNING = re.compile(r":\d+: \w*Warning: ")
 _LAST_LINES, _LINES_OF_AN_ERROR = 5, 12
 # What a process says of another's end, and not of a fault of its own.
-_GONE = ("run-peer", "run-nccl", "run-meet")
+_GONE = ("run-peer", "run-nccl", "run-meet", "run-port")
 
 
 def last_words(log_tail: str) -> list[str]:

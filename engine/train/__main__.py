@@ -15,7 +15,7 @@ from engine import events
 from engine.runs import checkpoints, failures, store
 from engine.spec import RunSpec, counts, schema
 from engine.train import allocator, libraries, ranks, waiting
-from engine.words import later
+from engine.words import Problem, later
 from engine.workspace import Workspace
 
 EXIT_FAILED, EXIT_STOPPED = 1, 3
@@ -46,12 +46,13 @@ def _with_remedy(failure: events.Failed, run_dir: Path) -> events.Failed:
 
 def run(run_dir: Path, log: events.EventLog) -> int:
     """Carry out the spec of a run folder. Returns the exit status; raises what goes wrong."""
+    run_spec = schema.decode((run_dir / "spec.json").read_bytes())
+    ranks.take_environment(run_dir, run_spec)
     import torch
 
     from engine.plan import plans  # noqa: F401 - while there is memory: it says what would fit when there is none left
     from engine.train import backend, precision
 
-    run_spec = schema.decode((run_dir / "spec.json").read_bytes())
     workspace = Workspace(run_dir.parents[1])
     together = run_spec.machine.devices if ranks.launched() else 1
     torch.set_num_threads(max(1, run_spec.train.threads // together))
@@ -128,18 +129,23 @@ def main() -> int:
     _die_with_parent()
     run_dir = waiting.for_a_run() if sys.argv[1] == waiting.ASKED else Path(sys.argv[1]).resolve()
     allocator.let_segments_grow()  # in the environment of the run, which a process that waited has by now
-    asked: RunSpec = schema.decode((run_dir / "spec.json").read_bytes())
-    if asked.kind == "train" and counts.processes(asked) > 1 and not ranks.launched():
-        ranks.launch(run_dir, asked)
+    if not ranks.launched():
+        asked: RunSpec = schema.decode((run_dir / "spec.json").read_bytes())
+        if asked.kind == "train" and counts.processes(asked) > 1:
+            ranks.launch(run_dir, asked)
+    elif not (run_dir / "spec.json").is_file():
+        print(Problem(rule="peer-no-folder", parameters={"folder": str(run_dir)}).sentence, file=sys.stderr, flush=True)
+        return EXIT_FAILED
     log: Any = events.EventLog(run_dir) if ranks.first() else ranks.Silence()
-    heart, failed = ranks.begin(run_dir, asked), None
+    heart, failed = ranks.begin(run_dir), None
     try:
         return run(run_dir, log)
     except BaseException as error:
         # The reason first: on a full disk it has the reserve to go to, and the trace of where it was has nothing.
         failed = failures.from_exception(error)
         with suppress(OSError):  # else the supervisor writes the reason once the disk has room
-            log.append(_with_remedy(ranks.reason(run_dir, failed), run_dir))
+            told = failed if isinstance(error, failures.RunRefused) else ranks.reason(run_dir, failed)
+            log.append(_with_remedy(told, run_dir))
         with suppress(OSError):
             traceback.print_exception(error)
         return EXIT_FAILED

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
+import importlib.metadata
 import os
 import sys
 import threading
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from engine import peers
+from engine import machine, peers
 from engine.events import Failed
 from engine.runs import environment, failures
 from engine.spec import RunSpec
@@ -22,8 +24,8 @@ from engine.words import Problem
 # The others wait while the first scores the base or writes a checkpoint; a process that is gone is noticed at once
 # all the same, since its connection closes.
 TIMEOUT = datetime.timedelta(days=7)
-# So long the first machine waits for the others to be started by hand.
-ARRIVAL_S = 3600.0
+# What computes; another version of it computes otherwise.
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 # Failures that may only say that another process is gone.
 _OF_OTHERS = ("peer", "killed")
 
@@ -39,45 +41,68 @@ def first() -> bool:
 
 
 def launch(run_dir: Path, run_spec: RunSpec) -> None:
-    """Become `accelerate launch`, which starts one process a device, and on each of the other machines waits to be started
-    by a person. Does not return.
+    """Become `accelerate launch`, which waits until a person has started it on each of the other machines, and starts one
+    process a device. Does not return.
 
     The same process goes on under another program, so it still dies with its supervisor (PR_SET_PDEATHSIG survives
     execve(2)), and the processes it starts die with it. Without a GPU they speak over gloo.
     """
     os.environ["TUNEBOOK_SUPERVISOR"] = str(os.getpid())
-    peers.clear(run_dir)
     words = ["-m", "accelerate.commands.launch", *peers.launch_words(run_dir, run_spec)]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *words])  # noqa: S606 - a list, never a shell
 
 
-def begin(run_dir: Path, run_spec: RunSpec) -> peers.Heart | None:
-    """Let the others know that this process lives, where it is one of several. One on another machine than the supervisor's
-    takes on the environment that a supervisor would have given it."""
+def begin(run_dir: Path) -> peers.Heart | None:
+    """Let the others know that this process lives and what it stands on, where it is one of several."""
     if not launched():
         return None
-    rank, machine = peers.this_process()
-    if machine:
-        os.environ.update(environment.environment(run_dir, run_spec))
+    rank, number = peers.this_process()
+    if number:
         threading.Thread(target=_leave_with_the_first, args=(run_dir,), daemon=True).start()
-    return peers.Heart(run_dir, rank, machine)
+    return peers.Heart(run_dir, rank, number, _stands_on())
+
+
+def take_environment(run_dir: Path, run_spec: RunSpec) -> None:
+    """Take on the environment that a supervisor would have given this process, where it is on another machine. Before the
+    libraries that read it."""
+    if launched() and peers.this_process()[1]:
+        os.environ.update(environment.environment(run_dir, run_spec))
+
+
+def _stands_on() -> dict[str, str]:
+    """Return the device, the code and the versions of the libraries. The code by its content: a checkout has a version for
+    all its states."""
+    code, here = hashlib.sha256(), Path(environment.__file__).parents[1]
+    for path in sorted(here.rglob("*.py")):
+        code.update(str(path.relative_to(here)).encode() + path.read_bytes())
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"device": machine.facts().device, "tunebook": code.hexdigest()[:12], **versions}
 
 
 def _leave_with_the_first(run_dir: Path) -> None:
-    """End this process when the first one is gone: over NCCL it would wait for that as long as its patience lasts."""
-    watch = peers.Watch(run_dir)
-    while not any(peer.rank == 0 for peer in watch.silent(peers.SILENT_S)):
+    """End this process when the first one is gone, or is that of a later attempt: over NCCL it would wait as long as its
+    patience lasts, and stand for a machine that has come."""
+    watch, heard = peers.Watch(run_dir), 0
+    while not any(peer.rank == 0 for peer in watch.silent(peers.SILENT_S, ended_s=peers.SILENT_S)):
+        first = peers.read(run_dir).get(0)
+        if first is not None and first.beat < heard:
+            break
+        heard = first.beat if first is not None else heard
         time.sleep(peers.GONE_S)
-    print("The first machine is silent: this process ends.", file=sys.stderr, flush=True)
+    print("The first machine is gone: this process ends.", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 def wait_for_machines(run_dir: Path, run_spec: RunSpec, stopped: Callable[[], bool]) -> bool:
-    """Wait until a process of every machine has come; return False when stopped() says so first. Raises RunRefused, with
-    the machines that did not come."""
-    end_s = time.monotonic() + ARRIVAL_S
-    while launched() and first() and (absent := peers.missing(run_dir, run_spec)):
+    """Wait until a process of every machine has begun, once their launchers have met; return False when stopped() says so
+    first. Raises RunRefused, with the machines that did not come, or one that stands on other versions."""
+    end_s = time.monotonic() + peers.ARRIVAL_S
+    while launched() and first():
+        if (unlike := peers.unlike(run_dir)) is not None:
+            raise failures.RunRefused(unlike)
+        if not (absent := peers.missing(run_dir, run_spec)):
+            break
         if stopped():
             return False
         if time.monotonic() > end_s:

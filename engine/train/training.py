@@ -64,10 +64,11 @@ def carry_out(run: Run) -> int:
     baseline_bytes = probe.held_bytes()
     run.told.expect(_phases(run), _lines(run))
     asked = _prepare(run)
-    if run.stop.asked() and (
+    stopped = run.stop.asked() and (
         (run.spec.train.replay_share and not run.rows.replay)
         or (not ranks.launched() and checkpoints.last_checkpoint(run.run_dir) is None)
-    ):
+    )
+    if ranks.any_of(bool(stopped)):  # the stop may have come when one process had its rows and another had not
         return _stopped(run, 0)
 
     run.told.begin("training")

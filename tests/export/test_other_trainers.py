@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jinja2
@@ -21,10 +22,12 @@ from engine import events, starter
 from engine.cli import main
 from engine.cli.export import EXPORTS
 from engine.data import datasets
+from engine.estimate import cards
 from engine.export import NotExportable, other_trainers, scripts
 from engine.export.portable_recipe import PortableRecipe
 from engine.runs import store
 from engine.spec import recipes, schema
+from engine.words import Problem
 from engine.workspace import Workspace
 from tests.conftest import tunebook
 
@@ -345,6 +348,24 @@ def test_accelerate_reads_the_configurations_that_divide_a_model(tmp_path, file,
         assert told.config_file == file and told.training_script == "train.py" and told.machine_rank in (0, 1)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("trl")])
+def test_the_arguments_come_before_the_model_as_what_divides_it_wants(name):
+    """transformers asks them how to load it (is_deepspeed_zero3_enabled, is_fsdp_enabled; training_args.py sets both up)."""
+    text = other_trainers.files(CASES[name][1], "trl")["train.py"]
+    assert text.index("\nargs = ") < text.index("\nmodel = AutoModel")
+
+
+def test_a_base_in_four_bits_is_divided_from_main_memory_or_its_limit_is_said():
+    made = other_trainers.files(CASES["trl-qlora"][1], "trl")
+    script = made["train.py"]
+    asked = script[script.index("fsdp, deepspeed = ") : script.index("bits = ")]
+    for divides, place in (("FSDP", {"device_map": {"": "cpu"}}), ("DEEPSPEED", {}), ("", {"device_map": {"": 1}})):
+        told: dict[str, Any] = {"os": SimpleNamespace(environ={f"ACCELERATE_USE_{divides}": "true", "LOCAL_RANK": "1"})}
+        exec(asked, told | {"cuda": True}, told)
+        assert told["place"] == place
+    assert "each card takes the whole base in 4 bits" in made["deepspeed-zero3.yaml"]
+
+
 def accelerate_words(line: str) -> Any:
     from accelerate.commands.launch import launch_command_parser
 
@@ -357,6 +378,7 @@ def test_a_run_that_cannot_start_here_is_written_as_a_script(workspace, tmp_path
     source = tmp_path / "odd.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in ODD))
     told = ["train", "lora", "--data", str(source), "--base", "starter", "--script", str(tmp_path / "out")]
+    monkeypatch.setattr(cards, "unseen", lambda facts: Problem(rule="driver-torch-none", where=cards.WHERE))
     with pytest.raises(SystemExit) as ended:
         main([*told, "--set", "machine.devices=4000", "--set", "train.accumulation=4000"])
     assert ended.value.code == 0

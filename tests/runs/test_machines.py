@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from engine import events, peers, processes
+from engine import events, peers, processes, worker
 from engine.events import Failed
 from engine.runs import lifecycle, store
 from engine.spec import schema
@@ -130,7 +131,15 @@ def test_a_machine_that_is_gone_is_named(shared: Machines) -> None:
 @pytest.mark.slow
 def test_a_run_whose_second_machine_does_not_come_can_be_stopped(shared: Machines) -> None:
     run_id = shared.start_shared()
-    wait_until(lambda: peers.read(shared.folder(run_id)), ENDS_S, "the first machine has come")
-    assert peers.missing(shared.folder(run_id), shared.spec(**{"machine.nodes": 2})) == [1]
+    port = store.load_spec(shared.workspace, run_id).machine.port
+    wait_until(lambda: _listens(port), ENDS_S, "the first machine waits")
+    assert 1 in peers.missing(shared.folder(run_id), shared.spec(**{"machine.nodes": 2}))
+    began_s = time.monotonic()
     lifecycle.stop(shared.workspace, run_id)
     assert shared.ended(run_id) == "stopped"
+    assert time.monotonic() - began_s < worker.STOP_GRACE_S  # at once, and not when patience with a child ends
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as way:
+        return way.connect_ex(("127.0.0.1", port)) == 0

@@ -285,6 +285,7 @@ def test_a_run_over_two_processes_stops_after_a_step_and_goes_on(real: RealRuns)
     assert real.ended(run_id) == "stopped"
     assert real.checkpoints(run_id)
     left = real.events(run_id, events.Stopped)[0].step
+    wait_until(lambda: not store.supervised(real.folder(run_id)), ENDS_S, "the launcher has ended")
     lifecycle.resume(real.workspace, run_id, module=real.module)
     wait_until(lambda: real.events(run_id, events.Step)[-1].step > left, ENDS_S, "it goes on")
     lifecycle.stop(real.workspace, run_id)

@@ -12,7 +12,7 @@ import torch
 
 from engine import events
 from engine.report import items as report_items
-from engine.train import allocator
+from engine.train import allocator, ranks
 from engine.train.run import Run
 from engine.train.scoring import check
 from engine.train.scoring.asking import Question
@@ -57,7 +57,10 @@ def _ask(run: Run, side: Side, model: Any, asked: list[Question], step: int) -> 
 
 
 def forget_after(run_dir: Path, step: int) -> None:
-    """Remove what was scored on the way after a step: a resumed run goes there again, with weights of its own."""
+    """Remove what was scored on the way after a step: a resumed run goes there again, with weights of its own. The process
+    that scored it does so; another one would find that it is gone."""
+    if not ranks.first():
+        return
     for path in (run_dir / "items").glob("at-*"):
         found = report_items.step_of(path.name)
         if path.suffix == ".part" or (found is not None and found > step):
