@@ -64,7 +64,9 @@ def take_in(arguments: argparse.Namespace, workspace: Workspace) -> int:
     for reason in draft.reasons:
         print(reason)
     print(t("Train it:  {command}", command=command))
-    print(t("Or on the pages (tunebook app): {address}", address=f"http://127.0.0.1:8501/train?draft={opened.draft_id}"))
+    print(
+        t("Or on the pages (tunebook app): {address}", address=f"http://127.0.0.1:8501/train?draft={opened.draft_id}")
+    )
     return EXIT_OK
 
 

@@ -102,7 +102,7 @@ def _trainer(recipe: PortableRecipe) -> dict[str, Any]:
     settings |= {"warmup_ratio": train.warmup} if train.warmup < 1 else {"warmup_steps": int(train.warmup)}
     settings |= {
         "weight_decay": train.weight_decay, "max_grad_norm": train.max_grad_norm, "seed": train.seed, "bf16": "auto",
-        "gradient_checkpointing": bool(train.gradient_checkpointing), "logging_steps": 1, "output_dir": "out",
+        "gradient_checkpointing": recipe.computes_twice, "logging_steps": 1, "output_dir": "out",
     }  # fmt: skip
     if recipe.evaluates:
         share = round(1 / train.evaluations, 4)

@@ -157,7 +157,7 @@ def _trainer(recipe: PortableRecipe) -> dict[str, Any]:
     settings |= {"warmup_ratio": train.warmup} if train.warmup < 1 else {"warmup_steps": int(train.warmup)}
     settings |= {
         "weight_decay": train.weight_decay, "max_grad_norm": train.max_grad_norm, "seed": train.seed,
-        "bf16": True, "gradient_checkpointing": bool(train.gradient_checkpointing),
+        "bf16": True, "gradient_checkpointing": recipe.computes_twice,
         "optim": portable_recipe.optimizer(recipe), "logging_steps": 1, "save_total_limit": 2,
         "report_to": train.report_to,
     }  # fmt: skip

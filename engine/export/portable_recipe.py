@@ -38,6 +38,13 @@ class PortableRecipe(NamedTuple):
     def evaluates(self) -> bool:
         return self.spec.dataset.eval_id is not None or self.spec.dataset.eval_share > 0
 
+    @property
+    def computes_twice(self) -> bool:
+        """Whether layers are computed twice to save memory. The machine decides where that was left open, and where the
+        script will run is not known: then a base in few bits is taken for one that has no memory to spare."""
+        asked = self.spec.train.gradient_checkpointing
+        return asked if asked is not None else self.spec.quantize != "none"
+
 
 def cannot(title: str, reason: str, remedy: str) -> NotExportable:
     """Return the refusal of a trainer, by the name people know it by."""

@@ -43,6 +43,7 @@ def files(recipe: PortableRecipe) -> dict[str, str]:
         "kto_weights": run_spec.objective_args.weights or [1.0, 1.0],
         "beta": run_spec.objective_args.beta or OBJECTIVES[run_spec.objective].usual_beta,
         "evaluates": recipe.evaluates,
+        "computes_twice": recipe.computes_twice,
         "evaluation_batch_size": train.batch_size,
         "evaluation_share": 1 / train.evaluations if train.evaluations > 1 else 0.999999,
         "keeps_best": portable_recipe.keeps_best(recipe),
@@ -92,5 +93,10 @@ def _differences(recipe: PortableRecipe) -> list[str]:
             f"train.replay_share = {train.replay_share:g}: the general rows the base wrote itself are left out"
         )
     if train.gradient_checkpointing is None:
-        found.append("train.gradient_checkpointing was left open; it is off here, and saves memory when it is on")
+        how = (
+            "on, which saves memory and takes longer"
+            if recipe.computes_twice
+            else "off, and saves memory when it is on"
+        )
+        found.append(f"train.gradient_checkpointing was left open; it is {how}")
     return found
