@@ -74,6 +74,7 @@ def test_the_frozen_base_is_loaded_and_the_4_bit_one_computed_in_fp16_and_what_t
     monkeypatch: pytest.MonkeyPatch, workspace: Workspace
 ):
     monkeypatch.setattr(load, "_device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(load, "whole", lambda source, spec, **settings: seen.append(settings) or llama())
     held = {
@@ -122,6 +123,14 @@ def test_estimates_count_the_format_that_is_really_used():
     half, whole = needed("fp16"), needed("fp32")
     assert half == needed("bf16") == needed("")
     assert whole["weights"] > 1.8 * half["weights"] and whole["activations"] == 2 * half["activations"]
+
+
+def test_flash_attention_is_taken_where_the_card_has_it_and_the_weights_are_in_16_bits():
+    def laid(device: Device, recipe: str = "lora", **settings: Any) -> bool | None:
+        return chosen(asked(recipe, **settings), device._replace(flash_attention=True)).padding_free
+
+    assert laid(A100) is laid(A100, "qlora") is laid(A100, "full", machine__weights="bf16") is True
+    assert laid(T4) is laid(A100, machine__precision="fp32") is laid(A100, "full") is None
 
 
 def test_what_a_device_has_not_is_refused_by_name():
