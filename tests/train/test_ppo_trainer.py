@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 import torch
 import transformers
 from accelerate.optimizer import patch_optimizer_step
+from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from engine import starter
 from engine.estimate import machine_choices, memory
 from engine.spec import recipes
+from engine.train import precision
 from engine.train.objectives import common, ppo
 
 pytestmark = pytest.mark.train
@@ -104,3 +107,17 @@ def test_gradients_are_clipped_as_they_are_and_not_as_a_scaler_holds_them(
     monkeypatch.setattr(type(trainer.accelerator), "mixed_precision", "fp16")
     trainer.train()
     assert scaler.get_scale() == 2.0**16 and len(told.logs) == len(plain) and all(map(same, told.logs, plain))
+
+
+def test_the_loop_computes_in_the_format_of_its_run(tmp_path: Path):
+    """TRL makes its Accelerator without one: in fp16 there would be no scaler, and the value model would compute in fp32."""
+    AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage] - one for all trainers of a process
+    try:
+        trainer, told = made(tmp_path, machine__precision="bf16", train__max_steps=1)
+        assert trainer.accelerator.mixed_precision == "bf16" and precision.ACCELERATE_SETTING not in os.environ
+        seen: list[torch.dtype] = []
+        trainer.model.value_model.model.layers[0].mlp.register_forward_hook(lambda *found: seen.append(found[2].dtype))
+        trainer.train()
+        assert torch.bfloat16 in seen and torch.isfinite(torch.tensor(told.logs[0]["loss"]))
+    finally:
+        AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]

@@ -40,7 +40,7 @@ from engine.report import items as report_items
 from engine.runs import failures, store
 from engine.spec import RunSpec
 from engine.spec import counts as spec_counts
-from engine.train import adapters, backend, load, merging, oft, rows, schedules
+from engine.train import adapters, backend, load, merging, oft, precision, rows, schedules
 from engine.train import judge as reading
 from engine.train.callback import EventCallback
 from engine.train.objectives import common, reward
@@ -378,19 +378,20 @@ def trainer(run: Run, args: PPOConfig, model: Any, callback: EventCallback) -> P
         adapters.add_reference(model)
         args.ref_adapter_name = adapters.REFERENCE
     args.total_episodes = total * run.spec.train.batch_size * run.spec.train.accumulation
-    made = _Resumable(
-        prompts=train_rows,
-        padding=padding,
-        watch=callback.write_samples,
-        total=total,
-        args=args,
-        processing_class=filling,
-        model=model,
-        ref_model=None,
-        reward_model=judge.model,
-        value_model=value,
-        train_dataset=Dataset.from_dict({"input_ids": train_rows}, features=_FEATURES),
-    )
+    with precision.told_to_accelerate(args):
+        made = _Resumable(
+            prompts=train_rows,
+            padding=padding,
+            watch=callback.write_samples,
+            total=total,
+            args=args,
+            processing_class=filling,
+            model=model,
+            ref_model=None,
+            reward_model=judge.model,
+            value_model=value,
+            train_dataset=Dataset.from_dict({"input_ids": train_rows}, features=_FEATURES),
+        )
     if args.gradient_checkpointing:  # TRL 1.12's own loop never comes to where transformers switches it on
         # by the wrapper, which TRL asks whether to switch it off to write answers: with it layers keep no cache
         made.model.gradient_checkpointing_enable()
