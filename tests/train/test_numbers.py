@@ -282,6 +282,15 @@ def test_segments_grow_on_nvidias_cards_under_linux_and_what_was_said_holds(monk
     assert allocator.TORCH_SETTING not in os.environ
 
 
+def test_what_a_run_was_said_to_take_counts_the_memory_that_its_device_has():
+    spec = asked("lora")
+    for name in ("cpu", "mps", "cuda"):
+        made = chosen(spec, Device(name, 16 * GIB, bf16=name == "cuda"))
+        run: Any = SimpleNamespace(device=name, spec=spec, chosen=made, base=SimpleNamespace(shape=shape()))
+        found = memory.estimate(shape(), probe.setup(run, 32), device="cuda:0" if name == "cuda" else name)
+        assert probe.estimate(run, 32) == (found.moving_bytes if name == "cuda" else found.total_bytes)
+
+
 def test_what_is_kept_of_a_run_is_what_ran(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
     """Checkpointing that was chosen and is not on, as in PPO before, or that somebody else switched on."""
     model = llama()
