@@ -27,15 +27,28 @@ from engine.words import t
 # one thread of an AMD EPYC with AVX-512 (6 x parameters x tokens / processor seconds). Others do a third to thrice that.
 CPU_FLOPS_PER_THREAD = 7.5e10
 # Dense FLOPs per second of a card, in 10^12, in 16 bits (bf16, fp16 where there is no bf16; sums in fp32) and in 32
-# (without TF32): NVIDIA's data sheets.
+# (without TF32), by its name as the driver has it. Of cards for data centers by NVIDIA's data sheets. GeForce cards do in 16
+# bits with sums in fp32 four times (RTX 20) or twice (later ones) what they do in 32, half of the figure that is advertised
+# (NVIDIA's papers on Turing, GA102, Ada and Blackwell). Read again in November 2026, not on NVIDIA's own pages: H100, H200
+# and B200 (SXM), in 32 bits the H100 PCIe and the RTX 3060 and 4060. The others nobody has read again.
 CARD_TFLOPS = {
-    "B200": (2250, 80), "H200": (989, 67), "H100": (989, 67), "A100": (312, 19.5), "L40S": (362, 91.6), "L40": (181, 90.5),
-    "A10G": (70, 35), "A10": (125, 31.2), "L4": (121, 30.3), "T4": (65, 8.1), "V100": (125, 15.7), "RTX 5090": (209, 104.8),
-    "RTX 4090": (165, 82.6), "RTX 3090": (71, 35.6), "RTX A6000": (155, 38.7), "RTX 6000 Ada": (364, 91.1),
+    "B200": (2250, 80), "H200": (989, 67), "H200 NVL": (835, 60), "H100": (989, 67), "H100 NVL": (835, 60),
+    "H100 PCIe": (756, 51.2), "A100": (312, 19.5), "L40S": (362, 91.6), "L40": (181, 90.5), "A10G": (70, 35),
+    "A10": (125, 31.2), "L4": (121, 30.3), "T4": (65, 8.1), "V100": (125, 15.7), "RTX A6000": (155, 38.7),
+    "RTX 6000 Ada": (364, 91.1),
+    "RTX 2060": (25.8, 6.5), "RTX 2070": (29.9, 7.5), "RTX 2070 SUPER": (36.3, 9.1), "RTX 2080": (40.3, 10.1),
+    "RTX 2080 SUPER": (44.6, 11.2), "RTX 2080 Ti": (53.8, 13.4),
+    "RTX 3060": (25.5, 12.7), "RTX 3060 Ti": (32.4, 16.2), "RTX 3070": (40.6, 20.3), "RTX 3070 Ti": (43.5, 21.7),
+    "RTX 3080": (59.5, 29.8), "RTX 3080 Ti": (68.2, 34.1), "RTX 3090": (71, 35.6), "RTX 3090 Ti": (80, 40),
+    "RTX 4060": (30.2, 15.1), "RTX 4060 Ti": (44.1, 22.1), "RTX 4070": (58.3, 29.1), "RTX 4070 SUPER": (71, 35.5),
+    "RTX 4070 Ti": (80.2, 40.1), "RTX 4070 Ti SUPER": (88.2, 44.1), "RTX 4080": (97.5, 48.7),
+    "RTX 4080 SUPER": (104, 52.2), "RTX 4090": (165, 82.6),
+    "RTX 5060": (38.4, 19.2), "RTX 5060 Ti": (47.4, 23.7), "RTX 5070": (61.7, 30.9), "RTX 5070 Ti": (87.9, 43.9),
+    "RTX 5080": (113, 56.3), "RTX 5090": (209, 104.8),
 }  # fmt: skip
 # A card that is not in the table, by the memory it is sold with: the slower of the usual ones of that size, in 16 bits. In
 # 32 a card of that kind reaches half of it (RTX 3090, 4090).
-TFLOPS_BY_GB = ((8, 40), (16, 65), (24, 71), (48, 155), (80, 312))
+TFLOPS_BY_GB = ((8, 30), (12, 25), (16, 44), (24, 71), (48, 155), (80, 312))
 SHARE_IN_32_BITS = 0.5
 # A slice of a shared card has so many of its seven parts (NVIDIA's names: "MIG 2g.10gb").
 MIG_PARTS = 7
@@ -155,8 +168,10 @@ def estimate(
         return None
     step = _step(work, shape, setup, job, device, known) or _assumed_step(work, setup, job, device, card, memory_gib)
     train_s = job.steps * step.seconds
+    # also what hangs on the base alone is asked by the same code, in the same format
     here = [one for one in known if one.device == device and one.took and one.job is not None and one.shape == shape
-            and (device != "cpu" or one.threads == job.threads)]  # fmt: skip
+            and (device != "cpu" or one.threads == job.threads)
+            and estimate_measured.same_arithmetic(one.setup, setup)]  # fmt: skip
     own = [one for one in here if estimate_measured.same_kind(one.setup, setup)]
     libraries_s = next((one.libraries_s for one in known if one.device == device and one.took), LIBRARIES_S)
     usual = _Usual(shape, setup, work / step.seconds, general_s if not here else None)

@@ -125,7 +125,7 @@ def choose(
     checkpointing, checkpointing_reason = choose_checkpointing(run_spec, device, shape, setup)
     setup = msgspec.structs.replace(setup, gradient_checkpointing=checkpointing)
     optimizer, optimizer_reason = choose_optimizer(run_spec, device, shape, setup)
-    padding_free, padding_reason = _padding(run_spec, device, backend)
+    padding_free, padding_reason = _padding(run_spec, device, made)
     setup = msgspec.structs.replace(setup, optimizer=optimizer)
     blocks, blocks_reason = choose_blocks(device, shape, setup)
     words: dict[bool | None, Text] = {
@@ -247,16 +247,18 @@ def choose_optimizer(
     return "adamw_8bit", later("in 32 bits the run would need {need} of {have}", **_sizes(need, device))
 
 
-def _padding(run_spec: RunSpec, device: Device, backend: str) -> tuple[bool | None, Text]:
+def _padding(run_spec: RunSpec, device: Device, made: Chosen) -> tuple[bool | None, Text]:
     """Return whether the rows of a batch are laid end to end; None where Unsloth, or the child by a comparison, settles it
-    (engine/train/batches.py)."""
+    (engine/train/batches.py). FlashAttention 2 is for cards that have bf16 (its README: Ampere and newer) and for models
+    whose weights are in 16 bits: others also compute in fp32 here, where they write (engine/train/precision.py)."""
     if not OBJECTIVES[run_spec.objective].padding_free:
         return False, later("for SFT only; rows of like length share a batch")
     if run_spec.train.padding_free is False:
         return False, later("asked for")
-    if backend == "unsloth":
+    if made.backend == "unsloth":
         return None, later("it has attention of its own that keeps rows apart")
-    if device.name == "cuda" and device.flash_attention:
+    in_16_bits = made.weights == "bf16" if run_spec.adapter == "full" else made.precision != "fp32"
+    if device.name == "cuda" and device.flash_attention and device.bf16 and in_16_bits:
         return True, later("FlashAttention keeps the rows apart")
     return None, later("laid end to end where a comparison at the start finds that right and faster; else by length")
 

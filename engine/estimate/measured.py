@@ -134,10 +134,22 @@ def same_kind(one: estimate_memory.Setup, other: estimate_memory.Setup) -> bool:
     """Whether two runs train the same way, by the same code and in the same formats; size, rows and tokens aside."""
 
     def kind(of: estimate_memory.Setup) -> tuple[object, ...]:
-        return (of.objective, of.adapter, of.quantize, of.gradient_checkpointing, of.half, of.backend, of.precision,
-                of.weights, of.optimizer, of.value_model)  # fmt: skip
+        return (
+            of.objective,
+            of.adapter,
+            of.quantize,
+            of.gradient_checkpointing,
+            of.weights,
+            of.optimizer,
+            of.value_model,
+        )
 
-    return kind(one) == kind(other)
+    return kind(one) == kind(other) and same_arithmetic(one, other)
+
+
+def same_arithmetic(one: estimate_memory.Setup, other: estimate_memory.Setup) -> bool:
+    """Whether two runs compute by the same code and in the same format, whatever they train."""
+    return (one.backend, one.precision, one.half) == (other.backend, other.precision, other.half)
 
 
 def memory(

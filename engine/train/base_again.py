@@ -66,9 +66,12 @@ class BaseAgain:
         return made
 
     def _load(self) -> Any:
-        run = self._run
+        run, chosen = self._run, self._run.chosen._replace(backend="plain")
+        if run.chosen.backend == "unsloth" and run.device == "cuda":
+            # as the tuned one, which is past its trainer in the fp32 that Unsloth holds it in (load.py, _rounded_to)
+            chosen = chosen._replace(precision="fp32")
         with run.told.between("loading", "base again"), run.told.weights():
-            made = load.load(run.spec, run.workspace, run.chosen._replace(backend="plain")).model
+            made = load.load(run.spec, run.workspace, chosen).model
         if run.objective.is_judge:  # with the head that it had, which is drawn from the seed
             from engine.train.objectives import reward  # few runs need what it imports
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import time
 import types
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ MOST_TOKENS, PASS_MULTIPLICATIONS, MOST_WIDTH, MOST_INTERMEDIATE = 512, 1.6e10, 
 # Below so many tokens of a call weights are not rounded.
 FEW_TOKENS = 64
 
+# Where accelerate 1.15 looks for the number format that nobody tells it (state.py, AcceleratorState).
+ACCELERATE_SETTING = "ACCELERATE_MIXED_PRECISION"
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _full = False  # set while bf16 is put aside
@@ -118,6 +121,21 @@ def as_it_computes(model: Any) -> contextlib.AbstractContextManager[Any]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     dtype = getattr(inner, "computes_in", None)
     return torch.autocast(model.device.type, dtype=dtype) if dtype and not _full else contextlib.nullcontext()
+
+
+@contextmanager
+def told_to_accelerate(args: Any) -> Iterator[None]:
+    """Name the format of a trainer's arguments where accelerate looks for it, while a trainer makes an Accelerator that is
+    told none: TRL 1.12's PPO does, as transformers before version 5 left it there. Without it nothing is rounded, and in
+    fp16 there is no scaler."""
+    before = os.environ.get(ACCELERATE_SETTING)
+    os.environ[ACCELERATE_SETTING] = args.mixed_precision
+    try:
+        yield
+    finally:
+        os.environ.pop(ACCELERATE_SETTING)
+        if before is not None:
+            os.environ[ACCELERATE_SETTING] = before
 
 
 def multiply_fp32_faster(chosen: machine_choices.Chosen) -> None:

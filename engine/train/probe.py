@@ -227,11 +227,11 @@ def setup(run: Run, tokens: int) -> memory.Setup:
 
 def estimate(run: Run, tokens: int) -> int | None:
     """Return what the formula says of such a run, in bytes; the library part aside on a card, as torch counts no such."""
-    device = "cpu" if run.device == "cpu" else "cuda:0"
+    device = "cuda:0" if run.device == "cuda" else run.device
     found = memory.estimate(run.base.shape, setup(run, tokens), device=device)
     if found.parts is None:
         return None
-    return found.total_bytes if run.device == "cpu" else found.moving_bytes
+    return found.moving_bytes if run.device == "cuda" else found.total_bytes
 
 
 def record(

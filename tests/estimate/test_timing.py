@@ -113,7 +113,9 @@ def test_without_a_run_the_assumption_is_said() -> None:
 @pytest.mark.parametrize(
     ("card", "memory_gib", "peak"),
     [
-        ("NVIDIA RTX A1000", 7.6, 40), ("NVIDIA T400 4GB", 3.9, 40), ("NVIDIA GeForce RTX 4090 Laptop GPU", 15.7, 65),
+        ("NVIDIA RTX A1000", 7.6, 30), ("NVIDIA T400 4GB", 3.9, 30), ("NVIDIA GeForce RTX 4090 Laptop GPU", 15.7, 44),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", 15.7, 88.2), ("NVIDIA GeForce RTX 3060", 11.8, 25.5),
+        ("NVIDIA H100 PCIe", 79.6, 756), ("NVIDIA H100 80GB HBM3", 79.6, 989),
         ("Tesla T4", 14.6, 65), ("NVIDIA A10G", 22.5, 70), ("NVIDIA A10", 22.5, 125), ("NVIDIA L40S", 44.5, 362),
         ("NVIDIA A100-PCIE-40GB", 39.4, 312), ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 4.8, 312 / 7),
     ],
@@ -121,6 +123,22 @@ def test_without_a_run_the_assumption_is_said() -> None:
 def test_a_card_is_known_by_its_whole_name(card: str, memory_gib: float, peak: float) -> None:
     rate, _ = duration.assumed_flops("cuda:0", 1, card, memory_gib)
     assert rate == pytest.approx(duration.USED_SHARE * peak * 1e12)
+
+
+def test_a_geforce_does_as_much_more_in_16_bits_as_its_generation_can() -> None:
+    times = {"2": 4, "3": 2, "4": 2, "5": 2}
+    cards = {name: rates for name, rates in duration.CARD_TFLOPS.items() if name[:3] == "RTX" and name[4] in times}
+    assert len(cards) > 20
+    assert all(half == pytest.approx(times[name[4]] * whole, rel=0.02) for name, (half, whole) in cards.items())
+
+
+@pytest.mark.parametrize("gb", [8, 12, 16, 24])
+def test_a_card_that_nobody_knows_is_no_faster_than_the_ones_of_its_size(gb: int) -> None:
+    usual = {8: ("RTX 4060", "RTX 3060 Ti", "RTX 5060"), 12: ("RTX 3060", "RTX 4070", "RTX 5070"),
+             16: ("RTX 4060 Ti", "RTX 5060 Ti", "T4"), 24: ("RTX 3090", "RTX 4090", "L4")}[gb]  # fmt: skip
+    rate, _ = duration.assumed_flops("cuda:0", 1, "some card", gb - 0.3)
+    slowest = min(duration.CARD_TFLOPS[name][0] for name in usual)
+    assert 0.95 * slowest <= rate / duration.USED_SHARE / 1e12 <= slowest
 
 
 def test_a_card_is_as_fast_as_the_format_that_is_really_used() -> None:
@@ -295,6 +313,20 @@ def test_a_run_through_another_backend_or_in_another_format_corrects_nothing(oth
     assert needed(STARTER, setup, device="cuda:0", known=[one]).basis == (
         "assumed" if "precision" in other else "scaled"
     )
+
+
+@pytest.mark.parametrize("other", [{"backend": "unsloth"}, {"precision": "fp32"}])
+def test_what_asking_took_another_backend_or_format_says_nothing_of(other: dict[str, Any]) -> None:
+    setup = memory.Setup(batch_size=16, max_length=30, precision="bf16", adapter="full")
+    took = {"loading": 7.0, "training": 2.4, "scoring base": 500.0, "scoring tuned": 500.0}
+    one = measured(device="cuda:0", setup=msgspec.structs.replace(setup, **other), took=took)
+    job = msgspec.structs.replace(JOB, general_tokens=1e5, base="starter", dataset="d", trained=240)
+
+    def asking_s(known: list[Measurement]) -> float:
+        found = needed(STARTER, setup, job, device="cuda:0", known=known)
+        return sum(line.likely_s for line in found.lines if line.phase.startswith("scoring"))
+
+    assert asking_s([msgspec.structs.replace(one, setup=setup)]) > 10 * asking_s([one])
 
 
 def test_a_correction_never_halves_more_and_never_loses_a_part() -> None:

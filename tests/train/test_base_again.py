@@ -51,6 +51,18 @@ def trained(model: Any) -> Any:
     return model.train()
 
 
+@pytest.mark.parametrize(("through", "asked_in"), [("plain", "bf16"), ("unsloth", "fp32")])
+def test_the_base_of_a_whole_model_is_asked_in_the_format_that_the_tuned_one_is(
+    workspace: Any, monkeypatch: pytest.MonkeyPatch, through: Any, asked_in: str
+) -> None:
+    run = prepared(workspace, "full", "new-facts")
+    run.device, run.chosen = "cuda", run.chosen._replace(backend=through, precision="bf16")
+    seen: list[Any] = []
+    monkeypatch.setattr(load, "load", lambda *told: seen.append(told[2]) or SimpleNamespace(model=run.model))
+    with BaseAgain(run, run.model).lent():
+        assert [(one.backend, one.precision) for one in seen] == [("plain", asked_in)]
+
+
 @pytest.mark.parametrize(
     ("recipe", "data", "overrides"),
     [

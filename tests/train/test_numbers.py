@@ -125,6 +125,14 @@ def test_estimates_count_the_format_that_is_really_used():
     assert whole["weights"] > 1.8 * half["weights"] and whole["activations"] == 2 * half["activations"]
 
 
+def test_flash_attention_is_taken_where_the_card_has_it_and_the_weights_are_in_16_bits():
+    def laid(device: Device, recipe: str = "lora", **settings: Any) -> bool | None:
+        return chosen(asked(recipe, **settings), device._replace(flash_attention=True)).padding_free
+
+    assert laid(A100) is laid(A100, "qlora") is laid(A100, "full", machine__weights="bf16") is True
+    assert laid(T4) is laid(A100, machine__precision="fp32") is laid(A100, "full") is None
+
+
 def test_what_a_device_has_not_is_refused_by_name():
     def said(device: Device, recipe: str = "full", **settings: Any) -> list[str]:
         return [one.rule for one in machine_choices.problems(asked(recipe, **settings), device, shape())]
@@ -272,6 +280,15 @@ def test_segments_grow_on_nvidias_cards_under_linux_and_what_was_said_holds(monk
     monkeypatch.setattr(allocator.shutil, "which", lambda name: None)
     allocator.let_segments_grow()
     assert allocator.TORCH_SETTING not in os.environ
+
+
+def test_what_a_run_was_said_to_take_counts_the_memory_that_its_device_has():
+    spec = asked("lora")
+    for name in ("cpu", "mps", "cuda"):
+        made = chosen(spec, Device(name, 16 * GIB, bf16=name == "cuda"))
+        run: Any = SimpleNamespace(device=name, spec=spec, chosen=made, base=SimpleNamespace(shape=shape()))
+        found = memory.estimate(shape(), probe.setup(run, 32), device="cuda:0" if name == "cuda" else name)
+        assert probe.estimate(run, 32) == (found.moving_bytes if name == "cuda" else found.total_bytes)
 
 
 def test_what_is_kept_of_a_run_is_what_ran(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):

@@ -40,7 +40,7 @@ from engine.report import items as report_items
 from engine.runs import failures, store
 from engine.spec import RunSpec
 from engine.spec import counts as spec_counts
-from engine.train import adapters, backend, load, merging, oft, rows, schedules
+from engine.train import adapters, backend, load, merging, oft, precision, rows, schedules
 from engine.train import judge as reading
 from engine.train.callback import EventCallback
 from engine.train.objectives import common, reward
@@ -225,15 +225,21 @@ class _Resumable(schedules.FromTheFirstStep, PPOTrainer):
         self._begun_with: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
         # TRL clips nothing. The norm is that of all that trains, policy and value together.
         self._grad_norm = 0.0
-        inner: Any = self.optimizer  # accelerate wraps it
-        inner.optimizer.register_step_pre_hook(self._clip)
+        outer: Any = self.optimizer  # accelerate's
+        self._step, outer.step = outer.step, self._clip_and_step
         self._batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         self.batches = Batches(prompts, self._batch, padding, self.args.seed, self.accelerator.device)
         self.dataloader: Any = self.batches
 
-    def _clip(self, optimizer: Any, *_: Any) -> None:
-        moving = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self._grad_norm = float(torch.nn.utils.clip_grad_norm_(moving, self.args.max_grad_norm))
+    def _clip_and_step(self) -> None:
+        """Clip before the optimizer is asked. In fp16 accelerate takes the scale off first; a hook of the optimizer would
+        come too early, since a fused AdamW takes it off itself (torch 2.13, GradScaler.step)."""
+        if self.accelerator.sync_gradients:
+            groups = self.optimizer.param_groups
+            moving = [p for group in groups for p in group["params"] if p.grad is not None]
+            norm: Any = self.accelerator.clip_grad_norm_(moving, self.args.max_grad_norm)
+            self._grad_norm = float(norm)
+        self._step()
 
     def train(self, resume_from_checkpoint: str | None = None) -> None:
         """Run TRL's loop over the updates that are left."""
@@ -301,6 +307,8 @@ class _Resumable(schedules.FromTheFirstStep, PPOTrainer):
             tensors |= {f"{index}.{name}": torch.as_tensor(value).clone().contiguous() for name, value in held.items()}
         save_file(tensors, partial / "optimizer.safetensors")
         numbers |= {"groups": optimizer["param_groups"], "scheduler": self.lr_scheduler.state_dict()}
+        if self.accelerator.scaler is not None:
+            numbers["scaler"] = self.accelerator.scaler.state_dict()
         (partial / "optimizer.json").write_text(json.dumps(numbers, default=float))
         self.state.save_to_json(str(partial / "trainer_state.json"))
         shutil.rmtree(target, ignore_errors=True)
@@ -328,6 +336,8 @@ class _Resumable(schedules.FromTheFirstStep, PPOTrainer):
                 held.setdefault(int(index), {})[what] = tensor
         self.optimizer.load_state_dict({"state": held, "param_groups": numbers["groups"]})
         self.lr_scheduler.load_state_dict(numbers["scheduler"])
+        if self.accelerator.scaler is not None and "scaler" in numbers:
+            self.accelerator.scaler.load_state_dict(numbers["scaler"])
         self._begun_with = tensors, numbers
         self.batches.done = int(checkpoint.name.rpartition("-")[2])
 
@@ -368,22 +378,24 @@ def trainer(run: Run, args: PPOConfig, model: Any, callback: EventCallback) -> P
         adapters.add_reference(model)
         args.ref_adapter_name = adapters.REFERENCE
     args.total_episodes = total * run.spec.train.batch_size * run.spec.train.accumulation
-    made = _Resumable(
-        prompts=train_rows,
-        padding=padding,
-        watch=callback.write_samples,
-        total=total,
-        args=args,
-        processing_class=filling,
-        model=model,
-        ref_model=None,
-        reward_model=judge.model,
-        value_model=value,
-        train_dataset=Dataset.from_dict({"input_ids": train_rows}, features=_FEATURES),
-    )
+    with precision.told_to_accelerate(args):
+        made = _Resumable(
+            prompts=train_rows,
+            padding=padding,
+            watch=callback.write_samples,
+            total=total,
+            args=args,
+            processing_class=filling,
+            model=model,
+            ref_model=None,
+            reward_model=judge.model,
+            value_model=value,
+            train_dataset=Dataset.from_dict({"input_ids": train_rows}, features=_FEATURES),
+        )
     if args.gradient_checkpointing:  # TRL 1.12's own loop never comes to where transformers switches it on
-        for one in (model, value):
-            one.gradient_checkpointing_enable({"use_reentrant": False})
+        # by the wrapper, which TRL asks whether to switch it off to write answers: with it layers keep no cache
+        made.model.gradient_checkpointing_enable()
+        value.gradient_checkpointing_enable()
     made.add_callback(_Hook(made))
     made.add_callback(callback)
     made.remove_callback(PrinterCallback)
