@@ -79,8 +79,6 @@ def show(case: Case, advice: Advice) -> None:
         )
     else:
         st.info(t("The memory of each way is not known: name the size of the base under Plan."))
-    for sentence in case.stands_in:
-        st.caption(_ui.plain(sentence))
     table = pd.DataFrame(
         {
             t("Way"): names,

@@ -56,7 +56,7 @@ def select(workspace: Workspace, opened: str = "") -> Base:
         shortlist.remember_folder(workspace, base.ref)
     if base.kind == "hub" and base.folder is None and not limits.on():
         _look(base.ref)
-        base = bases.describe(base.ref, workspace)
+        base = shortlist.as_listed(bases.describe(base.ref, workspace))
     return base
 
 

@@ -20,6 +20,8 @@ def _verdict(advice: Advice) -> None:
     st.subheader(_ui.say("Advice: {what}", what=advice.headline))
     _ui.problem_list(advice.problems)
     _ui.bullets(advice.reasons)
+    for sentence in advice.stands_in:
+        st.caption(_ui.plain(sentence))
     st.caption(
         _ui.say("Confidence: {level}. {reason}", level=_level(advice.confidence), reason=advice.confidence_reason)
     )

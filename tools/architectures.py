@@ -216,6 +216,8 @@ def words() -> list[str]:
         f"Made by `make architectures` with transformers {version('transformers')}, on a processor: a tiny random model",
         "of each is counted without its weights, trained for two steps by each way, and what came of it merged, written,",
         "read back and compared. Other architectures that transformers loads are not refused, only not tried here.",
+        "What transformers has no writer of texts for is refused before it starts, such as models that see and call",
+        "themselves `mistral3` (Ministral 3) or `qwen3_vl`; of Qwen3.5 that sees (`qwen3_5`) it loads the text part.",
     ]
 
 

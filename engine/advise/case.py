@@ -41,6 +41,7 @@ class Case:
     judge: str | None = None
     problems: tuple[Problem, ...] = ()
     _plans: dict[Any, Plan] = field(default_factory=dict, init=False)
+    _moves: dict[Any, Way] = field(default_factory=dict, init=False)
 
     @cached_property
     def ways(self) -> list[Way]:
@@ -138,14 +139,18 @@ class Case:
         )
 
     def _moved(self, way: Way) -> Way:
-        """Return a way with as many rows at a time as fit, its rows a step kept as many."""
-        plan = self.plan(way)
+        """Return a way with as many rows at a time as fit, its rows a step kept as many. Worked out once: the plan that is
+        kept is of what came of it."""
+        if way.key in self._moves:
+            return self._moves[way.key]
+        asked, plan = way.key, self.plan(way)
         rows, per_step = plan.spec.train.batch_size, plan.rows_per_step
         least = OBJECTIVES[way.objective].least_batch
         while plan.room in ("tight", "risky", "none") and rows // 2 >= least:
             rows //= 2
             way = way.with_batch(rows, max(1, per_step // rows))
             self._plans[way.key] = plan = self._plan(way)
+        self._moves[asked] = way
         return way
 
     def _shortened(self, way: Way) -> Way:
@@ -175,6 +180,11 @@ class Case:
                 text = t(
                     "The base's architecture is not known: the figures are those of a usual model of {size}.", size=size
                 )
+            elif self.own_base.ref:
+                text = t(
+                    "The figures are those of a usual model of {size}; the short list has none of about that size, so Train "
+                    "opens with {name}: choose one there.", size=size, name=self.own_base.title,
+                )  # fmt: skip
             else:
                 text = t("The figures are those of a usual model of {size}.", size=size)
             said.append(text)

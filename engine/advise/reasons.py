@@ -185,12 +185,12 @@ def _settings_that_fit(case: Case, advised: Way) -> str:
             "tokens": f"{plan.spec.train.max_length:,}"}  # fmt: skip
     if plan.setup.gradient_checkpointing:
         return t(
-            "Its settings: a batch of {rows}, {passes} passes a step (accumulation), rows of at most {tokens} tokens, "
-            "layers computed twice to save memory (gradient checkpointing).", **told,
+            "Its settings: batch size {rows}, accumulation {passes}, rows of at most {tokens} tokens, gradient "
+            "checkpointing (layers are computed twice to save memory).", **told,
         )  # fmt: skip
     return t(
-        "Its settings: a batch of {rows}, {passes} passes a step (accumulation), rows of at most {tokens} tokens, "
-        "without gradient checkpointing.", **told,
+        "Its settings: batch size {rows}, accumulation {passes}, rows of at most {tokens} tokens, no gradient "
+        "checkpointing.", **told,
     )  # fmt: skip
 
 

@@ -277,13 +277,16 @@ def _activation_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_by
     others, arXiv 2205.05198, attention never written out); with checkpointing 2 T d each and one layer's whole. Twice
     that in 32 bits. GELU in steps (GPT-2's) keeps three more of the feed-forward width. On a processor attention that is
     dropped in part is written out: three scores of 4 bytes for each pair of tokens and head, after softmax, the mask and
-    what is left (torch 2.13, _scaled_dot_product_attention_math)."""
+    what is left (torch 2.13, _scaled_dot_product_attention_math). Where a model has no kernel for it, what softmax says and
+    the copy of it that is multiplied are kept (transformers 5.17, gpt_oss/modeling_gpt_oss.py)."""
     wide = max(shape.hidden, shape.heads * shape.head_dim)
     per_token = 22 * wide + 8 * shape.intermediate if shape.gated else 18 * wide + 4 * shape.intermediate
     per_token += 6 * shape.intermediate if shape.gelu_in_steps else 0
     layer = tokens * per_token * element_bytes / 2
     if shape.attention_dropout and not on_gpu:
         layer += 12 * shape.heads * tokens * setup.max_length
+    if shape.writes_attention:
+        layer += 2 * element_bytes * shape.heads * tokens * setup.max_length
     deep = _layers_with_activations(shape, setup)
     if setup.gradient_checkpointing:
         return min(element_bytes * tokens * shape.hidden * deep + layer, layer * deep)

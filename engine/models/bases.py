@@ -125,9 +125,10 @@ def describe(ref: str, workspace: Workspace, revision: str | None = None) -> Bas
 
 def count(base: Base, workspace: Workspace, *, wait: bool) -> Base:
     """Let a child count what a base has where only the usual arithmetic says it, and return the base as it is then known;
-    with `wait` after a minute at the most."""
+    with `wait` after two minutes at the most."""
     place = base.folder or base.looked_at
-    if place is None or base.problems or (base.shape is not None and not base.shape.is_estimated):
+    wrong = [one for one in base.problems if one.rule != "base-not-built"]
+    if place is None or wrong or (base.shape is not None and not base.shape.is_estimated):
         return base
     if not wait:
         counted.start(workspace, place)
@@ -149,17 +150,29 @@ def _as_counted(base: Base, seen: counted.Found) -> Base:
         return msgspec.structs.replace(base, problems=(*base.problems, problem))
     if seen.shape is None:
         return base
-    rounded = base.stored is not None or base.parameters is None or base.folder is None
+    place, leaves_out = base.folder or base.looked_at, False
+    if place is not None and not seen.shape.other_parameters:
+        leaves_out = any(name in read_object(place / "config.json") for name in _SENSES)
+    by_shape = leaves_out or base.stored is not None or base.parameters is None or base.folder is None
     return msgspec.structs.replace(
         base, shape=seen.shape, layers=seen.shape.layers, hidden=seen.shape.hidden,
-        parameters=shapes.count_parameters(seen.shape) if rounded else base.parameters,
-        notes=(*base.notes, *_parts_notes(seen.shape)),
+        parameters=shapes.count_parameters(seen.shape) if by_shape else base.parameters,
+        notes=(*base.notes, *_parts_notes(seen.shape, leaves_out)),
     )  # fmt: skip
 
 
-def _parts_notes(shape: shapes.Shape) -> list[Text]:
-    """What is to be known of a model's parts: those that see, and experts."""
+# What a config.json has of parts that read pictures or sound.
+_SENSES = ("vision_config", "audio_config")
+
+
+def _parts_notes(shape: shapes.Shape, leaves_out: bool) -> list[Text]:
+    """What is to be known of a model's parts: those that see, or that transformers leaves out (Qwen3.5), and experts."""
     found, held = [], shapes.count_parameters(shape)
+    if leaves_out:
+        found.append(
+            later("It also reads pictures or sound. Only the part that writes text is loaded, so what is trained and "
+              "exported here reads texts alone.")
+        )  # fmt: skip
     if shape.other_parameters:
         share = f"{100 * shape.other_parameters / held:.0f}"
         found.append(

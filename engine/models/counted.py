@@ -2,7 +2,7 @@
 
 find() says what is known at once, start() lets a child count, wait() waits for it. Only layouts that the arithmetic of
 shapes.py does not know are counted. What was counted is kept by the hash of config.json and the version of transformers,
-and so is why a model cannot be built: neither is tried twice.
+and so is why a model cannot be built, which is tried again after a while: a package may have been missing, or memory.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from engine import processes
 from engine.models import shapes
 from engine.workspace import Workspace, read_object, write_atomically
 
-# So long a child may take; it ends itself then, and who waits does not wait longer.
-MOST_S = 60
-# A child that was ended is not started again for so long: its machine may have been busy.
+# So long a child may take, most of it for its imports on a busy machine; it ends itself then, and who waits does not wait
+# longer.
+MOST_S = 120
+# After a child that was ended, or could not build the model, none is started again for so long.
 AGAIN_S = 600
 # Raised when what is counted changes, so that it is counted anew.
-VERSION = 1
+VERSION = 2
 _POLL_S = 0.1
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What was found for a config.json: its `shape`; or `reason`, why transformers cannot build the model, in its words; or
-    neither while a child is at it, since `begun_s`."""
+    neither while a first child is at it. `begun_s`: when the last child was started."""
 
     shape: shapes.Shape | None = None
     reason: str = ""
@@ -56,11 +57,13 @@ def find(workspace: Workspace, folder: Path) -> Found | None:
 def start(workspace: Workspace, folder: Path) -> None:
     """Let a child count the model in a folder, unless that was done or is under way. Never raises."""
     key = _key(folder)
-    if key is None or _has_begun(_read(workspace, key)):
+    known = _read(workspace, key) if key is not None else None
+    if key is None or _has_begun(known):
         return
     target = workspace.shape_path(key)
     with suppress(OSError):  # what is not counted stays estimated
-        write_atomically(target, msgspec.json.encode(Found(begun_s=time.time())))
+        begun = Found(reason=known.reason if known is not None else "", begun_s=time.time())
+        write_atomically(target, msgspec.json.encode(begun))
         processes.start(
             "engine.train.outline", str(folder / "config.json"), str(target), str(MOST_S),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -68,7 +71,7 @@ def start(workspace: Workspace, folder: Path) -> None:
 
 
 def _has_begun(found: Found | None) -> bool:
-    return found is not None and (found.is_known or 0 <= time.time() - found.begun_s <= AGAIN_S)
+    return found is not None and (found.shape is not None or 0 <= time.time() - found.begun_s <= AGAIN_S)
 
 
 def wait(workspace: Workspace, folder: Path) -> Found | None:

@@ -34,7 +34,8 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
     their `expert_parameters` that stand in stacked tensors and are no linear layer; of `experts` a token uses
     `experts_used`. `other_parameters`: of parts that read pictures or sound. `per_rank`: what LoRA on all linear layers
     trains for each unit of its rank. So many layers see only the last `window_tokens` tokens (`sliding_layers`) or keep a
-    state and see no tokens at all (`state_layers`). `is_estimated`: by the usual arithmetic, and not on the model."""
+    state and see no tokens at all (`state_layers`). `writes_attention`: its scores of each pair of tokens are written out
+    (gpt-oss). `is_estimated`: by the usual arithmetic, and not on the model."""
 
     parameters: int
     in_layers: int
@@ -47,6 +48,7 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
     window_tokens: int = 0
     sliding_layers: int = 0
     state_layers: int = 0
+    writes_attention: bool = False
     is_estimated: bool = False
 
 
@@ -125,6 +127,11 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     def lora_per_rank(self) -> int:
         """What LoRA on all linear layers trains for each unit of its rank, experts included; 0 where it was not counted."""
         return self.counted.per_rank if self.counted is not None else 0
+
+    @property
+    def writes_attention(self) -> bool:
+        """Whether transformers computes its attention with every score written out, for want of a kernel."""
+        return self.counted is not None and self.counted.writes_attention
 
     @property
     def active_parameters(self) -> float:

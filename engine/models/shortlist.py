@@ -86,6 +86,18 @@ def of_size(parameters: float) -> Known | None:
     return min(near, key=lambda one: (one.gated, one.kind != "base", apart(one)), default=None)
 
 
+def as_listed(base: Base) -> Base:
+    """Return a base of which neither file nor hub has told the shape with that of the short list, where it stands there."""
+    if base.kind != "hub" or base.folder is not None or base.looked_at is not None:
+        return base
+    known = next((one.base for one in curated() if one.id == base.spec_ref), None)
+    if known is None:
+        return base
+    return msgspec.structs.replace(
+        known, ref=base.ref, title=base.title, revision=base.revision, problems=base.problems
+    )
+
+
 @lru_cache(maxsize=1)
 def curated() -> tuple[Known, ...]:
     """Return the short list of open models, smallest first (engine/models/models.yaml)."""

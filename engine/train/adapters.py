@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, OFTConfig, get_peft_model
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
 from engine.estimate import machine_choices
 from engine.spec import OBJECTIVES, RunSpec, counts
@@ -57,6 +59,8 @@ def prepare(model: Any, spec: RunSpec, decided: machine_choices.Chosen | None = 
             # SEQ_CLS also trains and saves the new head of a reward model whole.
             task_type="SEQ_CLS" if OBJECTIVES[spec.objective].is_judge else "CAUSAL_LM",
         )
+        if chosen is not None:
+            _keep_experts_to(config, model, chosen, args.target_modules)
         return _counted(_hosted(model, config), [])
     model.requires_grad_(True)  # what was merged from an earlier adapter comes frozen
     notes = []
@@ -183,6 +187,25 @@ def _needs_full_names(model: Any) -> bool:
 def _layers_of(model: Any, chosen: list[int] | None) -> list[int] | None:
     """Return which layers peft is to look at; all where the modules are named in full."""
     return None if _needs_full_names(model) else chosen
+
+
+def _keep_experts_to(config: LoraConfig, model: Any, chosen: list[int], named: str) -> None:
+    """Name the stacked experts of the chosen layers alone. peft 0.21 puts them in the place of the linear layers they once
+    were, in every layer (transformers_weight_conversion.py; inject_parameters asks no layers_to_transform), and for
+    all-linear only where it is not spelled out."""
+    asked = copy.deepcopy(config)
+    if named == "all-linear" and not _needs_full_names(model):
+        asked.target_modules = named
+    convert_peft_config_for_transformers(asked, model, None)
+    if not asked.target_parameters:
+        return
+    inside = {id(one) for at in chosen for one in parts.layers(model)[at].parameters()}
+    config.target_parameters = [
+        name for name, one in model.named_parameters()
+        if id(one) in inside and name.endswith(tuple(f".{short}" for short in asked.target_parameters))
+    ]  # fmt: skip
+    config.target_modules = asked.target_modules
+    config.rank_pattern, config.alpha_pattern = asked.rank_pattern, asked.alpha_pattern
 
 
 def freeze_all_but(model: Any, chosen: set[int], *, train_head: bool) -> None:

@@ -710,6 +710,14 @@ def test_what_no_setting_makes_fit_is_said_in_one_sentence() -> None:
     assert advice.advised is None and "needs" in advice.reasons[0] and "the card has 8 GB" in advice.reasons[0]
 
 
+def test_a_size_of_which_no_model_is_listed_says_with_what_the_run_opens() -> None:
+    own = Base(ref="starter", kind="starter", title="Starter", parameters=935_040)
+    case = case_of(Facts(gpu_memory_gib=80, base_parameters=7e10), own)
+    made = draft(advise(case), case, dataset=None)
+    assert made is not None and made.base == "starter"
+    assert "opens with Starter" in case.stands_in[0]
+
+
 def test_rows_are_shortened_only_where_nothing_else_fits() -> None:
     """Of the largest base that a card takes at all, rows are cut; of one that fits they keep their length."""
     lengths = {}

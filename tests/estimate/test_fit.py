@@ -254,6 +254,15 @@ def test_attention_that_is_dropped_in_part_is_written_out_on_a_processor() -> No
     assert activations(usual, "cuda:0") == activations(without, "cuda:0")
 
 
+def test_attention_without_a_kernel_is_written_out_everywhere() -> None:
+    plain = shape(24, 2880, 2880, 201_088, 64, 8, model_type="gpt_oss", head_dim=64)
+    assert plain.counted is not None
+    written = msgspec.structs.replace(plain, counted=msgspec.structs.replace(plain.counted, writes_attention=True))
+    one = Setup(adapter="lora", batch_size=1, max_length=1024, gradient_checkpointing=True)
+    more = [(estimate(shape, one, device="cuda:0").parts or {})["activations"] for shape in (plain, written)]
+    assert more[1] - more[0] == 2 * 2 * 64 * 1024**2  # of one layer: two copies in 16 bits
+
+
 def test_answers_of_ppo_count_as_long_as_the_spec_lets_them_be() -> None:
     """The key-value cache of the rows written at once, and the scores of every answer of an update, twice in fp32."""
     one, rows, tokens = LLAMA_32_3B, 128, 300

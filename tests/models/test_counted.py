@@ -94,6 +94,7 @@ def test_a_child_counts_once_and_what_it_found_stands_for_the_same_config_json_e
     assert made.shape is not None and not made.shape.is_estimated and made.problems == ()
     counts = made.shape.counted
     assert counts is not None and (counts.sliding_layers, counts.window_tokens) == (1, 8)
+    assert counts.writes_attention
     # two tensors of each layer's experts, of which peft's all-linear adapts none
     assert counts.expert_parameters == 2 * 4 * (64 * 64 + 32 * 64)
     assert counts.per_rank == sum(one.inputs + one.outputs for one in made.shape.linears) * 2
@@ -125,6 +126,33 @@ def test_a_model_that_transformers_cannot_build_is_refused_with_its_reason(works
     write(workspace, folder, reason="ValueError: no heads")
     (problem,) = base_of(workspace, folder).problems
     assert problem.rule == "base-not-built" and "no heads" in problem.sentence
+
+
+def test_why_a_model_cannot_be_built_stands_while_it_is_tried_again_after_a_while(workspace, tmp_path, no_child):
+    """What was missing, such as a package, may be there by now."""
+    folder = model(tmp_path / "mine", CONFIG)
+    write(workspace, folder, reason="ImportError: timm", begun_s=time.time())
+    bases.count(base_of(workspace, folder), workspace, wait=False)
+    assert len(no_child) == 1  # the one that write() started
+    write(workspace, folder, reason="ImportError: timm", begun_s=time.time() - counted.AGAIN_S - 1)
+    bases.count(base_of(workspace, folder), workspace, wait=False)
+    assert len(no_child) == 2 and [one.rule for one in base_of(workspace, folder).problems] == ["base-not-built"]
+
+
+def test_a_model_whose_parts_that_see_are_left_out_says_so(workspace, tmp_path, no_child):
+    seeing = {"model_type": "qwen3_5", "vision_config": {}, "text_config": {**CONFIG, "model_type": "qwen3_5_text"}}
+    folder = model(tmp_path / "mine", seeing)
+    shape = base_of(workspace, folder).shape
+    counts = msgspec.structs.replace(shape.counted, is_estimated=False, experts=0, expert_parameters=0)
+    write(workspace, folder, shape=msgspec.structs.replace(shape, counted=counts))
+    made = base_of(workspace, folder)
+    assert made.parameters == counts.parameters and "Only the part that writes text" in str(made.notes[-1])
+    write(
+        workspace,
+        folder,
+        shape=msgspec.structs.replace(shape, counted=msgspec.structs.replace(counts, other_parameters=9)),
+    )
+    assert "held and never trained" in str(base_of(workspace, folder).notes[-1])
 
 
 def test_what_a_model_has_no_parts_for_is_refused_before_it_starts(workspace, tmp_path, no_child):

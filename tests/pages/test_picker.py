@@ -77,6 +77,11 @@ def test_where_no_hub_answers_the_one_real_base_without_is_named() -> None:
     assert "make real" in texts(app) and not app.exception
 
 
+def test_a_model_of_the_short_list_is_estimated_where_no_hub_answers() -> None:
+    shown = texts(open_page("train", base="Qwen/Qwen2.5-7B"))
+    assert "7.62 billion parameters" in shown and "It needs" in shown and "cannot be estimated" not in shown
+
+
 # --- GGUF files ------------------------------------------------------------------------------------------------------
 
 
