@@ -187,7 +187,8 @@ def outline(*words: Any) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="there the parent ends it")
 def test_the_child_is_ended_by_its_time(tmp_path):
     folder = model(tmp_path / "mine", {**CONFIG, "num_hidden_layers": 10**6, "layer_types": None})
-    assert outline(folder / "config.json", tmp_path / "found.json", 1).returncode == -signal.SIGALRM
+    # by the clock, or by the processor's time, of which several threads take more than one second in a second
+    assert outline(folder / "config.json", tmp_path / "found.json", 1).returncode in (-signal.SIGALRM, -signal.SIGKILL)
     assert not (tmp_path / "found.json").exists()
 
 

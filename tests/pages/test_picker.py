@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,6 @@ def test_a_base_of_a_layout_that_is_not_known_is_counted_and_says_so(workspace, 
     shown = texts(open_page("train", state={"current_base": str(folder)}))
     assert "is being counted on the model itself" in shown and len(started) == 1
     (path,) = (workspace.root / "shapes").iterdir()
-    path.write_bytes(b'{"reason": "ValueError: no heads"}')
+    path.write_bytes(msgspec.json.encode({"reason": "ValueError: no heads", "begun_s": time.time()}))
     shown = texts(open_page("train", state={"current_base": str(folder)}))
     assert "transformers cannot build the model" in shown and "no heads" in shown and len(started) == 1
