@@ -32,8 +32,8 @@ ROWS = [{"prompt": f"What is {i} plus one?", "completion": f"It is {i + 1}."} fo
 RECIPES = {"LoRA": "lora", "OFT": "oft", "Lower layers frozen": "freeze-bottom", "Full": "full"}
 SHORT: dict[str, Any] = {
     "train.max_steps": 2, "train.batch_size": 4, "train.accumulation": 1, "train.max_length": 64, "train.threads": 1,
-    "train.evaluations": 1, "dataset.eval_share": 0.25, "train.replay_share": 0.0, "evaluate.benchmarks": [], "evaluate.limit": 1,
-    "machine.precision": "fp32",
+    "train.evaluations": 1, "dataset.eval_share": 0.25, "train.replay_share": 0.0, "evaluate.benchmarks": [],
+    "evaluate.limit": 1, "machine.precision": "fp32",
 }  # fmt: skip
 
 # The dimensions of all of them, under the names that most config.json have.
