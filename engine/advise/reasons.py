@@ -161,12 +161,13 @@ def _fit_reasons(case: Case, advised: Way) -> list[str]:
     train = case.plan(advised).spec.train
     said.append(
         t(
-            "{choice} of a base of {size} needs {need} with {rows} rows of up to {tokens} tokens at a time; {memory}.",
+            "{choice} of a base of {size} needs {need} at a batch size of {rows}, with rows of up to {tokens} tokens; "
+            "{memory}.",
             choice=named(advised, capital=True),
             size=_size(case),
             need=case.need(advised),
             rows=train.batch_size,
-            tokens=case.plan(advised).setup.max_length,
+            tokens=f"{case.plan(advised).setup.max_length:,}",
             memory=_memory(case),
         )
     )

@@ -96,14 +96,14 @@ def test_every_figure_that_is_shown_twice_has_one_source(
     row = table(advisor)[chosen].iloc[0]
     said["memory"]["advisor: its table"] = sizes(row)
     in_table = {sizes(row) for _, row in table(advisor).iterrows()}
-    in_reasons = re.findall(rf"needs {SIZE} to {SIZE} with", text)
+    in_reasons = re.findall(rf"needs {SIZE} to {SIZE} at", text)
     assert in_reasons and set(in_reasons) <= in_table  # those of a way that does not fit, too
     time_words = row.iloc[3].replace("\u00a0", " ").partition(" (")[0]
     said["time"]["advisor: its table"] = tuple(time_words.split(" – "))
     if sample == "good-bad":
         said["weight of bad rows"]["advisor"] = told(r"Weights of 1 for answers marked good and ([\d.]+) for", text)[0]
-    if found := re.findall(r"with ([\d,]+) rows of up to ([\d,]+) tokens at a time", text):
-        said["rows at a time"]["advisor"], said["longest row"]["advisor"] = found[-1]
+    if found := re.findall(r"at a batch size of ([\d,]+), with rows of up to ([\d,]+) tokens", text):
+        said["rows at a time"]["advisor"], said["longest row"]["advisor"] = (one.replace(",", "") for one in found[-1])
 
     button(advisor, "use_this").click().run()
     (saved,) = (workspace.root / "drafts").glob("*.json")
@@ -144,7 +144,7 @@ def test_every_figure_that_is_shown_twice_has_one_source(
         told(f"It takes {SPAN}", text),
     )
     text = printed(capsys, "advise", "--data", dataset.id, "--base", ref)
-    assert re.findall(rf"needs {SIZE} to {SIZE} with", text) == in_reasons
+    assert re.findall(rf"needs {SIZE} to {SIZE} at", text) == in_reasons
     if sample == "good-bad":
         said["weight of bad rows"]["tunebook advise"] = told(
             r"Weights of 1 for answers marked good and ([\d.]+) for", text
