@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from engine.cli import shared
-from engine.cli.shared import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, made_something
+from engine.cli.shared import EXIT_FAILED, EXIT_REFUSED, made_something
 from engine.words import t
 from engine.workspace import Workspace
 
@@ -30,21 +30,12 @@ def register(command: shared.Command) -> None:
 
 def export(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Take along what a run made, or its recipe for another trainer; --to names a folder that is new or empty."""
-    from engine.export import NotExportable
-
     if not made_something(workspace, arguments.run):
         return EXIT_FAILED
     if arguments.what != "push" and arguments.to is None:
         print(t("Say where with --to FOLDER."), file=sys.stderr)
         return EXIT_REFUSED
-    try:
-        made = _export(arguments, workspace)
-    except (NotExportable, OSError) as error:
-        print(error, file=sys.stderr)
-        return EXIT_FAILED
-    for line in made:
-        print(line)
-    return EXIT_OK
+    return shared.written(lambda: _export(arguments, workspace))
 
 
 def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:

@@ -112,16 +112,11 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def _write_script(workspace: Workspace, run_spec: RunSpec, folder: Path) -> int:
     """Write a run that is not started here as a script with its rows."""
-    from engine.export import NotExportable, other_trainers, portable_recipe
+    from engine.export import other_trainers, portable_recipe
 
-    try:
-        made = other_trainers.write_recipe(workspace, portable_recipe.of_spec(workspace, run_spec), "trl", folder)
-    except (NotExportable, OSError) as error:
-        print(error, file=sys.stderr)
-        return EXIT_FAILED
-    for path in made:
-        print(path)
-    return EXIT_OK
+    return shared.written(
+        lambda: other_trainers.write_recipe(workspace, portable_recipe.of_spec(workspace, run_spec), "trl", folder)
+    )
 
 
 def _say_machines(workspace: Workspace, run_id: str, *, running: bool = False) -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -87,6 +88,20 @@ def refuse(problems: list[Problem]) -> int:
     for problem in problems:
         print(f"  - {problem.sentence}", file=sys.stderr)
     return EXIT_REFUSED
+
+
+def written(write: Callable[[], Iterable[object]]) -> int:
+    """Carry out an export and print what it wrote, a line each, or why it was refused."""
+    from engine.export import NotExportable
+
+    try:
+        made = write()
+    except (NotExportable, OSError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
+    for one in made:
+        print(one)
+    return EXIT_OK
 
 
 def there(workspace: Workspace, run_id: str) -> bool:

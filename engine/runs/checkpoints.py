@@ -16,6 +16,17 @@ def _checkpoints(run_dir: Path) -> list[Path]:
     return [path for _, path in sorted(((int(n), p) for n, p in numbered if n.isdecimal()), reverse=True)]
 
 
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was written, by its name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def last_step(run_dir: Path) -> int:
+    """Return the step from which a run would go on: of its last whole checkpoint, or 0."""
+    whole = last_checkpoint(run_dir)
+    return step_of(whole) if whole is not None else 0
+
+
 def is_whole(checkpoint: Path) -> bool:
     """Return whether a checkpoint can be gone on from: weights to their last byte, optimizer and counters. A crash or a
     full disk may have cut the last one short."""

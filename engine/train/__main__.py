@@ -105,9 +105,7 @@ def run(run_dir: Path, log: events.EventLog) -> int:
 
 def _stopped(run_dir: Path, log: events.EventLog) -> int:
     """End a run that was stopped before it had begun, or gone on."""
-    whole = checkpoints.last_checkpoint(run_dir)
-    step = int(whole.name.rpartition("-")[2]) if whole is not None else 0
-    log.append(events.Stopped(step=step, resumable=True))
+    log.append(events.Stopped(step=checkpoints.last_step(run_dir), resumable=True))
     return EXIT_STOPPED
 
 

@@ -27,7 +27,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from engine import events
 from engine.runs import checkpoints
-from engine.train import precision, probe, ranks, rows_apart
+from engine.train import parts, precision, probe, ranks, rows_apart
 from engine.train.run import Run
 from engine.words import Text, later
 from engine.workspace import write_atomically
@@ -234,7 +234,7 @@ def _not_tried(run: Run, trainer: Any) -> Text | None:
 def leaks(model: Any) -> str:
     """Return the kind of a layer that is known to carry a state over the end of a row, or "": convolutions along the
     tokens, as of LFM2, Mamba, Qwen3-next and Falcon-H1, and models that take no positions."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = parts.below_adapter(model)
     for module in inner.modules():
         if isinstance(module, torch.nn.Conv1d):
             return type(module).__name__

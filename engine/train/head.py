@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from engine.train import parts
+
 # Of so many tokens it is measured.
 TOKENS = 8
 # Rounding in half precision moves it by less, and no model has a factor as near to TRL's.
@@ -42,7 +44,7 @@ def factor(model: Any) -> float | None:
 def balances(model: Any) -> bool:
     """Whether a model says which experts its tokens were given to, so that a loss can balance them. The
     configs of Granite's mixtures speak of it, and transformers 5.17 keeps nothing of it there: TRL's loss would fail."""
-    own = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = parts.below_adapter(model)
     if getattr(own.config.get_text_config(), "output_router_logits", None) is None:
         return False
     was_training = own.training
@@ -66,7 +68,7 @@ def _ids(model: Any) -> torch.Tensor:
 def named(model: Any) -> Iterator[bool]:
     """Let TRL find the factor of a model under the name it looks for while its trainer is made. Gives whether TRL may make
     logits out of hidden states at all: not where they are something else than a multiple, or where it would fail."""
-    own = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = parts.below_adapter(model)
     config = own.config.get_text_config()
     if not hasattr(config, "num_experts") and balances(own):
         yield False  # TRL looks for the number of experts under this name alone, and some have another

@@ -157,7 +157,12 @@ def _device() -> str:
 
 def longest_asked(spec: RunSpec, base: Base) -> int:
     """Return how many tokens a model reads at once in a run, at the most: of a row, or of a benchmark's question."""
-    return max(spec.train.max_length, min(base.window_tokens or MOST_WINDOW_TOKENS, MOST_WINDOW_TOKENS))
+    return max(spec.train.max_length, question_window(base))
+
+
+def question_window(base: Base) -> int:
+    """Return how many tokens of a benchmark's question a model reads at once."""
+    return min(base.window_tokens or MOST_WINDOW_TOKENS, MOST_WINDOW_TOKENS)
 
 
 def straight() -> dict[str, Any]:

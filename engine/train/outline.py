@@ -132,7 +132,7 @@ def _per_rank(model: Any) -> int:
     config = LoraConfig(r=1, target_modules=adapters.targets(model, "all-linear", None), task_type="CAUSAL_LM")
     try:
         made = get_peft_model(model, config, low_cpu_mem_usage=True)
-    except (ValueError, NotImplementedError, RuntimeError):  # there is nothing it could be laid on
+    except (ValueError, RuntimeError):  # there is nothing it could be laid on
         return 0
     return sum(one.numel() for name, one in made.named_parameters() if "lora_" in name)
 

@@ -8,7 +8,11 @@ from functools import cache
 from typing import Any
 
 import torch
-from transformers.pytorch_utils import Conv1D
+
+
+def below_adapter(model: Any) -> Any:
+    """Return the model that an adapter of peft's lies on, or one without an adapter itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def text_part(model: Any) -> Any:
@@ -44,17 +48,23 @@ def linears(model: Any, chosen: list[int] | None = None) -> dict[str, Any]:
     inside: set[int] = set()
     for layer in wanted:
         for parent in layer.modules():
-            own = {n: m for n, m in parent.named_children() if isinstance(m, (torch.nn.Linear, Conv1D))}
+            own = {n: m for n, m in parent.named_children() if isinstance(m, _linear())}
             inside |= {id(module) for name, module in own.items() if not _is_bypassed(type(parent), name)}
     return {name: module for name, module in model.named_modules() if id(module) in inside}
 
 
 def all_linears(model: Any) -> dict[str, Any]:
     """Return all linear layers inside the transformer layers, by full names."""
-    inside = {
-        id(one) for layer in layers(model) for one in layer.modules() if isinstance(one, (torch.nn.Linear, Conv1D))
-    }
+    inside = {id(one) for layer in layers(model) for one in layer.modules() if isinstance(one, _linear())}
     return {name: module for name, module in model.named_modules() if id(module) in inside}
+
+
+@cache
+def _linear() -> tuple[type, ...]:
+    """Return the kinds of linear layers. Imported late: libraries.py settles first what transformers may find."""
+    from transformers.pytorch_utils import Conv1D
+
+    return torch.nn.Linear, Conv1D
 
 
 @cache

@@ -21,7 +21,7 @@ import torch
 from engine.estimate import machine_choices, precision
 from engine.models import bases
 from engine.spec import RunSpec
-from engine.train import ranks
+from engine.train import parts, ranks
 from engine.workspace import Workspace
 
 # A trial goes on for so long, both formats in turns; a pass of a layer takes milliseconds to half a second.
@@ -96,7 +96,7 @@ def compute_in(model: Any, dtype: torch.dtype) -> None:
     """Let a model of fp32 weights compute in 16 bits whenever it is called: base and tuned are asked, and write, in the
     format they train in. Of few tokens, as where it writes, both compute in fp32: rounding all weights would take longer
     than using them. Under an adapter it is the base that does, which others call past the adapter's own model."""
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    model = parts.below_adapter(model)
 
     def forward(self: Any, *args: Any, **settings: Any) -> Any:
         ids = args[0] if args else settings.get("input_ids")
@@ -112,13 +112,13 @@ def compute_in(model: Any, dtype: torch.dtype) -> None:
 
 def format_of(model: Any) -> torch.dtype:
     """Return the format in which a model computes."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = parts.below_adapter(model)
     return getattr(inner, "computes_in", None) or next(model.parameters()).dtype
 
 
 def as_it_computes(model: Any) -> contextlib.AbstractContextManager[Any]:
     """Compute in a model's own format while a part of it is called by itself, which goes past compute_in."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = parts.below_adapter(model)
     dtype = getattr(inner, "computes_in", None)
     return torch.autocast(model.device.type, dtype=dtype) if dtype and not _full else contextlib.nullcontext()
 

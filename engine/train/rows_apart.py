@@ -13,6 +13,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from engine.train import parts
+
 NAME = "rows_apart"
 
 
@@ -54,7 +56,7 @@ def _ends(positions: Any, query: torch.Tensor, key: torch.Tensor) -> list[int]:
 
 def use(model: Any, *, on: bool = True) -> None:
     """Let a model that uses torch's attention use this one, or that again."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = parts.below_adapter(model)
     now, then = ("sdpa", NAME) if on else (NAME, "sdpa")
     if inner.config._attn_implementation == now:
         inner.set_attn_implementation(then)

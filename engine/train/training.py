@@ -202,7 +202,7 @@ def _train(
     elif not run.only_probes:
         run.told.begin("training", "samples")
         callback.write_samples(0)
-    on_the_way.forget_after(run.run_dir, int(whole.name.rpartition("-")[2]) if whole is not None else 0)
+    on_the_way.forget_after(run.run_dir, checkpoints.step_of(whole) if whole is not None else 0)
     trainer = _trainer(run, prepared.model, callback)
     tried, meter = probe.Probe(run, prepared.rotations), probe.Meter()
     tried.watch(trainer)

@@ -37,7 +37,7 @@ from engine.models import bases
 from engine.plan import judges
 from engine.report import Item
 from engine.report import items as report_items
-from engine.runs import failures, store
+from engine.runs import checkpoints, failures, store
 from engine.spec import RunSpec
 from engine.spec import counts as spec_counts
 from engine.train import adapters, backend, load, merging, oft, precision, rows, schedules
@@ -313,7 +313,7 @@ class _Resumable(schedules.FromTheFirstStep, PPOTrainer):
         self.state.save_to_json(str(partial / "trainer_state.json"))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
-        kept = sorted(target.parent.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.rpartition("-")[2]))
+        kept = sorted(target.parent.glob("checkpoint-*[0-9]"), key=checkpoints.step_of)
         for old in kept[: -(self.args.save_total_limit or 2)]:
             shutil.rmtree(old, ignore_errors=True)
         if self.control.should_training_stop:
@@ -339,7 +339,7 @@ class _Resumable(schedules.FromTheFirstStep, PPOTrainer):
         if self.accelerator.scaler is not None and "scaler" in numbers:
             self.accelerator.scaler.load_state_dict(numbers["scaler"])
         self._begun_with = tensors, numbers
-        self.batches.done = int(checkpoint.name.rpartition("-")[2])
+        self.batches.done = checkpoints.step_of(checkpoint)
 
 
 def _random() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -71,7 +71,7 @@ class Reader:
         self._config = model.config.get_text_config()
         self._vocabulary = int(self._config.vocab_size)
         self._most_tokens, self._most_cached = _room(model, self._config)
-        own = model.get_base_model() if hasattr(model, "get_base_model") else model
+        own = parts.below_adapter(model)
         self._body, self._head = own.base_model, own.get_output_embeddings()
         self._rewritten = backend.rewrote(own)
         self._half = precision.format_of(model) != torch.float32

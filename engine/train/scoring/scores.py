@@ -35,7 +35,7 @@ TASK_TEXTS = "new-task-texts"
 def general(spec: RunSpec, workspace: Workspace, base: Base) -> list[Question]:
     """Return the benchmarks of a spec: what is asked, with the same examples, template and window for every model."""
     found = []
-    window = min(base.window_tokens or load.MOST_WINDOW_TOKENS, load.MOST_WINDOW_TOKENS)
+    window = load.question_window(base)
     for name in spec.evaluate.benchmarks:
         benchmark = library.find(name, workspace)
         if benchmark is None:

@@ -11,7 +11,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from engine.benchmarks import forms
 from engine.report import Item
-from engine.train import backend
+from engine.train import backend, parts
 from engine.train.scoring import harness
 from engine.train.scoring.harness import sha
 from engine.train.tokenize import render, stops
@@ -134,7 +134,7 @@ def answer(
 def _write(model: Any, tokenizer: Any, prompts: list[list[int]], most: list[int]) -> list[str]:
     """Let the model write one batch."""
     width, longest = max(map(len, prompts)), max(most)
-    if backend.rewrote(own := model.get_base_model() if hasattr(model, "get_base_model") else model):
+    if backend.rewrote(own := parts.below_adapter(model)):
         # Unsloth refuses to write past the window (unsloth 2026.10, models/llama.py, unsloth_fast_generate).
         window = own.config.max_position_embeddings
         prompts = [ids[-(window - 1) :] for ids in prompts]
