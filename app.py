@@ -66,7 +66,9 @@ RULES = guard.rules_for(
 )
 if limits.on():
     most = limits.limits()
-    RULES = RULES._replace(sockets=most.sockets, sockets_per_client=most.sockets_per_client)
+    # A workspace may begin late in a visit: its browser is known for longer than it is kept.
+    mark_s = round(2 * 3600 * most.hours_kept)
+    RULES = RULES._replace(sockets=most.sockets, sockets_per_client=most.sockets_per_client, mark_s=mark_s)
 app = st.App(
     Path(__file__).parent / "pages" / "_frame.py",
     routes=[Route("/api/health", health), Route(UPLOAD_ROUTE, upload, methods=["POST", "PUT"])],

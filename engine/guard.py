@@ -6,6 +6,7 @@ refused never reaches Streamlit, which would ask an address service on the inter
 A name that is refused is told, on the page and in the server's output, with the command that allows it: a proxy's name is
 known only when it is there.
 Where other people can reach the server (`--share-host`), a browser logs in once with a link that the server prints.
+In a hosted demo each browser gets a mark, a secret cookie by which its own workspace knows it (engine/visitors.py).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 HUB_ORIGIN = "https://huggingface.co"
 LOGIN_ROUTE = "/login"
 COOKIE = "tunebook_login"
+MARK = "tunebook_browser"
+_MARK = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # token_urlsafe(32)
 _READS = ("GET", "HEAD")
 # So many refused names are said in the server's output: anybody may send any name.
 MOST_TOLD = 20
@@ -42,7 +45,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Rules(NamedTuple):
     """What a guard lets through: `shared` hosts beside those of this machine, each a name with or without a port; the
     only paths that anything may be written to; the `frame` that may show the pages; and who has logged in, or None
-    where nobody has to. Not more sockets than these are open, in all and for one client; None: any number."""
+    where nobody has to. Not more sockets than these are open, in all and for one client; None: any number. Each browser
+    gets a mark that it keeps for `mark_s` seconds after a visit; None: none does."""
 
     shared: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
@@ -50,6 +54,7 @@ class Rules(NamedTuple):
     login: Login | None = None
     sockets: int | None = None
     sockets_per_client: int | None = None
+    mark_s: int | None = None
 
 
 class Login:
@@ -68,11 +73,7 @@ class Login:
 
     def knows(self, cookies: str) -> bool:
         """Whether a Cookie header has the cookie of a browser that has logged in."""
-        try:
-            found = SimpleCookie(cookies).get(COOKIE)
-        except CookieError:
-            return False
-        return found is not None and hmac.compare_digest(found.value.encode(), self._cookie.encode())
+        return hmac.compare_digest((_cookie(cookies, COOKIE) or "").encode(), self._cookie.encode())
 
 
 def split_host(text: str) -> tuple[str, str | None] | None:
@@ -126,7 +127,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         if scope["type"] == "http":
-            send = self._with_headers(send)
+            send = self._with_headers(send, scope)
         refused = self._refusal(scope)
         if refused is None and self.rules.login and scope["type"] == "http" and scope["path"] == LOGIN_ROUTE:
             await self._log_in(scope, send)
@@ -208,13 +209,19 @@ class Guard:
         shared = there[0] in self.rules.shared and port in _USUAL_PORTS.values()
         return here[0] in LOOPBACK and (shared or f"{there[0]}:{port}" in self.rules.shared)
 
-    def _with_headers(self, send: Send) -> Send:
-        ours = {name for name, _ in self._answered}
+    def _with_headers(self, send: Send, scope: Scope) -> Send:
+        added, more = self._answered, []
+        if self.rules.mark_s is not None and "text/html" in (_header(scope, b"accept") or ""):
+            # A page that is opened. The mark it has is given again, to be kept as long from now on.
+            value = mark_of(_cookie(_header(scope, b"cookie") or "", MARK)) or secrets.token_urlsafe(32)
+            added = [*added, (b"cache-control", b"no-store")]  # a cache would hand one mark to two
+            more = [self._set_cookie(f"{MARK}={value}; Max-Age={self.rules.mark_s}", scope)]
+        ours = {name for name, _ in added}
 
         async def answer(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 kept = [(name, value) for name, value in message.get("headers", []) if name.lower() not in ours]
-                message = {**message, "headers": [*kept, *self._answered]}
+                message = {**message, "headers": [*kept, *added, *more]}
             await send(message)
 
         return answer
@@ -227,14 +234,29 @@ class Guard:
         if cookie is None:
             await _answer(send, 403, Problem(rule="guard-login").sentence)
             return
+        more = [(b"location", b"./"), self._set_cookie(f"{COOKIE}={cookie}", scope)]
+        await _answer(send, 303, "", more)
+
+    def _set_cookie(self, cookie: str, scope: Scope) -> tuple[bytes, bytes]:
+        """Return the header that sets a cookie which no script reads; one that comes along where the page is framed."""
         framed = self.rules.frame != "'none'"
         kind = "SameSite=None; Secure; Partitioned" if framed else "SameSite=Lax"
         secure = "; Secure" if scope.get("scheme") == "https" and not framed else ""
-        more = [
-            (b"location", b"./"),
-            (b"set-cookie", f"{COOKIE}={cookie}; Path=/; HttpOnly; {kind}{secure}".encode()),
-        ]
-        await _answer(send, 303, "", more)
+        return b"set-cookie", f"{cookie}; Path=/; HttpOnly; {kind}{secure}".encode()
+
+
+def mark_of(text: object) -> str | None:
+    """Return a browser's mark when the text has the form of one."""
+    return text if isinstance(text, str) and _MARK.fullmatch(text) else None
+
+
+def _cookie(cookies: str, name: str) -> str | None:
+    """Return a cookie of a Cookie header, or None."""
+    try:
+        found = SimpleCookie(cookies).get(name)
+    except CookieError:
+        return None
+    return None if found is None else found.value
 
 
 def _header(scope: Scope, wanted: bytes) -> str | None:

@@ -6,7 +6,10 @@ A demo is where TUNEBOOK_DEMO is set, as on a Space. Everywhere else nothing her
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import sys
+import threading
 import tomllib
 import zlib
 from functools import lru_cache
@@ -14,11 +17,14 @@ from pathlib import Path
 
 import msgspec
 
-from engine import starter
+from engine import processes, starter
 from engine.words import Problem, t
-from engine.workspace import Workspace
+from engine.workspace import Workspace, default_workspace, machine_dir, nearest
 
 ID_BYTES = 16
+# Its time of change is that of a visitor's first write; the workspace itself changes with every file.
+ARRIVED = ".arrived"
+_settling = threading.Lock()
 # What stands in a run's stop file when its time was up and nobody has asked.
 TIME_IS_UP = b"time is up"
 
@@ -99,6 +105,53 @@ def sentences() -> list[str]:
     ]
 
 
+def visitors_dir() -> Path:
+    """Return the folder of all visitors' workspaces, each called by its number."""
+    return default_workspace().root / "visitors"
+
+
+def settle(workspace: Workspace) -> None:
+    """Make a visitor's workspace before their first write: a page that is only looked at leaves nothing. Raises OverLimit
+    where the demo has as many as it takes. Where this is no demo, folders are made as they are written to."""
+    if not on() or workspace.root.parent != visitors_dir() or (workspace.root / ARRIVED).is_file():
+        return
+    with _settling:
+        _check_place(workspace)
+        visitors_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+        workspace.root.mkdir(mode=0o700, exist_ok=True)
+        (workspace.root / ARRIVED).touch()
+
+
+def _check_place(workspace: Workspace) -> None:
+    if workspace.root.parent == visitors_dir() and not workspace.root.exists():
+        taken = sum(1 for _ in visitors_dir().iterdir()) if visitors_dir().exists() else 0
+        if taken >= limits().visitors:
+            raise OverLimit(Problem(rule="demo-full"))
+
+
+def unnamed(text: object, *, code: bool = False) -> str:
+    """Return a text of a demo with the names alone of what lies in its home, and with `code` of Tunebook's own files, as a
+    log has them: a folder is nobody's business, and a workspace's is the key to it."""
+    if not on():
+        return str(text)
+    places = [default_workspace().root, machine_dir(), *((processes.PROJECT_DIR, Path(sys.prefix)) if code else ())]
+    return _inside(tuple(map(str, places))).sub(_name, str(text))
+
+
+def _name(found: re.Match[str]) -> str:
+    """The last part of a path, but for a visitor's number; dots at its end are those of a sentence."""
+    last = found[1].rpartition("/")[2]
+    name = last.rstrip(".")
+    return ("..." if not name or re.fullmatch("[0-9a-f]{32}", name) else name) + last[len(name) :]
+
+
+@lru_cache(maxsize=8)
+def _inside(places: tuple[str, ...]) -> re.Pattern[str]:
+    """The paths in these folders, each with what follows the folder as a group."""
+    roots = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
+    return re.compile(rf"(?:{roots})(?![\w-])((?:/[^\s/'\"`:,;()<>]+)*)")
+
+
 def allows_base(ref: str) -> bool:
     """Whether a base may be looked at: one of the list, or what a run made (looked up in the visitor's own runs)."""
     return ref in limits().models or ref.startswith("run:")
@@ -174,8 +227,8 @@ def check_disk(workspace: Workspace, more_bytes: int = 0, others_bytes: int = 0)
             continue
     if used + more_bytes > most.disk_mib_per_visitor << 20:
         raise OverLimit(Problem(rule="demo-disk", parameters={"used": used >> 20, "most": most.disk_mib_per_visitor}))
-    workspace.root.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(workspace.root).free - more_bytes - others_bytes < most.free_disk_mib << 20:
+    _check_place(workspace)
+    if shutil.disk_usage(nearest(workspace.root)).free - more_bytes - others_bytes < most.free_disk_mib << 20:
         raise OverLimit(Problem(rule="demo-full"))
 
 

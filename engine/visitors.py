@@ -1,7 +1,14 @@
-"""Visitors of a hosted demo: a workspace for each, and what becomes of it when its time is over."""
+"""Visitors of a hosted demo: a workspace for each, which browsers may enter it, and what becomes of it when its time is
+over.
+
+A number is drawn for each session, and its workspace is made when something is stored (limits.settle). The number stands
+in the page's address, so whoever has the address can come: a browser is known by a mark, a secret cookie of ours of which
+the workspace keeps a hash (engine/guard.py sets it). One that is not known is asked first (pages/_visitor.py).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import shutil
@@ -11,57 +18,77 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine import limits, machine
+from engine.limits import ARRIVED, visitors_dir
 from engine.runs import device_queue
-from engine.words import Problem
-from engine.workspace import Workspace, default_workspace
+from engine.workspace import Workspace, append_line
 
 _VISITOR = re.compile(r"[0-9a-f]{32}", re.ASCII)
-# Its time of change is when the visitor came; the workspace itself changes with every file.
-_ARRIVED = ".arrived"
-SWEEP_EVERY_S = 3600.0
+# Hashes of the marks that may enter without a question, one a line, and LINK for each time somebody came by a link.
+_BROWSERS = ".browsers"
+LINK = "link"
+MOST_BROWSERS = 100
+SWEEP_EVERY_S = 600.0
+# A workspace in which nothing is stored after so long gives its place to others.
+EMPTY_S = 600.0
 
 
-def visitors_dir() -> Path:
-    return default_workspace().root / "visitors"
+def draw() -> str:
+    """Return a number for a new visitor. Nothing is on the disk yet."""
+    return secrets.token_hex(limits.ID_BYTES)
 
 
-def workspace_of(visitor: str) -> Workspace | None:
-    """Return the workspace of a visitor who was here, or None. `visitor` may come from anywhere: only a number that was
-    drawn here, and whose folder is still there, is one."""
+def place(visitor: str) -> Workspace:
+    """Return the workspace of a number that was drawn here, whether or not anything is in it yet. Never for a number
+    that came from elsewhere."""
+    return Workspace(visitors_dir() / visitor)
+
+
+def workspace_of(visitor: object) -> Workspace | None:
+    """Return the workspace of a visitor who has stored something, or None. `visitor` may come from anywhere: only a number
+    that was drawn here, and whose folder is still there, is one."""
     if not isinstance(visitor, str) or not _VISITOR.fullmatch(visitor):
         return None
-    folder = visitors_dir() / visitor
-    return Workspace(folder) if (folder / _ARRIVED).is_file() else None
+    found = place(visitor)
+    return found if (found.root / ARRIVED).is_file() else None
 
 
-def new_visitor() -> str:
-    """Make a workspace for a new visitor and return the number. Raises OverLimit when the demo is full."""
-    folder = visitors_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    if sum(1 for _ in folder.iterdir()) >= limits.limits().visitors:
-        sweep()
-        _make_room()
-        if sum(1 for _ in folder.iterdir()) >= limits.limits().visitors:
-            raise limits.OverLimit(Problem(rule="demo-full"))
-    visitor = secrets.token_hex(limits.ID_BYTES)
-    (folder / visitor).mkdir(mode=0o700)
-    (folder / visitor / _ARRIVED).touch()
-    return visitor
+def _browsers(workspace: Workspace) -> list[str]:
+    try:
+        return (workspace.root / _BROWSERS).read_text("ascii").split()
+    except OSError:
+        return []
 
 
-def _make_room() -> None:
-    """Remove the workspaces in which nothing was ever done, but for those of the last minutes."""
-    for folder in visitors_dir().iterdir():
-        if {path.name for path in folder.iterdir()} <= {_ARRIVED} and _age_s(folder) > 600:
-            shutil.rmtree(folder, ignore_errors=True)
+def _hash(mark: str) -> str:
+    return hashlib.sha256(mark.encode()).hexdigest()
+
+
+def knows(workspace: Workspace, mark: str | None) -> bool:
+    """Whether a browser with this mark has been in a workspace."""
+    return mark is not None and _hash(mark) in _browsers(workspace)
+
+
+def remember(workspace: Workspace, mark: str | None, *, came_by_link: bool = False) -> None:
+    """Let the browser with this mark enter a workspace that is there without a question from now on, and note that
+    somebody came by a link."""
+    known = _browsers(workspace)
+    new = [LINK] if came_by_link else []
+    new += [] if mark is None or _hash(mark) in known else [_hash(mark)]
+    if new and len(known) < MOST_BROWSERS and workspace_of(workspace.root.name) is not None:
+        append_line(workspace.root / _BROWSERS, "\n".join(new).encode())
+
+
+def is_shared(workspace: Workspace) -> bool:
+    """Whether somebody has come to a workspace by a link, who may be another person."""
+    return LINK in _browsers(workspace)
 
 
 def _age_s(folder: Path) -> float:
     try:
-        mark = folder / _ARRIVED
+        mark = folder / ARRIVED
         return time.time() - (mark if mark.is_file() else folder).stat().st_mtime
     except OSError:
-        return 0.0  # it is gone
+        return 0.0  # it is not there yet, or gone
 
 
 def hours_left(workspace: Workspace) -> float:
@@ -69,12 +96,22 @@ def hours_left(workspace: Workspace) -> float:
     return max(0.0, limits.limits().hours_kept - _age_s(workspace.root) / 3600)
 
 
+def _is_over(folder: Path) -> bool:
+    age_s = _age_s(folder)
+    if age_s <= EMPTY_S:
+        return False
+    beside = (ARRIVED, _BROWSERS)
+    return age_s > 3600 * limits.limits().hours_kept or not any(
+        path.is_file() and path.name not in beside for path in folder.rglob("*")
+    )
+
+
 def sweep() -> int:
-    """Delete the workspaces whose time is over and return how many. A run that still goes on is stopped first; its
-    workspace goes with the next sweep."""
+    """Delete the workspaces whose time is over, or in which nothing is, and return how many. A run that still goes on is
+    stopped first; its workspace goes with the next sweep."""
     gone = 0
     for folder in sorted(visitors_dir().glob("*")):
-        if not folder.is_dir() or _age_s(folder) <= 3600 * limits.limits().hours_kept:
+        if not folder.is_dir() or not _is_over(folder):
             continue
         live = set(device_queue.live(machine.facts().device))
         going = [path for path in (folder / "runs").glob("[0-9a-z]*") if path.name in live]
@@ -91,7 +128,7 @@ def sweep() -> int:
 
 
 def keep_clean() -> Callable[[], None]:
-    """Sweep now and every hour, in a thread of its own; return what ends it. The server calls this when it starts."""
+    """Sweep now and every ten minutes, in a thread of its own; return what ends it. The server calls this when it starts."""
     ended = threading.Event()
 
     def run() -> None:

@@ -101,6 +101,11 @@ def machine_dir() -> Path:
     return Path(chosen or "~/.local/state/tunebook").expanduser()
 
 
+def nearest(path: Path) -> Path:
+    """Return a path, or the nearest folder above it that is there: on the disk where it would be made."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Return the object a JSON file holds, or an empty one."""
     try:

@@ -4,8 +4,9 @@ from contextlib import suppress
 
 import streamlit as st
 
+from engine import limits
 from engine.words import t
-from pages import _ui
+from pages import _ui, _visitor
 
 st.set_page_config(page_title="Tunebook", page_icon=str(_ui.PAGES / "icon.png"), layout="wide")
 
@@ -16,7 +17,9 @@ def _home() -> None:
 
 
 _ui.speak()
-_ui.remember_from_url()
+asked = _visitor.asked()
+if asked is None:
+    _ui.remember_from_url()
 # No icons: a page icon would make the browser fetch a picture for its tab from another host.
 page = st.navigation(
     [
@@ -28,9 +31,18 @@ page = st.navigation(
         st.Page(_ui.PAGES / "chat.py", title=t("Chat"), url_path="chat"),
         st.Page(_ui.PAGES / "forgetting.py", title=t("Forgetting"), url_path="forgetting"),
         st.Page(_ui.PAGES / "guide.py", title=t("Guide"), url_path="guide"),
-    ]
+    ],
+    position="hidden" if asked else "sidebar",
 )
-_ui.demo_notice(first=page.url_path == "data")
-with suppress(_ui.PageEnds):
-    page.run()
-_ui.sidebar()
+if asked is not None:
+    _visitor.ask(asked)
+    with st.sidebar:
+        _ui.language_switch()
+else:
+    _ui.demo_notice(first=page.url_path == "data")
+    try:
+        with suppress(_ui.PageEnds):
+            page.run()
+    except limits.OverLimit as refused:  # what no page has a place for
+        st.error(_ui.plain(refused))
+    _ui.sidebar()

@@ -19,6 +19,7 @@ from engine.models import Base, bases
 from engine.runs import store
 from engine.words import Problem, language_of, languages, set_language, t
 from engine.workspace import Workspace, default_workspace
+from pages import _visitor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,23 +138,8 @@ def language_switch() -> None:
 
 
 def workspace() -> Workspace:
-    """The workspace of this visitor: in a hosted demo their own, which the address names, else the one there is."""
-    if not limits.on():
-        return default_workspace()
-    known = (st.session_state.get("visitor"), st.query_params.get("visitor"))
-    visitor = next((one for one in known if one and visitors.workspace_of(one)), None)
-    if visitor is None:
-        try:
-            visitor = visitors.new_visitor()
-        except limits.OverLimit as refused:
-            st.error(plain(refused))
-            st.stop()
-    st.session_state["visitor"] = visitor
-    if st.query_params.get("visitor") != visitor:
-        st.query_params["visitor"] = visitor
-    found = visitors.workspace_of(visitor)
-    assert found is not None
-    return found
+    """The workspace of this visitor: in a hosted demo their own, else the one there is."""
+    return _visitor.workspace() if limits.on() else default_workspace()
 
 
 def demo_notice(first: bool) -> None:
@@ -162,7 +148,14 @@ def demo_notice(first: bool) -> None:
     if not limits.on():
         return
     hours = f"{visitors.hours_left(workspace()):.0f}"
-    if first:
+    if visitors.is_shared(workspace()):
+        st.warning(
+            t(
+                "This workspace was opened by a link, by you or somebody else. Whoever has the address of this page sees "
+                "and can change all that is in it."
+            )
+        )
+    elif first:
         st.info(
             t(
                 "A public demo on a small machine. What you bring and make is yours alone, as long as you share this "
@@ -191,7 +184,7 @@ def plain(text: object) -> str:
     Marks are escaped. Addresses, `:icons:` and arrows are found in the text that is left, where no escape is seen, so
     each of them is parted by a span without content; what is shown and copied has no character more.
     """
-    line = " ".join(str(text).expandtabs(4).splitlines())
+    line = " ".join(limits.unnamed(text).expandtabs(4).splitlines())
     escaped = _NOTHING.join(_MARK.sub(r"\\\g<0>", part) for part in _WITHIN.split(line))
     return re.sub(" (?= )", "&nbsp;", escaped)  # else an indentation begins a block of code, and is lost otherwise
 
@@ -245,7 +238,9 @@ def current(name: str) -> str | None:
 
 def _is_path(value: str) -> bool:
     """A folder or file of this machine may be a base, but an address never names one."""
-    return value.startswith(("/", ".", "~", "gguf:")) or value.lower().endswith(".gguf") or "\\" in value
+    value = value.strip()
+    odd = value.startswith(("/", ".", "~", "gguf:")) or value.lower().endswith(".gguf") or "\\" in value
+    return odd or bases.is_folder(Path(value))
 
 
 def known_run(run_id: str | None) -> str | None:
@@ -259,9 +254,15 @@ def known_run(run_id: str | None) -> str | None:
     return run_id
 
 
-def choose(name: str, value: str | None) -> None:
+def only_named(*names: str) -> bool:
+    """Whether one of these was named by the address, perhaps of somebody's link, and nobody has chosen it here: nothing
+    outside is asked about it and no process started for it before a click."""
+    return any(st.session_state.get(f"only_named_{name}") for name in names)
+
+
+def choose(name: str, value: str | None, *, only_named: bool = False) -> None:
     """Remember what is being worked on, here and in the URL."""
-    st.session_state[f"current_{name}"] = value
+    st.session_state[f"current_{name}"], st.session_state[f"only_named_{name}"] = value, only_named
     if value and not _is_path(value):
         st.query_params[name] = value
     elif name in st.query_params:
@@ -274,15 +275,16 @@ def remember_from_url() -> None:
     for name in CURRENT:
         value, kept = st.query_params.get(name), current(name)
         if value and not _is_path(value):
-            st.session_state[f"current_{name}"] = value
+            if value != kept:
+                choose(name, value, only_named=value != "starter")
         elif kept and not value and not _is_path(kept):
             st.query_params[name] = kept
     run_id = known_run(current("run"))
     if run_id and not current("dataset"):
         # A link to a run alone brings its data and base along.
         run_spec = store.load_spec(workspace(), run_id)
-        st.session_state["current_dataset"] = run_spec.dataset.id
-        st.session_state["current_base"] = run_spec.base.pinned
+        for name, value in (("dataset", run_spec.dataset.id), ("base", run_spec.base.pinned)):
+            st.session_state[f"current_{name}"], st.session_state[f"only_named_{name}"] = value, True
 
 
 def current_dataset() -> Dataset | None:
@@ -317,7 +319,8 @@ def next_step(page: str, label: str, *, reason: str | None = None, **parameters:
 
 
 def go(page: str, **parameters: str) -> None:
-    """Open another page and take what is being worked on along."""
+    """Open another page, after a click, and take what is being worked on along."""
+    st.session_state["clicked_draft"] = parameters.get("draft")
     st.switch_page(PAGES / f"{page}.py", query_params={**link_parameters(), **parameters})
 
 

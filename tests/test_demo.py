@@ -34,7 +34,8 @@ from engine.runs import admission, device_queue, lifecycle
 from engine.spec import recipes, schema
 from engine.words import Problem
 from engine.workspace import Workspace, default_workspace
-from tests.apps import button, open_page, texts
+from pages import _visitor
+from tests.apps import PAGES, button, open_page, texts
 from tests.conftest import ROOT
 from tests.helpers import FakeRuns, fake_spec, planned
 
@@ -63,8 +64,9 @@ def visitor(limited: Any) -> Workspace:
 
 
 def visitors_workspace() -> Workspace:
-    found = visitors.workspace_of(visitors.new_visitor())
-    assert found is not None
+    """The workspace of somebody who has stored something."""
+    found = visitors.place(visitors.draw())
+    engine_limits.settle(found)
     return found
 
 
@@ -105,10 +107,13 @@ def test_a_file_of_limits_that_lacks_one_or_misspells_one_opens_no_demo(limited,
 
 # --- visitors ---------------------------------------------------------------------------------------------------------
 def test_a_visitors_number_has_128_bits_of_chance_and_a_folder_of_its_own(limited):
-    found = {visitors.new_visitor() for _ in range(20)}
+    found = {visitors.draw() for _ in range(20)}
     assert len(found) == 20 and all(re.fullmatch(r"[0-9a-f]{32}", one) for one in found)
     bits = [int(one, 16) for one in found]
     assert all(any(one >> bit & 1 for one in bits) for bit in range(128))  # none of them is always 0
+    assert not visitors.visitors_dir().exists()  # a page that is only looked at leaves nothing
+    for one in found:
+        engine_limits.settle(visitors.place(one))
     roots = {visitors.workspace_of(one).root for one in found}  # type: ignore[union-attr]
     assert len(roots) == 20 and all(root.parent == visitors.visitors_dir().resolve() for root in roots)
     assert all(root.stat().st_mode & 0o077 == 0 for root in roots)
@@ -124,20 +129,87 @@ def test_a_number_that_was_not_drawn_here_opens_nothing(visitor, guess):
 
 def test_a_full_demo_takes_nobody_more_until_empty_workspaces_are_old(limited):
     limited(visitors=2)
-    first, second = visitors.new_visitor(), visitors.new_visitor()
+    first, second = visitors_workspace(), visitors_workspace()
     with pytest.raises(engine_limits.OverLimit, match="come back later"):
-        visitors.new_visitor()
+        visitors_workspace()
     for one in (first, second):
-        os.utime(visitors.visitors_dir() / one / ".arrived", (0, time.time() - 700))
-    in_uploads(visitors.workspace_of(second), b"x")  # type: ignore[arg-type]
-    assert visitors.workspace_of(visitors.new_visitor()) is not None
-    assert visitors.workspace_of(first) is None and visitors.workspace_of(second) is not None
+        visitors.remember(one, "mark")
+        os.utime(one.root / ".arrived", (0, time.time() - 700))
+    in_uploads(second, b"x")
+    assert visitors.sweep() == 1 and visitors_workspace().root.is_dir()
+    assert visitors.workspace_of(first.root.name) is None and visitors.workspace_of(second.root.name) is not None
+
+
+@pytest.mark.parametrize("write", ["data", "sample", "job", "draft", "run", "upload"])
+def test_a_workspace_is_made_with_the_first_write_which_a_full_demo_refuses_in_words(limited, monkeypatch, write):
+    monkeypatch.setattr(jobs.processes, "start", lambda *_, **__: subprocess.Popen(["true"]))
+
+    def written(workspace: Workspace) -> object:
+        match write:
+            case "data":
+                return datasets.add(workspace, starter.sample("new-facts").file, "rows")
+            case "sample":
+                return datasets.add_sample(workspace, starter.sample("new-facts"))
+            case "job":
+                return jobs.start(jobs.Call(workspace=str(workspace.root)))
+            case "draft":
+                return drafts.save(workspace, drafts.Draft(recipe="lora"))
+            case "run":
+                return lifecycle.one_at_a_time(workspace)
+            case _:
+                return sent(workspace, [1000], hold=False)[0]
+
+    limited(visitors=1)
+    here, late = (visitors.place(visitors.draw()) for _ in range(2))
+    assert written(here) and visitors.workspace_of(here.root.name) is not None
+    assert here.root.stat().st_mode & 0o777 == 0o700
+    try:
+        said = written(late)
+    except engine_limits.OverLimit as refusal:
+        said = refusal.problems[0].rule
+    except DatasetError as refusal:
+        said = refusal.problem.rule
+    assert said == "demo-full" and not late.root.exists()
+
+
+def test_visitors_who_come_at_once_are_counted_one_after_the_other(limited):
+    limited(visitors=3)
+    came: list[bool] = []
+
+    def come() -> None:
+        try:
+            came.append(visitors_workspace().root.is_dir())
+        except engine_limits.OverLimit:
+            came.append(False)
+
+    threads = [threading.Thread(target=come) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert came.count(True) == 3 == len(list(visitors.visitors_dir().iterdir()))
+
+
+def test_a_browser_is_known_by_a_mark_of_which_the_workspace_keeps_no_more_than_a_hash(visitor):
+    assert not visitors.knows(visitor, None) and not visitors.knows(visitor, "a" * 43)
+    visitors.remember(visitor, "a" * 43)
+    visitors.remember(visitor, "a" * 43)
+    visitors.remember(visitor, None)
+    assert visitors.knows(visitor, "a" * 43) and not visitors.is_shared(visitor)
+    for forged in (None, "", "b" * 43, visitors.LINK, (visitor.root / ".browsers").read_text().strip()):
+        assert not visitors.knows(visitor, forged)
+    assert not any(b"a" * 43 in path.read_bytes() for path in visitor.root.rglob("*") if path.is_file())
+    visitors.remember(visitor, "b" * 43, came_by_link=True)
+    assert visitors.knows(visitor, "b" * 43) and visitors.is_shared(visitor)
+    for number in range(500):
+        visitors.remember(visitor, str(number), came_by_link=True)
+    assert len((visitor.root / ".browsers").read_text().split()) <= visitors.MOST_BROWSERS + 2
 
 
 def test_everything_of_a_visitor_is_deleted_when_the_stated_time_is_over(limited, monkeypatch):
-    old, new = visitors.new_visitor(), visitors.new_visitor()
-    workspace = visitors.workspace_of(old)
-    assert workspace is not None and 23.9 < visitors.hours_left(workspace) <= 24
+    workspace, new = visitors_workspace(), visitors_workspace().root.name
+    old = workspace.root.name
+    assert 23.9 < visitors.hours_left(workspace) <= 24
     run_dir = workspace.run_dir("20260101-000000-" + "a" * 32)
     run_dir.mkdir(parents=True)
     os.utime(workspace.root / ".arrived", (0, time.time() - 24.1 * 3600))
@@ -449,6 +521,7 @@ def test_nobody_overtakes_strangers(visitor):
         lifecycle.move_first(visitor, second)
         assert device_queue.waiting(machine.facts().device) == [first, second]
         page = open_link("runs", visitor=visitor.root.name)
+        button(page, "open_workspace").click().run()
         assert f"remove_{second}" in {b.key for b in page.button} and "belong to another home" not in texts(page)
         assert not [b for b in page.button if str(b.key).startswith("front_")]
     finally:
@@ -575,6 +648,8 @@ def test_two_visitors_see_nothing_of_each_other(limited):
     assert visitor_of(second) != visitor_of(first)
     assert "There is no data yet" in texts(second) and "secret plan" not in texts(second)
     again = open_link("train", visitor=visitor_of(first), dataset=dataset.id, draft=draft)
+    assert "secret plan" not in texts(again)
+    button(again, "open_workspace").click().run()
     assert "secret plan" in texts(again) and "There is no data yet" not in texts(again)
     assert list(default_workspace().datasets_dir.glob("*")) == []  # nothing lies where all would see it
 
@@ -583,14 +658,103 @@ def test_two_visitors_see_nothing_of_each_other(limited):
 @pytest.mark.parametrize("guess", ["0" * 32, "../..", "<script>"])
 def test_an_address_with_a_guessed_number_is_a_new_visitor(limited, guess):
     app = open_link("data", visitor=guess)
-    assert visitor_of(app) != guess and visitors.workspace_of(visitor_of(app)) is not None
+    assert visitor_of(app) != guess and app.query_params["visitor"] in (visitor_of(app), [visitor_of(app)])
+    assert not visitors.visitors_dir().exists()
+    button(app.radio(key="way").set_value("sample").run(), "sample_new-facts").click().run()
     assert [path.name for path in visitors.visitors_dir().iterdir()] == [visitor_of(app)]
 
 
 @pytest.mark.page
-def test_a_full_demo_says_so_on_the_page(limited):
+def test_looking_at_every_page_stores_nothing_and_a_link_to_nothing_shares_nothing(limited):
+    first = [open_page(page) for page in PAGES]
+    assert len({visitor_of(app) for app in first}) == len(PAGES) and not visitors.visitors_dir().exists()
+    assert visitor_of(open_link("data", visitor=visitor_of(first[0]))) != visitor_of(first[0])
+
+
+@pytest.mark.page
+def test_a_full_demo_says_so_on_the_page_when_something_is_to_be_stored(limited):
     limited(visitors=0)
-    assert "come back later" in texts(open_page("data"))
+    app = open_page("data").radio(key="way").set_value("sample").run()
+    button(app, "sample_new-facts").click().run()
+    assert not app.exception and "come back later" in texts(app) and not visitors.visitors_dir().exists()
+    app = open_page("advisor")
+    button(app, "use_this").click().run()
+    assert not app.exception and "come back later" in texts(app) and not visitors.visitors_dir().exists()
+
+
+@pytest.fixture
+def browser(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let the pages be asked by a browser with this mark from now on; None: it keeps no cookie."""
+    return lambda mark: monkeypatch.setattr(_visitor, "_mark", lambda: mark)
+
+
+def with_data() -> tuple[Workspace, str]:
+    """Open the demo and store a sample; returns its workspace and the data's id."""
+    app = open_page("data").radio(key="way").set_value("sample").run()
+    button(app, "sample_new-facts").click().run()
+    workspace = visitors.workspace_of(visitor_of(app))
+    assert workspace is not None
+    return workspace, next(one.id for one in datasets.list_all(workspace) if one.eval_id)
+
+
+MINE, YOURS = "m" * 43, "y" * 43
+
+
+@pytest.mark.page
+@pytest.mark.parametrize(("page", "other"), [("data", YOURS), ("runs", None)])
+def test_a_link_to_somebody_elses_workspace_asks_before_it_shows_or_stores_anything(limited, browser, page, other):
+    browser(MINE)
+    workspace, dataset = with_data()
+    before = sorted(path.name for path in workspace.root.rglob("*"))
+    again = open_link(page, visitor=workspace.root.name, dataset=dataset)
+    assert "Open this workspace?" not in texts(again) and visitor_of(again) == workspace.root.name
+    assert "New facts" in texts(again)
+    browser(other)
+    asked = open_link(page, visitor=workspace.root.name, dataset=dataset)
+    assert "Open this workspace?" in texts(asked) and "visitor" not in asked.session_state
+    assert "New facts" not in texts(asked) and "yours alone" not in texts(asked) and len(asked.button) == 2
+    assert ("comes each time" in texts(asked)) == (other is None)
+    button(asked, "own_workspace").click().run()
+    assert visitor_of(asked) != workspace.root.name and "New facts" not in texts(asked).partition("No data yet")[0]
+    assert sorted(path.name for path in workspace.root.rglob("*")) == before
+    assert "dataset" not in asked.query_params and len(list(visitors.visitors_dir().iterdir())) == 1
+
+
+@pytest.mark.page
+def test_who_opens_it_is_not_asked_again_and_neither_is_told_that_it_is_theirs_alone(limited, browser):
+    browser(MINE)
+    workspace, dataset = with_data()
+    link = {"visitor": workspace.root.name, "dataset": dataset}
+    browser(YOURS)
+    asked = open_link("data", **link)
+    button(asked, "open_workspace").click().run()
+    for mark in (MINE, YOURS):
+        browser(mark)
+        shown = texts(open_link("data", **link))
+        assert "New facts" in shown and "yours alone" not in shown and "Whoever has the address" in shown
+
+
+@pytest.mark.page
+def test_where_no_cookie_is_kept_every_link_asks_and_so_does_ones_own(limited, browser):
+    browser(None)
+    workspace, dataset = with_data()
+    for _ in range(2):
+        asked = open_link("data", visitor=workspace.root.name, dataset=dataset)
+        assert "comes each time" in texts(asked) and "New facts" not in texts(asked)
+        button(asked, "open_workspace").click().run()
+        assert "New facts" in texts(asked) and "yours alone" not in texts(asked)
+
+
+@pytest.mark.page
+def test_a_number_whose_workspace_is_gone_is_followed_by_a_new_one(limited, browser):
+    browser(MINE)
+    app = open_page("data").radio(key="way").set_value("sample").run()
+    button(app, "sample_new-facts").click().run()
+    old = visitor_of(app)
+    os.utime(visitors.visitors_dir() / old / ".arrived", (0, 0))
+    assert visitors.sweep() == 1
+    app.run()
+    assert not app.exception and visitor_of(app) != old and visitors.workspace_of(old) is None
 
 
 @pytest.mark.page

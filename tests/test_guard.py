@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from engine import guard
 from engine.cli.parser import app, parser
-from tests.browsers import FLAGS, Server
+from tests.browsers import CONTRAST, FLAGS, Server, settled
 from tests.conftest import chromium
 
 LOCAL = guard.rules_for([], ["/api/uploads"], demo=False, space=None)
@@ -247,3 +247,84 @@ def test_behind_a_proxy_a_client_is_who_the_proxy_says_and_not_who_it_says_itsel
     assert sockets_held(rules, *proxied, ("10.0.0.5", "8.8.4.4")) == [True, False, True]
     assert sockets_held(rules, ("8.8.8.8", "1.1.1.1"), ("8.8.8.8", "9.9.9.9")) == [True, False]
     assert sockets_held(rules, ("10.0.0.5", "x" * 50), ("10.0.0.5", "y")) == [True, False]
+
+
+# --- the mark of a browser --------------------------------------------------------------------------------------------
+DEMO = LOCAL._replace(mark_s=3600)
+HTML = ("accept", "text/html,application/xhtml+xml")
+
+
+def cookies(rules: guard.Rules, *headers: tuple[str, str], **more: Any) -> list[str]:
+    _, answered = ask(rules, [("host", OWN), *headers], "http", path="/data", **more)
+    return [value.decode() for name, value in answered[0]["headers"] if name == b"set-cookie"]
+
+
+def test_a_page_of_a_demo_gives_each_browser_a_secret_mark_that_it_keeps() -> None:
+    found = [cookies(DEMO, HTML)[0] for _ in range(20)]
+    marks = {guard.mark_of(one.partition("=")[2].partition(";")[0]) for one in found}
+    assert len(marks) == 20 and None not in marks
+    assert all("; HttpOnly; SameSite=Lax" in one and "Max-Age=3600" in one and "Secure" not in one for one in found)
+    mark = found[0].partition("=")[2].partition(";")[0]
+    assert cookies(DEMO, HTML, ("cookie", f"a=b; {guard.MARK}={mark}")) == [found[0]]
+    assert "; Secure" in cookies(DEMO, HTML, scheme="https")[0]
+    _, answered = ask(DEMO, [("host", OWN), HTML], "http", path="/")
+    assert dict(answered[0]["headers"])[b"cache-control"] == b"no-store"  # a cache would hand one mark to two
+    for forged in ("", "x", "x" * 42, "x" * 44, "x" * 42 + "\\", '"', mark + ", x", "\xe9" * 43):
+        assert cookies(DEMO, HTML, ("cookie", f"{guard.MARK}={forged}"))[0] not in (found[0], forged)
+
+
+def test_the_mark_comes_along_in_a_frame_and_is_set_nowhere_else() -> None:
+    framed = SPACE._replace(mark_s=3600)
+    _, answered = ask(framed, [("host", "me-tunebook.hf.space"), HTML], "http", path="/")
+    said = dict(answered[0]["headers"])[b"set-cookie"].decode()
+    assert "; HttpOnly; SameSite=None; Secure; Partitioned" in said
+    assert cookies(LOCAL, HTML) == [] and cookies(DEMO) == [] and cookies(DEMO, ("accept", "*/*")) == []
+    _, refused = ask(DEMO, [("host", "evil.example"), HTML], "http", path="/")
+    assert guard.MARK.encode() not in refused[1]["body"]
+
+
+@pytest.mark.browser
+def test_a_browser_finds_its_own_workspace_again_and_another_one_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNEBOOK_DEMO", "1")
+    server = Server(tmp_path)
+    server.start()
+    places = server.home / "visitors"
+    asked = "Open this workspace?"
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+            page = browser.new_page()
+            page.goto(f"{server.url}/data")
+            settled(page)
+            assert not places.exists()  # nobody has stored anything
+            assert guard.MARK not in page.evaluate("document.cookie")
+            page.get_by_text("Try a sample").click()
+            page.get_by_role("button", name="Use this sample").first.click()
+            expect(page.get_by_role("heading", name="New facts")).to_be_visible()
+            settled(page)
+            page.reload()
+            expect(page.get_by_role("heading", name="New facts")).to_be_visible()
+            settled(page)
+            link, folder = page.url, next(places.iterdir())
+            assert folder.name in link
+            mark = next(one.get("value", "") for one in page.context.cookies() if one.get("name") == guard.MARK)
+            kept = [path.read_bytes() for path in server.home.rglob("*") if path.is_file()]
+            assert mark not in page.content() and not any(mark.encode() in data for data in kept)
+            forger = browser.new_context()
+            forger.add_cookies([{"name": guard.MARK, "value": "x" * 43, "url": server.url}])
+            for context in (forger, browser.new_context(color_scheme="dark")):
+                other = context.new_page()
+                other.goto(link)
+                expect(other.get_by_role("heading", name=asked)).to_be_visible()
+                assert "New facts" not in other.content()
+            settled(other)
+            assert other.evaluate(CONTRAST) == []
+            other.get_by_role("button", name="Start one of my own").click()
+            expect(other.get_by_text("No data yet")).to_be_visible()
+            settled(other)
+            assert folder.name not in other.url and [path.name for path in places.iterdir()] == [folder.name]
+            browser.close()
+    finally:
+        server.kill()

@@ -151,6 +151,7 @@ def _store(workspace: Workspace, source: Path, fill: Callable[[Path], str], *, m
     """Make the folder of a data set around the file at `source`, by `fill`, and return its id."""
     with source.open("rb") as file:  # before any folder is made
         making.remove_leftovers(workspace)
+        limits.settle(workspace)
         workspace.datasets_dir.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".new-", dir=workspace.datasets_dir))
         try:

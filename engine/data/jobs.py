@@ -167,6 +167,7 @@ def start(call: Call, token: str | None = None) -> Path:
     with _starting:
         if limits.on():
             _check_count(call.workspace)
+            limits.settle(Workspace(call.workspace))
         return _start(call, token)
 
 

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from engine import limits
 from engine.words import Problem
-from engine.workspace import BadId, Workspace, checked
+from engine.workspace import BadId, Workspace, checked, nearest
 
 LIMIT_MIB = 20 * 1024
 WRITE_BYTES = 1 << 20
@@ -129,8 +129,7 @@ def check_room(workspace: Workspace, announced: str | None) -> int:
         except limits.OverLimit as refused:
             raise UploadRefused(507, refused.problems[0].rule, **refused.problems[0].parameters) from refused  # type: ignore[arg-type]
     try:
-        workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(workspace.uploads_dir).free
+        free = shutil.disk_usage(nearest(workspace.uploads_dir)).free
     except OSError as error:
         raise UploadRefused(507, "upload-not-written", reason=error.strerror or str(error)) from error
     needed = COPIES * size + SPARE_BYTES
@@ -183,10 +182,14 @@ async def _receive(workspace: Workspace, coming: _Coming, pieces: AsyncIterator[
     upload_id = secrets.token_hex(16)
     partial = folder / f"{upload_id}.part"
     try:
+        limits.settle(workspace)
+        folder.mkdir(parents=True, exist_ok=True)
         written = await _write(partial, pieces, coming)
         if written != size:
             raise UploadRefused(400, "upload-broken")
         os.replace(partial, folder / upload_id)
+    except limits.OverLimit as refused:  # other visitors came since there was room
+        raise UploadRefused(507, refused.problems[0].rule) from refused
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UploadRefused(507, "disk-full") from error

@@ -27,7 +27,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def save(workspace: Workspace, draft: Draft) -> str:
-    """Write a draft and return its id."""
+    """Write a draft and return its id. Raises limits.OverLimit where a demo has no room for one more visitor."""
+    limits.settle(workspace)
     draft_id = secrets.token_hex(8)
     write_atomically(workspace.draft_path(draft_id), msgspec.json.encode(draft))
     return draft_id

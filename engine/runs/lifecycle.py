@@ -83,7 +83,9 @@ def _forget_old_clicks(workspace: Workspace) -> None:
 
 
 def one_at_a_time(workspace: Workspace) -> FileLock:
-    """Of two clicks, or two servers on one home, one starts or resumes first, and the other sees what it did."""
+    """Of two clicks, or two servers on one home, one starts or resumes first, and the other sees what it did. Raises
+    limits.OverLimit where a demo has no room for one more visitor."""
+    limits.settle(workspace)
     workspace.runs_dir.mkdir(parents=True, exist_ok=True)
     return FileLock(workspace.runs_dir / ".lock")
 
