@@ -51,11 +51,12 @@ def select(workspace: Workspace, opened: str = "") -> Base:
     )
     base = bases.describe(ref or "starter", workspace)
     if _ui.current("base") != base.ref:
-        _ui.choose("base", base.ref)
-    if base.kind == "folder" and not base.problems:
+        _ui.choose("base", base.ref, only_named=ref == current and _ui.only_named("base"))
+    if base.kind == "folder" and not base.problems and not _ui.only_named("base"):
         shortlist.remember_folder(workspace, base.ref)
     if base.kind == "hub" and base.folder is None and not limits.on():
-        _look(base.ref)
+        if not _ui.only_named("base"):
+            _look(base.ref)
         base = shortlist.as_listed(bases.describe(base.ref, workspace))
     return base
 
@@ -114,7 +115,13 @@ def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
     """Say all that is known of the chosen base and how the planned run fits, offer its download, and ways to another."""
     seen = _looks().get(base.ref)
     _ui.bullets(_facts(base, seen if isinstance(seen, hub.Model) else None, plan))
-    if not limits.on():
+    unseen = base.kind == "hub" and base.folder is None and base.ref not in _looks()
+    named = _ui.only_named("base") and (
+        unseen or (not base.problems and (base.shape is None or base.shape.is_estimated))
+    )
+    if named:
+        _named(base)
+    elif not limits.on():
         bases.count(base, workspace, wait=False)
     if bases.is_being_counted(base, workspace):
         _counting(base, workspace)
@@ -125,11 +132,22 @@ def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
     if limits.on():
         return
     if base.kind == "hub" and base.folder is None:
-        _download(workspace, base, seen)
+        if not named:
+            _download(workspace, base, seen)
     elif base.ref.startswith("gguf:"):
         _gguf(workspace, base)
     with st.expander(t("Find another model")):
         _find(workspace, plan)
+
+
+def _named(base: Base) -> None:
+    """Ask before anything is done about a base that an address has named."""
+    st.info(
+        _ui.say("The address names {base}, and nobody has chosen it here: nothing was asked about it.", base=base.ref)
+    )
+    if st.button(t("Take this base"), icon=":material/check:", key="take_named_base"):
+        _ui.choose("base", base.ref)
+        st.rerun()
 
 
 @_ui.fragment(run_every=POLL_S)

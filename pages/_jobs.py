@@ -13,15 +13,24 @@ from engine.words import t
 from pages import _ui
 
 
-def begin(purpose: str, wanted: str, call: jobs.Call) -> None:
-    """Start the job of a purpose for what is `wanted`, unless it was; one for other data goes on by itself."""
+def begin(purpose: str, wanted: str, call: jobs.Call) -> bool:
+    """Start the job of a purpose for what is `wanted`, unless it was; one for other data goes on by itself. For what only
+    an address has named it starts with a click: returns whether it was started."""
     if st.session_state.get(purpose, ("", ""))[0] == wanted:
-        return
+        return True
+    needed = ("dataset", "base") if call.base else ("dataset",)
+    if _ui.only_named(*needed):
+        st.caption(t("The address names this data or this base, and nobody has chosen it here: nothing was started."))
+        if not st.button(t("Start reading"), key=f"{purpose}_go"):
+            return False
+        for name in needed:
+            _ui.choose(name, _ui.current(name))
     try:
         st.session_state[purpose] = wanted, str(jobs.start(call))
     except limits.OverLimit as refused:
         st.session_state[purpose] = wanted, ""
         st.error(_ui.plain(refused.problems[0].sentence))
+    return True
 
 
 def followed(purpose: str, said: Callable[[int], str], again_key: str) -> jobs.Result | None:

@@ -70,7 +70,8 @@ def show(plan: Plan, *, problems_below: bool = False) -> None:
 def _count(plan: Plan, dataset: Dataset, base: Base) -> None:
     """Count in a process of its own, and follow it."""
     call = jobs.Call(workspace=str(plan.workspace.root), dataset=dataset.id, base=base.ref, language=language())
-    _jobs.begin(_JOB, f"{dataset.id} {base.ref}", call)
+    if not _jobs.begin(_JOB, f"{dataset.id} {base.ref}", call):
+        return
     st.info(
         _ui.say(
             "Which rows {base} refuses or cuts is not known yet: every row is being read. A run can be started meanwhile; "

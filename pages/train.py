@@ -42,9 +42,10 @@ def _open_draft() -> drafts.Draft | None:
         _train_settings.forget_changes()
         st.session_state["chosen_recipe"] = draft.recipe
         st.session_state["overrides"] = dict(draft.overrides)
-        _ui.choose("base", draft.base)
+        only_named = st.session_state.get("clicked_draft") != draft_id
+        _ui.choose("base", draft.base, only_named=only_named)
         if draft.dataset:
-            _ui.choose("dataset", draft.dataset)
+            _ui.choose("dataset", draft.dataset, only_named=only_named)
     return draft
 
 

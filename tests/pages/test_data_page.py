@@ -344,7 +344,7 @@ def test_many_rows_are_read_beside_the_page_and_the_start_stays_possible(
     monkeypatch.setattr(jobs, "start", lambda call, token=None: started.append(call) or workspace.root / "job")
     monkeypatch.setattr(jobs, "progress", lambda folder: jobs.JobProgress(done=40, total=100, left_s=3.0))
     monkeypatch.setattr(jobs, "result", lambda folder: jobs.carry_out(started[0]) if len(started) > 1 else None)
-    app = open_page("train", dataset=dataset.id)
+    app = open_page("train", {"current_dataset": dataset.id}, dataset=dataset.id)
     assert started == [jobs.Call(workspace=str(workspace.root), dataset=dataset.id, base="starter")]
     assert "is not known yet" in texts(app) and not button(app, "start").disabled
     started.append(started[0])
@@ -394,7 +394,7 @@ def test_a_large_file_is_shown_at_once_while_a_job_makes_its_rows(
     monkeypatch.setattr(jobs, "progress", lambda folder: jobs.JobProgress(done=40, total=100, left_s=3.0))
     ended: list[jobs.Result] = []
     monkeypatch.setattr(jobs, "result", lambda folder: ended[0] if ended else None)
-    app = open_page("data", dataset=dataset.id)
+    app = open_page("data", {"current_dataset": dataset.id}, dataset=dataset.id)
     assert "30 prompts with answers, ready to train on" in texts(app) and len(started) == 1
     assert started[0].rows and started[0].dataset == dataset.id
     look = next(r for r in app.radio if str(r.key).startswith("look_"))

@@ -60,11 +60,17 @@ def test_a_gated_model_is_found_and_opened_with_a_token_that_no_address_holds(se
     assert not app.exception
 
 
+def taken(ref: str) -> Any:
+    """The Train page with a base that its address names, and that a person has taken."""
+    app = open_page("train", base=ref)
+    return button(app, "take_named_base").click().run()
+
+
 def test_an_id_that_is_not_there_and_a_folder_that_is_no_model_are_said_with_what_to_do(
     server: Hub,
     tmp_path,
 ) -> None:
-    app = open_page("train", base="tiny/nothing")
+    app = taken("tiny/nothing")
     assert "check the id" in texts(app) and has_button(app, "look_again") and button(app, "start").disabled
     widget(app, "radio", "find_way").set_value("folder").run()
     pickle = model(tmp_path / "old", files={"model.safetensors": None, "pytorch_model.bin": b"\x80"})
@@ -74,7 +80,7 @@ def test_an_id_that_is_not_there_and_a_folder_that_is_no_model_are_said_with_wha
 
 
 def test_where_no_hub_answers_the_one_real_base_without_is_named() -> None:
-    app = open_page("train", base="tiny/nothing")
+    app = taken("tiny/nothing")
     assert "make real" in texts(app) and not app.exception
 
 
