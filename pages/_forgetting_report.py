@@ -42,7 +42,8 @@ def _texts(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> bytes:
     rows, run_id, run_spec = scored.rows, scored.run_id, scored.spec
-    note = bases.describe(run_spec.base.ref, scored.workspace).rounding_note
+    base = bases.describe(run_spec.base.ref, scored.workspace)
+    note = base.rounding_note
     header, cells = _texts(tables.table(rows, judged, titled, every=True))
     told = [files.Table(title=t("Every figure"), header=header, rows=cells)]
     line = stages.of(scored)
@@ -65,7 +66,7 @@ def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, st
         heading=t("Forgetting: {name}", name=scored.name),
         sentence=headline.headline(rows, moved=scored.moved, chance=scored.chance),
         about=[
-            t("Run {id}: {recipe} on {base}", id=run_id, recipe=run_spec.recipe.name, base=run_spec.base.ref),
+            t("Run {id}: {recipe} on {base}", id=run_id, recipe=run_spec.recipe.name, base=base.title),
             *([note] if note else []),
             *(one.sentence for one in judged),
             *(map(str, line.notes) if line is not None else ()),

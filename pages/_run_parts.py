@@ -155,9 +155,8 @@ def _delete(here: Workspace, run: Run) -> None:
 def outcome(here: Workspace, run_id: str, short: store.Summary) -> None:
     """Say how the run ended and what would help."""
     if short.status == "failed" and short.failure:
-        st.error(
-            _ui.say("It failed: {what}. What to do: {fix}.", what=short.failure["message"], fix=short.failure["fix"])
-        )
+        what, fix = (limits.unnamed(short.failure[name], code=True) for name in ("message", "fix"))
+        st.error(_ui.say("It failed: {what}. What to do: {fix}.", what=what, fix=fix))
         _start_again(here, run_id, str(short.failure["kind"]))
     elif short.status == "finished" and not short.moved:
         st.warning(t("Nothing was learned: training changed no weight. Its warnings below say why."))

@@ -84,11 +84,12 @@ def _job(here: Workspace, run_id: str) -> None:
         _follow(here, run_id)
         return
     if state.failure is not None:
-        st.error(_ui.plain(state.failure))
+        st.error(_ui.plain(limits.unnamed(state.failure, code=True)))
     elif state.job.what == "push":
         st.success(_ui.say("It is on the hub: {where}", where=state.made))
     else:
-        st.success(_ui.say("It is in {where}", where=state.made))
+        where = state.made if limits.on() else here.run_dir(run_id) / (state.made or "")
+        st.success(_ui.say("It is in {where}", where=where))
     if st.button(t("Put this note away"), key="export_forget"):
         job_runner.forget(here, run_id)
         st.rerun()
@@ -123,7 +124,7 @@ def _download(here: Workspace, run_id: str, *, merged: bool) -> None:
     archive = here.run_dir(run_id) / f"{folder.name}.zip"
     if size > MOST_DOWNLOAD_BYTES:
         st.caption(t("It is too large for a browser; it lies here:"))
-        st.code(str(folder), language=None, wrap_lines=True)
+        st.code(folder.name if limits.on() else str(folder), language=None, wrap_lines=True)
         return
     if (
         size > PACKED_AT_ONCE_BYTES

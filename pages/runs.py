@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine import events
+from engine import events, limits
 from engine.estimate import machine_choices, memory
 from engine.forgetting import adoption
 from engine.models import bases
@@ -161,7 +161,8 @@ def _show_moving(run_id: str, state: str) -> None:
             )
     for event in found.others:
         if isinstance(event, events.Log) and event.level in ("warning", "result"):
-            (st.warning if event.level == "warning" else st.info)(_ui.plain(event.text))
+            text = limits.unnamed(event.text, code=True)
+            (st.warning if event.level == "warning" else st.info)(_ui.plain(text))
 
 
 def _show_details(run_id: str) -> None:
@@ -176,8 +177,8 @@ def _show_details(run_id: str) -> None:
             if isinstance(event, events.Started):
                 st.caption(_ui.say("Device {device}: {reason}", device=event.device, reason=event.reason))
             if isinstance(event, events.Log):
-                st.caption(_ui.plain(event.text))
-        st.code(follow.log_tail(workspace.run_dir(run_id)) or " ", language=None)
+                st.caption(_ui.plain(limits.unnamed(event.text, code=True)))
+        st.code(limits.unnamed(follow.log_tail(workspace.run_dir(run_id)), code=True) or " ", language=None)
 
 
 def _run(run_id: str) -> None:

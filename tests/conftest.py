@@ -18,6 +18,7 @@ from engine.workspace import Workspace
 from tests import forked
 
 ROOT = processes.PROJECT_DIR
+VISITOR = "5e" * 16
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
@@ -39,19 +40,20 @@ def workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture(scope="session")
 def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with one real, short LoRA run of the new-facts sample on the starter: shared by all test processes, so tests
-    only read it."""
+    only read it. It lies where a demo's visitor would have it, so that what names the folder can be found."""
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "trained"
+    home = folder / "visitors" / VISITOR
     with FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
             done = tunebook(
                 "train", "lora", "--data", "new-facts", "--wait", "--json", "--name", "A real run",
                 "--set", "train.max_steps=60", "--set", "train.evaluations=3",
-                home=folder / "home", machine=folder / "machine",
+                home=home, machine=folder / "machine",
             )  # fmt: skip
             assert done.returncode == 0, done.stdout + done.stderr
             (folder / "done").touch()
-    return folder / "home"
+    return home
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,15 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import msgspec
+
 from engine.export import usage
-from engine.export.artifacts import MERGED, because, made_by, refused, travels_whole, whole
+from engine.export.artifacts import MERGED, because, made_by, refused, travelling, travels_whole, whole, without_folders
 from engine.export.job import too_small
 from engine.export.ollama import modelfile
 from engine.models import bases
 from engine.runs import store
-from engine.workspace import Workspace
+from engine.workspace import Workspace, read_object
 
 
 def write_zip(workspace: Workspace, run_id: str, *, merged: bool = False) -> Path:
@@ -37,25 +39,35 @@ def write_zip(workspace: Workspace, run_id: str, *, merged: bool = False) -> Pat
         try:
             # strict_timestamps: reproducible installs date files to 1970, which a zip cannot hold
             with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
-                _add_folder(archive, made, made.name)
+                for name, content in travelling(workspace, run_id, made).items():
+                    _add(archive, content, f"{made.name}/{name}")
                 if made.name == "adapter" and base.kind == "starter" and base.folder is not None:
-                    _add_folder(archive, base.folder, "base")
+                    for path in sorted(filter(Path.is_file, base.folder.iterdir())):
+                        archive.write(path, f"base/{path.name}")
                 if merged:
                     archive.writestr("load.py", usage.load_merged_script(workspace, run_id, MERGED))
                 else:
                     archive.writestr("load.py", usage.load_script(workspace, run_id))
-                archive.write(run_dir / "spec.json", "spec.json")
+                archive.writestr("spec.json", _spec(run_dir))
             Path(partial.name).replace(target)
         finally:
             Path(partial.name).unlink(missing_ok=True)
     return target
 
 
-def _add_folder(archive: zipfile.ZipFile, folder: Path, name: str) -> None:
-    for path in sorted(folder.rglob("*")):
-        # training_args.bin is a pickle: nobody should have to open one.
-        if path.is_file() and path.suffix != ".bin":
-            archive.write(path, f"{name}/{path.relative_to(folder)}")
+def _add(archive: zipfile.ZipFile, content: Path | bytes, name: str) -> None:
+    if isinstance(content, bytes):
+        archive.writestr(name, content)
+    else:
+        archive.write(content, name)
+
+
+def _spec(run_dir: Path) -> bytes:
+    told = read_object(run_dir / "spec.json")
+    named = without_folders(told)
+    if named == told:
+        return (run_dir / "spec.json").read_bytes()
+    return msgspec.json.format(msgspec.json.encode(named), indent=2)
 
 
 def write_part(workspace: Workspace, run_id: str, what: str, to: Path) -> Path:

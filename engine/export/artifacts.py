@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from engine.models import Base, bases
 from engine.runs import store
 from engine.words import Problem, Text, later
-from engine.workspace import Workspace
+from engine.workspace import Workspace, read_object
 
 MERGED = "merged"  # the whole model of a run whose folder holds an adapter
 
@@ -34,6 +36,33 @@ def because(problem: Problem) -> NotExportable:
 
 def refused(rule: str, **parameters: str | int | float | bool | Text | None) -> NotExportable:
     return because(Problem(rule=rule, parameters=parameters))
+
+
+def without_folders(value: Any) -> Any:
+    """Return what was read from JSON with the last name alone of every path of this machine: it is to leave it."""
+    if isinstance(value, dict):
+        return {name: without_folders(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [without_folders(one) for one in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~", "gguf:/")) else value
+
+
+def travelling(workspace: Workspace, run_id: str, folder: Path) -> dict[str, Path | bytes]:
+    """Return the files of what a run has made as they leave this machine, by their place in `folder`. No pickle, which
+    nobody should have to open; no card of peft's, which says nothing; and an adapter names its base, not a folder."""
+    files: dict[str, Path | bytes] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_file() or path.suffix == ".bin" or name == "README.md":
+            continue
+        files[name] = path
+        if name == "adapter_config.json":
+            told = read_object(path)
+            base = store.over_its_base(workspace, store.load_spec(workspace, run_id)).base
+            if told.get("base_model_name_or_path"):
+                told["base_model_name_or_path"] = without_folders(base.ref)
+            files[name] = json.dumps(without_folders(told), indent=2).encode()
+    return files
 
 
 def travels_whole(workspace: Workspace, run_id: str) -> bool:

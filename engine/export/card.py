@@ -10,7 +10,7 @@ from engine import __version__, events
 from engine.brought import adapters
 from engine.check import DatasetError
 from engine.data import datasets
-from engine.export.artifacts import made_by
+from engine.export.artifacts import made_by, without_folders
 from engine.plan import drafts
 from engine.report import items, paired
 from engine.runs import scored, store
@@ -177,7 +177,7 @@ def _adopted(workspace: Workspace, run_id: str, run_spec: RunSpec) -> list[str]:
 
 def _told(run_spec: RunSpec) -> dict[str, Any]:
     """The spec without paths of this machine."""
-    told: dict[str, Any] = msgspec.to_builtins(run_spec)
+    told: dict[str, Any] = without_folders(msgspec.to_builtins(run_spec))
     if not _public(run_spec.base.ref) and run_spec.base.ref != "starter" and not run_spec.base.ref.startswith("run:"):
         told["base"]["ref"] = "a local folder"
     return told

@@ -12,6 +12,7 @@ import msgspec
 from engine import machine, processes
 from engine.estimate import memory
 from engine.words import Problem, Text, t
+from engine.workspace import nearest
 
 STATE = "export.json"
 SPARE_BYTES = 50 * 2**20
@@ -45,7 +46,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """How far a job is: its phase, the bytes uploaded so far, and at the end where the result lies or what went wrong.
+    """How far a job is: its phase, the bytes uploaded so far, and at the end where the result lies (by its name alone when
+    that is beside the run) or what went wrong.
 
     A token is never part of it.
     """
@@ -77,7 +79,7 @@ Told = Callable[[State], None]
 
 def too_small(target: Path, needed_bytes: int) -> Problem | None:
     """Return what to say when a disk has not so much room, and some to spare."""
-    there = next(parent for parent in [target, *target.parents] if parent.exists())
+    there = nearest(target)
     free = shutil.disk_usage(there).free
     if free >= needed_bytes + SPARE_BYTES:
         return None

@@ -199,7 +199,8 @@ def main() -> int:
         write_atomically(run_dir / STATE, msgspec.json.encode(last))
 
     try:
-        last.made = run(Workspace(run_dir.parents[1]), run_dir.name, job, token=asked.get("token"), told=tell)
+        made = run(Workspace(run_dir.parents[1]), run_dir.name, job, token=asked.get("token"), told=tell)
+        last.made = made.removeprefix(f"{run_dir}/")
     except NotExportable as error:
         last.failure = error.args[0]
     except Exception as error:

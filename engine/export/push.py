@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from engine.export.artifacts import refused
+from engine.export.artifacts import refused, travelling
 from engine.export.job import Job, State, Told
 from engine.workspace import Workspace
 
@@ -24,19 +24,21 @@ def upload(
 
     from engine.export import card
 
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".bin" and p.name != "README.md"]
-    state.phase, state.total_bytes = "uploading", sum(path.stat().st_size for path in files)
+    files = travelling(workspace, run_id, folder)
+    sizes = {name: len(one) if isinstance(one, bytes) else one.stat().st_size for name, one in files.items()}
+    state.phase, state.total_bytes = "uploading", sum(sizes.values())
     tell(state)
     api = HfApi(token=token or None)
     try:
         repository = api.create_repo(job.repository or "", private=not job.public, exist_ok=True).repo_id
         readme = card.markdown(workspace, run_id, whole=not job.only_adapter)
         operations = [CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=readme.encode())]
-        for path in files:
-            one = CommitOperationAdd(path_in_repo=path.relative_to(folder).as_posix(), path_or_fileobj=str(path))
+        for name, content in files.items():
+            held = content if isinstance(content, bytes) else str(content)
+            one = CommitOperationAdd(path_in_repo=name, path_or_fileobj=held)
             api.preupload_lfs_files(repository, [one])  # small files wait for the commit
             operations.append(one)
-            state.done_bytes += path.stat().st_size
+            state.done_bytes += sizes[name]
             tell(state)
         state.phase = "committing"
         tell(state)

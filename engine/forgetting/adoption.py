@@ -145,6 +145,8 @@ def _same_base(named: str, base: Base) -> bool:
         return name.rstrip("/").rpartition("/")[2].lower().removesuffix("-bnb-4bit").removesuffix("-unsloth")
 
     places = {base.ref, base.spec_ref, str(base.folder)}
+    if base.kind == "folder":
+        places.add(base.title)  # what we take along names a folder by its last name
     return named in places or (base.kind == "hub" and plain(named) == plain(base.spec_ref))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -62,7 +63,8 @@ def of(run: ScoredRun, runs: Sequence[Run] | None = None) -> Line | None:
     found, gone = _before(run, runs)
     first = found[0]
     changes = [change for place, one in enumerate(found) for change in _changes(one, first, place)]
-    return Line(tuple(found), bases.short(first.spec.base.ref, run.workspace), gone, tuple(changes))
+    base = bases.short(first.spec.base.ref, run.workspace)
+    return Line(tuple(found), Path(base).name if base.startswith("/") else base, gone, tuple(changes))
 
 
 def _before(run: ScoredRun, runs: Sequence[Run] | None) -> tuple[list[ScoredRun], str | None]:

@@ -188,7 +188,7 @@ def test_a_disk_that_fills_up_leaves_no_half_zip(workspace, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export_archive, "_add_folder", full)
+    monkeypatch.setattr(export_archive, "_add", full)
     with pytest.raises(OSError, match="No space"):
         export_archive.write_zip(workspace, "r1")
     assert sorted(p.name for p in run_dir.iterdir()) == before
