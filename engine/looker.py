@@ -23,7 +23,7 @@ from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import IO, Any, NoReturn
 
 import msgspec
 import psutil
@@ -87,6 +87,7 @@ class _Request(msgspec.Struct, frozen=True):
     folder: str
     tells: bool
     environment: dict[str, str]
+    cpu_s: int
     memory_bytes: int
 
 
@@ -95,7 +96,7 @@ def ask(
     *arguments: Any,
     at: Path | None = None,
     progress: OnProgress | None = None,
-    memory_bytes: int = MEMORY_BYTES,
+    memory_bytes: int | None = None,
 ) -> Any:
     """Return function(*arguments), called in a process that is bounded in time and memory; `at` is what is looked at.
 
@@ -116,7 +117,8 @@ def ask(
         folder=os.getcwd(),
         tells=progress is not None and _tells(function),
         environment={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-        memory_bytes=memory_bytes,
+        cpu_s=MOST_CPU_S,
+        memory_bytes=memory_bytes or MEMORY_BYTES,
     )
     with _places:
         process = _idle.pop() if _idle else None
@@ -309,7 +311,7 @@ class _Process:
         return self._child.wait()
 
 
-def _send(out: BinaryIO | None, kind: int, told: bytes) -> None:
+def _send(out: IO[bytes] | None, kind: int, told: bytes) -> None:
     assert out is not None
     out.write(bytes([kind]) + len(told).to_bytes(8, "little") + told)
     out.flush()
@@ -342,7 +344,7 @@ def _as_was(kind: type, value: Any) -> Any:
 
 
 # --- in the process --------------------------------------------------------------------------------------------------
-def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
+def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Carry out one request after another, until nobody asks any more or a look went wrong."""
     while len(head := requests.read(9)) == 9:
         request = msgspec.msgpack.decode(requests.read(int.from_bytes(head[1:], "little")), type=_Request)
@@ -352,7 +354,7 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
         set_language(request.language)
         with suppress(OSError):
             os.chdir(request.folder)  # by which relative paths are meant
-        processes.bound(cpu_s=MOST_CPU_S, memory_bytes=request.memory_bytes)
+        processes.bound(cpu_s=request.cpu_s, memory_bytes=request.memory_bytes)
         try:
             _send(answers, *_carried_out(request, answers))
         except MemoryError:
@@ -363,11 +365,11 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
             _give_up(answers, _FAILED, " ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
-def _carried_out(request: _Request, answers: BinaryIO) -> tuple[int, bytes]:
+def _carried_out(request: _Request, answers: IO[bytes]) -> tuple[int, bytes]:
     function = getattr(importlib.import_module(request.module), request.function)
 
     def told(done: int, total: int) -> None:
-        processes.bound(cpu_s=MOST_CPU_S)
+        processes.bound(cpu_s=request.cpu_s)
         _send(answers, _PROGRESS, msgspec.msgpack.encode((done, total)))
 
     arguments = _read_as(function)[0].decode(request.arguments)
@@ -381,7 +383,7 @@ def _carried_out(request: _Request, answers: BinaryIO) -> tuple[int, bytes]:
     return _ANSWER, _encoded(found)
 
 
-def _give_up(answers: BinaryIO, kind: int, reason: str) -> NoReturn:
+def _give_up(answers: IO[bytes], kind: int, reason: str) -> NoReturn:
     """Say what went wrong and end: what is left of it in this process is not known."""
     _send(answers, kind, reason.encode("utf-8", "replace"))
     os._exit(1)

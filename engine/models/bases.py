@@ -7,13 +7,10 @@ workspace that it was read into once.
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import json
 import os
 import re
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +257,7 @@ def _from_hub(ref: str, name: str, revision: str | None) -> Base:
     config = read_object(cached / "config.json")
     if not config:
         return Base(ref=ref, kind="hub", title=title, revision=cached.name)
-    problems, kept = _config_problems(config, cached), stored.read(config)
+    problems, kept = settings_files.problems(cached, config), stored.read(config)
     if kept is not None and not kept.is_trainable:
         problems.append(kept.problem(cached))
     shape = shapes.read_shape(config)
@@ -368,7 +365,7 @@ def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
     if not seen.is_model:
         return Base(ref=ref, kind=kind, title=title, folder=folder, problems=seen.problems, notes=seen.notes)
     config = read_object(folder / "config.json")
-    problems = [*seen.problems, *_config_problems(config, folder)]
+    problems = [*seen.problems, *settings_files.problems(folder, config)]
     if not settings_files.has_tokens(folder):
         problems.append(folders.problem("base-no-tokenizer", folder))
     counts = [count_parameters(path) for path in seen.weights]
@@ -415,49 +412,3 @@ def _dimensions(config: dict[str, Any]) -> dict[str, Any]:
         "scores_only": "ForSequenceClassification" in str(config.get("architectures")),
         "shape": shape,
     }
-
-
-def _config_problems(config: dict[str, Any], folder: Path) -> list[Problem]:
-    """Return what a config.json and the settings of the tokenizer beside it rule out."""
-    found = settings_files.problems(folder, config)
-    kind, known = config.get("model_type"), architectures()
-    is_known = not known or kind in known
-    # where transformers has the architecture itself, code that lies beside the model is passed over (5.17,
-    # dynamic_module_utils.py, resolve_trust_remote_code)
-    if "auto_map" in config and not (known and is_known):
-        found.append(Problem(rule="base-remote-code", where="base", parameters={"folder": str(folder)}))
-    elif isinstance(kind, str) and not is_known:
-        found.append(Problem(rule="base-architecture", where="base", parameters={"kind": kind[:60]}))
-    named = config.get("architectures")
-    first = next(iter(named), None) if isinstance(named, list) else None
-    if isinstance(first, str) and first.endswith(_NO_WRITERS):
-        found.append(
-            Problem(rule="folder-no-writer", where="base", parameters={"folder": str(folder), "kind": first[:60]})
-        )
-    settings = read_object(folder / "tokenizer_config.json")
-    # These classes bring no tokens of their own; others, such as GPT-2's, have an end token that no file names.
-    plain = settings.get("tokenizer_class") in (None, "PreTrainedTokenizerFast", "TokenizersBackend")
-    if settings and plain and not any(settings.get(name) for name in ("pad_token", "eos_token")):
-        special = read_object(folder / "special_tokens_map.json")
-        if not any(special.get(name) for name in ("pad_token", "eos_token")):
-            found.append(Problem(rule="base-no-end-token", where="base", parameters={"folder": str(folder)}))
-    return found
-
-
-# How the classes of models end that write no text of their own.
-_NO_WRITERS = ("ForMaskedLM", "ForPreTraining", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice",
-               "ForImageClassification", "ForCTC", "BertModel", "ViTModel", "CLIPModel")  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def architectures() -> frozenset[str]:
-    """Return the model types that the installed transformers can load as writers of text, read from its source: importing
-    it takes seconds. Empty when the table is not where it was in 5.17."""
-    try:
-        found = importlib.util.find_spec("transformers")
-        place = Path(next(iter((found.submodule_search_locations if found else None) or [])))
-        source = (place / "models" / "auto" / "modeling_auto.py").read_text("utf-8")
-        table = re.search(r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\(\s*(\[.*?^    \])", source, re.S | re.M)
-        return frozenset(kind for kind, _ in ast.literal_eval(table[1])) if table else frozenset()
-    except (OSError, ValueError, SyntaxError, TypeError, StopIteration):
-        return frozenset()

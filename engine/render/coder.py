@@ -16,7 +16,6 @@ from engine.render.turns import Turns, Written
 from engine.words import Problem
 from engine.workspace import read_object, read_regular
 
-
 # What ends a process whatever it reads.
 NOT_OF_THE_FILE = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)
 
