@@ -46,6 +46,9 @@ _MOST_ENTRIES = 1_000
 # By which a look finds what it is asked for; no token is passed on.
 _ENVIRONMENT = ("HOME", "HF_HOME", "HF_HUB_CACHE", "TUNEBOOK_DEMO", "TUNEBOOK_DEMO_LIMITS", "SPACE_ID")
 
+# How a look can end the process that looks.
+RULES = ("look-time", "look-memory", "look-failed")
+
 OnProgress = Callable[[int, int], None]
 
 
@@ -127,7 +130,7 @@ def ask(
         try:
             answer = process.ask(msgspec.msgpack.encode(request), progress)
         except _Died as died:
-            problem = _problem(died.rule, at, reason=str(died))
+            problem = _problem(died.rule, at, request.memory_bytes, str(died))
             if at is not None:
                 _deaths[_key(function, at)] = _stamp(at), time.monotonic(), problem
             raise Ended(problem) from None
@@ -193,10 +196,10 @@ def _stamp(at: Path) -> Any:
         return None
 
 
-def _problem(rule: str, at: Path | None, **told: str) -> Problem:
+def _problem(rule: str, at: Path | None, memory_bytes: int, reason: str) -> Problem:
     place = os.fsencode(at or "?").decode("utf-8", "replace")[:300]
-    most = {"seconds": MOST_CPU_S, "mib": MEMORY_BYTES >> 20, "minutes": AGAIN_S // 60}
-    return Problem(rule=rule, where="base", parameters={"place": place, **most, **told})
+    most = {"seconds": MOST_CPU_S, "mib": memory_bytes >> 20, "minutes": AGAIN_S // 60}
+    return Problem(rule=rule, where="base", parameters={"place": place, **most, "reason": reason})
 
 
 # --- the process, and what goes through its pipes: a letter, eight bytes of length, and that much --------------------

@@ -62,7 +62,7 @@ def spoil(path: Path, **changes: Any) -> None:
 )  # fmt: skip
 def test_whatever_a_look_ends_in_is_a_sentence_and_the_next_one_is_answered(tmp_path, monkeypatch, function, rule):
     looker.ask(looks.process)  # a process that is up, so that its start does not count
-    monkeypatch.setattr(looker, "MOST_S", 3)
+    monkeypatch.setattr(looker, "MOST_S", 2)
     monkeypatch.setattr(looker, "MOST_CPU_S", 1)
     with pytest.raises(looker.Ended) as ended:
         looker.ask(function, at=tmp_path)
@@ -93,9 +93,6 @@ def test_a_look_that_tells_how_far_it_is_has_its_time_again_each_time(monkeypatc
     monkeypatch.setattr(looker, "MOST_CPU_S", 1)
     told: list[int] = []
     assert looker.ask(looks.goes_on, progress=lambda done, total: told.append(done)) and told == [0, 1, 2, 3]
-    with pytest.raises(looker.Ended) as ended:
-        looker.ask(looks.goes_on)
-    assert ended.value.took_long
 
 
 def test_a_file_that_ended_a_look_is_not_looked_at_again_until_it_is_another_or_time_has_passed(tmp_path, monkeypatch):
@@ -150,6 +147,7 @@ def test_sizes_that_no_tensor_has_are_a_problem(base, workspace, size):
     assert ruled(base, workspace)
 
 
+@pytest.mark.slow
 def test_an_index_that_names_a_million_files_is_a_problem(base, workspace):
     (base / "model.safetensors").unlink()
     names = ",".join(f'"t{n}":"{n}.safetensors"' for n in range(10**6))

@@ -176,6 +176,7 @@ def test_a_spoilt_answer_is_none(workspace, tmp_path, no_child, spoilt):
 # --- the child -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel bounds no memory")
 @pytest.mark.parametrize(
     ("layers", "seconds", "size", "said"), [(10**6, 2, 8 << 30, "time"), (2, 60, 1 << 28, "memory")]

@@ -262,7 +262,7 @@ def test_a_base_of_a_layout_that_is_not_known_is_counted_and_says_so(workspace, 
     start = counted.processes.start
 
     def begun(module: str, *given: str, **how: Any) -> Any:
-        if module != "engine.train.outline":
+        if module != "engine.models.counted":
             return start(module, *given, **how)
         return started.append(given)
 
