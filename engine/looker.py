@@ -112,31 +112,30 @@ def ask(
     known = _remembered(function, at) if at is not None else None
     if known is not None:
         raise Ended(known)
+    try:
+        told = _encoded(arguments)
+    except UnicodeEncodeError as error:  # a name that is no text
+        raise Refused(_problem("look-failed", at, 0, str(error)[:200])) from None
     request = _Request(
         module=function.__module__,
         function=function.__name__,
-        arguments=_encoded(arguments),
+        arguments=told,
         language=language(),
-        folder=os.getcwd(),
+        folder=_folder(),
         tells=progress is not None and _tells(function),
         environment={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         cpu_s=MOST_CPU_S,
         memory_bytes=memory_bytes or MEMORY_BYTES,
     )
     with _places:
-        process = _idle.pop() if _idle else None
-        if process is None or not process.is_alive:
-            process = _Process()
         try:
+            process = _taken()
             answer = process.ask(msgspec.msgpack.encode(request), progress)
         except _Died as died:
             problem = _problem(died.rule, at, request.memory_bytes, str(died))
             if at is not None:
                 _deaths[_key(function, at)] = _stamp(at), time.monotonic(), problem
             raise Ended(problem) from None
-        except BaseException:  # who asked does not wait any more
-            process.end()
-            raise
         if len(_idle) < _KEPT and not process.is_worn:
             _idle.append(process)
         else:
@@ -149,8 +148,20 @@ def ask(
 def prepare() -> None:
     """Start the process that the first look would wait for."""
     if not processes.IS_CHILD and not _idle:
-        with suppress(OSError, _Died):
+        with suppress(OSError):
             _idle.append(_Process())
+
+
+def _taken() -> _Process:
+    """Return a process that waits for a look, or a new one. Raises _Died where there can be none."""
+    with suppress(IndexError):
+        process = _idle.pop()
+        if process.is_alive:
+            return process
+    try:
+        return _Process()
+    except OSError as error:
+        raise _Died("look-failed", str(error)) from None
 
 
 def _in_place(function: Callable[..., Any], arguments: tuple[Any, ...], progress: OnProgress | None) -> Any:
@@ -167,6 +178,13 @@ def _in_place(function: Callable[..., Any], arguments: tuple[Any, ...], progress
 @lru_cache(maxsize=64)
 def _tells(function: Callable[..., Any]) -> bool:
     return "progress" in inspect.signature(function).parameters
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return os.sep
 
 
 # --- looks that ended a process --------------------------------------------------------------------------------------
@@ -276,6 +294,9 @@ class _Process:
             if code == -getattr(signal, "SIGXCPU", 0):
                 raise _Died("look-time") from None
             raise _Died("look-failed", f"signal {-code}" if code and code < 0 else str(code)) from None
+        except BaseException:  # whoever asked does not wait any more
+            self.end()
+            raise
 
     def _take(self, until_s: float) -> tuple[int, bytes]:
         head = self._read(9, until_s)

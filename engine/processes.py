@@ -102,6 +102,7 @@ def bound(*, cpu_s: float | None = None, memory_bytes: int | None = None) -> Non
         for kind, most in (
             (resource.RLIMIT_CPU, None if cpu_s is None else round(time.process_time() + cpu_s + 0.5)),
             (resource.RLIMIT_DATA, memory_bytes),
+            (resource.RLIMIT_CORE, 0),  # what ended so is not written to the disk
         ):
             if most is not None:
                 hard = resource.getrlimit(kind)[1]

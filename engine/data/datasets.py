@@ -121,7 +121,7 @@ def add(
     """
     source = Path(source)
     kept = (*fixes, DROP_BAD_ROWS) if drop_bad_rows else tuple(fixes)
-    how = _How(kept, mapping, parent, eval_id, move, wait_for_rows)
+    name, how = _checked_name(name), _How(kept, mapping, parent, eval_id, move, wait_for_rows)
     return load(
         workspace, apart.looked_at(_add, workspace, source, name, how, at=source, progress=progress or looker.patiently)
     )
@@ -139,7 +139,7 @@ class _How(msgspec.Struct, frozen=True):
 
 
 def _add(workspace: Workspace, source: Path, name: str, how: _How, progress: OnProgress | None = None) -> str:
-    name, kept, mapping = _checked_name(name), _in_order(how.fixes), checked_mapping(how.mapping)
+    kept, mapping = _in_order(how.fixes), checked_mapping(how.mapping)
     with making.told(source):
         if limits.on():
             limits.check_source(workspace, source)

@@ -96,6 +96,7 @@ def describe(ref: str, workspace: Workspace, revision: str | None = None) -> Bas
     """
     text = ref.strip()
     try:
+        text.encode()
         return looker.ask(_described, text, workspace, revision, at=_place(text, workspace, revision))
     except UnicodeEncodeError:
         return _unknown(text)

@@ -368,6 +368,7 @@ def test_the_file_of_many_problems_is_made_anew_too(workspace, tmp_path):
     assert recheck.check_again(workspace, few.id) == few and not (few.folder / "problems.jsonl").exists()
 
 
+@pytest.mark.usefixtures("looks_in_place")
 @pytest.mark.parametrize("place", ["check", "rows", "report"])
 def test_a_check_that_ends_early_leaves_data_that_can_be_read_and_checked_again(
     workspace, tmp_path, monkeypatch, place
