@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,18 @@ def write(workspace: Workspace, folder: Path, **found: Any) -> Path:
 @pytest.fixture
 def no_child(monkeypatch):
     started: list[tuple[str, ...]] = []
-    monkeypatch.setattr(counted.processes, "start", lambda *given, **how: started.append(given))
+    in_place_of_a_child(monkeypatch, lambda *given: started.append(given))
     return started
+
+
+def in_place_of_a_child(monkeypatch: pytest.MonkeyPatch, do: Callable[..., None]) -> None:
+    """Do something else where a child would be started that counts; others are started."""
+    start = counted.processes.start
+
+    def begun(module: str, *words: str, **how: Any) -> Any:
+        return do(*words) if module == "engine.models.counted" else start(module, *words, **how)
+
+    monkeypatch.setattr(counted.processes, "start", begun)
 
 
 def test_a_layout_that_is_not_known_is_estimated_at_once(workspace, tmp_path):
@@ -67,12 +78,12 @@ def child_in_this_process(monkeypatch):
     """The child's work without its process, which takes as long as torch takes to be imported."""
     from engine.train import outline
 
-    def run(_module: str, *words: str, **_how: Any) -> None:
+    def run(*words: str) -> None:
         monkeypatch.setattr(sys, "argv", ["outline", *words, "60", str(counted.MEMORY_BYTES)])
         monkeypatch.setattr(outline.processes, "bound", lambda **_: None)
         outline.main()
 
-    monkeypatch.setattr(counted.processes, "start", run)
+    in_place_of_a_child(monkeypatch, run)
 
 
 @pytest.mark.slow
