@@ -26,11 +26,19 @@ class _How(msgspec.Struct, frozen=True):
     against: Path | None = None
 
 
-def looked_at(function: Callable[..., Any], *arguments: Any, at: Path, progress: OnProgress | None = None) -> Any:
+def looked_at(
+    function: Callable[..., Any],
+    *arguments: Any,
+    at: Path,
+    progress: OnProgress | None = None,
+    base: Base | None = None,
+) -> Any:
     """Call a function that reads a file which somebody brought, in a process that may fail: with `progress` as long as that
-    goes on, else for ten seconds at the most. Raises DatasetError."""
+    goes on, else for ten seconds at the most. Where a chosen `base` reads its rows, that is what is named. Raises
+    DatasetError."""
+    named = base.folder if base is not None and base.kind != "starter" else None
     try:
-        return looker.ask(function, *arguments, at=at, progress=progress, memory_bytes=looker.memory_for(at))
+        return looker.ask(function, *arguments, at=named or at, progress=progress, memory_bytes=looker.memory_for(at))
     except looker.Refused as refused:
         raise DatasetError(refused.problem) from refused
 
@@ -38,7 +46,8 @@ def looked_at(function: Callable[..., Any], *arguments: Any, at: Path, progress:
 def report_of(path: Path, *, progress: OnProgress | None = None, **how: Any) -> Report:
     """Check a file, or a folder of texts, and return its report, as check_file() does; `how`: further arguments of it.
     Raises DatasetError."""
-    return looked_at(_report, path, _How(**how), at=path, progress=progress or looker.patiently)
+    told = _How(**how)
+    return looked_at(_report, path, told, at=path, progress=progress or looker.patiently, base=told.base)
 
 
 def _report(path: Path, how: _How, progress: OnProgress | None = None) -> Report:
