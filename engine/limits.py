@@ -244,10 +244,7 @@ def base_problem(ref: str) -> Problem | None:
 def limit_this_process() -> None:
     """Take the time of a run from a process that works beside the queue, and from its children: the kernel ends it."""
     if on():
-        import resource
-
-        most_s = round(60 * limits().minutes)
-        resource.setrlimit(resource.RLIMIT_CPU, (most_s, most_s + 5))
+        processes.bound(cpu_s=60 * limits().minutes)
 
 
 def limit_this_check() -> None:

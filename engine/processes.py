@@ -1,4 +1,4 @@
-"""Processes of ours: how each is started, and which one a pid is.
+"""Processes of ours: how each is started and bounded, and which one a pid is.
 
 A pid alone is reused; pid, start ticks and boot id together name one process for good.
 """
@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ import psutil
 PROJECT_DIR = Path(__file__).resolve().parents[1]
 PIPE = subprocess.PIPE
 _PROC = Path("/proc")
+_STARTED_BY_US = "TUNEBOOK_CHILD"
+# Whether this process was started by another one of ours: it may take its time, and take what it reads down with it.
+IS_CHILD = _STARTED_BY_US in os.environ
 _started: list[subprocess.Popen[Any]] = []  # kept so that what has ended is reaped and leaves no zombie
 
 
@@ -73,6 +78,7 @@ def start(module: str, *arguments: str, **how: Any) -> subprocess.Popen[Any]:
     """
     reap()
     settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "cwd": PROJECT_DIR, "start_new_session": True, **how}
+    settings["env"] = {**(settings.get("env") or os.environ), _STARTED_BY_US: "1"}
     process = subprocess.Popen([sys.executable, "-m", module, *arguments], **settings)  # noqa: S603 - a list, no shell
     _started.append(process)
     return process
@@ -81,6 +87,26 @@ def start(module: str, *arguments: str, **how: Any) -> subprocess.Popen[Any]:
 def reap() -> None:
     """Collect what this process has started and what has ended since."""
     _started[:] = [process for process in _started if process.poll() is None]
+
+
+def bound(*, cpu_s: float | None = None, memory_bytes: int | None = None) -> None:
+    """Let the kernel end this process after so much more processor time (SIGXCPU), and give it no more memory than that
+    (a MemoryError, or its end). Asked again, both begin anew.
+
+    Memory is what is written to, not the address space: a file that is mapped, and what libraries set aside for their
+    threads, cost nothing. Windows has no such limits, and macOS does not hold the one on memory.
+    """
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        for kind, most in (
+            (resource.RLIMIT_CPU, None if cpu_s is None else round(time.process_time() + cpu_s + 0.5)),
+            (resource.RLIMIT_DATA, memory_bytes),
+            (resource.RLIMIT_CORE, 0),  # what ended so is not written to the disk
+        ):
+            if most is not None:
+                hard = resource.getrlimit(kind)[1]
+                resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def write_to(log: Path) -> None:

@@ -6,14 +6,16 @@ The queue and the device locks are shared by all workspaces of a machine and lie
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import secrets
+import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 # Run ids "20261124-201516-0a1b2c", sha256 dataset ids, evaluation keys and draft ids: lower case, digits, inner dashes.
 _ID = re.compile(r"[0-9a-z](?:[0-9a-z-]{0,94}[0-9a-z])?", re.ASCII)
@@ -106,10 +108,26 @@ def nearest(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to be read. Raises OSError also for what is no regular file, whatever it is called: a pipe would be
+    waited at for ever, and a device has no end."""
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return os.fdopen(number, "rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the bytes of a regular file. Raises OSError."""
+    with open_regular(path) as file:
+        return file.read()
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Return the object a JSON file holds, or an empty one."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

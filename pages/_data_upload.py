@@ -296,9 +296,10 @@ def _begin(call: jobs.Call, size_bytes: int) -> None:
     """Do what takes a moment at once, and what takes longer in a process that is watched."""
     if size_bytes <= jobs.SMALL_BYTES and not limits.on():  # in a demo a small file may cost the server much
         with st.spinner(t("Checking ...")):
-            result = jobs.carry_out(call)
-        _take(result)
-        return
+            result = jobs.at_once(call)
+        if result is not None:
+            _take(result)
+            return
     import msgspec
 
     call = msgspec.structs.replace(call, language=language())

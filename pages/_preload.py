@@ -9,6 +9,7 @@ import threading
 from contextlib import suppress
 
 import pages
+from engine import looker
 from engine.advise import guide
 from engine.spec import recipes
 
@@ -23,6 +24,7 @@ def _load() -> None:
     parts.remove("pages._frame")  # it is the page itself
     # What is wrong with a file is said by the page that needs it.
     with suppress(Exception):
+        looker.prepare()
         for name in ["pyarrow", "pandas", "plotly.graph_objects", "PIL.Image", *parts]:
             importlib.import_module(name)
         recipes.recipes()

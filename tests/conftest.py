@@ -33,6 +33,13 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def looks_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what is chosen or sent be looked at in this process (engine/looker.py), where a test has put something else in
+    the place of what looks."""
+    monkeypatch.setattr(processes, "IS_CHILD", True)
+
+
+@pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "home")
 

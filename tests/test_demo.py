@@ -318,6 +318,7 @@ def test_a_page_that_asks_keeps_a_check_alive(visitor, monkeypatch):
     jobs.stop(folder)
 
 
+@pytest.mark.usefixtures("looks_in_place")
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 @pytest.mark.parametrize("data", [b"{}\n" * 200_000, b"1\n" * 200_000, b"[" + b"{},\n" * 200_000 + b"{}]"])
 def test_reading_stops_one_row_beyond_the_limit(visitor, limited, monkeypatch, data, pack):

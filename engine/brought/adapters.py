@@ -15,9 +15,10 @@ from typing import Any
 
 import msgspec
 
+from engine import looker
 from engine.models import shapes
 from engine.words import Problem
-from engine.workspace import read_object
+from engine.workspace import open_regular, read_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Tensors = dict[str, tuple[int, ...]]
@@ -88,7 +89,7 @@ def header(path: Path, most_bytes: int = _MOST_HEADER_BYTES) -> Tensors | None:
     """Return the shapes of the tensors of a whole safetensors file, or None when it is cut off or no such file."""
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(most_bytes, size):
                 return None
@@ -112,6 +113,13 @@ def header(path: Path, most_bytes: int = _MOST_HEADER_BYTES) -> Tensors | None:
 
 def read(folder: Path) -> tuple[Adapter | None, list[Problem]]:
     """Return what an adapter folder holds, or everything that keeps it from being loaded."""
+    try:
+        return looker.ask(_read, folder, at=folder)
+    except looker.Refused as error:
+        return None, [error.problem]
+
+
+def _read(folder: Path) -> tuple[Adapter | None, list[Problem]]:
     problems: list[Problem] = []
 
     def bad(rule: str, **parameters: Any) -> None:

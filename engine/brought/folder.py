@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from engine import looker
 from engine.brought import adapters
 from engine.models import folders, weights
 from engine.words import Problem, Text
@@ -63,6 +64,13 @@ class Brought(msgspec.Struct, frozen=True, kw_only=True):
 
 def look(path: Path) -> tuple[Brought | None, list[Problem]]:
     """Return what a folder brings, or everything that keeps it from being taken. Never raises for what lies there."""
+    try:
+        return looker.ask(_looked, path, at=path)
+    except looker.Refused as error:
+        return None, [error.problem]
+
+
+def _looked(path: Path) -> tuple[Brought | None, list[Problem]]:
     seen = folders.look(path)
     if seen.kind not in ("adapter", "model"):
         return None, list(seen.problems)
@@ -110,7 +118,11 @@ def _is_own(folder: Path, name: str) -> bool:
 
 
 def tensors(folder: Path) -> adapters.Tensors:
-    """Return the shapes of all tensors of a model, over its files."""
+    """Return the shapes of all tensors of a model, over its files. Raises looker.Refused."""
+    return looker.ask(_tensors, folder, at=folder)
+
+
+def _tensors(folder: Path) -> adapters.Tensors:
     return {name: shape for file in weights.files(folder).present for name, shape in weights.shapes(file).items()}
 
 
@@ -129,7 +141,12 @@ def unlike(mine: adapters.Tensors, base: adapters.Tensors) -> list[str]:
 
 
 def tokens_of(folder: Path) -> int | None:
-    """Return one more than the largest token id of a tokenizer.json; None when it cannot be told."""
+    """Return one more than the largest token id of a tokenizer.json; None when it cannot be told. Raises
+    looker.Refused."""
+    return looker.ask(_tokens_of, folder, at=folder)
+
+
+def _tokens_of(folder: Path) -> int | None:
     told = read_object(folder / "tokenizer.json")
     try:
         ids = [one["id"] for one in told.get("added_tokens", [])]

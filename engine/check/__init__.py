@@ -36,6 +36,7 @@ else:
 __all__ = [
     "DatasetError",
     "Report",
+    "apart",
     "canonical",
     "check_file",
     "checked_mapping",

@@ -74,7 +74,7 @@ def check(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Check a file, or a folder of texts (.md, .txt), and name every bad row; exit 0 when it can be trained on."""
     import tempfile
 
-    from engine.check import DatasetError, check_file, problem_to_json, text_files
+    from engine.check import DatasetError, apart, problem_to_json
     from engine.models import bases
     from engine.workspace import write_atomically
 
@@ -89,17 +89,15 @@ def check(arguments: argparse.Namespace, workspace: Workspace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         every = Path(folder) / "problems.jsonl"
         try:
-            with text_files.as_rows(file, file.name) as rows:
-                report = check_file(
-                    rows,
-                    name=file.name,
-                    mapping=mapping(arguments),
-                    problems_path=every if target else None,
-                    base=bases.describe(arguments.base, workspace) if arguments.base else None,
-                    max_length=arguments.max_length,
-                    progress=_percent(),
-                    against=Path(arguments.eval_data) if arguments.eval_data else None,
-                )
+            report = apart.report_of(
+                file,
+                mapping=mapping(arguments),
+                problems_path=every if target else None,
+                base=bases.describe(arguments.base, workspace) if arguments.base else None,
+                max_length=arguments.max_length,
+                progress=_percent(),
+                against=Path(arguments.eval_data) if arguments.eval_data else None,
+            )
         except DatasetError as error:
             print(error.problem.sentence, file=sys.stderr)
             return EXIT_FAILED

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import msgspec
 from filelock import FileLock
 
-from engine import limits
+from engine import limits, looker
 from engine.benchmarks import library
-from engine.check import DatasetError, Report, checked_mapping, text_files
+from engine.check import DatasetError, Report, apart, checked_mapping, text_files
 from engine.data import making
 from engine.data.fixes import AS_TEXT, DROP_BAD_ROWS, FIXES, Edit
 from engine.read import OnProgress, lines, texts
@@ -120,9 +120,26 @@ def add(
     left; nothing stored before is harmed by that.
     """
     source = Path(source)
-    name = _checked_name(name)
-    kept = _in_order((*fixes, DROP_BAD_ROWS) if drop_bad_rows else tuple(fixes))
-    mapping = checked_mapping(mapping)
+    kept = (*fixes, DROP_BAD_ROWS) if drop_bad_rows else tuple(fixes)
+    name, how = _checked_name(name), _How(kept, mapping, parent, eval_id, move, wait_for_rows)
+    return load(
+        workspace, apart.looked_at(_add, workspace, source, name, how, at=source, progress=progress or looker.patiently)
+    )
+
+
+class _How(msgspec.Struct, frozen=True):
+    """How a file is to be stored: as add() is told."""
+
+    fixes: tuple[str | Edit, ...]
+    mapping: dict[str, str] | None
+    parent: str | None
+    eval_id: str | None
+    move: bool
+    wait_for_rows: bool
+
+
+def _add(workspace: Workspace, source: Path, name: str, how: _How, progress: OnProgress | None = None) -> str:
+    kept, mapping = _in_order(how.fixes), checked_mapping(how.mapping)
     with making.told(source):
         if limits.on():
             limits.check_source(workspace, source)
@@ -133,12 +150,12 @@ def add(
                 raise DatasetError(Problem(rule="file-is-folder", parameters={"path": str(source)}))
 
             def fill(original: Path) -> str:
-                return making.fill(original, name, kept, mapping, parent, eval_id, progress)
+                return making.fill(original, name, kept, mapping, how.parent, how.eval_id, progress)
 
-            dataset_id = _store(workspace, rows, fill, move=move and rows == source)
-    if wait_for_rows:
+            dataset_id = _store(workspace, rows, fill, move=how.move and rows == source)
+    if how.wait_for_rows:
         make_rows(workspace, dataset_id, progress)
-    return load(workspace, dataset_id)
+    return dataset_id
 
 
 def _in_order(fixes: tuple[str | Edit, ...]) -> tuple[str | Edit, ...]:
@@ -176,8 +193,14 @@ def make_rows(workspace: Workspace, dataset_id: str, progress: OnProgress | None
     Raises DatasetError when there is no such dataset or the disk is full.
     """
     dataset = load(workspace, dataset_id)
-    if dataset.has_rows:
-        return
+    if not dataset.has_rows:
+        apart.looked_at(
+            _make_rows, workspace, dataset_id, at=dataset.folder / "original", progress=progress or looker.patiently
+        )
+
+
+def _make_rows(workspace: Workspace, dataset_id: str, progress: OnProgress | None = None) -> None:
+    dataset = load(workspace, dataset_id)
     with making.told(dataset.folder), FileLock(dataset.folder / "rows.lock"):
         if not dataset.has_rows:
             making.write_rows(dataset.folder, dataset.mapping, progress)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from engine import looker
 from engine.models import download, hub_client
 from engine.read import OnProgress
 
@@ -116,7 +117,10 @@ def fetch_data(
     into.mkdir(parents=True, exist_ok=True)
     target = into / f"fetched{paths[0].suffix}"
     if paths[0].suffix == ".parquet" and len(paths) > 1:
-        _join_parquet(name, paths, target)
+        try:
+            looker.ask(_join_parquet, name, paths, target, at=snapshot, progress=progress or looker.patiently)
+        except looker.Refused as error:
+            raise hub_client.HubError.of(error.problem) from error
         return target, title
     with target.open("wb") as out:
         for path in paths:
@@ -127,15 +131,16 @@ def fetch_data(
     return target, title
 
 
-def _join_parquet(name: str, paths: list[Path], target: Path) -> None:
+def _join_parquet(name: str, paths: list[Path], target: Path, progress: OnProgress) -> None:
     import pyarrow
     import pyarrow.parquet
 
     try:
         schema = pyarrow.parquet.read_schema(paths[0])
         with pyarrow.parquet.ParquetWriter(target, schema) as writer:
-            for path in paths:
+            for number, path in enumerate(paths):
                 for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+                    progress(number, len(paths))
                     writer.write_table(pyarrow.Table.from_batches([batch]).cast(schema))
     except (pyarrow.ArrowException, ValueError) as error:
         target.unlink(missing_ok=True)

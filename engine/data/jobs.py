@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from engine import limits, processes, read
+from engine import limits, looker, processes, read
 from engine.check import DatasetError, text_files
 from engine.data import copies, datasets, hub_data, making, readiness, recheck
 from engine.data.fixes import Edit
@@ -39,6 +39,8 @@ LEFTOVER_AGE_S = 24 * 3600
 # In a hosted demo a job ends when no page has asked for it so long.
 UNWATCHED_S = 30.0
 WATCHED = "watched"
+# Processor time that a job may take without a word while a base's tokenizer and template read rows.
+SILENT_CPU_S = 60
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,10 +128,28 @@ def carry_out(call: Call, progress: read.OnProgress | None = None) -> Result:
     except (DatasetError, NoTokenizer) as error:
         return Result(problem=error.problem)
     finally:
-        if call.remove_source:
-            for path in (*([call.source] if call.source else []), *(path for path, _ in call.texts)):
-                Path(path).unlink(missing_ok=True)
+        _remove_sources(call)
     return Result(dataset=made.id)
+
+
+def at_once(call: Call) -> Result | None:
+    """Do what a call on a small file says while a page waits, in a process that may fail; None where that takes longer than
+    a page may stand still, as a few bytes can be made to: nothing has come of it then."""
+    try:
+        found = looker.ask(carry_out, msgspec.structs.replace(call, remove_source=False), at=_read_by(call))
+    except looker.Refused as refused:
+        if isinstance(refused, looker.Ended) and refused.took_long:
+            return None
+        found = Result(problem=refused.problem)
+    _remove_sources(call)
+    return found
+
+
+def _remove_sources(call: Call) -> None:
+    """Remove what a call was to take from where it lay."""
+    if call.remove_source:
+        for path in (*([call.source] if call.source else []), *(path for path, _ in call.texts)):
+            Path(path).unlink(missing_ok=True)
 
 
 def _add_texts(call: Call, workspace: Workspace, progress: read.OnProgress | None) -> datasets.Dataset:
@@ -262,6 +282,13 @@ class Meter:
         self.told(JobProgress(done=done, total=total, passes=self.passes, left_s=left_s))
 
 
+def _read_by(call: Call) -> Path | None:
+    """Return the file that a job reads; None where it is not known, or several."""
+    if call.dataset is not None:
+        return Workspace(call.workspace).dataset_dir(call.dataset) / "original"
+    return Path(call.source) if call.source is not None else None
+
+
 def _end_unwatched(folder: Path) -> None:
     """End this process, as SIGTERM would, once no page has asked for its job for a while."""
     with contextlib.suppress(OSError):
@@ -277,6 +304,8 @@ def main(folder: Path, do: Callable[[Call, read.OnProgress], Result] = carry_out
     def told(now: JobProgress) -> None:
         if not folder.is_dir():  # nobody waits any more
             raise SystemExit(1)
+        if call.base is not None and not limits.on():
+            processes.bound(cpu_s=SILENT_CPU_S)
         # Renamed, but not forced to disk: it is written five times a second and worth nothing after a crash.
         beside = folder / "progress.new"
         beside.write_bytes(msgspec.json.encode(now))
@@ -287,6 +316,10 @@ def main(folder: Path, do: Callable[[Call, read.OnProgress], Result] = carry_out
         limits.limit_this_check()  # result() says that it ended
         threading.Thread(target=_end_unwatched, args=(folder,), daemon=True).start()
     call = msgspec.json.decode((folder / "call.json").read_bytes(), type=Call)
+    if not limits.on() and call.gguf is None:  # a model that is read takes what it takes
+        processes.bound(
+            cpu_s=None if call.base is None else SILENT_CPU_S, memory_bytes=looker.memory_for(_read_by(call))
+        )
     set_language(call.language)
     write_atomically(folder / "result.json", msgspec.json.encode(do(call, Meter(told))))
     return 0

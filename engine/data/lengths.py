@@ -6,12 +6,15 @@ marks are allowed for, not rendered: exact counts belong to the child.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from engine import looker
 from engine.check import DatasetError
 from engine.data import datasets
 from engine.models import Base
@@ -23,6 +26,8 @@ SAMPLED, LONGEST = 200, 20
 MOST_ROWS_READ = 20_000
 # A chat template adds about so many tokens around a message (ChatML: 5; Llama 3: 5 to 6).
 MARKS_PER_MESSAGE = 6
+# So many bytes are counted; of what is beyond, the tokens follow from those.
+MOST_COUNTED_BYTES = 8_000_000
 # English text has about four bytes a token with vocabularies of 32,000 to 152,000.
 BYTES_PER_TOKEN = 4.0
 
@@ -62,10 +67,10 @@ def _measure(path: str, _changed: int, tokenizer_path: str | None) -> Lengths | 
     pieces = [_pieces(row) for row in found]
     order = sorted(range(len(pieces)), key=lambda index: -sum(len(text) for text in pieces[index]))
     sample = range(0, len(pieces), max(1, len(pieces) // SAMPLED))
-    count = _counter(tokenizer_path)
-    mean = sum(count(pieces[index]) for index in sample) / len(sample)
-    longest = max(count(pieces[index]) for index in order[:LONGEST]) if rows <= MOST_ROWS_READ else None
-    return Lengths(mean=mean, longest=longest, counted=tokenizer_path is not None)
+    long = order[:LONGEST] if rows <= MOST_ROWS_READ else []
+    counts, counted = _counts([pieces[index] for index in (*sample, *long)], tokenizer_path)
+    mean = sum(counts[: len(sample)]) / len(sample)
+    return Lengths(mean=mean, longest=max(counts[len(sample) :], default=None), counted=counted)
 
 
 def _pieces(row: dict[str, Any]) -> list[bytes]:
@@ -84,21 +89,33 @@ def _texts(value: Any) -> list[bytes]:
     return [text for item in value for text in _texts(item)] if isinstance(value, list) else []
 
 
-def _counter(tokenizer_path: str | None) -> Any:
+def _counts(rows: list[list[bytes]], tokenizer_path: str | None) -> tuple[list[int], bool]:
+    """Return the tokens of each row's texts, and whether the tokenizer has counted them."""
     if tokenizer_path is not None:
-        tokenizer = _tokenizer(tokenizer_path)
-        if tokenizer is not None:
-            return lambda texts: sum(
-                len(tokenizer.encode(text.decode("utf-8", "replace"), add_special_tokens=False).ids)
-                + MARKS_PER_MESSAGE for text in texts)  # fmt: skip
-    return lambda texts: round(sum(len(text) / BYTES_PER_TOKEN + MARKS_PER_MESSAGE for text in texts))
+        left, sent = MOST_COUNTED_BYTES, []
+        for text in (text for texts in rows for text in texts):
+            if len(text) <= left:
+                sent.append(text)
+                left -= len(text)
+        with suppress(looker.Refused):
+            found = looker.ask(_tokens, Path(tokenizer_path), sent, at=Path(tokenizer_path).parent)
+            if found is not None:
+                known = dict(zip(sent, found, strict=True))
+                each = max(1, sum(map(len, sent))) / max(1, sum(found))
+                return [_sum(texts, lambda text: known.get(text, len(text) / each)) for texts in rows], True
+    return [_sum(texts, lambda text: len(text) / BYTES_PER_TOKEN) for texts in rows], False
 
 
-@lru_cache(maxsize=4)
-def _tokenizer(path: str) -> Any:
+def _sum(texts: list[bytes], count: Callable[[bytes], float]) -> int:
+    return round(sum(count(text) + MARKS_PER_MESSAGE for text in texts))
+
+
+def _tokens(path: Path, texts: list[bytes]) -> list[int] | None:
+    """Return how many tokens each text has; None where the tokenizer cannot be used."""
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(str(Path(path)))
-    except Exception:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception:  # the library raises bare Exceptions
         return None
+    return [len(tokenizer.encode(text.decode("utf-8", "replace"), add_special_tokens=False).ids) for text in texts]

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.check import canonical, check_file, opened
+from engine import looker
+from engine.check import apart, canonical, check_file, opened
 from engine.data.fixes import as_line
-from engine.read import faults, formats, lines
+from engine.read import OnProgress, faults, formats, lines
 from engine.words import Problem
 
 # What can only be judged over all rows of a file.
@@ -44,8 +45,14 @@ def check_row(
     """Check `raw`, a record on one line, as a row of the file at `path`: its problems and, when good, its canonical row.
 
     The rows that decide the file's layout are put in front of it, so it is read as it would be there. What can only be
-    seen over all rows, such as repetitions, is left to the check of the whole.
+    seen over all rows, such as repetitions, is left to the check of the whole. Raises DatasetError.
     """
+    return apart.looked_at(_check_row, path, raw, mapping, at=path)
+
+
+def _check_row(
+    path: Path, raw: bytes, mapping: dict[str, str] | None
+) -> tuple[tuple[Problem, ...], dict[str, Any] | None]:
     if not lines.parses(raw) and faults.mended(raw) is None:
         rule, parameters = faults.explain(raw)
         return (Problem(rule=rule, parameters=dict(parameters)),), None
@@ -101,7 +108,16 @@ def find(
     text: str = "",
     only: Collection[int] | None = None,
 ) -> Page:
-    """The first `count` rows from row `start` on that hold `text` (in any case) and, with `only`, are among these."""
+    """The first `count` rows from row `start` on that hold `text` (in any case) and, with `only`, are among these. Raises
+    DatasetError."""
+    which = None if only is None else frozenset(only)
+    return apart.looked_at(_find, path, mapping, start, count, text, which, at=path, progress=looker.patiently)
+
+
+def _find(
+    path: Path, mapping: dict[str, str], start: int, count: int, text: str, only: frozenset[int] | None,
+    progress: OnProgress | None = None,
+) -> Page:  # fmt: skip
     needles = _needles(text)
     found: list[Row] = []
     last = max(only, default=0) if only is not None else None
@@ -109,6 +125,8 @@ def find(
         for row, (line, raw) in enumerate(file.records(), start=1):
             if last is not None and row > last:
                 break
+            if progress is not None and not row % 1000:
+                progress(row, row)
             if row < start or (only is not None and row not in only) or (needles and not _holds(raw, needles)):
                 continue
             if len(found) == count:

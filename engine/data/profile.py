@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 import pyarrow
 
+from engine import looker
 from engine.check import DatasetError
 from engine.data import datasets
 from engine.models import Base
-from engine.render import Coder, NoTokenizer, outcome
+from engine.render import Coder, outcome
 from engine.spec import schema
 from engine.spec import split as spec_split
 from engine.words import Problem
@@ -194,10 +195,6 @@ def _tokens(
     sampled: list[dict[str, Any]], base: Base, dice: random.Random
 ) -> tuple[list[int | None], bool, Problem | None]:
     """The lengths of sampled rows in random order, as many as the budget of characters allows."""
-    try:
-        coder = Coder.of_folder(base.folder, base.ref)
-    except NoTokenizer as error:
-        return [], False, error.problem
     dice.shuffle(sampled)
     kept, spent = [], 0
     for row in sampled:
@@ -205,8 +202,17 @@ def _tokens(
         spent += len(msgspec.json.encode(row))
         if spent > SAMPLE_CHARACTERS:
             break
-    found = (outcome.of_row(row, coder) for row in kept)
-    return [one.tokens if one.problem is None else None for one in found], coder.is_plain, None
+    try:
+        lengths, is_plain = looker.ask(_lengths, kept, base.folder, base.ref, at=base.folder)
+    except looker.Refused as error:
+        return [], False, error.problem
+    return lengths, is_plain, None
+
+
+def _lengths(rows: list[dict[str, Any]], folder: Path | None, ref: str) -> tuple[list[int | None], bool]:
+    coder = Coder.of_folder(folder, ref)
+    found = (outcome.of_row(row, coder) for row in rows)
+    return [one.tokens if one.problem is None else None for one in found], coder.is_plain
 
 
 def _split(path: Path) -> Split:

@@ -9,23 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
+from engine import looker
 from engine.check import DatasetError
 from engine.data import datasets, profile
 from engine.models import Base
 from engine.read import OnProgress
-from engine.render import Coder, outcome
+from engine.render import Coder, NoTokenizer, outcome
 from engine.render import preview as rendered
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace, write_atomically
 
 VERSION = 2
-# Up to so many rows a page waits: about a second (0.15 to 0.4 ms a row were measured with the starter).
-AT_ONCE_ROWS = 3_000
-PREVIEWED_ROWS = 200
+# Up to so many rows, of so many bytes as they are kept, a page waits: about a second (0.15 to 0.4 ms a row were measured
+# with the starter).
+AT_ONCE_ROWS, AT_ONCE_BYTES = 3_000, 1 << 20
+PREVIEWED_ROWS, PREVIEWED_CHARACTERS = 200, 2_000_000
 # So many reasons are told; further ones are counted.
 REASONS = 5
 
@@ -149,17 +151,42 @@ def preview(workspace: Workspace, dataset_id: str, base: Base, length: int) -> r
     """Some rows of a data set token by token as a base reads them, within a window of `length` tokens. Raises
     NoTokenizer and DatasetError."""
     path = datasets.rows_path(workspace, dataset_id)
-    return _previewed(
-        workspace.root, dataset_id, path.stat().st_mtime_ns, base.folder, base.ref, profile.key(base), length
-    )
+    try:
+        seen = _previewed(
+            workspace.root, dataset_id, path.stat().st_mtime_ns, base.folder, base.ref, profile.key(base), length
+        )
+    except looker.Refused as error:
+        raise NoTokenizer.of(error.problem) from None
+    return rendered.Preview(seen.rows, outcome.Tally.of_stored(seen.tally), seen.tokens, seen.trained, seen.is_plain)
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    """A preview as it is sent."""
+
+    rows: tuple[rendered.Row, ...]
+    tally: outcome.Stored
+    tokens: int
+    trained: int
+    is_plain: bool
 
 
 @lru_cache(maxsize=8)  # a page asks at every click
 def _previewed(
     root: Path, dataset_id: str, _changed: int, folder: Path | None, ref: str, _key: str, length: int
-) -> rendered.Preview:
+) -> _Seen:
+    return looker.ask(_look, Workspace(root), dataset_id, folder, ref, length, at=folder)
+
+
+def _look(workspace: Workspace, dataset_id: str, folder: Path | None, ref: str, length: int) -> _Seen:
     coder = Coder.of_folder(folder, ref)
-    return rendered.look(datasets.preview(Workspace(root), dataset_id, 0, PREVIEWED_ROWS), coder, length)
+    rows, characters = list[dict[str, Any]](), 0
+    for row in datasets.preview(workspace, dataset_id, 0, PREVIEWED_ROWS):
+        characters += len(msgspec.json.encode(row))
+        if rows and characters > PREVIEWED_CHARACTERS:
+            break
+        rows.append(row)
+    found = rendered.look(rows, coder, length)
+    return _Seen(found.rows, found.tally.stored(), found.tokens, found.trained, found.is_plain)
 
 
 def known(workspace: Workspace, dataset: datasets.Dataset, base: Base) -> Readiness | None:
@@ -178,7 +205,12 @@ def of(workspace: Workspace, dataset: datasets.Dataset, base: Base) -> Readiness
     found = known(workspace, dataset, base)
     if found is not None or not dataset.has_rows or dataset.good_rows > AT_ONCE_ROWS:
         return found
-    count(workspace, dataset.id, base)
+    if datasets.rows_path(workspace, dataset.id).stat().st_size > AT_ONCE_BYTES:
+        return None
+    try:
+        looker.ask(count, workspace, dataset.id, base, at=base.folder)
+    except looker.Refused as error:
+        raise NoTokenizer.of(error.problem) from None
     return known(workspace, dataset, base)
 
 
@@ -196,7 +228,7 @@ def count(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgres
             for group in range(file.num_row_groups):
                 for row in file.read_row_group(group).to_pylist():
                     tally.take(row, coder)
-                    if progress is not None and not tally.rows % 100:
+                    if progress is not None and not tally.rows % 20:
                         progress(tally.rows, file.metadata.num_rows)
     except (OSError, pyarrow.ArrowException) as error:
         problem = Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from engine import looker
+from engine.check import apart
 from engine.data import datasets, making
 from engine.read import OnProgress
 from engine.workspace import Workspace
@@ -28,6 +30,13 @@ def check_again(workspace: Workspace, dataset_id: str, progress: OnProgress | No
     rules find no good row, those that runs were trained on stay. Rows of a large file that are still to be made are left
     to make_rows(). Raises DatasetError when there is no such dataset, the file cannot be read or the disk is full.
     """
+    dataset = datasets.load(workspace, dataset_id)
+    told = progress or looker.patiently
+    apart.looked_at(_check_again, workspace, dataset_id, at=dataset.folder / "original", progress=told)
+    return datasets.load(workspace, dataset_id)
+
+
+def _check_again(workspace: Workspace, dataset_id: str, progress: OnProgress | None = None) -> None:
     dataset = datasets.load(workspace, dataset_id)
     folder, original = dataset.folder, dataset.folder / "original"
     rows, problems = folder / "rows.parquet", folder / "problems.jsonl"
@@ -52,4 +61,3 @@ def check_again(workspace: Workspace, dataset_id: str, progress: OnProgress | No
         making.write(folder / "report.json", report)
         if not report.problems_file:
             problems.unlink(missing_ok=True)
-    return datasets.load(workspace, dataset_id)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from engine import looker
 from engine.export.artifacts import refused
 from engine.export.job import Job, State, Told
 from engine.render import NotWritten, coder
@@ -132,11 +133,18 @@ def template(source: str, tokens: dict[str, str]) -> tuple[str, str, str] | None
     return made, marks.system, marks.answer_end.strip()
 
 
+def _found(folder: Path) -> tuple[str, str, str] | None:
+    source, tokens = _template_of(folder)
+    return template(source, tokens) if source else None
+
+
 def modelfile(folder: Path, source: str) -> str:
     """Return the Modelfile with which `ollama create NAME -f Modelfile` takes in `source`, a GGUF file or a folder of
     safetensors beside it. `folder` is where the tokenizer lies."""
-    source_template, tokens = _template_of(folder)
-    found = template(source_template, tokens) if source_template else None
+    try:
+        found = looker.ask(_found, folder, at=folder)
+    except looker.Refused:
+        found = None
     lines = [f"FROM {source}"]
     if found is None:
         lines += [

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
+from engine import looker
 from engine.export import artifacts, scripts
 from engine.export.artifacts import is_conv1d
 from engine.models import bases
-from engine.render import Coder, NoTokenizer, NotWritten
+from engine.render import Coder
 from engine.runs import store
 from engine.spec import OBJECTIVES
 from engine.workspace import Workspace
@@ -43,9 +45,13 @@ def _judged_at(workspace: Workspace, run_id: str) -> tuple[str, str] | None:
         return None
     folder = artifacts.made_by(workspace.run_dir(run_id))
     try:
-        return Coder.of_folder(folder, run_id).closing
-    except (NoTokenizer, NotWritten):
+        return looker.ask(_closing, folder, run_id, at=folder)
+    except looker.Refused:
         return "", ""  # nothing was made, or what was made cannot be used
+
+
+def _closing(folder: Path | None, run_id: str) -> tuple[str, str]:
+    return Coder.of_folder(folder, run_id).closing
 
 
 def _script(

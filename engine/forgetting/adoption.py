@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine import limits, machine, starter
+from engine import limits, looker, machine, starter
 from engine.brought import adapters, folder
 from engine.check import DatasetError
 from engine.data import datasets
@@ -62,7 +62,10 @@ def build(
     if base.problems or base.folder is None or base.scores_only:
         return None, _base_problems(base)
     eval_data = eval_data or _attached(workspace, data)
-    problems = [*_misfits(found, base, workspace), *_row_problems(workspace, data, eval_data)]
+    try:
+        problems = [*_misfits(found, base, workspace), *_row_problems(workspace, data, eval_data)]
+    except looker.Refused as error:
+        return None, [error.problem]
     problems += evaluations.name_problems(workspace, benchmarks) if benchmarks else []
     if problems:
         return None, problems

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engine import looker
 from engine.models.bases import Base
+from engine.workspace import read_regular
 
 
 def reads_alike(base: Base, folder: Path) -> bool | None:
@@ -14,14 +16,21 @@ def reads_alike(base: Base, folder: Path) -> bool | None:
     the files do not say, as for a base that is still to be downloaded."""
     if base.folder is None:
         return None
-    ours, theirs = _tokens(base.folder), _tokens(folder)
+    try:
+        return looker.ask(_read_alike, base.folder, folder, at=folder)
+    except looker.Refused:
+        return None
+
+
+def _read_alike(base: Path, folder: Path) -> bool | None:
+    ours, theirs = _tokens(base), _tokens(folder)
     if ours is None or theirs is None:
         return None
     if ours.pieces != theirs.pieces or any(theirs.added.get(n, text) != text for n, text in ours.added.items()):
         return False
     if ours != theirs:
         return None  # a library may write the rest in another form, or add what its class always has (Qwen2Tokenizer)
-    template, other = _template(base.folder), _template(folder)
+    template, other = _template(base), _template(folder)
     # without one, both get the same plain headings, and only the run has them written down
     return None if template is None or other is None else template == other
 
@@ -37,7 +46,7 @@ class _Tokens(NamedTuple):
 def _tokens(folder: Path) -> _Tokens | None:
     """Read it from a folder; padding and truncation are the trainers' own."""
     try:
-        told = json.loads((folder / "tokenizer.json").read_bytes())
+        told = json.loads(read_regular(folder / "tokenizer.json"))
         added = {one["id"]: one["content"] for one in told.get("added_tokens", [])}
         merges = told["model"].get("merges")
         if isinstance(merges, list):  # "a b" until tokenizers 0.20, ["a", "b"] since
@@ -50,11 +59,11 @@ def _tokens(folder: Path) -> _Tokens | None:
 
 def _template(folder: Path) -> str | None:
     try:
-        return (folder / "chat_template.jinja").read_text("utf-8")
+        return read_regular(folder / "chat_template.jinja").decode("utf-8")
     except (OSError, ValueError):
         pass
     try:
-        found = json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template")
+        found = json.loads(read_regular(folder / "tokenizer_config.json")).get("chat_template")
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
     return found if isinstance(found, str) else None

@@ -7,19 +7,16 @@ workspace that it was read into once.
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import json
 import os
 import re
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from engine import limits, starter
+from engine import limits, looker, starter
 from engine.gguf import headers, tokenizers
 from engine.models import counted, folders, settings_files, shapes, stored
 from engine.models.cache import hub_snapshot
@@ -62,6 +59,10 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
     rounded_bits: int | None = None  # its weights come from a file that held them rounded to so many bits
     stored: Stored | None = None  # its files hold the weights in so few bits
     tokens: TokenRows | None = None  # the tokens of its tokenizer against the rows of its embedding
+    template: str | None = None  # the chat template: "own", "headings" (Tunebook's, engine/render), None while unknown
+    # whether the tokenizer names no padding token, so that its end token stands in (engine/train/load.py)
+    pads_with_end: bool = False
+    count_key: str | None = None  # what is counted on the model itself is kept by it (counted.py)
     notes: tuple[Text, ...] = ()  # what is to be known of its folder
     problems: tuple[Problem, ...] = ()
 
@@ -86,67 +87,89 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
         """The ref as it goes into the spec: a hub id without its revision, which has a field of its own."""
         return split_ref(self.ref)[0] if self.kind == "hub" else self.ref
 
-    @property
-    def template(self) -> str | None:
-        """Which chat template is used: "own", "headings" (Tunebook's plain ones, engine/render), None while unknown."""
-        place = self.folder or self.looked_at
-        if place is None:
-            return None
-        own = (place / "chat_template.jinja").is_file() or bool(
-            read_object(place / "tokenizer_config.json").get("chat_template")
-        )
-        return "own" if own else "headings"
-
-    @property
-    def pads_with_end(self) -> bool:
-        """Whether the tokenizer names no padding token, so that its end token stands in (engine/train/load.py)."""
-        place = self.folder or self.looked_at
-        if place is None or self.kind == "run":
-            return False
-        settings = read_object(place / "tokenizer_config.json")
-        pads, ends = (
-            settings.get(n) or read_object(place / "special_tokens_map.json").get(n) for n in ("pad_token", "eos_token")
-        )
-        return pads is None or pads == ends
-
 
 def describe(ref: str, workspace: Workspace, revision: str | None = None) -> Base:
     """Return what is known about a base and everything that is wrong with it. Never raises for a bad ref.
 
-    `revision` is what a spec pinned; a ref may name one itself, as owner/name@revision.
+    `revision` is what a spec pinned; a ref may name one itself, as owner/name@revision. Its files are looked at by a
+    process that may fail (engine/looker.py).
     """
+    text = ref.strip()
+    try:
+        text.encode()
+        return looker.ask(_described, text, workspace, revision, at=_place(text, workspace, revision))
+    except UnicodeEncodeError:
+        return _unknown(text)
+    except looker.Refused as error:
+        return Base(ref=text, kind="folder", title=text[:80], problems=(error.problem,))
+
+
+def _unknown(text: str) -> Base:
+    problem = Problem(rule="base-unknown", where="base", parameters={"ref": text[:80]})
+    return Base(ref=text, kind="folder", title=text[:80], problems=(problem,))
+
+
+def _described(ref: str, workspace: Workspace, revision: str | None) -> Base:
     found = _describe(ref, workspace, revision)
+    place = found.folder or found.looked_at
+    if place is None:
+        return found
+    settings = read_object(place / "tokenizer_config.json")
+    named = {**read_object(place / "special_tokens_map.json"), **{k: v for k, v in settings.items() if v}}
+    pads = named.get("pad_token")
+    own = (place / "chat_template.jinja").is_file() or bool(settings.get("chat_template"))
+    found = msgspec.structs.replace(
+        found,
+        template="own" if own else "headings",
+        pads_with_end=found.kind != "run" and (pads is None or pads == named.get("eos_token")),
+        count_key=counted.key(place),
+    )
     if found.kind == "run" and found.adapter_of not in (None, "starter"):
         return found  # its shape is that of the base below
-    place = found.folder or found.looked_at
-    seen = counted.find(workspace, place) if place is not None else None
+    seen = counted.find(workspace, found.count_key)
     return found if seen is None else _as_counted(found, seen)
+
+
+def _place(text: str, workspace: Workspace, revision: str | None) -> Path | None:
+    """Return where a base lies, by its name alone; None where nobody can tell."""
+    if limits.on() and not limits.allows_base(text):  # which is refused before anything is looked up
+        return None
+    with suppress(OSError, ValueError):  # BadId is a ValueError
+        if text == "starter":
+            return starter.MODEL_DIR
+        if text.startswith("run:"):
+            return workspace.run_dir(text.removeprefix("run:"))
+        folder = Path(os.path.expanduser(text.removeprefix("gguf:")))
+        if text.startswith("gguf:") or folder.exists():
+            return folder
+        name, named = split_ref(text)
+        return hub_snapshot(name, named or revision) if HUB_ID.fullmatch(name) else None
+    return None
 
 
 def count(base: Base, workspace: Workspace, *, wait: bool) -> Base:
     """Let a child count what a base has where only the usual arithmetic says it, and return the base as it is then known;
     with `wait` after two minutes at the most."""
     place = base.folder or base.looked_at
-    wrong = [one for one in base.problems if one.rule != "base-not-built"]
+    wrong = [one for one in base.problems if one.rule not in counted.RULES]
     if place is None or wrong or (base.shape is not None and not base.shape.is_estimated):
         return base
     if not wait:
-        counted.start(workspace, place)
+        counted.start(workspace, base.count_key, place)
         return base
-    counted.wait(workspace, place)
+    counted.wait(workspace, base.count_key, place)
     return describe(base.ref, workspace, base.revision if base.kind == "hub" else None)
 
 
 def is_being_counted(base: Base, workspace: Workspace) -> bool:
-    place = base.folder or base.looked_at
-    seen = counted.find(workspace, place) if place is not None else None
+    seen = counted.find(workspace, base.count_key)
     return seen is not None and seen.is_under_way
 
 
 def _as_counted(base: Base, seen: counted.Found) -> Base:
     """Return a base with what was counted on the model itself in the place of the usual arithmetic."""
     if seen.reason:
-        problem = Problem(rule="base-not-built", where="base", parameters={"ref": base.ref, "reason": seen.reason})
+        problem = seen.problem(base.ref)
         return msgspec.structs.replace(base, problems=(*base.problems, problem))
     if seen.shape is None:
         return base
@@ -191,8 +214,7 @@ def _parts_notes(shape: shapes.Shape, leaves_out: bool) -> list[Text]:
     return found
 
 
-def _describe(ref: str, workspace: Workspace, revision: str | None) -> Base:
-    text = ref.strip()
+def _describe(text: str, workspace: Workspace, revision: str | None) -> Base:
     refused = limits.base_problem(text)
     if refused is not None:  # before anything is looked up: whether a folder is there is nobody's business
         return Base(ref=text[:80], kind="hub", title=text[:80], problems=(refused,))
@@ -208,8 +230,7 @@ def _describe(ref: str, workspace: Workspace, revision: str | None) -> Base:
     name, named = split_ref(text)
     if HUB_ID.fullmatch(name) and not re.search(r"--|\.\.|\.git$", name) and (named is None or is_revision(named)):
         return _from_hub(text, name, named or revision)
-    problem = Problem(rule="base-unknown", where="base", parameters={"ref": text[:80]})
-    return Base(ref=text, kind="folder", title=text[:80], problems=(problem,))
+    return _unknown(text)
 
 
 def is_folder(path: Path) -> bool:
@@ -237,7 +258,7 @@ def _from_hub(ref: str, name: str, revision: str | None) -> Base:
     config = read_object(cached / "config.json")
     if not config:
         return Base(ref=ref, kind="hub", title=title, revision=cached.name)
-    problems, kept = _config_problems(config, cached), stored.read(config)
+    problems, kept = settings_files.problems(cached, config), stored.read(config)
     if kept is not None and not kept.is_trainable:
         problems.append(kept.problem(cached))
     shape = shapes.read_shape(config)
@@ -345,7 +366,7 @@ def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
     if not seen.is_model:
         return Base(ref=ref, kind=kind, title=title, folder=folder, problems=seen.problems, notes=seen.notes)
     config = read_object(folder / "config.json")
-    problems = [*seen.problems, *_config_problems(config, folder)]
+    problems = [*seen.problems, *settings_files.problems(folder, config)]
     if not settings_files.has_tokens(folder):
         problems.append(folders.problem("base-no-tokenizer", folder))
     counts = [count_parameters(path) for path in seen.weights]
@@ -392,49 +413,3 @@ def _dimensions(config: dict[str, Any]) -> dict[str, Any]:
         "scores_only": "ForSequenceClassification" in str(config.get("architectures")),
         "shape": shape,
     }
-
-
-def _config_problems(config: dict[str, Any], folder: Path) -> list[Problem]:
-    """Return what a config.json and the settings of the tokenizer beside it rule out."""
-    found = settings_files.problems(folder, config)
-    kind, known = config.get("model_type"), architectures()
-    is_known = not known or kind in known
-    # where transformers has the architecture itself, code that lies beside the model is passed over (5.17,
-    # dynamic_module_utils.py, resolve_trust_remote_code)
-    if "auto_map" in config and not (known and is_known):
-        found.append(Problem(rule="base-remote-code", where="base", parameters={"folder": str(folder)}))
-    elif isinstance(kind, str) and not is_known:
-        found.append(Problem(rule="base-architecture", where="base", parameters={"kind": kind[:60]}))
-    named = config.get("architectures")
-    first = next(iter(named), None) if isinstance(named, list) else None
-    if isinstance(first, str) and first.endswith(_NO_WRITERS):
-        found.append(
-            Problem(rule="folder-no-writer", where="base", parameters={"folder": str(folder), "kind": first[:60]})
-        )
-    settings = read_object(folder / "tokenizer_config.json")
-    # These classes bring no tokens of their own; others, such as GPT-2's, have an end token that no file names.
-    plain = settings.get("tokenizer_class") in (None, "PreTrainedTokenizerFast", "TokenizersBackend")
-    if settings and plain and not any(settings.get(name) for name in ("pad_token", "eos_token")):
-        special = read_object(folder / "special_tokens_map.json")
-        if not any(special.get(name) for name in ("pad_token", "eos_token")):
-            found.append(Problem(rule="base-no-end-token", where="base", parameters={"folder": str(folder)}))
-    return found
-
-
-# How the classes of models end that write no text of their own.
-_NO_WRITERS = ("ForMaskedLM", "ForPreTraining", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice",
-               "ForImageClassification", "ForCTC", "BertModel", "ViTModel", "CLIPModel")  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def architectures() -> frozenset[str]:
-    """Return the model types that the installed transformers can load as writers of text, read from its source: importing
-    it takes seconds. Empty when the table is not where it was in 5.17."""
-    try:
-        found = importlib.util.find_spec("transformers")
-        place = Path(next(iter((found.submodule_search_locations if found else None) or [])))
-        source = (place / "models" / "auto" / "modeling_auto.py").read_text("utf-8")
-        table = re.search(r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\(\s*(\[.*?^    \])", source, re.S | re.M)
-        return frozenset(kind for kind, _ in ast.literal_eval(table[1])) if table else frozenset()
-    except (OSError, ValueError, SyntaxError, TypeError, StopIteration):
-        return frozenset()

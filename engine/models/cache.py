@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from engine import looker
 from engine.models.refs import HUB_ID, split_ref
 from engine.models.weights import has_all_weights
 
@@ -43,9 +44,16 @@ def cached() -> list[str]:
     for repository in hub_cache().glob("models--*"):
         name = repository.name.removeprefix("models--").replace("--", "/", 1)
         snapshot = hub_snapshot(name) if HUB_ID.fullmatch(name) else None
-        if snapshot is not None and (snapshot / "config.json").is_file() and has_all_weights(snapshot):
+        if snapshot is not None and (snapshot / "config.json").is_file() and _is_whole(snapshot):
             found.append((snapshot.stat().st_mtime, name))
     return [name for _, name in sorted(found, reverse=True)][:MOST_CACHED]
+
+
+def _is_whole(snapshot: Path) -> bool:
+    try:
+        return looker.ask(has_all_weights, snapshot, at=snapshot)
+    except looker.Refused:
+        return False
 
 
 def begun(ref: str) -> bool:

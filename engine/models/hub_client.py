@@ -31,6 +31,13 @@ class HubError(Exception):
         self.problem = Problem(rule=rule, where="base", parameters=parameters)
         super().__init__(self.problem.sentence)
 
+    @classmethod
+    def of(cls, problem: Problem) -> HubError:
+        """The same for a problem that was told elsewhere."""
+        made = cls(problem.rule)
+        made.problem, made.args = problem, (problem.sentence,)
+        return made
+
 
 class File(msgspec.Struct, frozen=True):
     """A file of a repository. `hash` is what its bytes must have: a large one's sha256, else git's sha1 of its content."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import codecs
+import importlib.util
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from engine.words import Problem
-from engine.workspace import read_object
+from engine.workspace import read_object, read_regular
 
 # What transformers 5.17 reads with a model and its tokenizer, where it is there; each must hold a JSON object.
 FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -20,7 +23,7 @@ _TOKENS = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model"
 _NEED_NONE = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 
 
-def problems(folder: Path, config: dict[str, Any]) -> list[Problem]:
+def _unreadable(folder: Path, config: dict[str, Any]) -> list[Problem]:
     """Return which settings of a model transformers could not read, of the files that are there."""
     found = [_problem(rule, folder, file=name) for name in FILES if (rule := _fault(folder / name)) is not None]
     if not isinstance(config.get("model_type"), str):
@@ -56,9 +59,55 @@ def _fault(path: Path) -> str | None:
 @lru_cache(maxsize=256)  # a page asks at every click, and a tokenizer.json may have 30 MB
 def _read(path: str, _changed: int, _size: int) -> str | None:
     try:
-        data = Path(path).read_bytes()
+        data = read_regular(Path(path))
         if data.startswith(codecs.BOM_UTF8):
             return "base-byte-order-mark"
         return None if isinstance(json.loads(data.decode("utf-8")), dict) else "base-settings"
     except (OSError, ValueError, RecursionError):
         return "base-settings"
+
+
+def problems(folder: Path, config: dict[str, Any]) -> list[Problem]:
+    """Return what a config.json and the settings of the tokenizer beside it rule out."""
+    found = _unreadable(folder, config)
+    kind, known = config.get("model_type"), architectures()
+    is_known = not known or kind in known
+    # where transformers has the architecture itself, code that lies beside the model is passed over (5.17,
+    # dynamic_module_utils.py, resolve_trust_remote_code)
+    if "auto_map" in config and not (known and is_known):
+        found.append(Problem(rule="base-remote-code", where="base", parameters={"folder": str(folder)}))
+    elif isinstance(kind, str) and not is_known:
+        found.append(Problem(rule="base-architecture", where="base", parameters={"kind": kind[:60]}))
+    named = config.get("architectures")
+    first = next(iter(named), None) if isinstance(named, list) else None
+    if isinstance(first, str) and first.endswith(_NO_WRITERS):
+        found.append(
+            Problem(rule="folder-no-writer", where="base", parameters={"folder": str(folder), "kind": first[:60]})
+        )
+    settings = read_object(folder / "tokenizer_config.json")
+    # These classes bring no tokens of their own; others, such as GPT-2's, have an end token that no file names.
+    plain = settings.get("tokenizer_class") in (None, "PreTrainedTokenizerFast", "TokenizersBackend")
+    if settings and plain and not any(settings.get(name) for name in ("pad_token", "eos_token")):
+        special = read_object(folder / "special_tokens_map.json")
+        if not any(special.get(name) for name in ("pad_token", "eos_token")):
+            found.append(Problem(rule="base-no-end-token", where="base", parameters={"folder": str(folder)}))
+    return found
+
+
+# How the classes of models end that write no text of their own.
+_NO_WRITERS = ("ForMaskedLM", "ForPreTraining", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice",
+               "ForImageClassification", "ForCTC", "BertModel", "ViTModel", "CLIPModel")  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def architectures() -> frozenset[str]:
+    """Return the model types that the installed transformers can load as writers of text, read from its source: importing
+    it takes seconds. Empty when the table is not where it was in 5.17."""
+    try:
+        found = importlib.util.find_spec("transformers")
+        place = Path(next(iter((found.submodule_search_locations if found else None) or [])))
+        source = (place / "models" / "auto" / "modeling_auto.py").read_text("utf-8")
+        table = re.search(r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\(\s*(\[.*?^    \])", source, re.S | re.M)
+        return frozenset(kind for kind, _ in ast.literal_eval(table[1])) if table else frozenset()
+    except (OSError, ValueError, SyntaxError, TypeError, StopIteration):
+        return frozenset()

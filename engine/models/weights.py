@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.models.refs import PART
+from engine.workspace import open_regular, read_regular
 
 _HEADER_LIMIT_BYTES = 100 * 2**20
 INDEX = "model.safetensors.index.json"
@@ -18,7 +19,7 @@ INDEX = "model.safetensors.index.json"
 def shards(folder: Path) -> set[str]:
     """Return the files that the index of a model in several files names; none where there is no index."""
     try:
-        index = json.loads((folder / INDEX).read_bytes())
+        index = json.loads(read_regular(folder / INDEX))
         return {name for name in index["weight_map"].values() if name == Path(name).name}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
@@ -60,7 +61,7 @@ _CONSTANTS = re.compile(r"(.+)(?:\.(?:nested_)?(?:absmax|quant_map)|\.quant_stat
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
     """The tensors of a safetensors file (8 bytes of length, then JSON) and how many bytes the file must have."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > _HEADER_LIMIT_BYTES:
             raise ValueError

@@ -390,6 +390,8 @@ def _check_disk(checks: _Checks) -> None:
 
 def _check_rows(checks: _Checks) -> None:
     """With this base and window some row must be left to train on."""
+    if checks.plan.row_reader_problem is not None:
+        checks.found.append(msgspec.structs.replace(checks.plan.row_reader_problem, where="base"))
     found = checks.plan.row_readiness
     if found is None or any(
         one.where in ("dataset", "train.max_length", "objective_args.answer_tokens") for one in checks.found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
+from engine import looker
 from engine.benchmarks import library, speeds
 from engine.check import DatasetError
 from engine.data import Dataset, datasets, division, lengths, readiness
@@ -79,14 +80,26 @@ class Plan:
         answer = self.spec.objective_args.answer_tokens if objective.needs_judge else 0
         return readiness.Window(self.spec.train.max_length, answer, objective.is_judge, self.base.window_tokens)
 
-    @cached_property
+    @property
     def row_readiness(self) -> readiness.Readiness | None:
         """What the base makes of every row; None while that is not known, or cannot be, without its tokenizer here."""
+        return None if isinstance(self._rows_read, Problem) else self._rows_read
+
+    @property
+    def row_reader_problem(self) -> Problem | None:
+        """Why the base cannot read a row at all, where that ended whoever tried."""
+        found = self._rows_read
+        return found if isinstance(found, Problem) and found.rule in looker.RULES else None
+
+    @cached_property
+    def _rows_read(self) -> readiness.Readiness | Problem | None:
         if self.dataset is None or not self.dataset.trainable:
             return None
         try:
             return readiness.of(self.workspace, self.dataset, self.base)
-        except (NoTokenizer, DatasetError, OSError):
+        except NoTokenizer as error:
+            return error.problem
+        except (DatasetError, OSError):
             return None
 
     @property

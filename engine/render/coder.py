@@ -14,7 +14,10 @@ from typing import Any, NamedTuple
 from engine.render.template import SPECIAL, Message, NotWritten, Template, plain_template
 from engine.render.turns import Turns, Written
 from engine.words import Problem
-from engine.workspace import read_object
+from engine.workspace import read_object, read_regular
+
+# What ends a process whatever it reads.
+NOT_OF_THE_FILE = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)
 
 
 class NoTokenizer(Exception):
@@ -23,6 +26,13 @@ class NoTokenizer(Exception):
     def __init__(self, rule: str, **parameters: str):
         self.problem = Problem(rule=rule, parameters=dict(parameters))
         super().__init__(self.problem.sentence)
+
+    @classmethod
+    def of(cls, problem: Problem) -> NoTokenizer:
+        """The same for a problem that was told elsewhere."""
+        made = cls(problem.rule)
+        made.problem, made.args = problem, (problem.sentence,)
+        return made
 
 
 class Coded(NamedTuple):
@@ -61,7 +71,9 @@ class Coder:
             raise NoTokenizer("tokenizer-none", base=name[:80])
         try:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises bare Exceptions
+        except BaseException as error:  # the library raises bare Exceptions, and what is none when its own code panics
+            if isinstance(error, NOT_OF_THE_FILE):
+                raise
             raise NoTokenizer("tokenizer-broken", base=name[:80]) from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -78,7 +90,7 @@ class Coder:
     def starts_with_bos(self) -> bool:
         """Whether the tokenizer puts its beginning-of-text token in front of every text."""
         bos = self.tokenizer.token_to_id(self.special.get("bos_token", ""))
-        return bos is not None and self.tokenizer.encode("a").ids[:1] == [bos]
+        return bos is not None and self._encode("a").ids[:1] == [bos]
 
     @cached_property
     def end(self) -> int | None:
@@ -148,13 +160,13 @@ class Coder:
 
     def code(self, text: str) -> Coded:
         """The tokens of a rendered conversation, which holds its special tokens already."""
-        coded = self.tokenizer.encode(text, add_special_tokens=False)
+        coded = self._encode(text, add_special_tokens=False)
         return Coded(coded.ids, coded.offsets)
 
     def text_ids(self, text: str) -> list[int]:
         """The tokens of a plain text from its beginning to its end, each marked once, also where the text has the marks
         already."""
-        ids = self.tokenizer.encode(text).ids
+        ids = self._encode(text).ids
         bos = self.special.get("bos_token")
         if self.starts_with_bos and bos and text.startswith(bos):
             ids = ids[1:]
@@ -162,8 +174,17 @@ class Coder:
             return ids
         while ids[-2:-1] == [self.end] == ids[-1:]:
             ids = ids[:-1]
-        written = self.tokenizer.encode(text.rstrip(), add_special_tokens=False).ids[-1:]
+        written = self._encode(text.rstrip(), add_special_tokens=False).ids[-1:]
         return ids if ids[-1:] == [self.end] or (written and written[0] in self.stops) else [*ids, self.end]
+
+    def _encode(self, text: str, *, add_special_tokens: bool = True) -> Any:
+        """The library's encoding of a text. Raises NotWritten where it fails, as an expression that it cannot match does."""
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        except BaseException as error:  # a panic of the library is no Exception
+            if isinstance(error, NOT_OF_THE_FILE):
+                raise
+            raise NotWritten(Problem(rule="tokenizer-refuses", parameters={"reason": str(error)[:200]})) from error
 
     @cached_property
     def _added(self) -> dict[str, int]:
@@ -175,7 +196,7 @@ class Coder:
 def own_template(folder: Path) -> str | None:
     """The chat template that came with a base, or None."""
     try:
-        return (folder / "chat_template.jinja").read_text("utf-8") or None
+        return read_regular(folder / "chat_template.jinja").decode("utf-8") or None
     except (OSError, UnicodeDecodeError):
         pass
     own = read_object(folder / "tokenizer_config.json").get("chat_template")

@@ -1,9 +1,10 @@
-"""python -m engine.train.outline CONFIG TARGET SECONDS: what a model has, counted on the model itself without its weights.
+"""python -m engine.train.outline CONFIG TARGET SECONDS BYTES: what a model has, counted on the model itself without
+its weights.
 
 Built from its config.json by transformers on torch's meta device, where tensors have a shape and no memory. Code that
 came with a model is never run: only the file config.json is read, from a folder where nothing else lies. Bounded in time
-and memory, since a config.json may ask for any number of layers. What was found is written to TARGET, a field each of
-engine/models/counted.py's Found.
+and memory, since a config.json may ask for any number of layers; engine/models/counted.py says so where it was ended. What
+was found is written to TARGET, a field each of that file's Found.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import collections
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -21,24 +21,11 @@ from typing import Any
 
 import msgspec
 
+from engine import processes
 from engine.models import shapes
 from engine.workspace import write_atomically
 
-# Of memory that is written to; importing the libraries takes a tenth of it, with one thread each.
-MOST_BYTES = 8 * 2**30
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-def bounded(most_s: int) -> None:
-    """Let the system end this process where it takes more than it may. Windows has no such limits."""
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # a library sets memory aside for each of its threads
-    with suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
-        resource.setrlimit(resource.RLIMIT_CPU, (most_s, most_s))
-    if hasattr(signal, "alarm"):
-        signal.alarm(most_s)
 
 
 def build(config: Path) -> Any:
@@ -138,8 +125,9 @@ def _per_rank(model: Any) -> int:
 
 
 def main() -> int:
-    config, target, most_s = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    bounded(most_s)
+    config, target, most_s, most_bytes = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # a library sets memory aside for each of its threads
+    processes.bound(cpu_s=most_s, memory_bytes=most_bytes)
     found: dict[str, Any] = {"begun_s": time.time()}
     try:
         found["shape"] = shape_of(build(config))

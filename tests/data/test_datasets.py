@@ -189,6 +189,7 @@ def test_a_source_that_cannot_be_read_has_a_sentence(workspace, tmp_path):
     assert not list(workspace.datasets_dir.glob("*"))
 
 
+@pytest.mark.usefixtures("looks_in_place")
 def test_a_file_without_permission_has_a_sentence(workspace, tmp_path, monkeypatch):
     source = file_of(tmp_path, [PAIR])
 
@@ -200,6 +201,7 @@ def test_a_file_without_permission_has_a_sentence(workspace, tmp_path, monkeypat
     assert problem_of(lambda: check_file(source)) == "file-no-permission"
 
 
+@pytest.mark.usefixtures("looks_in_place")
 @pytest.mark.parametrize("place", ["copy", "rows", "meta"])
 def test_a_full_disk_leaves_no_half_dataset_and_harms_nothing(workspace, tmp_path, monkeypatch, place):
     stored = datasets.add(workspace, file_of(tmp_path, [PAIR]), "Stored")
@@ -222,6 +224,7 @@ def test_a_full_disk_leaves_no_half_dataset_and_harms_nothing(workspace, tmp_pat
     assert caught.value.problem.rule == "disk-full" and datasets.load(workspace, stored.id).name == "Stored"
 
 
+@pytest.mark.usefixtures("looks_in_place")
 def test_a_large_file_is_reported_first_and_its_rows_are_made_after(workspace, tmp_path, monkeypatch):
     rows = [PAIR | {"prompt": f"q{n}"} for n in range(50)]
     whole = datasets.add(Workspace(tmp_path / "other"), file_of(tmp_path, rows), "Whole")
@@ -243,6 +246,7 @@ def test_a_large_file_is_reported_first_and_its_rows_are_made_after(workspace, t
     assert datasets.add(workspace, source, "Again").has_rows and len(checks) == 2  # the report alone was made anew
 
 
+@pytest.mark.usefixtures("looks_in_place")
 def test_rows_that_were_not_finished_are_made_anew(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr(making, "ROWS_LATER_BYTES", 100)
     dataset = datasets.add(workspace, file_of(tmp_path, [PAIR] * 9), "Large", wait_for_rows=False)
@@ -262,6 +266,7 @@ def test_an_upload_is_moved_and_not_copied(workspace, tmp_path):
     assert not source.exists() and (dataset.folder / "original").stat().st_ino == inode
 
 
+@pytest.mark.usefixtures("looks_in_place")
 def test_an_error_of_the_disk_has_a_sentence(workspace, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise OSError(errno.EIO, "Input/output error")
@@ -363,6 +368,7 @@ def test_the_file_of_many_problems_is_made_anew_too(workspace, tmp_path):
     assert recheck.check_again(workspace, few.id) == few and not (few.folder / "problems.jsonl").exists()
 
 
+@pytest.mark.usefixtures("looks_in_place")
 @pytest.mark.parametrize("place", ["check", "rows", "report"])
 def test_a_check_that_ends_early_leaves_data_that_can_be_read_and_checked_again(
     workspace, tmp_path, monkeypatch, place
@@ -383,6 +389,7 @@ def test_a_check_that_ends_early_leaves_data_that_can_be_read_and_checked_again(
     assert recheck.check_again(workspace, today.id) == today and datasets.preview(workspace, today.id) == whole
 
 
+@pytest.mark.usefixtures("looks_in_place")
 def test_a_large_file_whose_rows_are_still_to_be_made_is_checked_again_without_them(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr(making, "ROWS_LATER_BYTES", 10)
     today = datasets.add(workspace, file_of(tmp_path, [PAIR]), "Large", wait_for_rows=False)

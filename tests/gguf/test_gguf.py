@@ -80,6 +80,7 @@ def test_a_sound_file_asks_to_be_read_whichever_way_it_is_named(tmp_path: Path, 
     assert rule(path, workspace) == rule(f"gguf:{path}", workspace) == "gguf-unread"
 
 
+@pytest.mark.usefixtures("looks_in_place")
 def test_without_the_package_make_real_is_named(tmp_path: Path, workspace: Workspace, monkeypatch) -> None:
     monkeypatch.setattr(headers.importlib.util, "find_spec", lambda _: None)
     (problem,) = bases.describe(str(files.small(tmp_path / "a.gguf")), workspace).problems

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pytest
 from engine.models import bases, counted, shapes
 from engine.plan import plans
 from engine.workspace import Workspace
-from tests.conftest import ROOT
 from tests.models.test_bases import model
 
 # A mixture of experts, two layers of which differ: one that sees all tokens, and one that sees the last of them.
@@ -39,7 +37,7 @@ def base_of(workspace: Workspace, folder: Path) -> Any:
 
 def write(workspace: Workspace, folder: Path, **found: Any) -> Path:
     """Put an answer where a child of the base in a folder would, and return that place."""
-    counted.start(workspace, folder)
+    counted.start(workspace, counted.key(folder), folder)
     (path,) = (workspace.root / "shapes").iterdir()
     path.write_bytes(msgspec.json.encode(counted.Found(**found)))
     return path
@@ -48,8 +46,18 @@ def write(workspace: Workspace, folder: Path, **found: Any) -> Path:
 @pytest.fixture
 def no_child(monkeypatch):
     started: list[tuple[str, ...]] = []
-    monkeypatch.setattr(counted.processes, "start", lambda *given, **how: started.append(given))
+    in_place_of_a_child(monkeypatch, lambda *given: started.append(given))
     return started
+
+
+def in_place_of_a_child(monkeypatch: pytest.MonkeyPatch, do: Callable[..., None]) -> None:
+    """Do something else where a child would be started that counts; others are started."""
+    start = counted.processes.start
+
+    def begun(module: str, *words: str, **how: Any) -> Any:
+        return do(*words) if module == "engine.models.counted" else start(module, *words, **how)
+
+    monkeypatch.setattr(counted.processes, "start", begun)
 
 
 def test_a_layout_that_is_not_known_is_estimated_at_once(workspace, tmp_path):
@@ -61,7 +69,7 @@ def test_a_layout_that_is_not_known_is_estimated_at_once(workspace, tmp_path):
 
 def test_a_known_layout_is_never_counted(workspace, tmp_path, no_child):
     folder = model(tmp_path / "mine", {**CONFIG, "model_type": "llama"})
-    assert counted.wait(workspace, folder) is None and not no_child
+    assert counted.wait(workspace, counted.key(folder), folder) is None and not no_child
     assert not base_of(workspace, folder).shape.is_estimated
 
 
@@ -70,12 +78,12 @@ def child_in_this_process(monkeypatch):
     """The child's work without its process, which takes as long as torch takes to be imported."""
     from engine.train import outline
 
-    def run(_module: str, *words: str, **_how: Any) -> None:
-        monkeypatch.setattr(sys, "argv", ["outline", *words])
-        monkeypatch.setattr(outline, "bounded", lambda _: None)
+    def run(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["outline", *words, "60", str(counted.MEMORY_BYTES)])
+        monkeypatch.setattr(outline.processes, "bound", lambda **_: None)
         outline.main()
 
-    monkeypatch.setattr(counted.processes, "start", run)
+    in_place_of_a_child(monkeypatch, run)
 
 
 @pytest.mark.slow
@@ -111,13 +119,13 @@ def test_what_is_being_counted_is_not_begun_again_and_one_that_was_ended_is_afte
 ):
     folder = model(tmp_path / "mine", CONFIG)
     for _ in range(3):
-        counted.start(workspace, folder)
+        counted.start(workspace, counted.key(folder), folder)
     assert len(no_child) == 1 and bases.is_being_counted(base_of(workspace, folder), workspace)
     write(workspace, folder, begun_s=time.time() - counted.MOST_S - 1)  # its child was ended
-    assert counted.wait(workspace, folder) is not None and len(no_child) == 1
+    assert counted.wait(workspace, counted.key(folder), folder) is not None and len(no_child) == 1
     assert base_of(workspace, folder).shape.is_estimated and base_of(workspace, folder).problems == ()
     write(workspace, folder, begun_s=time.time() - counted.AGAIN_S - 1)
-    counted.start(workspace, folder)
+    counted.start(workspace, counted.key(folder), folder)
     assert len(no_child) == 2
 
 
@@ -173,30 +181,28 @@ def test_what_a_model_has_no_parts_for_is_refused_before_it_starts(workspace, tm
 def test_a_spoilt_answer_is_none(workspace, tmp_path, no_child, spoilt):
     folder = model(tmp_path / "mine", CONFIG)
     write(workspace, folder).write_bytes(spoilt)
-    assert counted.find(workspace, folder) is None and base_of(workspace, folder).shape.is_estimated
+    assert counted.find(workspace, counted.key(folder)) is None and base_of(workspace, folder).shape.is_estimated
 
 
 # --- the child -------------------------------------------------------------------------------------------------------
 
 
-def outline(*words: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "engine.train.outline", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there the parent ends it")
-def test_the_child_is_ended_by_its_time(tmp_path):
-    folder = model(tmp_path / "mine", {**CONFIG, "num_hidden_layers": 10**6, "layer_types": None})
-    # by the clock, or by the processor's time, of which several threads take more than one second in a second
-    assert outline(folder / "config.json", tmp_path / "found.json", 1).returncode in (-signal.SIGALRM, -signal.SIGKILL)
-    assert not (tmp_path / "found.json").exists()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limits")
-def test_the_child_is_bounded_in_memory():
-    code = "from engine.train import outline; outline.bounded(60); bytearray(2 * outline.MOST_BYTES)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "MemoryError" in done.stderr
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel bounds no memory")
+@pytest.mark.parametrize(
+    ("layers", "seconds", "size", "said"), [(10**6, 2, 8 << 30, "time"), (2, 60, 1 << 28, "memory")]
+)
+def test_the_child_is_bounded_and_what_ended_it_is_a_sentence(
+    workspace, tmp_path, monkeypatch, layers, seconds, size, said
+):
+    monkeypatch.setattr(counted, "MOST_CPU_S", seconds)
+    monkeypatch.setattr(counted, "MEMORY_BYTES", size)
+    folder = model(tmp_path / "mine", {**CONFIG, "num_hidden_layers": layers, "layer_types": None})
+    target = workspace.shape_path(counted.key(folder) or "")
+    counted.main(str(folder / "config.json"), target)
+    (problem,) = base_of(workspace, folder).problems
+    assert problem.rule in {f"base-count-{said}", "base-not-built"}, problem
+    assert said == "memory" or problem.rule == "base-count-time"
 
 
 @pytest.mark.train

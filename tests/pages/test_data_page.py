@@ -379,6 +379,7 @@ def test_a_job_that_is_stopped_or_dies_leaves_nothing_half_made(workspace: Works
     assert again is not None and again.problem is not None and again.problem.rule == "job-ended"
 
 
+@pytest.mark.usefixtures("looks_in_place")
 def test_a_large_file_is_shown_at_once_while_a_job_makes_its_rows(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

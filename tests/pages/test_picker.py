@@ -4,6 +4,7 @@ GPU, an NVIDIA card or neither."""
 from __future__ import annotations
 
 import platform
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -268,7 +269,7 @@ def test_a_base_of_a_layout_that_is_not_known_is_counted_and_says_so(workspace, 
     start = counted.processes.start
 
     def begun(module: str, *given: str, **how: Any) -> Any:
-        if module != "engine.train.outline":
+        if module != "engine.models.counted":
             return start(module, *given, **how)
         return started.append(given)
 
@@ -281,3 +282,21 @@ def test_a_base_of_a_layout_that_is_not_known_is_counted_and_says_so(workspace, 
     path.write_bytes(msgspec.json.encode({"reason": "ValueError: no heads", "begun_s": time.time()}))
     shown = texts(open_page("train", state={"current_base": str(folder)}))
     assert "transformers cannot build the model" in shown and "no heads" in shown and len(started) == 1
+
+
+def test_a_base_made_to_cost_is_a_sentence_on_the_train_page(workspace, tmp_path, monkeypatch):
+    """Its chat template never ends: the page says so, and no run starts."""
+    from engine import looker, starter
+    from engine.data import datasets
+
+    monkeypatch.setattr(looker, "MOST_CPU_S", 2)
+    folder = tmp_path / "mine"
+    shutil.copytree(starter.MODEL_DIR, folder)
+    (folder / "chat_template.jinja").write_text(
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    )
+    dataset = datasets.add_sample(workspace, starter.sample("new-facts"))
+    page = open_page("train", state={"current_base": str(folder), "current_dataset": dataset.id})
+    assert "could not be looked at: that took more than 2 s" in texts(page)
+    (start,) = [button for button in page.button if button.label == "Start"]
+    assert start.disabled
