@@ -28,7 +28,8 @@ STOP_GRACE_S = 60.0
 TERMINATE_GRACE_S = 10.0
 # A child that has written its last event has nothing left to do; one that hangs there would hold the device.
 EXIT_GRACE_S = 30.0
-POLL_S = 0.05
+# How often a child is looked after; its end is seen at once.
+POLL_S = 0.25
 # How often the other machines of a run are looked after.
 LOOK_S = 5.0
 # The report of a launcher and the traces of two processes.
@@ -54,7 +55,8 @@ def supervise(run_dir: Path, module: str = "engine.train", begin: Begin | None =
     queued = [event for event in found if isinstance(event, events.Queued)]
     drawn_ns = lifecycle.drawn_ns(queued[-1]) if queued else time.time_ns()
     facts = machine.facts()
-    turn = device_queue.Turn(facts.device, run_dir.name, drawn_ns, facts.slots, run_spec.machine.devices)
+    home = str(run_dir.parents[1])
+    turn = device_queue.Turn(facts.device, run_dir.name, drawn_ns, facts.slots, run_spec.machine.devices, home)
     try:
         if not turn.wait((run_dir / "stop").exists):
             _write_last(run_dir, _stopped(found))
@@ -157,7 +159,7 @@ def _watch(
             terminated_s = now_s
         if terminated_s is not None and now_s - terminated_s > TERMINATE_GRACE_S:
             processes.signal_group(child.pid, signal.SIGKILL)
-        time.sleep(POLL_S)
+        processes.wait_for_end(child, POLL_S)
     processes.signal_group(child.pid, signal.SIGKILL)  # whatever the child has left behind
     return silent
 

@@ -100,15 +100,15 @@ def _queue(run_dir: Path, module: str, *before: events.Event, waits: bool = True
     if not waits:
         identity = None
         try:
-            identity = _spawn(run_dir, module, takes_spare=False)  # it has no child: the spare is for its first run
+            identity = _spawn(run_dir, module)
         finally:
             _answer_for(run_dir, identity)
         return
-    place = (queued.device, run_dir.name, drawn_ns(queued))
-    ticket = device_queue.draw(*place, processes.identify(os.getpid()))
+    me, home = processes.identify(os.getpid()), str(run_dir.parents[1])
+    ticket = device_queue.draw(queued.device, run_dir.name, drawn_ns(queued), me, home=home)
     identity = None
     try:
-        identity = _spawn(run_dir, module)
+        identity = _spawn(run_dir, module, ticket)
     finally:
         _answer_for(run_dir, identity)
         if identity is None:
@@ -136,11 +136,17 @@ def _default_name(run_spec: RunSpec) -> str:
     return f"{run_spec.recipe.name} on {base}"
 
 
-def _spawn(run_dir: Path, module: str, *, takes_spare: bool = True) -> processes.Identity | None:
-    if takes_spare and module == "engine.worker" and (waited := spare.take(run_dir)) is not None:
+def _spawn(run_dir: Path, module: str, ticket: Path | None = None) -> processes.Identity | None:
+    """Start the supervisor: one that stands in line with a ticket, or, of a sweep, at once. A sweep has no child: the spare
+    is for its first run."""
+    if ticket is not None and module == "engine.worker" and (waited := spare.take(run_dir)) is not None:
         return waited
     with (run_dir / "worker.log").open("ab") as log:
-        process = processes.start(module, str(run_dir), stdout=log, stderr=log)
+        how = {"stdout": log, "stderr": log}
+        if ticket is None:
+            process = processes.start(module, str(run_dir), **how)
+        else:
+            process = processes.line_up(ticket, run_dir, module, **how)
     return processes.identify(process.pid)
 
 
