@@ -11,6 +11,7 @@ import tomllib
 import zlib
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -23,34 +24,38 @@ ID_BYTES = 16
 TIME_IS_UP = b"time is up"
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+Time = Annotated[float, msgspec.Meta(gt=0, le=10**6)]
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings of limits.toml, where each is explained."""
 
     models: list[str]
     kinds: list[str]
-    upload_mib: int
-    rows: int
-    unpacked_mib: int
-    check_cpu_s: int
-    check_memory_mib: int
-    checks_per_visitor: int
-    checks: int
-    questions_mib: int
-    uploads_per_visitor: int
-    upload_s: int
-    sockets_per_client: int
-    sockets: int
-    message_mb: int
-    steps: int
-    minutes: float
-    batch_rows: int
-    row_tokens: int
-    live_runs_per_visitor: int
-    live_runs: int
-    visitors: int
-    disk_mib_per_visitor: int
-    free_disk_mib: int
-    hours_kept: float
+    upload_mib: Count
+    rows: Count
+    unpacked_mib: Count
+    check_cpu_s: Count
+    check_memory_mib: Count
+    checks_per_visitor: Count
+    checks: Count
+    questions_mib: Count
+    uploads_per_visitor: Count
+    upload_s: Count
+    sockets_per_client: Count
+    sockets: Count
+    message_mb: Count
+    steps: Count
+    minutes: Time
+    batch_rows: Count
+    row_tokens: Count
+    live_runs_per_visitor: Count
+    live_runs: Count
+    visitors: Count
+    disk_mib_per_visitor: Count
+    free_disk_mib: Count
+    hours_kept: Time
 
 
 class OverLimit(ValueError):

@@ -89,7 +89,7 @@ def _mix() -> None:
         st.caption(t("Choose two or more. Rows are taken in the proportion of the weights, none of them twice."))
         return
     weights = [
-        st.number_input(_ui.say("Weight of {name}", name=known[i].name), min_value=0.01, value=1.0, key=f"weight_{i}")
+        st.number_input(_ui.say("Weight of {name}", name=known[i].name), 0.01, mix.MOST_WEIGHT, 1.0, key=f"weight_{i}")
         for i in chosen
     ]
     taken = mix.counts([known[i].good_rows for i in chosen], weights)

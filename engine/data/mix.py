@@ -22,6 +22,8 @@ _CHAT = ("prompt-completion", "language-modeling")
 ANSWERS_FROM = ("preference", "unpaired-preference")
 QUESTIONS_FROM = (*ANSWERS_FROM, "prompt-completion")
 
+LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000.0
+
 
 def counts(rows: list[int], weights: list[float]) -> list[int]:
     """Return how many rows of each data set a mix takes: in the proportion of the weights, as many as there are without
@@ -32,7 +34,7 @@ def counts(rows: list[int], weights: list[float]) -> list[int]:
 
 def add(workspace: Workspace, parts: Sequence[tuple[str, float]], name: str) -> Dataset:
     """Store a mix of data sets, named by id with their weights. Raises DatasetError when one cannot be part of it."""
-    if len(parts) < 2 or not all(math.isfinite(weight) and weight > 0 for _, weight in parts):
+    if len(parts) < 2 or not all(LEAST_WEIGHT <= weight <= MOST_WEIGHT for _, weight in parts):
         raise DatasetError(Problem(rule="mix-weights"))
     loaded = [datasets.load(workspace, dataset_id) for dataset_id, _ in parts]
     types = {one.report.type for one in loaded}

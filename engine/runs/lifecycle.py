@@ -34,8 +34,9 @@ def start(
 
     `click_id` makes a double click start one run: the second call returns the first one's id. `files` are written
     beside the spec before anything starts: the plan of a sweep.
-    `module` is the supervisor to run; tests put a fake one there. Raises OSError when the folder cannot be written, and
-    limits.OverLimit when the run is beyond the limits of a hosted demo.
+    `module` is the supervisor to run; tests put a fake one there. Raises OSError when the folder cannot be written,
+    limits.OverLimit when the run is beyond the limits of a hosted demo, and ValueError for a spec beyond those of its
+    settings, which settings.problems names.
     """
     click = workspace.runs_dir / f".click-{checked(click_id)}" if click_id is not None else None
     with one_at_a_time(workspace), admission.gate() as admit:
@@ -46,11 +47,13 @@ def start(
         admit(workspace, run_spec)
         if run_spec.day is None:
             run_spec = msgspec.structs.replace(run_spec, day=datetime.date.today().isoformat())
+        written = schema.encode(run_spec)
+        schema.decode(written)  # what cannot be read again is not begun
         run_id = new_run_id(random_bytes=limits.run_id_bytes())
         run_dir = workspace.run_dir(run_id)
         run_dir.mkdir(exist_ok=False)
         try:
-            write_atomically(run_dir / "spec.json", schema.encode(run_spec))
+            write_atomically(run_dir / "spec.json", written)
             write_atomically(
                 run_dir / "meta.json",
                 msgspec.json.encode({"name": store.one_line(name or "") or _default_name(run_spec)}),

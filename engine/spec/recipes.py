@@ -34,8 +34,8 @@ class Size(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     title: str
     set: dict[str, Default]
-    at_least_parameters: float = 0
-    below_parameters: float = float("inf")
+    at_least_parameters: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 0
+    below_parameters: Annotated[float, msgspec.Meta(gt=0, le=1e15)] = 1e15
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -85,7 +85,7 @@ def started(monkeypatch) -> list[RunSpec]:
     """Specs whose run was asked for; the run folder is written, and no process begins."""
     specs: list[RunSpec] = []
 
-    def spawn(run_dir: Path, module: str) -> processes.Identity | None:
+    def spawn(run_dir: Path, *_: object) -> processes.Identity | None:
         specs.append(schema.decode(spec_json(run_dir)))
         return processes.identify(os.getpid())
 
