@@ -10,7 +10,7 @@ import select
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,11 @@ def _start(arguments: list[str], how: dict[str, Any]) -> subprocess.Popen[Any]:
 
 
 def wait_for_end(process: subprocess.Popen[Any], most_s: float) -> None:
-    """Return when a child of this process has ended, at the latest after so many seconds."""
+    """Return when a process has ended, or after so many seconds; elsewhere than on Linux after a moment, to look again."""
     try:
         ended = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):  # not on Linux, or it has been reaped
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(most_s)
+    except (AttributeError, OSError):  # not on Linux, or it is gone
+        time.sleep(min(most_s, 0.05))
         return
     try:
         select.select([ended], [], [], most_s)

@@ -202,7 +202,7 @@ class ObjectiveArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _about("Beta", "How strongly preference training is held to the reference model."),
     ] = None
     weights: Annotated[
-        Annotated[list[Annotated[float, msgspec.Meta(ge=0, le=ROWS)]], msgspec.Meta(max_length=2)] | None,
+        Annotated[list[Annotated[float, msgspec.Meta(ge=0, le=ROWS)]], msgspec.Meta(max_length=LAYERS)] | None,
         _about("Weights", "KTO's weights of answers marked good and marked bad; set from their counts."),
     ] = None
     reward_model: Annotated[
