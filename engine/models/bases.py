@@ -353,6 +353,7 @@ def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
         problems.append(folders.problem("base-broken-weights", folder))
     dimensions = _dimensions(config)
     note = read_object(folder / GGUF_NOTE)
+    code = (folders.code_note(),) if folders.brings_code(folder) else ()
     name, bits = str(note.get("name") or title)[:80], note.get("rounded_bits")
     rounded_bits = bits if isinstance(bits, int) else None
     return Base(
@@ -366,7 +367,7 @@ def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
         parameters=_parameters(seen, dimensions["shape"], counts),
         weights_bytes=sum(p.stat().st_size for p in seen.weights),
         problems=tuple(problems),
-        notes=seen.notes,
+        notes=(*seen.notes, *code),
         **dimensions,
     )
 
@@ -399,9 +400,8 @@ def _config_problems(config: dict[str, Any], folder: Path) -> list[Problem]:
     found = settings_files.problems(folder, config)
     kind, known = config.get("model_type"), architectures()
     is_known = not known or kind in known
-    # where transformers has the architecture itself, code that lies beside the model is passed over (5.17,
-    # dynamic_module_utils.py, resolve_trust_remote_code)
-    if "auto_map" in config and not (known and is_known):
+    # where transformers has the architecture itself, code that lies beside the model is passed over (train/sound.py)
+    if ("auto_map" in config or folders.brings_code(folder)) and not (known and is_known):
         found.append(Problem(rule="base-remote-code", where="base", parameters={"folder": str(folder)}))
     elif isinstance(kind, str) and not is_known:
         found.append(Problem(rule="base-architecture", where="base", parameters={"kind": kind[:60]}))

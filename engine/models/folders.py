@@ -66,6 +66,8 @@ _ARCHIVES = {b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7
              b"\x28\xb5\x2f\xfd": "zstd", b"Rar!": "rar"}  # fmt: skip
 # How many folders inside one are looked at, and how many names are told.
 MOST_INSIDE, MOST_NAMED = 200, 5
+# Where code beside a model is named.
+CODE_IN = ("config.json", "tokenizer_config.json")
 
 
 class Folder(msgspec.Struct, frozen=True, kw_only=True):
@@ -266,6 +268,16 @@ def _model(path: Path, names: set[str], adapter: Adapter | None, files: weights.
         path=path, kind="model", adapter=adapter, tool=adapter_files.tool(path, names), weights=files.present, stored=kept,
         tokens=rows, checkpoints=tuple(_checkpoints(path)), step=step, problems=tuple(found), notes=tuple(notes),
     )  # fmt: skip
+
+
+def brings_code(folder: Path) -> bool:
+    """Whether a model or its tokenizer names code of its own, which lies beside it."""
+    return any("auto_map" in read_object(folder / name) for name in CODE_IN)
+
+
+def code_note() -> Text:
+    """What is said of code beside a model of a kind that transformers has: it is passed over, the tokenizer's too."""
+    return later("Code of its own is named in this folder. It is not run: transformers itself has what it needs.")
 
 
 def _beside(adapter: Adapter) -> Text:
