@@ -141,7 +141,7 @@ def _waiting(ticket: str) -> Who | None:
 def write(path: str, text: str) -> None:
     """Write beside the path and rename, as engine.workspace does."""
     folder, name = os.path.split(path)
-    beside = os.path.join(folder, f".{name}-{os.getpid()}")
+    beside = os.path.join(folder, f".{name}-w{boot()[:8]}.{os.getpid()}-")
     with open(beside, "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(beside, path)

@@ -17,7 +17,7 @@ import msgspec
 
 from engine import starter
 from engine.words import Problem, t
-from engine.workspace import Workspace
+from engine.workspace import Workspace, regular
 
 ID_BYTES = 16
 # What stands in a run's stop file when its time was up and nobody has asked.
@@ -158,7 +158,7 @@ def read_questions(source: Path, most_bytes: int) -> bytes:
     shows that it is. Raises OverLimit where it has more bytes or lines than a demo takes."""
     if on():
         most_bytes = min(most_bytes, limits().questions_mib << 20)
-    with source.open("rb") as file:
+    with regular(source).open("rb") as file:
         data = file.read(most_bytes + 1)
     if on() and len(data) > most_bytes:
         raise OverLimit(Problem(rule="upload-too-large", parameters={"limit_mib": limits().questions_mib}))

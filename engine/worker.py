@@ -21,7 +21,7 @@ import msgspec
 from engine import events, limits, machine, peers, processes
 from engine.runs import device_queue, environment, failures, follow, lifecycle, store
 from engine.spec import counts, schema
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import Workspace, clear_leftovers, machine_dir, write_atomically
 
 # A polite stop ends after the step in hand and a checkpoint; then SIGTERM, then SIGKILL.
 STOP_GRACE_S = 60.0
@@ -72,6 +72,8 @@ def supervise(run_dir: Path, module: str = "engine.train", begin: Begin | None =
         peers.clear(run_dir)
         settings = environment.environment(run_dir, run_spec, turn.holds)
         child = begin(run_dir, settings) if begin else processes.start(module, str(run_dir), env=settings)
+        for folder in (run_dir.parents[1], machine_dir()):  # while the child imports
+            clear_leftovers(folder)
         silent = _watch(child, run_dir, offset, peers.watch(run_dir, run_spec))
         found, _ = events.read(run_dir)
         if any(isinstance(event, events.TERMINAL) for event in found[before:]):

@@ -92,7 +92,7 @@ def checked(facts: Facts) -> tuple[Facts, list[Problem]]:
             continue
         if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
             changes[name] = None
-            told = {"value": reprlib.repr(value)[:40], "least": f"{least:,g}", "most": f"{most:,.15g}"}
+            told: dict[str, Any] = {"value": reprlib.repr(value)[:40], "least": f"{least:,g}", "most": f"{most:,.15g}"}
             problems.append(Problem(rule="fact-number", where=name, parameters=told))
     words = {"data_type": (formats.TYPES, None), "goal": (GOALS, None), "alignment_data": (ALIGNMENT_DATA, None)}
     for name, (known, otherwise) in {**words, "forgetting_tolerance": (TOLERANCES, "medium")}.items():

@@ -25,7 +25,7 @@ from engine.data import making
 from engine.data.fixes import AS_TEXT, DROP_BAD_ROWS, FIXES, Edit
 from engine.read import OnProgress, lines, texts
 from engine.words import Problem
-from engine.workspace import BadId, Workspace, checked
+from engine.workspace import BadId, Workspace, checked, one_line, regular, scratch
 
 __all__ = [
     "Dataset",
@@ -43,8 +43,6 @@ __all__ = [
     "rename",
     "rows_path",
 ]
-
-NAME_CHARACTERS = 120
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +122,8 @@ def add(
     kept = _in_order((*fixes, DROP_BAD_ROWS) if drop_bad_rows else tuple(fixes))
     mapping = checked_mapping(mapping)
     with making.told(source):
+        if not source.is_dir():
+            regular(source)
         if limits.on():
             limits.check_source(workspace, source)
         # A text is one paragraph a row where a person asks for that.
@@ -152,7 +152,7 @@ def _store(workspace: Workspace, source: Path, fill: Callable[[Path], str], *, m
     with source.open("rb") as file:  # before any folder is made
         making.remove_leftovers(workspace)
         workspace.datasets_dir.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".new-", dir=workspace.datasets_dir))
+        folder = Path(tempfile.mkdtemp(prefix=scratch("new"), dir=workspace.datasets_dir))
         try:
             original = folder / "original"
             if move:
@@ -204,7 +204,7 @@ def load(workspace: Workspace, dataset_id: str) -> Dataset:
         raise DatasetError(Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})) from error
     return Dataset(
         id=dataset_id,
-        name=meta.name,
+        name=one_line(meta.name) or dataset_id[:12],
         created=meta.created,
         folder=folder,
         report=report,
@@ -250,7 +250,7 @@ def delete(workspace: Workspace, dataset_id: str) -> None:
             raise DatasetError(Problem(rule="dataset-in-use", parameters={"run": spec.parent.name}))
     with making.told(folder):
         # Renamed first: a list made meanwhile sees the whole dataset or none.
-        grave = Path(tempfile.mkdtemp(prefix=".old-", dir=workspace.datasets_dir))
+        grave = Path(tempfile.mkdtemp(prefix=scratch("old"), dir=workspace.datasets_dir))
         os.rename(folder, grave / "dataset")
         shutil.rmtree(grave, ignore_errors=True)
 
@@ -352,7 +352,7 @@ def _change(workspace: Workspace, dataset: Dataset, **changes: Any) -> Dataset:
 
 def _checked_name(name: str) -> str:
     """A name for people, never a path: one line of at most 120 characters. Raises DatasetError when blank."""
-    name = " ".join("".join(c if c.isprintable() else " " for c in name).split())[:NAME_CHARACTERS]
+    name = one_line(name)
     if texts.is_blank(name):
         raise DatasetError(Problem(rule="dataset-name"))
     return name

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from engine import limits
 from engine.words import Problem
-from engine.workspace import BadId, Workspace, checked
+from engine.workspace import BadId, Workspace, checked, scratch
 
 LIMIT_MIB = 20 * 1024
 WRITE_BYTES = 1 << 20
@@ -181,7 +181,7 @@ async def _receive(workspace: Workspace, coming: _Coming, pieces: AsyncIterator[
     remove_leftovers(workspace)
     folder = workspace.uploads_dir
     upload_id = secrets.token_hex(16)
-    partial = folder / f"{upload_id}.part"
+    partial = folder / f"{scratch('upload')}{upload_id}.part"
     try:
         written = await _write(partial, pieces, coming)
         if written != size:

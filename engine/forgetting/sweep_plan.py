@@ -24,7 +24,7 @@ from engine.spec import recipes as spec_recipes
 from engine.spec import schema
 from engine.spec import settings as spec_settings
 from engine.words import Problem
-from engine.workspace import Workspace
+from engine.workspace import Workspace, regular
 
 READY_DIR = spec_recipes.RECIPES_DIR / "sweeps"
 RECIPE = schema.RecipeRef("sweep", "0" * 64)
@@ -77,8 +77,8 @@ def ready_made() -> dict[str, Ready]:
     found = {}
     for path in sorted(READY_DIR.glob("*.yaml")):
         try:
-            found[path.stem] = msgspec.convert(yaml.safe_load(path.read_bytes()), Ready)
-        except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
+            found[path.stem] = msgspec.convert(yaml.safe_load(regular(path).read_bytes()), Ready)
+        except (OSError, yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
             raise spec_recipes.RecipeError(f"{path.name}: {error}") from error
     return found
 

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from engine.words import Problem
+from engine.workspace import regular
 
 # What transformers 5.17 reads (integrations/ggml.py) and a test wrote and read again with the same logits.
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -144,7 +145,7 @@ def read(path: Path) -> Header:
 
 @lru_cache(maxsize=4)
 def _read(path: Path, size: int, _: int) -> Header:
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         if file.read(4) != _MAGIC:
             raise refused("gguf-not-one", file=path.name)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

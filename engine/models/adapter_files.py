@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.workspace import read_object
+from engine.workspace import read_object, regular
 
 CONFIG = "adapter_config.json"
 # What can be laid over a base here: both are linear maps beside a layer, and can be merged into it.
@@ -87,7 +87,7 @@ def _is_its_own(path: Path) -> bool:
 def _tags(card: Path) -> set[str]:
     """The tags and the library that the front matter of a model card names, in lower case, and axolotl's badge."""
     try:
-        with card.open("rb") as file:
+        with regular(card).open("rb") as file:
             text = file.read(_README_BYTES).decode("utf-8", "replace")
     except OSError:
         return set()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.models.bases import Base
+from engine.workspace import regular
 
 
 def reads_alike(base: Base, folder: Path) -> bool | None:
@@ -37,7 +38,7 @@ class _Tokens(NamedTuple):
 def _tokens(folder: Path) -> _Tokens | None:
     """Read it from a folder; padding and truncation are the trainers' own."""
     try:
-        told = json.loads((folder / "tokenizer.json").read_bytes())
+        told = json.loads(regular(folder / "tokenizer.json").read_bytes())
         added = {one["id"]: one["content"] for one in told.get("added_tokens", [])}
         merges = told["model"].get("merges")
         if isinstance(merges, list):  # "a b" until tokenizers 0.20, ["a", "b"] since
@@ -50,11 +51,11 @@ def _tokens(folder: Path) -> _Tokens | None:
 
 def _template(folder: Path) -> str | None:
     try:
-        return (folder / "chat_template.jinja").read_text("utf-8")
+        return regular(folder / "chat_template.jinja").read_text("utf-8")
     except (OSError, ValueError):
         pass
     try:
-        found = json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template")
+        found = json.loads(regular(folder / "tokenizer_config.json").read_bytes()).get("chat_template")
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
     return found if isinstance(found, str) else None

@@ -30,7 +30,7 @@ from engine.models.token_rows import TokenRows
 from engine.models.weights import count_parameters, has_all_weights
 from engine.spec import OBJECTIVES, versions
 from engine.words import Problem, Text, later, t
-from engine.workspace import BadId, Workspace, read_object
+from engine.workspace import BadId, Workspace, one_line, read_object
 
 # What stands beside a model that was read from a GGUF file: its name, and to how many bits it was rounded.
 GGUF_NOTE = "gguf.json"
@@ -354,7 +354,7 @@ def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
     dimensions = _dimensions(config)
     note = read_object(folder / GGUF_NOTE)
     code = (folders.code_note(),) if folders.brings_code(folder) else ()
-    name, bits = str(note.get("name") or title)[:80], note.get("rounded_bits")
+    name, bits = one_line(str(note.get("name") or title), 80) or ref[:80], note.get("rounded_bits")
     rounded_bits = bits if isinstance(bits, int) else None
     return Base(
         ref=ref,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.words import Problem
-from engine.workspace import read_object
+from engine.workspace import read_object, regular
 
 # What transformers 5.17 reads with a model and its tokenizer, where it is there; each must hold a JSON object.
 FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -56,7 +56,7 @@ def _fault(path: Path) -> str | None:
 @lru_cache(maxsize=256)  # a page asks at every click, and a tokenizer.json may have 30 MB
 def _read(path: str, _changed: int, _size: int) -> str | None:
     try:
-        data = Path(path).read_bytes()
+        data = regular(Path(path)).read_bytes()
         if data.startswith(codecs.BOM_UTF8):
             return "base-byte-order-mark"
         return None if isinstance(json.loads(data.decode("utf-8")), dict) else "base-settings"

@@ -11,6 +11,7 @@ import msgspec
 
 from engine.models import weights
 from engine.words import Text, later
+from engine.workspace import regular
 
 FILES = ("tokenizer.json", "tokenizer.model")
 # What the embedding of tokens is called in the layouts of transformers.
@@ -74,7 +75,7 @@ def held(files: tuple[Path, ...]) -> int | None:
 @lru_cache(maxsize=64)  # a page asks at every click, and such a file may have 20 MB
 def _tokens(path: str, _changed: int, _size: int, rows: int) -> tuple[int, tuple[tuple[str, int], ...]] | None:
     try:
-        told = json.loads(Path(path).read_bytes())
+        told = json.loads(regular(Path(path)).read_bytes())
         vocabulary = told["model"].get("vocab") or {}
         pieces = (
             vocabulary.items() if isinstance(vocabulary, dict) else ((one[0], at) for at, one in enumerate(vocabulary))

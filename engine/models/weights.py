@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.models.refs import PART
+from engine.workspace import regular
 
 _HEADER_LIMIT_BYTES = 100 * 2**20
 INDEX = "model.safetensors.index.json"
@@ -18,7 +19,7 @@ INDEX = "model.safetensors.index.json"
 def shards(folder: Path) -> set[str]:
     """Return the files that the index of a model in several files names; none where there is no index."""
     try:
-        index = json.loads((folder / INDEX).read_bytes())
+        index = json.loads(regular(folder / INDEX).read_bytes())
         return {name for name in index["weight_map"].values() if name == Path(name).name}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()

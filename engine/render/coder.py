@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from engine.render.template import SPECIAL, Message, NotWritten, Template, plain_template
 from engine.render.turns import Turns, Written
 from engine.words import Problem
-from engine.workspace import read_object
+from engine.workspace import read_object, regular
 
 
 class NoTokenizer(Exception):
@@ -60,7 +60,7 @@ class Coder:
         if folder is None or not (folder / "tokenizer.json").is_file():
             raise NoTokenizer("tokenizer-none", base=name[:80])
         try:
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer = Tokenizer.from_file(str(regular(folder / "tokenizer.json")))
         except Exception as error:  # the library raises bare Exceptions
             raise NoTokenizer("tokenizer-broken", base=name[:80]) from error
         tokenizer.no_truncation()
@@ -175,7 +175,7 @@ class Coder:
 def own_template(folder: Path) -> str | None:
     """The chat template that came with a base, or None."""
     try:
-        return (folder / "chat_template.jinja").read_text("utf-8") or None
+        return regular(folder / "chat_template.jinja").read_text("utf-8") or None
     except (OSError, UnicodeDecodeError):
         pass
     own = read_object(folder / "tokenizer_config.json").get("chat_template")

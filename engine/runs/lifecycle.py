@@ -18,7 +18,7 @@ from engine.runs.checkpoints import broken_checkpoint, last_checkpoint
 from engine.runs.store import LIVE, exists, load_spec, status, supervised
 from engine.spec import RunSpec, schema
 from engine.words import Problem, later, t
-from engine.workspace import Workspace, checked, new_run_id, write_atomically
+from engine.workspace import Workspace, checked, new_run_id, one_line, write_atomically
 
 
 def start(
@@ -56,7 +56,7 @@ def start(
             write_atomically(run_dir / "spec.json", written)
             write_atomically(
                 run_dir / "meta.json",
-                msgspec.json.encode({"name": store.one_line(name or "") or _default_name(run_spec)}),
+                msgspec.json.encode({"name": one_line(name or "") or one_line(_default_name(run_spec)) or run_id}),
             )
             for file, content in (files or {}).items():
                 write_atomically(run_dir / file, content)

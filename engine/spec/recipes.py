@@ -15,6 +15,7 @@ from engine import processes
 from engine.spec.schema import Adapter, Objective, Quantize, RunSpec
 from engine.spec.settings import convert_setting, fields
 from engine.words import Problem
+from engine.workspace import regular
 
 RECIPES_DIR = processes.PROJECT_DIR / "recipes"
 
@@ -77,8 +78,12 @@ class RecipeError(ValueError):
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read one recipe file. Raises RecipeError for bad YAML, unknown fields and unknown or ill-typed paths."""
-    return _recipe(path.name, path.read_bytes())
+    """Read one recipe file. Raises RecipeError for what is no file, bad YAML, unknown fields, unknown or ill-typed paths."""
+    try:
+        data = regular(path).read_bytes()
+    except OSError as error:
+        raise RecipeError(f"{path.name}: {error.strerror or error}") from error
+    return _recipe(path.name, data)
 
 
 # the same safe loader, in C where PyYAML was built with it: ten times faster

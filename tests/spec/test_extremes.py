@@ -121,14 +121,15 @@ def test_every_number_of_a_demo_an_answer_a_sweep_and_a_recipe_has_its_limits(st
 def test_every_fact_of_the_advisor_has_its_limits(value):
     numeric = {name for name, hint in typing.get_type_hints(facts.Facts).items() if numbers(hint)}
     assert numeric == {*facts.LIMITS}
-    found, problems = facts.checked(facts.Facts(**dict.fromkeys(numeric, value)))
+    found, problems = facts.checked(msgspec.structs.replace(facts.Facts(), **dict.fromkeys(numeric, value)))
     assert found == facts.Facts() and {problem.where for problem in problems} == numeric
     assert all(len(problem.sentence) < 300 for problem in problems)
 
 
 def test_a_sweep_beyond_all_measure_is_refused_before_anything_is_planned(tmp_path):
     many = {path: list(range(100)) for path in ("train.seed", "train.max_steps", "adapter_args.rank")}
-    for more in ({"seeds": 10**30}, {"settings": many}):
+    asked: list[dict[str, typing.Any]] = [{"seeds": 10**30}, {"settings": many}]
+    for more in asked:
         made, problems = sweep_plan.make(
             Workspace(tmp_path), title="", data="d" * 64, base="starter", recipes=["lora"], **more
         )
