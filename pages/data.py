@@ -73,7 +73,12 @@ def _hub() -> None:
     if st.button(t("Fetch and check"), type="primary", key="fetch_hub_data"):
         ref = f"hf:{name}:{part.config}:{part.split}"
         call = jobs.Call(workspace=str(workspace.root), data=ref, language=language())
-        _data_upload.watch(jobs.start(call, token=st.session_state.get("kept_token")))
+        try:
+            job = jobs.start(call, token=st.session_state.get("kept_token"))
+        except (limits.OverLimit, OSError) as error:
+            st.error(_ui.plain(error))
+        else:
+            _data_upload.watch(job)
 
 
 def _mix() -> None:
