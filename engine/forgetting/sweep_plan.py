@@ -136,15 +136,11 @@ def make(
     same run (more rows asked for than there are) are run once.
     """
     problems: list[Problem] = []
-    combinations: list[tuple[str, dict[str, Any]]] = []
     rows = _rows(workspace, data)
-    paths = list(settings or {})
     asked = len({*recipes}) * math.prod(len(values) for values in (settings or {}).values()) + len(also)
     if asked * seeds > MOST_RUNS * MOST_ALIKE:  # before any of them is planned
         return Sweep(title=title, data=data, base=base, trials=[]), [_too_large(asked * seeds)]
-    for recipe in dict.fromkeys(recipes):
-        for values in itertools.product(*(settings or {}).values()):
-            combinations.append((recipe, dict(zip(paths, values, strict=True))))
+    combinations = _combined(recipes, settings or {})
     for one in also:
         chosen = dict(one.set)
         together = {**(overrides or {}), **chosen}
@@ -179,6 +175,12 @@ def make(
         problems.append(_too_large(len(trials)))
     unique = list({problem.sentence: problem for problem in problems}.values())
     return Sweep(title=title, data=data, base=base, trials=trials), unique
+
+
+def _combined(recipes: Sequence[str], settings: Mapping[str, Sequence[Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return every recipe with every combination of settings."""
+    every = [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
+    return [(recipe, dict(chosen)) for recipe in dict.fromkeys(recipes) for chosen in every]
 
 
 def _number(value: Any) -> int:
