@@ -122,10 +122,10 @@ def add(
     kept = _in_order((*fixes, DROP_BAD_ROWS) if drop_bad_rows else tuple(fixes))
     mapping = checked_mapping(mapping)
     with making.told(source):
+        if limits.on():  # first: whether a file is there is nobody's business
+            limits.check_source(workspace, source)
         if not source.is_dir():
             regular(source)
-        if limits.on():
-            limits.check_source(workspace, source)
         # A text is one paragraph a row where a person asks for that.
         text_name = "" if AS_TEXT in kept else name
         with text_files.as_rows(source, text_name) as rows:
