@@ -5,6 +5,7 @@ a deep-linked page alone, without the frame.
 """
 
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from starlette.routing import Route
 
 from engine import __version__, guard, limits, visitors
 from engine.data import uploads
+from engine.workspace import clear_leftovers, default_workspace, machine_dir
 from pages import _preload
 
 UPLOAD_ROUTE = "/api/uploads"
@@ -45,8 +47,11 @@ async def upload(request: Request) -> Response:
 
 @asynccontextmanager
 async def lifespan(_: st.App) -> AsyncIterator[None]:
-    """Get ready for the first visitor; while a hosted demo is served, delete what visitors left when its time is over."""
+    """Get ready for the first visitor, and delete what dead writers left; while a hosted demo is served, also what visitors
+    left when its time is over."""
     _preload.begin()
+    for folder in (default_workspace().root, machine_dir()):
+        threading.Thread(target=clear_leftovers, args=(folder,), name="leftovers", daemon=True).start()
     if RULES.login and RULES.login.token:
         for name in RULES.shared:
             at = name if ":" in name else f"{name}:{st.get_option('server.port')}"

@@ -14,12 +14,13 @@ import tomllib
 import zlib
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from engine import processes, starter
 from engine.words import Problem, t
-from engine.workspace import Workspace, default_workspace, machine_dir, nearest
+from engine.workspace import Workspace, default_workspace, machine_dir, nearest, open_regular
 
 ID_BYTES = 16
 # Its time of change is that of a visitor's first write; the workspace itself changes with every file.
@@ -29,34 +30,38 @@ _settling = threading.Lock()
 TIME_IS_UP = b"time is up"
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+Time = Annotated[float, msgspec.Meta(gt=0, le=10**6)]
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings of limits.toml, where each is explained."""
 
     models: list[str]
     kinds: list[str]
-    upload_mib: int
-    rows: int
-    unpacked_mib: int
-    check_cpu_s: int
-    check_memory_mib: int
-    checks_per_visitor: int
-    checks: int
-    questions_mib: int
-    uploads_per_visitor: int
-    upload_s: int
-    sockets_per_client: int
-    sockets: int
-    message_mb: int
-    steps: int
-    minutes: float
-    batch_rows: int
-    row_tokens: int
-    live_runs_per_visitor: int
-    live_runs: int
-    visitors: int
-    disk_mib_per_visitor: int
-    free_disk_mib: int
-    hours_kept: float
+    upload_mib: Count
+    rows: Count
+    unpacked_mib: Count
+    check_cpu_s: Count
+    check_memory_mib: Count
+    checks_per_visitor: Count
+    checks: Count
+    questions_mib: Count
+    uploads_per_visitor: Count
+    upload_s: Count
+    sockets_per_client: Count
+    sockets: Count
+    message_mb: Count
+    steps: Count
+    minutes: Time
+    batch_rows: Count
+    row_tokens: Count
+    live_runs_per_visitor: Count
+    live_runs: Count
+    visitors: Count
+    disk_mib_per_visitor: Count
+    free_disk_mib: Count
+    hours_kept: Time
 
 
 class OverLimit(ValueError):
@@ -206,7 +211,7 @@ def read_questions(source: Path, most_bytes: int) -> bytes:
     shows that it is. Raises OverLimit where it has more bytes or lines than a demo takes."""
     if on():
         most_bytes = min(most_bytes, limits().questions_mib << 20)
-    with source.open("rb") as file:
+    with open_regular(source) as file:
         data = file.read(most_bytes + 1)
     if on() and len(data) > most_bytes:
         raise OverLimit(Problem(rule="upload-too-large", parameters={"limit_mib": limits().questions_mib}))

@@ -6,6 +6,7 @@ A pid alone is reused; pid, start ticks and boot id together name one process fo
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,13 +18,15 @@ from typing import Any
 import msgspec
 import psutil
 
+from engine import in_line
+
 # Where app.py, engine and recipes lie; every process of ours is started there.
 PROJECT_DIR = Path(__file__).resolve().parents[1]
 PIPE = subprocess.PIPE
-_PROC = Path("/proc")
 _STARTED_BY_US = "TUNEBOOK_CHILD"
 # Whether this process was started by another one of ours: it may take its time, and take what it reads down with it.
 IS_CHILD = _STARTED_BY_US in os.environ
+_HAS_PROC = os.path.exists("/proc/self/stat")
 _started: list[subprocess.Popen[Any]] = []  # kept so that what has ended is reaped and leaves no zombie
 
 
@@ -37,7 +40,7 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def _boot() -> str:
     try:
-        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return in_line.boot()
     except OSError:
         return str(int(psutil.boot_time()))
 
@@ -45,11 +48,9 @@ def _boot() -> str:
 def identify(pid: int) -> Identity | None:
     """Return the identity of a living process, or None; a zombie is dead."""
     try:
-        if (_PROC / "self/stat").exists():
-            # proc(5): the name in field 2 may hold spaces and brackets, so fields are counted from the last ")"
-            fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
-            state, started = fields[0].decode(), float(fields[19])
-            return None if state in "ZX" else Identity(pid, started, _boot())
+        if _HAS_PROC:
+            ticks = in_line.started(pid)
+            return None if ticks is None else Identity(pid, ticks, _boot())
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
@@ -76,12 +77,35 @@ def start(module: str, *arguments: str, **how: Any) -> subprocess.Popen[Any]:
 
     `how` is as for subprocess.Popen; nothing is on its input unless that says so. Raises OSError.
     """
+    return _start(["-m", module, *arguments], how)
+
+
+def line_up(ticket: Path, run_dir: Path, module: str, **how: Any) -> subprocess.Popen[Any]:
+    """Start a process that waits with a ticket until its run is the next, and then is `python -m module RUN_DIR`, under the
+    same pid. As start otherwise."""
+    return _start(["-I", "-S", in_line.__file__, str(ticket), str(run_dir), module], how)
+
+
+def _start(arguments: list[str], how: dict[str, Any]) -> subprocess.Popen[Any]:
     reap()
     settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "cwd": PROJECT_DIR, "start_new_session": True, **how}
     settings["env"] = {**(settings.get("env") or os.environ), _STARTED_BY_US: "1"}
-    process = subprocess.Popen([sys.executable, "-m", module, *arguments], **settings)  # noqa: S603 - a list, no shell
+    process = subprocess.Popen([sys.executable, *arguments], **settings)  # noqa: S603 - a list, no shell
     _started.append(process)
     return process
+
+
+def wait_for_end(process: subprocess.Popen[Any], most_s: float) -> None:
+    """Return when a process has ended, or after so many seconds; elsewhere than on Linux after a moment, to look again."""
+    try:
+        ended = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # not on Linux, or it is gone
+        time.sleep(min(most_s, 0.05))
+        return
+    try:
+        select.select([ended], [], [], most_s)
+    finally:
+        os.close(ended)
 
 
 def reap() -> None:

@@ -21,14 +21,15 @@ import msgspec
 from engine import events, limits, machine, peers, processes
 from engine.runs import device_queue, environment, failures, follow, lifecycle, store
 from engine.spec import counts, schema
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import Workspace, clear_leftovers, machine_dir, write_atomically
 
 # A polite stop ends after the step in hand and a checkpoint; then SIGTERM, then SIGKILL.
 STOP_GRACE_S = 60.0
 TERMINATE_GRACE_S = 10.0
 # A child that has written its last event has nothing left to do; one that hangs there would hold the device.
 EXIT_GRACE_S = 30.0
-POLL_S = 0.05
+# How often a child is looked after; its end is seen at once.
+POLL_S = 0.25
 # How often the other machines of a run are looked after.
 LOOK_S = 5.0
 # The report of a launcher and the traces of two processes.
@@ -54,7 +55,8 @@ def supervise(run_dir: Path, module: str = "engine.train", begin: Begin | None =
     queued = [event for event in found if isinstance(event, events.Queued)]
     drawn_ns = lifecycle.drawn_ns(queued[-1]) if queued else time.time_ns()
     facts = machine.facts()
-    turn = device_queue.Turn(facts.device, run_dir.name, drawn_ns, facts.slots, run_spec.machine.devices)
+    home = str(run_dir.parents[1])
+    turn = device_queue.Turn(facts.device, run_dir.name, drawn_ns, facts.slots, run_spec.machine.devices, home)
     try:
         if not turn.wait((run_dir / "stop").exists):
             _write_last(run_dir, _stopped(found))
@@ -70,6 +72,8 @@ def supervise(run_dir: Path, module: str = "engine.train", begin: Begin | None =
         peers.clear(run_dir)
         settings = environment.environment(run_dir, run_spec, turn.holds)
         child = begin(run_dir, settings) if begin else processes.start(module, str(run_dir), env=settings)
+        for folder in (run_dir.parents[1], machine_dir()):  # while the child imports
+            clear_leftovers(folder)
         silent = _watch(child, run_dir, offset, peers.watch(run_dir, run_spec))
         found, _ = events.read(run_dir)
         if any(isinstance(event, events.TERMINAL) for event in found[before:]):
@@ -157,7 +161,7 @@ def _watch(
             terminated_s = now_s
         if terminated_s is not None and now_s - terminated_s > TERMINATE_GRACE_S:
             processes.signal_group(child.pid, signal.SIGKILL)
-        time.sleep(POLL_S)
+        processes.wait_for_end(child, POLL_S)
     processes.signal_group(child.pid, signal.SIGKILL)  # whatever the child has left behind
     return silent
 

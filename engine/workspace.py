@@ -1,21 +1,27 @@
 """Workspace: the folder of one person's datasets, drafts, chains, runs, evaluations and models, and the only maker of paths.
 
-Every id that may have come from a user or a URL is checked by one expression here before any path is built from it.
+Every id that may have come from a user or a URL is checked by one expression here before any path is built from it; every
+name a person gives is cleaned here; a home is its owner's alone; and what dead writers left behind goes.
 The queue and the device locks are shared by all workspaces of a machine and lie outside (see machine_dir).
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import secrets
+import shutil
 import stat
 import tempfile
 import time
+import unicodedata
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from engine import in_line
 
 # Run ids "20261124-201516-0a1b2c", sha256 dataset ids, evaluation keys and draft ids: lower case, digits, inner dashes.
 _ID = re.compile(r"[0-9a-z](?:[0-9a-z-]{0,94}[0-9a-z])?", re.ASCII)
@@ -91,16 +97,95 @@ class Workspace:
         return self.root / "uploads"
 
 
+# The longest name a person gives, in characters.
+NAME_CHARACTERS = 120
+
+
+def one_line(text: str, most_characters: int = NAME_CHARACTERS) -> str:
+    """Return a name as it is kept: one line, cut, of nothing but what can be seen. Characters that turn the direction of
+    writing, join or part others unseen, or control a terminal are left out."""
+    # what is far too long is cut before it is gone through
+    return " ".join("".join(map(_seen, text[: 20 * most_characters])).split())[:most_characters].strip()
+
+
+def many_lines(text: str, most_characters: int) -> str:
+    """Return a note as it is kept: as one_line, but line by line."""
+    return "\n".join("".join(map(_seen, line)).rstrip() for line in text[:most_characters].splitlines()).strip()
+
+
+def _seen(character: str) -> str:
+    if character.isprintable():
+        return character
+    return "" if unicodedata.category(character) == "Cf" else " "
+
+
+# Folders of a home; a folder with one of them, or an empty one, is a home.
+_OURS = {"datasets", "drafts", "runs", "uploads", "evals", "models", "chains", "shapes", "queue", "locks", "visitors"}
+
+
+def private(folder: Path) -> Path:
+    """Return a folder that its owner alone may enter: it is made so, and one of ours that is wider is narrowed. Never
+    raises: one that cannot be made is what whoever writes there says, and one of another owner is left as it is."""
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        is_wide = found.st_mode & 0o077 and found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX
+        if is_wide and (not (names := set(os.listdir(folder))) or names & _OURS):
+            folder.chmod(stat.S_IMODE(found.st_mode) & ~0o077)
+    return folder
+
+
 def default_workspace() -> Workspace:
-    """The workspace of the command line and of the pages: $TUNEBOOK_HOME, or ~/.tunebook."""
-    return Workspace(os.environ.get("TUNEBOOK_HOME") or "~/.tunebook")
+    """The workspace of the command line and of the pages: $TUNEBOOK_HOME, or ~/.tunebook, its owner's alone."""
+    workspace = Workspace(os.environ.get("TUNEBOOK_HOME") or "~/.tunebook")
+    private(workspace.root)
+    return workspace
 
 
 def machine_dir() -> Path:
     """The folder of the queue and the device locks, one per user and machine: $TUNEBOOK_MACHINE_DIR,
     or ~/.local/state/tunebook, so that two homes do not train on one device at once."""
     chosen = os.environ.get("TUNEBOOK_MACHINE_DIR")
-    return Path(chosen or "~/.local/state/tunebook").expanduser()
+    return private(Path(chosen or "~/.local/state/tunebook").expanduser())
+
+
+class NotAFile(OSError):
+    """A path that leads to no ordinary file: a pipe, a socket, a device, or what the system shows of itself as files."""
+
+    def __init__(self, path: Path):
+        super().__init__(None, "no ordinary file", str(path))
+
+
+def regular(path: Path) -> Path:
+    """Return a path to an ordinary file, which is the only kind that is read: another may have no end, or never begin.
+    Raises OSError: NotAFile, or what says that it is a folder, or not there."""
+    _check_regular(path, path.stat())
+    return path
+
+
+def _check_regular(path: Path, found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(None, "a folder", str(path))
+    if not stat.S_ISREG(found.st_mode) or found.st_dev in _of_the_system():
+        raise NotAFile(path)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a path leads to an ordinary file."""
+    try:
+        return regular(path) == path
+    except (OSError, ValueError):
+        return False
+
+
+@lru_cache(maxsize=1)
+def _of_the_system() -> set[int]:
+    """Return the file systems in which the system shows itself: some of their files have no end."""
+    found = set()
+    for place in ("/proc", "/sys"):
+        with suppress(OSError):
+            found.add(os.stat(place).st_dev)
+    return found - {os.stat("/").st_dev}
 
 
 def nearest(path: Path) -> Path:
@@ -109,17 +194,18 @@ def nearest(path: Path) -> Path:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file to be read. Raises OSError also for what is no regular file, whatever it is called: a pipe would be
-    waited at for ever, and a device has no end."""
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(number).st_mode):
+    """Open an ordinary file to be read, and nothing that took its place meanwhile. Raises OSError, as regular() does."""
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # else a pipe would be waited at for ever
+    try:
+        _check_regular(path, os.fstat(number))
+        return os.fdopen(number, "rb")
+    except BaseException:
         os.close(number)
-        raise OSError(errno.EINVAL, "no regular file", str(path))
-    return os.fdopen(number, "rb")
+        raise
 
 
 def read_regular(path: Path) -> bytes:
-    """Return the bytes of a regular file. Raises OSError."""
+    """Return the bytes of an ordinary file. Raises OSError, as regular() does."""
     with open_regular(path) as file:
         return file.read()
 
@@ -146,7 +232,7 @@ def append_line(path: Path, data: bytes) -> None:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside `path`, flush to disk, then rename over it: a reader sees the old or the new file, never a half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=scratch(path.name))
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -156,3 +242,63 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+# So long what may be another machine's, or is of an earlier boot, is left where it is.
+LEFT_S = 86_400.0
+_SCRATCH = re.compile(r"\..+-w([0-9a-f]{8})\.([0-9]+)-.*", re.DOTALL)
+# How such names began before they said whose they are, and what is renamed only to be deleted.
+_UNSIGNED = re.compile(r"\.(new|old|mix|derived|hub|gguf|chat|deleted|gone)-.+|\.[^/]+\.json-[a-z0-9_]{8}")
+
+
+def scratch(name: str) -> str:
+    """Return how the name of what is not done yet begins. It says who writes it, so that it goes when its writer is dead."""
+    short = os.fsencode(name)[:80].decode("utf-8", "ignore")
+    return f".{short}-w{_boot()}.{os.getpid()}-"
+
+
+def _boot() -> str:
+    try:
+        return in_line.boot()[:8]
+    except OSError:
+        return "0" * 8
+
+
+def clear_leftovers(folder: Path, *, deep: bool = True) -> None:
+    """Delete what writers that are dead have left half done in a folder, and below it. Never raises."""
+    for here, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path = Path(here) / name
+            if name.startswith(".") and _is_left(path):
+                if name in folders:
+                    folders.remove(name)
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        path.unlink()
+        if not deep:
+            return
+
+
+def _is_left(path: Path) -> bool:
+    signed = _SCRATCH.fullmatch(path.name)
+    if signed is not None and signed[1] == _boot():
+        return not _lives(int(signed[2]))
+    if signed is None and not _UNSIGNED.fullmatch(path.name):
+        return False
+    try:
+        return time.time() - path.lstat().st_mtime > LEFT_S
+    except OSError:
+        return False
+
+
+def _lives(pid: int) -> bool:
+    try:
+        if os.path.exists("/proc/self/stat"):
+            return in_line.started(pid) is not None
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError, ValueError, IndexError):
+        return False
+    return True

@@ -103,6 +103,12 @@ def _choice(place: Any, label: str, words: dict[str, str], key: str, known: str 
     return shown
 
 
+def _limits(name: str) -> tuple[int, int]:
+    """Return the lowest and the highest whole number of a fact."""
+    least, most = advise_facts.LIMITS[name]
+    return int(least), int(most)
+
+
 def _of_kind(kind: str | None) -> dict[str, Any]:
     """Return the facts that a kind of rows stands for."""
     if kind in ("texts", "conversations"):
@@ -114,21 +120,23 @@ def _plan(dataset: Dataset | None, memory_gb: int | None, base: Base) -> dict[st
     """Let somebody on a laptop plan for another machine; an empty field means what was found, and is left out of what
     is returned. All of it stands in the URL, so that a scenario can be sent to somebody."""
     rows, parameters = dataset.good_rows if dataset is not None else None, base.parameters
+    most = advise_facts.LIMITS["base_parameters"][1]
     with st.expander(t("Plan for more rows, another machine or another base"), expanded=dataset is None):
         st.caption(
             t("Leave a field empty to go by what was found. The address of this page holds what you enter: share it.")
         )
         left, middle, right = st.columns(3)
         other_rows = left.number_input(
-            t("Rows"), min_value=1, value=None, step=1, key="plan_rows", bind="query-params",
+            t("Rows"), *_limits("rows"), value=None, step=1, key="plan_rows", bind="query-params",
             placeholder=str(rows) if rows is not None else "",
         )  # fmt: skip
         other_memory = middle.number_input(
-            t("GPU memory in GB (0: no GPU)"), min_value=0, value=None, step=1, key="plan_gpu_gb", bind="query-params",
+            t("GPU memory in GB (0: no GPU)"), *_limits("gpu_memory_gib"), value=None, step=1, key="plan_gpu_gb",
+            bind="query-params",
             placeholder=str(memory_gb or 0),
         )  # fmt: skip
         other_size = right.number_input(
-            t("Size of the base in billions"), min_value=0.01, value=None, key="plan_billions", bind="query-params",
+            t("Size of the base in billions"), 0.01, most / 1e9, value=None, key="plan_billions", bind="query-params",
             placeholder=f"{parameters / 1e9:.3g}" if parameters else "",
         )  # fmt: skip
         kind = _choice(left, t("Kind of rows"), _data_words(), "plan_data")
@@ -139,15 +147,21 @@ def _plan(dataset: Dataset | None, memory_gb: int | None, base: Base) -> dict[st
         }
         tolerance = _choice(middle, t("How much may it forget?"), tolerances, "plan_forget")
         minutes = right.number_input(
-            t("Time you have, in minutes"), min_value=1, value=None, step=1, key="plan_minutes", bind="query-params"
+            t("Time you have, in minutes"),
+            1,
+            _limits("time_budget_minutes")[1],
+            value=None,
+            step=1,
+            key="plan_minutes",
+            bind="query-params",
         )
         good = bad = None
         if (kind or (dataset.report.type if dataset else None)) == "unpaired-preference":
             good = left.number_input(
-                t("Rows marked good"), min_value=0, value=None, step=1, key="plan_good", bind="query-params"
+                t("Rows marked good"), *_limits("good_rows"), value=None, step=1, key="plan_good", bind="query-params"
             )
             bad = middle.number_input(
-                t("Rows marked bad"), min_value=0, value=None, step=1, key="plan_bad", bind="query-params"
+                t("Rows marked bad"), *_limits("bad_rows"), value=None, step=1, key="plan_bad", bind="query-params"
             )
         tuned = left.checkbox(
             t("The base was fine-tuned before, and that should stay"), key="plan_tuned", bind="query-params"

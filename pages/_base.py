@@ -240,10 +240,19 @@ def _download(workspace: Workspace, base: Base, seen: hub.Model | Problem | None
     label = t("Go on with the download") if begun else t("Download this model")
     if st.button(label, icon=":material/download:", type="primary", key="download_base"):
         call = jobs.Call(workspace=str(workspace.root), model=base.ref, language=language())
-        st.session_state["download"] = str(jobs.start(call, token=_token()))
-        st.rerun()
+        _begin(call, _token())
     if begun:
         st.caption(t("A part of it is here already; nothing is fetched twice."))
+
+
+def _begin(call: jobs.Call, token: str | None = None) -> None:
+    """Start a job and show how it goes, or say why it cannot be started."""
+    try:
+        st.session_state["download"] = str(jobs.start(call, token=token))
+    except (limits.OverLimit, OSError) as error:
+        st.error(_ui.plain(error))
+    else:
+        st.rerun()
 
 
 @_ui.fragment(run_every=POLL_S)
@@ -307,8 +316,7 @@ def _gguf(workspace: Workspace, base: Base) -> None:
             workspace=str(workspace.root), gguf=base.ref.removeprefix("gguf:"), language=language(),
             tokenizer=os.path.abspath(os.path.expanduser(own)) if own else None,
         )  # fmt: skip
-        st.session_state["download"] = str(jobs.start(call))
-        st.rerun()
+        _begin(call)
 
 
 # --- finding another one ---------------------------------------------------------------------------------------------

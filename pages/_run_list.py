@@ -10,7 +10,7 @@ import streamlit as st
 
 from engine import events, limits, machine
 from engine.models import bases
-from engine.runs import Run, device_queue, lifecycle, store
+from engine.runs import Run, device_queue, follow, lifecycle, store
 from engine.spec import settings
 from engine.words import t
 from engine.workspace import Workspace
@@ -36,12 +36,15 @@ def size(workspace: Workspace, run: Run) -> str:
 @_ui.fragment(run_every=QUEUE_REFRESH_S)
 def _queue(workspace: Workspace, shown: list[str]) -> None:
     """The runs that wait, the next one first. When one has got its turn, the whole page is read again."""
-    there = device_queue.waiting(machine.facts().device)
+    turns = follow.turns(workspace)
+    there = list(turns)
     mine = [run_id for run_id in there if store.exists(workspace, run_id)]
     if mine != shown:
         st.rerun()
     st.subheader(t("Waiting"))
     st.caption(t("One run per device, first come first served, whether or not this page or its server is open."))
+    if turns[mine[0]]:
+        st.caption(_ui.plain(turns[mine[0]]))
     for run_id in mine:
         with st.container(horizontal=True, vertical_alignment="center"):
             position = there.index(run_id) + 1

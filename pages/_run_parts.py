@@ -7,9 +7,9 @@ from typing import Any
 
 import streamlit as st
 
-from engine import events, limits, machine, peers
+from engine import events, limits, peers
 from engine.plan import drafts, plans, repeat
-from engine.runs import Run, device_queue, failures, follow, lifecycle, store
+from engine.runs import Run, failures, follow, lifecycle, store
 from engine.words import Problem, t
 from engine.workspace import Workspace
 from pages import _run_list, _ui
@@ -49,11 +49,10 @@ def tab_title(run: Run) -> None:
     st.set_page_config(page_title=f"{done}{_ui.status_word(run.status)} · {run.name}")
 
 
-def how_far(run_id: str, state: str, found: list[Any], last: events.Step | None) -> None:
+def how_far(here: Workspace, run_id: str, state: str, found: list[Any], last: events.Step | None) -> None:
     """Show what a run is doing and how far it is; nothing when it has ended."""
     if state == "queued":
-        before = device_queue.place(machine.facts().device, run_id)
-        st.info(_ui.say("Waiting for its turn; {n} before it.", n=before) if before else t("About to start."))
+        st.info(_ui.plain(follow.turns(here).get(run_id) or t("About to start.")))
     if state in ("running", "stopping"):
         share = min(1.0, last.step / max(1, last.total_steps)) if last else 0.0
         st.progress(share, text=_ui.plain(follow.doing([*found, *([last] if last else [])])))

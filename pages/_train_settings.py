@@ -122,11 +122,17 @@ def _widget(path: str, default: Any, value: Any, plain: Plan, *, key: str, label
         return st.selectbox(_ui.plain(label), options, index=index, key=key, help=_ui.plain(help_text))
     if isinstance(default, bool):
         return st.checkbox(_ui.plain(label), bool(value), key=key, help=_ui.plain(help_text))
-    if isinstance(default, int):
-        return st.number_input(_ui.plain(label), value=int(value), step=1, key=key, help=_ui.plain(help_text))
+    if isinstance(default, int) and isinstance(settings.convert_setting(path, value), int):
+        return st.number_input(
+            _ui.plain(label), int(field.limits["ge"]), int(field.limits["le"]), int(value), step=1, key=key,
+            help=_ui.plain(help_text),
+        )  # fmt: skip
+    # What is no such number, as an address or a draft may say, is shown as it is and said to be wrong.
     typed = st.text_input(
-        _ui.plain(label), _ui.show_value(value) if value is not None else "", key=key, help=_ui.plain(help_text)
-    )
+        _ui.plain(label), _ui.show_value(value)[:200] if value is not None else "", 
+        key=f"{key}~text" if isinstance(default, int) else key,
+        help=_ui.plain(help_text),
+    )  # fmt: skip
     return _parsed(path, typed, default)
 
 
@@ -137,7 +143,7 @@ def _parsed(path: str, typed: str, default: Any) -> Any:
     parsed = settings.parse_setting(f"{path}=[{typed}]" if isinstance(default, list) else f"{path}={typed}")
     value = typed if isinstance(parsed, Problem) else parsed[1]
     converted = settings.convert_setting(path, value)
-    return value if isinstance(converted, Problem) else converted
+    return typed if isinstance(converted, Problem) else converted
 
 
 def _judge(plain: Plan, overrides: dict[str, Any]) -> None:

@@ -73,7 +73,12 @@ def _hub() -> None:
     if st.button(t("Fetch and check"), type="primary", key="fetch_hub_data"):
         ref = f"hf:{name}:{part.config}:{part.split}"
         call = jobs.Call(workspace=str(workspace.root), data=ref, language=language())
-        _data_upload.watch(jobs.start(call, token=st.session_state.get("kept_token")))
+        try:
+            job = jobs.start(call, token=st.session_state.get("kept_token"))
+        except (limits.OverLimit, OSError) as error:
+            st.error(_ui.plain(error))
+        else:
+            _data_upload.watch(job)
 
 
 def _mix() -> None:
@@ -89,7 +94,7 @@ def _mix() -> None:
         st.caption(t("Choose two or more. Rows are taken in the proportion of the weights, none of them twice."))
         return
     weights = [
-        st.number_input(_ui.say("Weight of {name}", name=known[i].name), min_value=0.01, value=1.0, key=f"weight_{i}")
+        st.number_input(_ui.say("Weight of {name}", name=known[i].name), 0.01, mix.MOST_WEIGHT, 1.0, key=f"weight_{i}")
         for i in chosen
     ]
     taken = mix.counts([known[i].good_rows for i in chosen], weights)

@@ -20,7 +20,7 @@ def _going_on(run_id: str) -> None:
     if state not in store.LIVE:
         st.rerun()
     found = _run_parts.followed(workspace, run_id)
-    _run_parts.how_far(run_id, state, found.others, found.steps[-1] if found.steps else None)
+    _run_parts.how_far(workspace, run_id, state, found.others, found.steps[-1] if found.steps else None)
 
 
 st.title(t("Forgetting"))

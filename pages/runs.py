@@ -31,7 +31,7 @@ workspace = _ui.workspace()
 
 def _progress(run_id: str, state: str, found: list[Any], steps: list[events.Step]) -> None:
     last = steps[-1] if steps else None
-    _run_parts.how_far(run_id, state, found, last)
+    _run_parts.how_far(workspace, run_id, state, found, last)
     if store.load_spec(workspace, run_id).adopted is not None:  # it takes no steps
         return
     a, b, c, d = st.columns(4)

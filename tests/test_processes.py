@@ -87,8 +87,8 @@ def test_the_name_of_a_program_does_not_confuse_the_fields(name):
     assert identity.started / os.sysconf("SC_CLK_TCK") == pytest.approx(started_s, abs=2)
 
 
-def test_without_proc_the_same_holds(sleeper, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "_PROC", tmp_path)
+def test_without_proc_the_same_holds(sleeper, monkeypatch):
+    monkeypatch.setattr(processes, "_HAS_PROC", False)
     identity = processes.identify(sleeper.pid)
     assert processes.alive(identity)
     sleeper.kill()

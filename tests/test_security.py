@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import events
+from engine import events, in_line
 from engine.benchmarks import library
 from engine.check import DatasetError
 from engine.data import datasets, jobs, uploads
@@ -23,7 +23,7 @@ from engine.forgetting import evaluations
 from engine.plan import drafts
 from engine.runs import lifecycle, store
 from engine.spec import schema, settings
-from engine.workspace import BadId, Workspace, checked
+from engine.workspace import BadId, Workspace, checked, machine_dir
 from tests.apps import open_page, texts
 from tests.browsers import Server
 from tests.conftest import ROOT
@@ -99,7 +99,11 @@ def test_no_text_of_a_user_is_an_argument_of_a_process(workspace: Workspace, mon
     jobs.start(jobs.Call(workspace=str(workspace.root), source="-rf /", name="--help"))
     python = commands[0][0]
     folder = commands[1][-1]
-    assert commands[0] == [python, "-m", "engine.worker", str(workspace.run_dir(run_id))]
+    ticket = commands[0][-3]
+    assert commands[0] == [
+        python, "-I", "-S", in_line.__file__, ticket, str(workspace.run_dir(run_id)), "engine.worker"
+    ]  # fmt: skip
+    assert Path(ticket).parent == machine_dir() / "queue" / "cpu" and Path(ticket).stem.endswith(f"-{run_id}")
     assert commands[1] == [python, "-m", "engine.data.jobs", folder]
     assert Path(folder).parent == workspace.root / "jobs" and folder.startswith("/")
 

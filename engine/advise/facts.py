@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import Any, Literal
 
 import msgspec
@@ -74,19 +75,25 @@ def goal_words() -> dict[str, str]:
     }
 
 
+# The lowest and the highest value of each number; what is beyond is a slip.
+LIMITS: dict[str, tuple[float, float]] = {
+    "rows": (1, 10**12), "good_rows": (0, 10**12), "bad_rows": (0, 10**12), "gpu_memory_gib": (0.1, 10**5),
+    "base_parameters": (1, 1e15), "time_budget_minutes": (0.1, 10**7),
+}  # fmt: skip
+
+
 def checked(facts: Facts) -> tuple[Facts, list[Problem]]:
     """Return the facts with every impossible one set to "not known", and what was wrong with them."""
     problems: list[Problem] = []
     changes: dict[str, Any] = {}
-    numbers = {"rows": 1, "good_rows": 0, "bad_rows": 0, "gpu_memory_gib": None, "base_parameters": None}
-    for name, least in {**numbers, "time_budget_minutes": None}.items():
+    for name, (least, most) in LIMITS.items():
         value = getattr(facts, name)
         if value is None:
             continue
-        usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not usable or (value <= 0 if least is None else value < least):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
             changes[name] = None
-            problems.append(Problem(rule="fact-number", where=name, parameters={"value": str(value)[:40]}))
+            told: dict[str, Any] = {"value": reprlib.repr(value)[:40], "least": f"{least:,g}", "most": f"{most:,.15g}"}
+            problems.append(Problem(rule="fact-number", where=name, parameters=told))
     words = {"data_type": (formats.TYPES, None), "goal": (GOALS, None), "alignment_data": (ALIGNMENT_DATA, None)}
     for name, (known, otherwise) in {**words, "forgetting_tolerance": (TOLERANCES, "medium")}.items():
         value = getattr(facts, name)

@@ -19,7 +19,7 @@ from engine.benchmarks import own as benchmarks_own
 from engine.benchmarks.own import Own, check, own_dir
 from engine.benchmarks.shipped import HARNESS, Benchmark, Kind, pack, shipped, starters
 from engine.words import Problem, t
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import Workspace, one_line, write_atomically
 
 
 def available(workspace: Workspace | None = None) -> list[Benchmark]:
@@ -132,6 +132,6 @@ def add(workspace: Workspace, data: bytes, name: str) -> tuple[Benchmark | None,
     own = f"own-{hashlib.sha256(content).hexdigest()[:16]}"
     folder = own_dir(workspace, own)
     write_atomically(folder / "items.jsonl", content)
-    shown = " ".join(name.split())[:80] or own
+    shown = one_line(name, 80) or own
     write_atomically(folder / "meta.json", msgspec.json.encode(Own(name=shown, kind=kind, items=len(rows))))
     return find(own, workspace), problems

@@ -87,9 +87,10 @@ def _looked(path: Path) -> tuple[Brought | None, list[Problem]]:
             return bad("adopt-link", name=name[:80])
     if large := [name for name in plain if (path / name).stat().st_size > _MOST_FILE_BYTES]:
         return bad("adopt-large", name=large[0])
-    for name in ("config.json", "tokenizer_config.json"):
-        if name in plain and "auto_map" in read_object(path / name):
-            return bad("base-remote-code")
+    brings_code = folders.brings_code(path)
+    kinds = folders.architectures()
+    if brings_code and not is_adapter and read_object(path / "config.json").get("model_type") not in kinds:
+        return bad("base-remote-code")
     if is_adapter and folders.is_pointer(path / adapters.WEIGHTS):
         return None, list(seen.problems)
     if seen.stored is not None:
@@ -101,7 +102,7 @@ def _looked(path: Path) -> tuple[Brought | None, list[Problem]]:
     files = tuple(name for name in taken if own or name not in _TOKENIZER)
     found = Brought(
         folder=path, what=seen.kind, files=files, adapter=adapter, own_tokenizer=own, tool=seen.tool or "",
-        notes=() if is_adapter else seen.notes,
+        notes=(*(() if is_adapter else seen.notes), *((folders.code_note(),) if brings_code else ())),
     )  # fmt: skip
     return found, []
 

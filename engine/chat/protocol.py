@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -14,10 +14,10 @@ Message = dict[str, str]
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How answers are drawn, the same for every model. A temperature of 0 always takes the likeliest token."""
 
-    temperature: float = 0.7
-    top_p: float = 0.95
-    seed: int = 0
-    most_tokens: int = 256
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.7
+    top_p: Annotated[float, msgspec.Meta(ge=0.05, le=1)] = 0.95
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
+    most_tokens: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):

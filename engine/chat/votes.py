@@ -14,7 +14,7 @@ from engine.chat.protocol import Message
 from engine.check import DatasetError
 from engine.data import Dataset, datasets
 from engine.words import Problem
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import Workspace, scratch, write_atomically
 
 MOST_SAVED_PROMPTS = 200
 
@@ -90,7 +90,7 @@ def make_dataset(workspace: Workspace, kind: Kind, name: str) -> Dataset:
     if not found:
         raise DatasetError(Problem(rule="chat-no-votes"))
     workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=workspace.uploads_dir, prefix=".chat-", suffix=".jsonl")
+    handle, temporary = tempfile.mkstemp(dir=workspace.uploads_dir, prefix=scratch("chat"), suffix=".jsonl")
     try:
         with os.fdopen(handle, "wb") as file:
             file.writelines(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n" for row in found)

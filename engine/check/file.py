@@ -32,6 +32,7 @@ from engine.models import Base
 from engine.read import OnProgress, source, texts
 from engine.read import lines as read_lines
 from engine.words import Problem, language, later
+from engine.workspace import open_regular
 
 # JSON Lines are checked in pieces of about this size, each by whichever process is free.
 PIECE_BYTES = 4 << 20
@@ -78,7 +79,7 @@ def check_file(
     try:
         if path.is_dir():
             raise DatasetError(Problem(rule="file-is-folder", parameters={"path": texts.short(str(path), 200)}))
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             run = _Check(OpenFile(file, mapping), path, shown, progress, sink, problems_path, quick)
             run.processes, run.most_rows = processes or workers_for(run.file.size), most_rows
             if base is not None:

@@ -153,6 +153,7 @@ def os_problem(error: OSError, path: Path | str) -> Problem:
     rule = {
         "FileNotFoundError": "file-missing",
         "IsADirectoryError": "file-is-folder",
+        "NotAFile": "file-not-ordinary",
         "PermissionError": "file-no-permission",
     }.get(type(error).__name__, "file-unreadable")
     # pyarrow gives the number only in its text.

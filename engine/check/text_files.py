@@ -16,9 +16,10 @@ import msgspec
 
 from engine.check.notes import FILE_COLUMN, MAX_CHARACTERS
 from engine.check.records import OpenFile
-from engine.check.report import DatasetError
+from engine.check.report import DatasetError, os_problem
 from engine.read import source, texts
 from engine.words import Problem, later
+from engine.workspace import is_regular, regular
 
 ENDINGS = (".md", ".markdown", ".txt")
 
@@ -32,6 +33,10 @@ def as_rows(path: Path, name: str) -> Iterator[Path]:
     if path.is_dir():
         found = [(file, str(file.relative_to(path))) for file in in_folder(path)]
     else:
+        try:
+            regular(path)
+        except OSError as error:
+            raise DatasetError(os_problem(error, path)) from error
         found = [(path, name)] if is_text(path, name) else []
     if not found:
         yield path
@@ -44,7 +49,7 @@ def as_rows(path: Path, name: str) -> Iterator[Path]:
 
 def in_folder(folder: Path) -> list[Path]:
     """The texts in a folder and in those below it, in the order of their names; hidden ones are left out."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and is_regular(path))
     return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 

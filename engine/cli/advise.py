@@ -13,7 +13,7 @@ import msgspec
 from engine.cli import shared
 from engine.cli.shared import EXIT_OK, EXIT_REFUSED, add_data, print_json
 from engine.words import Problem, t
-from engine.workspace import Workspace
+from engine.workspace import Workspace, read_regular
 
 if TYPE_CHECKING:
     from engine.advise import Advice, Alternative
@@ -52,7 +52,7 @@ def advise(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from engine.data import datasets
 
     try:
-        given = json.loads(Path(arguments.facts).read_bytes()) if arguments.facts else {}
+        given = json.loads(read_regular(Path(arguments.facts))) if arguments.facts else {}
         msgspec.convert(given, Facts)
     except (OSError, ValueError, RecursionError) as error:
         print(t("{path} cannot be read as facts: {reason}", path=arguments.facts, reason=error), file=sys.stderr)

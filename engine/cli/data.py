@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from engine.cli import shared
-from engine.cli.shared import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, mapping, print_json
-from engine.words import language, rules, t
+from engine.cli.shared import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, mapping, print_json, refuse
+from engine.words import Problem, language, rules, t
 from engine.workspace import Workspace
 
 
@@ -76,6 +76,7 @@ def check(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
     from engine.check import DatasetError, apart, problem_to_json
     from engine.models import bases
+    from engine.spec import settings
     from engine.workspace import write_atomically
 
     if arguments.rules:
@@ -86,6 +87,10 @@ def check(arguments: argparse.Namespace, workspace: Workspace) -> int:
     if target and target.exists() and file.exists() and target.samefile(file):
         print(t("{path} is the data itself; choose another file for the problems.", path=target), file=sys.stderr)
         return EXIT_REFUSED
+    if arguments.max_length is not None:
+        length = settings.convert_setting("train.max_length", arguments.max_length)
+        if isinstance(length, Problem):
+            return refuse([length])
     with tempfile.TemporaryDirectory() as folder:
         every = Path(folder) / "problems.jsonl"
         try:

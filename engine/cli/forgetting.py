@@ -20,7 +20,7 @@ from engine.cli.shared import (
     started,
 )
 from engine.words import Problem, t
-from engine.workspace import Workspace
+from engine.workspace import Workspace, is_regular
 
 if TYPE_CHECKING:
     from engine.forgetting import stages
@@ -199,7 +199,7 @@ def _asked(arguments: argparse.Namespace, workspace: Workspace, ref: str) -> tup
     names, limit = (list(chosen.benchmarks), chosen.limit) if arguments.benchmarks is None else ([], 0)
     for name in (arguments.benchmarks or "").split(","):
         name = name.strip()
-        if library.find(name, workspace) is None and Path(name).is_file():
+        if library.find(name, workspace) is None and is_regular(Path(name)):
             own, found = library.add(workspace, Path(name).read_bytes(), Path(name).name)
             for problem in found:
                 print(f"{name}: {problem.sentence}", file=sys.stderr)

@@ -262,15 +262,17 @@ def _stage_settings(texts: list[str] | None) -> tuple[dict[str, dict[str, Any]],
 
 def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """List all runs, newest first."""
-    from engine.runs import store
+    from engine.runs import follow, store
 
     found = store.list_every(workspace)
+    turns = follow.turns(workspace) if any(run.status == "queued" for run in found) else {}
     if arguments.json:
         print_json(found)
     elif not found:
         print(t("No runs yet. Start one with: tunebook train lora --data new-facts --wait"))
     for run in [] if arguments.json else found:
-        print(f"{run.id}  {run.status:<11} {run.progress:4.0%}  {run.name}{f'  ({run.note})' if run.note else ''}")
+        note = run.note or turns.get(run.id)
+        print(f"{run.id}  {run.status:<11} {run.progress:4.0%}  {run.name}{f'  ({note})' if note else ''}")
     return EXIT_OK
 
 
@@ -302,7 +304,8 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(f"{key:<13} {value}")
     if found.status in store.LIVE:
         run_dir = workspace.run_dir(arguments.run)
-        print(f"{'doing':<13} {follow.doing(events.read(run_dir)[0])}")
+        waits = follow.turns(workspace).get(arguments.run) if found.status == "queued" else ""
+        print(f"{'doing':<13} {waits or follow.doing(events.read(run_dir)[0])}")
         if problem is None:
             _say_machines(workspace, arguments.run, running=found.status == "running")
     if measured is not None:

@@ -206,6 +206,8 @@ def follow(workspace: Workspace, run_id: str, *, as_json: bool) -> int:
     from engine.runs import follow, store
 
     print(run_id, file=sys.stderr)
+    if waits := follow.turns(workspace).get(run_id):
+        print(waits, file=sys.stderr)
     try:
         status = follow.wait(workspace, run_id, print_event)
     except KeyboardInterrupt:

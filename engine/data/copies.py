@@ -8,7 +8,7 @@ from typing import Any
 from engine.data import datasets
 from engine.data.fixes import DROP_BAD_ROWS, Edit
 from engine.read import OnProgress
-from engine.workspace import Workspace
+from engine.workspace import NAME_CHARACTERS, Workspace
 
 
 def fixed(
@@ -27,7 +27,7 @@ def fixed(
     return datasets.add(
         workspace,
         dataset.folder / "original",
-        f"{dataset.name.removesuffix(' (fixed)')[: datasets.NAME_CHARACTERS - 8]} (fixed)",
+        f"{dataset.name.removesuffix(' (fixed)')[: NAME_CHARACTERS - 8]} (fixed)",
         fixes=fixes,
         mapping=dataset.mapping,
         parent=dataset_id,
@@ -42,6 +42,6 @@ def mapped(
 ) -> datasets.Dataset:
     """Store a dataset once more with another mapping of its columns."""
     dataset = datasets.load(workspace, dataset_id)
-    name = f"{dataset.name[: datasets.NAME_CHARACTERS - 9]} (mapped)"
+    name = f"{dataset.name[: NAME_CHARACTERS - 9]} (mapped)"
     original = dataset.folder / "original"
     return datasets.add(workspace, original, name, mapping=mapping, parent=dataset_id, progress=progress, **how)

@@ -25,7 +25,7 @@ from engine.data import making
 from engine.data.fixes import AS_TEXT, DROP_BAD_ROWS, FIXES, Edit
 from engine.read import OnProgress, lines, texts
 from engine.words import Problem
-from engine.workspace import BadId, Workspace, checked
+from engine.workspace import BadId, Workspace, checked, one_line, regular, scratch
 
 __all__ = [
     "Dataset",
@@ -43,8 +43,6 @@ __all__ = [
     "rename",
     "rows_path",
 ]
-
-NAME_CHARACTERS = 120
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,8 +139,10 @@ class _How(msgspec.Struct, frozen=True):
 def _add(workspace: Workspace, source: Path, name: str, how: _How, progress: OnProgress | None = None) -> str:
     kept, mapping = _in_order(how.fixes), checked_mapping(how.mapping)
     with making.told(source):
-        if limits.on():
+        if limits.on():  # first: whether a file is there is nobody's business
             limits.check_source(workspace, source)
+        if not source.is_dir():
+            regular(source)
         # A text is one paragraph a row where a person asks for that.
         text_name = "" if AS_TEXT in kept else name
         with text_files.as_rows(source, text_name) as rows:
@@ -170,7 +170,7 @@ def _store(workspace: Workspace, source: Path, fill: Callable[[Path], str], *, m
         making.remove_leftovers(workspace)
         limits.settle(workspace)
         workspace.datasets_dir.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".new-", dir=workspace.datasets_dir))
+        folder = Path(tempfile.mkdtemp(prefix=scratch("new"), dir=workspace.datasets_dir))
         try:
             original = folder / "original"
             if move:
@@ -228,7 +228,7 @@ def load(workspace: Workspace, dataset_id: str) -> Dataset:
         raise DatasetError(Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})) from error
     return Dataset(
         id=dataset_id,
-        name=meta.name,
+        name=one_line(meta.name) or dataset_id[:12],
         created=meta.created,
         folder=folder,
         report=report,
@@ -274,7 +274,7 @@ def delete(workspace: Workspace, dataset_id: str) -> None:
             raise DatasetError(Problem(rule="dataset-in-use", parameters={"run": spec.parent.name}))
     with making.told(folder):
         # Renamed first: a list made meanwhile sees the whole dataset or none.
-        grave = Path(tempfile.mkdtemp(prefix=".old-", dir=workspace.datasets_dir))
+        grave = Path(tempfile.mkdtemp(prefix=scratch("old"), dir=workspace.datasets_dir))
         os.rename(folder, grave / "dataset")
         shutil.rmtree(grave, ignore_errors=True)
 
@@ -376,7 +376,7 @@ def _change(workspace: Workspace, dataset: Dataset, **changes: Any) -> Dataset:
 
 def _checked_name(name: str) -> str:
     """A name for people, never a path: one line of at most 120 characters. Raises DatasetError when blank."""
-    name = " ".join("".join(c if c.isprintable() else " " for c in name).split())[:NAME_CHARACTERS]
+    name = one_line(name)
     if texts.is_blank(name):
         raise DatasetError(Problem(rule="dataset-name"))
     return name

@@ -30,7 +30,7 @@ from engine.data.fixes import Edit
 from engine.models import bases, hub, hub_client
 from engine.render import NoTokenizer
 from engine.words import Problem, set_language
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import Workspace, scratch, write_atomically
 
 # Below, a check is over in well under a second, and a process of its own would only cost its start.
 SMALL_BYTES = 2 << 20
@@ -176,7 +176,7 @@ def add_from_hub(
 ) -> datasets.Dataset:
     """Fetch hf:owner/name[:config][:split], check and store it as any file. Raises HubError and DatasetError."""
     workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".hub-", dir=workspace.uploads_dir) as folder:
+    with tempfile.TemporaryDirectory(prefix=scratch("hub"), dir=workspace.uploads_dir) as folder:
         file, title = hub_data.fetch_data(ref, Path(folder), progress=progress)
         return datasets.add(workspace, file, name or title, progress=progress, **how)
 

@@ -15,12 +15,14 @@ from engine.data import datasets
 from engine.data.datasets import Dataset
 from engine.spec import split
 from engine.words import Problem, Text, later
-from engine.workspace import Workspace
+from engine.workspace import Workspace, scratch
 
 _CHAT = ("prompt-completion", "language-modeling")
 # What good answers and questions can be taken from.
 ANSWERS_FROM = ("preference", "unpaired-preference")
 QUESTIONS_FROM = (*ANSWERS_FROM, "prompt-completion")
+
+LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000.0
 
 
 def counts(rows: list[int], weights: list[float]) -> list[int]:
@@ -32,7 +34,7 @@ def counts(rows: list[int], weights: list[float]) -> list[int]:
 
 def add(workspace: Workspace, parts: Sequence[tuple[str, float]], name: str) -> Dataset:
     """Store a mix of data sets, named by id with their weights. Raises DatasetError when one cannot be part of it."""
-    if len(parts) < 2 or not all(math.isfinite(weight) and weight > 0 for _, weight in parts):
+    if len(parts) < 2 or not all(LEAST_WEIGHT <= weight <= MOST_WEIGHT for _, weight in parts):
         raise DatasetError(Problem(rule="mix-weights"))
     loaded = [datasets.load(workspace, dataset_id) for dataset_id, _ in parts]
     types = {one.report.type for one in loaded}
@@ -50,7 +52,7 @@ def add(workspace: Workspace, parts: Sequence[tuple[str, float]], name: str) -> 
         raise DatasetError(Problem(rule="mix-part", parameters={"name": loaded[0].name[:80], "reason": reason}))
     taken = counts([one.good_rows for one in loaded], [weight for _, weight in parts])
     workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".mix-", dir=workspace.uploads_dir) as folder:
+    with tempfile.TemporaryDirectory(prefix=scratch("mix"), dir=workspace.uploads_dir) as folder:
         target = Path(folder) / "mix.jsonl"
         with target.open("w", encoding="utf-8") as out:
             for one, count in zip(loaded, taken, strict=True):
@@ -149,7 +151,7 @@ def _store(
 ) -> Dataset:
     lines = [json.dumps(_plain(row, as_chat=False), ensure_ascii=False) for row in rows]
     workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".derived-", dir=workspace.uploads_dir) as folder:
+    with tempfile.TemporaryDirectory(prefix=scratch("derived"), dir=workspace.uploads_dir) as folder:
         target = Path(folder) / "derived.jsonl"
         target.write_text("".join(f"{line}\n" for line in (dict.fromkeys(lines) if once else lines)), "utf-8")
-        return datasets.add(workspace, target, name[:120], parent=source.id, eval_id=eval_id)
+        return datasets.add(workspace, target, name, parent=source.id, eval_id=eval_id)

@@ -16,7 +16,7 @@ from engine import looker
 from engine.check import apart
 from engine.data import datasets, making
 from engine.read import OnProgress
-from engine.workspace import Workspace
+from engine.workspace import Workspace, scratch
 
 # What profile.py and readiness.py keep of the rows.
 MADE_OF_ROWS = ("statistics-*.json", "readiness-*.bin")
@@ -43,7 +43,7 @@ def _check_again(workspace: Workspace, dataset_id: str, progress: OnProgress | N
     with (
         making.told(folder),
         FileLock(folder / "rows.lock"),
-        tempfile.TemporaryDirectory(prefix=".new-", dir=workspace.datasets_dir) as beside,
+        tempfile.TemporaryDirectory(prefix=scratch("new"), dir=workspace.datasets_dir) as beside,
     ):
         with_rows = rows.exists() or original.stat().st_size < making.ROWS_LATER_BYTES
         report = making.check_into(

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from engine import limits
 from engine.words import Problem
-from engine.workspace import BadId, Workspace, checked, nearest
+from engine.workspace import BadId, Workspace, checked, nearest, scratch
 
 LIMIT_MIB = 20 * 1024
 WRITE_BYTES = 1 << 20
@@ -180,7 +180,7 @@ async def _receive(workspace: Workspace, coming: _Coming, pieces: AsyncIterator[
     remove_leftovers(workspace)
     folder = workspace.uploads_dir
     upload_id = secrets.token_hex(16)
-    partial = folder / f"{upload_id}.part"
+    partial = folder / f"{scratch('upload')}{upload_id}.part"
     try:
         limits.settle(workspace)
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from engine.export.job import too_small
 from engine.export.ollama import modelfile
 from engine.models import bases
 from engine.runs import store
-from engine.workspace import Workspace, read_object
+from engine.workspace import Workspace, read_object, scratch
 
 
 def write_zip(workspace: Workspace, run_id: str, *, merged: bool = False) -> Path:
@@ -35,7 +35,9 @@ def write_zip(workspace: Workspace, run_id: str, *, merged: bool = False) -> Pat
     if target.exists():
         return target
     # Weights do not compress; storing them is as small and far quicker.
-    with tempfile.NamedTemporaryFile(dir=run_dir, suffix=".partial", delete=False) as partial:
+    with tempfile.NamedTemporaryFile(
+        dir=run_dir, prefix=scratch("archive"), suffix=".partial", delete=False
+    ) as partial:
         try:
             # strict_timestamps: reproducible installs date files to 1970, which a zip cannot hold
             with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +25,7 @@ from engine.models import bases
 from engine.runs import admission, failures, lifecycle, store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, later
-from engine.workspace import Workspace, read_object, write_atomically
+from engine.workspace import Workspace, clear_leftovers, read_object, write_atomically
 
 
 def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
@@ -132,7 +131,7 @@ def _merge(run_dir: Path, target: Path, job: Job, state: State, tell: Told) -> P
         if "failed" in said:
             failed = msgspec.convert(said["failed"], events.Failed)
     if child.wait() != 0 or not target.is_dir():
-        shutil.rmtree(target.with_name(f".{target.name}.partial"), ignore_errors=True)  # it may have been killed
+        clear_leftovers(target.parent, deep=False)  # it may have been killed
         if failed is None:
             tail = (run_dir / "export.log").read_text("utf-8", "replace")[-4000:]
             failed = failures.from_exit(child.returncode, tail)

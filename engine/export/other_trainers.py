@@ -20,7 +20,7 @@ from engine.export.portable_recipe import EVALUATE, GENERAL, TRAIN, PortableReci
 from engine.models import bases
 from engine.spec import OBJECTIVES, counts, split
 from engine.words import t
-from engine.workspace import Workspace
+from engine.workspace import Workspace, scratch
 
 
 class Trainer(NamedTuple):
@@ -58,7 +58,7 @@ def write_recipe(workspace: Workspace, recipe: PortableRecipe, trainer: str, tar
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise refused("export-in-the-way", folder=str(target))
     texts = files(recipe, trainer)
-    partial = target.with_name(f".{target.name}.partial")
+    partial = target.with_name(f"{scratch(target.name)}partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)

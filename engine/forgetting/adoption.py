@@ -16,7 +16,7 @@ from engine.forgetting import evaluations
 from engine.models import Base, bases
 from engine.models.made import made_by
 from engine.runs import admission, lifecycle, store
-from engine.spec import OBJECTIVES, RunSpec, objectives, schema
+from engine.spec import OBJECTIVES, RunSpec, objectives, schema, settings
 from engine.words import Problem, t
 from engine.workspace import Workspace
 
@@ -78,7 +78,8 @@ def build(
         brought=found, base=base, benchmarks=tuple(dict.fromkeys(benchmarks)), limit=limit, data=data or "",
         eval_data=eval_data, notes=tuple(notes),
     )  # fmt: skip
-    refused = admission.problems(_spec(made, ""), workspace)
+    planned = _spec(made, "")
+    refused = settings.problems(planned) or admission.problems(planned, workspace)
     return (None, refused) if refused else (made, [])
 
 

@@ -104,7 +104,7 @@ def _start(workspace: Workspace, run_dir: Path, made: Sweep, index: int, name: s
         log.append(events.Log(level="warning", text=f"{name}: {text}"))
         return False
     # Killed between the start and the note of it, the next attempt finds the same run by its click.
-    trial.run = lifecycle.start(workspace, plan.spec, name=name[:120], click_id=f"{run_dir.name}-{index}")
+    trial.run = lifecycle.start(workspace, plan.spec, name=name, click_id=f"{run_dir.name}-{index}")
     write_atomically(run_dir / "sweep.json", msgspec.json.format(msgspec.json.encode(made), indent=1))
     return True
 

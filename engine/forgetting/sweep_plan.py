@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import yaml
@@ -23,12 +24,14 @@ from engine.spec import recipes as spec_recipes
 from engine.spec import schema
 from engine.spec import settings as spec_settings
 from engine.words import Problem
-from engine.workspace import Workspace
+from engine.workspace import Workspace, read_regular
 
 READY_DIR = spec_recipes.RECIPES_DIR / "sweeps"
 RECIPE = schema.RecipeRef("sweep", "0" * 64)
 # A slip of the finger must not fill a disk: 24 runs are the widest sweep of our own.
 MOST_RUNS = 200
+# So many combinations may come to the same run, such as more rows asked for than there are.
+MOST_ALIKE = 5
 
 
 class Also(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +50,7 @@ class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipes: list[str]
     settings: dict[str, list[Any]] = {}
     also: list[Also] = []
-    seeds: int = 3
+    seeds: Annotated[int, msgspec.Meta(ge=1, le=MOST_RUNS)] = 3
 
 
 class Trial(msgspec.Struct, kw_only=True):
@@ -74,8 +77,8 @@ def ready_made() -> dict[str, Ready]:
     found = {}
     for path in sorted(READY_DIR.glob("*.yaml")):
         try:
-            found[path.stem] = msgspec.convert(yaml.safe_load(path.read_bytes()), Ready)
-        except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
+            found[path.stem] = msgspec.convert(yaml.safe_load(read_regular(path)), Ready)
+        except (OSError, yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
             raise spec_recipes.RecipeError(f"{path.name}: {error}") from error
     return found
 
@@ -133,12 +136,11 @@ def make(
     same run (more rows asked for than there are) are run once.
     """
     problems: list[Problem] = []
-    combinations: list[tuple[str, dict[str, Any]]] = []
     rows = _rows(workspace, data)
-    paths = list(settings or {})
-    for recipe in dict.fromkeys(recipes):
-        for values in itertools.product(*(settings or {}).values()):
-            combinations.append((recipe, dict(zip(paths, values, strict=True))))
+    asked = len({*recipes}) * math.prod(len(values) for values in (settings or {}).values()) + len(also)
+    if asked * seeds > MOST_RUNS * MOST_ALIKE:  # before any of them is planned
+        return Sweep(title=title, data=data, base=base, trials=[]), [_too_large(asked * seeds)]
+    combinations = _combined(recipes, settings or {})
     for one in also:
         chosen = dict(one.set)
         together = {**(overrides or {}), **chosen}
@@ -153,7 +155,7 @@ def make(
     trials: list[Trial] = []
     seen, is_bounded = set(), False
     for recipe, chosen in combinations:
-        if rows is not None and chosen.get("dataset.most_rows", 0) >= rows:
+        if rows is not None and _number(chosen.get("dataset.most_rows", 0)) >= rows:
             chosen = {**chosen, "dataset.most_rows": 0}
         together = {**(overrides or {}), **chosen}
         if (key := json.dumps([recipe, together], sort_keys=True, default=str)) in seen:
@@ -170,9 +172,25 @@ def make(
     if not combinations or seeds < 1:
         problems.append(Problem(rule="sweep-empty"))
     elif len(trials) > MOST_RUNS:
-        problems.append(Problem(rule="sweep-large", parameters={"n": len(trials), "most": MOST_RUNS}))
+        problems.append(_too_large(len(trials)))
     unique = list({problem.sentence: problem for problem in problems}.values())
     return Sweep(title=title, data=data, base=base, trials=trials), unique
+
+
+def _combined(recipes: Sequence[str], settings: Mapping[str, Sequence[Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return every recipe with every combination of settings."""
+    every = [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
+    return [(recipe, dict(chosen)) for recipe in dict.fromkeys(recipes) for chosen in every]
+
+
+def _number(value: Any) -> int:
+    """Return a number of rows; 0 for what is none, which the plan says."""
+    converted = spec_settings.convert_setting("dataset.most_rows", value)
+    return converted if isinstance(converted, int) else 0
+
+
+def _too_large(runs: int) -> Problem:
+    return Problem(rule="sweep-large", parameters={"n": min(runs, 10**9), "most": MOST_RUNS})
 
 
 def _rows(workspace: Workspace, data: str) -> int | None:

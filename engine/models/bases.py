@@ -27,7 +27,7 @@ from engine.models.token_rows import TokenRows
 from engine.models.weights import count_parameters, has_all_weights
 from engine.spec import OBJECTIVES, versions
 from engine.words import Problem, Text, later, t
-from engine.workspace import BadId, Workspace, read_object
+from engine.workspace import BadId, Workspace, one_line, read_object
 
 # What stands beside a model that was read from a GGUF file: its name, and to how many bits it was rounded.
 GGUF_NOTE = "gguf.json"
@@ -374,7 +374,8 @@ def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
         problems.append(folders.problem("base-broken-weights", folder))
     dimensions = _dimensions(config)
     note = read_object(folder / GGUF_NOTE)
-    name, bits = str(note.get("name") or title)[:80], note.get("rounded_bits")
+    code = (folders.code_note(),) if folders.brings_code(folder) else ()
+    name, bits = one_line(str(note.get("name") or title), 80) or ref[:80], note.get("rounded_bits")
     rounded_bits = bits if isinstance(bits, int) else None
     return Base(
         ref=ref,
@@ -387,7 +388,7 @@ def _from_folder(folder: Path, *, ref: str, kind: str, title: str) -> Base:
         parameters=_parameters(seen, dimensions["shape"], counts),
         weights_bytes=sum(p.stat().st_size for p in seen.weights),
         problems=tuple(problems),
-        notes=seen.notes,
+        notes=(*seen.notes, *code),
         **dimensions,
     )
 

@@ -6,8 +6,11 @@ look(path) says it; nothing is loaded, no weight is read, and no path, whatever 
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
 import shlex
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -66,6 +69,8 @@ _ARCHIVES = {b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7
              b"\x28\xb5\x2f\xfd": "zstd", b"Rar!": "rar"}  # fmt: skip
 # How many folders inside one are looked at, and how many names are told.
 MOST_INSIDE, MOST_NAMED = 200, 5
+# Where code beside a model is named.
+CODE_IN = ("config.json", "tokenizer_config.json")
 
 
 class Folder(msgspec.Struct, frozen=True, kw_only=True):
@@ -268,6 +273,16 @@ def _model(path: Path, names: set[str], adapter: Adapter | None, files: weights.
     )  # fmt: skip
 
 
+def brings_code(folder: Path) -> bool:
+    """Whether a model or its tokenizer names code of its own, which lies beside it."""
+    return any("auto_map" in read_object(folder / name) for name in CODE_IN)
+
+
+def code_note() -> Text:
+    """What is said of code beside a model of a kind that transformers has: it is passed over, the tokenizer's too."""
+    return later("Code of its own is named in this folder. It is not run: transformers itself has what it needs.")
+
+
 def _beside(adapter: Adapter) -> Text:
     """What is said of an adapter beside a model, which transformers would lay over it: trainers that merge leave it there,
     and the model holds it already."""
@@ -380,3 +395,17 @@ def _step(path: Path, names: set[str]) -> int | None:
     named = _CHECKPOINT.fullmatch(path.name)
     counts = named is not None and not path.name.lower().startswith("epoch")
     return int(named[1]) if named is not None and counts and len(named[1]) < 12 else None
+
+
+@lru_cache(maxsize=1)
+def architectures() -> frozenset[str]:
+    """Return the model types that the installed transformers can load as writers of text, read from its source: importing
+    it takes seconds. Empty when the table is not where it was in 5.17."""
+    try:
+        found = importlib.util.find_spec("transformers")
+        place = Path(next(iter((found.submodule_search_locations if found else None) or [])))
+        source = (place / "models" / "auto" / "modeling_auto.py").read_text("utf-8")
+        table = re.search(r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\(\s*(\[.*?^    \])", source, re.S | re.M)
+        return frozenset(kind for kind, _ in ast.literal_eval(table[1])) if table else frozenset()
+    except (OSError, ValueError, SyntaxError, TypeError, StopIteration):
+        return frozenset()

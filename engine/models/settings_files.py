@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import codecs
-import importlib.util
 import json
-import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from engine.models import folders
 from engine.words import Problem
 from engine.workspace import read_object, read_regular
 
@@ -70,11 +68,10 @@ def _read(path: str, _changed: int, _size: int) -> str | None:
 def problems(folder: Path, config: dict[str, Any]) -> list[Problem]:
     """Return what a config.json and the settings of the tokenizer beside it rule out."""
     found = _unreadable(folder, config)
-    kind, known = config.get("model_type"), architectures()
+    kind, known = config.get("model_type"), folders.architectures()
     is_known = not known or kind in known
-    # where transformers has the architecture itself, code that lies beside the model is passed over (5.17,
-    # dynamic_module_utils.py, resolve_trust_remote_code)
-    if "auto_map" in config and not (known and is_known):
+    # where transformers has the architecture itself, code that lies beside the model is passed over (train/sound.py)
+    if ("auto_map" in config or folders.brings_code(folder)) and not (known and is_known):
         found.append(Problem(rule="base-remote-code", where="base", parameters={"folder": str(folder)}))
     elif isinstance(kind, str) and not is_known:
         found.append(Problem(rule="base-architecture", where="base", parameters={"kind": kind[:60]}))
@@ -97,17 +94,3 @@ def problems(folder: Path, config: dict[str, Any]) -> list[Problem]:
 # How the classes of models end that write no text of their own.
 _NO_WRITERS = ("ForMaskedLM", "ForPreTraining", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice",
                "ForImageClassification", "ForCTC", "BertModel", "ViTModel", "CLIPModel")  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def architectures() -> frozenset[str]:
-    """Return the model types that the installed transformers can load as writers of text, read from its source: importing
-    it takes seconds. Empty when the table is not where it was in 5.17."""
-    try:
-        found = importlib.util.find_spec("transformers")
-        place = Path(next(iter((found.submodule_search_locations if found else None) or [])))
-        source = (place / "models" / "auto" / "modeling_auto.py").read_text("utf-8")
-        table = re.search(r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\(\s*(\[.*?^    \])", source, re.S | re.M)
-        return frozenset(kind for kind, _ in ast.literal_eval(table[1])) if table else frozenset()
-    except (OSError, ValueError, SyntaxError, TypeError, StopIteration):
-        return frozenset()

@@ -26,7 +26,7 @@ from engine.plan.plan import Plan
 from engine.runs import Run, lifecycle, store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, t
-from engine.workspace import BadId, Workspace, write_atomically
+from engine.workspace import BadId, Workspace, one_line, write_atomically
 
 ROADS = {"dpo": ("sft", "dpo"), "kto": ("sft", "kto"), "ppo": ("sft", "reward", "ppo")}
 STAGES = ("sft", "dpo", "kto", "reward", "ppo")
@@ -221,7 +221,7 @@ def begin(
     served = {one: _serving(workspace, one, given, base, settings or {}) for one in stages}
     described = bases.describe(base, workspace)
     made = Written(
-        name=store.one_line(name) or t("{stages} on {base}", stages=" → ".join(map(label, stages)), base=described.title),
+        name=one_line(name) or t("{stages} on {base}", stages=" → ".join(map(label, stages)), base=described.title),
         created=time.time(), base=described.ref, stages=stages, data=served, settings=dict(settings or {}),
     )  # fmt: skip
     chain_id = chain_id or secrets.token_hex(8)
@@ -363,7 +363,7 @@ def start_next(workspace: Workspace, chain_id: str) -> str:
         name = f"{made.name}: {label(stage.name)}"
         # Killed between the start and the note of it, the next attempt finds the same run by its click.
         click = f"chain-{chain_id}-{stage.name}-{tries}"
-        run_id = lifecycle.start(workspace, planned.spec, name=name[:120], click_id=click)
+        run_id = lifecycle.start(workspace, planned.spec, name=name, click_id=click)
         made.runs[stage.name], made.tries[stage.name] = run_id, tries + 1
         _write(workspace, chain_id, made)
     return run_id

@@ -25,7 +25,7 @@ from engine.models import bases
 from engine.plan import drafts
 from engine.spec import recipes, settings
 from engine.words import Problem, t
-from engine.workspace import Workspace
+from engine.workspace import Workspace, regular
 
 SCHEMA = 1
 DRAFT, ROWS, QUESTIONS = "draft.json", "rows", "questions"
@@ -112,7 +112,7 @@ def _portable(workspace: Workspace, draft: drafts.Draft) -> drafts.Draft:
 def holds_one(path: Path) -> bool:
     """Whether a file is one that `pack` wrote, by the names in it."""
     try:
-        with zipfile.ZipFile(path) as file:
+        with zipfile.ZipFile(regular(path)) as file:
             return DRAFT in file.namelist()
     except _DAMAGED:
         return False
@@ -122,7 +122,7 @@ def unpack(workspace: Workspace, path: Path) -> Opened:
     """Store the rows and the draft of a file that was taken along. A setting that is not known here, as one of a later
     version, is left out and named. Raises DatasetError with what is wrong."""
     try:
-        with zipfile.ZipFile(path) as file:
+        with zipfile.ZipFile(regular(path)) as file:
             held = _read(file)
             questions = _add(workspace, file, QUESTIONS, held.questions, None)
             rows = _add(workspace, file, ROWS, held.rows, questions)

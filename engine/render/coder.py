@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from engine.render.template import SPECIAL, Message, NotWritten, Template, plain_template
 from engine.render.turns import Turns, Written
 from engine.words import Problem
-from engine.workspace import read_object, read_regular
+from engine.workspace import read_object, read_regular, regular
 
 # What ends a process whatever it reads.
 NOT_OF_THE_FILE = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)
@@ -70,7 +70,7 @@ class Coder:
         if folder is None or not (folder / "tokenizer.json").is_file():
             raise NoTokenizer("tokenizer-none", base=name[:80])
         try:
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer = Tokenizer.from_file(str(regular(folder / "tokenizer.json")))
         except BaseException as error:  # the library raises bare Exceptions, and what is none when its own code panics
             if isinstance(error, NOT_OF_THE_FILE):
                 raise

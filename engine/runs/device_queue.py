@@ -1,9 +1,10 @@
 """Turns: one run per device, first come first served, whether or not a server lives.
 
-A ticket is a file in queue/<kind>/, named by the time it was drawn, that holds the identity of the waiting process and,
-once it has its turn, the devices it holds. The oldest living ticket without devices is the next: it takes as many as it
-needs as soon as they are free, and nobody overtakes it. The locks are the kernel's (flock through filelock), one a device,
-and go when their holder dies, however it dies.
+A ticket is a file in queue/<kind>/, named by the time it was drawn, that holds the identity of the waiting process, the
+home of its run and, once it has its turn, the devices it holds. The oldest living ticket without devices is the next: it
+takes as many as it needs as soon as they are free, and nobody overtakes it. Whoever stands behind it is a process that
+costs next to nothing (engine/in_line.py). The locks are the kernel's (flock through filelock), one a device, and go when
+their holder dies, however it dies.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock, Timeout
 
-from engine import processes, workspace
+from engine import in_line, processes, workspace
 
 # Processes that chat have tickets here; runs do not stand in line behind them.
 LENT = "lent"
@@ -26,12 +27,13 @@ LENT_S = 120.0
 
 
 class Ticket(msgspec.Struct, frozen=True):
-    """Who waits, and which devices it holds already; none while it waits."""
+    """Who waits, which devices it holds already, none while it waits, and the home its run lies in, where it is known."""
 
     pid: int
     started: float
     boot: str
     holds: tuple[str, ...] = ()
+    home: str = ""
 
     @property
     def identity(self) -> processes.Identity:
@@ -48,62 +50,77 @@ def _folder(device: str) -> Path:
 
 
 def draw(
-    device: str, run_id: str, drawn_ns: int, identity: processes.Identity | None, holds: tuple[str, ...] = ()
+    device: str,
+    run_id: str,
+    drawn_ns: int,
+    identity: processes.Identity | None,
+    holds: tuple[str, ...] = (),
+    home: str = "",
 ) -> Path:
     """Write the ticket of a run in the name of a process and return it. A run's place is kept from the click on: the
     server draws it, and the supervisor, which comes up later, draws it again in its own name."""
     folder = _folder(device)
     folder.mkdir(parents=True, exist_ok=True)
     ticket = folder / f"{drawn_ns:020d}-{workspace.checked(run_id)}.json"
-    _write(ticket, identity, holds)
+    _write(ticket, identity, holds, home)
     return ticket
 
 
-def _write(ticket: Path, identity: processes.Identity | None, holds: tuple[str, ...]) -> None:
-    who = Ticket(identity.pid, identity.started, identity.boot, holds) if identity is not None else None
+def _write(ticket: Path, identity: processes.Identity | None, holds: tuple[str, ...], home: str) -> None:
+    who = Ticket(identity.pid, identity.started, identity.boot, holds, home) if identity is not None else None
     workspace.write_atomically(ticket, msgspec.json.encode(who))
 
 
 def hand_over(ticket: Path, identity: processes.Identity) -> None:
     """Put a ticket in the name of the supervisor, unless that has done so itself by now."""
     with suppress(OSError, msgspec.MsgspecError):
-        if msgspec.json.decode(ticket.read_bytes(), type=Ticket).identity.pid == os.getpid():
-            _write(ticket, identity, ())
+        drawn = msgspec.json.decode(ticket.read_bytes(), type=Ticket)
+        if drawn.pid == os.getpid():
+            _write(ticket, identity, (), drawn.home)
 
 
 class Turn:
     """A place in the queue for a device, by the time the run was asked for; close() gives back what it has got.
 
     `slots` are the devices to choose from and `needed` how many of them the run wants; without slots, the device itself.
+    `home` is the folder of the workspace that the run lies in.
     """
 
-    def __init__(self, device: str, run_id: str, drawn_ns: int, slots: tuple[str, ...] = (), needed: int = 1):
+    def __init__(
+        self, device: str, run_id: str, drawn_ns: int, slots: tuple[str, ...] = (), needed: int = 1, home: str = ""
+    ):
         root = workspace.machine_dir()
         (root / "locks").mkdir(parents=True, exist_ok=True)
         self._locks = {slot: FileLock(root / "locks" / f"{_safe(slot)}.lock") for slot in slots or (device,)}
         self._needed = min(needed, len(self._locks))
-        self._place = (device, run_id, drawn_ns, processes.identify(os.getpid()))
+        self._run, self._me, self._home = run_id, processes.identify(os.getpid()), home
         self.holds: tuple[str, ...] = ()
-        self._ticket = draw(*self._place)
+        self._ticket = draw(device, run_id, drawn_ns, self._me, home=home)
 
-    def wait(self, give_up: Callable[[], bool], poll_s: float = 0.1) -> bool:
-        """Wait until the devices are ours; return False when give_up() says so first."""
+    def wait(self, give_up: Callable[[], bool], poll_s: float = 0.2) -> bool:
+        """Wait until the devices are ours; return False when give_up() says so first. The tickets are read again when
+        one has changed, or who stood before is gone."""
+        changes, before = in_line.Changes(str(self._ticket.parent)), None
         while not give_up():
-            there = living(self._ticket.parent)
-            self._ticket = next((path for path in there if _run_of(path) == self._place[1]), self._ticket)
-            found = there.get(self._ticket)
-            if found is not None and found.identity != self._place[3]:
-                _write(self._ticket, self._place[3], ())  # moved while it stood in the server's name
-            without = [path for path, ticket in there.items() if not ticket.holds]
-            if without[:1] == [self._ticket]:
-                if self._take():
-                    _write(self._ticket, self._place[3], self.holds)
-                    self._sweep(keep=self._ticket)
-                    return True
-            elif not self._tickets():
-                draw(*self._place)  # swept away with old files, or by a reader that could not see this process
+            if changes.found() or (before is not None and not processes.alive(before)):
+                before = self._before()
+            if before is None and self._take():
+                _write(self._ticket, self._me, self.holds, self._home)
+                self._sweep(keep=self._ticket)
+                return True
             time.sleep(poll_s)
         return False
+
+    def _before(self) -> processes.Identity | None:
+        """Return who stands right before this run, of those that have no device; see to it that its ticket is there."""
+        there = living(self._ticket.parent)
+        self._ticket = next((path for path in there if _run_of(path) == self._run), self._ticket)
+        found = there.get(self._ticket)
+        if found is None or found.identity != self._me:
+            # swept away with old files, or by a reader that could not see this process; or moved in the server's name
+            _write(self._ticket, self._me, (), self._home)
+        before = [ticket.identity for path, ticket in there.items() if path < self._ticket and not ticket.holds]
+        return before[-1] if before else None
 
     def _take(self) -> bool:
         """Take as many free devices as are needed, or none."""
@@ -122,7 +139,7 @@ class Turn:
         return True
 
     def _tickets(self) -> list[Path]:
-        return list(self._ticket.parent.glob(f"*-{self._place[1]}.json"))
+        return list(self._ticket.parent.glob(f"*-{self._run}.json"))
 
     def _sweep(self, keep: Path | None = None) -> None:
         for path in self._tickets():
@@ -143,7 +160,7 @@ def living(folder: Path) -> dict[Path, Ticket]:
     """
     found: dict[Path, Ticket] = {}
     runs: set[str] = set()
-    for path in sorted(folder.glob("[0-9]*.json")):
+    for path in (folder / name for name in in_line.tickets(str(folder))):
         try:
             ticket = msgspec.json.decode(path.read_bytes(), type=Ticket)
         except (OSError, msgspec.MsgspecError):
@@ -171,7 +188,7 @@ def move_first(device: str, run_id: str) -> None:
 
 
 def _run_of(ticket: Path) -> str:
-    return ticket.stem.partition("-")[2]
+    return in_line.run_of(ticket.name)
 
 
 def waiting(device: str) -> list[str]:
@@ -205,9 +222,23 @@ def wait_for_lent(slots: tuple[str, ...], give_up: Callable[[], bool], poll_s: f
         time.sleep(poll_s)
 
 
-def place(device: str, run_id: str) -> int:
-    """Return how many runs are before this one, those that have a device included; 0 when it is next or has one."""
+class Standing(msgspec.Struct, frozen=True):
+    """Where a run stands: the `n`th of `waiting` that wait, and the run it waits for, which has the device or is the next;
+    that is known by its id and its home, and empty where there is none."""
+
+    n: int
+    waiting: int
+    run: str = ""
+    home: str = ""
+
+
+def standings(device: str) -> dict[str, Standing]:
+    """Return where each run that waits stands, the next one first."""
     there = living(_folder(device))
-    names = [_run_of(path) for path in there]
-    mine = next((path for path in there if _run_of(path) == run_id), None)
-    return 0 if mine is None or there[mine].holds else names.index(run_id)
+    waits = [path for path, ticket in there.items() if not ticket.holds]
+    ahead = next((path for path, ticket in there.items() if ticket.holds), waits[0] if waits else None)
+    found = {}
+    for n, path in enumerate(waits, 1):
+        run, home = (_run_of(ahead), there[ahead].home) if ahead is not None and ahead != path else ("", "")
+        found[_run_of(path)] = Standing(n, len(waits), run, home)
+    return found

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import events
-from engine.runs.store import LIVE, status, supervised
+from engine import events, limits, machine
+from engine.runs import device_queue
+from engine.runs.store import LIVE, exists, name, status, supervised
 from engine.words import t
 from engine.workspace import Workspace
 
@@ -29,6 +30,26 @@ def silent_s(found: list[Any]) -> float | None:
         usual_s = (steps[-1].monotonic_s - steps[0].monotonic_s) / (len(steps) - 1)
         most_s = max(SILENT_TRAINING_S, SILENT_STEPS * usual_s)
     return silence_s if silence_s > most_s else None
+
+
+def turns(workspace: Workspace) -> dict[str, str]:
+    """Return in words what each run that waits for its turn waits for, by id; empty where nothing is before it. The queue is
+    the machine's: the run before may lie in another home, of which a visitor of a demo hears nothing."""
+    return {run: _turn(workspace, found) for run, found in device_queue.standings(machine.facts().device).items()}
+
+
+def _turn(workspace: Workspace, found: device_queue.Standing) -> str:
+    if not found.run:
+        return ""
+    place = {"n": found.n, "all": found.waiting}
+    if exists(workspace, found.run):
+        run = name(workspace, found.run)
+        return t('Waits for the run "{run}"; number {n} of {all} in line.', run=run, **place)
+    if limits.on():
+        return t("Waits for another visitor's run; number {n} of {all} in line.", **place)
+    if found.home:
+        return t("Waits for a run in another folder, {home}; number {n} of {all} in line.", home=found.home, **place)
+    return t("Waits for its turn; number {n} of {all} in line.", **place)
 
 
 def doing(found: list[Any]) -> str:

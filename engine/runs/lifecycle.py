@@ -18,7 +18,7 @@ from engine.runs.checkpoints import broken_checkpoint, last_checkpoint
 from engine.runs.store import LIVE, exists, load_spec, status, supervised
 from engine.spec import RunSpec, schema
 from engine.words import Problem, later, t
-from engine.workspace import Workspace, checked, new_run_id, write_atomically
+from engine.workspace import Workspace, checked, new_run_id, one_line, write_atomically
 
 
 def start(
@@ -34,8 +34,9 @@ def start(
 
     `click_id` makes a double click start one run: the second call returns the first one's id. `files` are written
     beside the spec before anything starts: the plan of a sweep.
-    `module` is the supervisor to run; tests put a fake one there. Raises OSError when the folder cannot be written, and
-    limits.OverLimit when the run is beyond the limits of a hosted demo.
+    `module` is the supervisor to run; tests put a fake one there. Raises OSError when the folder cannot be written,
+    limits.OverLimit when the run is beyond the limits of a hosted demo, and ValueError for a spec beyond those of its
+    settings, which settings.problems names.
     """
     click = workspace.runs_dir / f".click-{checked(click_id)}" if click_id is not None else None
     with one_at_a_time(workspace), admission.gate() as admit:
@@ -46,14 +47,16 @@ def start(
         admit(workspace, run_spec)
         if run_spec.day is None:
             run_spec = msgspec.structs.replace(run_spec, day=datetime.date.today().isoformat())
+        written = schema.encode(run_spec)
+        schema.decode(written)  # what cannot be read again is not begun
         run_id = new_run_id(random_bytes=limits.run_id_bytes())
         run_dir = workspace.run_dir(run_id)
         run_dir.mkdir(exist_ok=False)
         try:
-            write_atomically(run_dir / "spec.json", schema.encode(run_spec))
+            write_atomically(run_dir / "spec.json", written)
             write_atomically(
                 run_dir / "meta.json",
-                msgspec.json.encode({"name": store.one_line(name or "") or _default_name(run_spec)}),
+                msgspec.json.encode({"name": one_line(name or "") or one_line(_default_name(run_spec)) or run_id}),
             )
             for file, content in (files or {}).items():
                 write_atomically(run_dir / file, content)
@@ -102,15 +105,15 @@ def _queue(run_dir: Path, module: str, *before: events.Event, waits: bool = True
     if not waits:
         identity = None
         try:
-            identity = _spawn(run_dir, module, takes_spare=False)  # it has no child: the spare is for its first run
+            identity = _spawn(run_dir, module)
         finally:
             _answer_for(run_dir, identity)
         return
-    place = (queued.device, run_dir.name, drawn_ns(queued))
-    ticket = device_queue.draw(*place, processes.identify(os.getpid()))
+    me, home = processes.identify(os.getpid()), str(run_dir.parents[1])
+    ticket = device_queue.draw(queued.device, run_dir.name, drawn_ns(queued), me, home=home)
     identity = None
     try:
-        identity = _spawn(run_dir, module)
+        identity = _spawn(run_dir, module, ticket)
     finally:
         _answer_for(run_dir, identity)
         if identity is None:
@@ -138,11 +141,17 @@ def _default_name(run_spec: RunSpec) -> str:
     return f"{run_spec.recipe.name} on {base}"
 
 
-def _spawn(run_dir: Path, module: str, *, takes_spare: bool = True) -> processes.Identity | None:
-    if takes_spare and module == "engine.worker" and (waited := spare.take(run_dir)) is not None:
+def _spawn(run_dir: Path, module: str, ticket: Path | None = None) -> processes.Identity | None:
+    """Start the supervisor: one that stands in line with a ticket, or, of a sweep, at once. A sweep has no child: the spare
+    is for its first run."""
+    if ticket is not None and module == "engine.worker" and (waited := spare.take(run_dir)) is not None:
         return waited
     with (run_dir / "worker.log").open("ab") as log:
-        process = processes.start(module, str(run_dir), stdout=log, stderr=log)
+        how = {"stdout": log, "stderr": log}
+        if ticket is None:
+            process = processes.start(module, str(run_dir), **how)
+        else:
+            process = processes.line_up(ticket, run_dir, module, **how)
     return processes.identify(process.pid)
 
 

@@ -22,7 +22,7 @@ from engine import events, processes
 from engine.models import made
 from engine.spec import RunSpec, schema, settings, versions
 from engine.words import Problem, Text
-from engine.workspace import Workspace, read_object, write_atomically
+from engine.workspace import Workspace, many_lines, one_line, read_object, write_atomically
 
 LIVE = ("queued", "running", "stopping")
 # How a run is listed that this version cannot read: what a later version made, and what is cut or damaged.
@@ -238,12 +238,7 @@ def _meta(workspace: Workspace, run_id: str) -> dict[str, Any]:
 
 
 def name(workspace: Workspace, run_id: str) -> str:
-    return str(_meta(workspace, run_id).get("name", run_id))
-
-
-def one_line(name: str) -> str:
-    """Return a name as it is kept: one line, of at most 120 characters."""
-    return " ".join(name.split())[:120]
+    return one_line(str(_meta(workspace, run_id).get("name", run_id))) or run_id
 
 
 def rename(workspace: Workspace, run_id: str, new_name: str) -> None:
@@ -262,7 +257,7 @@ def write_note(workspace: Workspace, run_id: str, text: str) -> None:
     """Keep a person's note with the run, up to 10,000 characters."""
     run_dir = workspace.run_dir(run_id)
     if run_dir.is_dir():
-        meta = {**_meta(workspace, run_id), "note": text.strip()[:10_000]}
+        meta = {**_meta(workspace, run_id), "note": many_lines(text, 10_000)}
         write_atomically(run_dir / "meta.json", msgspec.json.encode(meta))
 
 

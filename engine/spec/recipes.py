@@ -15,6 +15,7 @@ from engine import processes
 from engine.spec.schema import Adapter, Objective, Quantize, RunSpec
 from engine.spec.settings import convert_setting, fields
 from engine.words import Problem
+from engine.workspace import read_regular
 
 RECIPES_DIR = processes.PROJECT_DIR / "recipes"
 
@@ -34,8 +35,8 @@ class Size(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     title: str
     set: dict[str, Default]
-    at_least_parameters: float = 0
-    below_parameters: float = float("inf")
+    at_least_parameters: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 0
+    below_parameters: Annotated[float, msgspec.Meta(gt=0, le=1e15)] = 1e15
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,8 +78,12 @@ class RecipeError(ValueError):
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read one recipe file. Raises RecipeError for bad YAML, unknown fields and unknown or ill-typed paths."""
-    return _recipe(path.name, path.read_bytes())
+    """Read one recipe file. Raises RecipeError for what is no file, bad YAML, unknown fields, unknown or ill-typed paths."""
+    try:
+        data = read_regular(path)
+    except OSError as error:
+        raise RecipeError(f"{path.name}: {error.strerror or error}") from error
+    return _recipe(path.name, data)
 
 
 # the same safe loader, in C where PyYAML was built with it: ten times faster

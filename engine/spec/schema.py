@@ -22,6 +22,11 @@ else:
 Adapter = Literal["full", "lora", "oft"]
 Quantize = Literal["none", "8bit", "4bit"]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+# Every number has a lowest and a highest value: far beyond what anybody means, and far within what memory, a disk, a browser
+# and the formulas hold. A number beyond them is a slip or an attack.
+LAYERS, ROWS, STEPS, PASSES, TOKENS = 10_000, 10**9, 10**7, 1000, 2**20
+MONTH_S = 30 * 86_400
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=MONTH_S)]
 
 
 def _about(title: str, help_text: str, **limits: Any) -> msgspec.Meta:
@@ -36,15 +41,21 @@ class RecipeRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AdapterArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"continues": "continue"}):
     rank: Annotated[
         int,
-        _about("Rank", "Width of the two LoRA matrices. Higher learns more, needs more memory, forgets more.", ge=1),
+        _about(
+            "Rank",
+            "Width of the two LoRA matrices. Higher learns more, needs more memory, forgets more.",
+            ge=1,
+            le=8192,
+        ),
     ] = 16
     alpha: Annotated[
-        int, _about("Alpha", "LoRA's change is scaled by alpha / rank. Twice the rank is the usual choice.", ge=1)
+        int,
+        _about("Alpha", "LoRA's change is scaled by alpha / rank. Twice the rank is the usual choice.", ge=1, le=2**17),
     ] = 32
     dropout: Annotated[
         float, _about("Dropout", "Share of adapter inputs dropped while training, against overfitting.", ge=0, lt=1)
     ] = 0.0
-    block_size: Annotated[int, _about("Block size", "Size of the rotated blocks of OFT.", ge=2)] = 32
+    block_size: Annotated[int, _about("Block size", "Size of the rotated blocks of OFT.", ge=2, le=2**14)] = 32
     target_modules: Annotated[
         str,
         _about("Target modules", 'Which linear layers get an adapter: "all-linear" or names such as "q_proj,v_proj".'),
@@ -77,22 +88,31 @@ class DatasetRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eval_id: Annotated[str | None, _about("Evaluation data", "A data set that is only scored, never trained on.")] = (
         None
     )
-    split_seed: Annotated[int, _about("Split seed", "Decides which rows are held out.", ge=0)] = 0
+    split_seed: Annotated[int, _about("Split seed", "Decides which rows are held out.", ge=0, le=2**32 - 1)] = 0
     eval_share: Annotated[
         Share,
         _about("Held-out share", "Share of the rows that is kept out of training and scored before and after."),
     ] = 0.1
     most_rows: Annotated[
-        int, _about("Most rows", "Train on so many rows, drawn by the split seed, for a first try; 0 means all.", ge=0)
+        int,
+        _about(
+            "Most rows",
+            "Train on so many rows, drawn by the split seed, for a first try; 0 means all.",
+            ge=0,
+            le=ROWS,
+        ),
     ] = 0
 
 
 class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs: Annotated[
-        float, _about("Epochs", "How often the run goes through all rows. More learns more and forgets more.", gt=0)
+        float,
+        _about(
+            "Epochs", "How often the run goes through all rows. More learns more and forgets more.", gt=0, le=PASSES
+        ),
     ] = 2.0
     max_steps: Annotated[
-        int, _about("Most steps", "Stop after so many steps; 0 means as many as the epochs ask for.", ge=0)
+        int, _about("Most steps", "Stop after so many steps; 0 means as many as the epochs ask for.", ge=0, le=STEPS)
     ] = 0
     learning_rate: Annotated[
         float,
@@ -102,17 +122,20 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["cosine", "linear", "constant"], _about("Schedule", "How the learning rate falls over the run.")
     ] = "cosine"
     warmup: Annotated[
-        float, _about("Warm-up", "Share of the steps over which the rate rises from 0; 1 or more is a count.", ge=0)
+        float,
+        _about("Warm-up", "Share of the steps over which the rate rises from 0; 1 or more is a count.", ge=0, le=STEPS),
     ] = 0.05
     weight_decay: Annotated[float, _about("Weight decay", "Pull of the weights towards 0.", ge=0, lt=1)] = 0.0
-    max_grad_norm: Annotated[float, _about("Gradient clip", "Longest gradient a step may use.", gt=0)] = 1.0
-    batch_size: Annotated[int, _about("Batch size", "Rows per forward pass. Lower it when memory runs out.", ge=1)] = 8
+    max_grad_norm: Annotated[float, _about("Gradient clip", "Longest gradient a step may use.", gt=0, le=1e9)] = 1.0
+    batch_size: Annotated[
+        int, _about("Batch size", "Rows per forward pass. Lower it when memory runs out.", ge=1, le=2**16)
+    ] = 8
     accumulation: Annotated[
-        int, _about("Accumulation", "Forward passes per step: a larger batch without more memory.", ge=1)
+        int, _about("Accumulation", "Forward passes per step: a larger batch without more memory.", ge=1, le=2**16)
     ] = 2
-    max_length: Annotated[int, _about("Longest row", "Rows are cut after so many tokens.", ge=8)] = 1024
+    max_length: Annotated[int, _about("Longest row", "Rows are cut after so many tokens.", ge=8, le=TOKENS)] = 1024
     replay_share: Annotated[
-        Share, _about("Replay", "Share of general rows mixed in so that the model forgets less.")
+        float, _about("Replay", "Share of general rows mixed in so that the model forgets less.", ge=0, le=0.99)
     ] = 0.0
     replay_data: Annotated[
         str | None,
@@ -122,7 +145,7 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = None
     replay_budget_s: Annotated[
-        Annotated[float, msgspec.Meta(gt=0)] | None,
+        Seconds | None,
         _about(
             "Replay time",
             "Seconds that the base may spend on writing general rows; when they are over, fewer are mixed in. Left open, it "
@@ -136,6 +159,7 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "Patience: stop after so many evaluations in a row without a lower held-out loss; 0 is off. The best weights "
             "are kept.",
             ge=0,
+            le=100,
         ),
     ] = 0
     keep_best: Annotated[
@@ -174,11 +198,11 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ObjectiveArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     beta: Annotated[
-        Annotated[float, msgspec.Meta(gt=0)] | None,
+        Annotated[float, msgspec.Meta(gt=0, le=1000)] | None,
         _about("Beta", "How strongly preference training is held to the reference model."),
     ] = None
     weights: Annotated[
-        list[float] | None,
+        Annotated[list[Annotated[float, msgspec.Meta(ge=0, le=ROWS)]], msgspec.Meta(max_length=LAYERS)] | None,
         _about("Weights", "KTO's weights of answers marked good and marked bad; set from their counts."),
     ] = None
     reward_model: Annotated[
@@ -201,13 +225,14 @@ class ObjectiveArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int, _about("Longest answer", "PPO lets the model write at most so many tokens.", ge=1, le=4096)
     ] = 53
     temperature: Annotated[
-        float, _about("Temperature", "How freely answers are drawn in PPO; lower tries less.", gt=0, le=2)
+        float, _about("Temperature", "How freely answers are drawn in PPO; lower tries less.", ge=0.01, le=2)
     ] = 0.7
     ppo_epochs: Annotated[
         int, _about("Passes over each batch of answers", "How often PPO learns from the same answers.", ge=1, le=16)
     ] = 4
     missing_end_penalty: Annotated[
-        float, _about("Penalty for no end", "Taken off the reward of an answer that does not come to an end.", ge=0)
+        float,
+        _about("Penalty for no end", "Taken off the reward of an answer that does not come to an end.", ge=0, le=1000),
     ] = 1.0
 
 
@@ -216,10 +241,10 @@ class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         list[str], _about("Benchmarks", "Question sets scored before and after, to see what was forgotten.")
     ] = []
     limit: Annotated[
-        int, _about("Most questions", "Questions per benchmark, held-out rows too; 0 means all.", ge=0)
+        int, _about("Most questions", "Questions per benchmark, held-out rows too; 0 means all.", ge=0, le=ROWS)
     ] = 0
     budget_s: Annotated[
-        Annotated[float, msgspec.Meta(gt=0)] | None,
+        Seconds | None,
         _about(
             "Scoring time",
             "Seconds that scoring may take, base and tuned together: as many questions are asked as fit. Left open, all are "
@@ -268,7 +293,7 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "the smallest steps.",
         ),
     ] = "fp32"
-    devices: Annotated[int, _about("Devices", "How many GPUs the run may use.", ge=1)] = 1
+    devices: Annotated[int, _about("Devices", "How many GPUs the run may use.", ge=1, le=1024)] = 1
     nodes: Annotated[
         int,
         _about(
@@ -317,7 +342,7 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     adapter_args: AdapterArgs = AdapterArgs()
     quantize: Annotated[Quantize, _about("Quantise", "Hold the frozen base in fewer bits, to save memory.")] = "none"
     layers: Annotated[
-        str | list[int],
+        str | Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=LAYERS)]], msgspec.Meta(max_length=LAYERS)],
         _about("Layers", "Which layers train: all, top:0.25, bottom_frozen:0.5, or indices such as [2, 3]."),
     ] = "all"
     train_head: Annotated[bool, _about("Train the head", "Also train the output layer.")] = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import reprlib
 import types
 import typing
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from engine.spec.schema import RunSpec
+from engine.spec.schema import RunSpec, value_at
 from engine.words import Problem, t
 
 
@@ -45,8 +44,7 @@ def fields() -> dict[str, Field]:
             annotation, path = hints[field.name], f"{prefix}{field.encode_name}"
             metas = _metas(annotation)
             plain = typing.get_args(annotation)[0] if metas else annotation
-            # what may be left open has its limits within
-            metas = [*metas, *(meta for member in typing.get_args(plain) for meta in _metas(member))]
+            metas = [*metas, *_within(plain)]
             if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
                 walk(plain, f"{path}.")
             elif path not in _FIXED:
@@ -63,6 +61,12 @@ def fields() -> dict[str, Field]:
 
 def _metas(annotation: Any) -> list[msgspec.Meta]:
     return [meta for meta in getattr(annotation, "__metadata__", ()) if isinstance(meta, msgspec.Meta)]
+
+
+def _within(annotation: Any) -> list[msgspec.Meta]:
+    """Return the limits of what may be left open, and of the members of a list."""
+    members = typing.get_args(annotation)
+    return [meta for member in members for meta in [*_metas(member), *_within(member)]]
 
 
 def _without_optional(annotation: Any) -> Any:
@@ -104,7 +108,7 @@ def _wanted(field: Field) -> str:
     if field.path == "machine.address":
         kind = t("a name or an address such as 192.168.1.10")
     bounds = {"ge": t("at least"), "gt": t("above"), "le": t("at most"), "lt": t("below")}
-    limits = [f"{bounds[name]} {value:g}" for name, value in field.limits.items()]
+    limits = [f"{bounds[name]} {value:,.12g}" for name, value in field.limits.items()]
     return t("it takes {kind}", kind=", ".join([kind, *limits]))
 
 
@@ -113,12 +117,20 @@ def convert_setting(path: str, value: Any) -> Any | Problem:
     try:
         # strict=False lets "3" stand for 3, as it comes from a form or a command line
         converted = msgspec.convert(value, fields()[path].type, strict=not isinstance(value, str | int))
-        numbers = converted if isinstance(converted, list) else [converted]
-        if not any(isinstance(number, float) and math.isinf(number) for number in numbers):
-            return None if converted == "" and path in (*NAMES_DATA, "objective_args.reward_model") else converted
-        reason = t("it must be finite")
+        if isinstance(converted, float):
+            converted += 0.0  # there is one zero
+        return None if converted == "" and path in (*NAMES_DATA, "objective_args.reward_model") else converted
     except msgspec.ValidationError:
         reason = _wanted(fields()[path])
-    # reprlib: a few characters of YAML can stand for more text than memory holds
-    shown = value if isinstance(value, str) else reprlib.repr(value)
+    try:
+        # reprlib: a few characters of YAML can stand for more text than memory holds
+        shown = value if isinstance(value, str) else reprlib.repr(value)
+    except ValueError:  # a number of more digits than Python writes down
+        shown = "…"
     return Problem(rule="setting-value", where=path, parameters={"value": shown[:60], "reason": reason})
+
+
+def problems(spec: RunSpec) -> list[Problem]:
+    """Return what of a spec lies beyond the limits of its setting, however it was put together."""
+    found = (convert_setting(path, value_at(spec, path)) for path in fields())
+    return [one for one in found if isinstance(one, Problem)]

@@ -27,7 +27,7 @@ from engine.spec import OBJECTIVES, RunSpec, schema
 from engine.train.rows import Named
 from engine.train.tokenize import coder_of, get_ready
 from engine.words import Problem
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import Workspace, scratch, write_atomically
 
 # Texts whose token ids are compared; logits are compared on the first of them.
 TEXTS, LOGIT_TEXTS = 20, 3
@@ -172,7 +172,7 @@ def write(run_dir: Path, target: Path, dtype_name: str, told: Told) -> export_pa
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
     if base.problems and made.name == "adapter":  # before its tokenizer is looked for
         raise failures.RunRefused(base.problems[0])
-    partial = target.with_name(f".{target.name}.partial")
+    partial = target.with_name(f"{scratch(target.name)}partial")
     shutil.rmtree(partial, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -26,7 +26,7 @@ from engine.gguf.headers import Header, Refused, refused
 from engine.models import bases, shortlist
 from engine.read import OnProgress
 from engine.words import t
-from engine.workspace import Workspace
+from engine.workspace import Workspace, scratch
 
 # What a tokenizer must give back as it was: numbers, lines, scripts, signs of several bytes, code.
 TEXTS = (
@@ -67,7 +67,7 @@ def convert(path: Path, workspace: Workspace, *, name: str, own: Path | None, pr
     if free < needed:
         raise refused("gguf-disk", file=path.name, free=free >> 20, needed=needed >> 20)
     workspace.models_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".gguf-", dir=workspace.models_dir) as beside:
+    with tempfile.TemporaryDirectory(prefix=scratch("gguf"), dir=workspace.models_dir) as beside:
         made = Path(beside) / "model"
         tokenizer = _tokenizer(header, own)
         progress(_TOKENIZER_DONE, _WHOLE)

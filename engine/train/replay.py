@@ -144,7 +144,7 @@ def from_base(
                 return []
             kept += [row for row in written if len(row.input_ids) >= row.given + LEAST_TOKENS or not row.broken_off]
             writing.tell(len(kept), before, wanted)
-            write_atomically(path, b"".join(msgspec.json.encode(row) + b"\n" for row in kept))
+            _keep(path, kept)
         if stop():
             return []
     return [
@@ -164,6 +164,12 @@ def _at_once(model: Any) -> int:
     held = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize * 2 * MOST_NEW_TOKENS
     held += 4 * 4 * config.vocab_size  # the logits of one step, sorted and summed up, in fp32
     return max(BATCH // 4, min(BATCH_ON_CARD, torch.cuda.mem_get_info(model.device)[0] // 2 // held))
+
+
+def _keep(path: Path, kept: list[_Kept]) -> None:
+    """Write the rows, unless another run on this base has written more of them meanwhile: the seeds make them the same."""
+    if len(_read(path)) < len(kept):
+        write_atomically(path, b"".join(msgspec.json.encode(row) + b"\n" for row in kept))
 
 
 def _read(path: Path) -> list[_Kept]:

@@ -5,6 +5,7 @@ And the weights of a base that is stored in 4 or 8 bits: held as they are while 
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,25 +15,33 @@ from typing import Any
 import msgspec
 import torch
 
-from engine.models import Base
+from engine.models import Base, folders
 from engine.runs import failures
 from engine.spec import RunSpec
 from engine.words import Problem
+from engine.workspace import read_object
 
 NAMED = 3
 
 
 @contextmanager
 def alone(source: str) -> Iterator[str]:
-    """Give the folder to read a model from so that no adapter beside it is laid over it, as transformers 5.17 does where it
-    finds an adapter_config.json (integrations/peft.py, maybe_load_adapters): one of links without the adapter's files."""
+    """Give the folder to read a model from so that nothing beside it counts: one of links where it has to be. Without an
+    adapter's files, which transformers 5.17 lays over a model where it finds an adapter_config.json (integrations/peft.py,
+    maybe_load_adapters); and without the names of code of its own, which would be refused where only the tokenizer's is
+    unknown, break what reads them where they are malformed, and go into all that is saved."""
     folder = Path(source)
-    if not ((folder / "adapter_config.json").is_file() and (folder / "config.json").is_file()):
+    has_adapter = (folder / "adapter_config.json").is_file() and (folder / "config.json").is_file()
+    named = {name: told for name in folders.CODE_IN if "auto_map" in (told := read_object(folder / name))}
+    if not (has_adapter or named):
         yield source
         return
     with tempfile.TemporaryDirectory() as view:
         for path in folder.iterdir():
-            if not path.name.startswith("adapter_"):
+            if path.name in named:
+                told = {name: value for name, value in named[path.name].items() if name != "auto_map"}
+                (Path(view) / path.name).write_text(json.dumps(told), "utf-8")
+            elif not (has_adapter and path.name.startswith("adapter_")):
                 (Path(view) / path.name).symlink_to(path.resolve())
         yield view
 

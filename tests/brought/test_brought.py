@@ -166,16 +166,28 @@ def test_a_file_that_leads_elsewhere_is_refused_but_not_the_hubs_own_links(bring
     assert rules(workspace, snapshot) == []
 
 
-def test_code_beside_it_is_refused_and_never_copied(bring, workspace):
+def test_code_beside_it_is_passed_over_which_is_said_and_never_copied(bring, workspace):
     place = bring()
     (place / "tokenizer.json").write_bytes((starter.MODEL_DIR / "tokenizer.json").read_bytes())
     (place / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["x.X", None]}}))
-    assert rules(workspace, place) == ["base-remote-code"]
-    (place / "tokenizer_config.json").write_text("{}")
+    assert rules(workspace, place) == []
     (place / "x.py").write_text("raise SystemExit")
     (place / "training_args.bin").write_bytes(b"\x80pickle")
     found, _ = folder.look(place)
     assert found is not None and {Path(name).suffix for name in found.files} == {".json", ".safetensors"}
+    assert "not run" in " ".join(map(str, found.notes))
+
+
+def test_a_whole_model_of_a_kind_of_its_own_that_brings_code_is_refused(tmp_path):
+    place = tmp_path / "whole"
+    shutil.copytree(starter.MODEL_DIR, place)
+    config = json.loads((place / "config.json").read_bytes())
+    (place / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "x.X"}}))
+    found, problems = folder.look(place)
+    assert found is not None and "not run" in " ".join(map(str, found.notes)) and problems == []
+    (place / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": {}}))
+    found, problems = folder.look(place)
+    assert found is None and "base-remote-code" in [problem.rule for problem in problems]
 
 
 def test_a_tokenizer_with_more_tokens_than_the_base_has_rows_is_refused(bring, workspace):

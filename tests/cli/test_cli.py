@@ -85,7 +85,7 @@ def started(monkeypatch) -> list[RunSpec]:
     """Specs whose run was asked for; the run folder is written, and no process begins."""
     specs: list[RunSpec] = []
 
-    def spawn(run_dir: Path, module: str) -> processes.Identity | None:
+    def spawn(run_dir: Path, *_: object) -> processes.Identity | None:
         specs.append(schema.decode(spec_json(run_dir)))
         return processes.identify(os.getpid())
 
@@ -186,11 +186,11 @@ def test_train_lists_every_problem_and_ends_with_2(tunebook, tmp_path):
     data = file_of(tmp_path, [*PAIRS, "not json"])
     said = tunebook(
         "train", "lora", "--data", data, "--set", "train.epochs=abc", "--set", "nonsense",
-        "--set", "machine.devices=99999",
+        "--set", "machine.devices=999",
         "--set", "train.max_length=9999", "--set", "layers=[99]", "--wait",
     )  # fmt: skip
     assert said.code == 2 and said.out == ""
-    for part in ("train.epochs cannot be abc", "nonsense is not a setting", "99999 devices", "9999 tokens",
+    for part in ("train.epochs cannot be abc", "nonsense is not a setting", "999 devices", "9999 tokens",
                  "layers", "1 of 13 rows have errors"):  # fmt: skip
         assert part in said.err, part
     assert said.err.count("\n  - ") == 7  # so many devices are not there, and could not share a step
@@ -535,7 +535,7 @@ def test_fit_prints_the_parts_and_the_range(tunebook):
 
 @needs_starter
 def test_fit_says_when_it_cannot_fit_and_what_would(tunebook):
-    said = tunebook("fit", "lora", "--set", "train.batch_size=1000000")
+    said = tunebook("fit", "lora", "--set", "train.batch_size=65536")
     assert said.code == 1 and "does not fit" in said.out and "this would fit: train.batch_size = " in said.out
 
 

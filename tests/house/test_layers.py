@@ -13,6 +13,7 @@ from tests.house.sources import PROJECT, imports, module_of, name_of, public_nam
 
 # A package imports its own files and packages on floors below it, and these through their faces.
 FLOORS = (
+    ("in_line",),
     ("words", "workspace", "machine", "processes", "starter"),
     ("spec", "events", "limits", "guard", "looker", "benchmarks", "read", "gguf"),
     ("graders", "render", "models", "report"),

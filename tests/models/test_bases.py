@@ -129,8 +129,21 @@ def test_weights_that_are_only_a_pickle_are_never_taken(workspace, tmp_path):
 def test_a_model_that_brings_code_is_refused_unless_transformers_has_its_architecture(workspace, tmp_path):
     config = {**CONFIG, "auto_map": {"AutoModelForCausalLM": "modeling_mine.Mine"}}
     assert rules(model(tmp_path / "known", config), workspace) == []
+    assert "not run" in " ".join(map(str, bases.describe(str(tmp_path / "known"), workspace).notes))
     own = {**config, "model_type": "of-our-own"}
     assert rules(model(tmp_path / "mine", own), workspace) == ["base-remote-code"]
+
+
+@pytest.mark.parametrize("named", [{"AutoTokenizer": ["x.X", None]}, ["x.X", None], [], None, "x", 1])
+def test_code_of_a_tokenizer_is_passed_over_and_said_where_transformers_has_the_kind_and_refused_elsewhere(
+    workspace, tmp_path, named
+):
+    settings = json.dumps({"auto_map": named, "eos_token": "</s>"}).encode()
+    folder = model(tmp_path / "known", CONFIG, {"tokenizer_config.json": settings})
+    assert rules(folder, workspace) == []
+    assert "not run" in " ".join(map(str, bases.describe(str(folder), workspace).notes))
+    own = model(tmp_path / "mine", {**CONFIG, "model_type": "own"}, {"tokenizer_config.json": settings})
+    assert rules(own, workspace) == ["base-remote-code"]
 
 
 def test_a_model_without_a_tokenizer(workspace, tmp_path):

@@ -179,11 +179,11 @@ def test_train_shows_the_weights_of_kto_and_where_they_come_from(workspace: Work
 def test_train_lists_every_reason_at_once_and_start_is_disabled(new_facts: Dataset) -> None:
     app = open_page("train", dataset=new_facts.id)
     assert not button(app, "start").disabled
-    field(app, "number_input", "train.batch_size").set_value(0)
+    field(app, "text_input", "train.epochs").set_value("0")
     field(app, "text_input", "train.learning_rate").set_value("fast").run()
     assert button(app, "start").disabled
     said = texts(app)
-    assert "train.batch_size" in said and "train.learning_rate" in said
+    assert "train.epochs" in said and "train.learning_rate" in said
 
 
 def test_train_shows_what_changed_and_what_follows_from_it(new_facts: Dataset) -> None:

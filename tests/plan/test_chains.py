@@ -24,7 +24,7 @@ from tests.left_by_runs import leave_adapter, leave_verdicts
 def nothing_trains(monkeypatch, tmp_path: Path) -> None:
     """Runs are written and never supervised; finish() ends them by hand."""
 
-    def spawn(run_dir: Path, module: str) -> processes.Identity | None:
+    def spawn(run_dir: Path, *_: object) -> processes.Identity | None:
         return None
 
     monkeypatch.setattr(lifecycle, "_spawn", spawn)

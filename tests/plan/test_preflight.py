@@ -156,7 +156,7 @@ def test_what_a_person_chose_goes_before_what_follows_from_base_and_data(workspa
         ("lora", {"machine__devices": 1, "machine__nodes": 3}, ["devices-share"]),
         ("lora", {"train__batch_size": 3, "train__accumulation": 1}, ["devices-share"]),
         ("lora", {"train__batch_size": 1, "train__accumulation": 6}, []),
-        ("lora", {"machine__devices": 99_999}, ["devices-missing", "devices-share"]),
+        ("lora", {"machine__devices": 999}, ["devices-missing", "devices-share"]),
     ],
 )
 def test_a_run_over_two_devices_is_refused_where_it_would_not_learn_the_same(workspace, base, recipe, settings, wanted):

@@ -21,7 +21,7 @@ LONG = {"train.epochs": 500}
 @pytest.fixture
 def many(workspace: Workspace, tmp_path: Path, monkeypatch) -> Dataset:
     monkeypatch.setenv("TUNEBOOK_MACHINE_DIR", str(tmp_path / "machine"))
-    monkeypatch.setattr(lifecycle, "_spawn", lambda run_dir, module: None)
+    monkeypatch.setattr(lifecycle, "_spawn", lambda *_: None)
     file = tmp_path / "many.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"q{n}", "completion": f"a{n}"}) + "\n" for n in range(6000)))
     return datasets.add(workspace, file, "many.jsonl")

@@ -74,7 +74,7 @@ def test_first_come_first_served(holders):
     for run_id, drawn_ns in (("third", 30), ("first", 10), ("second", 20)):
         holders.start(run_id, drawn_ns)
     wait_until(lambda: len(tickets()) == 4, what="everybody waits")
-    assert [device_queue.place("cpu", run_id) for run_id in ("mine", "first", "second", "third")] == [0, 1, 2, 3]
+    assert device_queue.live("cpu") == ["mine", "first", "second", "third"]
     holders.let_go("first", "second", "third")
     mine.close()
     holders.wait_for("leave third")
@@ -91,7 +91,7 @@ def test_a_run_moved_to_the_front_is_the_next_and_nobody_loses_the_device(holder
         holders.start(run_id, drawn_ns)
     wait_until(lambda: len(tickets()) == 4, what="everybody waits")
     device_queue.move_first("cpu", "third")
-    assert [device_queue.place("cpu", run_id) for run_id in ("mine", "third", "first", "second")] == [0, 1, 2, 3]
+    assert device_queue.live("cpu") == ["mine", "third", "first", "second"]
     device_queue.move_first("cpu", "nobody")
     device_queue.move_first("cpu", "mine")
     holders.let_go("first", "second", "third")
@@ -213,8 +213,8 @@ def test_devices_do_not_wait_for_each_other():
     other.close()
 
 
-def test_a_run_that_waits_nowhere_has_nobody_before_it():
-    assert device_queue.place("cpu", "20261124-201516-0a1b2c") == 0
+def test_a_run_that_waits_nowhere_stands_nowhere():
+    assert device_queue.standings("cpu") == {}
 
 
 @pytest.mark.parametrize("run_id", ["../../x", "a/b", "", "A", "x\n"])
@@ -255,7 +255,7 @@ def test_a_run_is_not_overtaken_by_one_whose_supervisor_comes_up_sooner(home, tm
     monkeypatch.delenv("FAKE_SLOW_START")
     second = home.start("finishes")
     device = machine.facts().device
-    wait_until(lambda: device_queue.place(device, second) == 1 or home.status(second) == "finished")
+    wait_until(lambda: second in device_queue.standings(device) or home.status(second) == "finished")
     (tmp_path / "come-up").touch()
     for run_id in (first, second):
         home.wait_for(run_id, "finished")

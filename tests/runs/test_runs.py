@@ -293,7 +293,7 @@ def test_a_stop_that_needs_force_ends_the_whole_group(home):
 
 def test_a_stop_before_its_turn_starts_nothing(home, device):
     run_id = home.start("finishes")
-    wait_until(lambda: device_queue.place(machine.facts().device, run_id) == 1, what="it waits behind this test")
+    wait_until(lambda: run_id in device_queue.standings(machine.facts().device), what="it waits behind this test")
     assert home.status(run_id) == "queued"
     lifecycle.stop(home.workspace, run_id)
     home.wait_for(run_id, "stopped")
@@ -336,7 +336,7 @@ def test_a_run_whose_supervisor_is_killed_is_interrupted(home):
 
 def test_a_run_whose_supervisor_is_killed_in_the_queue_is_interrupted(home, device):
     run_id = home.start("finishes")
-    wait_until(lambda: device_queue.place(machine.facts().device, run_id) == 1, what="it waits")
+    wait_until(lambda: run_id in device_queue.standings(machine.facts().device), what="it waits")
     kill(home.supervisor(run_id))
     wait_until(lambda: home.status(run_id) == "interrupted", 5.0, "the run is interrupted")
 
@@ -574,7 +574,7 @@ def test_a_waiting_run_can_be_moved_to_the_front(home, device):
     for run_id in waiting:
         wait_until(lambda run_id=run_id: home.supervisor(run_id) is not None, what="its supervisor is up")
     lifecycle.move_first(home.workspace, waiting[2])
-    assert device_queue.place(machine.facts().device, waiting[2]) == 1
+    assert device_queue.waiting(machine.facts().device)[0] == waiting[2]
     device.close()
     for run_id in waiting:
         home.wait_for(run_id, "finished")

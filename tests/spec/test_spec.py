@@ -78,7 +78,7 @@ def test_a_choice_lists_its_words_and_a_number_its_limits():
     assert fields["quantize"].choices == ("none", "8bit", "4bit")
     assert fields["train.schedule"].choices == ("cosine", "linear", "constant")
     assert fields["train.learning_rate"].limits == {"gt": 0, "le": 1}
-    assert fields["train.replay_share"].limits == {"ge": 0, "lt": 1}
+    assert fields["train.replay_share"].limits == {"ge": 0, "le": 0.99}
     assert fields["dataset.eval_share"].limits == {"ge": 0, "lt": 1}
 
 

@@ -260,3 +260,13 @@ def test_texts_and_conversations_are_asked_too(tokenizer):
     found = divergence.prompts([text, talk], tokenizer, 64)
     assert [one[0] for one in found] == ["a", "b"] and "Hi." not in tokenizer.decode(found[1][3])
     assert tokenizer.decode(found[0][3]).startswith("One") and "eight" not in tokenizer.decode(found[0][3])
+
+
+def test_of_two_runs_on_one_base_the_one_that_wrote_fewer_rows_takes_none_away(tmp_path):
+    path = tmp_path / "replay.jsonl"
+    written = [replay._Kept([1, 2], 1, "b")] * 3
+    replay._keep(path, written)
+    replay._keep(path, written[:1])
+    assert len(replay._read(path)) == 3
+    replay._keep(path, [*written, written[0]])
+    assert len(replay._read(path)) == 4

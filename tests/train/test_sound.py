@@ -4,6 +4,7 @@ bits it is stored in; and what is saved is read back."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from engine import events
+from engine import events, starter
 from engine.runs import failures
 from engine.spec import schema
 from engine.train import load, saved, sound
@@ -223,3 +224,22 @@ def test_a_lack_of_memory_and_a_stop_pass_as_they_are(tmp_path, error):
     with pytest.raises(type(error)) as passed:
         load.from_pretrained(Raises(error), str(tmp_path), spec)
     assert passed.value is error
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("named", [{"AutoConfig": "own.O", "AutoTokenizer": ["own.O", "own.O"]}, [], None, "x"])
+def test_code_beside_a_model_and_its_tokenizer_is_passed_over_whatever_names_it_and_not_saved_on(tmp_path, named):
+    folder, ran = tmp_path / "base", tmp_path / "ran"
+    shutil.copytree(starter.MODEL_DIR, folder)
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\nclass O: pass\n")
+    for name in ("config.json", "tokenizer_config.json"):
+        told = json.loads((folder / name).read_bytes())
+        (folder / name).write_text(json.dumps({**told, "auto_map": named}))
+    spec = schema.adopted(base=schema.BaseRef(str(folder)))
+    tokenizer = load.from_pretrained(AutoTokenizer, str(folder), spec)
+    model = load.whole(str(folder), spec)
+    tokenizer.save_pretrained(tmp_path / "saved")
+    model.save_pretrained(tmp_path / "saved")
+    assert len(tokenizer("hello")["input_ids"]) and type(model).__name__ == "LlamaForCausalLM"
+    assert not ran.exists()
+    assert not [path.name for path in (tmp_path / "saved").glob("*.json") if "auto_map" in path.read_text("utf-8")]

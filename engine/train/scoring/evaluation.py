@@ -178,11 +178,8 @@ def _model(run_spec: RunSpec, workspace: Workspace, base: Base) -> tuple[Any, li
 def _tokenizer(run_spec: RunSpec, base: Base, workspace: Workspace) -> Any:
     source = str(base.folder) if base.folder is not None else base.ref
     revision = run_spec.base.revision if base.ref == run_spec.base.ref else None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except OSError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
+    asked = msgspec.structs.replace(run_spec, base=schema.BaseRef(source, revision))
+    tokenizer = load.from_pretrained(AutoTokenizer, source, asked)
     get_ready(tokenizer, load.files_of(base, workspace), run_spec.day)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
