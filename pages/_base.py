@@ -22,7 +22,7 @@ from engine.runs import store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, language, t
 from engine.workspace import Workspace
-from pages import _ui
+from pages import _failures, _ui
 
 POLL_S = 0.5
 SEARCH_EXAMPLE = "SmolLM2"
@@ -132,7 +132,7 @@ def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
         _find(workspace, plan)
 
 
-@_ui.fragment(run_every=POLL_S)
+@_failures.fragment(run_every=POLL_S)
 def _counting(base: Base, workspace: Workspace) -> None:
     """Say that the figures are a first estimate, and show the page anew when the model was counted."""
     if not bases.is_being_counted(base, workspace):
@@ -228,7 +228,7 @@ def _download(workspace: Workspace, base: Base, seen: hub.Model | Problem | None
         st.caption(t("A part of it is here already; nothing is fetched twice."))
 
 
-@_ui.fragment(run_every=POLL_S)
+@_failures.fragment(run_every=POLL_S)
 def _watch() -> None:
     """The progress of a download, by itself: the rest of the page stays usable."""
     job = st.session_state.get("download")

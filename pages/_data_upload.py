@@ -17,7 +17,7 @@ from engine.data import fixes as data_fixes
 from engine.plan import take_along
 from engine.words import language, t
 from engine.workspace import Workspace
-from pages import _jobs, _ui
+from pages import _failures, _jobs, _ui
 
 # What Streamlit's own uploader may hold in memory; it stands in where the pages are served without our upload route.
 FALLBACK_LIMIT_MB = 1
@@ -355,7 +355,7 @@ def rows_made(workspace: Workspace, dataset: Dataset) -> None:
     _watch_rows()
 
 
-@_ui.fragment(run_every=POLL_S)
+@_failures.fragment(run_every=POLL_S)
 def _watch_rows() -> None:
     def said(percent: int) -> str:
         return t("Making the rows ready for training: {percent} %", percent=percent)
@@ -368,7 +368,7 @@ def _watch_rows() -> None:
     st.rerun()
 
 
-@_ui.fragment(run_every=POLL_S)
+@_failures.fragment(run_every=POLL_S)
 def _watch() -> None:
     """The progress of a check, by itself: the rest of the page stays usable."""
     job = st.session_state.get("job")

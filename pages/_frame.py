@@ -1,11 +1,9 @@
 """The frame of every page: language, navigation, and what is being worked on."""
 
-from contextlib import suppress
-
 import streamlit as st
 
 from engine.words import t
-from pages import _ui
+from pages import _failures, _ui
 
 st.set_page_config(page_title="Tunebook", page_icon=str(_ui.PAGES / "icon.png"), layout="wide")
 
@@ -31,6 +29,5 @@ page = st.navigation(
     ]
 )
 _ui.demo_notice(first=page.url_path == "data")
-with suppress(_ui.PageEnds):
-    page.run()
+_failures.run(page.run)
 _ui.sidebar()

@@ -14,7 +14,7 @@ from engine.plan import chains, drafts, judges, plans
 from engine.runs import lifecycle, store
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _ui
+from pages import _failures, _ui
 
 REFRESH_S = 2.0
 SAMPLE = "sample"
@@ -180,7 +180,7 @@ def _report(stage: chains.Stage) -> None:
     _ui.go("forgetting")
 
 
-@_ui.fragment(run_every=REFRESH_S)
+@_failures.fragment(run_every=REFRESH_S)
 def _wait(workspace: Workspace, chain_id: str, stage: str) -> None:
     """Read the page again when the stage on its way has ended."""
     found = chains.look(workspace, chain_id)

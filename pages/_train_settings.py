@@ -122,7 +122,7 @@ def _widget(path: str, default: Any, value: Any, plain: Plan, *, key: str, label
         return st.selectbox(_ui.plain(label), options, index=index, key=key, help=_ui.plain(help_text))
     if isinstance(default, bool):
         return st.checkbox(_ui.plain(label), bool(value), key=key, help=_ui.plain(help_text))
-    if isinstance(default, int):
+    if isinstance(default, int) and isinstance(value, int) and abs(value) < 1 << 53:
         return st.number_input(_ui.plain(label), value=int(value), step=1, key=key, help=_ui.plain(help_text))
     typed = st.text_input(
         _ui.plain(label), _ui.show_value(value) if value is not None else "", key=key, help=_ui.plain(help_text)

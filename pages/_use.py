@@ -19,7 +19,7 @@ from engine.runs import store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, t
 from engine.workspace import Workspace
-from pages import _ui
+from pages import _failures, _ui
 
 REFRESH_S = 1.0
 CHECKOUT_EXAMPLE = "~/llama.cpp"
@@ -94,7 +94,7 @@ def _job(here: Workspace, run_id: str) -> None:
         st.rerun()
 
 
-@_ui.fragment(run_every=REFRESH_S)
+@_failures.fragment(run_every=REFRESH_S)
 def _follow(here: Workspace, run_id: str) -> None:
     state = job_runner.progress(here, run_id)
     if state is None or state.ended:

@@ -13,7 +13,7 @@ from engine.data import Dataset, datasets, hub_data, jobs, mix
 from engine.models import bases, hub_client
 from engine.read import formats
 from engine.words import language, t
-from pages import _data_mask, _data_profile, _data_rows, _data_upload, _ready, _ui
+from pages import _damaged, _data_mask, _data_profile, _data_rows, _data_upload, _ready, _ui
 
 # Larger files are left where they are: a download lies in memory while it is sent.
 DOWNLOAD_BYTES = 500 << 20
@@ -139,6 +139,7 @@ way = st.radio(
 ways[way][1]()
 _data_upload.problem()
 _data_upload.busy()
+_damaged.show(workspace, "data")
 
 
 def _metrics(dataset: Dataset) -> None:

@@ -17,7 +17,7 @@ from engine.runs import lifecycle, store
 from engine.spec import RunSpec, schema, settings
 from engine.spec import recipes as spec_recipes
 from engine.words import t
-from pages import _base, _ready, _train_chain, _train_plan, _train_settings, _ui
+from pages import _base, _damaged, _ready, _train_chain, _train_plan, _train_settings, _ui
 
 st.title(t("Train"))
 st.write(t("Choose a base and a recipe. The defaults are good; change what you understand, and start."))
@@ -140,6 +140,7 @@ if draft is not None and (draft.reasons or draft.came_from):
         if draft.rules:
             st.caption(_ui.say("Rules of the guide: {rules}", rules=", ".join(draft.rules)))
 
+_damaged.show(workspace, "draft", "chain", "model")
 
 if st.query_params.get("chain"):
     _train_chain.show(workspace, st.query_params["chain"])

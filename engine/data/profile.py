@@ -22,7 +22,7 @@ from engine.render import Coder, NoTokenizer, outcome
 from engine.spec import schema
 from engine.spec import split as spec_split
 from engine.words import Problem
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import Workspace, find_struct, write_atomically
 
 VERSION = 3
 # The standard error of a share near one half is 1.1 points with so many rows.
@@ -86,10 +86,9 @@ def describe(workspace: Workspace, dataset_id: str, base: Base) -> Statistics:
 
     path = datasets.rows_path(workspace, dataset_id)
     kept = path.parent / f"statistics-{key(base)}.json"
-    try:
-        return msgspec.json.decode(kept.read_bytes(), type=Statistics)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        pass
+    known = find_struct(kept, Statistics)
+    if known is not None:
+        return known
     try:
         found = _count(path, base)
     except (OSError, pyarrow.ArrowException) as error:

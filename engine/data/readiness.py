@@ -20,7 +20,7 @@ from engine.read import OnProgress
 from engine.render import Coder, outcome
 from engine.render import preview as rendered
 from engine.words import Problem, Text, later
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import MALFORMED, Workspace, write_atomically
 
 VERSION = 2
 # Up to so many rows a page waits: about a second (0.15 to 0.4 ms a row were measured with the starter).
@@ -218,5 +218,5 @@ def _path(workspace: Workspace, dataset_id: str, base: Base) -> Path:
 def _read(path: str, _changed: int, has_targets: bool) -> Readiness | None:
     try:
         return Readiness(msgspec.msgpack.decode(Path(path).read_bytes(), type=Kept), has_targets)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+    except (OSError, *MALFORMED):
         return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import json
 import os
 import re
 from contextlib import suppress
@@ -30,7 +29,7 @@ from engine.models.token_rows import TokenRows
 from engine.models.weights import count_parameters, has_all_weights
 from engine.spec import OBJECTIVES, versions
 from engine.words import Problem, Text, later, t
-from engine.workspace import BadId, Workspace, read_object
+from engine.workspace import BadId, Workspace, decoded, read_object
 
 # What stands beside a model that was read from a GGUF file: its name, and to how many bits it was rounded.
 GGUF_NOTE = "gguf.json"
@@ -257,10 +256,11 @@ def _from_hub(ref: str, name: str, revision: str | None) -> Base:
 
 def short(ref: str, workspace: Workspace) -> str:
     """Return a ref as a person reads it: of a run its name and the end of its id, anything else as it is."""
-    with suppress(BadId, OSError, ValueError, KeyError, TypeError):
+    with suppress(BadId):
         if ref.startswith("run:"):
             run = workspace.run_dir(ref.removeprefix("run:"))
-            return f"{json.loads((run / 'meta.json').read_bytes())['name']} ({run.name[-6:]})"
+            name = read_object(run / "meta.json").get("name")
+            return f"{name} ({run.name[-6:]})" if name else ref
     return ref
 
 
@@ -273,7 +273,7 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
         strange = versions.problem(data)
         if strange is not None and (strange.rule == "run-later" or not versions.is_whole(data)):
             return Base(ref=ref, kind="run", title=title, problems=(msgspec.structs.replace(strange, where="base"),))
-        told = json.loads(data)
+        told = decoded(data, dict[str, Any])
         args = told.get("adapter_args")
         if made_by(run) is not None and isinstance(args, dict) and args.get("continue"):
             rule = "base-line-gone"  # unless what lies below is found now

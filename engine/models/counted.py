@@ -19,7 +19,7 @@ import msgspec
 
 from engine import processes
 from engine.models import shapes
-from engine.workspace import Workspace, read_object, write_atomically
+from engine.workspace import Workspace, find_struct, read_object, write_atomically
 
 # So long a child may take, most of it for its imports on a busy machine; it ends itself then, and who waits does not wait
 # longer.
@@ -83,10 +83,7 @@ def wait(workspace: Workspace, folder: Path) -> Found | None:
 
 
 def _read(workspace: Workspace, key: str) -> Found | None:
-    try:
-        return msgspec.json.decode(workspace.shape_path(key).read_bytes(), type=Found)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+    return find_struct(workspace.shape_path(key), Found)
 
 
 def _key(folder: Path) -> str | None:

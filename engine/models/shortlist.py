@@ -12,16 +12,13 @@ import yaml
 from engine.models import shapes
 from engine.models.bases import Base, is_folder
 from engine.models.cache import MOST_CACHED
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import Workspace, find_struct, write_atomically
 
 
 def folders(workspace: Workspace) -> list[str]:
     """Return the folders with models that a person has named, those that are still there."""
-    try:
-        found = msgspec.json.decode((workspace.root / "folders.json").read_bytes(), type=list[str])
-    except (OSError, msgspec.MsgspecError):
-        return []
-    return [folder for folder in found if is_folder(Path(folder))]
+    found = find_struct(workspace.root / "folders.json", list[str])
+    return [folder for folder in found or () if is_folder(Path(folder))]
 
 
 def remember_folder(workspace: Workspace, folder: str) -> None:

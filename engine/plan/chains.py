@@ -11,7 +11,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
@@ -26,7 +25,7 @@ from engine.plan.plan import Plan
 from engine.runs import Run, lifecycle, store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, t
-from engine.workspace import BadId, Workspace, write_atomically
+from engine.workspace import BadId, Workspace, find_struct, write_atomically
 
 ROADS = {"dpo": ("sft", "dpo"), "kto": ("sft", "kto"), "ppo": ("sft", "reward", "ppo")}
 STAGES = ("sft", "dpo", "kto", "reward", "ppo")
@@ -239,10 +238,8 @@ def _write(workspace: Workspace, chain_id: str, made: Written) -> None:
 
 
 def _read(workspace: Workspace, chain_id: str) -> Written | None:
-    with suppress(OSError, ValueError, RecursionError):
-        made = msgspec.json.decode(workspace.chain_path(chain_id).read_bytes(), type=Written)
-        return made if made.stages and set(made.stages) <= {*STAGES} & {*made.data} else None
-    return None
+    made = find_struct(workspace.chain_path(chain_id), Written)
+    return made if made is not None and made.stages and set(made.stages) <= {*STAGES} & {*made.data} else None
 
 
 def list_all(workspace: Workspace) -> list[Chain]:

@@ -11,7 +11,7 @@ import msgspec
 from engine import limits
 from engine.plan import plans
 from engine.spec import RunSpec, schema, settings
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import BadId, Workspace, find_struct, write_atomically
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,8 +36,8 @@ def save(workspace: Workspace, draft: Draft) -> str:
 def load(workspace: Workspace, draft_id: str) -> Draft | None:
     """Return a draft, or None when there is none of that id or it cannot be read."""
     try:
-        return msgspec.json.decode(workspace.draft_path(draft_id).read_bytes(), type=Draft)
-    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
+        return find_struct(workspace.draft_path(draft_id), Draft)
+    except BadId:
         return None
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from engine.workspace import Unreadable, decoded, find_struct, write_atomically
+
 ALL = "all"  # the family that stands for the whole benchmark
 SEEN, UNSEEN = "seen rows", "unseen rows"
 KL = "kl-to-base"
@@ -59,18 +61,16 @@ class Item(msgspec.Struct, kw_only=True):
 
 
 def read_items(path: Path) -> list[Item]:
-    """Read one items file. Raises msgspec.DecodeError when it is broken."""
+    """Read one items file. Raises OSError, and workspace.Unreadable when it is broken."""
     decoder = msgspec.json.Decoder(Item)
     try:
-        return [decoder.decode(line) for line in path.read_bytes().splitlines() if line]
-    except UnicodeDecodeError as error:
-        raise msgspec.DecodeError(f"{path.name}: {error}") from error
+        return [decoded(line, decoder) for line in path.read_bytes().splitlines() if line]
+    except Unreadable as error:
+        raise Unreadable(f"{path.name}: {error}") from error
 
 
 def write_items(path: Path, items: list[Item]) -> None:
     """Write one items file, one item a line."""
-    from engine.workspace import write_atomically
-
     write_atomically(path, b"".join(msgspec.json.encode(item) + b"\n" for item in items))
 
 
@@ -117,10 +117,7 @@ CHECK = "check.json"
 
 def read_check(run_dir: Path) -> Check | None:
     """Return what a run planned to ask in bounded time; None where it asked everything, or has not planned yet."""
-    try:
-        return msgspec.json.decode((run_dir / "items" / CHECK).read_bytes(), type=Check)
-    except (OSError, msgspec.MsgspecError):
-        return None
+    return find_struct(run_dir / "items" / CHECK, Check)
 
 
 def joined(run_dir: Path, model: str = "tuned") -> dict[str, Joined]:
