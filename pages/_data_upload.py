@@ -181,8 +181,6 @@ def _take_in(workspace: Workspace, file: Path) -> None:
             opened = take_along.unpack(workspace, file)
     except DatasetError as error:
         st.error(_ui.plain(error.problem.sentence))
-    except OSError as error:
-        st.error(_ui.say("The upload could not be stored: {reason}. Free some space and try again.", reason=error))
     else:
         if opened.dataset is not None:
             _ui.choose("dataset", opened.dataset.id)
@@ -252,10 +250,9 @@ def _fallback(workspace: Workspace, key: str, label: str) -> list[tuple[Path, st
         workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as out:
             shutil.copyfileobj(upload, out, 1 << 20)
-    except OSError as error:
+    except OSError:
         target.unlink(missing_ok=True)
-        st.error(_ui.say("The upload could not be stored: {reason}. Free some space and try again.", reason=error))
-        return []
+        raise
     return [(target, upload.name)]
 
 

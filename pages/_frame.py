@@ -30,4 +30,5 @@ page = st.navigation(
 )
 _ui.demo_notice(first=page.url_path == "data")
 _failures.run(page.run)
-_ui.sidebar()
+with _failures.said():
+    _ui.sidebar()

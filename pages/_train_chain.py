@@ -126,8 +126,6 @@ def _start(workspace: Workspace, chain: str) -> bool:
         _ui.problem_list(error.problems)
     except plans.CannotPlan as error:
         st.error(_ui.plain(error.problem.sentence))
-    except OSError as error:
-        st.error(_ui.say("The run could not be written: {reason}. Free some space and try again.", reason=error))
     else:
         _ui.choose("run", run_id)
         return True
@@ -225,7 +223,7 @@ def _next(workspace: Workspace, chain: chains.Chain, stage: chains.Stage) -> Non
 def _resume(workspace: Workspace, stage: chains.Stage) -> None:
     try:
         lifecycle.resume(workspace, stage.run or "")
-    except (lifecycle.CannotResume, limits.OverLimit, OSError) as error:
+    except (lifecycle.CannotResume, limits.OverLimit) as error:
         st.error(_ui.plain(error))
     else:
         st.rerun()

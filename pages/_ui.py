@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from engine import limits, visitors
-from engine.check import DatasetError
+from engine.check import DatasetError, os_problem
 from engine.data import Dataset, datasets, jobs
 from engine.models import Base, bases
 from engine.runs import store
@@ -131,6 +131,9 @@ def workspace() -> Workspace:
             visitor = visitors.new_visitor()
         except limits.OverLimit as refused:
             st.error(plain(refused))
+            st.stop()
+        except OSError as error:  # a disk that is full
+            st.error(plain(os_problem(error, t("a file")).sentence))
             st.stop()
     st.session_state["visitor"] = visitor
     if st.query_params.get("visitor") != visitor:

@@ -69,7 +69,7 @@ def _busy(here: Workspace, run_id: str) -> bool:
 def _start(here: Workspace, run_id: str, job: export_job.Job, token: str | None = None) -> None:
     try:
         job_runner.start(here, run_id, job, token=token)
-    except (NotExportable, OSError) as error:
+    except NotExportable as error:
         st.error(_ui.plain(error))
     else:
         st.rerun()
@@ -149,7 +149,7 @@ def _take(here: Workspace, run_id: str, adapter: bool) -> None:
     try:
         _download(here, run_id, merged=False)
     except (NotExportable, OSError) as error:
-        st.caption(_ui.plain(error))
+        st.caption(_ui.plain(error if isinstance(error, NotExportable) else _failures.sentence(error)))
         return
     if store.load_spec(here, run_id).adopted is None:  # nothing was trained here to compare it with
         _checked(parity.read(here.run_dir(run_id)))
@@ -174,7 +174,7 @@ def _merged(here: Workspace, run_id: str) -> None:
     try:
         _download(here, run_id, merged=True)
     except (NotExportable, OSError) as error:
-        st.caption(_ui.plain(error))
+        st.caption(_ui.plain(error if isinstance(error, NotExportable) else _failures.sentence(error)))
     _checked(parity.read(folder))
     st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=t("transformers")))
     st.code(usage.load_merged_script(here, run_id, artifacts.MERGED), language="python")
@@ -252,7 +252,7 @@ def _trainers(here: Workspace, run_id: str) -> None:
     try:
         found = other_trainers.files(portable_recipe.of_run(here, run_id), tool)
     except (NotExportable, OSError) as error:
-        st.info(_ui.plain(error))
+        st.info(_ui.plain(error if isinstance(error, NotExportable) else _failures.sentence(error)))
     else:
         st.download_button(
             t("Download with the rows"),

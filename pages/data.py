@@ -229,8 +229,10 @@ def _manage(dataset: Dataset) -> None:
                 st.error(_ui.plain(error.problem.sentence))
             else:
                 st.rerun()
-        original = dataset.folder / "original"
-        if original.stat().st_size <= DOWNLOAD_BYTES:
+        original, size = dataset.folder / "original", dataset.size_bytes
+        if size is None:
+            st.caption(t("The file that was brought is gone, so it cannot be downloaded, mended or checked again."))
+        elif size <= DOWNLOAD_BYTES:
             ending = {"csv": "csv", "parquet": "parquet", "json": "json"}
             container = (dataset.report.container or "jsonl").removesuffix(".gz")
             packed = ".gz" if (dataset.report.container or "").endswith(".gz") else ""
@@ -267,6 +269,9 @@ if dataset is None:
 else:
     st.subheader(_ui.plain(dataset.name))
     report = dataset.report
+    if dataset.size_bytes is None:
+        place = "original" if limits.on() else dataset.folder / "original"
+        st.warning(_ui.say("The file that was brought is gone: {place}. What was checked is here still.", place=place))
     if report.trainable:
         st.success(_ui.plain(report.sentence), icon=":material/check_circle:")
         _data_upload.rows_made(workspace, dataset)

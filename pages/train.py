@@ -97,8 +97,6 @@ def _started(run_spec: RunSpec, name: str) -> None:
     except limits.OverLimit as refused:
         st.error(t("This run cannot start yet:"))
         _ui.problem_list(refused.problems)
-    except OSError as error:
-        st.error(_ui.say("The run could not be written: {reason}. Free some space and try again.", reason=error))
     else:
         st.session_state["started"] = {**started, click: (time.monotonic(), run_id)}
         st.session_state["click_token"] = secrets.token_hex(8)
@@ -108,6 +106,9 @@ def _started(run_spec: RunSpec, name: str) -> None:
 
 def _take_along() -> None:
     """One file of what is chosen here and of the rows, for another Tunebook. It is made when it is asked for."""
+    if dataset is not None and dataset.size_bytes is None:
+        st.caption(t("The file that was brought is gone, so it cannot be taken along."))
+        return
     if dataset is not None and take_along.is_too_large(workspace, dataset):
         st.caption(t("The data is too large to be taken along through a browser."))
         return

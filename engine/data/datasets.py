@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -73,6 +74,15 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def good_rows(self) -> int:
         return self.report.rows - self.report.bad_rows
+
+    @property
+    def size_bytes(self) -> int | None:
+        """How large the file is that was brought; None where it is gone, or something else lies in its place."""
+        try:
+            found = (self.folder / "original").stat()
+        except OSError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     @property
     def has_rows(self) -> bool:

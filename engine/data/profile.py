@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def describe(workspace: Workspace, dataset_id: str, base: Base) -> Statistics:
         problem = Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})
         raise DatasetError(problem) from error
     if found.problem is None:
-        write_atomically(kept, msgspec.json.encode(found))
+        with suppress(OSError):  # on a disk that takes nothing it is counted anew each time
+            write_atomically(kept, msgspec.json.encode(found))
     return found
 
 

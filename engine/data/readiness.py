@@ -7,6 +7,7 @@ memory does not grow with the rows' texts. It is done once for a data set and a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -178,13 +179,23 @@ def of(workspace: Workspace, dataset: datasets.Dataset, base: Base) -> Readiness
     found = known(workspace, dataset, base)
     if found is not None or not dataset.has_rows or dataset.good_rows > AT_ONCE_ROWS:
         return found
-    count(workspace, dataset.id, base)
-    return known(workspace, dataset, base)
+    counted = _counted(workspace, dataset.id, base, None)
+    with suppress(OSError):  # on a disk that takes nothing it is counted anew each time
+        _keep(workspace, dataset.id, base, counted)
+    return Readiness(counted, dataset.report.type != "prompt-only")
 
 
 def count(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgress | None = None) -> None:
     """Read every row of a data set as the base does and keep what becomes of them; `progress` is told rows. Raises
-    NoTokenizer and DatasetError."""
+    NoTokenizer, DatasetError and OSError."""
+    _keep(workspace, dataset_id, base, _counted(workspace, dataset_id, base, progress))
+
+
+def _keep(workspace: Workspace, dataset_id: str, base: Base, found: Kept) -> None:
+    write_atomically(_path(workspace, dataset_id, base), msgspec.msgpack.encode(found))
+
+
+def _counted(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgress | None) -> Kept:
     import pyarrow
     import pyarrow.parquet
 
@@ -201,13 +212,12 @@ def count(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgres
     except (OSError, pyarrow.ArrowException) as error:
         problem = Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})
         raise DatasetError(problem) from error
-    kept = Kept(
+    return Kept(
         version=VERSION,
         tally=tally.stored(),
         base_warnings=tuple(outcome.base_warnings(coder)),
         base_notes=tuple(outcome.base_notes(coder)),
     )
-    write_atomically(_path(workspace, dataset_id, base), msgspec.msgpack.encode(kept))
 
 
 def _path(workspace: Workspace, dataset_id: str, base: Base) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,10 +23,11 @@ def folders(workspace: Workspace) -> list[str]:
 
 
 def remember_folder(workspace: Workspace, folder: str) -> None:
-    """Keep a folder for the list of models on this machine."""
+    """Keep a folder for the list of models on this machine, where the disk takes it."""
     known = folders(workspace)
     if folder not in known:
-        write_atomically(workspace.root / "folders.json", msgspec.json.encode([folder, *known][:MOST_CACHED]))
+        with suppress(OSError):
+            write_atomically(workspace.root / "folders.json", msgspec.json.encode([folder, *known][:MOST_CACHED]))
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

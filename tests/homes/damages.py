@@ -213,12 +213,12 @@ def without_rights() -> Iterator[None]:
         call("capset", kept)
 
 
-def fill_disk(patch: pytest.MonkeyPatch, root: Path) -> None:
-    """Let every write below `root` fail as on a full disk."""
+def refuse_writes(patch: pytest.MonkeyPatch, root: Path, number: int) -> None:
+    """Let every write below `root` fail with an error number, as on a disk that is full or may only be read."""
 
     def refuse(path: Any) -> None:
         if isinstance(path, str | os.PathLike) and str(path).startswith(str(root)):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            raise OSError(number, os.strerror(number), str(path))
 
     def opened(path: Any, mode: str = "r", *rest: Any, **named: Any) -> Any:
         if set(mode) & set("wax+"):
@@ -230,25 +230,38 @@ def fill_disk(patch: pytest.MonkeyPatch, root: Path) -> None:
             refuse(path)
         return real_low(path, flags, *rest, **named)
 
-    def made(path: Any, *rest: Any, **named: Any) -> None:
-        refuse(path)
-        real_mkdir(path, *rest, **named)
+    def changed(real: Callable[..., Any]) -> Callable[..., Any]:
+        def refused(path: Any, *rest: Any, **named: Any) -> Any:
+            refuse(path)
+            return real(path, *rest, **named)
 
-    real_open, real_low, real_mkdir = io.open, os.open, os.mkdir
+        return refused
+
+    real_open, real_low = io.open, os.open
     patch.setattr(io, "open", opened)
     patch.setattr("builtins.open", opened)
     patch.setattr(os, "open", low)
-    patch.setattr(os, "mkdir", made)
+    # a full disk still takes a rename and gives back what is deleted
+    for name in ("mkdir",) if number == errno.ENOSPC else ("mkdir", "rename", "replace", "unlink", "rmdir", "utime"):
+        patch.setattr(os, name, changed(getattr(os, name)))
+
+
+# Alike in who reads them: of one kind of scored questions those of base and tuned model, of what lies beside weights those
+# of the model that was read once.
+_ALIKE = re.compile(
+    r"items/(at-20|base|tuned)-new-task-(choices|exact)|checkpoint-5/\w+[.](md|jinja|json)$|models/counted/(?!c)"
+)
 
 
 def everything(root: Path) -> list[Path]:
-    """Return one file of each kind that a home and its machine's folder hold, relative to `root`."""
+    """Return a file of each kind that a home and its machine's folder hold, relative to `root`."""
     found: dict[str, Path] = {}
     for path in sorted(root.rglob("*")):
         told = path.relative_to(root)
-        if path.is_file() and not path.is_symlink() and path.name != "bad.jsonl":
-            # of runs and data sets that are alike, the files of those that are named above
-            known = re.sub(r"[0-9a-f]{12,}|\d{8}-\d{6}-[0-9a-f]{6}|\d{9,}-[-\w]+", "*", str(told))
-            if any(one in told.parts for one in (RUN, DATA, CHAIN)) or known not in found:
-                found[known] = told
+        if not path.is_file() or len(told.parts) == 1 or _ALIKE.search(str(told)):
+            continue
+        # of runs and data sets that are alike, the files of those that are named above
+        kind = re.sub(r"[0-9a-f]{12,}|\d{8}-\d{6}-[0-9a-f]{6}|\d{9,}-[-\w]+", "*", str(told))
+        if kind not in found or any(one in told.parts for one in (RUN, DATA)):
+            found[kind] = told
     return sorted(found.values())

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
+import subprocess
 import traceback
-from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-from streamlit.runtime import fragment as streamlit_fragment
-from streamlit.runtime.scriptrunner import exec_code
 from streamlit.testing.v1 import AppTest
 
-from engine import damaged
+from engine import damaged, processes
+from engine.cli import main
 from engine.data import datasets
+from engine.plan import chains
+from engine.runs import store
 from engine.workspace import Workspace
 from pages import _failures
+from tests.apps import button, has_button, texts
 from tests.conftest import ROOT
 from tests.homes import damages as homes
 
@@ -43,7 +47,7 @@ def here(whole: Path, tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def failed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def failed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was raised on a page, though it was said there: a damaged file is met where it is read, and not by the frame."""
     found: list[str] = []
 
@@ -54,9 +58,9 @@ def failed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return ""
 
     monkeypatch.setattr(_failures, "_noted", note)
-    monkeypatch.setattr(exec_code, "handle_uncaught_app_exception", note)
-    monkeypatch.setattr(streamlit_fragment, "handle_uncaught_app_exception", note, raising=False)
-    yield found
+    # whatever a page would start beside itself ends at once
+    monkeypatch.setattr(processes, "start", lambda *_, **__: subprocess.Popen(["true"]))
+    return found
 
 
 def openings(here: Workspace, path: Path) -> list[Opening]:
@@ -110,25 +114,160 @@ def opened(page: str, state: dict[str, Any], asked: dict[str, str]) -> AppTest:
     return app.run()
 
 
-def walk(here: Workspace, path: Path, how: str, failed: list[str]) -> None:
-    """Damage a file and open what looks at it; then say what is wrong with that, if anything."""
-    there = here.root.parent / path
+def walk(here: Workspace, path: Path, how: str, failed: list[str], asked: list[Opening]) -> None:
+    """Damage a file, open what looks at it, and list the home on the command line; then say what is wrong with that."""
     known = {one.id for one in datasets.list_all(here)}
-    homes.damage(there, how)
-    for page, state, asked in openings(here, path):
-        if how == "unreadable":
-            with homes.without_rights():
-                opened(page, state, asked)
-        else:
-            opened(page, state, asked)
-        assert not failed, f"{path} {how}: {page} {asked} {failed}"
-    # What is damaged is listed with its place, and all else works.
-    listed = {one.place for one in damaged.find(here)}
-    left = {one.id for one in datasets.list_all(here)}
-    gone = {here.dataset_dir(one) for one in known - left}
-    assert gone == {one for one in listed if one.parent == here.datasets_dir}
-    assert len(gone) <= (path.parts[1] == "datasets")
+    runs = {one.id for one in store.list_every(here)}
+    homes.damage(here.root.parent / path, how)
+    with homes.without_rights() if how == "unreadable" else nullcontext():
+        for page, state, parameters in asked:
+            app = opened(page, state, parameters)
+            assert not app.exception, f"{path} {how}: {page} {parameters} {app.exception[0].value}"
+            assert not failed, f"{path} {how}: {page} {parameters} {failed}"
+        for command in (["runs"], ["show", homes.RUN], ["compare", homes.RUN], ["chain"]):
+            with pytest.raises(SystemExit):
+                main(command)
+        # What is damaged is listed with its place, and all else works.
+        gone = known - {one.id for one in datasets.list_all(here)}
+        assert {here.dataset_dir(one) for one in gone} == {one.place for one in damaged.find(here, "data")}
+        assert gone <= set(path.parts)
+        assert {one.id for one in store.list_every(here)} == runs
+        chain = {one.id for one in chains.list_all(here)} | {one.place.stem for one in damaged.find(here, "chain")}
+        assert chain >= {homes.CHAIN} or how == "gone"
 
 
-def every(root: Path) -> list[tuple[Path, str]]:
-    return [(path, how) for path in homes.everything(root) for how in homes.damages(root / path)]
+def file_of(root: Path, name: str) -> Path:
+    return next(path for path in homes.everything(root) if name in str(path))
+
+
+# One of each damage, over the kinds of files.
+CHOSEN = (
+    ("meta.json", "empty"), ("report.json", "half"), ("rows.parquet", "half"), ("rows.parquet", "garbage"),
+    ("original", "gone"), ("problems.jsonl", "bytes"), ("readiness-", "folder"), (f"{homes.RUN}/spec.json", "nested"),
+    (f"{homes.RUN}/spec.json", "gone"), (f"{homes.RUN}/summary.json", "null"), (f"{homes.RUN}/events.jsonl", "huge"),
+    ("tuned-toy-world", "hollow"), ("sweep.json", "list"), ("chains/", "later"), ("drafts/", "words"),
+    ("deleted/", "infinite"), ("read-once/config.json", "negative"), ("votes.jsonl", "object"),
+    ("machine/queue", "dangling"), ("folders.json", "unreadable"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "how"), CHOSEN)
+def test_a_damaged_file_is_said_and_all_else_works(
+    whole: Path, here: Workspace, failed: list[str], name: str, how: str
+) -> None:
+    path = file_of(whole, name)
+    walk(here, path, how, failed, openings(here, path)[:1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [*homes.ANY, *homes.TOLD, *homes.KINDS])
+def test_every_file_that_is_damaged_is_said_and_all_else_works(
+    whole: Path, tmp_path: Path, failed: list[str], how: str
+) -> None:
+    """The pages that look at a file take turns over what happens to it."""
+    turn = [*homes.ANY, *homes.TOLD, *homes.KINDS].index(how)
+    for path in homes.everything(whole):
+        if how in homes.damages(path):
+            shutil.rmtree(tmp_path / "home", ignore_errors=True)
+            shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+            here = Workspace(tmp_path / "home")
+            asked = openings(here, path)
+            walk(here, path, how, failed, asked[turn % len(asked) :][:1])
+
+
+@pytest.mark.parametrize(
+    ("name", "page", "asked"),
+    [(f"{homes.DATA}/meta.json", "data", {}), ("chains/", "train", {}), ("drafts/", "train", {}),
+     ("read-once/config.json", "train", {}), ("benchmarks/own-566f5bc68772d178/meta.json", "forgetting", {})],
+)  # fmt: skip
+def test_what_cannot_be_read_is_listed_with_its_place_and_can_be_deleted(
+    whole: Path, here: Workspace, failed: list[str], name: str, page: str, asked: dict[str, str]
+) -> None:
+    there = here.root.parent / file_of(whole, name)
+    homes.damage(there, "half")
+    place = there if there.parent in (here.chains_dir, here.drafts_dir) else there.parent
+    app = opened(page, {}, asked)
+    assert str(place) in texts(app) and place in {one.place for one in damaged.find(here)}
+    app = button(app, f"delete_damaged_{place.name}").click().run()
+    assert not place.exists() and str(place) not in texts(app)
+    assert not failed and damaged.find(here) == []
+
+
+def test_a_run_whose_spec_is_gone_is_listed_and_can_be_deleted(here: Workspace, failed: list[str]) -> None:
+    (here.run_dir(homes.RUN) / "spec.json").unlink()
+    app = opened("runs", {}, {"run": homes.RUN})
+    assert "cannot be read" in texts(app) and has_button(app, "delete")
+    check = next(one for one in app.checkbox if one.key == f"all_the_same_{homes.RUN}")
+    app = button(check.set_value(True).run(), "delete").click().run()
+    assert not here.run_dir(homes.RUN).exists() and not failed
+
+
+# --- a home that takes nothing ---------------------------------------------------------------------------------------
+NUMBERS = {errno.ENOSPC: "the disk is full", errno.EROFS: "a disk that may only be read"}
+WRITERS: tuple[tuple[Opening, tuple[str, ...]], ...] = (
+    (("data", {"way": "sample"}, {}), ("sample_new-facts",)),
+    (("advisor", {}, {"dataset": homes.DATA}), ("use_this",)),
+    (("train", {}, {"dataset": homes.DATA}), ("start",)),
+    (("runs", {}, {"run": homes.RUN}), ("duplicate", "save_name", "save_note")),
+    (("chat", {}, {}), ("delete_prompt",)),
+)
+
+
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a page would start beside itself ends at once."""
+    monkeypatch.setattr(processes, "start", lambda *_, **__: subprocess.Popen(["true"]))
+
+
+def click(page: Opening, key: str, root: Path, number: int) -> AppTest:
+    """Press a button of a page while nothing below `root` can be written."""
+    app = opened(*page)
+    with pytest.MonkeyPatch.context() as patch:
+        homes.refuse_writes(patch, root, number)
+        app = button(app, key).click().run()
+    assert not app.exception, f"{page} {key}: {app.exception[0].value}"
+    assert app.title
+    return app
+
+
+@pytest.mark.usefixtures("no_processes")
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_action_on_a_disk_that_takes_nothing_says_so_and_the_page_stays(here: Workspace, number: int) -> None:
+    for page, keys in WRITERS:
+        for key in keys:
+            app = click(page, key, here.root, number)
+            assert NUMBERS[number] in texts(app), f"{page[0]} {key}: {texts(app)[:300]}"
+            assert has_button(app, key)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_processes")
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_button_on_a_disk_that_takes_nothing_answers_in_words(here: Workspace, number: int) -> None:
+    views: list[Opening] = [
+        *(page for page, _ in WRITERS),
+        ("data", {}, {"dataset": homes.DATA}),
+        ("data", {"way": "stored"}, {"dataset": homes.PAIRS}),
+        *(("train", {}, {"chain": name}) for name in (homes.CHAIN, "new")),
+        *(("runs", {}, {"run": run}) for run in (homes.FAILED, homes.SWEEP)),
+        ("forgetting", {}, {"run": homes.RUN, "dataset": homes.DATA}),
+        ("forgetting", {}, {"run": homes.SWEEP, "view": "sweep", "dataset": homes.DATA}),
+        ("guide", {}, {}),
+    ]
+    for page in views:
+        with pytest.MonkeyPatch.context() as patch:
+            homes.refuse_writes(patch, here.root, number)
+            app = opened(*page)
+            assert not app.exception and NUMBERS[number] not in texts(app), f"{page} does not open"
+        for key in [one.key for one in app.button if not one.disabled]:
+            click(page, key, here.root, number)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_command_on_a_disk_that_takes_nothing_says_so(
+    here: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    homes.refuse_writes(monkeypatch, here.root, number)
+    with pytest.raises(SystemExit):
+        main(["train", "lora", "--data", homes.DATA])
+    assert NUMBERS[number] in capsys.readouterr().err
