@@ -4,7 +4,7 @@ and how it is deleted. Runs, evaluations among them, stand in the list of runs, 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +30,7 @@ class Damaged(msgspec.Struct, frozen=True):
 
 def find(workspace: Workspace, *kinds: Kind) -> list[Damaged]:
     """Return what of these kinds, or of any, cannot be read. Whatever the files hold, this raises nothing."""
-    return [Damaged(kind, place, why) for kind in kinds or _FINDERS for place, why in _FINDERS[kind](workspace)]
+    return [Damaged(kind, place, why) for kind in kinds or _FINDERS for place, why in _FINDERS[kind](workspace).items()]
 
 
 def delete(one: Damaged) -> None:
@@ -44,35 +44,20 @@ def delete(one: Damaged) -> None:
         one.place.unlink()
 
 
-def _chains(workspace: Workspace) -> Iterator[tuple[Path, Problem]]:
-    for path in sorted(workspace.chains_dir.glob("*.json")):
-        if chains.look(workspace, path.stem) is None:
-            yield path, Problem(rule="chain-damaged")
-
-
-def _drafts(workspace: Workspace) -> Iterator[tuple[Path, Problem]]:
-    for path in sorted(workspace.drafts_dir.glob("*.json")):
-        if drafts.load(workspace, path.stem) is None:
-            yield path, Problem(rule="draft-damaged")
-
-
-def _models(workspace: Workspace) -> Iterator[tuple[Path, Problem]]:
+def _models(workspace: Workspace) -> dict[Path, Problem]:
+    """Models that were read from GGUF files, with what is wrong; one that only cannot be built here is not damaged."""
+    found = {}
     for folder in sorted(workspace.models_dir.glob("[!.]*")):
-        # a model that only cannot be built here is none that is damaged
         wrong = [one for one in bases.describe(str(folder), workspace).problems if one.rule != "base-not-built"]
         if wrong:
-            yield folder, wrong[0]
+            found[folder] = wrong[0]
+    return found
 
 
-def _questions(workspace: Workspace) -> Iterator[tuple[Path, Problem]]:
-    for folder in own.unreadable(workspace):
-        yield folder, Problem(rule="bench-damaged")
-
-
-_FINDERS: dict[Kind, Callable[[Workspace], Iterator[tuple[Path, Problem]]]] = {
-    "data": lambda workspace: iter(datasets.unreadable(workspace).items()),
-    "chain": _chains,
-    "draft": _drafts,
+_FINDERS: dict[Kind, Callable[[Workspace], dict[Path, Problem]]] = {
+    "data": datasets.unreadable,
+    "chain": chains.unreadable,
+    "draft": drafts.unreadable,
     "model": _models,
-    "questions": _questions,
+    "questions": own.unreadable,
 }

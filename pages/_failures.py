@@ -95,5 +95,5 @@ def kept(action: Callable[..., None]) -> Callable[..., None]:
 
 def _noted(error: BaseException) -> str:
     """Return what is said of an error; its trace goes to the server's log."""
-    _log.warning("%s: %s", type(error).__name__, error, exc_info=error)
+    _log.log(logging.WARNING, "a page met this", exc_info=error)
     return sentence(error)

@@ -175,9 +175,9 @@ def own(workspace: Workspace) -> list[Benchmark]:
     return found
 
 
-def unreadable(workspace: Workspace) -> list[Path]:
-    """Return the folders of a person's own questions that cannot be read."""
-    return [folder for folder in _folders(workspace) if _read(folder) is None]
+def unreadable(workspace: Workspace) -> dict[Path, Problem]:
+    """Return the folders of a person's own questions that cannot be read, each with the reason."""
+    return {folder: Problem(rule="bench-damaged") for folder in _folders(workspace) if _read(folder) is None}
 
 
 def _folders(workspace: Workspace) -> list[Path]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -243,10 +244,16 @@ def _read(workspace: Workspace, chain_id: str) -> Written | None:
 
 
 def list_all(workspace: Workspace) -> list[Chain]:
-    """Return all chains, newest first; one of a later version, or that cannot be read, is passed over."""
+    """Return all chains, newest first; those that cannot be read are listed by unreadable()."""
     paths = sorted(workspace.chains_dir.glob("*.json"), key=lambda path: path.name)
     made = [(one.created, path.stem) for path in paths if (one := _read(workspace, path.stem)) is not None]
     return [chain for _, name in sorted(made, reverse=True) if (chain := look(workspace, name)) is not None]
+
+
+def unreadable(workspace: Workspace) -> dict[Path, Problem]:
+    """Return the files of chains that cannot be read, each with the reason."""
+    paths = sorted(workspace.chains_dir.glob("*.json"))
+    return {path: Problem(rule="chain-damaged") for path in paths if look(workspace, path.stem) is None}
 
 
 def of_run(workspace: Workspace, run_id: str) -> Chain | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from engine import limits
 from engine.plan import plans
 from engine.spec import RunSpec, schema, settings
+from engine.words import Problem
 from engine.workspace import BadId, Workspace, find_struct, write_atomically
 
 
@@ -39,6 +41,12 @@ def load(workspace: Workspace, draft_id: str) -> Draft | None:
         return find_struct(workspace.draft_path(draft_id), Draft)
     except BadId:
         return None
+
+
+def unreadable(workspace: Workspace) -> dict[Path, Problem]:
+    """Return the files of drafts that cannot be read, each with the reason."""
+    paths = sorted(workspace.drafts_dir.glob("*.json"))
+    return {path: Problem(rule="draft-damaged") for path in paths if load(workspace, path.stem) is None}
 
 
 def base_of(run_spec: RunSpec) -> str:
