@@ -6,9 +6,10 @@ log-likelihoods, so that anyone can recompute every figure.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -60,9 +61,12 @@ class Item(msgspec.Struct, kw_only=True):
     measure: str | None = None
 
 
-def read_items(path: Path) -> list[Item]:
-    """Read one items file. Raises OSError, and workspace.Unreadable when it is broken."""
-    decoder = msgspec.json.Decoder(Item)
+Line = TypeVar("Line", bound=msgspec.Struct)
+
+
+def read_items(path: Path, kind: type[Line] = Item) -> list[Line]:
+    """Read one items file, all of it. Raises OSError, and workspace.Unreadable when it is broken."""
+    decoder = msgspec.json.Decoder(kind)
     try:
         return [decoded(line, decoder) for line in path.read_bytes().splitlines() if line]
     except Unreadable as error:
@@ -78,7 +82,7 @@ def benchmarks_of(run_dir: Path, model: str = "tuned") -> list[str]:
     """Return the benchmarks a run has items of, both before and after."""
     start = f"{model}-"
     names = [p.name.removeprefix(start).removesuffix(".jsonl") for p in (run_dir / "items").glob(f"{start}*.jsonl")]
-    return sorted(n for n in names if (run_dir / "items" / f"base-{n}.jsonl").is_file())
+    return sorted(n for n in names if os.path.lexists(run_dir / "items" / f"base-{n}.jsonl"))
 
 
 class Joined(NamedTuple):
