@@ -12,7 +12,7 @@ import msgspec
 
 from engine.benchmarks import own
 from engine.data import datasets
-from engine.models import bases
+from engine.models import shortlist
 from engine.plan import chains, drafts
 from engine.words import Problem
 from engine.workspace import Workspace
@@ -44,20 +44,10 @@ def delete(one: Damaged) -> None:
         one.place.unlink()
 
 
-def _models(workspace: Workspace) -> dict[Path, Problem]:
-    """Models that were read from GGUF files, with what is wrong; one that only cannot be built here is not damaged."""
-    found = {}
-    for folder in sorted(workspace.models_dir.glob("[!.]*")):
-        wrong = [one for one in bases.describe(str(folder), workspace).problems if one.rule != "base-not-built"]
-        if wrong:
-            found[folder] = wrong[0]
-    return found
-
-
 _FINDERS: dict[Kind, Callable[[Workspace], dict[Path, Problem]]] = {
     "data": datasets.unreadable,
     "chain": chains.unreadable,
     "draft": drafts.unreadable,
-    "model": _models,
+    "model": shortlist.unreadable,
     "questions": own.unreadable,
 }

@@ -182,7 +182,7 @@ def of(workspace: Workspace, dataset: datasets.Dataset, base: Base) -> Readiness
     counted = _counted(workspace, dataset.id, base, None)
     with suppress(OSError):  # on a disk that takes nothing it is counted anew each time
         _keep(workspace, dataset.id, base, counted)
-    return Readiness(counted, dataset.report.type != "prompt-only")
+    return known(workspace, dataset, base) or Readiness(counted, dataset.report.type != "prompt-only")
 
 
 def count(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgress | None = None) -> None:

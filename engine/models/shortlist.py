@@ -11,8 +11,9 @@ import msgspec
 import yaml
 
 from engine.models import shapes
-from engine.models.bases import Base, is_folder
+from engine.models.bases import Base, describe, is_folder
 from engine.models.cache import MOST_CACHED
+from engine.words import Problem
 from engine.workspace import Workspace, find_struct, write_atomically
 
 
@@ -20,6 +21,17 @@ def folders(workspace: Workspace) -> list[str]:
     """Return the folders with models that a person has named, those that are still there."""
     found = find_struct(workspace.root / "folders.json", list[str])
     return [folder for folder in found or () if is_folder(Path(folder))]
+
+
+def unreadable(workspace: Workspace) -> dict[Path, Problem]:
+    """Return the models read from GGUF files of which something is damaged, each with what. One that only cannot be built
+    here is not damaged."""
+    found = {}
+    for folder in sorted(workspace.models_dir.glob("[!.]*")):
+        wrong = [one for one in describe(str(folder), workspace).problems if one.rule != "base-not-built"]
+        if wrong:
+            found[folder] = wrong[0]
+    return found
 
 
 def remember_folder(workspace: Workspace, folder: str) -> None:
