@@ -203,7 +203,7 @@ def summary(workspace: Workspace, run_id: str) -> Summary:
     """Return a run's summary with its true status: an unfinished run whose supervisor is gone is interrupted."""
     run_dir = workspace.run_dir(run_id)
     found = find_struct(run_dir / "summary.json", Summary)
-    if found is None or found.status not in ("finished", "stopped", "failed"):  # or written while the run went on
+    if found is None or not _is_whole(found):
         found = _followed_summary(run_dir)
     if found.status in ("queued", "running"):
         if not supervised(run_dir):
@@ -213,6 +213,13 @@ def summary(workspace: Workspace, run_id: str) -> Summary:
         elif (run_dir / "stop").exists():
             found.status = "stopping"
     return found
+
+
+def _is_whole(short: Summary) -> bool:
+    """Whether a stored summary says all that it must: not so where it was written while the run went on."""
+    whole = short.measured is None or short.measured.keys() >= set(_MEASURED)
+    told = short.failure is None or short.failure.keys() >= {"kind", "message", "fix"}
+    return short.status in ("finished", "stopped", "failed") and whole and told
 
 
 def status(workspace: Workspace, run_id: str) -> str:
