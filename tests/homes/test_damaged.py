@@ -231,7 +231,7 @@ def click(page: Opening, key: str, root: Path, number: int) -> AppTest:
 
 
 @pytest.mark.usefixtures("no_processes")
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("number", [errno.ENOSPC, pytest.param(errno.EROFS, marks=pytest.mark.slow)])
 def test_an_action_on_a_disk_that_takes_nothing_says_so_and_the_page_stays(here: Workspace, number: int) -> None:
     for page, keys in WRITERS:
         for key in keys:
