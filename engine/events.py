@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from engine.words import Text
+from engine.workspace import Unreadable, decoded
 
 
 class Event(msgspec.Struct, kw_only=True, tag_field="event"):
@@ -197,7 +198,7 @@ AnyEvent = (
 )
 TERMINAL = (Finished, Stopped, Failed)
 
-_decoder = msgspec.json.Decoder(AnyEvent)
+_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(AnyEvent)
 _encoder = msgspec.json.Encoder()
 
 
@@ -207,8 +208,6 @@ class _Numbered(msgspec.Struct):
     seq: int
 
 
-_numbered = msgspec.json.Decoder(_Numbered)
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 RESERVE_BYTES = 64 * 1024
 
 
@@ -232,8 +231,8 @@ class EventLog:
         if whole < len(data):
             os.ftruncate(self._file, whole)
         for line in reversed(data[:whole].split(b"\n")):
-            with suppress(*_UNREADABLE):
-                return _numbered.decode(line).seq
+            with suppress(Unreadable):
+                return decoded(line, _Numbered).seq
         return 0
 
     def append(self, event: Any) -> None:
@@ -279,10 +278,8 @@ def _encode(event: Any) -> bytes:
 def _parse(data: bytes) -> list[Any]:
     found = []
     for line in data.split(b"\n"):
-        try:
-            found.append(_decoder.decode(line))
-        except _UNREADABLE:
-            continue  # a torn line, or an event of a later version
+        with suppress(Unreadable):  # a torn line, or an event of a later version
+            found.append(decoded(line, _decoder))
     return found
 
 
@@ -309,8 +306,8 @@ def later_kinds(run_dir: Path) -> list[str]:
     known, found = {one.__struct_config__.tag for one in AnyEvent.__args__}, set()
     with suppress(OSError):
         for line in (run_dir / "events.jsonl").read_bytes().split(b"\n"):
-            with suppress(*_UNREADABLE):
-                found.add(msgspec.json.decode(line, type=_Tagged).event)
+            with suppress(Unreadable):
+                found.add(decoded(line, _Tagged).event)
     return sorted(found - known)
 
 

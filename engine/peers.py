@@ -21,7 +21,7 @@ import msgspec
 from engine.events import Failed
 from engine.spec import RunSpec, counts
 from engine.words import Problem, later
-from engine.workspace import write_atomically
+from engine.workspace import find_struct, write_atomically
 
 BEAT_S = 1.0
 # A process that was killed is taken for gone after so long; one that may only be slow (a swapping machine, a network folder
@@ -64,8 +64,8 @@ def read(run_dir: Path) -> dict[int, Peer]:
     """Return what the processes of a run have told, by rank."""
     found = {}
     for path in _folder(run_dir).glob("*.json"):
-        with suppress(OSError, msgspec.MsgspecError):
-            one = msgspec.json.decode(path.read_bytes(), type=Peer)
+        one = find_struct(path, Peer)
+        if one is not None:
             found[one.rank] = one
     return found
 

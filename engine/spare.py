@@ -79,7 +79,7 @@ def prepare(module: str = "engine.waiting") -> bool:
         _give(door, {})
     try:
         FileLock(place / "lock").acquire(timeout=0).lock.release()
-    except Timeout:  # one is just coming up
+    except (Timeout, OSError):  # one is just coming up, or the disk takes no lock
         return False
     with suppress(OSError), (place / "log").open("wb") as log:
         # the pipe on its input is closed when this server ends, and with that the spare knows

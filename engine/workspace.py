@@ -19,9 +19,13 @@ import unicodedata
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+import msgspec
 
 from engine import in_line
+
+T = TypeVar("T")
 
 # Run ids "20261124-201516-0a1b2c", sha256 dataset ids, evaluation keys and draft ids: lower case, digits, inner dashes.
 _ID = re.compile(r"[0-9a-z](?:[0-9a-z-]{0,94}[0-9a-z])?", re.ASCII)
@@ -60,7 +64,7 @@ class Workspace:
         return self.root / "evals" / checked(key)
 
     def draft_path(self, draft_id: str) -> Path:
-        return self.root / "drafts" / f"{checked(draft_id)}.json"
+        return self.drafts_dir / f"{checked(draft_id)}.json"
 
     def deleted_path(self, run_id: str) -> Path:
         """Return the file that keeps, of a deleted run, what its adapter lay on, for those that trained it on."""
@@ -77,6 +81,10 @@ class Workspace:
     def chains_dir(self) -> Path:
         """Where chains of runs are written down, one file each."""
         return self.root / "chains"
+
+    @property
+    def drafts_dir(self) -> Path:
+        return self.root / "drafts"
 
     @property
     def datasets_dir(self) -> Path:
@@ -210,11 +218,68 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
+class Unreadable(ValueError):
+    """What a file holds is cut, damaged, or not what it should be."""
+
+
+# What bytes that are no JSON raise, or no JSON of the type that is wanted: also what is nested too deep, and numbers and
+# lists beyond measure. Bytes that are no UTF-8 and msgspec's own are ValueErrors.
+MALFORMED = (ValueError, RecursionError, OverflowError, MemoryError)
+
+
+# More digits than a number of 64 bits has: no figure of ours, and what is reckoned with it overflows.
+_LONG = re.compile(rb"\d{20}")
+
+
+def decoded(data: bytes, kind: type[T] | msgspec.json.Decoder[T]) -> T:
+    """Return the value that JSON holds; of many alike, a decoder of their kind is made once. Raises Unreadable, also where
+    a number in it is beyond measure."""
+    decoder = kind if isinstance(kind, msgspec.json.Decoder) else msgspec.json.Decoder(kind)
+    try:
+        if _LONG.search(data) and _is_beyond_measure(msgspec.json.decode(data)):
+            raise Unreadable("a number in it is beyond measure")
+        return decoder.decode(data)
+    except MALFORMED as error:
+        raise Unreadable(str(error)[:200]) from error
+
+
+def _is_beyond_measure(node: Any) -> bool:
+    if isinstance(node, dict | list):
+        return any(map(_is_beyond_measure, node.values() if isinstance(node, dict) else node))
+    return isinstance(node, int) and abs(node) >= 1 << 63
+
+
+def read_struct(path: Path, kind: type[T]) -> T:
+    """Return the value a JSON file holds. Raises OSError, and Unreadable where it holds none of its kind."""
+    return decoded(read_regular(path), kind)
+
+
+def find_struct(path: Path, kind: type[T]) -> T | None:
+    """Return the value a JSON file holds; None where there is no such file, or none that can be read."""
+    try:
+        return read_struct(path, kind)
+    except (OSError, Unreadable):
+        return None
+
+
+def read_lines(path: Path, kind: type[T]) -> list[T]:
+    """Return the values of a file that holds one a line; a line that was cut or damaged is passed over."""
+    try:
+        lines = read_regular(path).splitlines()
+    except OSError:
+        return []
+    found, decoder = [], msgspec.json.Decoder(kind)
+    for line in lines:
+        with suppress(Unreadable):
+            found.append(decoded(line, decoder))
+    return found
+
+
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the object a JSON file holds, or an empty one."""
+    """Return the object a JSON file holds, or an empty one. NaN and Infinity are read too, which Python's writers write."""
     try:
         found = json.loads(read_regular(path))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, *MALFORMED):
         return {}
     return found if isinstance(found, dict) else {}
 

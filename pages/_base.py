@@ -22,7 +22,7 @@ from engine.runs import store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, language, t
 from engine.workspace import Workspace
-from pages import _ui
+from pages import _failures, _ui
 
 POLL_S = 0.5
 SEARCH_EXAMPLE = "SmolLM2"
@@ -150,7 +150,7 @@ def _named(base: Base) -> None:
         st.rerun()
 
 
-@_ui.fragment(run_every=POLL_S)
+@_failures.fragment(run_every=POLL_S)
 def _counting(base: Base, workspace: Workspace) -> None:
     """Say that the figures are a first estimate, and show the page anew when the model was counted."""
     if not bases.is_being_counted(base, workspace):
@@ -255,7 +255,7 @@ def _begin(call: jobs.Call, token: str | None = None) -> None:
         st.rerun()
 
 
-@_ui.fragment(run_every=POLL_S)
+@_failures.fragment(run_every=POLL_S)
 def _watch() -> None:
     """The progress of a download, by itself: the rest of the page stays usable."""
     job = st.session_state.get("download")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 import streamlit as st
 
@@ -13,7 +16,7 @@ from engine.check import DatasetError, groups
 from engine.data import Dataset, datasets, fixes, one_row
 from engine.read import lines
 from engine.words import Problem, t
-from engine.workspace import Workspace
+from engine.workspace import Workspace, read_lines
 from pages import _data_upload, _ui
 
 # More lines of one rule than this tell a person nothing new; the file with all of them can be downloaded.
@@ -125,8 +128,9 @@ def _download_problems(dataset: Dataset) -> None:
     full = dataset.folder / (report.problems_file or "problems.jsonl")
 
     def content() -> bytes:
-        if report.problems_file and full.exists():
-            return full.read_bytes()
+        if report.problems_file:
+            with suppress(OSError):  # it is gone: the first problems stand in the report
+                return full.read_bytes()
         return json.dumps(report.to_json()["problems"], ensure_ascii=False, indent=1).encode()
 
     name = "problems.jsonl" if report.problems_file else "problems.json"
@@ -307,24 +311,27 @@ def _hit(text: str, searched: str) -> tuple[int, int] | None:
     return (at, at + len(searched)) if at >= 0 else None
 
 
+class _Listed(msgspec.Struct):
+    """What is looked for in a line of a file of problems."""
+
+    severity: str
+    row: int | None
+
+
 @st.cache_data(max_entries=20, show_spinner=False)
 def _listed_rows(path: str, changed: int) -> tuple[int, ...]:
     """The rows with errors of a file of problems, which a check of today may have replaced at the time `changed`."""
-    found = set()
-    with open(path, "rb") as file:
-        for line in file:
-            problem = json.loads(line)
-            if problem["severity"] == "error" and problem["row"]:
-                found.add(problem["row"])
-    return tuple(sorted(found))
+    found = read_lines(Path(path), _Listed)
+    return tuple(one.row for one in found if one.severity == "error" and one.row)
 
 
 def _bad_rows(dataset: Dataset) -> tuple[int, ...]:
     """The rows with errors: all of them, from the file of problems where the report holds only the first."""
     full = dataset.folder / (dataset.report.problems_file or "")
+    first = {problem.row for problem in dataset.report.problems if problem.severity == "error" and problem.row}
     if dataset.report.problems_file and full.exists():
-        return _listed_rows(str(full), full.stat().st_mtime_ns)
-    return tuple(sorted({p.row for p in dataset.report.problems if p.severity == "error" and p.row}))
+        first |= set(_listed_rows(str(full), full.stat().st_mtime_ns))
+    return tuple(row for row in sorted(first) if 0 < row <= dataset.report.rows)
 
 
 def _trained(workspace: Workspace, dataset: Dataset, first: int, searched: str) -> None:

@@ -17,7 +17,7 @@ from engine.data import fixes as data_fixes
 from engine.plan import take_along
 from engine.words import language, t
 from engine.workspace import Workspace
-from pages import _jobs, _ui
+from pages import _failures, _jobs, _ui
 
 # What Streamlit's own uploader may hold in memory; it stands in where the pages are served without our upload route.
 FALLBACK_LIMIT_MB = 1
@@ -181,8 +181,6 @@ def _take_in(workspace: Workspace, file: Path) -> None:
             opened = take_along.unpack(workspace, file)
     except DatasetError as error:
         st.error(_ui.plain(error.problem.sentence))
-    except OSError as error:
-        st.error(_ui.say("The upload could not be stored: {reason}. Free some space and try again.", reason=error))
     else:
         if opened.dataset is not None:
             _ui.choose("dataset", opened.dataset.id)
@@ -252,10 +250,9 @@ def _fallback(workspace: Workspace, key: str, label: str) -> list[tuple[Path, st
         workspace.uploads_dir.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as out:
             shutil.copyfileobj(upload, out, 1 << 20)
-    except OSError as error:
+    except OSError:
         target.unlink(missing_ok=True)
-        st.error(_ui.say("The upload could not be stored: {reason}. Free some space and try again.", reason=error))
-        return []
+        raise
     return [(target, upload.name)]
 
 
@@ -356,7 +353,7 @@ def rows_made(workspace: Workspace, dataset: Dataset) -> None:
     _watch_rows()
 
 
-@_ui.fragment(run_every=POLL_S)
+@_failures.fragment(run_every=POLL_S)
 def _watch_rows() -> None:
     def said(percent: int) -> str:
         return t("Making the rows ready for training: {percent} %", percent=percent)
@@ -369,7 +366,7 @@ def _watch_rows() -> None:
     st.rerun()
 
 
-@_ui.fragment(run_every=POLL_S)
+@_failures.fragment(run_every=POLL_S)
 def _watch() -> None:
     """The progress of a check, by itself: the rest of the page stays usable."""
     job = st.session_state.get("job")

@@ -65,8 +65,6 @@ def _start(workspace: Workspace, found: adoption.Adoption) -> None:
         run_id = adoption.start(workspace, found, click_id=click, on_share=on_share)
     except limits.OverLimit as refused:
         _ui.problem_list(refused.problems)
-    except OSError as error:
-        st.error(_ui.say("The run could not be written: {reason}. Free some space and try again.", reason=error))
     else:
         del st.session_state["adopt_click"]
         _ui.choose("run", run_id)

@@ -13,7 +13,7 @@ from engine.models import Base, bases
 from engine.runs import Run, ScoredRun, lifecycle, store
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _data_upload, _ui
+from pages import _data_upload, _failures, _ui
 from pages import _forgetting_tables as tables
 
 OWN_FORMS = """{"question": "2 + 2?", "choices": ["3", "4"], "answer": 1}
@@ -143,7 +143,7 @@ def progress(workspace: Workspace, run: Run) -> None:
     st.progress(min(1.0, told.done / told.total), f"{text} {_ui.plain(left)}")
 
 
-@_ui.fragment(run_every=2.0)
+@_failures.fragment(run_every=2.0)
 def _watch(run_id: str) -> None:
     workspace = _ui.workspace()
     asking = [run for run in store.list_all(workspace) if run.base == f"run:{run_id}" and _is_going_on(run)]

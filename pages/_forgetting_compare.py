@@ -17,7 +17,7 @@ from engine.runs import scored as runs_scored
 from engine.spec import RunSpec, schema, settings
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _forgetting_frontier, _ui
+from pages import _failures, _forgetting_frontier, _ui
 from pages import _forgetting_tables as tables
 
 
@@ -92,6 +92,7 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
             st.download_button(_ui.plain(label), data, f"frontier.{kind}", on_click="ignore", key=f"frontier_{kind}")
 
 
+@_failures.kept
 def _look_at(run_id: str) -> None:
     """Open the view of one run; before the page runs, since its switch is drawn first."""
     _ui.choose("run", run_id)

@@ -17,7 +17,7 @@ from engine.runs import Run, lifecycle, store
 from engine.spec import recipes as spec_recipes
 from engine.words import Problem, t
 from engine.workspace import Workspace
-from pages import _forgetting_ask, _forgetting_frontier, _ui
+from pages import _failures, _forgetting_ask, _forgetting_frontier, _ui
 
 SETTINGS_EXAMPLE = "train.replay_share=0, 0.05\ntrain.learning_rate=0.001, 0.0005"
 
@@ -72,7 +72,7 @@ def _controls(workspace: Workspace, run: Run) -> None:
                 st.error(_ui.plain(error))
 
 
-@_ui.fragment(run_every=3.0)
+@_failures.fragment(run_every=3.0)
 def _watch(sweep_id: str) -> None:
     workspace = _ui.workspace()
     run = store.describe(workspace, sweep_id)

@@ -1,12 +1,9 @@
 """The frame of every page: language, navigation, and what is being worked on."""
 
-from contextlib import suppress
-
 import streamlit as st
 
-from engine import limits
 from engine.words import t
-from pages import _ui, _visitor
+from pages import _failures, _ui, _visitor
 
 st.set_page_config(page_title="Tunebook", page_icon=str(_ui.PAGES / "icon.png"), layout="wide")
 
@@ -40,9 +37,6 @@ if asked is not None:
         _ui.language_switch()
 else:
     _ui.demo_notice(first=page.url_path == "data")
-    try:
-        with suppress(_ui.PageEnds):
-            page.run()
-    except limits.OverLimit as refused:  # what no page has a place for
-        st.error(_ui.plain(refused))
-    _ui.sidebar()
+    _failures.run(page.run)
+    with _failures.said():
+        _ui.sidebar()

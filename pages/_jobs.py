@@ -10,7 +10,7 @@ import streamlit as st
 from engine import limits
 from engine.data import jobs
 from engine.words import t
-from pages import _ui
+from pages import _failures, _ui
 
 
 def begin(purpose: str, wanted: str, call: jobs.Call) -> bool:
@@ -27,9 +27,9 @@ def begin(purpose: str, wanted: str, call: jobs.Call) -> bool:
             _ui.choose(name, _ui.current(name))
     try:
         st.session_state[purpose] = wanted, str(jobs.start(call))
-    except limits.OverLimit as refused:
+    except (limits.OverLimit, OSError) as error:
         st.session_state[purpose] = wanted, ""
-        st.error(_ui.plain(refused.problems[0].sentence))
+        st.error(_ui.plain(_failures.sentence(error)))
     return True
 
 

@@ -14,7 +14,7 @@ from engine.plan import Plan, plans
 from engine.render import NoTokenizer
 from engine.words import language, t
 from engine.workspace import Workspace
-from pages import _jobs, _ui
+from pages import _failures, _jobs, _ui
 
 # The recipe whose longest row counts while none is chosen, by the type of the data.
 RECIPES = {"preference": "dpo", "unpaired-preference": "kto", "prompt-only": "ppo"}
@@ -82,7 +82,7 @@ def _count(plan: Plan, dataset: Dataset, base: Base) -> None:
     _watch()
 
 
-@_ui.fragment(run_every=POLL_S)
+@_failures.fragment(run_every=POLL_S)
 def _watch() -> None:
     def said(percent: int) -> str:
         return t("Reading every row as the base does: {percent} %", percent=percent)

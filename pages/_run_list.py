@@ -14,7 +14,7 @@ from engine.runs import Run, device_queue, follow, lifecycle, store
 from engine.spec import settings
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _charts, _ui
+from pages import _charts, _failures, _ui
 
 QUEUE_REFRESH_S = 2.0
 # More lines in one picture cannot be told apart.
@@ -33,7 +33,7 @@ def size(workspace: Workspace, run: Run) -> str:
     return f"{megabytes / 1000:,.1f} GB" if megabytes >= 1000 else f"{megabytes:,.1f} MB"
 
 
-@_ui.fragment(run_every=QUEUE_REFRESH_S)
+@_failures.fragment(run_every=QUEUE_REFRESH_S)
 def _queue(workspace: Workspace, shown: list[str]) -> None:
     """The runs that wait, the next one first. When one has got its turn, the whole page is read again."""
     turns = follow.turns(workspace)

@@ -99,7 +99,7 @@ def actions(here: Workspace, run: Run) -> None:
 def _resume(here: Workspace, run_id: str) -> None:
     try:
         lifecycle.resume(here, run_id)
-    except (lifecycle.CannotResume, limits.OverLimit, OSError) as error:
+    except (lifecycle.CannotResume, limits.OverLimit) as error:
         st.error(_ui.plain(error))
     else:
         st.rerun()
@@ -144,7 +144,7 @@ def _delete(here: Workspace, run: Run) -> None:
     if st.button(t("Delete for good"), type="primary", icon=":material/delete:", key="delete", disabled=not known):
         try:
             lifecycle.delete(here, run.id, all_the_same=bool(lost))
-        except (lifecycle.CannotDelete, OSError) as error:
+        except lifecycle.CannotDelete as error:
             st.error(_ui.plain(error))
         else:
             _ui.choose("run", None)

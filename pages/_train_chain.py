@@ -14,7 +14,7 @@ from engine.plan import chains, drafts, judges, plans
 from engine.runs import lifecycle, store
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _ui
+from pages import _failures, _ui
 
 REFRESH_S = 2.0
 SAMPLE = "sample"
@@ -126,8 +126,6 @@ def _start(workspace: Workspace, chain: str) -> bool:
         _ui.problem_list(error.problems)
     except plans.CannotPlan as error:
         st.error(_ui.plain(error.problem.sentence))
-    except OSError as error:
-        st.error(_ui.say("The run could not be written: {reason}. Free some space and try again.", reason=error))
     else:
         _ui.choose("run", run_id)
         return True
@@ -180,7 +178,7 @@ def _report(stage: chains.Stage) -> None:
     _ui.go("forgetting")
 
 
-@_ui.fragment(run_every=REFRESH_S)
+@_failures.fragment(run_every=REFRESH_S)
 def _wait(workspace: Workspace, chain_id: str, stage: str) -> None:
     """Read the page again when the stage on its way has ended."""
     found = chains.look(workspace, chain_id)
@@ -225,7 +223,7 @@ def _next(workspace: Workspace, chain: chains.Chain, stage: chains.Stage) -> Non
 def _resume(workspace: Workspace, stage: chains.Stage) -> None:
     try:
         lifecycle.resume(workspace, stage.run or "")
-    except (lifecycle.CannotResume, limits.OverLimit, OSError) as error:
+    except (lifecycle.CannotResume, limits.OverLimit) as error:
         st.error(_ui.plain(error))
     else:
         st.rerun()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,21 +93,6 @@ def speak() -> None:
     set_language(code)
     if code != usual:
         st.query_params["lang"] = code
-
-
-def fragment(*, run_every: float | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return st.fragment for a function that says something: a fragment runs again without the frame, in a thread of
-    its own, which would begin in English."""
-
-    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def speaking(*arguments: Any, **named: Any) -> Any:
-            set_language(st.session_state.get("language"))
-            return function(*arguments, **named)
-
-        return st.fragment(speaking, run_every=run_every)
-
-    return wrap
 
 
 def _switch_language() -> None:

@@ -19,7 +19,7 @@ from engine.runs import store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, t
 from engine.workspace import Workspace
-from pages import _ui
+from pages import _failures, _ui
 
 REFRESH_S = 1.0
 CHECKOUT_EXAMPLE = "~/llama.cpp"
@@ -69,7 +69,7 @@ def _busy(here: Workspace, run_id: str) -> bool:
 def _start(here: Workspace, run_id: str, job: export_job.Job, token: str | None = None) -> None:
     try:
         job_runner.start(here, run_id, job, token=token)
-    except (NotExportable, OSError) as error:
+    except NotExportable as error:
         st.error(_ui.plain(error))
     else:
         st.rerun()
@@ -95,7 +95,7 @@ def _job(here: Workspace, run_id: str) -> None:
         st.rerun()
 
 
-@_ui.fragment(run_every=REFRESH_S)
+@_failures.fragment(run_every=REFRESH_S)
 def _follow(here: Workspace, run_id: str) -> None:
     state = job_runner.progress(here, run_id)
     if state is None or state.ended:
@@ -150,7 +150,7 @@ def _take(here: Workspace, run_id: str, adapter: bool) -> None:
     try:
         _download(here, run_id, merged=False)
     except (NotExportable, OSError) as error:
-        st.caption(_ui.plain(error))
+        st.caption(_ui.plain(error if isinstance(error, NotExportable) else _failures.sentence(error)))
         return
     if store.load_spec(here, run_id).adopted is None:  # nothing was trained here to compare it with
         _checked(parity.read(here.run_dir(run_id)))
@@ -175,7 +175,7 @@ def _merged(here: Workspace, run_id: str) -> None:
     try:
         _download(here, run_id, merged=True)
     except (NotExportable, OSError) as error:
-        st.caption(_ui.plain(error))
+        st.caption(_ui.plain(error if isinstance(error, NotExportable) else _failures.sentence(error)))
     _checked(parity.read(folder))
     st.caption(t("Unpack it and run these lines beside it; they need only {needs}:", needs=t("transformers")))
     st.code(usage.load_merged_script(here, run_id, artifacts.MERGED), language="python")
@@ -253,7 +253,7 @@ def _trainers(here: Workspace, run_id: str) -> None:
     try:
         found = other_trainers.files(portable_recipe.of_run(here, run_id), tool)
     except (NotExportable, OSError) as error:
-        st.info(_ui.plain(error))
+        st.info(_ui.plain(error if isinstance(error, NotExportable) else _failures.sentence(error)))
     else:
         st.download_button(
             t("Download with the rows"),

@@ -12,7 +12,7 @@ from engine.check import DatasetError
 from engine.models import bases
 from engine.runs import store
 from engine.words import t
-from pages import _ui
+from pages import _failures, _ui
 
 st.title(t("Chat"))
 st.write(t("Ask the base and your runs the same thing and see what changed. Your votes become rows to train on."))
@@ -79,6 +79,7 @@ def _answer(turn: dict[str, Any], columns: list[Any]) -> None:
             state.caption(_ui.plain(turn["ended"][reply.model]))
 
 
+@_failures.kept
 def _vote(number: int, turn: dict[str, Any], model: str) -> None:
     """Take a thumb over: 1 is up, 0 is down, None takes it back."""
     value = st.session_state[f"thumb_{turn['id']}_{model}"]
@@ -86,6 +87,7 @@ def _vote(number: int, turn: dict[str, Any], model: str) -> None:
     votes.vote(workspace, prompt, turn["answers"][model], model, None if value is None else bool(value))
 
 
+@_failures.kept
 def _prefer(number: int, turn: dict[str, Any]) -> None:
     """Take over which answer is best. A pair needs one question, so it holds what went before as the best one knew it."""
     best = st.session_state[f"best_{turn['id']}"] or None

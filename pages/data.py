@@ -13,7 +13,7 @@ from engine.data import Dataset, datasets, hub_data, jobs, mix
 from engine.models import bases, hub_client
 from engine.read import formats
 from engine.words import language, t
-from pages import _data_mask, _data_profile, _data_rows, _data_upload, _ready, _ui
+from pages import _damaged, _data_mask, _data_profile, _data_rows, _data_upload, _ready, _ui
 
 # Larger files are left where they are: a download lies in memory while it is sent.
 DOWNLOAD_BYTES = 500 << 20
@@ -144,6 +144,7 @@ way = st.radio(
 ways[way][1]()
 _data_upload.problem()
 _data_upload.busy()
+_damaged.show(workspace, "data")
 
 
 def _metrics(dataset: Dataset) -> None:
@@ -233,8 +234,10 @@ def _manage(dataset: Dataset) -> None:
                 st.error(_ui.plain(error.problem.sentence))
             else:
                 st.rerun()
-        original = dataset.folder / "original"
-        if original.stat().st_size <= DOWNLOAD_BYTES:
+        original, size = dataset.folder / "original", dataset.size_bytes
+        if size is None:
+            st.caption(t("The file that was brought is gone, so it cannot be downloaded, mended or checked again."))
+        elif size <= DOWNLOAD_BYTES:
             ending = {"csv": "csv", "parquet": "parquet", "json": "json"}
             container = (dataset.report.container or "jsonl").removesuffix(".gz")
             packed = ".gz" if (dataset.report.container or "").endswith(".gz") else ""
@@ -271,6 +274,9 @@ if dataset is None:
 else:
     st.subheader(_ui.plain(dataset.name))
     report = dataset.report
+    if dataset.size_bytes is None:
+        place = "original" if limits.on() else dataset.folder / "original"
+        st.warning(_ui.say("The file that was brought is gone: {place}. What was checked is here still.", place=place))
     if report.trainable:
         st.success(_ui.plain(report.sentence), icon=":material/check_circle:")
         _data_upload.rows_made(workspace, dataset)

@@ -8,12 +8,21 @@ from engine.forgetting import sweep_plan
 from engine.report import items
 from engine.runs import store
 from engine.words import t
-from pages import _forgetting_adopt, _forgetting_compare, _forgetting_run, _forgetting_sweeps, _run_parts, _ui
+from pages import (
+    _damaged,
+    _failures,
+    _forgetting_adopt,
+    _forgetting_compare,
+    _forgetting_run,
+    _forgetting_sweeps,
+    _run_parts,
+    _ui,
+)
 
 REFRESH_S = 2.0
 
 
-@_ui.fragment(run_every=REFRESH_S)
+@_failures.fragment(run_every=REFRESH_S)
 def _going_on(run_id: str) -> None:
     """Show how far a run is that has not ended, and read the whole page again when it has: then its scores are there."""
     state = store.status(workspace, run_id)
@@ -27,6 +36,7 @@ st.title(t("Forgetting"))
 st.write(t("What the model gained, and what it cost: the same questions, before and after."))
 
 workspace = _ui.workspace()
+_damaged.show(workspace, "questions")
 runs = store.list_all(workspace)
 known = runs[:200]
 scored = [run for run in known if items.benchmarks_of(workspace.run_dir(run.id))]

@@ -16,7 +16,7 @@ from engine.plan import chains, drafts, tries
 from engine.runs import follow, store
 from engine.spec import OBJECTIVES, settings
 from engine.words import t
-from pages import _charts, _run_list, _run_parts, _ui, _use
+from pages import _charts, _failures, _run_list, _run_parts, _ui, _use
 
 # A run is looked at each second in its first minutes, and then a little less often; what changes rarely, less often still.
 REFRESH_S, LATER_REFRESH_S, DETAILS_REFRESH_S = 1.0, 2.0, 5.0
@@ -113,8 +113,10 @@ def _live(run_id: str) -> None:
     """Follow a run. Each part costs the server processor time whenever it is shown anew, as long as somebody watches."""
     found, now_s = _run_parts.followed(workspace, run_id), time.monotonic()
     young_until_s = (found.all[0].monotonic_s if found.all else now_s) + YOUNG_S
-    _ui.fragment(run_every=REFRESH_S if now_s < young_until_s else LATER_REFRESH_S)(_moving)(run_id, young_until_s)
-    _ui.fragment(run_every=DETAILS_REFRESH_S)(_show_details)(run_id)
+    _failures.fragment(run_every=REFRESH_S if now_s < young_until_s else LATER_REFRESH_S)(_moving)(
+        run_id, young_until_s
+    )
+    _failures.fragment(run_every=DETAILS_REFRESH_S)(_show_details)(run_id)
 
 
 def _moving(run_id: str, young_until_s: float) -> None:

@@ -17,7 +17,7 @@ from engine.runs import lifecycle, store
 from engine.spec import RunSpec, schema, settings
 from engine.spec import recipes as spec_recipes
 from engine.words import t
-from pages import _base, _ready, _train_chain, _train_plan, _train_settings, _ui
+from pages import _base, _damaged, _ready, _train_chain, _train_plan, _train_settings, _ui
 
 st.title(t("Train"))
 st.write(t("Choose a base and a recipe. The defaults are good; change what you understand, and start."))
@@ -98,8 +98,6 @@ def _started(run_spec: RunSpec, name: str) -> None:
     except limits.OverLimit as refused:
         st.error(t("This run cannot start yet:"))
         _ui.problem_list(refused.problems)
-    except OSError as error:
-        st.error(_ui.say("The run could not be written: {reason}. Free some space and try again.", reason=error))
     else:
         st.session_state["started"] = {**started, click: (time.monotonic(), run_id)}
         st.session_state["click_token"] = secrets.token_hex(8)
@@ -109,6 +107,9 @@ def _started(run_spec: RunSpec, name: str) -> None:
 
 def _take_along() -> None:
     """One file of what is chosen here and of the rows, for another Tunebook. It is made when it is asked for."""
+    if dataset is not None and dataset.size_bytes is None:
+        st.caption(t("The file that was brought is gone, so it cannot be taken along."))
+        return
     if dataset is not None and take_along.is_too_large(workspace, dataset):
         st.caption(t("The data is too large to be taken along through a browser."))
         return
@@ -141,6 +142,7 @@ if draft is not None and (draft.reasons or draft.came_from):
         if draft.rules:
             st.caption(_ui.say("Rules of the guide: {rules}", rules=", ".join(draft.rules)))
 
+_damaged.show(workspace, "draft", "chain", "model")
 
 if st.query_params.get("chain"):
     _train_chain.show(workspace, st.query_params["chain"])

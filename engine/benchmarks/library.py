@@ -19,7 +19,7 @@ from engine.benchmarks import own as benchmarks_own
 from engine.benchmarks.own import Own, check, own_dir
 from engine.benchmarks.shipped import HARNESS, Benchmark, Kind, pack, shipped, starters
 from engine.words import Problem, t
-from engine.workspace import Workspace, one_line, write_atomically
+from engine.workspace import Workspace, decoded, one_line, write_atomically
 
 
 def available(workspace: Workspace | None = None) -> list[Benchmark]:
@@ -101,11 +101,13 @@ def docs(benchmark: Benchmark, limit: int = 0) -> list[dict[str, Any]]:
     """Return the questions of a benchmark, `limit` of them spread evenly, each with item, family and what is asked:
     question, choices and gold; or contexts, continuation and gold; or text; or question with reference or form.
 
-    The harness's own tasks have none here: they are read when they are scored.
+    The harness's own tasks have none here: they are read when they are scored. Raises OSError, and ValueError
+    where a person's own questions are damaged.
     """
     if benchmark.path is None:
         return []
-    rows = [json.loads(line) for line in benchmark.path.read_text("utf-8").split("\n") if line.strip()]
+    decoder = msgspec.json.Decoder(dict[str, Any])
+    rows = [decoded(line, decoder) for line in benchmark.path.read_bytes().splitlines() if line.strip()]
     rows = [rows[at] for at in spread(len(rows), limit)] if limit else rows
     return [
         {"family": benchmark.name, **row, **({"question": row["prompt"]} if "prompt" in row else {})} for row in rows

@@ -13,7 +13,7 @@ import msgspec
 from engine.benchmarks.forms import form_problem
 from engine.benchmarks.shipped import Benchmark, Kind
 from engine.words import Problem, t
-from engine.workspace import Workspace, checked
+from engine.workspace import Unreadable, Workspace, checked, decoded, find_struct
 
 MOST_BYTES = 50 * 2**20
 # Fewer questions than two have no interval at all.
@@ -160,16 +160,41 @@ def own_dir(workspace: Workspace, name: str) -> Path:
 
 
 def own(workspace: Workspace) -> list[Benchmark]:
+    """Return a person's own questions; those that cannot be read are listed by unreadable()."""
     found = []
-    for path in sorted((workspace.root / "benchmarks").glob("own-*/meta.json")):
-        try:
-            own = msgspec.json.decode(path.read_bytes(), type=Own)
-        except (OSError, msgspec.MsgspecError):
+    for folder in _folders(workspace):
+        own = _read(folder)
+        if own is None:
             continue
         found.append(
             Benchmark(
-                name=path.parent.name, title=own.name, about=t("Your own questions."), kind=own.kind, size=own.items,
-                template="none" if own.kind == "text" else "chat", path=path.parent / "items.jsonl", delimiter="",
+                name=folder.name, title=own.name, about=t("Your own questions."), kind=own.kind, size=own.items,
+                template="none" if own.kind == "text" else "chat", path=folder / "items.jsonl", delimiter="",
             )
         )  # fmt: skip
+    return found
+
+
+def unreadable(workspace: Workspace) -> dict[Path, Problem]:
+    """Return the folders of a person's own questions that cannot be read, each with the reason."""
+    return {folder: Problem(rule="bench-damaged") for folder in _folders(workspace) if _read(folder) is None}
+
+
+def _folders(workspace: Workspace) -> list[Path]:
+    return sorted((workspace.root / "benchmarks").glob("own-*"))
+
+
+def _read(folder: Path) -> Own | None:
+    """Return what is stored beside questions that are all there, as far as their number and the last of them tell."""
+    found = find_struct(folder / "meta.json", Own)
+    try:
+        lines = (folder / "items.jsonl").read_bytes().splitlines()
+    except OSError:
+        return None
+    if found is None or len(lines) != found.items:
+        return None
+    try:
+        decoded(lines[-1], dict[str, Any])
+    except (Unreadable, IndexError):
+        return None
     return found

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from engine.benchmarks.library import docs, find
-from engine.workspace import Workspace, append_line
+from engine.workspace import Workspace, append_line, read_lines
 
 # How scoring reads, and characters are counted: what was measured otherwise says nothing about today.
 VERSION = 2
@@ -39,17 +39,7 @@ def note_speed(workspace: Workspace, speed: Speed) -> None:
 
 def speeds(workspace: Workspace) -> list[Speed]:
     """Return all measurements, oldest first."""
-    found = []
-    try:
-        lines = _speeds_path(workspace).read_bytes().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            found.append(msgspec.json.decode(line, type=Speed))
-        except msgspec.MsgspecError:
-            continue  # a line that was cut off
-    return found
+    return read_lines(_speeds_path(workspace), Speed)
 
 
 def characters(asked: list[dict[str, Any]]) -> int:

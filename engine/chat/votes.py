@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -14,11 +14,47 @@ from engine.chat.protocol import Message
 from engine.check import DatasetError
 from engine.data import Dataset, datasets
 from engine.words import Problem
-from engine.workspace import Workspace, scratch, write_atomically
+from engine.workspace import Workspace, find_struct, read_lines, scratch, write_atomically
 
 MOST_SAVED_PROMPTS = 200
 
 Kind = Literal["votes", "pairs"]
+
+
+class _Vote(msgspec.Struct):
+    """A line of votes.jsonl."""
+
+    prompt: list[Message]
+    completion: Annotated[list[Message], msgspec.Meta(min_length=1)]
+    label: bool | None = None
+
+    @property
+    def about(self) -> bytes:
+        return msgspec.json.encode([self.prompt, self.completion])
+
+
+class _Preference(msgspec.Struct):
+    """A line of pairs.jsonl."""
+
+    prompt: list[Message]
+    answers: dict[str, str]
+    best: str | None = None
+
+    @property
+    def about(self) -> bytes:
+        return msgspec.json.encode([self.prompt, dict(sorted(self.answers.items()))])
+
+
+_Said = TypeVar("_Said", _Vote, _Preference)
+
+
+def _last(said: list[_Said]) -> list[_Said]:
+    """Return the last word on each answer, in the order in which these were said."""
+    last: dict[bytes, _Said] = {}
+    for one in said:
+        last.pop(one.about, None)
+        last[one.about] = one
+    return list(last.values())
 
 
 def _path(workspace: Workspace, kind: str) -> Path:
@@ -46,37 +82,24 @@ def prefer(workspace: Workspace, prompt: list[Message], answers: dict[str, str],
 
 def rows(workspace: Workspace, kind: Kind) -> list[dict[str, Any]]:
     """Return the rows that the votes come to: {prompt, completion, label}, or {prompt, chosen, rejected}."""
-    try:
-        lines = _path(workspace, kind).read_bytes().split(b"\n")
-    except OSError:
-        return []
-    last: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        try:
-            row = json.loads(line)
-            about = row["completion"] if kind == "votes" else row["answers"]
-            key = json.dumps([row["prompt"], about], sort_keys=True)
-            last.pop(key, None)
-            last[key] = row
-        except (ValueError, KeyError, TypeError):
-            continue  # a line that was cut by a crash
     if kind == "votes":
+        marked = _last(read_lines(_path(workspace, kind), _Vote))
         return [
-            {"prompt": row["prompt"], "completion": row["completion"], "label": row["label"]}
-            for row in last.values()
-            if isinstance(row.get("label"), bool) and row["completion"][0]["content"].strip()
+            {"prompt": row.prompt, "completion": row.completion, "label": row.label}
+            for row in marked
+            if row.label is not None and row.completion[0]["content"].strip()
         ]
     found = []
-    for row in last.values():
-        chosen = row["answers"].get(row.get("best"))
-        if not chosen or not chosen.strip():
+    for row in _last(read_lines(_path(workspace, kind), _Preference)):
+        chosen = row.answers.get(row.best or "", "")
+        if not chosen.strip():
             continue
         # Two models may have given the same answer: one pair then.
-        for rejected in dict.fromkeys(row["answers"].values()):
+        for rejected in dict.fromkeys(row.answers.values()):
             if rejected != chosen and rejected.strip():
                 found.append(
                     {
-                        "prompt": row["prompt"],
+                        "prompt": row.prompt,
                         "chosen": [{"role": "assistant", "content": chosen}],
                         "rejected": [{"role": "assistant", "content": rejected}],
                     }
@@ -101,10 +124,7 @@ def make_dataset(workspace: Workspace, kind: Kind, name: str) -> Dataset:
 
 def saved_prompts(workspace: Workspace) -> list[str]:
     """Return the saved prompts, the newest first."""
-    try:
-        return msgspec.json.decode((workspace.root / "chat" / "prompts.json").read_bytes(), type=list[str])
-    except (OSError, msgspec.MsgspecError):
-        return []
+    return find_struct(workspace.root / "chat" / "prompts.json", list[str]) or []
 
 
 def save_prompt(workspace: Workspace, text: str) -> None:

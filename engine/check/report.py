@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,13 @@ def os_problem(error: OSError, path: Path | str) -> Problem:
     # pyarrow gives the number only in its text.
     if error.errno in _DISK_FULL or "[errno 28]" in str(error).lower():
         rule = "disk-full"
+    if error.errno == errno.EROFS:
+        rule = "disk-read-only"
     reason = error.strerror or texts.short(str(error), 200) or type(error).__name__
     return Problem(rule=rule, parameters={"path": texts.short(str(path), 200), "reason": reason})
 
 
-_DISK_FULL = (28, 122)  # ENOSPC, EDQUOT
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def in_file(problem: Problem) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import msgspec
 from engine.cli import shared
 from engine.cli.shared import EXIT_OK, EXIT_REFUSED, add_data, print_json
 from engine.words import Problem, t
-from engine.workspace import Workspace, read_regular
+from engine.workspace import Workspace, read_struct
 
 if TYPE_CHECKING:
     from engine.advise import Advice, Alternative
@@ -52,9 +51,9 @@ def advise(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from engine.data import datasets
 
     try:
-        given = json.loads(read_regular(Path(arguments.facts))) if arguments.facts else {}
+        given = read_struct(Path(arguments.facts), dict[str, Any]) if arguments.facts else {}
         msgspec.convert(given, Facts)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         print(t("{path} cannot be read as facts: {reason}", path=arguments.facts, reason=error), file=sys.stderr)
         return EXIT_REFUSED
     if arguments.facts:  # a card that is not named there is not there

@@ -13,7 +13,7 @@ from engine.cli import advise, data, export, fit, forgetting, runs, shared
 from engine.cli.shared import EXIT_FAILED
 from engine.spec import recipes
 from engine.words import Problem, environment_language, languages, set_language
-from engine.workspace import Workspace, default_workspace
+from engine.workspace import Unreadable, Workspace, default_workspace
 
 
 def app(arguments: argparse.Namespace, workspace: Workspace) -> int:
@@ -88,3 +88,5 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is to be flushed there
         sys.exit(EXIT_FAILED)
+    except (OSError, Unreadable) as error:  # a home that is full, may only be read, or is damaged
+        sys.exit(shared.failed(error))

@@ -261,7 +261,8 @@ def _stage_settings(texts: list[str] | None) -> tuple[dict[str, dict[str, Any]],
 
 
 def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
-    """List all runs, newest first."""
+    """List all runs, newest first; beside them what else of the home cannot be read."""
+    from engine import damaged
     from engine.runs import follow, store
 
     found = store.list_every(workspace)
@@ -273,6 +274,8 @@ def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
     for run in [] if arguments.json else found:
         note = run.note or turns.get(run.id)
         print(f"{run.id}  {run.status:<11} {run.progress:4.0%}  {run.name}{f'  ({note})' if note else ''}")
+    for one in damaged.find(workspace):
+        print(f"{one.place}: {one.problem.sentence}", file=sys.stderr)
     return EXIT_OK
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from engine.words import Problem, t
-from engine.workspace import Workspace
+from engine.workspace import Unreadable, Workspace
 
 if TYPE_CHECKING:
     from engine.models import Base
@@ -88,6 +88,15 @@ def refuse(problems: list[Problem]) -> int:
     for problem in problems:
         print(f"  - {problem.sentence}", file=sys.stderr)
     return EXIT_REFUSED
+
+
+def failed(error: OSError | Unreadable) -> int:
+    """Say what kept a command from reading or writing its files."""
+    from engine.check import os_problem
+
+    wrong = os_problem(error, error.filename or t("a file")).sentence if isinstance(error, OSError) else error
+    print(wrong, file=sys.stderr)
+    return EXIT_FAILED
 
 
 def written(write: Callable[[], Iterable[object]]) -> int:

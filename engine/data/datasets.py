@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +27,7 @@ from engine.data import making
 from engine.data.fixes import AS_TEXT, DROP_BAD_ROWS, FIXES, Edit
 from engine.read import OnProgress, lines, texts
 from engine.words import Problem
-from engine.workspace import BadId, Workspace, checked, one_line, regular, scratch
+from engine.workspace import BadId, Unreadable, Workspace, checked, one_line, read_struct, regular, scratch
 
 __all__ = [
     "Dataset",
@@ -72,9 +74,18 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         return self.report.rows - self.report.bad_rows
 
     @property
+    def size_bytes(self) -> int | None:
+        """How large the file is that was brought; None where it is gone, or something else lies in its place."""
+        try:
+            found = (self.folder / "original").stat()
+        except OSError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    @property
     def has_rows(self) -> bool:
         """False while the rows that training reads are still to be made."""
-        return self.report.type is None or not self.good_rows or (self.folder / "rows.parquet").exists()
+        return self.report.type is None or not self.good_rows or making.are_whole(self.folder / "rows.parquet")
 
 
 class Sample(Protocol):
@@ -222,9 +233,9 @@ def load(workspace: Workspace, dataset_id: str) -> Dataset:
     """Return a stored dataset. Raises DatasetError when there is none, or when its files cannot be read."""
     folder = _folder(workspace, dataset_id)
     try:
-        meta = msgspec.json.decode((folder / "meta.json").read_bytes(), type=making.Meta)
-        report = msgspec.json.decode((folder / "report.json").read_bytes(), type=Report)
-    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
+        meta = read_struct(folder / "meta.json", making.Meta)
+        report = read_struct(folder / "report.json", Report)
+    except (Unreadable, OSError) as error:
         raise DatasetError(Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})) from error
     return Dataset(
         id=dataset_id,
@@ -240,14 +251,23 @@ def load(workspace: Workspace, dataset_id: str) -> Dataset:
 
 
 def list_all(workspace: Workspace) -> list[Dataset]:
-    """All stored datasets, newest first; one whose files are damaged is left out."""
+    """All stored datasets, newest first; those whose files are damaged are listed by unreadable()."""
     found = []
-    for meta in workspace.datasets_dir.glob("[0-9a-z]*/meta.json"):
-        try:
-            found.append(load(workspace, meta.parent.name))
-        except DatasetError:
-            continue
+    for folder in workspace.datasets_dir.glob("[0-9a-z]*"):
+        with suppress(DatasetError):
+            found.append(load(workspace, folder.name))
     return sorted(found, key=lambda dataset: (dataset.created, dataset.id), reverse=True)
+
+
+def unreadable(workspace: Workspace) -> dict[Path, Problem]:
+    """What lies where datasets do and cannot be read as one, each with the reason."""
+    found = {}
+    for folder in sorted(workspace.datasets_dir.glob("[0-9a-z]*")):
+        try:
+            load(workspace, folder.name)
+        except DatasetError as error:
+            found[folder] = error.problem
+    return found
 
 
 def rename(workspace: Workspace, dataset_id: str, name: str) -> Dataset:

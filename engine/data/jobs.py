@@ -30,7 +30,7 @@ from engine.data.fixes import Edit
 from engine.models import bases, hub, hub_client
 from engine.render import NoTokenizer
 from engine.words import Problem, set_language
-from engine.workspace import Workspace, scratch, write_atomically
+from engine.workspace import Workspace, find_struct, read_struct, scratch, write_atomically
 
 # Below, a check is over in well under a second, and a process of its own would only cost its start.
 SMALL_BYTES = 2 << 20
@@ -220,10 +220,7 @@ def _start(call: Call, token: str | None) -> Path:
 
 def progress(folder: Path) -> JobProgress:
     """How far a job is."""
-    try:
-        return msgspec.json.decode((folder / "progress.json").read_bytes(), type=JobProgress)
-    except (OSError, msgspec.MsgspecError):
-        return JobProgress()
+    return find_struct(folder / "progress.json", JobProgress) or JobProgress()
 
 
 def result(folder: Path) -> Result | None:
@@ -232,10 +229,8 @@ def result(folder: Path) -> Result | None:
     with contextlib.suppress(OSError):  # it may be gone
         (folder / WATCHED).touch()
     ended = process is None or process.poll() is not None
-    try:
-        return msgspec.json.decode((folder / "result.json").read_bytes(), type=Result)
-    except (OSError, msgspec.MsgspecError):
-        return Result(problem=Problem(rule="job-ended")) if ended else None
+    found = find_struct(folder / "result.json", Result)
+    return Result(problem=Problem(rule="job-ended")) if found is None and ended else found
 
 
 def stop(folder: Path) -> None:
@@ -315,7 +310,7 @@ def main(folder: Path, do: Callable[[Call, read.OnProgress], Result] = carry_out
     if limits.on():
         limits.limit_this_check()  # result() says that it ended
         threading.Thread(target=_end_unwatched, args=(folder,), daemon=True).start()
-    call = msgspec.json.decode((folder / "call.json").read_bytes(), type=Call)
+    call = read_struct(folder / "call.json", Call)
     if not limits.on() and call.gguf is None:  # a model that is read takes what it takes
         processes.bound(
             cpu_s=None if call.base is None else SILENT_CPU_S, memory_bytes=looker.memory_for(_read_by(call))

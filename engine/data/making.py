@@ -106,7 +106,20 @@ def write_rows(folder: Path, mapping: dict[str, str], progress: OnProgress | Non
     with canonical.ParquetSink(made) as sink:
         check_file(folder / "original", progress=progress, sink=sink, mapping=mapping)
         sink.finish()
+    if (folder / "rows.parquet").is_dir():  # no rows: something else of that name
+        shutil.rmtree(folder / "rows.parquet")
     os.replace(made, folder / "rows.parquet")
+
+
+def are_whole(rows: Path) -> bool:
+    """Whether a rows.parquet is there to its end, as far as its marks tell; one that was cut is made anew."""
+    try:
+        with rows.open("rb") as file:
+            start = file.read(4)
+            file.seek(-4, os.SEEK_END)
+            return start == file.read() == b"PAR1"
+    except (OSError, ValueError):
+        return False
 
 
 def write(path: Path, value: Meta | Report) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from engine.render import Coder, outcome
 from engine.spec import schema
 from engine.spec import split as spec_split
 from engine.words import Problem
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import Workspace, find_struct, write_atomically
 
 VERSION = 3
 # The standard error of a share near one half is 1.1 points with so many rows.
@@ -87,17 +88,17 @@ def describe(workspace: Workspace, dataset_id: str, base: Base) -> Statistics:
 
     path = datasets.rows_path(workspace, dataset_id)
     kept = path.parent / f"statistics-{key(base)}.json"
-    try:
-        return msgspec.json.decode(kept.read_bytes(), type=Statistics)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        pass
+    known = find_struct(kept, Statistics)
+    if known is not None:
+        return known
     try:
         found = _count(path, base)
     except (OSError, pyarrow.ArrowException) as error:
         problem = Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})
         raise DatasetError(problem) from error
     if found.problem is None:
-        write_atomically(kept, msgspec.json.encode(found))
+        with suppress(OSError):  # on a disk that takes nothing it is counted anew each time
+            write_atomically(kept, msgspec.json.encode(found))
     return found
 
 

@@ -21,7 +21,7 @@ from engine.read import OnProgress
 from engine.render import Coder, NoTokenizer, outcome
 from engine.render import preview as rendered
 from engine.words import Problem, Text, later
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import MALFORMED, Workspace, write_atomically
 
 VERSION = 2
 # Up to so many rows, of so many bytes as they are kept, a page waits: about a second (0.15 to 0.4 ms a row were measured
@@ -216,7 +216,15 @@ def of(workspace: Workspace, dataset: datasets.Dataset, base: Base) -> Readiness
 
 def count(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgress | None = None) -> None:
     """Read every row of a data set as the base does and keep what becomes of them; `progress` is told rows. Raises
-    NoTokenizer and DatasetError."""
+    NoTokenizer, DatasetError and OSError."""
+    _keep(workspace, dataset_id, base, _counted(workspace, dataset_id, base, progress))
+
+
+def _keep(workspace: Workspace, dataset_id: str, base: Base, found: Kept) -> None:
+    write_atomically(_path(workspace, dataset_id, base), msgspec.msgpack.encode(found))
+
+
+def _counted(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgress | None) -> Kept:
     import pyarrow
     import pyarrow.parquet
 
@@ -233,13 +241,12 @@ def count(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgres
     except (OSError, pyarrow.ArrowException) as error:
         problem = Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})
         raise DatasetError(problem) from error
-    kept = Kept(
+    return Kept(
         version=VERSION,
         tally=tally.stored(),
         base_warnings=tuple(outcome.base_warnings(coder)),
         base_notes=tuple(outcome.base_notes(coder)),
     )
-    write_atomically(_path(workspace, dataset_id, base), msgspec.msgpack.encode(kept))
 
 
 def _path(workspace: Workspace, dataset_id: str, base: Base) -> Path:
@@ -250,5 +257,5 @@ def _path(workspace: Workspace, dataset_id: str, base: Base) -> Path:
 def _read(path: str, _changed: int, has_targets: bool) -> Readiness | None:
     try:
         return Readiness(msgspec.msgpack.decode(Path(path).read_bytes(), type=Kept), has_targets)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+    except (OSError, *MALFORMED):
         return None

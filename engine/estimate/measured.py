@@ -17,7 +17,7 @@ from engine import machine
 from engine.estimate import memory as estimate_memory
 from engine.estimate.memory import Calibration
 from engine.models import shapes
-from engine.workspace import Workspace, append_line
+from engine.workspace import Workspace, append_line, read_lines
 
 # A run says nothing about one more than so many times as large or small: the C library, the kernel's pages and the
 # overhead of a step do not grow with the model.
@@ -119,11 +119,7 @@ def read(workspace: Workspace) -> list[Measurement]:
 @lru_cache(maxsize=4)
 def _read(path: str, _changed: int, _size: int, here: str) -> tuple[Measurement, ...]:
     found = []
-    for line in Path(path).read_bytes().splitlines():
-        try:
-            one = msgspec.json.decode(line, type=Measurement)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            continue
+    for one in read_lines(Path(path), Measurement):
         numbers = (one.peak_bytes, one.row_tokens, one.steps, one.rows_per_step, one.step_s or 1.0, one.whole_s or 1.0)
         if one.machine == here and all(math.isfinite(number) and number > 0 for number in numbers):
             found.append(one)

@@ -18,7 +18,7 @@ from engine.estimate import measured
 from engine.models import shapes
 from engine.spec import OBJECTIVES, RunSpec
 from engine.words import Text, later
-from engine.workspace import Workspace, append_line
+from engine.workspace import Workspace, append_line, read_lines
 
 # Instructions that multiply bf16, as Linux names them (/proc/cpuinfo).
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
@@ -97,15 +97,7 @@ def on_processor(workspace: Workspace, run_spec: RunSpec, shape: shapes.Shape | 
 def find(workspace: Workspace, shape: shapes.Shape, threads: int) -> Trial | None:
     """Return the last trial of such layers on this machine, with as many threads and this version of torch."""
     wanted = key(shape, threads)
-    try:
-        lines = _path(workspace).read_bytes().splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            one = msgspec.json.decode(line, type=Trial)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            continue
+    for one in reversed(read_lines(_path(workspace), Trial)):
         told = (one.machine, one.torch, one.hidden, one.intermediate, one.threads)
         if told == wanted and min(one.fp32_s, one.bf16_s) > 0:
             return one

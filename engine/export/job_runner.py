@@ -25,7 +25,7 @@ from engine.models import bases
 from engine.runs import admission, failures, lifecycle, store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, later
-from engine.workspace import Workspace, clear_leftovers, read_object, write_atomically
+from engine.workspace import Workspace, clear_leftovers, find_struct, read_object, write_atomically
 
 
 def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
@@ -168,9 +168,8 @@ def start(workspace: Workspace, run_id: str, job: Job, *, token: str | None = No
 
 def progress(workspace: Workspace, run_id: str) -> State | None:
     """Return how far the last job of a run is, or None. One whose process is gone without a word has failed."""
-    try:
-        state = msgspec.json.decode((workspace.run_dir(run_id) / STATE).read_bytes(), type=State)
-    except (OSError, msgspec.MsgspecError):
+    state = find_struct(workspace.run_dir(run_id) / STATE, State)
+    if state is None:
         return None
     processes.reap()
     if not state.ended and not processes.alive(state.process):

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from engine.words import t
+from engine.workspace import find_struct
 
 PARITY = "parity.json"
 
@@ -90,7 +91,4 @@ def _percent(share: float) -> str:
 
 def read(folder: Path) -> Parity | None:
     """Return what was found when a run or an export was compared with its training; None when it never was."""
-    try:
-        return msgspec.json.decode((folder / PARITY).read_bytes(), type=Parity)
-    except (OSError, msgspec.MsgspecError):
-        return None
+    return find_struct(folder / PARITY, Parity)

@@ -52,7 +52,7 @@ class Result(msgspec.Struct, kw_only=True):
 
 
 def result(workspace: Workspace, sweep_id: str) -> Result:
-    """Return what a sweep has shown so far. Raises OSError or msgspec.MsgspecError when it is no sweep."""
+    """Return what a sweep has shown so far. Raises OSError or ValueError when it is no sweep."""
     made = load(workspace, sweep_id)
     groups: dict[str, list[Trial]] = {}
     runs = store.list_all(workspace)

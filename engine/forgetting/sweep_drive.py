@@ -13,7 +13,7 @@ from engine.plan import plans
 from engine.runs import Run, lifecycle, store
 from engine.spec import RunSpec, schema
 from engine.words import Problem, later
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import Workspace, read_struct, write_atomically
 
 POLL_S = 0.3
 
@@ -32,12 +32,12 @@ def start(workspace: Workspace, made: Sweep, *, click_id: str | None = None) -> 
 
 
 def load(workspace: Workspace, sweep_id: str) -> Sweep:
-    """Return the plan of a sweep with the runs started so far. Raises OSError or msgspec.MsgspecError."""
+    """Return the plan of a sweep with the runs started so far. Raises OSError and ValueError."""
     return _read(workspace.run_dir(sweep_id))
 
 
 def _read(run_dir: Path) -> Sweep:
-    return msgspec.json.decode((run_dir / "sweep.json").read_bytes(), type=Sweep)
+    return read_struct(run_dir / "sweep.json", Sweep)
 
 
 def list_all(workspace: Workspace) -> list[Run]:

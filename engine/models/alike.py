@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine import looker
 from engine.models.bases import Base
-from engine.workspace import read_regular
+from engine.workspace import read_object, read_regular
 
 
 def reads_alike(base: Base, folder: Path) -> bool | None:
@@ -46,14 +45,14 @@ class _Tokens(NamedTuple):
 def _tokens(folder: Path) -> _Tokens | None:
     """Read it from a folder; padding and truncation are the trainers' own."""
     try:
-        told = json.loads(read_regular(folder / "tokenizer.json"))
+        told = read_object(folder / "tokenizer.json")
         added = {one["id"]: one["content"] for one in told.get("added_tokens", [])}
         merges = told["model"].get("merges")
         if isinstance(merges, list):  # "a b" until tokenizers 0.20, ["a", "b"] since
             merges = [one.split(" ") if isinstance(one, str) else one for one in merges]
         pieces = [told["model"].get("vocab"), merges]
         return _Tokens(pieces, added, [told.get("normalizer"), told.get("pre_tokenizer")])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -62,8 +61,5 @@ def _template(folder: Path) -> str | None:
         return read_regular(folder / "chat_template.jinja").decode("utf-8")
     except (OSError, ValueError):
         pass
-    try:
-        found = json.loads(read_regular(folder / "tokenizer_config.json")).get("chat_template")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
+    found = read_object(folder / "tokenizer_config.json").get("chat_template")
     return found if isinstance(found, str) else None

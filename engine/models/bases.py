@@ -7,7 +7,6 @@ workspace that it was read into once.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from contextlib import suppress
@@ -27,7 +26,7 @@ from engine.models.token_rows import TokenRows
 from engine.models.weights import count_parameters, has_all_weights
 from engine.spec import OBJECTIVES, versions
 from engine.words import Problem, Text, later, t
-from engine.workspace import BadId, Workspace, one_line, read_object
+from engine.workspace import BadId, Workspace, decoded, one_line, read_object
 
 # What stands beside a model that was read from a GGUF file: its name, and to how many bits it was rounded.
 GGUF_NOTE = "gguf.json"
@@ -278,10 +277,11 @@ def _from_hub(ref: str, name: str, revision: str | None) -> Base:
 
 def short(ref: str, workspace: Workspace) -> str:
     """Return a ref as a person reads it: of a run its name and the end of its id, anything else as it is."""
-    with suppress(BadId, OSError, ValueError, KeyError, TypeError):
+    with suppress(BadId):
         if ref.startswith("run:"):
             run = workspace.run_dir(ref.removeprefix("run:"))
-            return f"{json.loads((run / 'meta.json').read_bytes())['name']} ({run.name[-6:]})"
+            name = read_object(run / "meta.json").get("name")
+            return f"{name} ({run.name[-6:]})" if name else ref
     return ref
 
 
@@ -294,7 +294,7 @@ def _from_run(ref: str, workspace: Workspace) -> Base:
         strange = versions.problem(data)
         if strange is not None and (strange.rule == "run-later" or not versions.is_whole(data)):
             return Base(ref=ref, kind="run", title=title, problems=(msgspec.structs.replace(strange, where="base"),))
-        told = json.loads(data)
+        told = decoded(data, dict[str, Any])
         args = told.get("adapter_args")
         if made_by(run) is not None and isinstance(args, dict) and args.get("continue"):
             rule = "base-line-gone"  # unless what lies below is found now

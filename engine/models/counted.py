@@ -24,7 +24,7 @@ import msgspec
 from engine import processes
 from engine.models import shapes
 from engine.words import Problem
-from engine.workspace import Workspace, read_object, read_regular, write_atomically
+from engine.workspace import Workspace, find_struct, read_object, read_regular, write_atomically
 
 # So long a child may take: processor time, of which models of 128 and 256 experts took 9 s, and time by the clock, since
 # its imports are slow on a busy machine (68 s with three others on each core). It is ended then, and who waits does not
@@ -68,12 +68,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 def find(workspace: Workspace, key: str | None) -> Found | None:
     """Return what is known of the model of a key; None where nothing was counted yet, or need not be."""
-    if key is None:
-        return None
-    try:
-        return msgspec.json.decode(workspace.shape_path(key).read_bytes(), type=Found)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+    return None if key is None else find_struct(workspace.shape_path(key), Found)
 
 
 def start(workspace: Workspace, key: str | None, folder: Path) -> None:

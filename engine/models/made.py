@@ -7,7 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from engine.workspace import Workspace, read_object, write_atomically
+import msgspec
+
+from engine.workspace import Workspace, read_object, read_struct, write_atomically
 
 
 def made_by(run_dir: Path) -> Path | None:
@@ -16,22 +18,29 @@ def made_by(run_dir: Path) -> Path | None:
     return next((run_dir / name for name in ("model", "adapter") if (run_dir / name).is_dir()), None)
 
 
+class _Below(msgspec.Struct):
+    """What weights lie on: in deleted/, and in a spec beside more."""
+
+    ref: str
+    revision: str | None = None
+
+
 def under(workspace: Workspace, run_id: str) -> tuple[str, str | None]:
     """Return what a run's weights lie on, as ref and commit: its base, or, where it trained the adapter of an earlier run
-    on, what that adapter lies on, which is kept of a run that was deleted. Raises OSError, ValueError, KeyError or TypeError
-    where a run of the line is gone otherwise."""
+    on, what that adapter lies on, which is kept of a run that was deleted. Raises OSError or ValueError where a run of the
+    line is gone otherwise, or cannot be read."""
     seen: set[str] = set()
     while run_id not in seen:
         seen.add(run_id)
         kept = workspace.deleted_path(run_id)
         if kept.is_file():
-            told = json.loads(kept.read_bytes())
-            return told["ref"], told.get("revision")
-        told = json.loads((workspace.run_dir(run_id) / "spec.json").read_bytes())
-        base = told["base"]
+            below = read_struct(kept, _Below)
+            return below.ref, below.revision
+        told = read_struct(workspace.run_dir(run_id) / "spec.json", dict[str, Any])
+        below = msgspec.convert(told.get("base"), _Below)
         if not _continues(told):
-            return base["ref"], base.get("revision")
-        run_id = base["ref"].removeprefix("run:")
+            return below.ref, below.revision
+        run_id = below.ref.removeprefix("run:")
     raise ValueError(f"the runs before {run_id} form a ring")
 
 
@@ -42,7 +51,7 @@ def keep_below(workspace: Workspace, run_id: str) -> None:
     specs = [read_object(path) for path in workspace.runs_dir.glob("*/spec.json")]
     if not any(_continues(told) and told["base"].get("ref") == ref for told in specs):
         return
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError):
         below, revision = under(workspace, run_id)
         data = json.dumps({"ref": below, "revision": revision}).encode()
         write_atomically(workspace.deleted_path(run_id), data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,25 +11,35 @@ import msgspec
 import yaml
 
 from engine.models import shapes
-from engine.models.bases import Base, is_folder
+from engine.models.bases import Base, describe, is_folder
 from engine.models.cache import MOST_CACHED
-from engine.workspace import Workspace, write_atomically
+from engine.words import Problem
+from engine.workspace import Workspace, find_struct, write_atomically
 
 
 def folders(workspace: Workspace) -> list[str]:
     """Return the folders with models that a person has named, those that are still there."""
-    try:
-        found = msgspec.json.decode((workspace.root / "folders.json").read_bytes(), type=list[str])
-    except (OSError, msgspec.MsgspecError):
-        return []
-    return [folder for folder in found if is_folder(Path(folder))]
+    found = find_struct(workspace.root / "folders.json", list[str])
+    return [folder for folder in found or () if is_folder(Path(folder))]
+
+
+def unreadable(workspace: Workspace) -> dict[Path, Problem]:
+    """Return the models read from GGUF files of which something is damaged, each with what. One that only cannot be built
+    here is not damaged."""
+    found = {}
+    for folder in sorted(workspace.models_dir.glob("[!.]*")):
+        wrong = [one for one in describe(str(folder), workspace).problems if one.rule != "base-not-built"]
+        if wrong:
+            found[folder] = wrong[0]
+    return found
 
 
 def remember_folder(workspace: Workspace, folder: str) -> None:
-    """Keep a folder for the list of models on this machine."""
+    """Keep a folder for the list of models on this machine, where the disk takes it."""
     known = folders(workspace)
     if folder not in known:
-        write_atomically(workspace.root / "folders.json", msgspec.json.encode([folder, *known][:MOST_CACHED]))
+        with suppress(OSError):
+            write_atomically(workspace.root / "folders.json", msgspec.json.encode([folder, *known][:MOST_CACHED]))
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

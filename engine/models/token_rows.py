@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import msgspec
 
 from engine.models import weights
 from engine.words import Text, later
-from engine.workspace import read_regular
+from engine.workspace import read_object
 
 FILES = ("tokenizer.json", "tokenizer.model")
 # What the embedding of tokens is called in the layouts of transformers.
@@ -75,7 +74,7 @@ def held(files: tuple[Path, ...]) -> int | None:
 @lru_cache(maxsize=64)  # a page asks at every click, and such a file may have 20 MB
 def _tokens(path: str, _changed: int, _size: int, rows: int) -> tuple[int, tuple[tuple[str, int], ...]] | None:
     try:
-        told = json.loads(read_regular(Path(path)))
+        told = read_object(Path(path))
         vocabulary = told["model"].get("vocab") or {}
         pieces = (
             vocabulary.items() if isinstance(vocabulary, dict) else ((one[0], at) for at, one in enumerate(vocabulary))
@@ -86,5 +85,5 @@ def _tokens(path: str, _changed: int, _size: int, rows: int) -> tuple[int, tuple
             return None
         beyond = sorted((number, text) for number, text in every.items() if number >= rows)
         return max(every, default=-1) + 1, tuple((text, number) for number, text in beyond[:NAMED])
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.models.refs import PART
-from engine.workspace import open_regular, read_regular
+from engine.workspace import open_regular, read_object
 
 _HEADER_LIMIT_BYTES = 100 * 2**20
 INDEX = "model.safetensors.index.json"
@@ -18,11 +18,9 @@ INDEX = "model.safetensors.index.json"
 
 def shards(folder: Path) -> set[str]:
     """Return the files that the index of a model in several files names; none where there is no index."""
-    try:
-        index = json.loads(read_regular(folder / INDEX))
-        return {name for name in index["weight_map"].values() if name == Path(name).name}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return set()
+    named = read_object(folder / INDEX).get("weight_map")
+    files = named.values() if isinstance(named, dict) else ()
+    return {name for name in files if isinstance(name, str) and name == Path(name).name}
 
 
 def is_whole(path: Path) -> bool:

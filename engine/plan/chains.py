@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -26,7 +26,7 @@ from engine.plan.plan import Plan
 from engine.runs import Run, lifecycle, store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, t
-from engine.workspace import BadId, Workspace, one_line, write_atomically
+from engine.workspace import BadId, Workspace, find_struct, one_line, write_atomically
 
 ROADS = {"dpo": ("sft", "dpo"), "kto": ("sft", "kto"), "ppo": ("sft", "reward", "ppo")}
 STAGES = ("sft", "dpo", "kto", "reward", "ppo")
@@ -239,17 +239,21 @@ def _write(workspace: Workspace, chain_id: str, made: Written) -> None:
 
 
 def _read(workspace: Workspace, chain_id: str) -> Written | None:
-    with suppress(OSError, ValueError, RecursionError):
-        made = msgspec.json.decode(workspace.chain_path(chain_id).read_bytes(), type=Written)
-        return made if made.stages and set(made.stages) <= {*STAGES} & {*made.data} else None
-    return None
+    made = find_struct(workspace.chain_path(chain_id), Written)
+    return made if made is not None and made.stages and set(made.stages) <= {*STAGES} & {*made.data} else None
 
 
 def list_all(workspace: Workspace) -> list[Chain]:
-    """Return all chains, newest first; one of a later version, or that cannot be read, is passed over."""
+    """Return all chains, newest first; those that cannot be read are listed by unreadable()."""
     paths = sorted(workspace.chains_dir.glob("*.json"), key=lambda path: path.name)
     made = [(one.created, path.stem) for path in paths if (one := _read(workspace, path.stem)) is not None]
     return [chain for _, name in sorted(made, reverse=True) if (chain := look(workspace, name)) is not None]
+
+
+def unreadable(workspace: Workspace) -> dict[Path, Problem]:
+    """Return the files of chains that cannot be read, each with the reason."""
+    paths = sorted(workspace.chains_dir.glob("*.json"))
+    return {path: Problem(rule="chain-damaged") for path in paths if look(workspace, path.stem) is None}
 
 
 def of_run(workspace: Workspace, run_id: str) -> Chain | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +12,8 @@ import msgspec
 from engine import limits
 from engine.plan import plans
 from engine.spec import RunSpec, schema, settings
-from engine.workspace import Workspace, write_atomically
+from engine.words import Problem
+from engine.workspace import BadId, Workspace, find_struct, write_atomically
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,9 +39,15 @@ def save(workspace: Workspace, draft: Draft) -> str:
 def load(workspace: Workspace, draft_id: str) -> Draft | None:
     """Return a draft, or None when there is none of that id or it cannot be read."""
     try:
-        return msgspec.json.decode(workspace.draft_path(draft_id).read_bytes(), type=Draft)
-    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
+        return find_struct(workspace.draft_path(draft_id), Draft)
+    except BadId:
         return None
+
+
+def unreadable(workspace: Workspace) -> dict[Path, Problem]:
+    """Return the files of drafts that cannot be read, each with the reason."""
+    paths = sorted(workspace.drafts_dir.glob("*.json"))
+    return {path: Problem(rule="draft-damaged") for path in paths if load(workspace, path.stem) is None}
 
 
 def base_of(run_spec: RunSpec) -> str:

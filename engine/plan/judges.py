@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import msgspec
-
 from engine.check import DatasetError
 from engine.data import Dataset, datasets
 from engine.models import Base, alike, made
@@ -41,7 +39,7 @@ def accuracy(run_dir: Path) -> Comparison | None:
     None when no pair was held out or the run has not been scored."""
     try:
         found = paired.compare_run(run_dir)
-    except (OSError, ValueError, msgspec.MsgspecError):
+    except (OSError, ValueError):
         return None
     rows = [row for row in found if row.benchmark == items.REWARD]
     return next((row for row in rows if row.family == items.UNSEEN), None)

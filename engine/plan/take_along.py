@@ -78,7 +78,7 @@ def pack(workspace: Workspace, draft: drafts.Draft, out: IO[bytes]) -> None:
 def is_too_large(workspace: Workspace, rows: Dataset) -> bool:
     """Whether a data set or its questions are more than is taken along."""
     both = (rows, _questions(workspace, rows))
-    return any(one is not None and (one.folder / "original").stat().st_size > MOST_ROWS_BYTES for one in both)
+    return any(one is not None and (one.size_bytes or 0) > MOST_ROWS_BYTES for one in both)
 
 
 def _questions(workspace: Workspace, rows: Dataset) -> Dataset | None:

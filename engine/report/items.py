@@ -6,11 +6,14 @@ log-likelihoods, so that anyone can recompute every figure.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
+
+from engine.workspace import Unreadable, decoded, find_struct, write_atomically
 
 ALL = "all"  # the family that stands for the whole benchmark
 SEEN, UNSEEN = "seen rows", "unseen rows"
@@ -58,19 +61,20 @@ class Item(msgspec.Struct, kw_only=True):
     measure: str | None = None
 
 
-def read_items(path: Path) -> list[Item]:
-    """Read one items file. Raises msgspec.DecodeError when it is broken."""
-    decoder = msgspec.json.Decoder(Item)
+Line = TypeVar("Line", bound=msgspec.Struct)
+
+
+def read_items(path: Path, kind: type[Line] = Item) -> list[Line]:
+    """Read one items file, all of it. Raises OSError, and workspace.Unreadable when it is broken."""
+    decoder = msgspec.json.Decoder(kind)
     try:
-        return [decoder.decode(line) for line in path.read_bytes().splitlines() if line]
-    except UnicodeDecodeError as error:
-        raise msgspec.DecodeError(f"{path.name}: {error}") from error
+        return [decoded(line, decoder) for line in path.read_bytes().splitlines() if line]
+    except Unreadable as error:
+        raise Unreadable(f"{path.name}: {error}") from error
 
 
 def write_items(path: Path, items: list[Item]) -> None:
     """Write one items file, one item a line."""
-    from engine.workspace import write_atomically
-
     write_atomically(path, b"".join(msgspec.json.encode(item) + b"\n" for item in items))
 
 
@@ -78,7 +82,7 @@ def benchmarks_of(run_dir: Path, model: str = "tuned") -> list[str]:
     """Return the benchmarks a run has items of, both before and after."""
     start = f"{model}-"
     names = [p.name.removeprefix(start).removesuffix(".jsonl") for p in (run_dir / "items").glob(f"{start}*.jsonl")]
-    return sorted(n for n in names if (run_dir / "items" / f"base-{n}.jsonl").is_file())
+    return sorted(n for n in names if os.path.lexists(run_dir / "items" / f"base-{n}.jsonl"))
 
 
 class Joined(NamedTuple):
@@ -117,10 +121,7 @@ CHECK = "check.json"
 
 def read_check(run_dir: Path) -> Check | None:
     """Return what a run planned to ask in bounded time; None where it asked everything, or has not planned yet."""
-    try:
-        return msgspec.json.decode((run_dir / "items" / CHECK).read_bytes(), type=Check)
-    except (OSError, msgspec.MsgspecError):
-        return None
+    return find_struct(run_dir / "items" / CHECK, Check)
 
 
 def joined(run_dir: Path, model: str = "tuned") -> dict[str, Joined]:

@@ -6,6 +6,7 @@ compare_* turn items into lines of figures; what these mean is said by verdicts.
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,8 +32,10 @@ from engine.report.items import (
     Joined,
     KlItem,
     joined,
+    read_items,
 )
 from engine.report.statistics import paired_change
+from engine.workspace import Unreadable
 
 
 class Comparison(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -184,7 +187,7 @@ def compare_items(
 ) -> list[Comparison]:
     """Compare two models on the same items: the whole benchmark first, then each family. `looks` as in Joined.
 
-    Raises ItemsDiffer when the questions, or what was asked of them, are not the same.
+    Raises ItemsDiffer when the questions, or what was asked of them, are not the same, Unreadable where an answer is gone.
     """
     before = {item.item: item for item in base}
     after = {item.item: item for item in tuned}
@@ -199,11 +202,14 @@ def compare_items(
         families = {ALL: list(before), **(families if len(families) > 1 else {})}
     if benchmark == GAP:  # without both labels there is no gap
         families = {f: keys for f, keys in families.items() if len({before[k].gold for k in keys}) == 2}
-    return [
-        _compare(run, benchmark, family, [before[k] for k in keys], [after[k] for k in keys], looks)
-        for family, keys in families.items()
-        if keys
-    ]
+    try:
+        return [
+            _compare(run, benchmark, family, [before[k] for k in keys], [after[k] for k in keys], looks)
+            for family, keys in families.items()
+            if keys
+        ]
+    except (LookupError, ArithmeticError, TypeError) as error:
+        raise Unreadable(f"{benchmark}: an item lacks what it was asked for") from error
 
 
 def _compare(
@@ -298,13 +304,8 @@ def compare_run(run_dir: Path, model: str = "tuned") -> list[Comparison]:
 
 def divergence(run_dir: Path) -> list[Comparison]:
     """Return KL(base || tuned) per token, as a change from 0; nothing when it was not measured."""
-    try:
-        lines = (run_dir / "items" / f"{KL}.jsonl").read_bytes().splitlines()
-    except OSError:
-        return []
-    decoder, families = msgspec.json.Decoder(KlItem), defaultdict(list)
-    for line in lines:
-        item = decoder.decode(line)
+    path, families = run_dir / "items" / f"{KL}.jsonl", defaultdict(list)
+    for item in read_items(path, KlItem) if os.path.lexists(path) else ():
         if item.tokens > 0:
             families[item.family].append(item)
     rows = []

@@ -73,9 +73,9 @@ def _write(ticket: Path, identity: processes.Identity | None, holds: tuple[str, 
 
 def hand_over(ticket: Path, identity: processes.Identity) -> None:
     """Put a ticket in the name of the supervisor, unless that has done so itself by now."""
-    with suppress(OSError, msgspec.MsgspecError):
-        drawn = msgspec.json.decode(ticket.read_bytes(), type=Ticket)
-        if drawn.pid == os.getpid():
+    with suppress(OSError):
+        drawn = workspace.find_struct(ticket, Ticket)
+        if drawn is not None and drawn.pid == os.getpid():
             _write(ticket, identity, (), drawn.home)
 
 
@@ -161,9 +161,8 @@ def living(folder: Path) -> dict[Path, Ticket]:
     found: dict[Path, Ticket] = {}
     runs: set[str] = set()
     for path in (folder / name for name in in_line.tickets(str(folder))):
-        try:
-            ticket = msgspec.json.decode(path.read_bytes(), type=Ticket)
-        except (OSError, msgspec.MsgspecError):
+        ticket = workspace.find_struct(path, Ticket)
+        if ticket is None:
             continue
         if processes.alive(ticket.identity):
             if _run_of(path) not in runs:

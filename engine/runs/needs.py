@@ -15,7 +15,7 @@ from engine import processes
 from engine.models import made
 from engine.runs import store
 from engine.words import t
-from engine.workspace import Workspace, read_object, write_atomically
+from engine.workspace import Workspace, find_struct, read_object, write_atomically
 
 How = Literal["base", "judge", "evaluation", "compared", "sweep", "chain", "chat", "other"]
 
@@ -159,9 +159,6 @@ def hold(workspace: Workspace, process: processes.Identity | None, models: list[
 
 
 def _chat(workspace: Workspace, run_id: str) -> Iterator[Need]:
-    try:
-        told = msgspec.json.decode(_open_chat(workspace).read_bytes(), type=_Open)
-    except (OSError, ValueError):
-        return
-    if f"run:{run_id}" in told.models and processes.alive(told.process):
+    told = find_struct(_open_chat(workspace), _Open)
+    if told is not None and f"run:{run_id}" in told.models and processes.alive(told.process):
         yield Need(id="", name="", how="chat")

@@ -8,15 +8,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
 from engine import events
 from engine.report import Comparison, Joined, about, items, paired, verdicts
 from engine.runs import store
 from engine.runs.store import Run
 from engine.spec import RunSpec
 from engine.words import t
-from engine.workspace import Workspace
+from engine.workspace import Workspace, find_struct
 
 # From this way of scoring on, answers through Unsloth are right (engine/train/scoring/keys.py, SCORING).
 SOUND_THROUGH_UNSLOTH = 4
@@ -122,11 +120,7 @@ def _holders(run_id: str, evaluations: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _settings(workspace: Workspace, run_id: str) -> dict[str, dict[str, Any]]:
-    try:
-        content = (workspace.run_dir(run_id) / "items" / "settings.json").read_bytes()
-        return msgspec.json.decode(content, type=dict[str, dict[str, Any]])
-    except (OSError, ValueError):
-        return {}
+    return find_struct(workspace.run_dir(run_id) / "items" / "settings.json", dict[str, dict[str, Any]]) or {}
 
 
 class _Answers(NamedTuple):

@@ -22,7 +22,7 @@ from engine import events, processes
 from engine.models import made
 from engine.spec import RunSpec, schema, settings, versions
 from engine.words import Problem, Text
-from engine.workspace import Workspace, many_lines, one_line, read_object, write_atomically
+from engine.workspace import BadId, Workspace, find_struct, many_lines, one_line, read_object, write_atomically
 
 LIVE = ("queued", "running", "stopping")
 # How a run is listed that this version cannot read: what a later version made, and what is cut or damaged.
@@ -78,7 +78,7 @@ def load_spec(workspace: Workspace, run_id: str) -> RunSpec:
     data = (workspace.run_dir(run_id) / "spec.json").read_bytes()
     try:
         return schema.decode(data)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         told = versions.problem(data)
         if told is None:
             raise
@@ -93,8 +93,12 @@ def unreadable(workspace: Workspace, run_id: str) -> Problem | None:
     except UnreadableSpec as error:
         return error.problem
     except OSError as error:
-        return Problem(rule="run-broken", where="spec.json", parameters={"reason": str(error)})
+        return _no_spec(error)
     return _strange_end() if summary(workspace, run_id).status == LATER else None
+
+
+def _no_spec(error: OSError) -> Problem:
+    return Problem(rule="run-broken", where="spec.json", parameters={"reason": error.strerror or type(error).__name__})
 
 
 def _strange_end() -> Problem:
@@ -107,7 +111,7 @@ def over_its_base(workspace: Workspace, run_spec: RunSpec) -> RunSpec:
     if not run_spec.adapter_args.continues:
         return run_spec
     ref, revision = run_spec.base.ref, run_spec.base.revision
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError):
         ref, revision = made.under(workspace, ref.removeprefix("run:"))
     args = msgspec.structs.replace(run_spec.adapter_args, continues=False)
     return msgspec.structs.replace(run_spec, base=schema.BaseRef(ref, revision), adapter_args=args)
@@ -116,9 +120,14 @@ def over_its_base(workspace: Workspace, run_spec: RunSpec) -> RunSpec:
 def exists(workspace: Workspace, run_id: str) -> bool:
     """Whether such a run is there; False for anything that is no id."""
     try:
-        return (workspace.run_dir(run_id) / "spec.json").is_file()
-    except ValueError:
+        return _is_run(workspace.run_dir(run_id))
+    except BadId:
         return False
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is a run, one whose spec is gone or damaged too."""
+    return any(os.path.lexists(folder / name) for name in ("spec.json", "events.jsonl"))
 
 
 def summarise(run_dir: Path) -> Summary:
@@ -193,11 +202,8 @@ def write_summary(run_dir: Path) -> None:
 def summary(workspace: Workspace, run_id: str) -> Summary:
     """Return a run's summary with its true status: an unfinished run whose supervisor is gone is interrupted."""
     run_dir = workspace.run_dir(run_id)
-    try:
-        found = msgspec.json.decode((run_dir / "summary.json").read_bytes(), type=Summary)
-        if found.status not in ("finished", "stopped", "failed"):
-            raise ValueError("written while the run went on")
-    except (OSError, ValueError, RecursionError):
+    found = find_struct(run_dir / "summary.json", Summary)
+    if found is None or not _is_whole(found):
         found = _followed_summary(run_dir)
     if found.status in ("queued", "running"):
         if not supervised(run_dir):
@@ -207,6 +213,13 @@ def summary(workspace: Workspace, run_id: str) -> Summary:
         elif (run_dir / "stop").exists():
             found.status = "stopping"
     return found
+
+
+def _is_whole(short: Summary) -> bool:
+    """Whether a stored summary says all that it must: not so where it was written while the run went on."""
+    whole = short.measured is None or short.measured.keys() >= set(_MEASURED)
+    told = short.failure is None or short.failure.keys() >= {"kind", "message", "fix"}
+    return short.status in ("finished", "stopped", "failed") and whole and told
 
 
 def status(workspace: Workspace, run_id: str) -> str:
@@ -223,18 +236,11 @@ def _created(run_dir: Path) -> float:
 
 def supervised(run_dir: Path) -> bool:
     processes.reap()
-    try:
-        identity = msgspec.json.decode((run_dir / "pid.json").read_bytes(), type=processes.Identity)
-    except (OSError, msgspec.MsgspecError, RecursionError):
-        return False
-    return processes.alive(identity)
+    return processes.alive(find_struct(run_dir / "pid.json", processes.Identity))
 
 
 def _meta(workspace: Workspace, run_id: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode((workspace.run_dir(run_id) / "meta.json").read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError, RecursionError):
-        return {}
+    return find_struct(workspace.run_dir(run_id) / "meta.json", dict[str, Any]) or {}
 
 
 def name(workspace: Workspace, run_id: str) -> str:
@@ -308,9 +314,9 @@ def list_every(workspace: Workspace) -> list[Run]:
     """Return all runs, newest first, with those of a later version and those whose spec is cut or damaged. A folder that
     is no run is passed over."""
     found = []
-    for path in workspace.runs_dir.glob("*/spec.json"):
-        with suppress(OSError, ValueError, RecursionError):
-            found.append(line(workspace, path.parent.name))
+    for path in workspace.runs_dir.glob("[0-9a-z]*"):
+        if exists(workspace, path.name):
+            found.append(line(workspace, path.name))
     return sorted(found, key=lambda run: (run.created, run.id), reverse=True)
 
 
@@ -320,6 +326,8 @@ def line(workspace: Workspace, run_id: str) -> Run:
         run = describe(workspace, run_id)
     except UnreadableSpec as error:
         return _told(workspace, run_id, error.problem)
+    except OSError as error:
+        return _told(workspace, run_id, _no_spec(error))
     return _told(workspace, run_id, _strange_end()) if run.status == LATER else run
 
 

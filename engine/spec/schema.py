@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from engine.spec.objectives import OBJECTIVES
+from engine.workspace import MALFORMED, Unreadable, decoded
 
 # Version 2 adds the kind `adopted`, and adapters that are trained on. What version 1 could say means the same in both, so
 # its files read as they are.
@@ -404,8 +405,11 @@ def encode(spec: RunSpec) -> bytes:
 
 
 def decode(data: bytes) -> RunSpec:
-    """Read spec.json; unknown fields and wrong types are refused with the path. Raises ValueError, msgspec's mostly."""
-    found = msgspec.json.decode(data)
+    """Read spec.json; unknown fields and wrong types are refused with the path. Raises Unreadable."""
+    found = decoded(data, object)
     if isinstance(found, dict) and found.get("kind") == "adopted":
         found |= {name: value for name, value in _UNKNOWN.items() if found.get(name) is None}
-    return msgspec.convert(found, RunSpec)
+    try:
+        return msgspec.convert(found, RunSpec)
+    except MALFORMED as error:
+        raise Unreadable(str(error)) from error

@@ -30,7 +30,7 @@ from engine.runs import checkpoints
 from engine.train import parts, precision, probe, ranks, rows_apart
 from engine.train.run import Run
 from engine.words import Text, later
-from engine.workspace import write_atomically
+from engine.workspace import find_struct, write_atomically
 
 # So many micro-batches are sorted together: enough that rows of a batch are alike, few enough that an order is left.
 WINDOW = 64
@@ -155,10 +155,7 @@ def settle_pairs(run: Run, trainer: Any) -> None:
 
 
 def _kept(path: Path) -> Way | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Way)
-    except (OSError, msgspec.MsgspecError):
-        return None
+    return find_struct(path, Way)
 
 
 def _way(run: Run, trainer: Any) -> Way:

@@ -29,7 +29,7 @@ from engine.render.encode import IGNORED
 from engine.train import parts
 from engine.train.scoring import keys
 from engine.train.tokenize import coder_of, render, stops, until_end
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import Unreadable, Workspace, decoded, write_atomically
 
 # More rows cost minutes on a small machine, and a card's memory holds keys and values of so many at once.
 MOST_WRITTEN = 512
@@ -174,8 +174,8 @@ def _keep(path: Path, kept: list[_Kept]) -> None:
 
 def _read(path: Path) -> list[_Kept]:
     try:
-        return [msgspec.json.decode(line, type=_Kept) for line in path.read_bytes().splitlines()]
-    except (OSError, msgspec.MsgspecError):
+        return [decoded(line, _Kept) for line in path.read_bytes().splitlines()]
+    except (OSError, Unreadable):
         return []
 
 

@@ -120,7 +120,7 @@ def test_a_text_is_not_looked_up_before_a_reader_is_known():
 
 
 def test_every_fragment_speaks_the_language_of_its_page():
-    """st.fragment runs again in a thread that never saw the frame; _ui.fragment chooses the language first."""
-    pages = [path for path in PAGE_FILES if path.name != "_ui.py"]
+    """st.fragment runs again in a thread that never saw the frame; _failures.fragment chooses the language first."""
+    pages = [path for path in PAGE_FILES if path.name != "_failures.py"]
     named = [path.name for path in pages if "st.fragment" in path.read_text(encoding="utf-8")]
-    assert named == [], "use _ui.fragment"
+    assert named == [], "use _failures.fragment"

@@ -21,7 +21,7 @@ FLOORS = (
     ("data", "spare", "peers"),
     ("runs",),
     ("plan", "chat", "visitors", "remote"),
-    ("advise", "forgetting", "export"),
+    ("advise", "forgetting", "export", "damaged"),
     ("cli", "worker", "train"),
     ("waiting",),
 )

@@ -13,9 +13,18 @@ from engine import starter
 from engine.data import Dataset, datasets
 from engine.runs import lifecycle, store
 from engine.workspace import Workspace
+from pages import _failures
 from tests.browsers import FLAGS, SLOW_MS, Server
 from tests.conftest import chromium
 from tests.helpers import wait_until
+
+
+@pytest.fixture(autouse=True)
+def no_mistake_is_only_said(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """A ValueError that a page met and said in words is a mistake of ours where no test meant it."""
+    yield
+    met = [one.exc_info[1] for one in caplog.get_records("call") if one.name == _failures.__name__ and one.exc_info]
+    assert [error for error in met if type(error) in (ValueError, RecursionError)] == []
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def load_judge(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> Judge:
     try:
         told = store.load_spec(workspace, ref.removeprefix("run:"))
         made = judges.made_by(workspace, ref)
-    except (OSError, ValueError, msgspec.MsgspecError):
+    except (OSError, ValueError):
         made = None
     if made is None:
         raise failures.RunRefused(Problem(rule="ppo-reward-missing", parameters={"ref": ref[:80]}))

@@ -17,7 +17,7 @@ import msgspec
 from engine.benchmarks import shares
 from engine.report import Item
 from engine.report import items as report_items
-from engine.workspace import write_atomically
+from engine.workspace import Unreadable, decoded, write_atomically
 
 # A kill or a stop loses no more than the piece in hand; the pieces are always cut the same way, so that figures after
 # a kill are those of an unbroken run. Small ones where scoring has to end in time.
@@ -70,12 +70,12 @@ class _Piece(msgspec.Struct):
 
 def read_part(part: Path, mark: str) -> list[_Piece]:
     """Return the whole pieces of a part file from the first on; a line that was cut off by a kill is cut away."""
-    decoder, pieces, good = msgspec.json.Decoder(_Piece), [], 0
+    pieces, good = [], 0
     data = part.read_bytes() if part.is_file() else b""
     for line in data.splitlines(keepends=True):
         try:
-            piece = decoder.decode(line)
-        except msgspec.MsgspecError:
+            piece = decoded(line, _Piece)
+        except Unreadable:
             break
         if not line.endswith(b"\n") or piece.key != mark or piece.piece != len(pieces) or not piece.asked:
             break

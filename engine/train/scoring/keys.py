@@ -14,7 +14,7 @@ import transformers
 from engine.models import Base, bases
 from engine.runs import store
 from engine.train.tokenize import coder_of
-from engine.workspace import Workspace
+from engine.workspace import Workspace, read_object
 
 # How this package scores: one more whenever the same questions would give other items. Up to 3, a model that Unsloth had
 # loaded could be read past its window, or past its own call: such scores may be wrong.
@@ -73,11 +73,8 @@ def _settings(base: Base, workspace: Workspace) -> str:
 
 
 def _read(path: Path) -> Any:
-    try:
-        told = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return {key: value for key, value in told.items() if key not in _ORIGIN} if isinstance(told, dict) else told
+    told = read_object(path)
+    return {key: value for key, value in told.items() if key not in _ORIGIN} if told else None
 
 
 def _tokens(tokenizer: Any) -> str:

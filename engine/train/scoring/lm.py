@@ -20,6 +20,7 @@ from lm_eval.models import huggingface
 from peft import PeftModel
 
 from engine.train.scoring.likelihood import Answer, Asked, Reader
+from engine.workspace import Unreadable, decoded
 
 _HFLM: Any = huggingface.HFLM  # whose decorators hide its types
 
@@ -40,8 +41,8 @@ class Answered:
         good = 0
         for line in (path.read_bytes() if path.is_file() else b"").splitlines(keepends=True):
             try:
-                name, value = msgspec.json.decode(line, type=tuple[str, Any])
-            except msgspec.MsgspecError:
+                name, value = decoded(line, tuple[str, Any])
+            except Unreadable:
                 break  # cut off by a kill
             if not line.endswith(b"\n") or (not good and value != key):
                 break

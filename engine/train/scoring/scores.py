@@ -25,7 +25,7 @@ from engine.train.run import Run
 from engine.train.scoring import harness, keys, written
 from engine.train.scoring.asking import PIECE, Answers, Question
 from engine.words import later
-from engine.workspace import Workspace, write_atomically
+from engine.workspace import Workspace, find_struct, write_atomically
 
 TASK_CHOICES, TASK_EXACT, TASK_LOSS = "new-task-choices", "new-task-exact", "new-task-loss"
 TASK_PREFERENCE, TASK_GAP, TASK_REWARD = "new-task-preference", "new-task-gap", "new-task-reward"
@@ -186,10 +186,7 @@ def ask_all(run: Run, side: Side, asked: list[Question]) -> bool:
 
 
 def _settings(target: Path) -> dict[str, dict[str, Any]]:
-    try:
-        return json.loads((target.parent / "settings.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
+    return find_struct(target.parent / "settings.json", dict[str, dict[str, Any]]) or {}
 
 
 def is_kept(answers: Answers, role: str) -> bool:
