@@ -7,6 +7,7 @@ The queue and the device locks are shared by all workspaces of a machine and lie
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -161,7 +162,7 @@ class NotAFile(OSError):
     """A path that leads to no ordinary file: a pipe, a socket, a device, or what the system shows of itself as files."""
 
     def __init__(self, path: Path):
-        super().__init__(None, "no ordinary file", str(path))
+        super().__init__(errno.EINVAL, "no ordinary file", str(path))
 
 
 def regular(path: Path) -> Path:
@@ -173,7 +174,7 @@ def regular(path: Path) -> Path:
 
 def _check_regular(path: Path, found: os.stat_result) -> None:
     if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(None, "a folder", str(path))
+        raise IsADirectoryError(errno.EISDIR, "a folder", str(path))
     if not stat.S_ISREG(found.st_mode) or found.st_dev in _of_the_system():
         raise NotAFile(path)
 

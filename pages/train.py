@@ -35,7 +35,7 @@ def _open_draft() -> drafts.Draft | None:
         return None
     draft = drafts.load(workspace, draft_id)
     if draft is None:
-        st.warning(t("The draft this link names is not here. The page starts from the defaults."))
+        st.warning(t("The draft this link names is not here, or cannot be read. The page starts from the defaults."))
         return None
     if st.session_state.get("opened_draft") != draft_id:
         st.session_state["opened_draft"] = draft_id

@@ -186,7 +186,7 @@ def test_a_base_that_is_no_regular_file_is_a_problem(tmp_path, workspace, kind):
     for ref in (str(path), f"gguf:{path}"):
         problems = bases.describe(ref, workspace).problems
         assert problems and not {one.rule for one in problems} & LOOKED_AT
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="no ordinary file"):
         open_regular(path)
     assert read_object(path) == {}
 

@@ -27,7 +27,17 @@ from engine.data import making
 from engine.data.fixes import AS_TEXT, DROP_BAD_ROWS, FIXES, Edit
 from engine.read import OnProgress, lines, texts
 from engine.words import Problem
-from engine.workspace import BadId, Unreadable, Workspace, checked, one_line, read_struct, regular, scratch
+from engine.workspace import (
+    BadId,
+    Unreadable,
+    Workspace,
+    checked,
+    one_line,
+    open_regular,
+    read_struct,
+    regular,
+    scratch,
+)
 
 __all__ = [
     "Dataset",
@@ -177,7 +187,7 @@ def _in_order(fixes: tuple[str | Edit, ...]) -> tuple[str | Edit, ...]:
 
 def _store(workspace: Workspace, source: Path, fill: Callable[[Path], str], *, move: bool) -> str:
     """Make the folder of a data set around the file at `source`, by `fill`, and return its id."""
-    with source.open("rb") as file:  # before any folder is made
+    with open_regular(source) as file:  # before any folder is made
         making.remove_leftovers(workspace)
         limits.settle(workspace)
         workspace.datasets_dir.mkdir(parents=True, exist_ok=True)

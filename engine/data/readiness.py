@@ -7,6 +7,7 @@ memory does not grow with the rows' texts. It is done once for a data set and a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -208,10 +209,17 @@ def of(workspace: Workspace, dataset: datasets.Dataset, base: Base) -> Readiness
     if datasets.rows_path(workspace, dataset.id).stat().st_size > AT_ONCE_BYTES:
         return None
     try:
-        looker.ask(count, workspace, dataset.id, base, at=base.folder)
+        counted = looker.ask(_count_at_once, workspace, dataset.id, base, at=base.folder)
     except looker.Refused as error:
         raise NoTokenizer.of(error.problem) from None
-    return known(workspace, dataset, base)
+    return known(workspace, dataset, base) or Readiness(counted, dataset.report.type != "prompt-only")
+
+
+def _count_at_once(workspace: Workspace, dataset_id: str, base: Base) -> Kept:
+    counted = _counted(workspace, dataset_id, base, None)
+    with suppress(OSError):  # on a disk that takes nothing it is counted anew each time
+        _keep(workspace, dataset_id, base, counted)
+    return counted
 
 
 def count(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgress | None = None) -> None:

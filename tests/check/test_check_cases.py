@@ -39,8 +39,9 @@ def test_each_rule_names_the_line_of_its_case(rule, workspace, monkeypatch):
 def test_each_rule_of_the_check_has_a_case_and_a_line_of_help():
     names = ("engine/read", "engine/check")
     source = "".join(path.read_text() for path in sources(*names))
-    elsewhere = {"file-missing", "file-is-folder", "file-not-ordinary", "file-no-permission", "file-unreadable", "disk-full",
-                 "mapping-target", "mapping-twice", "text-file-rows", "text-file-encoding"}  # fmt: skip
+    elsewhere = {"file-missing", "file-is-folder", "file-not-ordinary", "file-no-permission", "file-unreadable",
+                 "disk-full", "disk-read-only", "mapping-target", "mapping-twice", "text-file-rows",
+                 "text-file-encoding"}  # fmt: skip
     named = {rule for rule in rules.rules() if f'"{rule}"' in source} - elsewhere
     helps = {name: rule.help for name, rule in rules.rules().items() if rule.help}
     assert named == set(INDEX) == set(helps)

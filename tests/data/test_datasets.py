@@ -193,10 +193,13 @@ def test_a_source_that_cannot_be_read_has_a_sentence(workspace, tmp_path):
 def test_a_file_without_permission_has_a_sentence(workspace, tmp_path, monkeypatch):
     source = file_of(tmp_path, [PAIR])
 
-    def refuse(*_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied", str(source))
+    def refuse(path, *how, **more):
+        if Path(path) == source:
+            raise PermissionError(errno.EACCES, "Permission denied", str(source))
+        return opened(path, *how, **more)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    opened = os.open
+    monkeypatch.setattr(os, "open", refuse)
     assert problem_of(lambda: datasets.add(workspace, source, "n")) == "file-no-permission"
     assert problem_of(lambda: check_file(source)) == "file-no-permission"
 

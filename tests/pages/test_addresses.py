@@ -59,7 +59,7 @@ def test_a_draft_that_a_click_has_opened_is_gone_on_with(hub: Hub, workspace: Wo
 
 def test_no_folder_of_an_address_is_noted_and_no_model_counted(workspace: Workspace, monkeypatch) -> None:
     begun: list[str] = []
-    monkeypatch.setattr(bases.counted, "start", lambda _, place: begun.append(place.name))
+    monkeypatch.setattr(bases.counted, "start", lambda _, __, place: begun.append(place.name))
     monkeypatch.setattr(shortlist, "remember_folder", lambda _, folder: begun.append(folder))
     folder = model(workspace.root.parent / "unusual", config={**CONFIG, "model_type": "stablelm"})
     draft = drafts.save(workspace, drafts.Draft(recipe="lora", base=str(folder)))

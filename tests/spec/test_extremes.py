@@ -98,7 +98,7 @@ def test_there_is_one_zero():
 
 
 def test_what_is_put_together_past_the_settings_is_not_begun(tmp_path):
-    spec = msgspec.structs.replace(fake_spec(), train=schema.Train(epochs=1e308, max_steps=10**30, threads=1))
+    spec = msgspec.structs.replace(fake_spec(), train=schema.Train(epochs=1e308, max_steps=10**12, threads=1))
     assert {problem.where for problem in settings.problems(spec)} == {"train.epochs", "train.max_steps"}
     with pytest.raises(ValueError, match="train"):
         lifecycle.start(Workspace(tmp_path / "home"), spec)
@@ -149,5 +149,7 @@ def test_train_opens_with_extreme_numbers_in_a_draft_and_says_what_is_wrong(work
     path.parent.mkdir(parents=True)
     path.write_text(f'{{"recipe": "lora", "overrides": {{{overrides}}}}}')
     app = open_page("train", draft="ab" * 8)
-    if text not in ("null", "true"):
+    if len(text) == 30:  # no number of any file of ours: the draft itself cannot be read
+        assert "not here, or cannot be read" in texts(app)
+    elif text not in ("null", "true"):
         assert "train.epochs cannot be" in texts(app) and button(app, "start").disabled
