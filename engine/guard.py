@@ -17,7 +17,6 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
@@ -251,12 +250,13 @@ def mark_of(text: object) -> str | None:
 
 
 def _cookie(cookies: str, name: str) -> str | None:
-    """Return a cookie of a Cookie header, or None."""
-    try:
-        found = SimpleCookie(cookies).get(name)
-    except CookieError:
-        return None
-    return None if found is None else found.value
+    """Return a cookie of a Cookie header, or None. The header is split as Streamlit does it: http.cookies gives up all of
+    it for one cookie with a quote or bracket, as others on the same host may set."""
+    found = None
+    for one in cookies.split(";"):
+        key, _, value = one.partition("=")
+        found = value.strip() if key.strip() == name else found
+    return found
 
 
 def _header(scope: Scope, wanted: bytes) -> str | None:

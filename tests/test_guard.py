@@ -173,6 +173,17 @@ def test_a_shared_host_lets_in_who_has_the_link_once() -> None:
     assert ask(rules, [*shared, ("cookie", f"{guard.COOKIE}=guessed")])[0] == []
 
 
+@pytest.mark.parametrize("other", ['a={"x":1}', "a b", "=", "x[0]=1", '"', "path=/"])
+def test_cookies_of_others_on_the_same_host_log_nobody_out_and_hand_out_no_new_mark(other: str) -> None:
+    rules = guard.rules_for(["box.example"], [], demo=False, space=None)
+    assert rules.login is not None and rules.login.token is not None
+    cookie = dict(log_in(rules, rules.login.token)["headers"])[b"set-cookie"].decode().partition(";")[0]
+    for sent in (f"{other}; {cookie}", f"{cookie}; {other}"):
+        assert ask(rules, [("host", "box.example"), ("origin", "https://box.example"), ("cookie", sent)])[0]
+    mark = "m" * 43
+    assert f"{guard.MARK}={mark};" in cookies(DEMO, HTML, ("cookie", f"{other}; {guard.MARK}={mark}"))[0]
+
+
 def test_a_demo_has_no_login_and_a_space_that_is_none_has_one() -> None:
     assert guard.rules_for(["box.example"], [], demo=True, space=None).login is None
     assert guard.rules_for([], [], demo=False, space="me-tunebook.hf.space").login is not None
