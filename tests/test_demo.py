@@ -37,7 +37,7 @@ from engine.workspace import Workspace, default_workspace
 from pages import _visitor
 from tests.apps import PAGES, button, open_page, texts
 from tests.conftest import ROOT
-from tests.helpers import FakeRuns, fake_spec, planned
+from tests.helpers import FakeRuns, fake_spec, planned, wait_until
 
 ROWS = b"".join(
     json.dumps({"prompt": f"Question {n}?", "completion": f"Answer {n}."}).encode() + b"\n" for n in range(40)
@@ -256,6 +256,26 @@ def test_files_beyond_the_limits_are_refused_and_leave_nothing(visitor, limited)
     assert refused(visitor, in_uploads(visitor, ROWS)) == "demo-disk"
     limited(free_disk_mib=10**9)
     assert refused(visitor, in_uploads(visitor, ROWS)) == "demo-full"
+
+
+def test_several_texts_together_stay_within_the_limits_and_lie_in_the_visitors_own_folder(visitor, limited):
+    limited(upload_mib=1)
+    text = in_uploads(visitor, b"word " * 60_000)
+    both = ((str(text), "a.md"), (str(text), "b.md"))
+    begun = jobs.start(jobs.Call(workspace=str(visitor.root), texts=both, name="both"))
+    wait_until(lambda: jobs.result(begun) is not None)
+    made = jobs.result(begun)
+    assert made is not None and made.problem is None and made.dataset is not None
+    jobs.forget(begun)
+
+
+def test_a_text_that_is_named_a_thousand_times_is_refused_before_anything_is_written(visitor, monkeypatch):
+    monkeypatch.setattr(jobs.text_files, "write_rows", lambda *_: pytest.fail("written"))
+    text = in_uploads(visitor, b"word " * 60_000)
+    found = jobs.carry_out(jobs.Call(workspace=str(visitor.root), texts=((str(text), "a.md"),) * 1000))
+    assert found.problem is not None and found.problem.rule == "upload-too-large"
+    elsewhere = jobs.carry_out(jobs.Call(workspace=str(visitor.root), texts=((__file__, "a.md"),)))
+    assert elsewhere.problem is not None and elsewhere.problem.rule == "demo-path"
 
 
 def test_an_upload_beyond_the_limits_is_refused_before_it_is_sent(visitor, limited):
