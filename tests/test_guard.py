@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
+from streamlit.proto.BackMsg_pb2 import BackMsg
 
 from engine import guard
 from engine.cli.parser import app, parser
@@ -210,6 +211,42 @@ def test_a_page_on_another_port_opens_no_socket_and_the_page_itself_does(tmp_pat
             browser.close()
     finally:
         server.kill()
+
+
+def heard(rules: guard.Rules, *messages: bytes | str) -> list[bytes | str]:
+    """Send messages on a socket; return those that reached the server."""
+    reached: list[bytes | str] = []
+    coming = iter([*({"type": "websocket.receive", "text" if isinstance(m, str) else "bytes": m} for m in messages)])
+
+    async def app(_: Any, receive: Any, __: Any) -> None:
+        while (message := await receive())["type"] == "websocket.receive":
+            reached.append(message.get("bytes") or message["text"])
+
+    async def receive() -> Any:
+        return next(coming, {"type": "websocket.disconnect"})
+
+    async def nothing(_: Any) -> None:
+        pass
+
+    headers = [(b"host", OWN.encode()), (b"origin", f"http://{OWN}".encode())]
+    asyncio.run(guard.Guard(app, rules)({"type": "websocket", "headers": headers}, receive, nothing))
+    return reached
+
+
+def test_a_demo_hears_what_its_pages_send_and_nothing_else() -> None:
+    rerun, stop, alive, wanted = BackMsg(), BackMsg(stop_script=True), BackMsg(app_heartbeat=True), BackMsg()
+    rerun.rerun_script.query_string = "a=" + "1" * 1000
+    wanted.backend_operation_request.deferred_file.file_id = "x"
+    addresses, empty = BackMsg(), BackMsg(clear_cache=True)
+    addresses.file_urls_request.file_names.extend(["a"] * 1000)
+    sent = [one.SerializeToString() for one in (rerun, stop, alive, wanted, BackMsg(stop_script=False))]
+    costly = [one.SerializeToString() for one in (addresses, empty, BackMsg(load_git_info=True))]
+    odd = [*(sent[1] + one for one in costly), *(one + sent[1] for one in costly), sent[0] + sent[0], sent[0][:-1], b"",
+           b"\xff" * 20, b"\x8b", "text"]  # fmt: skip
+    own = {BackMsg.DESCRIPTOR.fields_by_name[name].number for name in guard.MESSAGES}
+    rules = LOCAL._replace(messages=frozenset(own))
+    assert heard(rules, *costly, *odd, *sent) == sent
+    assert heard(LOCAL, *costly) == costly
 
 
 def sockets_held(rules: guard.Rules, *clients: tuple[str, str]) -> list[bool]:
