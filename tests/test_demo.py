@@ -383,6 +383,15 @@ def test_checks_are_counted_for_a_visitor_and_in_all_while_they_go_on(visitor, l
             jobs.stop(folder)
 
 
+def test_what_a_job_is_told_counts_as_the_visitors_too(visitor, limited, monkeypatch):
+    limited(disk_mib_per_visitor=1)
+    monkeypatch.setattr(jobs.processes, "start", lambda *_, **__: pytest.fail("started"))
+    edits = tuple(jobs.Edit(row=row, text="x" * 100_000) for row in range(20))
+    with pytest.raises(engine_limits.OverLimit):
+        jobs.start(jobs.Call(workspace=str(visitor.root), dataset="0" * 64, fixes=edits))
+    assert not list((visitor.root / "jobs").glob("*"))
+
+
 def test_questions_of_ones_own_are_no_way_around_the_limits(visitor, limited):
     limited(rows=3, questions_mib=1)
     for data, rule in ((b"{}\n" * 400_000, "upload-too-large"), (b"{}\n" * 4, "demo-rows")):

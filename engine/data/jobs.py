@@ -210,9 +210,11 @@ def _start(call: Call, token: str | None) -> Path:
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > LEFTOVER_AGE_S:
                 shutil.rmtree(old, ignore_errors=True)
-    folder = jobs_folder / secrets.token_hex(8)
+    folder, told = jobs_folder / secrets.token_hex(8), msgspec.json.encode(call)
+    if limits.on():
+        limits.check_disk(Workspace(call.workspace), len(told))
     folder.mkdir(parents=True)
-    write_atomically(folder / "call.json", msgspec.json.encode(call))
+    write_atomically(folder / "call.json", told)
     (folder / WATCHED).touch()
     with (folder / "log").open("wb") as log:
         # What it lays aside meanwhile lies in its folder: that counts as the visitor's, and goes with the job if it dies.
