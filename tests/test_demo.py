@@ -230,6 +230,32 @@ def test_the_server_sweeps_when_it_starts(limited, monkeypatch):
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
+def test_a_workspace_that_cannot_be_deleted_keeps_no_other_from_it(limited, monkeypatch):
+    found = [visitors_workspace().root for _ in range(3)]
+    for root in found:
+        os.utime(root / ".arrived", (0, 0))
+    odd = sorted(found)[0]
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda path, to: rename(path, odd / "x" / "y" if path == odd else to))
+    assert visitors.sweep() == 2 and [path for path in found if path.exists()] == [odd]
+    monkeypatch.undo()
+
+
+def test_what_was_left_of_a_number_that_is_written_under_again_goes_too(limited):
+    root = visitors_workspace().root
+    left = root.with_name(f".gone-{root.name}") / "runs"
+    left.mkdir(parents=True)
+    os.utime(left.parent, (time.time(), time.time()))
+    os.utime(root / ".arrived", (0, 0))
+    assert visitors.sweep() == 1 and not root.exists() and not left.exists()
+
+
+def test_a_ticket_of_a_workspace_that_is_gone_leads_into_no_other(visitor, limited):
+    other = visitors_workspace()
+    first = uploads.ticket(visitor)
+    assert uploads.ticket(visitor, first) == first and uploads.ticket(other, first) != first
+
+
 def test_only_uploads_and_samples_are_read(visitor, tmp_path):
     outside = tmp_path / "rows.jsonl"
     outside.write_bytes(ROWS)
