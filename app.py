@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from streamlit.proto.BackMsg_pb2 import BackMsg
 
 from engine import __version__, guard, limits, visitors
 from engine.data import uploads
@@ -73,7 +74,12 @@ if limits.on():
     most = limits.limits()
     # A workspace may begin late in a visit: its browser is known for longer than it is kept.
     mark_s = round(2 * 3600 * most.hours_kept)
-    RULES = RULES._replace(sockets=most.sockets, sockets_per_client=most.sockets_per_client, mark_s=mark_s)
+    RULES = RULES._replace(
+        sockets=most.sockets,
+        sockets_per_client=most.sockets_per_client,
+        messages=frozenset(BackMsg.DESCRIPTOR.fields_by_name[name].number for name in guard.MESSAGES),
+        mark_s=mark_s,
+    )
 app = st.App(
     Path(__file__).parent / "pages" / "_frame.py",
     routes=[Route("/api/health", health), Route(UPLOAD_ROUTE, upload, methods=["POST", "PUT"])],

@@ -17,7 +17,6 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
@@ -30,6 +29,9 @@ COOKIE = "tunebook_login"
 MARK = "tunebook_browser"
 _MARK = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # token_urlsafe(32)
 _READS = ("GET", "HEAD")
+# What Streamlit's pages send on a socket, by its names. In a demo nothing else is heard: some of it costs the server much,
+# as a request for the addresses of a million files to upload, or everybody something, as one that empties the caches.
+MESSAGES = ("rerun_script", "stop_script", "app_heartbeat", "backend_operation_request")
 # So many refused names are said in the server's output: anybody may send any name.
 MOST_TOLD = 20
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::([0-9]{1,5}))?", re.ASCII)
@@ -45,8 +47,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Rules(NamedTuple):
     """What a guard lets through: `shared` hosts beside those of this machine, each a name with or without a port; the
     only paths that anything may be written to; the `frame` that may show the pages; and who has logged in, or None
-    where nobody has to. Not more sockets than these are open, in all and for one client; None: any number. Each browser
-    gets a mark that it keeps for `mark_s` seconds after a visit; None: none does."""
+    where nobody has to. Not more sockets than these are open, in all and for one client; None: any number. On them nothing
+    is heard but `messages`, by the numbers of their fields; None: all is. Each browser gets a mark that it keeps for
+    `mark_s` seconds after a visit; None: none does."""
 
     shared: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
@@ -54,6 +57,7 @@ class Rules(NamedTuple):
     login: Login | None = None
     sockets: int | None = None
     sockets_per_client: int | None = None
+    messages: frozenset[int] | None = None
     mark_s: int | None = None
 
 
@@ -147,9 +151,18 @@ class Guard:
         if too_many or (rules.sockets_per_client is not None and self._open[client] >= rules.sockets_per_client):
             await _refuse(scope, receive, send, "")
             return
+
+        async def heard() -> MutableMapping[str, Any]:
+            while True:
+                message = await receive()
+                if rules.messages is None or message["type"] != "websocket.receive":
+                    return message
+                if _field_of(message.get("bytes") or b"") in rules.messages:
+                    return message
+
         self._open[client] += 1
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, heard, send)
         finally:
             self._open[client] -= 1
             if not self._open[client]:
@@ -251,12 +264,32 @@ def mark_of(text: object) -> str | None:
 
 
 def _cookie(cookies: str, name: str) -> str | None:
-    """Return a cookie of a Cookie header, or None."""
-    try:
-        found = SimpleCookie(cookies).get(name)
-    except CookieError:
-        return None
-    return None if found is None else found.value
+    """Return a cookie of a Cookie header, or None. The header is split as Streamlit does it: http.cookies gives up all of
+    it for one cookie with a quote or bracket, as others on the same host may set."""
+    found = None
+    for one in cookies.split(";"):
+        key, _, value = one.partition("=")
+        found = value.strip() if key.strip() == name else found
+    return found
+
+
+def _field_of(message: bytes) -> int | None:
+    """Return the number of the one field of a protobuf message, a number or bytes; None where it has none or several."""
+    tag, at = _varint(message, 0)
+    value, end = _varint(message, at)
+    kind = tag & 7
+    is_whole = end > at and kind in (0, 2) and end + (value if kind == 2 else 0) == len(message)
+    return tag >> 3 if is_whole else None
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """Return the number that stands there, and where it ends: where it begins when there is none."""
+    value = 0
+    for place, byte in enumerate(message[at : at + 10]):
+        value |= (byte & 127) << (7 * place)
+        if byte < 128:
+            return value, at + place + 1
+    return 0, at
 
 
 def _header(scope: Scope, wanted: bytes) -> str | None:

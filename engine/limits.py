@@ -162,23 +162,25 @@ def allows_base(ref: str) -> bool:
     return ref in limits().models or ref.startswith("run:")
 
 
-def check_source(workspace: Workspace, source: Path) -> None:
-    """Refuse a file to store that is not the visitor's own upload or a sample, is too large, or unpacks beyond measure.
-    Raises OverLimit; OSError where the file cannot be read."""
-    most, real = limits(), source.resolve()
-    if not (real.is_relative_to(workspace.root) or real.is_relative_to(starter.SAMPLES_DIR)):
-        raise OverLimit(Problem(rule="demo-path"))
-    size = source.stat().st_size
+def check_source(workspace: Workspace, *sources: Path) -> None:
+    """Refuse files to store as one that are not the visitor's own uploads or a sample, are too large together, or unpack
+    beyond measure. Raises OverLimit; OSError where one cannot be read."""
+    most = limits()
+    for real in (source.resolve() for source in sources):
+        if not (real.is_relative_to(workspace.root) or real.is_relative_to(starter.SAMPLES_DIR)):
+            raise OverLimit(Problem(rule="demo-path"))
+    size = sum(source.stat().st_size for source in sources)
     if size > most.upload_mib << 20:
         raise OverLimit(Problem(rule="upload-too-large", parameters={"limit_mib": most.upload_mib}))
     check_disk(workspace, size)
-    with source.open("rb") as file:
-        start = file.read(4)
-    if start == b"PAR1":
-        # A page of a Parquet file can name one long text any number of times: a few bytes fill the memory.
-        raise OverLimit(Problem(rule="demo-parquet"))
-    if start[:2] == b"\x1f\x8b" and _unpacks_beyond(source, most.unpacked_mib << 20):
-        raise OverLimit(Problem(rule="demo-unpacked", parameters={"most_mib": most.unpacked_mib}))
+    for source in sources:
+        with source.open("rb") as file:
+            start = file.read(4)
+        if start == b"PAR1":
+            # A page of a Parquet file can name one long text any number of times: a few bytes fill the memory.
+            raise OverLimit(Problem(rule="demo-parquet"))
+        if start[:2] == b"\x1f\x8b" and _unpacks_beyond(source, most.unpacked_mib << 20):
+            raise OverLimit(Problem(rule="demo-unpacked", parameters={"most_mib": most.unpacked_mib}))
 
 
 def _unpacks_beyond(path: Path, most_bytes: int) -> bool:

@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 import typing
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -42,12 +42,15 @@ MOST_ANSWER_BYTES = 32 << 20
 _START_S, AGAIN_S = 60, 600
 # So many look at once, and so many are kept.
 _AT_ONCE, _KEPT = 4, 2
+# So many wait for their turn at most, and so long: a page that is asked for anew leaves its wait behind, and anybody may ask
+# for it a thousand times.
+_MOST_WAITING, _MOST_WAIT_S = 32, 60
 _MOST_ENTRIES = 1_000
 # By which a look finds what it is asked for; no token is passed on.
 _ENVIRONMENT = ("HOME", "HF_HOME", "HF_HUB_CACHE", "TUNEBOOK_DEMO", "TUNEBOOK_DEMO_LIMITS", "SPACE_ID")
 
-# How a look can end the process that looks.
-RULES = ("look-time", "look-memory", "look-failed")
+# Why nothing was found out: how a look can end the process that looks, and that it had no turn.
+RULES = ("look-time", "look-memory", "look-failed", "look-busy")
 
 OnProgress = Callable[[int, int], None]
 
@@ -127,7 +130,7 @@ def ask(
         cpu_s=MOST_CPU_S,
         memory_bytes=memory_bytes or MEMORY_BYTES,
     )
-    with _places:
+    with _place(at):
         try:
             process = _taken()
             answer = process.ask(msgspec.msgpack.encode(request), progress)
@@ -143,6 +146,22 @@ def ask(
     if isinstance(answer, Problem):
         raise Refused(answer)
     return _read_as(function)[1].decode(answer)
+
+
+@contextmanager
+def _place(at: Path | None) -> Iterator[None]:
+    """Wait for one's turn to look. Raises Refused where too many wait, or it takes too long."""
+    if not _waiting.acquire(blocking=False):
+        raise Refused(_problem("look-busy", at, 0, ""))
+    try:
+        if not _places.acquire(timeout=_MOST_WAIT_S):
+            raise Refused(_problem("look-busy", at, 0, ""))
+    finally:
+        _waiting.release()
+    try:
+        yield
+    finally:
+        _places.release()
 
 
 def prepare() -> None:
@@ -223,14 +242,14 @@ def _problem(rule: str, at: Path | None, memory_bytes: int, reason: str) -> Prob
 # --- the process, and what goes through its pipes: a letter, eight bytes of length, and that much --------------------
 _ANSWER, _PROBLEM, _PROGRESS, _MEMORY, _FAILED = b"APTMF"
 _idle: list[_Process] = []
-_places = threading.BoundedSemaphore(_AT_ONCE)
+_places, _waiting = threading.Semaphore(_AT_ONCE), threading.Semaphore(_MOST_WAITING)
 
 
 def _forked() -> None:
     """Leave the processes of whom this one was forked from to that one."""
-    global _places
+    global _places, _waiting
     _idle.clear()
-    _places = threading.BoundedSemaphore(_AT_ONCE)
+    _places, _waiting = threading.Semaphore(_AT_ONCE), threading.Semaphore(_MOST_WAITING)
 
 
 os.register_at_fork(after_in_child=_forked)

@@ -15,6 +15,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from engine import limits, machine
@@ -111,20 +112,27 @@ def sweep() -> int:
     stopped first; its workspace goes with the next sweep."""
     gone = 0
     for folder in sorted(visitors_dir().glob("*")):
-        if not folder.is_dir() or not _is_over(folder):
-            continue
-        live = set(device_queue.live(machine.facts().device))
-        going = [path for path in (folder / "runs").glob("[0-9a-z]*") if path.name in live]
-        for run in going:
-            (run / "stop").touch()
-        if not going:
-            # Renamed first, out of every address, so that nothing new is written into what is being deleted.
-            grave = folder.with_name(f".gone-{folder.name.removeprefix('.gone-')}")
-            if folder != grave:
-                folder.rename(grave)
-            shutil.rmtree(grave, ignore_errors=True)
-            gone += 1
+        with suppress(OSError):  # of one that somebody writes into just now; the others go on
+            gone += folder.is_dir() and _is_over(folder) and _delete(folder)
     return gone
+
+
+def _delete(folder: Path) -> bool:
+    """Delete a workspace, or stop what still goes on in it; return whether it was deleted."""
+    live = set(device_queue.live(machine.facts().device))
+    going = [path for path in (folder / "runs").glob("[0-9a-z]*") if path.name in live]
+    for run in going:
+        (run / "stop").touch()
+    if going:
+        return False
+    # Renamed first, out of every address, so that nothing new is written into what is being deleted. What could not be
+    # deleted then may be there still, from before somebody wrote under the same number again.
+    grave = folder.with_name(f".gone-{folder.name.removeprefix('.gone-')}")
+    if folder != grave:
+        shutil.rmtree(grave, ignore_errors=True)
+        folder.rename(grave)
+    shutil.rmtree(grave, ignore_errors=True)
+    return True
 
 
 def keep_clean() -> Callable[[], None]:

@@ -26,6 +26,8 @@ AROUND_SPOT = 70
 PREVIEW_ROWS = 10
 SEARCH_BLOCK_ROWS = 5_000
 SEARCHED_CHARACTERS = 200
+# What is written anew waits in the session until it is applied, and is gone through at every click.
+MOST_EDITED_CHARACTERS = 2_000_000
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
@@ -234,6 +236,14 @@ def _editor(dataset: Dataset, row: one_row.Row, where: str) -> None:
                 key=f"edit_text_{dataset.id}_{number}",
             )
             st.form_submit_button(t("Check this row"), key="check_edit")
+        room = MOST_EDITED_CHARACTERS - sum(len(kept) for other, kept in edits.items() if other != number)
+        if len(text) > min(room, one_row.EDITABLE_CHARACTERS):
+            st.error(
+                t("This is too long to be kept here: apply the other changes first, or change it in the file itself.")
+            )
+            if st.button(t("Close"), key="close_edit"):
+                _open(dataset, None)
+            return
         before, _ = _checked(_original(dataset), dataset.mapping, row.text)
         after, trained = _checked(_original(dataset), dataset.mapping, text)
         if text != row.text:

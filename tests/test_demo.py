@@ -37,7 +37,7 @@ from engine.workspace import Workspace, default_workspace
 from pages import _visitor
 from tests.apps import PAGES, button, open_page, texts
 from tests.conftest import ROOT
-from tests.helpers import FakeRuns, fake_spec, planned
+from tests.helpers import FakeRuns, fake_spec, planned, wait_until
 
 ROWS = b"".join(
     json.dumps({"prompt": f"Question {n}?", "completion": f"Answer {n}."}).encode() + b"\n" for n in range(40)
@@ -230,6 +230,32 @@ def test_the_server_sweeps_when_it_starts(limited, monkeypatch):
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
+def test_a_workspace_that_cannot_be_deleted_keeps_no_other_from_it(limited, monkeypatch):
+    found = [visitors_workspace().root for _ in range(3)]
+    for root in found:
+        os.utime(root / ".arrived", (0, 0))
+    odd = sorted(found)[0]
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda path, to: rename(path, odd / "x" / "y" if path == odd else to))
+    assert visitors.sweep() == 2 and [path for path in found if path.exists()] == [odd]
+    monkeypatch.undo()
+
+
+def test_what_was_left_of_a_number_that_is_written_under_again_goes_too(limited):
+    root = visitors_workspace().root
+    left = root.with_name(f".gone-{root.name}") / "runs"
+    left.mkdir(parents=True)
+    os.utime(left.parent, (time.time(), time.time()))
+    os.utime(root / ".arrived", (0, 0))
+    assert visitors.sweep() == 1 and not root.exists() and not left.exists()
+
+
+def test_a_ticket_of_a_workspace_that_is_gone_leads_into_no_other(visitor, limited):
+    other = visitors_workspace()
+    first = uploads.ticket(visitor)
+    assert uploads.ticket(visitor, first) == first and uploads.ticket(other, first) != first
+
+
 def test_only_uploads_and_samples_are_read(visitor, tmp_path):
     outside = tmp_path / "rows.jsonl"
     outside.write_bytes(ROWS)
@@ -256,6 +282,26 @@ def test_files_beyond_the_limits_are_refused_and_leave_nothing(visitor, limited)
     assert refused(visitor, in_uploads(visitor, ROWS)) == "demo-disk"
     limited(free_disk_mib=10**9)
     assert refused(visitor, in_uploads(visitor, ROWS)) == "demo-full"
+
+
+def test_several_texts_together_stay_within_the_limits_and_lie_in_the_visitors_own_folder(visitor, limited):
+    limited(upload_mib=1)
+    text = in_uploads(visitor, b"word " * 60_000)
+    both = ((str(text), "a.md"), (str(text), "b.md"))
+    begun = jobs.start(jobs.Call(workspace=str(visitor.root), texts=both, name="both"))
+    wait_until(lambda: jobs.result(begun) is not None)
+    made = jobs.result(begun)
+    assert made is not None and made.problem is None and made.dataset is not None
+    jobs.forget(begun)
+
+
+def test_a_text_that_is_named_a_thousand_times_is_refused_before_anything_is_written(visitor, monkeypatch):
+    monkeypatch.setattr(jobs.text_files, "write_rows", lambda *_: pytest.fail("written"))
+    text = in_uploads(visitor, b"word " * 60_000)
+    found = jobs.carry_out(jobs.Call(workspace=str(visitor.root), texts=((str(text), "a.md"),) * 1000))
+    assert found.problem is not None and found.problem.rule == "upload-too-large"
+    elsewhere = jobs.carry_out(jobs.Call(workspace=str(visitor.root), texts=((__file__, "a.md"),)))
+    assert elsewhere.problem is not None and elsewhere.problem.rule == "demo-path"
 
 
 def test_an_upload_beyond_the_limits_is_refused_before_it_is_sent(visitor, limited):
@@ -361,6 +407,15 @@ def test_checks_are_counted_for_a_visitor_and_in_all_while_they_go_on(visitor, l
     finally:
         for folder in begun:
             jobs.stop(folder)
+
+
+def test_what_a_job_is_told_counts_as_the_visitors_too(visitor, limited, monkeypatch):
+    limited(disk_mib_per_visitor=1)
+    monkeypatch.setattr(jobs.processes, "start", lambda *_, **__: pytest.fail("started"))
+    edits = tuple(jobs.Edit(row=row, text="x" * 100_000) for row in range(20))
+    with pytest.raises(engine_limits.OverLimit):
+        jobs.start(jobs.Call(workspace=str(visitor.root), dataset="0" * 64, fixes=edits))
+    assert not list((visitor.root / "jobs").glob("*"))
 
 
 def test_questions_of_ones_own_are_no_way_around_the_limits(visitor, limited):

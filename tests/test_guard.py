@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
+from streamlit.proto.BackMsg_pb2 import BackMsg
 
 from engine import guard
 from engine.cli.parser import app, parser
@@ -173,6 +174,17 @@ def test_a_shared_host_lets_in_who_has_the_link_once() -> None:
     assert ask(rules, [*shared, ("cookie", f"{guard.COOKIE}=guessed")])[0] == []
 
 
+@pytest.mark.parametrize("other", ['a={"x":1}', "a b", "=", "x[0]=1", '"', "path=/"])
+def test_cookies_of_others_on_the_same_host_log_nobody_out_and_hand_out_no_new_mark(other: str) -> None:
+    rules = guard.rules_for(["box.example"], [], demo=False, space=None)
+    assert rules.login is not None and rules.login.token is not None
+    cookie = dict(log_in(rules, rules.login.token)["headers"])[b"set-cookie"].decode().partition(";")[0]
+    for sent in (f"{other}; {cookie}", f"{cookie}; {other}"):
+        assert ask(rules, [("host", "box.example"), ("origin", "https://box.example"), ("cookie", sent)])[0]
+    mark = "m" * 43
+    assert f"{guard.MARK}={mark};" in cookies(DEMO, HTML, ("cookie", f"{other}; {guard.MARK}={mark}"))[0]
+
+
 def test_a_demo_has_no_login_and_a_space_that_is_none_has_one() -> None:
     assert guard.rules_for(["box.example"], [], demo=True, space=None).login is None
     assert guard.rules_for([], [], demo=False, space="me-tunebook.hf.space").login is not None
@@ -199,6 +211,42 @@ def test_a_page_on_another_port_opens_no_socket_and_the_page_itself_does(tmp_pat
             browser.close()
     finally:
         server.kill()
+
+
+def heard(rules: guard.Rules, *messages: bytes | str) -> list[bytes | str]:
+    """Send messages on a socket; return those that reached the server."""
+    reached: list[bytes | str] = []
+    coming = iter([*({"type": "websocket.receive", "text" if isinstance(m, str) else "bytes": m} for m in messages)])
+
+    async def app(_: Any, receive: Any, __: Any) -> None:
+        while (message := await receive())["type"] == "websocket.receive":
+            reached.append(message.get("bytes") or message["text"])
+
+    async def receive() -> Any:
+        return next(coming, {"type": "websocket.disconnect"})
+
+    async def nothing(_: Any) -> None:
+        pass
+
+    headers = [(b"host", OWN.encode()), (b"origin", f"http://{OWN}".encode())]
+    asyncio.run(guard.Guard(app, rules)({"type": "websocket", "headers": headers}, receive, nothing))
+    return reached
+
+
+def test_a_demo_hears_what_its_pages_send_and_nothing_else() -> None:
+    rerun, stop, alive, wanted = BackMsg(), BackMsg(stop_script=True), BackMsg(app_heartbeat=True), BackMsg()
+    rerun.rerun_script.query_string = "a=" + "1" * 1000
+    wanted.backend_operation_request.deferred_file.file_id = "x"
+    addresses, empty = BackMsg(), BackMsg(clear_cache=True)
+    addresses.file_urls_request.file_names.extend(["a"] * 1000)
+    sent = [one.SerializeToString() for one in (rerun, stop, alive, wanted, BackMsg(stop_script=False))]
+    costly = [one.SerializeToString() for one in (addresses, empty, BackMsg(load_git_info=True))]
+    odd = [*(sent[1] + one for one in costly), *(one + sent[1] for one in costly), sent[0] + sent[0], sent[0][:-1], b"",
+           b"\xff" * 20, b"\x8b", "text"]  # fmt: skip
+    own = {BackMsg.DESCRIPTOR.fields_by_name[name].number for name in guard.MESSAGES}
+    rules = LOCAL._replace(messages=frozenset(own))
+    assert heard(rules, *costly, *odd, *sent) == sent
+    assert heard(LOCAL, *costly) == costly
 
 
 def sockets_held(rules: guard.Rules, *clients: tuple[str, str]) -> list[bool]:

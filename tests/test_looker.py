@@ -9,6 +9,7 @@ import resource
 import shutil
 import struct
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from engine.render import NoTokenizer
 from engine.words import Problem
 from engine.workspace import Workspace, open_regular, read_object
 from tests import looks
+from tests.helpers import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel bounds no memory")
 
@@ -87,6 +89,29 @@ def test_a_problem_comes_back_and_costs_no_process(tmp_path):
         looker.ask(looks.refuses, at=tmp_path)
     assert refused.value.problem.rule == "tokenizer-none" and not isinstance(refused.value, looker.Ended)
     assert looker.ask(looks.process) == before
+
+
+def test_whoever_asks_a_thousand_times_over_is_refused_in_words_and_leaves_no_thousand_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(looker, "_places", threading.Semaphore(0))
+    monkeypatch.setattr(looker, "_waiting", threading.Semaphore(3))
+    monkeypatch.setattr(looker, "_MOST_WAIT_S", 2)
+    said: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(looker.Refused) as refused:
+            looker.ask(looks.process, at=tmp_path)
+        said.append(refused.value.problem.rule)
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for one in threads:
+        one.start()
+    wait_until(lambda: len(said) == 17)
+    assert sum(one.is_alive() for one in threads) == 3  # who wait for a turn, and not for ever
+    for one in threads:
+        one.join(10)
+    assert said == ["look-busy"] * 20
+    monkeypatch.setattr(looker, "_places", threading.Semaphore(1))
+    assert looker.ask(looks.process, at=tmp_path) == looker.ask(looks.process, at=tmp_path)
 
 
 def test_a_look_that_tells_how_far_it_is_has_its_time_again_each_time(monkeypatch):

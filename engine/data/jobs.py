@@ -154,9 +154,12 @@ def _remove_sources(call: Call) -> None:
 
 def _add_texts(call: Call, workspace: Workspace, progress: read.OnProgress | None) -> datasets.Dataset:
     """Store the rows made of several texts that were brought together."""
+    sources = [(Path(path), name) for path, name in call.texts]
     with making.told(workspace.uploads_dir), tempfile.TemporaryDirectory(prefix="tunebook-texts-") as folder:
+        if limits.on():  # before they are written out: one text may be named any number of times
+            limits.check_source(workspace, *(path for path, _ in sources))
         rows = Path(folder) / "rows.jsonl"
-        text_files.write_rows([(Path(path), name) for path, name in call.texts], rows)
+        text_files.write_rows(sources, rows)
         return datasets.add(workspace, rows, call.name, progress=progress, wait_for_rows=False)
 
 
@@ -207,12 +210,15 @@ def _start(call: Call, token: str | None) -> Path:
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > LEFTOVER_AGE_S:
                 shutil.rmtree(old, ignore_errors=True)
-    folder = jobs_folder / secrets.token_hex(8)
+    folder, told = jobs_folder / secrets.token_hex(8), msgspec.json.encode(call)
+    if limits.on():
+        limits.check_disk(Workspace(call.workspace), len(told))
     folder.mkdir(parents=True)
-    write_atomically(folder / "call.json", msgspec.json.encode(call))
+    write_atomically(folder / "call.json", told)
     (folder / WATCHED).touch()
     with (folder / "log").open("wb") as log:
-        environment = {**os.environ, "HF_TOKEN": token} if token else None
+        # What it lays aside meanwhile lies in its folder: that counts as the visitor's, and goes with the job if it dies.
+        environment = {**os.environ, "TMPDIR": str(folder), **({"HF_TOKEN": token} if token else {})}
         module = "engine.train.read_gguf" if call.gguf else "engine.data.jobs"  # which needs torch
         _started[str(folder)] = processes.start(module, str(folder), stdout=log, stderr=log, env=environment)
     return folder

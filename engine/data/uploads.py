@@ -84,9 +84,10 @@ def limit_bytes() -> int:
 
 
 def ticket(workspace: Workspace, known: str | None = None) -> str:
-    """Return a ticket that lets a page send files into `workspace`: the `known` one while it is good, else a new one."""
-    now_s = time.monotonic()
-    if known and known in _tickets and _tickets[known].until_s > now_s + 3600:
+    """Return a ticket that lets a page send files into `workspace`: the `known` one while it is good there, else a new one:
+    that of a workspace whose time is over leads into none that a page shows."""
+    now_s, held = time.monotonic(), _tickets.get(known or "")
+    if known and held is not None and held.until_s > now_s + 3600 and held.workspace.root == workspace.root:
         return known
     for old in [name for name, one in _tickets.items() if one.until_s < now_s]:
         _tickets.pop(old, None)

@@ -22,6 +22,7 @@ from engine.models import Base, bases
 from engine.render import Coder, NoTokenizer, outcome, preview
 from engine.words import Problem
 from engine.workspace import Workspace
+from pages import _data_rows
 from tests.apps import button, has_button, open_page, texts
 from tests.helpers import examples, wait_until
 
@@ -453,6 +454,19 @@ def test_the_time_left_follows_from_the_speed_of_the_pass() -> None:
 # --- the page ---------------------------------------------------------------------------------------------------------
 def keys(app: AppTest, start: str) -> list[str]:
     return [str(b.key) for b in app.button if str(b.key).startswith(start)]
+
+
+@pytest.mark.parametrize(("one", "several"), [(20, 2_000_000), (100_000, 20)])
+def test_what_is_written_anew_is_bounded_for_a_row_and_in_all(workspace, monkeypatch, one, several) -> None:
+    app = open_page("data", dataset=broken(workspace).id)
+    button(app, "edit_error_null-field_0").click().run()
+    monkeypatch.setattr(_data_rows.one_row, "EDITABLE_CHARACTERS", one)
+    monkeypatch.setattr(_data_rows, "MOST_EDITED_CHARACTERS", several)
+    box = next(a for a in app.text_area if str(a.key).startswith("edit_text_"))
+    box.set_value('{"prompt": "q4", "completion": "mended"}')
+    button(app, "check_edit").click().run()
+    assert "too long to be kept here" in texts(app) and not keys(app, "keep_edit")
+    assert not button(app, "close_edit").click().run().exception
 
 
 def test_a_bad_row_is_edited_in_place_and_its_effect_seen_before_it_is_applied(workspace: Workspace) -> None:
