@@ -112,9 +112,7 @@ def ask(
     """
     if processes.IS_CHILD or (at is not None and at.is_relative_to(starter.MODEL_DIR.parent)):
         return _in_place(function, arguments, progress)
-    known = _remembered(function, at) if at is not None else None
-    if known is not None:
-        raise Ended(known)
+    _refuse_remembered(function, at)
     try:
         told = _encoded(arguments)
     except UnicodeEncodeError as error:  # a name that is no text
@@ -131,6 +129,7 @@ def ask(
         memory_bytes=memory_bytes or MEMORY_BYTES,
     )
     with _place(at):
+        _refuse_remembered(function, at)  # it may have ended another look while this one waited
         try:
             process = _taken()
             answer = process.ask(msgspec.msgpack.encode(request), progress)
@@ -215,9 +214,13 @@ def _key(function: Callable[..., Any], at: Path) -> tuple[str, Path]:
     return function.__module__.rpartition(".")[0], at
 
 
-def _remembered(function: Callable[..., Any], at: Path) -> Problem | None:
-    seen, when_s, problem = _deaths.get(_key(function, at), (None, 0.0, None))
-    return problem if problem is not None and time.monotonic() - when_s < AGAIN_S and seen == _stamp(at) else None
+def _refuse_remembered(function: Callable[..., Any], at: Path | None) -> None:
+    """Raise Ended where a look at the file, as it is, was ended lately."""
+    known = _deaths.get(_key(function, at)) if at is not None else None
+    if at is not None and known is not None:
+        seen, when_s, problem = known
+        if time.monotonic() - when_s < AGAIN_S and seen == _stamp(at):
+            raise Ended(problem)
 
 
 def _stamp(at: Path) -> Any:

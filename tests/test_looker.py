@@ -72,6 +72,26 @@ def test_whatever_a_look_ends_in_is_a_sentence_and_the_next_one_is_answered(tmp_
     assert looker.ask(looks.process) not in (0, os.getpid())
 
 
+def test_many_who_ask_at_once_for_what_ends_a_look_wait_for_a_few_such_looks(tmp_path, monkeypatch):
+    monkeypatch.setattr(looker, "_places", threading.BoundedSemaphore(1))
+    started = []
+    monkeypatch.setattr(looker, "_Process", lambda make=looker._Process: started.append(1) or make())
+    monkeypatch.setattr(looker, "_idle", [])
+    said = []
+
+    def asks() -> None:
+        with pytest.raises(looker.Ended) as ended:
+            looker.ask(looks.crashes, at=tmp_path)
+        said.append(ended.value.problem.rule)
+
+    together = [threading.Thread(target=asks) for _ in range(6)]
+    for one in together:
+        one.start()
+    for one in together:
+        one.join()
+    assert said == ["look-failed"] * 6 and len(started) == 1
+
+
 def test_one_process_serves_one_look_after_another(tmp_path):
     assert looker.ask(looks.process) == looker.ask(looks.process)
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -32,8 +31,6 @@ _MOST_FILE_BYTES = 128 * 2**20  # of a file that is no weights; Gemma's tokenize
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
 _CHUNK_BYTES = 8 * 2**20
 SPARE_BYTES = 100 * 2**20
-# Settings of a config that would have transformers fetch and run a kernel of somebody's.
-_KERNELS = re.compile(r"_?(attn|experts)_implementation.*")
 
 
 class Refused(Exception):
@@ -215,5 +212,5 @@ def _write_settings(brought: Brought, folder: Path) -> None:
     if brought.adapter is not None:
         (folder / adapters.CONFIG).write_text(json.dumps(brought.adapter.config, indent=2), "utf-8")
         return
-    config = {key: value for key, value in read_object(folder / "config.json").items() if not _KERNELS.fullmatch(key)}
+    config = folders.kept_settings(read_object(folder / "config.json"))
     (folder / "config.json").write_text(json.dumps(config, indent=2), "utf-8")

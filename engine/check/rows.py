@@ -169,6 +169,14 @@ class RowChecks:
 
     def _careful(self, raw: bytes, suspect: bool, quotes: int, number: int) -> bool:
         """Check one row with care and return whether it is good. `quotes` is -1 where they were not counted."""
+        try:
+            return self._looked_at(raw, suspect, quotes, number)
+        except RecursionError:  # what a parser still reads may be too deep for what comes after it
+            self.ledger.error("too-deep", None)
+            self.ledger.settle(good=False)
+            return False
+
+    def _looked_at(self, raw: bytes, suspect: bool, quotes: int, number: int) -> bool:
         ledger, reading, rule = self.ledger, self.reading, self.rule
         try:
             row, written = _decode(raw), raw

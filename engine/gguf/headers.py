@@ -39,6 +39,7 @@ _TYPES = {
 }  # fmt: skip
 _WHOLE = ("F32", "F16", "BF16")
 _MOST_DIMENSIONS = 4
+_TOLD_APART_BYTES = 1024
 _ENDING = re.compile(r"[.-](?:i?q\d\w*|tq\d\w*|mxfp4\w*|[bf]f?\d+)$", re.IGNORECASE)
 
 
@@ -75,8 +76,8 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """What a GGUF file says of itself. `key` tells two files apart by their headers, sizes and last MiB; at `data_at` its
-    numbers begin."""
+    """What a GGUF file says of itself. `key` tells two files apart by their headers, sizes, the beginning of each tensor
+    and the last MiB; at `data_at` its numbers begin."""
 
     path: Path
     key: str
@@ -165,7 +166,11 @@ def _read(path: Path, size: int, _: int) -> Header:
             data_at = reader.at + (-reader.at) % aligned
             if not held or data_at + end > size:
                 raise refused("gguf-cut", file=path.name)
-            key = hashlib.sha256(data[: reader.at] + data[-(1 << 20) :] + str(size).encode()).hexdigest()[:12]
+            whole = hashlib.sha256(data[: reader.at] + data[-(1 << 20) :] + str(size).encode())
+            for tensor in held:  # one that was tuned differs from its base in few of them, and nowhere else
+                begin = data_at + tensor.offset
+                whole.update(data[begin : begin + _TOLD_APART_BYTES])
+            key = whole.hexdigest()[:12]
     return Header(path=path, key=key, data_at=data_at, values=told, tensors=tuple(held))
 
 

@@ -12,6 +12,7 @@ import re
 import shlex
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -71,6 +72,12 @@ _ARCHIVES = {b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7
 MOST_INSIDE, MOST_NAMED = 200, 5
 # Where code beside a model is named.
 CODE_IN = ("config.json", "tokenizer_config.json")
+# Settings by which transformers 5.17 would run something else than itself, or read other files than those that were looked
+# at: code of one's own, kernels of the hub, other names for the weights and the tokenizer. And those that cut what is read.
+_ELSEWHERE = re.compile(
+    r"auto_map|_?(attn|experts)_implementation.*|transformers_weights|fast_tokenizer_files|"
+    r"tokenizer_(truncation|padding)|split_special_tokens"
+)
 
 
 class Folder(msgspec.Struct, frozen=True, kw_only=True):
@@ -276,6 +283,13 @@ def _model(path: Path, names: set[str], adapter: Adapter | None, files: weights.
 def brings_code(folder: Path) -> bool:
     """Whether a model or its tokenizer names code of its own, which lies beside it."""
     return any("auto_map" in read_object(folder / name) for name in CODE_IN)
+
+
+def kept_settings(settings: Any) -> Any:
+    """Return settings, at any depth, without those that name code, kernels or other files, or cut what is read."""
+    if isinstance(settings, dict):
+        return {name: kept_settings(told) for name, told in settings.items() if not _ELSEWHERE.fullmatch(name)}
+    return [kept_settings(one) for one in settings] if isinstance(settings, list) else settings
 
 
 def code_note() -> Text:

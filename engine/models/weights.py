@@ -20,7 +20,13 @@ def shards(folder: Path) -> set[str]:
     """Return the files that the index of a model in several files names; none where there is no index."""
     named = read_object(folder / INDEX).get("weight_map")
     files = named.values() if isinstance(named, dict) else ()
-    return {name for name in files if isinstance(name, str) and name == Path(name).name}
+    return {name for name in files if isinstance(name, str)}
+
+
+def _is_beside(name: str) -> bool:
+    """Whether a file that an index names lies beside it and is called as one of safetensors: transformers 5.17 would read
+    any other as well, from anywhere, and as a pickle."""
+    return name == Path(name).name and name.endswith(".safetensors")
 
 
 def is_whole(path: Path) -> bool:
@@ -101,7 +107,7 @@ def files(folder: Path) -> Files:
         return Files((one,), index=index)
     named = shards(folder)
     if named:
-        here = tuple(sorted(folder / name for name in named if (folder / name).is_file()))
+        here = tuple(sorted(folder / name for name in named if _is_beside(name) and (folder / name).is_file()))
         return Files(here, frozenset(named - {path.name for path in here}), index=True)
     others = sorted(path for path in folder.glob("*.safetensors") if path.is_file() and not _is_no_model(path.name))
     parts = tuple(path for path in others if re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", path.name))

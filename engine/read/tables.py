@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Generator, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -138,10 +138,11 @@ def parquet_records(file: BinaryIO, size: int, progress: OnProgress | None) -> G
         names = table.schema_arrow.names
         if len(names) > COLUMNS_LIMIT or len(set(names)) < len(names):
             raise NotRows("bad-parquet", reason=later("too many columns, or two of one name"))
+        has_bytes = any("binary" in str(kind) for kind in table.schema_arrow.types)
         done, total = 0, max(1, table.metadata.num_rows)
         for batch in table.iter_batches(batch_size=BATCH_ROWS):
             for row in batch.to_pylist():
-                raw = encode(row)
+                raw = encode(_with_texts(row) if has_bytes else row)
                 yield (
                     None,
                     raw
@@ -155,3 +156,16 @@ def parquet_records(file: BinaryIO, size: int, progress: OnProgress | None) -> G
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise NotRows("bad-parquet", reason=short(str(error), 100) or type(error).__name__) from None
+
+
+def _with_texts(value: Any) -> Any:
+    """A value with text for bytes that are one: some writers do not mark which columns are text. Other bytes, as of a
+    picture, stay what no rule takes for text."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return {"bytes": value}
+    if isinstance(value, dict):
+        return {name: _with_texts(part) for name, part in value.items()}
+    return [_with_texts(part) for part in value] if isinstance(value, list | tuple) else value

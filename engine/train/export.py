@@ -117,11 +117,9 @@ def _scored(run_spec: RunSpec, workspace: Workspace) -> list[Named]:
 
 def _tokenizer(run_spec: RunSpec, base: Base, files: Path | None = None) -> Any:
     """Return the tokenizer as training had it (load.py)."""
-    from transformers import AutoTokenizer
+    from engine.train.load import read_tokenizer
 
-    from engine.train.load import from_pretrained
-
-    tokenizer = from_pretrained(AutoTokenizer, str(base.folder or base.ref), run_spec)
+    tokenizer = read_tokenizer(str(base.folder or base.ref), run_spec)
     get_ready(tokenizer, files, run_spec.day)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

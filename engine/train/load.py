@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
 
 from engine.estimate import machine_choices
-from engine.models import Base, bases, hub, hub_client
+from engine.models import Base, bases, folders, hub, hub_client
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
 from engine.train import allocator, backend, merging, oft, precision, sound
@@ -21,6 +22,8 @@ from engine.workspace import Workspace
 
 # Of a benchmark a model reads so many tokens at once: longer windows cost memory and change nothing for short questions.
 MOST_WINDOW_TOKENS = 2048
+# By which tokenizers are told apart: words, digits, indented code, accents, Chinese and a symbol beyond the basic plane.
+PROBE = "The  quick brown fox, 1234.5!\n\tdef f(x): return x\nnaïve façade 中文分词 🙂"
 
 
 class Loaded(NamedTuple):
@@ -51,7 +54,7 @@ def _load(spec: RunSpec, workspace: Workspace, chosen: machine_choices.Chosen) -
     where, dtype = _device(), _dtype(spec, chosen)
     notes = list(base.notes)
     source = str(base.folder) if base.folder is not None else base.ref
-    tokenizer = from_pretrained(AutoTokenizer, source, spec)
+    tokenizer = read_tokenizer(source, spec)
     if spec.adapter_args.continues:
         model = _under_its_adapter(base, spec, workspace, chosen)
         notes.append(later("The earlier run's adapter is trained on; it was not merged."))
@@ -111,7 +114,7 @@ def _dtype(spec: RunSpec, chosen: machine_choices.Chosen) -> torch.dtype:
 def tokenizer_of(folder: Path, base: Base, workspace: Workspace, day: str | None = None) -> Any:
     """Return the tokenizer that lies with what was made of a base, ready to read rows with. Raises RunRefused."""
     plain = schema.adopted(base=schema.BaseRef(str(folder)))
-    tokenizer = from_pretrained(AutoTokenizer, str(folder), plain)
+    tokenizer = read_tokenizer(str(folder), plain)
     get_ready(tokenizer, files_of(base, workspace), day)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -145,6 +148,9 @@ def _here(spec: RunSpec, workspace: Workspace) -> Base:
         except hub_client.HubError as error:
             raise failures.RunRefused(error.problem) from error
         base = bases.describe(spec.base.ref, workspace, commit)
+        if base.folder is None:  # transformers would look for what the index names by itself
+            found = folders.look(base.looked_at).problems if base.looked_at is not None else ()
+            raise failures.RunRefused(next(iter(found), Problem(rule="model-load", parameters={"reason": base.title})))
     return base
 
 
@@ -229,6 +235,44 @@ def from_pretrained(kind: Any, source: str, spec: RunSpec, **settings: Any) -> A
             raise
         reason = " ".join(str(error).split("\n", 1)[0].split())[:200] or type(error).__name__
         raise failures.RunRefused(Problem(rule="model-load", parameters={"reason": reason})) from error
+
+
+def read_tokenizer(source: str, spec: RunSpec) -> Any:
+    """Load the tokenizer of a base, which cuts text as the tokenizer.json in its folder does, and as pages show it:
+    transformers 5.17 builds some kinds anew from its vocabulary (LlamaTokenizer cuts at no bytes, and a model of another
+    kind that names it would lose its spaces). Then it is read as it stands there. Raises RunRefused."""
+    for kind in (AutoTokenizer, PreTrainedTokenizerFast):
+        try:
+            tokenizer = from_pretrained(kind, source, spec)
+        except failures.RunRefused:
+            if kind is PreTrainedTokenizerFast or not (Path(source) / "tokenizer.json").is_file():
+                raise
+            continue
+        if _is_as_stored(tokenizer, Path(source) / "tokenizer.json"):
+            return tokenizer
+    raise failures.RunRefused(Problem(rule="tokenizer-otherwise", where="base", parameters={"folder": source[:300]}))
+
+
+def _is_as_stored(tokenizer: Any, path: Path) -> bool:
+    """Whether a tokenizer has the tokens of a file under the same ids, and cuts a text as that does; where there is none,
+    whatever it does."""
+    if not path.is_file():
+        return True
+    core, stored = getattr(tokenizer, "backend_tokenizer", None), Tokenizer.from_file(str(path))
+    if core is None or not stored.get_vocab().items() <= core.get_vocab().items():
+        return False
+    marks = [token.content for token in stored.get_added_tokens_decoder().values()]
+    ours, theirs = (_cut(one, "".join([PROBE, *marks])) for one in (core, stored))
+    return theirs is None or ours == theirs
+
+
+def _cut(core: Tokenizer, text: str) -> list[int] | None:
+    core.no_truncation()
+    core.no_padding()
+    try:
+        return core.encode(text, add_special_tokens=False).ids
+    except Exception:  # the library raises bare Exceptions: of a character without a token
+        return None
 
 
 def whole(source: str, spec: RunSpec, **settings: Any) -> Any:

@@ -2,16 +2,16 @@
 its weights.
 
 Built from its config.json by transformers on torch's meta device, where tensors have a shape and no memory. Code that
-came with a model is never run: only the file config.json is read, from a folder where nothing else lies. Bounded in time
-and memory, since a config.json may ask for any number of layers; engine/models/counted.py says so where it was ended. What
-was found is written to TARGET, a field each of that file's Found.
+came with a model is never run: only the file config.json is read, from a folder where nothing else lies, and not what it
+says of code and kernels. Bounded in time and memory, since a config.json may ask for any number of layers;
+engine/models/counted.py says so where it was ended. What was found is written to TARGET, a field each of that file's Found.
 """
 
 from __future__ import annotations
 
 import collections
+import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -22,8 +22,8 @@ from typing import Any
 import msgspec
 
 from engine import processes
-from engine.models import shapes
-from engine.workspace import write_atomically
+from engine.models import folders, shapes
+from engine.workspace import read_object, write_atomically
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -34,7 +34,7 @@ def build(config: Path) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with tempfile.TemporaryDirectory() as alone:
-        shutil.copyfile(config, Path(alone) / "config.json")
+        (Path(alone) / "config.json").write_text(json.dumps(folders.kept_settings(read_object(config))), "utf-8")
         found = AutoConfig.from_pretrained(alone, trust_remote_code=False)
     with suppress(AttributeError):  # weights that are stored in fewer bits have the same shapes
         delattr(found, "quantization_config")

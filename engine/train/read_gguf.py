@@ -162,16 +162,18 @@ def _weights(header: Header) -> Any:
     """Return the model with all weights of a file in 16 bits. Half precision holds what a GGUF file has, whose scales
     are in it, bfloat16 what was in that or in 32 bits. Raises Refused where one is missing or no number."""
     dtype = torch.bfloat16 if header.kind in ("BF16", "F32") else torch.float16
-    place: dict[str, Any] = {"gguf_file": header.path.name, "local_files_only": True}
+    place: dict[str, Any] = {"gguf_file": "model.gguf", "local_files_only": True}
     try:
-        config = transformers.AutoConfig.from_pretrained(header.path.parent, **place)
-        width = header.values.get(f"{header.architecture}.attention.key_length")
-        if width is not None and hasattr(config, "head_dim"):
-            config.head_dim = width  # which transformers 5.17 leaves at 128 for Qwen3
-        _stretch(config, header)
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            header.path.parent, config=config, dtype=dtype, output_loading_info=True, **place
-        )
+        with tempfile.TemporaryDirectory() as alone:  # an adapter beside it would be laid on it, or another model read
+            (Path(alone) / "model.gguf").symlink_to(header.path.resolve())
+            config = transformers.AutoConfig.from_pretrained(alone, **place)
+            width = header.values.get(f"{header.architecture}.attention.key_length")
+            if width is not None and hasattr(config, "head_dim"):
+                config.head_dim = width  # which transformers 5.17 leaves at 128 for Qwen3
+            _stretch(config, header)
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                alone, config=config, dtype=dtype, output_loading_info=True, **place
+            )
     except (ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         raise _bad_weights(header, str(error)) from error
     model, told = loaded

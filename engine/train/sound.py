@@ -28,19 +28,19 @@ NAMED = 3
 def alone(source: str) -> Iterator[str]:
     """Give the folder to read a model from so that nothing beside it counts: one of links where it has to be. Without an
     adapter's files, which transformers 5.17 lays over a model where it finds an adapter_config.json (integrations/peft.py,
-    maybe_load_adapters); and without the names of code of its own, which would be refused where only the tokenizer's is
-    unknown, break what reads them where they are malformed, and go into all that is saved."""
+    maybe_load_adapters); and without settings that name code, kernels or other files, which would be followed, or refused
+    where only the tokenizer's code is unknown, and go into all that is saved."""
     folder = Path(source)
     has_adapter = (folder / "adapter_config.json").is_file() and (folder / "config.json").is_file()
-    named = {name: told for name in folders.CODE_IN if "auto_map" in (told := read_object(folder / name))}
-    if not (has_adapter or named):
+    told = {name: read_object(folder / name) for name in folders.CODE_IN}
+    own = {name: kept for name, all_of_it in told.items() if (kept := folders.kept_settings(all_of_it)) != all_of_it}
+    if not (has_adapter or own):
         yield source
         return
     with tempfile.TemporaryDirectory() as view:
         for path in folder.iterdir():
-            if path.name in named:
-                told = {name: value for name, value in named[path.name].items() if name != "auto_map"}
-                (Path(view) / path.name).write_text(json.dumps(told), "utf-8")
+            if path.name in own:
+                (Path(view) / path.name).write_text(json.dumps(own[path.name]), "utf-8")
             elif not (has_adapter and path.name.startswith("adapter_")):
                 (Path(view) / path.name).symlink_to(path.resolve())
         yield view

@@ -18,6 +18,8 @@ def get_ready(tokenizer: Any, folder: Path | None = None, day: str | None = None
     """Make a loaded tokenizer one that rows can be read with: a base without a chat template gets the plain one, and a
     template that writes the date always writes `day`. `folder` holds the base's files, which say at which tokens it
     stops. Returns whether the plain template was needed. Raises RunRefused when the template cannot be used."""
+    if isinstance(tokenizer.chat_template, dict):  # several by name
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
     made = _made(tokenizer, coder.own_stops(folder) if folder is not None else (), day)
     if made.is_plain:
         tokenizer.chat_template = made.template.source

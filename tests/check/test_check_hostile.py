@@ -42,6 +42,17 @@ def test_a_hostile_file_has_its_verdict_however_it_is_read(name, monkeypatch):
         assert check_file(path, quick=chunk_bytes == 250) == report
 
 
+@pytest.mark.parametrize("depth", [450, 600, 900, 1500])
+def test_a_row_too_deep_for_what_comes_after_the_parser_costs_only_itself(tmp_path, depth):
+    calls = [{"type": "function", "function": {"name": "f", "arguments": {"a": "DEEP"}}}]
+    asked = [{"role": "user", "content": "go"}, {"role": "assistant", "content": None, "tool_calls": calls}]
+    deep = json.dumps({"messages": asked}).replace('"DEEP"', "[" * depth + "]" * depth)
+    (tmp_path / "rows.jsonl").write_text(f"{deep}\n" + '{"messages": [{"role": "user", "content": "a"}, '
+                                         '{"role": "assistant", "content": "b"}]}\n')  # fmt: skip
+    report = check_file(tmp_path / "rows.jsonl")
+    assert report.rows == 2 and report.errors == ({"too-deep": 1} if report.bad_rows else {})
+
+
 def test_every_hostile_file_is_in_the_table_and_small():
     files = {path.name: path.stat().st_size for path in HOSTILE.iterdir() if path.name != "index.json"}
     assert files.keys() == TABLE.keys() and sum(files.values()) < 1 << 20

@@ -124,6 +124,15 @@ def test_parquet_keeps_types(tmp_path):
     assert (report.layout, report.label_counts, report.errors) == ("messages_kto", {"true": 2, "false": 2}, {})
 
 
+def test_bytes_of_parquet_are_the_text_they_hold_and_others_are_never_trained_as_text(tmp_path):
+    columns = {"prompt": ["a", "b"], "completion": [b"caf\xc3\xa9", b"\xff\xd8"], "picture": [{"bytes": b"\xff"}, None]}
+    kept = Kept()
+    (tmp_path / "data").write_bytes(parquet(pa.table(columns).to_pylist(), pa.table(columns).schema))
+    report = check_file(tmp_path / "data", sink=kept)
+    assert (report.rows, report.bad_rows) == (2, 1)
+    assert [row["completion"] for row in kept.rows] == ["café"]
+
+
 def test_damaged_parquet_is_a_sentence(tmp_path):
     whole = parquet([{"prompt": "a", "completion": "b"}] * 10)
     for data in (whole[: len(whole) // 2], b"PAR1" + b"\0" * 50, whole[:20] + b"\xff" * 30 + whole[50:], b"PAR1"):

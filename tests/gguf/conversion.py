@@ -49,6 +49,8 @@ def main() -> None:
     import transformers
 
     folder, told = Path(sys.argv[1]), {}
+    # what lies beside a file is none of it
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder / "elsewhere")}))
     ours: Any = transformers.AutoTokenizer.from_pretrained(starter.MODEL_DIR)
     asked = [{"role": "user", "content": "What is 12 plus 7?\n\n1."}, {"role": "assistant", "content": "It is 19."}]
     wanted = ours.apply_chat_template(asked, return_dict=False)

@@ -30,6 +30,15 @@ def test_a_header_says_what_the_file_holds(tmp_path: Path) -> None:
     assert header.problem() is None and tokenizers.problem(header) is None
 
 
+def test_a_file_that_differs_from_another_in_one_tensor_alone_is_another(tmp_path: Path) -> None:
+    tensors = [("output.weight", (32, 2), 3), ("blk.0.attn_q.weight", (32, 2), 3)]
+    data = bytearray(files.header(files.SOUND, tensors, 3 << 20))
+    (tmp_path / "base.gguf").write_bytes(data)
+    data[len(data) - (3 << 20) + 7] ^= 1
+    (tmp_path / "tuned.gguf").write_bytes(data)
+    assert headers.read(tmp_path / "base.gguf").key != headers.read(tmp_path / "tuned.gguf").key
+
+
 @pytest.mark.parametrize(("kind", "bits"), [(0, None), (1, None), (30, None), (2, 4), (8, 8)])
 def test_16_and_32_bit_weights_are_not_rounded(tmp_path: Path, kind: int, bits: int | None) -> None:
     assert headers.read(files.small(tmp_path / "a.gguf", kind=kind, data=256)).rounded_bits == bits

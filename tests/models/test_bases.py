@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,19 @@ def test_a_missing_shard_is_found(workspace, tmp_path):
         SHARDS[0]: safetensors({"a": [3, 3]}),
     }
     assert rules(model(tmp_path / "mine", files=files), workspace) == ["folder-missing-shards"]
+
+
+@pytest.mark.parametrize(
+    "other", ["../other.safetensors", "inner/other.safetensors", "other.bin", "/other.safetensors"]
+)
+def test_weights_that_an_index_names_elsewhere_or_otherwise_are_none(workspace, tmp_path, other):
+    index = json.dumps({"weight_map": {"a": SHARDS[0], "b": other}}).encode()
+    files = {"model.safetensors": None, "model.safetensors.index.json": index, SHARDS[0]: safetensors({"a": [3, 3]})}
+    folder = model(tmp_path / "mine", files=files)
+    (folder / "inner").mkdir()
+    with suppress(OSError):
+        (folder / other).write_bytes(safetensors({"b": [3, 3]}))
+    assert rules(folder, workspace) == ["folder-missing-shards"]
 
 
 def test_the_names_of_gpt2_are_known(workspace, tmp_path):

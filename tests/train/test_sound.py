@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from engine import events, starter
+from engine.render import Coder, encode
 from engine.runs import failures
 from engine.spec import schema
-from engine.train import load, saved, sound
+from engine.train import load, outline, saved, sound, tokenize
 from engine.words import Problem
 from tests.train.test_backend import read, train_all
 
@@ -243,3 +244,57 @@ def test_code_beside_a_model_and_its_tokenizer_is_passed_over_whatever_names_it_
     assert len(tokenizer("hello")["input_ids"]) and type(model).__name__ == "LlamaForCausalLM"
     assert not ran.exists()
     assert not [path.name for path in (tmp_path / "saved").glob("*.json") if "auto_map" in path.read_text("utf-8")]
+
+
+@pytest.mark.train
+def test_what_settings_say_of_kernels_and_other_files_is_not_followed(tmp_path):
+    folder = Path(shutil.copytree(starter.MODEL_DIR, tmp_path / "base"))
+    told = json.loads((folder / "config.json").read_bytes())
+    for name in ("attn_implementation", "_attn_implementation", "experts_implementation", "transformers_weights"):
+        (folder / "config.json").write_text(json.dumps({**told, name: "somebody/kernel@main:run"}))
+        loaded = load.whole(str(folder), schema.adopted(base=schema.BaseRef(str(folder))))
+        counted = outline.build(folder / "config.json")
+        assert {one.config._attn_implementation for one in (loaded, counted)} == {"sdpa"}, name
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tokenizer_class": "LlamaTokenizer"}, {"tokenizer_class": "BertTokenizer"}, {"tokenizer_class": "ByT5Tokenizer"},
+        {"tokenizer_class": "T5Tokenizer"}, {"fast_tokenizer_files": ["../tokenizer.4.json"]},
+        {"tokenizer_truncation": {"max_length": 3, "stride": 0, "strategy": "longest_first", "direction": "right"}},
+        {"split_special_tokens": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_run_cuts_text_as_pages_show_it_whatever_the_settings_of_a_tokenizer_say(tmp_path, settings):
+    folder = Path(shutil.copytree(starter.MODEL_DIR, tmp_path / "base"))
+    stored = json.loads((folder / "tokenizer.json").read_bytes())
+    stored["model"]["merges"] = []
+    (tmp_path / "tokenizer.4.json").write_text(json.dumps(stored))
+    told = json.loads((folder / "tokenizer_config.json").read_bytes())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**told, **settings}))
+    tokenizer = load.read_tokenizer(str(folder), schema.adopted(base=schema.BaseRef(str(folder))))
+    tokenize.get_ready(tokenizer, folder)
+    row = {"messages": [{"role": "user", "content": load.PROBE}, {"role": "assistant", "content": "Two  words."}]}
+    shown = encode.encode(row, Coder.of_folder(folder, "base"))
+    assert tokenize.encode(row, tokenizer, 1_000)[:2] == shown[:2]
+
+
+@pytest.mark.train
+def test_a_tokenizer_that_cannot_be_had_as_it_is_stored_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "_is_as_stored", lambda *_: False)
+    with pytest.raises(failures.RunRefused) as refused:
+        load.read_tokenizer(str(starter.MODEL_DIR), schema.adopted(base=schema.BaseRef("starter")))
+    assert refused.value.problem.rule == "tokenizer-otherwise"
+
+
+@pytest.mark.train
+def test_of_several_chat_templates_the_default_one_is_taken(tmp_path):
+    folder = Path(shutil.copytree(starter.MODEL_DIR, tmp_path / "base"))
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
+    tokenizer = load.read_tokenizer(str(folder), schema.adopted(base=schema.BaseRef(str(folder))))
+    assert not tokenize.get_ready(tokenizer, folder)
+    assert tokenizer.chat_template == (folder / "chat_template.jinja").read_text("utf-8")

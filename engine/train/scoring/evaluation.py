@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import msgspec
-from transformers import AutoTokenizer
 
 from engine import events
 from engine.models import Base, bases
@@ -179,17 +178,13 @@ def _tokenizer(run_spec: RunSpec, base: Base, workspace: Workspace) -> Any:
     source = str(base.folder) if base.folder is not None else base.ref
     revision = run_spec.base.revision if base.ref == run_spec.base.ref else None
     asked = msgspec.structs.replace(run_spec, base=schema.BaseRef(source, revision))
-    tokenizer = load.from_pretrained(AutoTokenizer, source, asked)
+    tokenizer = load.read_tokenizer(source, asked)
     get_ready(tokenizer, load.files_of(base, workspace), run_spec.day)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-# Words, digits, indented code, accents, Chinese and a symbol beyond the basic plane.
-_PROBE = "The  quick brown fox, 1234.5!\n\tdef f(x): return x\nnaïve façade 中文分词 🙂"
-
-
 def same_tokens(one: Any, other: Any) -> bool:
     """Whether two tokenizers split text alike: the same tokens by the same numbers, and the same split of a probe."""
-    return one.get_vocab() == other.get_vocab() and one(_PROBE)["input_ids"] == other(_PROBE)["input_ids"]
+    return one.get_vocab() == other.get_vocab() and one(load.PROBE)["input_ids"] == other(load.PROBE)["input_ids"]
