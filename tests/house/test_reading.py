@@ -25,7 +25,9 @@ def raw_readers() -> Iterator[str]:
     for path in sources("engine", "pages"):
         for node in calls(path):
             inside = [called(one) for part in node.args for one in ast.walk(part) if isinstance(one, ast.Call)]
-            if called(node) in PARSERS and any(one.endswith(("read_bytes", "read_text", "read_regular")) for one in inside):
+            if called(node) in PARSERS and any(
+                one.endswith(("read_bytes", "read_text", "read_regular")) for one in inside
+            ):
                 yield name_of(path)
 
 
