@@ -349,8 +349,8 @@ def rows_made(workspace: Workspace, dataset: Dataset) -> None:
     if dataset.has_rows:
         return
     call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, rows=True, language=language())
-    _jobs.begin("rows_job", dataset.id, call)
-    _watch_rows()
+    if _jobs.begin("rows_job", dataset.id, call):
+        _watch_rows()
 
 
 @_failures.fragment(run_every=POLL_S)

@@ -20,7 +20,9 @@ def begin(purpose: str, wanted: str, call: jobs.Call) -> bool:
         return True
     needed = ("dataset", "base") if call.base else ("dataset",)
     if _ui.only_named(*needed):
-        st.caption(t("The address names this data or this base, and nobody has chosen it here: nothing was started."))
+        st.caption(
+            t("The address names this data or this base, and nobody has chosen it here: reading it takes a click.")
+        )
         if not st.button(t("Start reading"), key=f"{purpose}_go"):
             return False
         for name in needed:

@@ -43,7 +43,7 @@ def _queue(workspace: Workspace, shown: list[str]) -> None:
         st.rerun()
     st.subheader(t("Waiting"))
     st.caption(t("One run per device, first come first served, whether or not this page or its server is open."))
-    if turns[mine[0]]:
+    if turns[mine[0]] and mine[0] != _ui.current("run"):  # whose own part of the page says it
         st.caption(_ui.plain(turns[mine[0]]))
     for run_id in mine:
         with st.container(horizontal=True, vertical_alignment="center"):

@@ -244,8 +244,19 @@ def only_named(*names: str) -> bool:
     return any(st.session_state.get(f"only_named_{name}") for name in names)
 
 
+# What was chosen with a click since the server started, by home: a page that is loaded again names it once more.
+_chosen: set[tuple[Path, str, str | None]] = set()
+
+
 def choose(name: str, value: str | None, *, only_named: bool = False) -> None:
-    """Remember what is being worked on, here and in the URL."""
+    """Remember what is being worked on, here and in the URL. `only_named`: this session has not clicked on it, as where an
+    address names it. In a demo that makes no difference: it asks the hub nothing, and the workspace was entered."""
+    if limits.on():
+        only_named = False
+    elif only_named:
+        only_named = value != "starter" and (workspace().root, name, value) not in _chosen
+    else:
+        _chosen.add((workspace().root, name, value))
     st.session_state[f"current_{name}"], st.session_state[f"only_named_{name}"] = value, only_named
     if value and not _is_path(value):
         st.query_params[name] = value
@@ -260,7 +271,7 @@ def remember_from_url() -> None:
         value, kept = st.query_params.get(name), current(name)
         if value and not _is_path(value):
             if value != kept:
-                choose(name, value, only_named=value != "starter")
+                choose(name, value, only_named=True)
         elif kept and not value and not _is_path(kept):
             st.query_params[name] = kept
     run_id = known_run(current("run"))
@@ -268,7 +279,8 @@ def remember_from_url() -> None:
         # A link to a run alone brings its data and base along.
         run_spec = store.load_spec(workspace(), run_id)
         for name, value in (("dataset", run_spec.dataset.id), ("base", run_spec.base.pinned)):
-            st.session_state[f"current_{name}"], st.session_state[f"only_named_{name}"] = value, True
+            st.session_state[f"current_{name}"] = value
+            st.session_state[f"only_named_{name}"] = only_named("run")
 
 
 def current_dataset() -> Dataset | None:

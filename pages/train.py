@@ -228,7 +228,7 @@ if limits.on():  # beside what a demo refuses stands the way on
     _take_along()
 waiting = sum(run.status in store.LIVE for run in store.list_all(workspace)[:50])
 if waiting:
-    st.info(_ui.say("{n} run is going on or waiting; this one waits its turn.", n=waiting))
+    st.info(_ui.say("Runs going on or waiting: {n}. This one waits its turn.", n=waiting))
 _start(plan)
 if not limits.on():
     _take_along()

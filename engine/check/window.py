@@ -74,5 +74,5 @@ def _warn(
     for line in lines[: outcome.LINES_NAMED]:
         place = {"line": line} if has_lines else {"row": line}
         totals.warn(rule, **place, **parameters)  # pyright: ignore[reportArgumentType]
-    if more := count - outcome.LINES_NAMED:
-        totals.warnings[rule] += max(0, more)
+    if count > outcome.LINES_NAMED:
+        totals.warnings[rule] += count - outcome.LINES_NAMED

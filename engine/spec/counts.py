@@ -50,12 +50,12 @@ def layer_indices(layers: str | list[int], depth: int) -> list[int] | None:
 
 def optimizer_steps(train: Train, rows: int, general: Sequence[int] | None = None) -> int:
     """Return the optimizer steps of a run over `rows` rows of the user's, counted as transformers' Trainer counts
-    them: the last batch of a pass may be short. With replay the epochs are laid out as one pass
-    (engine/train/objectives/sft.py); `general` as in rows_with_replay.
+    them: the last batch of a pass may be short. With general rows the epochs are laid out as one pass
+    (engine/train/objectives/sft.py), which a small share of few rows has none of; `general` as in rows_with_replay.
     """
     if train.max_steps:
         return train.max_steps
-    if train.replay_share:
+    if general is not None or replayed_rows(train, rows):
         passes, length = 1.0, rows_with_replay(train, rows, general)
     else:
         passes, length = train.epochs, rows

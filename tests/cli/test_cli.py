@@ -150,6 +150,11 @@ def test_check_of_a_good_file_is_0_and_of_a_bad_or_missing_one_1(tunebook, tmp_p
     assert missing.code == 1 and "none.jsonl" in missing.err and missing.out == ""
 
 
+def test_check_with_a_base_says_nothing_of_what_was_found_no_time(tunebook, tmp_path):
+    said = tunebook("check", file_of(tmp_path, PAIRS), "--base", "starter")
+    assert said.code == 0 and "warning" not in said.out
+
+
 def test_check_json_begins_with_exactly_the_keys_of_the_contract(tunebook, tmp_path):
     said = tunebook("check", "--json", file_of(tmp_path, [*PAIRS, {"prompt": "q", "completion": None}]))
     assert said.code == 1

@@ -36,7 +36,8 @@ def test_every_module_the_map_names_is_there() -> None:
         assert (ROOT / name).is_dir(), name
     stories = [name for line in house.splitlines() for name in re.findall(r"[├└]─ (\w+)", line)]
     rooms = {path.name for path in (ROOT / "engine").iterdir() if (path / "__init__.py").exists()}
-    assert rooms <= set(stories) and len(stories) == len(set(stories))
+    modules = {path.name for path in (ROOT / "engine").glob("[a-z]*.py")}
+    assert rooms <= set(stories) and modules <= named and len(stories) == len(set(stories))
 
 
 def test_every_file_of_ours_that_a_text_names_is_there() -> None:

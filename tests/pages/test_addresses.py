@@ -76,9 +76,35 @@ def test_no_job_is_started_for_data_of_an_address(workspace: Workspace, monkeypa
     dataset = datasets.add_sample(workspace, starter.sample("mixed-answers"))
     (dataset.folder / "rows.parquet").unlink()
     app = open_page("data", dataset=dataset.id)
-    assert started == [] and "nothing was started" in texts(app)
+    assert started == [] and "reading it takes a click" in texts(app)
     button(app, "rows_job_go").click().run()
     assert [call.dataset for call in started] == [dataset.id]
+
+
+def test_what_was_chosen_with_a_click_is_gone_on_with_when_the_page_is_loaded_again(
+    hub: Hub, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str | None] = []
+    monkeypatch.setattr(jobs, "start", lambda call, token=None: started.append(call.dataset) or workspace.root / "jobs")
+    monkeypatch.setattr(jobs, "result", lambda folder: None)
+    dataset = datasets.add_sample(workspace, starter.sample("mixed-answers"))
+    (dataset.folder / "rows.parquet").unlink()
+    button(open_page("data", dataset=dataset.id), "rows_job_go").click().run()
+    button(open_page("train", base="tiny/open"), "take_named_base").click().run()
+    open_page("data", dataset=dataset.id)
+    assert started == [dataset.id, dataset.id]
+    assert has_button(open_page("train", base="tiny/open"), "download_base")
+    draft = drafts.save(workspace, drafts.Draft(recipe="lora", base="tiny/open", dataset=dataset.id))
+    assert has_button(open_page("train", draft=draft), "download_base")
+
+
+def test_the_data_and_base_of_a_run_that_was_clicked_on_are_gone_on_with(hub: Hub, workspace: Workspace) -> None:
+    run = workspace.run_dir("20260101-000000-abcdef")
+    run.mkdir(parents=True)
+    made = msgspec.structs.replace(fake_spec(), base=schema.BaseRef("tiny/open"))
+    (run / "spec.json").write_bytes(schema.encode(made))
+    app = open_page("train", state={"current_run": run.name, "only_named_run": False})
+    assert has_button(app, "download_base") and hub.requests
 
 
 @pytest.mark.parametrize("ref", [" /", "engine", "  gguf:/x"])

@@ -38,6 +38,11 @@ def test_general_rows_count_among_the_steps_and_are_said_to():
     assert text == "150 steps: 240 rows in 10 epochs, 16 a step."
 
 
+def test_few_rows_that_a_share_gives_no_general_row_are_trained_on_epoch_by_epoch():
+    found = steps.notes(schema.Train(epochs=10, batch_size=16, accumulation=1, replay_share=0.1), 3)
+    assert str(found[0]) == "10 steps: 3 rows in 10 epochs, 16 a step." and "3 rows, not 16" in str(found[1])
+
+
 def test_a_step_larger_than_an_epoch_and_a_warm_up_longer_than_the_run_are_said():
     text = noted(epochs=2, batch_size=64, accumulation=8, warmup=0)[1]
     assert text.startswith("A step ends with the epoch") and "240 rows, not 512" in text
