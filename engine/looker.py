@@ -118,16 +118,11 @@ def ask(
     except UnicodeEncodeError as error:  # a name that is no text
         raise Refused(_problem("look-failed", at, 0, str(error)[:200])) from None
     request = _Request(
-        module=function.__module__,
-        function=function.__name__,
-        arguments=told,
-        language=language(),
-        folder=_folder(),
+        module=function.__module__, function=function.__name__, arguments=told, language=language(), folder=_folder(),
         tells=progress is not None and _tells(function),
         environment={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-        cpu_s=MOST_CPU_S,
-        memory_bytes=memory_bytes or MEMORY_BYTES,
-    )
+        cpu_s=MOST_CPU_S, memory_bytes=memory_bytes or MEMORY_BYTES,
+    )  # fmt: skip
     with _place(at):
         _refuse_remembered(function, at)  # it may have ended another look while this one waited
         try:
