@@ -7,6 +7,7 @@ memory does not grow with the rows' texts. It is done once for a data set and a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -208,10 +209,12 @@ def of(workspace: Workspace, dataset: datasets.Dataset, base: Base) -> Readiness
     if datasets.rows_path(workspace, dataset.id).stat().st_size > AT_ONCE_BYTES:
         return None
     try:
-        looker.ask(count, workspace, dataset.id, base, at=base.folder)
+        kept = looker.ask(_counted, workspace, dataset.id, base, at=base.folder)
     except looker.Refused as error:
         raise NoTokenizer.of(error.problem) from None
-    return known(workspace, dataset, base)
+    with suppress(OSError):  # on a disk that takes nothing it is counted anew each time
+        _keep(workspace, dataset.id, base, kept)
+    return known(workspace, dataset, base) or Readiness(kept, dataset.report.type != "prompt-only")
 
 
 def count(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgress | None = None) -> None:
@@ -224,7 +227,7 @@ def _keep(workspace: Workspace, dataset_id: str, base: Base, found: Kept) -> Non
     write_atomically(_path(workspace, dataset_id, base), msgspec.msgpack.encode(found))
 
 
-def _counted(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgress | None) -> Kept:
+def _counted(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgress | None = None) -> Kept:
     import pyarrow
     import pyarrow.parquet
 
