@@ -152,7 +152,8 @@ _USUAL_HOME, _USUAL_MACHINE = "~/.tunebook", "~/.local/state/tunebook"
 
 
 def _is_usual(folder: Path) -> bool:
-    return folder in (Path(usual).expanduser().resolve() for usual in (_USUAL_HOME, _USUAL_MACHINE))
+    # os.path: a user of a container may have no home directory, of which pathlib makes an error
+    return folder in (Path(os.path.expanduser(usual)).resolve() for usual in (_USUAL_HOME, _USUAL_MACHINE))
 
 
 def _is_ours(folder: Path) -> bool:

@@ -216,6 +216,17 @@ def test_a_folder_with_other_things_or_for_others_keeps_its_mode_and_what_is_the
     assert all((tmp_path / "mine" / file).exists() for file in theirs["mine"])
 
 
+def test_a_user_without_a_home_directory_has_the_home_that_is_named(tmp_path, monkeypatch):
+    def nobody(_):
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)  # as in a container that runs under any number
+    monkeypatch.setenv("TUNEBOOK_HOME", str(tmp_path))
+    tmp_path.chmod(0o755)
+    assert ws.default_workspace().root == tmp_path and mode(tmp_path) == 0o700
+
+
 def test_a_home_that_cannot_be_made_raises_only_where_something_is_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TUNEBOOK_HOME", str(tmp_path / "file" / "home"))
