@@ -12,7 +12,9 @@ import os
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 
 LOOK_S = 0.4
 # Whether who stands before still lives is asked less often, for it takes longest.
@@ -39,6 +41,16 @@ def started(pid: int) -> float | None:
         # proc(5): the name in field 2 may hold spaces and brackets, so fields are counted from the last ")"
         fields = file.read().rpartition(b")")[2].split()
     return None if fields[0] in (b"Z", b"X") else float(fields[19])
+
+
+def realm() -> str:
+    """Return in eight digits where the number of a process is its own: in this boot of this machine, and among the
+    processes that can be seen from here, which in a container are not the machine's."""
+    try:
+        text = f"{boot()} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        text = os.uname().nodename
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 class Changes:
@@ -139,18 +151,37 @@ def _waiting(ticket: str) -> Who | None:
 
 
 def write(path: str, text: str) -> None:
-    """Write beside the path and rename, as engine.workspace does."""
+    """Write beside the path and rename, as engine.workspace does; where the disk takes nothing the file stays as it is."""
     folder, name = os.path.split(path)
-    beside = os.path.join(folder, f".{name}-w{boot()[:8]}.{os.getpid()}-")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(beside, path)
+    beside = os.path.join(folder, f".{name}-w{realm()}.{os.getpid()}-")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(beside, path)
+    except OSError:  # a run does not lose its place by that
+        with suppress(OSError):
+            os.unlink(beside)
 
 
-def wait(is_next: Callable[[], bool], stop: str, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Return when the run is the next, or its stop file is there."""
-    while not (os.path.exists(stop) or is_next()):
+def wait(is_next: Callable[[], bool], run_dir: str, sleep: Callable[[float], None] = time.sleep) -> bool:
+    """Return when the run is the next, or is asked to stop, or is no more: False."""
+    stop = os.path.join(run_dir, "stop")
+    while _is_there(run_dir):
+        if os.path.exists(stop) or is_next():
+            return True
         sleep(LOOK_S)
+    return False
+
+
+def _is_there(folder: str) -> bool:
+    try:
+        os.stat(folder)
+    except FileNotFoundError:
+        return False
+    except OSError:  # a disk that does not answer just now
+        return True
+    return True
 
 
 def main() -> None:
@@ -163,8 +194,10 @@ def main() -> None:
     if me is not None:
         home = os.path.dirname(os.path.dirname(run_dir))
         pid, ticks, booted = me
-        write(os.path.join(run_dir, "pid.json"), json.dumps({"pid": pid, "started": ticks, "boot": booted}))
-        wait(Place(ticket, me, home).is_next, os.path.join(run_dir, "stop"))
+        if _is_there(run_dir):
+            write(os.path.join(run_dir, "pid.json"), json.dumps({"pid": pid, "started": ticks, "boot": booted}))
+        if not wait(Place(ticket, me, home).is_next, run_dir):
+            return  # and whoever reads the queue next clears the ticket away
     os.execv(sys.executable, [sys.executable, "-m", module, run_dir])  # noqa: S606 - no shell, and the module is ours
 
 

@@ -43,8 +43,8 @@ Begin = Callable[[Path, dict[str, str]], "subprocess.Popen[bytes]"]
 def supervise(run_dir: Path, module: str = "engine.train", begin: Begin | None = None) -> None:
     """Run the child of `run_dir` to its end: `module` in a fresh process, or what `begin` returns. Returns when a terminal
     event is written."""
+    run_spec = schema.decode((run_dir / "spec.json").read_bytes())  # first: nothing is written where no run is any more
     write_atomically(run_dir / "pid.json", msgspec.json.encode(processes.identify(os.getpid())))
-    run_spec = schema.decode((run_dir / "spec.json").read_bytes())
     if run_spec.kind == "sweep":
         from engine.forgetting import sweep_drive
 

@@ -111,42 +111,81 @@ NAME_CHARACTERS = 120
 
 
 def one_line(text: str, most_characters: int = NAME_CHARACTERS) -> str:
-    """Return a name as it is kept: one line, cut, of nothing but what can be seen. Characters that turn the direction of
-    writing, join or part others unseen, or control a terminal are left out."""
-    # what is far too long is cut before it is gone through
-    return " ".join("".join(map(_seen, text[: 20 * most_characters])).split())[:most_characters].strip()
+    """Return a name as it is kept: one line, cut, of nothing but what can be seen, and what joins or parts two letters of a
+    script or two signs of a picture. Characters that turn the direction of writing or control a terminal are left out."""
+    text = text[: 20 * most_characters]  # what is far too long is cut before it is gone through
+    seen = text if text.isprintable() else "".join(map(_seen, text))
+    return _joined(" ".join(seen.split())[:most_characters]).strip()
 
 
 def many_lines(text: str, most_characters: int) -> str:
     """Return a note as it is kept: as one_line, but line by line."""
-    return "\n".join("".join(map(_seen, line)).rstrip() for line in text[:most_characters].splitlines()).strip()
+    lines = text[:most_characters].splitlines()
+    return "\n".join(_joined("".join(map(_seen, line))).rstrip() for line in lines).strip()
+
+
+# ZERO WIDTH NON-JOINER and JOINER: Persian, the scripts of India and pictures of several people are spelled with them
+# (Unicode 16, 23.2). Anywhere else, or several in a row, they would only make one name look like another.
+_JOINERS = "\u200c\u200d"
+_NO_JOINT = re.compile(
+    rf"(?<![^\x00-\u02ff\s])[{_JOINERS}]+|[{_JOINERS}]+(?![^\x00-\u02ff\s])|(?<=[{_JOINERS}])[{_JOINERS}]+"
+)
+
+
+def _joined(text: str) -> str:
+    return text if text.isprintable() else _NO_JOINT.sub("", text)
 
 
 def _seen(character: str) -> str:
-    if character.isprintable():
+    # what this Python does not know yet may be a letter of a later Unicode, as in Chinese names
+    if character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Cn":
         return character
     return "" if unicodedata.category(character) == "Cf" else " "
 
 
-# Folders of a home; a folder with one of them, or an empty one, is a home.
-_OURS = {"datasets", "drafts", "runs", "uploads", "evals", "models", "chains", "shapes", "queue", "locks", "visitors"}
+# What lies in a home or in the folder of the queue.
+_FOLDERS = {
+    "datasets", "drafts", "runs", "uploads", "evals", "models", "chains", "shapes", "deleted", "chat", "benchmarks", "jobs",
+    "visitors", "queue", "locks", "spare",
+}  # fmt: skip
+_FILES = {"folders.json", "precision.jsonl", "measurements.jsonl", "mlflow.db", ".arrived", ".browsers"}
+_USUAL_HOME, _USUAL_MACHINE = "~/.tunebook", "~/.local/state/tunebook"
+
+
+def _is_usual(folder: Path) -> bool:
+    # os.path: a user of a container may have no home directory, of which pathlib makes an error
+    return folder in (Path(os.path.expanduser(usual)).resolve() for usual in (_USUAL_HOME, _USUAL_MACHINE))
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is Tunebook's alone: one that nobody chose, or with nothing in it but what Tunebook makes. One that
+    somebody chose may hold their own things too. Raises OSError."""
+    names = os.listdir(folder)
+    return _is_usual(folder) or all(name in _FOLDERS | _FILES or _SCRATCH.fullmatch(name) for name in names)
+
+
+def _is_shared(folder: Path, found: os.stat_result) -> bool:
+    """Whether a folder looks like one that others are meant to enter, or a drive."""
+    return (
+        bool(found.st_mode & (stat.S_ISVTX | stat.S_ISGID)) or found.st_gid != os.getegid() or os.path.ismount(folder)
+    )
 
 
 def private(folder: Path) -> Path:
-    """Return a folder that its owner alone may enter: it is made so, and one of ours that is wider is narrowed. Never
-    raises: one that cannot be made is what whoever writes there says, and one of another owner is left as it is."""
+    """Return a folder that its owner alone may enter: it is made so, and one that is Tunebook's alone and wider is narrowed.
+    Never raises: one that cannot be made is what whoever writes there says, and one of another owner is left as it is."""
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
-        is_wide = found.st_mode & 0o077 and found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX
-        if is_wide and (not (names := set(os.listdir(folder))) or names & _OURS):
+        is_wide = found.st_mode & 0o077 and found.st_uid == os.geteuid()
+        if is_wide and _is_ours(folder) and (_is_usual(folder) or not _is_shared(folder, found)):
             folder.chmod(stat.S_IMODE(found.st_mode) & ~0o077)
     return folder
 
 
 def default_workspace() -> Workspace:
     """The workspace of the command line and of the pages: $TUNEBOOK_HOME, or ~/.tunebook, its owner's alone."""
-    workspace = Workspace(os.environ.get("TUNEBOOK_HOME") or "~/.tunebook")
+    workspace = Workspace(os.environ.get("TUNEBOOK_HOME") or _USUAL_HOME)
     private(workspace.root)
     return workspace
 
@@ -155,7 +194,7 @@ def machine_dir() -> Path:
     """The folder of the queue and the device locks, one per user and machine: $TUNEBOOK_MACHINE_DIR,
     or ~/.local/state/tunebook, so that two homes do not train on one device at once."""
     chosen = os.environ.get("TUNEBOOK_MACHINE_DIR")
-    return private(Path(chosen or "~/.local/state/tunebook").expanduser())
+    return private(Path(chosen or _USUAL_MACHINE).expanduser())
 
 
 class NotAFile(OSError):
@@ -229,19 +268,24 @@ MALFORMED = (ValueError, RecursionError, OverflowError, MemoryError)
 
 
 # More digits than a number of 64 bits has: no figure of ours, and what is reckoned with it overflows.
-_LONG = re.compile(rb"\d{20}")
+# Told by digits made alike: a list of many runs reads thousands of files, and an expression takes ten times as long.
+_ALIKE, _LONG = bytes.maketrans(b"123456789", b"0" * 9), b"0" * 20
 
 
 def decoded(data: bytes, kind: type[T] | msgspec.json.Decoder[T]) -> T:
-    """Return the value that JSON holds; of many alike, a decoder of their kind is made once. Raises Unreadable, also where
-    a number in it is beyond measure."""
-    decoder = kind if isinstance(kind, msgspec.json.Decoder) else msgspec.json.Decoder(kind)
+    """Return the value that JSON holds. Raises Unreadable, also where a number in it is beyond measure."""
+    decoder = kind if isinstance(kind, msgspec.json.Decoder) else _decoder(kind)
     try:
-        if _LONG.search(data) and _is_beyond_measure(msgspec.json.decode(data)):
+        if _LONG in data.translate(_ALIKE) and _is_beyond_measure(msgspec.json.decode(data)):
             raise Unreadable("a number in it is beyond measure")
         return decoder.decode(data)
     except MALFORMED as error:
         raise Unreadable(str(error)[:200]) from error
+
+
+@lru_cache(maxsize=64)  # a list of many runs decodes thousands of files of a few kinds
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
 
 
 def _is_beyond_measure(node: Any) -> bool:
@@ -310,7 +354,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-# So long what may be another machine's, or is of an earlier boot, is left where it is.
+# So long what may be another machine's or container's, or is of an earlier boot, is left where it is.
 LEFT_S = 86_400.0
 _SCRATCH = re.compile(r"\..+-w([0-9a-f]{8})\.([0-9]+)-.*", re.DOTALL)
 # How such names began before they said whose they are, and what is renamed only to be deleted.
@@ -320,37 +364,47 @@ _UNSIGNED = re.compile(r"\.(new|old|mix|derived|hub|gguf|chat|deleted|gone)-.+|\
 def scratch(name: str) -> str:
     """Return how the name of what is not done yet begins. It says who writes it, so that it goes when its writer is dead."""
     short = os.fsencode(name)[:80].decode("utf-8", "ignore")
-    return f".{short}-w{_boot()}.{os.getpid()}-"
+    return f".{short}-w{in_line.realm()}.{os.getpid()}-"
 
 
-def _boot() -> str:
+def clear_leftovers(home: Path) -> None:
+    """Delete what writers that are dead have left half done in a home: right in it, and in and below the folders of ours.
+    Never raises."""
+    clear_scratch(home)
     try:
-        return in_line.boot()[:8]
+        ours = _is_ours(home)
     except OSError:
-        return "0" * 8
+        return
+    for name in _FOLDERS:
+        for here, folders, _ in os.walk(home / name):
+            gone = clear_scratch(Path(here), unsigned=ours)
+            folders[:] = [folder for folder in folders if folder not in gone]
 
 
-def clear_leftovers(folder: Path, *, deep: bool = True) -> None:
-    """Delete what writers that are dead have left half done in a folder, and below it. Never raises."""
-    for here, folders, files in os.walk(folder):
-        for name in [*folders, *files]:
-            path = Path(here) / name
-            if name.startswith(".") and _is_left(path):
-                if name in folders:
-                    folders.remove(name)
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    with suppress(OSError):
-                        path.unlink()
-        if not deep:
-            return
+def clear_scratch(folder: Path, *, unsigned: bool = False) -> set[str]:
+    """Delete what writers that are dead have left half done right in a folder, and return its names. What does not say who
+    wrote it goes only where nobody else keeps files. Never raises."""
+    gone = set()
+    try:
+        names = [name for name in os.listdir(folder) if name.startswith(".")]
+    except OSError:
+        return gone
+    for path in (folder / name for name in names):
+        if _is_left(path, unsigned=unsigned):
+            gone.add(path.name)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
+    return gone
 
 
-def _is_left(path: Path) -> bool:
+def _is_left(path: Path, *, unsigned: bool) -> bool:
     signed = _SCRATCH.fullmatch(path.name)
-    if signed is not None and signed[1] == _boot():
+    if signed is not None and signed[1] == in_line.realm():
         return not _lives(int(signed[2]))
-    if signed is None and not _UNSIGNED.fullmatch(path.name):
+    if signed is None and not (unsigned and _UNSIGNED.fullmatch(path.name)):
         return False
     try:
         return time.time() - path.lstat().st_mtime > LEFT_S

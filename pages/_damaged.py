@@ -30,6 +30,6 @@ def show(workspace: Workspace, *kinds: damaged.Kind) -> None:
             left.caption(_ui.plain(one.problem.sentence))
             with right.popover(t("Delete")):
                 st.write(t("It cannot be undone."))
-                if st.button(t("Delete for good"), type="primary", key=f"delete_damaged_{one.place.name}"):
+                if st.button(t("Delete for good"), type="primary", key=f"delete_damaged_{one.kind}_{one.place.name}"):
                     damaged.delete(one)
                     st.rerun()

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import msgspec
@@ -31,12 +32,22 @@ HOSTILE = "a\u202egpj.exe\u2066\u200b\u200d\ufeff\x1b[2J\x00\n\r\u2028b\u0085\ud
 @given(st.text(alphabet=st.characters()) | st.just(HOSTILE))
 def test_a_name_is_one_line_of_what_can_be_seen_and_cleaning_it_again_changes_nothing(text):
     cleaned = ws.one_line(text)
-    assert len(cleaned) <= 120 and cleaned.isprintable() and cleaned == cleaned.strip() and "  " not in cleaned
+    assert len(cleaned) <= 120 and cleaned == cleaned.strip() and "  " not in cleaned
+    seen = [one for one in cleaned if one not in "\u200c\u200d" and unicodedata.category(one) != "Cn"]
+    assert "".join(seen).isprintable()
     assert ws.one_line(cleaned) == cleaned
 
 
+@pytest.mark.parametrize("hidden", ["a\u200db", "\u200dab", "ab\u200c", "a\u200c\u200db", "a\u200b\u2066b\u200f"])
+def test_what_joins_nothing_is_left_out_of_a_name(hidden):
+    assert ws.one_line(hidden) == "ab"
+    assert ws.one_line("é\u200d\u200d" + "数\u200d\u200d\u200c据") == "é数\u200d据"
+
+
 def test_a_name_in_any_language_stays_as_it_is():
-    for name in ("LoRA on 数据 🎛️ naïve", "tělo – “x”", "שלום", "한국어 1.5e-4"):
+    persian, sinhala, family = "می\u200cخواهم", "ශ්\u200dරී", "👨\u200d👩\u200d👧 1"
+    later = "\U0002ebf0\U000323b0"  # of a Unicode that not every Python knows
+    for name in ("LoRA on 数据 🎛️ naïve", "tělo – “x”", "שלום", "한국어 1.5e-4", persian, sinhala, family, later):
         assert ws.one_line(name) == name
 
 
@@ -186,6 +197,36 @@ def test_a_folder_that_is_no_home_of_ours_or_everybodys_keeps_its_mode(tmp_path,
         assert mode(place) == bits
 
 
+def test_a_folder_with_other_things_or_for_others_keeps_its_mode_and_what_is_theirs_in_it(tmp_path, monkeypatch):
+    """Somebody's folder of data sets and models, a group's, a home directory that was named as the home."""
+    theirs = {"mine": ("models/.old-backup", "datasets/.new-rows", ".chat-history", "notes.txt", "code/.hub-x"),
+              "group": ("runs/.settings.json-abcd1234",)}  # fmt: skip
+    for name, files in theirs.items():
+        place = tmp_path / name
+        for file in files:
+            (place / file).parent.mkdir(parents=True, exist_ok=True)
+            (place / file).write_text("theirs")
+            os.utime(place / file, (0, 0))
+        place.chmod(0o2775 if name == "group" else 0o755)
+        monkeypatch.setenv("TUNEBOOK_HOME", str(place))
+        ws.default_workspace()
+        assert mode(place) == (0o2775 if name == "group" else 0o755)
+        ws.clear_leftovers(place)
+        ws.clear_scratch(place / "models")
+    assert all((tmp_path / "mine" / file).exists() for file in theirs["mine"])
+
+
+def test_a_user_without_a_home_directory_has_the_home_that_is_named(tmp_path, monkeypatch):
+    def nobody(_):
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)  # as in a container that runs under any number
+    monkeypatch.setenv("TUNEBOOK_HOME", str(tmp_path))
+    tmp_path.chmod(0o755)
+    assert ws.default_workspace().root == tmp_path and mode(tmp_path) == 0o700
+
+
 def test_a_home_that_cannot_be_made_raises_only_where_something_is_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TUNEBOOK_HOME", str(tmp_path / "file" / "home"))
@@ -241,6 +282,24 @@ def test_what_may_be_another_machines_goes_only_when_it_is_old(tmp_path):
         os.utime(path, (0, time.time() - 2 * ws.LEFT_S))
     ws.clear_leftovers(tmp_path)
     assert not theirs.exists() and not ours.exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/ns/pid"), reason="where there are containers")
+def test_what_a_container_on_this_machine_writes_stays(tmp_path, monkeypatch):
+    """It has the machine's boot, and numbers of processes that mean nothing here."""
+    stat_of, folder = os.stat, tmp_path / "datasets"
+    folder.mkdir()
+
+    def elsewhere(path, *more, **named):
+        return os.stat_result([0, 4711, *[0] * 8]) if path == "/proc/self/ns/pid" else stat_of(path, *more, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", elsewhere)
+        patch.setattr(os, "getpid", lambda: 2**22 + 1)  # beyond any that lives
+        theirs = folder / f"{ws.scratch('new')}rows"
+    theirs.write_text("half")
+    ws.clear_leftovers(tmp_path)
+    assert theirs.exists()
 
 
 def test_a_write_that_was_killed_leaves_nothing_that_stays(tmp_path):

@@ -272,7 +272,9 @@ def list_all(workspace: Workspace) -> list[Dataset]:
 def unreadable(workspace: Workspace) -> dict[Path, Problem]:
     """What lies where datasets do and cannot be read as one, each with the reason."""
     found = {}
-    for folder in sorted(workspace.datasets_dir.glob("[0-9a-z]*")):
+    for folder in sorted(
+        workspace.datasets_dir.glob("[0-9a-f]" * 64)
+    ):  # another name is not ours to offer for deletion
         try:
             load(workspace, folder.name)
         except DatasetError as error:

@@ -209,17 +209,12 @@ def of(workspace: Workspace, dataset: datasets.Dataset, base: Base) -> Readiness
     if datasets.rows_path(workspace, dataset.id).stat().st_size > AT_ONCE_BYTES:
         return None
     try:
-        counted = looker.ask(_count_at_once, workspace, dataset.id, base, at=base.folder)
+        kept = looker.ask(_counted, workspace, dataset.id, base, at=base.folder)
     except looker.Refused as error:
         raise NoTokenizer.of(error.problem) from None
-    return known(workspace, dataset, base) or Readiness(counted, dataset.report.type != "prompt-only")
-
-
-def _count_at_once(workspace: Workspace, dataset_id: str, base: Base) -> Kept:
-    counted = _counted(workspace, dataset_id, base, None)
     with suppress(OSError):  # on a disk that takes nothing it is counted anew each time
-        _keep(workspace, dataset_id, base, counted)
-    return counted
+        _keep(workspace, dataset.id, base, kept)
+    return known(workspace, dataset, base) or Readiness(kept, dataset.report.type != "prompt-only")
 
 
 def count(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgress | None = None) -> None:
@@ -232,7 +227,7 @@ def _keep(workspace: Workspace, dataset_id: str, base: Base, found: Kept) -> Non
     write_atomically(_path(workspace, dataset_id, base), msgspec.msgpack.encode(found))
 
 
-def _counted(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgress | None) -> Kept:
+def _counted(workspace: Workspace, dataset_id: str, base: Base, progress: OnProgress | None = None) -> Kept:
     import pyarrow
     import pyarrow.parquet
 

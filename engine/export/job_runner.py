@@ -25,7 +25,7 @@ from engine.models import bases
 from engine.runs import admission, failures, lifecycle, store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, later
-from engine.workspace import Workspace, clear_leftovers, find_struct, read_object, write_atomically
+from engine.workspace import Workspace, clear_scratch, find_struct, read_object, write_atomically
 
 
 def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
@@ -131,7 +131,7 @@ def _merge(run_dir: Path, target: Path, job: Job, state: State, tell: Told) -> P
         if "failed" in said:
             failed = msgspec.convert(said["failed"], events.Failed)
     if child.wait() != 0 or not target.is_dir():
-        clear_leftovers(target.parent, deep=False)  # it may have been killed
+        clear_scratch(target.parent)  # it may have been killed
         if failed is None:
             tail = (run_dir / "export.log").read_text("utf-8", "replace")[-4000:]
             failed = failures.from_exit(child.returncode, tail)

@@ -3,7 +3,6 @@ each would lose without it. Read from files alone, those of a later version too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -82,7 +81,7 @@ def of(workspace: Workspace, run_id: str) -> list[Need]:
 
 def _named(workspace: Workspace, folder: Path, told: dict[str, Any], ref: str) -> Iterator[Need]:
     """Yield how the spec of a run names `ref`."""
-    if ref.encode() not in json.dumps(told).encode():
+    if ref not in _words(told):
         return
     run_id = folder.name
     try:
@@ -102,10 +101,7 @@ def _named(workspace: Workspace, folder: Path, told: dict[str, Any], ref: str) -
         ("judge", _at(told, "objective_args", "reward_model")),
         ("compared", _at(told, "evaluate", "against")),
     ]
-    held: list[How] = [how for how, value in roles if value == ref]
-    if not held and ref in _words(told):
-        held = ["other"]
-    yield from map(need, held)
+    yield from map(need, [how for how, value in roles if value == ref] or ["other"])
 
 
 def _at(told: Any, *path: str) -> Any:
@@ -115,10 +111,15 @@ def _at(told: Any, *path: str) -> Any:
 
 
 def _words(node: Any) -> list[str]:
-    """Return every text in a tree of JSON."""
-    if isinstance(node, dict | list):
-        return [word for one in (node.values() if isinstance(node, dict) else node) for word in _words(one)]
-    return [node] if isinstance(node, str) else []
+    """Return every text in a tree of JSON, however deep it is."""
+    found, ahead = [], [node]
+    while ahead:
+        one = ahead.pop()
+        if isinstance(one, dict | list):
+            ahead += one.values() if isinstance(one, dict) else one
+        elif isinstance(one, str):
+            found.append(one)
+    return found
 
 
 def _sweeps(workspace: Workspace, run_id: str) -> Iterator[Need]:

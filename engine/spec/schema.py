@@ -25,7 +25,7 @@ Quantize = Literal["none", "8bit", "4bit"]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 # Every number has a lowest and a highest value: far beyond what anybody means, and far within what memory, a disk, a browser
 # and the formulas hold. A number beyond them is a slip or an attack.
-LAYERS, ROWS, STEPS, PASSES, TOKENS = 10_000, 10**9, 10**7, 1000, 2**20
+LAYERS, ROWS, STEPS, PASSES, TOKENS = 10_000, 10**9, 10**7, 10**4, 2**20
 MONTH_S = 30 * 86_400
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=MONTH_S)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from functools import cache
@@ -90,6 +91,18 @@ def test_rows_that_are_refused_lost_or_cut_are_named_with_the_length_that_keeps_
     needed = readiness.Window(found.tally.keeps_all)
     assert f"{needed.length:,}" in remedy and len(found.warnings(needed)) == 1
     assert len(found.warnings(needed._replace(length=needed.length - 1))) > 1
+
+
+def test_what_cannot_be_kept_on_a_full_disk_is_told_all_the_same(
+    workspace: Workspace, starter: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(readiness, "write_atomically", full)
+    dataset = stored(workspace, mixed())
+    assert readiness.of(workspace, dataset, starter) is not None
+    assert readiness.known(workspace, dataset, starter) is None
 
 
 def test_it_is_counted_once_and_again_when_the_base_is_another(

@@ -188,7 +188,7 @@ def test_what_cannot_be_read_is_listed_with_its_place_and_can_be_deleted(
     place = there if there.parent in (here.chains_dir, here.drafts_dir) else there.parent
     app = opened(page, {}, asked)
     assert str(place) in texts(app) and place in {one.place for one in damaged.find(here)}
-    app = button(app, f"delete_damaged_{place.name}").click().run()
+    app = button(app, f"delete_damaged_{damaged.find(here)[0].kind}_{place.name}").click().run()
     assert not place.exists() and str(place) not in texts(app)
     assert not failed and damaged.find(here) == []
 

@@ -180,6 +180,14 @@ def test_a_sweep_a_chain_and_an_open_chat_need_their_runs(workspace) -> None:
     assert [one.how for one in needs.of(workspace, run_id)] == ["sweep", "chain"]
 
 
+def test_what_is_nested_deep_in_another_runs_files_keeps_no_run_from_being_deleted(workspace) -> None:
+    run_id, sweep = written(workspace, 1), written(workspace, 2, kind="sweep", makes="")
+    nested = "[" * 700 + f'"run:{run_id}"' + "]" * 700
+    (workspace.run_dir(sweep) / "spec.json").write_text(f'{{"kind": "sweep", "later": {nested}}}')
+    (workspace.run_dir(sweep) / "sweep.json").write_text(f'{{"trials": {nested}}}')
+    assert [one.how for one in needs.of(workspace, run_id)] == ["other"]
+
+
 def test_a_run_of_a_later_version_that_stands_on_a_run_is_seen(workspace) -> None:
     needed = written(workspace, 1)
     later = written(workspace, 2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine import events, in_line, machine, processes
+from engine import events, in_line, machine, processes, worker
 from engine.runs import device_queue, follow, lifecycle, store
 from tests.helpers import FakeRuns, kill, wait_until
 
@@ -79,7 +81,7 @@ def test_who_stands_in_line_looks_a_few_times_a_second_and_reads_next_to_nothing
     hours = Hours(monkeypatch, most_s=600)
     place = in_line.Place(str(ticket), me(), str(tmp_path))
     with pytest.raises(TimeoutError):
-        in_line.wait(place.is_next, str(tmp_path / "stop"), hours.sleep)
+        in_line.wait(place.is_next, str(tmp_path), hours.sleep)
     assert hours.looks <= 600 * 5
     assert hours.listed <= 600 / in_line.AGAIN_S + 2
     assert hours.read <= 2 * hours.listed  # its own ticket and the one before, not those of all
@@ -169,6 +171,44 @@ def test_a_run_says_where_it_stands_and_whom_it_waits_for_in_another_home_too(ho
     (other.folder(going) / "go").touch()
     other.wait_for(waiting[1], "finished")
     other.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="elsewhere supervisors wait by themselves")
+def test_a_run_keeps_its_place_where_the_queue_is_deleted(home, device):
+    _, waiting = home.start("waits"), home.start("finishes")
+    wait_until(lambda: stands_in_line(home.supervisor(waiting)), what="it waits")
+    folder = device_queue._folder(machine.facts().device)
+    shutil.rmtree(folder)
+    wait_until(lambda: any(waiting in path.name for path in folder.glob("*.json")), what="it stands there again")
+    assert home.status(waiting) == "queued"
+
+
+def test_nobody_stands_in_line_for_a_run_that_is_gone(tmp_path):
+    """A start that fails late takes its folder away again, and people delete folders."""
+    (tmp_path / "run").mkdir()
+    assert not in_line.wait(lambda: False, str(tmp_path / "run"), lambda _: shutil.rmtree(tmp_path / "run"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="elsewhere supervisors wait by themselves")
+def test_a_run_waits_on_where_the_disk_takes_nothing(tmp_path, monkeypatch):
+    before = device_queue.draw("cpu", "before", 1_000, processes.identify(os.getpid()))
+    place = in_line.Place(str(before.with_name("00000000000000002000-mine.json")), me(), str(tmp_path))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        assert not place.is_next()
+    assert [path.name for path in before.parent.iterdir()] == [before.name]  # nothing half written
+    monkeypatch.setattr(in_line, "AGAIN_S", 0.0)
+    assert not place.is_next() and len(list(before.parent.iterdir())) == 2
+
+
+def test_a_supervisor_makes_no_run_of_a_folder_that_is_gone(home):
+    with pytest.raises(OSError, match="spec"):
+        worker.carry_out(home.folder("20260101-000000-abcdef"))
+    assert not home.folder("20260101-000000-abcdef").exists()
 
 
 def cpu_s(pids: list[int]) -> float:

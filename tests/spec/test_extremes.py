@@ -98,7 +98,7 @@ def test_there_is_one_zero():
 
 
 def test_what_is_put_together_past_the_settings_is_not_begun(tmp_path):
-    spec = msgspec.structs.replace(fake_spec(), train=schema.Train(epochs=1e308, max_steps=10**12, threads=1))
+    spec = msgspec.structs.replace(fake_spec(), train=schema.Train(epochs=1e308, max_steps=10**15, threads=1))
     assert {problem.where for problem in settings.problems(spec)} == {"train.epochs", "train.max_steps"}
     with pytest.raises(ValueError, match="train"):
         lifecycle.start(Workspace(tmp_path / "home"), spec)
@@ -142,7 +142,7 @@ def test_a_mix_takes_no_extreme_weights(tmp_path, weights):
         mix.add(Workspace(tmp_path), [("a" * 64, weights[0]), ("b" * 64, weights[1])], "a mix")
 
 
-@pytest.mark.parametrize("text", ["1e308", "-1", "9" * 30, '"nan"', "[1e308, -1]", '{"a": 1}', "null", "true"])
+@pytest.mark.parametrize("text", ["1e308", "-1", "9" * 18, '"nan"', "[1e308, -1]", '{"a": 1}', "null", "true"])
 def test_train_opens_with_extreme_numbers_in_a_draft_and_says_what_is_wrong(workspace, text):
     overrides = ", ".join(f'"{path}": {text}' for path in NUMERIC)
     path = workspace.draft_path("ab" * 8)
