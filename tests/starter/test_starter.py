@@ -345,6 +345,7 @@ def test_a_rendered_beginning_is_a_beginning_of_the_whole(messages, has_system):
 # ---- the model itself, in a child
 
 
+@pytest.mark.slow
 @pytest.mark.train
 def test_the_stored_model_knows_its_world():
     done = run("-m", "engine.train.build_starter", "--score", timeout_s=300)
