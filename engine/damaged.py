@@ -15,7 +15,7 @@ from engine.data import datasets
 from engine.models import shortlist
 from engine.plan import chains, drafts
 from engine.words import Problem
-from engine.workspace import Workspace
+from engine.workspace import Workspace, scratch
 
 Kind = Literal["data", "chain", "draft", "model", "questions"]
 
@@ -36,8 +36,8 @@ def find(workspace: Workspace, *kinds: Kind) -> list[Damaged]:
 def delete(one: Damaged) -> None:
     """Delete something that cannot be read. Raises OSError."""
     if one.place.is_dir() and not one.place.is_symlink():
-        gone = one.place.with_name(f".old-{one.place.name}")  # first: a folder that is half deleted is not looked at
-        shutil.rmtree(gone, ignore_errors=True)
+        # first: a folder that is half deleted is not looked at
+        gone = one.place.with_name(f"{scratch('old')}{one.place.name}")
         one.place.rename(gone)
         shutil.rmtree(gone)
     else:

@@ -137,7 +137,7 @@ def _check_place(workspace: Workspace) -> None:
 def unnamed(text: object, *, code: bool = False) -> str:
     """Return a text of a demo with the names alone of what lies in its home, and with `code` of Tunebook's own files, as a
     log has them: a folder is nobody's business, and a workspace's is the key to it."""
-    if not on():
+    if not on() or os.sep not in str(text):  # no path is without one, and every text of a page comes by here
         return str(text)
     places = [default_workspace().root, machine_dir(), *((processes.PROJECT_DIR, Path(sys.prefix)) if code else ())]
     return _inside(tuple(map(str, places))).sub(_name, str(text))

@@ -247,11 +247,8 @@ def _download(workspace: Workspace, base: Base, seen: hub.Model | Problem | None
 
 def _begin(call: jobs.Call, token: str | None = None) -> None:
     """Start a job and show how it goes, or say why it cannot be started."""
-    try:
+    with _failures.said():
         st.session_state["download"] = str(jobs.start(call, token=token))
-    except (limits.OverLimit, OSError) as error:
-        st.error(_ui.plain(error))
-    else:
         st.rerun()
 
 

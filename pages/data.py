@@ -13,7 +13,7 @@ from engine.data import Dataset, datasets, hub_data, jobs, mix
 from engine.models import bases, hub_client
 from engine.read import formats
 from engine.words import language, t
-from pages import _damaged, _data_mask, _data_profile, _data_rows, _data_upload, _ready, _ui
+from pages import _damaged, _data_mask, _data_profile, _data_rows, _data_upload, _failures, _ready, _ui
 
 # Larger files are left where they are: a download lies in memory while it is sent.
 DOWNLOAD_BYTES = 500 << 20
@@ -73,12 +73,8 @@ def _hub() -> None:
     if st.button(t("Fetch and check"), type="primary", key="fetch_hub_data"):
         ref = f"hf:{name}:{part.config}:{part.split}"
         call = jobs.Call(workspace=str(workspace.root), data=ref, language=language())
-        try:
-            job = jobs.start(call, token=st.session_state.get("kept_token"))
-        except (limits.OverLimit, OSError) as error:
-            st.error(_ui.plain(error))
-        else:
-            _data_upload.watch(job)
+        with _failures.said():
+            _data_upload.watch(jobs.start(call, token=st.session_state.get("kept_token")))
 
 
 def _mix() -> None:

@@ -11,6 +11,7 @@ import struct
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +78,14 @@ def test_many_who_ask_at_once_for_what_ends_a_look_wait_for_a_few_such_looks(tmp
     started = []
     monkeypatch.setattr(looker, "_Process", lambda make=looker._Process: started.append(1) or make())
     monkeypatch.setattr(looker, "_idle", [])
-    said = []
 
-    def asks() -> None:
+    def asks(_: int) -> str:
         with pytest.raises(looker.Ended) as ended:
             looker.ask(looks.crashes, at=tmp_path)
-        said.append(ended.value.problem.rule)
+        return ended.value.problem.rule
 
-    together = [threading.Thread(target=asks) for _ in range(6)]
-    for one in together:
-        one.start()
-    for one in together:
-        one.join()
+    with ThreadPoolExecutor(6) as pool:
+        said = list(pool.map(asks, range(6)))
     assert said == ["look-failed"] * 6 and len(started) == 1
 
 

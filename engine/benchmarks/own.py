@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -186,15 +187,22 @@ def _folders(workspace: Workspace) -> list[Path]:
 
 def _read(folder: Path) -> Own | None:
     """Return what is stored beside questions that are all there, as far as their number and the last of them tell."""
-    found = find_struct(folder / "meta.json", Own)
+    found, path = find_struct(folder / "meta.json", Own), folder / "items.jsonl"
     try:
-        lines = (folder / "items.jsonl").read_bytes().splitlines()
+        seen = path.stat()
+        whole = found is not None and _are_whole(str(path), seen.st_ctime_ns, seen.st_size, found.items)
     except OSError:
         return None
-    if found is None or len(lines) != found.items:
-        return None
+    return found if whole else None
+
+
+@lru_cache(maxsize=64)  # a page asks at every click, and a file may have 50 MiB
+def _are_whole(path: str, _changed: int, _size: int, items: int) -> bool:
+    lines = Path(path).read_bytes().splitlines()
+    if len(lines) != items:
+        return False
     try:
         decoded(lines[-1], dict[str, Any])
     except (Unreadable, IndexError):
-        return None
-    return found
+        return False
+    return True

@@ -35,7 +35,6 @@ from engine.workspace import (
     one_line,
     open_regular,
     read_struct,
-    regular,
     scratch,
 )
 
@@ -162,8 +161,6 @@ def _add(workspace: Workspace, source: Path, name: str, how: _How, progress: OnP
     with making.told(source):
         if limits.on():  # first: whether a file is there is nobody's business
             limits.check_source(workspace, source)
-        if not source.is_dir():
-            regular(source)
         # A text is one paragraph a row where a person asks for that.
         text_name = "" if AS_TEXT in kept else name
         with text_files.as_rows(source, text_name) as rows:
@@ -272,9 +269,8 @@ def list_all(workspace: Workspace) -> list[Dataset]:
 def unreadable(workspace: Workspace) -> dict[Path, Problem]:
     """What lies where datasets do and cannot be read as one, each with the reason."""
     found = {}
-    for folder in sorted(
-        workspace.datasets_dir.glob("[0-9a-f]" * 64)
-    ):  # another name is not ours to offer for deletion
+    # another name is not ours to offer for deletion
+    for folder in sorted(workspace.datasets_dir.glob("[0-9a-f]" * 64)):
         try:
             load(workspace, folder.name)
         except DatasetError as error:

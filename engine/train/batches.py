@@ -15,7 +15,6 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -122,14 +121,14 @@ def settle(run: Run, trainer: Any) -> Way:
     """Lay the rows of an SFT trainer end to end where that is right and faster, else by length where that saves
     anything; say which, and return it. What a run settled on holds when it goes on."""
     path = run.run_dir / "batches.json"
-    way = _kept(path)
+    way = find_struct(path, Way)
     if way is None:
         way = _way(run, trainer)
         ranks.meet()  # all have looked before one writes
         if ranks.first():
             write_atomically(path, msgspec.json.encode(way))
         ranks.meet()
-        way = _kept(path) or way
+        way = find_struct(path, Way) or way
         run.log.append(events.Log(text=way.why))
     rows_apart.use(trainer.model, on=way.packed)
     if way.packed:
@@ -152,10 +151,6 @@ def settle_pairs(run: Run, trainer: Any) -> None:
     if not run.base.is_toy and (way := _grouped(run, trainer, None)).by_length:
         group(run, trainer)
         run.log.append(events.Log(text=way.why))
-
-
-def _kept(path: Path) -> Way | None:
-    return find_struct(path, Way)
 
 
 def _way(run: Run, trainer: Any) -> Way:

@@ -17,8 +17,10 @@ from streamlit.testing.v1 import AppTest
 from engine import damaged, processes
 from engine.cli import main
 from engine.data import datasets
+from engine.models import Base, shortlist
 from engine.plan import chains
 from engine.runs import store
+from engine.words import Problem
 from engine.workspace import Workspace
 from pages import _failures
 from tests.apps import button, has_button, texts
@@ -274,3 +276,11 @@ def test_a_command_on_a_disk_that_takes_nothing_says_so(
     with pytest.raises(SystemExit):
         main(["train", "lora", "--data", homes.DATA])
     assert NUMBERS[number] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rule", ["look-busy", "look-time", "base-count-time"])
+def test_a_model_is_not_damaged_because_the_machine_was_busy(here: Workspace, monkeypatch, rule: str) -> None:
+    (here.models_dir / "honest").mkdir(parents=True)
+    wrong = Base(ref="honest", kind="folder", title="honest", problems=(Problem(rule=rule),))
+    monkeypatch.setattr(shortlist, "describe", lambda *_: wrong)
+    assert shortlist.unreadable(here) == {}
