@@ -13,7 +13,10 @@ from engine.words import Problem, t
 from pages import _ui
 
 # Settings that the page decides elsewhere, or that a form field cannot hold.
-HIDDEN = {"objective", "adapter", "adapter_args.continue", "dataset.eval_id", "objective_args.weights"}
+HIDDEN = {
+    "objective", "adapter", "adapter_args.continue", "dataset.eval_id", "dataset.grader", "train.tolerance",
+    "objective_args.weights",
+}  # fmt: skip
 
 
 def show(recipe: recipes.Recipe, plain: Plan, overrides: dict[str, Any]) -> None:

@@ -27,6 +27,8 @@ Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 # and the formulas hold. A number beyond them is a slip or an attack.
 LAYERS, ROWS, STEPS, PASSES, TOKENS = 10_000, 10**9, 10**7, 10**4, 2**20
 MONTH_S = 30 * 86_400
+# Nats of general loss: a rise of 10 is beyond what any model is of use after.
+Tolerance = Annotated[float, msgspec.Meta(gt=0, le=10)] | Literal["off", "low", "medium", "high"]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=MONTH_S)]
 
 
@@ -84,6 +86,13 @@ class BaseRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.ref}@{self.revision}" if self.revision else self.ref
 
 
+class GraderRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What says whether an answer is right: the name of a grader and what it is told (engine/graders, which reads both)."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
+    parameters: dict[str, Any] = {}
+
+
 class DatasetRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     eval_id: Annotated[str | None, _about("Evaluation data", "A data set that is only scored, never trained on.")] = (
@@ -103,6 +112,12 @@ class DatasetRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             le=ROWS,
         ),
     ] = 0
+    grader: Annotated[
+        GraderRef | None,
+        _about(
+            "Grader", "What says whether an answer to these rows is right, before and after; the data set names it."
+        ),
+    ] = None
 
 
 class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,6 +178,14 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             le=100,
         ),
     ] = 0
+    tolerance: Annotated[
+        Tolerance,
+        _about(
+            "May forget",
+            "How much worse the model may get at general text: off, low, medium or high, or nats per token. Watched at each "
+            "evaluation; kept is the best within it.",
+        ),
+    ] = "off"
     keep_best: Annotated[
         bool,
         _about("Keep the best", "Keep the weights of the evaluation with the lowest held-out loss, not the last ones."),
@@ -202,6 +225,14 @@ class ObjectiveArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[float, msgspec.Meta(gt=0, le=1000)] | None,
         _about("Beta", "How strongly preference training is held to the reference model."),
     ] = None
+    keep: Annotated[
+        Literal["plain", "entropy", "skip_surprising", "kl"],
+        _about(
+            "Keep what it knew",
+            "How tokens count in supervised fine-tuning: all alike; less where the model is sure of something else; not "
+            "where the base finds them surprising; or held to the base's own likelihoods.",
+        ),
+    ] = "plain"
     weights: Annotated[
         Annotated[list[Annotated[float, msgspec.Meta(ge=0, le=ROWS)]], msgspec.Meta(max_length=LAYERS)] | None,
         _about("Weights", "KTO's weights of answers marked good and marked bad; set from their counts."),
@@ -325,6 +356,15 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tool: str = ""
 
 
+class Recover(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model on the way from its base to what a run made: `run` is that run's id, `at` the part of the way, 0 the base and
+    1 the run; of intruders, the part of each such dimension that is taken away."""
+
+    run: str
+    way: Literal["scale", "interpolate", "intruders"]
+    at: Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
 # Of a model tuned elsewhere these are null in spec.json, as nobody knows them. A RunSpec holds values that say nothing in
 # their place, so that whoever reads one need not ask first whether they are there.
 _UNKNOWN = {
@@ -336,7 +376,7 @@ _UNKNOWN = {
 
 class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     schema: Literal[1, 2] = SCHEMA
-    kind: Literal["train", "evaluate", "probe", "chat", "sweep", "adopted"] = "train"
+    kind: Literal["train", "evaluate", "probe", "chat", "sweep", "adopted", "recover"] = "train"
     recipe: RecipeRef
     objective: Annotated[Objective, _about("Objective", "What the run optimises.")] = "sft"
     adapter: Annotated[Adapter, _about("Adapter", "Which weights move: all of them, or a small adapter.")] = "lora"
@@ -354,6 +394,8 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     evaluate: Evaluate = Evaluate()
     machine: Machine = Machine()
     adopted: Adopted | None = None
+    # A recover run is else as the run it goes back from: same base, rows and questions.
+    recover: Recover | None = None
     # What a chat template that writes the date takes for today, as 2026-01-31: fixed at the start, so that base and tuned
     # are asked alike on whatever day they are. None: of a run from before this was kept.
     day: Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
@@ -386,8 +428,9 @@ def adopted(**fields: Any) -> RunSpec:
 def told(spec: RunSpec) -> dict[str, Any]:
     """Return a spec as spec.json holds it: what is not known of a model tuned elsewhere is None or left out."""
     found: dict[str, Any] = msgspec.to_builtins(spec)
-    if spec.adopted is None:
-        del found["adopted"]  # of it alone
+    for name in ("adopted", "recover"):
+        if found[name] is None:
+            del found[name]  # of its kind alone
     if spec.kind == "adopted":
         found |= {"recipe": None, "objective": None}
         found["train"] = {"max_length": spec.train.max_length, "threads": spec.train.threads}  # how it is asked

@@ -30,7 +30,9 @@ class Field(typing.NamedTuple):
 
 # Settings that name a data set; an empty text means none.
 NAMES_DATA = ("dataset.eval_id", "train.replay_data")
-_FIXED = {"schema", "kind", "day", "recipe.name", "recipe.sha256", "base.ref", "base.revision", "dataset.id", "adopted"}
+_FIXED = {
+    "schema", "kind", "day", "recipe.name", "recipe.sha256", "base.ref", "base.revision", "dataset.id", "adopted", "recover",
+}  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -105,6 +107,10 @@ def _wanted(field: Field) -> str:
     kind = kinds.get(plain, t("a list")) if not field.choices else t("one of: {names}", names=", ".join(field.choices))
     if field.path == "layers":
         kind = t("all, top:0.25, bottom_frozen:0.5 or a list such as [2, 3]")
+    if field.path == "train.tolerance":
+        kind = t("off, low, medium, high or a number of nats")
+    if field.path == "dataset.grader":
+        kind = t("a grader as JSON, with its name and parameters")
     if field.path == "machine.address":
         kind = t("a name or an address such as 192.168.1.10")
     bounds = {"ge": t("at least"), "gt": t("above"), "le": t("at most"), "lt": t("below")}

@@ -414,7 +414,10 @@ def values(field: spec_settings.Field) -> st.SearchStrategy[Any]:
                 allow_infinity=False,
             )
         text = st.from_regex(field.pattern, fullmatch=True) if field.pattern else st.text()
-        return {str: text, type(None): st.none()}[annotation]
+        grader = st.builds(
+            schema.GraderRef, st.text(min_size=1, max_size=80), st.dictionaries(st.text(), st.booleans())
+        )
+        return {str: text, type(None): st.none(), schema.GraderRef: grader}[annotation]
 
     return of(field.type)
 
