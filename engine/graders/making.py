@@ -45,7 +45,7 @@ class Sum(Grader, frozen=True, tag="sum"):
 
 
 _KINDS: dict[str, type[Grader]] = {
-    kind.__struct_config__.tag: kind
+    str(kind.__struct_config__.tag): kind
     for kind in (
         matching.Exact, matching.Number, matching.Choice, patterns.Expression, patterns.Json, form.Length, form.Count,
         form.Mentions, form.Edges, form.Case, manner.Ends, manner.Script, manner.Refusal, Sum,

@@ -45,7 +45,7 @@ def test_a_preset_grades_its_own_examples(preset):
 
 
 def test_no_preset_is_called_as_a_kind_is():
-    assert len(graders.names()) == len(set(graders.names()))
+    assert len(making.names()) == len(set(making.names()))
 
 
 def test_every_kind_is_shown_by_a_preset():
