@@ -311,19 +311,23 @@ def grade_by(workspace: Workspace, dataset_id: str, grader: schema.GraderRef | N
 
 def tried(workspace: Workspace, dataset: Dataset, grader: schema.GraderRef) -> graders.Trial:
     """Try a grader on the right answers of a data set's first rows. Raises graders.Refused where it cannot be made."""
-    return _tried(workspace.root, dataset.id, msgspec.json.encode(grader), language_of_reader())
+    made = rows_path(workspace, dataset.id).stat().st_mtime_ns
+    return _tried(workspace.root, dataset.id, made, grader, language_of_reader())
+
+
+@lru_cache(maxsize=64)  # a page and a plan ask at every click
+def _tried(root: Path, dataset_id: str, _made: int, grader: schema.GraderRef, _language: str) -> graders.Trial:
+    return graders.trial(graders.make(grader), preview(Workspace(root), dataset_id, 0, offers.MOST_TRIED))
 
 
 def graders_for(workspace: Workspace, dataset: Dataset) -> list[graders.Offer]:
     """Return the graders that fit a data set by its first rows, the one that says most first."""
-    return graders.offer(preview(workspace, dataset.id, 0, offers.MOST_TRIED))
+    return _graders_for(workspace.root, dataset.id, rows_path(workspace, dataset.id).stat().st_mtime_ns)
 
 
-@lru_cache(maxsize=64)
-def _tried(root: Path, dataset_id: str, grader: bytes, _language: str) -> graders.Trial:
-    made = graders.make(msgspec.json.decode(grader, type=schema.GraderRef))
-    make_rows(Workspace(root), dataset_id)
-    return graders.trial(made, preview(Workspace(root), dataset_id, 0, offers.MOST_TRIED))
+@lru_cache(maxsize=16)
+def _graders_for(root: Path, dataset_id: str, _made: int) -> list[graders.Offer]:
+    return graders.offer(preview(Workspace(root), dataset_id, 0, offers.MOST_TRIED))
 
 
 def delete(workspace: Workspace, dataset_id: str) -> None:
@@ -425,15 +429,7 @@ def _folder(workspace: Workspace, dataset_id: str) -> Path:
 def _change(workspace: Workspace, dataset: Dataset, **changes: Any) -> Dataset:
     """Write changed fields of meta.json and return the dataset as it is then."""
     changed = msgspec.structs.replace(dataset, **changes)
-    meta = making.Meta(
-        name=changed.name,
-        created=changed.created,
-        parent=changed.parent,
-        eval_id=changed.eval_id,
-        fixes=changed.fixes,
-        mapping=changed.mapping,
-        grader=changed.grader,
-    )
+    meta = making.Meta(**{name: getattr(changed, name) for name in making.Meta.__struct_fields__})
     with making.told(dataset.folder):
         making.write(dataset.folder / "meta.json", meta)
     return load(workspace, dataset.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ from engine.graders.patterns import schema_faults
 from engine.spec.schema import GraderRef
 from engine.words import Problem, Text, later
 
-# So many rows say which graders fit, and are tried before a run; of those that fail so many are named.
-MOST_TRIED, MOST_NAMED = 200, 10
+# So many rows say which graders fit, and are tried before a run, for so long; of those that fail so many are named.
+MOST_TRIED, MOST_TRIAL_S, MOST_NAMED = 200, 2.0, 10
 # Nearly all of the rows: what a few do otherwise is a slip in them.
 NEARLY_ALL = 0.9
 # Right answers of so many words can be met word for word; so few different ones over many rows are labels.
@@ -25,11 +26,13 @@ SHORT_WORDS, MOST_LABELS, LABEL_ROWS = 8, 6, 20
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """How a grader finds the right answers of rows: `right` of `tried`, and those it finds wrong, as (line, reason)."""
+    """How a grader finds the right answers of rows: `right` of `tried`, and those it finds wrong, as (line, reason).
+    `slow`: its time was over before the rows were."""
 
     tried: int
     right: int
     failed: tuple[tuple[int, str], ...] = ()
+    slow: bool = False
 
     @property
     def lines(self) -> str:
@@ -38,7 +41,10 @@ class Trial(msgspec.Struct, frozen=True):
         return ", ".join(str(line) for line, _ in self.failed[:MOST_NAMED]) + more
 
     def problem(self, name: str) -> Problem | None:
-        """Return why a grader cannot be used on these rows: it has no answer to try, or most of them fail it."""
+        """Return why a grader cannot be used on these rows: it takes too long, there is no answer to try, or most fail."""
+        if self.slow:
+            told = {"name": name, "seconds": MOST_TRIAL_S, "n": self.tried}
+            return Problem(rule="grader-slow", parameters=told)
         if not self.tried:
             return Problem(rule="grader-no-answers", parameters={"name": name})
         if 2 * self.right >= self.tried:
@@ -83,13 +89,15 @@ def as_asked(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def trial(grader: Grader, rows: Iterable[Mapping[str, Any]]) -> Trial:
     """Grade the right answers of canonical rows, each as if it were an answer that came to its end."""
-    right, failed, tried = 0, [], 0
+    right, failed, tried, began_s = 0, [], 0, time.process_time()
     for number, row in enumerate(rows, 1):
         asked = as_asked(row)
         if asked is None:
             continue
         if tried == MOST_TRIED:
             break
+        if time.process_time() - began_s > MOST_TRIAL_S:
+            return Trial(tried, right, tuple(failed), slow=True)
         tried += 1
         grade = grader.grade(asked["reference"], {**asked, "ended": True})
         right += grade.right

@@ -62,7 +62,8 @@ def _unseen_by_grader(joined: Joined) -> str:
         return t("By its grader the base is right on all {n} rows already, so that no gain can be seen.", n=len(kept))
     if kept and not any(base[name] or tuned.get(name) for name in kept):
         return t(
-            "By its grader no answer of either model is right, of {n}: it may ask for more than the rows do.", n=len(kept)
+            "By its grader no answer of either model is right, of {n}: it may ask for more than the rows do.",
+            n=len(kept),
         )
     return ""
 

@@ -11,6 +11,7 @@ import pytest
 from engine import graders
 from engine.check import DatasetError
 from engine.data import copies, datasets
+from engine.graders import offers
 from engine.plan import drafts, plans, take_along
 from engine.spec.schema import GraderRef
 from engine.workspace import Workspace
@@ -82,6 +83,14 @@ def test_a_trial_names_the_lines_that_fail_and_refuses_where_most_do():
     problem = graders.trial(number, rows("one", "two", "3")).problem("last-number")
     assert problem is not None and problem.rule == "grader-references"
     assert "2 of 3" in problem.sentence and "lines 1, 2 " in problem.sentence
+
+
+def test_a_trial_has_an_end_where_a_pattern_is_slow_on_the_rows_themselves(monkeypatch):
+    monkeypatch.setattr(offers, "MOST_TRIAL_S", 0.3)
+    made = graders.make(GraderRef("regex", {"pattern": r"qz7(?:\p{Greek}+)+$"}))
+    found = graders.trial(made, rows(*["qz7" + "α" * 500 + "!"] * 200))
+    problem = found.problem("regex")
+    assert found.tried < 5 and problem is not None and problem.rule == "grader-slow"
 
 
 # --- a data set that names one --------------------------------------------------------------------------------------

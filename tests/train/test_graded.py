@@ -101,8 +101,8 @@ def test_a_run_names_the_grader_of_its_data_and_is_scored_by_it_before_and_after
     data = datasets.add_sample(workspace, starter.sample("new-facts"))
     datasets.grade_by(workspace, data.id, schema.GraderRef("holds-the-words"))
     status, _, run_dir = train(
-        tmp_path, "lora", "--data", data.id, "--set", "train.max_steps=40", "--set", "evaluate.benchmarks=[]",
-        "--set", "evaluate.limit=24",
+        tmp_path, "lora", "--data", data.id, "--set", "train.max_steps=8", "--set", "evaluate.benchmarks=[]",
+        "--set", "evaluate.limit=12",
     )  # fmt: skip
     assert status == 0
     assert json.loads((run_dir / "spec.json").read_text())["dataset"]["grader"]["name"] == "holds-the-words"
@@ -111,6 +111,6 @@ def test_a_run_names_the_grader_of_its_data_and_is_scored_by_it_before_and_after
     settings = json.loads((run_dir / "items" / "settings.json").read_text())[items.GRADED]
     assert settings["grader"]["name"] == "exact" and settings["grader"]["inside"] is True
     lines = {row.family: row for row in paired.compare_run(run_dir) if row.benchmark == items.GRADED}
-    assert set(lines) == {items.SEEN, items.UNSEEN} and lines[items.UNSEEN].n == 24
+    assert set(lines) == {items.SEEN, items.UNSEEN} and lines[items.UNSEEN].n == 12
     tuned = items.read_items(run_dir / "items" / f"tuned-{items.GRADED}.jsonl")
     assert all(one.score == float(bool(one.correct)) and one.text is not None for one in tuned)

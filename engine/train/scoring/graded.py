@@ -34,7 +34,7 @@ def question(run: Run) -> Question | None:
     if len(asked) < len(scored):
         told = later("Of {total} rows {n} are answered and graded.", total=len(scored), n=len(asked))
         run.log.append(events.Log(level="scores", text=told))
-    used = {"grader": grader.told, "named": ref.name, "answer_tokens": written.MOST_ANSWER_TOKENS}
+    used = {"grader": grader.told, "answer_tokens": written.MOST_ANSWER_TOKENS}
     return Question(scores.TASK_GRADED, asked, lambda m, t, rows: score(run, m, t, rows, grader), used)
 
 
