@@ -64,9 +64,7 @@ def _choose(
         fits = t("fits: {why}", why=fitting[name].why) if name in fitting else ""
         return f"{titles.get(name, name)} · {fits}" if fits else titles.get(name, name)
 
-    name = st.selectbox(
-        t("Grader"), names, names.index(now), format_func=lambda one: _ui.plain(words(one)), key=f"grader_{dataset.id}"
-    )
+    name = st.selectbox(t("Grader"), names, names.index(now), format_func=words, key=f"grader_{dataset.id}")
     typed = ""
     if name != NONE:
         _about(name)
@@ -113,10 +111,10 @@ def _try(workspace: Workspace, dataset: Dataset, name: str, typed: str) -> None:
     if problem is not None:
         st.error(_ui.plain(problem.sentence))
     elif trial.failed:
-        st.warning(_ui.say("{trial}.", trial=trial.says))
+        st.warning(_ui.say("On the rows: {trial}.", trial=trial.says))
         _ui.bullets(t("line {line}: {reason}", line=line, reason=reason) for line, reason in trial.failed)
     else:
-        st.success(_ui.say("{trial}.", trial=trial.says))
+        st.success(_ui.say("On the rows: {trial}.", trial=trial.says))
 
 
 def _keep(workspace: Workspace, dataset: Dataset, name: str, typed: str) -> None:
