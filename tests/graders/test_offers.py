@@ -87,8 +87,8 @@ def test_a_trial_names_the_lines_that_fail_and_refuses_where_most_do():
 
 def test_a_trial_has_an_end_where_a_pattern_is_slow_on_the_rows_themselves(monkeypatch):
     monkeypatch.setattr(offers, "MOST_TRIAL_S", 0.3)
-    made = graders.make(GraderRef("regex", {"pattern": r"qz7(?:\p{Greek}+)+$"}))
-    found = graders.trial(made, rows(*["qz7" + "α" * 5_000 + "!"] * 200))
+    made = graders.make(GraderRef("regex", {"pattern": r"qz7(\p{Greek}|\p{Greek}\p{Greek})+$"}))
+    found = graders.trial(made, rows(*["qz7" + "α" * 500 + "!"] * 200))
     problem = found.problem("regex")
     assert found.tried < 5 and problem is not None and problem.rule == "grader-slow"
 
