@@ -20,6 +20,7 @@ def name(benchmark: str, titled: dict[str, str]) -> str:
     names = {
         "new-task-choices": t("new task, choice of answers"),
         "new-task-exact": t("new task, same words"),
+        items.GRADED: t("new task, right by its grader"),
         "new-task-loss": t("loss per token (lower is better)"),
         "new-task-preference": t("better answer likelier than the worse one"),
         items.GAP: t("good minus bad answers, nats (higher is better)"),

@@ -13,7 +13,7 @@ from engine.data import Dataset, datasets, hub_data, jobs, mix
 from engine.models import bases, hub_client
 from engine.read import formats
 from engine.words import language, t
-from pages import _damaged, _data_mask, _data_profile, _data_rows, _data_upload, _failures, _ready, _ui
+from pages import _damaged, _data_grader, _data_mask, _data_profile, _data_rows, _data_upload, _failures, _ready, _ui
 
 # Larger files are left where they are: a download lies in memory while it is sent.
 DOWNLOAD_BYTES = 500 << 20
@@ -287,6 +287,7 @@ else:
     if dataset.eval_id:
         st.caption(t("Scored before and after with the questions that belong to this data."))
     if report.trainable:
+        _data_grader.show(workspace, dataset)
         _ready.show(_ready.usual_plan(workspace, dataset, bases.describe(_ui.current("base") or "starter", workspace)))
     _look(dataset)
     _manage(dataset)

@@ -24,7 +24,7 @@ def fixed(
     `how`: further arguments of datasets.add().
     """
     dataset = datasets.load(workspace, dataset_id)
-    return datasets.add(
+    made = datasets.add(
         workspace,
         dataset.folder / "original",
         f"{dataset.name.removesuffix(' (fixed)')[: NAME_CHARACTERS - 8]} (fixed)",
@@ -35,6 +35,7 @@ def fixed(
         progress=progress,
         **how,
     )
+    return made if dataset.grader is None else datasets.grade_by(workspace, made.id, dataset.grader, tries=False)
 
 
 def mapped(

@@ -20,13 +20,16 @@ from typing import Any, Protocol
 import msgspec
 from filelock import FileLock
 
-from engine import limits, looker
+from engine import graders, limits, looker
 from engine.benchmarks import library
 from engine.check import DatasetError, Report, apart, checked_mapping, text_files
 from engine.data import making
 from engine.data.fixes import AS_TEXT, DROP_BAD_ROWS, FIXES, Edit
+from engine.graders import offers
 from engine.read import OnProgress, lines, texts
+from engine.spec import schema
 from engine.words import Problem
+from engine.words import language as language_of_reader
 from engine.workspace import (
     BadId,
     Unreadable,
@@ -45,6 +48,8 @@ __all__ = [
     "add_sample",
     "attach",
     "delete",
+    "grade_by",
+    "graders_for",
     "language",
     "list_all",
     "load",
@@ -53,6 +58,7 @@ __all__ = [
     "problems",
     "rename",
     "rows_path",
+    "tried",
 ]
 
 
@@ -68,6 +74,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     eval_id: str | None = None
     fixes: tuple[str | Edit, ...] = ()
     mapping: dict[str, str] = {}
+    grader: schema.GraderRef | None = None
 
     @property
     def trainable(self) -> bool:
@@ -254,6 +261,7 @@ def load(workspace: Workspace, dataset_id: str) -> Dataset:
         eval_id=meta.eval_id,
         fixes=meta.fixes,
         mapping=meta.mapping,
+        grader=meta.grader,
     )
 
 
@@ -288,6 +296,38 @@ def attach(workspace: Workspace, dataset_id: str, eval_id: str | None) -> Datase
     if eval_id is not None:
         _folder(workspace, eval_id)
     return _change(workspace, load(workspace, dataset_id), eval_id=eval_id)
+
+
+def grade_by(workspace: Workspace, dataset_id: str, grader: schema.GraderRef | None, *, tries: bool = True) -> Dataset:
+    """Let a grader say of runs on this data whether an answer is right, or none. Raises graders.Refused where it cannot
+    be made and, unless it is not to be tried, DatasetError where most of the right answers of the rows fail it."""
+    dataset = load(workspace, dataset_id)
+    if grader is not None and tries:
+        problem = tried(workspace, dataset, grader).problem(grader.name)
+        if problem is not None:
+            raise DatasetError(problem)
+    return _change(workspace, dataset, grader=grader)
+
+
+def tried(workspace: Workspace, dataset: Dataset, grader: schema.GraderRef) -> graders.Trial:
+    """Try a grader on the right answers of a data set's first rows. Raises graders.Refused where it cannot be made."""
+    made = rows_path(workspace, dataset.id).stat().st_mtime_ns
+    return _tried(workspace.root, dataset.id, made, grader, language_of_reader())
+
+
+@lru_cache(maxsize=64)  # a page and a plan ask at every click
+def _tried(root: Path, dataset_id: str, _made: int, grader: schema.GraderRef, _language: str) -> graders.Trial:
+    return graders.trial(graders.make(grader), preview(Workspace(root), dataset_id, 0, offers.MOST_TRIED))
+
+
+def graders_for(workspace: Workspace, dataset: Dataset) -> list[graders.Offer]:
+    """Return the graders that fit a data set by its first rows, the one that says most first."""
+    return _graders_for(workspace.root, dataset.id, rows_path(workspace, dataset.id).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _graders_for(root: Path, dataset_id: str, _made: int) -> list[graders.Offer]:
+    return graders.offer(preview(Workspace(root), dataset_id, 0, offers.MOST_TRIED))
 
 
 def delete(workspace: Workspace, dataset_id: str) -> None:
@@ -389,14 +429,7 @@ def _folder(workspace: Workspace, dataset_id: str) -> Path:
 def _change(workspace: Workspace, dataset: Dataset, **changes: Any) -> Dataset:
     """Write changed fields of meta.json and return the dataset as it is then."""
     changed = msgspec.structs.replace(dataset, **changes)
-    meta = making.Meta(
-        name=changed.name,
-        created=changed.created,
-        parent=changed.parent,
-        eval_id=changed.eval_id,
-        fixes=changed.fixes,
-        mapping=changed.mapping,
-    )
+    meta = making.Meta(**{name: getattr(changed, name) for name in making.Meta.__struct_fields__})
     with making.told(dataset.folder):
         making.write(dataset.folder / "meta.json", meta)
     return load(workspace, dataset.id)

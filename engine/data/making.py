@@ -21,6 +21,7 @@ from engine import limits
 from engine.check import DatasetError, Report, canonical, check_file, os_problem
 from engine.data.fixes import Edit, repair
 from engine.read import OnProgress
+from engine.spec import schema
 from engine.workspace import Workspace, write_atomically
 
 # Of larger files the rows are made after the report: converting takes about ten times as long as checking.
@@ -30,7 +31,7 @@ LEFTOVER_AGE_S = 24 * 3600
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """meta.json."""
+    """meta.json. `grader`: what says whether an answer to these rows is right."""
 
     name: str
     created: float
@@ -38,6 +39,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     eval_id: str | None = None
     fixes: tuple[str | Edit, ...] = ()
     mapping: dict[str, str] = {}
+    grader: schema.GraderRef | None = None
 
 
 def fill(

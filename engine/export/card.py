@@ -22,6 +22,7 @@ _BENCHMARKS = {
     "toy-world": "toy-world knowledge (forgetting)",
     "new-task-choices": "new task, choices",
     "new-task-exact": "new task, exact answers",
+    "new-task-graded": "new task, right by its grader",
     "new-task-loss": "new task, loss in nats per token (lower is better)",
     "new-task-preference": "better answer likelier",
     items.GAP: "gap between good and bad answers, nats",

@@ -31,6 +31,7 @@ class Adoption(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     eval_data: str | None
     notes: tuple[str, ...]
+    grader: schema.GraderRef | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -76,7 +77,7 @@ def build(
         notes.append(told)
     made = Adoption(
         brought=found, base=base, benchmarks=tuple(dict.fromkeys(benchmarks)), limit=limit, data=data or "",
-        eval_data=eval_data, notes=tuple(notes),
+        eval_data=eval_data, notes=tuple(notes), grader=_grader(workspace, data, eval_data),
     )  # fmt: skip
     planned = _spec(made, "")
     refused = settings.problems(planned) or admission.problems(planned, workspace)
@@ -112,7 +113,7 @@ def _spec(adoption: Adoption, sha256: str) -> RunSpec:
         adapter="full" if adapter is None else adapter.kind,
         adapter_args=args,
         base=schema.BaseRef(base.spec_ref, base.revision if base.kind == "hub" else None),
-        dataset=schema.DatasetRef(adoption.data, eval_id=adoption.eval_data, eval_share=0.0),
+        dataset=schema.DatasetRef(adoption.data, eval_id=adoption.eval_data, eval_share=0.0, grader=adoption.grader),
         train=schema.Train(
             max_length=min(base.window_tokens or 2048, 2048), threads=1 if base.is_toy else machine.facts().cores
         ),
@@ -229,6 +230,18 @@ def _attached(workspace: Workspace, data: str | None) -> str | None:
         return datasets.load(workspace, data).eval_id if data else None
     except (DatasetError, OSError, ValueError):
         return None
+
+
+def _grader(workspace: Workspace, *data: str | None) -> schema.GraderRef | None:
+    """Return the grader that the first of the data sets names that has one; theirs must be rows with right answers."""
+    for one in filter(None, data):
+        try:
+            found = datasets.load(workspace, one)
+        except (DatasetError, OSError, ValueError):
+            continue
+        if found.grader is not None and asks(found.report.type) == "sft":
+            return found.grader
+    return None
 
 
 def asks(data_type: str | None) -> str:

@@ -14,7 +14,7 @@ from engine.check import DatasetError
 from engine.data import datasets
 from engine.estimate import cards, machine_choices, memory
 from engine.models import alike, bases
-from engine.plan import from_recipe, judges
+from engine.plan import from_recipe, grading, judges
 from engine.plan.plan import Plan
 from engine.runs import admission, store
 from engine.spec import OBJECTIVES, counts, objectives, schema
@@ -57,6 +57,7 @@ def problems(plan: Plan) -> list[Problem]:
     checks.found += (one for one in admission.problems(plan.spec, plan.workspace) if one not in checks.found)
     if plan.target.is_here and (unseen := cards.unseen(machine.facts())) is not None:
         checks.found.append(unseen)
+    checks.found += grading.problems(plan.spec, plan.workspace)
     checks.found += machine_choices.problems(plan.spec, plan.target.device, plan.base.shape)
     for check in (
         _check_devices, _check_names, _check_sizes, _check_targets, _check_kinds, _check_earlier,

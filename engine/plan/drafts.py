@@ -86,4 +86,5 @@ def changed_settings(run_spec: RunSpec, workspace: Workspace) -> dict[str, Any]:
     except plans.CannotPlan:
         return {}
     given = {path: schema.value_at(run_spec, path) for path in settings.fields()}
-    return {path: value for path, value in given.items() if value != schema.value_at(plain, path)}
+    changed = {path: value for path, value in given.items() if value != schema.value_at(plain, path)}
+    return msgspec.to_builtins(changed)

@@ -10,7 +10,7 @@ from engine import starter
 from engine.benchmarks import library
 from engine.data import Dataset, datasets
 from engine.models import Base
-from engine.plan import judges
+from engine.plan import grading, judges
 from engine.runs import store
 from engine.spec import OBJECTIVES, RunSpec, counts, recipes, schema, settings
 from engine.words import Problem
@@ -125,6 +125,7 @@ def _defaults(
         found["train.replay_budget_s"] = REPLAY_S
     if dataset is not None and dataset.eval_id:
         found["dataset.eval_id"] = dataset.eval_id
+    found |= grading.default(recipe.objective, dataset)
     if base.window_tokens:
         default = recipe.default("train.max_length", base.parameters)
         usual = schema.Train().max_length if default is None else default.value

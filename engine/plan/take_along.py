@@ -23,7 +23,7 @@ from engine.check import DatasetError
 from engine.data import Dataset, datasets
 from engine.models import bases
 from engine.plan import drafts
-from engine.spec import recipes, settings
+from engine.spec import recipes, schema, settings
 from engine.words import Problem, t
 from engine.workspace import Workspace, regular
 
@@ -40,11 +40,12 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-class _Rows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What has to be known of rows to read them as they were read."""
+class _Rows(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What has to be known of rows to read and grade them as they were."""
 
     name: str
     mapping: dict[str, str] = {}
+    grader: schema.GraderRef | None = None
 
 
 class _Held(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,7 +90,7 @@ def _questions(workspace: Workspace, rows: Dataset) -> Dataset | None:
 
 
 def _told(rows: Dataset | None) -> _Rows | None:
-    return _Rows(rows.name, rows.mapping) if rows is not None else None
+    return _Rows(rows.name, rows.mapping, rows.grader) if rows is not None else None
 
 
 def _portable(workspace: Workspace, draft: drafts.Draft) -> drafts.Draft:
@@ -178,6 +179,7 @@ def _add(
     try:
         with file.open(name) as packed, target.open("wb") as out:
             shutil.copyfileobj(packed, out, 1 << 20)  # never more than it says: zipfile stops there
-        return datasets.add(workspace, target, told.name, move=True, **how)
+        made = datasets.add(workspace, target, told.name, move=True, **how)
+        return made if told.grader is None else datasets.grade_by(workspace, made.id, told.grader, tries=False)
     finally:
         target.unlink(missing_ok=True)

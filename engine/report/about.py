@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.report import statistics
-from engine.report.items import SEEN, Check, Joined
+from engine.report.items import GRADED, SEEN, Check, Joined
 from engine.words import Text, later, t
 
 PREFERENCE = "new-task-preference"
@@ -15,6 +15,8 @@ def lines(joined: Mapping[str, Joined]) -> list[str]:
     """Return the lines that apply, in order."""
     told = [_measured(name, one) for name, one in joined.items() if any(item.measure for item in one.tuned)]
     if PREFERENCE in joined and (line := _moved(joined[PREFERENCE])):
+        told.append(line)
+    if GRADED in joined and (line := _unseen_by_grader(joined[GRADED])):
         told.append(line)
     return told
 
@@ -50,6 +52,20 @@ def measures(joined: Joined) -> list[str]:
 
 def _measured(name: str, joined: Joined) -> str:
     return t("{name}: right by {measures}.", name=name, measures="; ".join(measures(joined)))
+
+
+def _unseen_by_grader(joined: Joined) -> str:
+    """Say where a grader can show nothing: the base is right everywhere already, or no answer ever is."""
+    kept = [item.item for item in joined.base if item.family != SEEN] or [item.item for item in joined.base]
+    base, tuned = ({i.item: bool(i.correct) for i in side} for side in (joined.base, joined.tuned))
+    if kept and all(base[name] for name in kept):
+        return t("By its grader the base is right on all {n} rows already, so that no gain can be seen.", n=len(kept))
+    if kept and not any(base[name] or tuned.get(name) for name in kept):
+        return t(
+            "By its grader no answer of either model is right, of {n}: it may ask for more than the rows do.",
+            n=len(kept),
+        )
+    return ""
 
 
 def _moved(joined: Joined) -> str:

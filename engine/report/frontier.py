@@ -9,7 +9,7 @@ import msgspec
 
 from engine.report import statistics
 from engine.report.headline import LEAST_EXACT, unseen
-from engine.report.items import GAP, REWARD
+from engine.report.items import GAP, GRADED, REWARD
 from engine.report.paired import Comparison, too_few
 from engine.report.verdicts import judge
 from engine.words import t
@@ -45,13 +45,13 @@ class Point(msgspec.Struct, kw_only=True):
     step: int | None = None
 
 
-_MEASURES = ("new-task-choices", "new-task-exact", "new-task-preference", REWARD, GAP, "new-task-loss")
+_MEASURES = (GRADED, "new-task-choices", "new-task-exact", "new-task-preference", REWARD, GAP, "new-task-loss")
 
 
 def new_task(rows: Sequence[Comparison]) -> Comparison | None:
     """Return the line that says how much of the new task was learned, on rows that were held out where there are any."""
     for benchmark in _MEASURES:
-        row = unseen(rows, benchmark, LEAST_EXACT if benchmark == "new-task-exact" else 1)
+        row = unseen(rows, benchmark, LEAST_EXACT if benchmark in (GRADED, "new-task-exact") else 1)
         if row is not None:
             return row
     return None

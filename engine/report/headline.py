@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from engine.report import statistics
-from engine.report.items import ALL, ANSWERS, GAP, REWARD, SEEN, UNSEEN
+from engine.report.items import ALL, ANSWERS, GAP, GRADED, REWARD, SEEN, UNSEEN
 from engine.report.paired import Comparison, is_loss
 from engine.report.verdicts import apart, change_of, judge
 from engine.words import t
@@ -48,9 +48,10 @@ def _learned(rows: Sequence[Comparison]) -> str:
 
 
 def _asked(rows: Sequence[Comparison]) -> Comparison | None:
-    """Return the line that says what was learned of the new task: the first that there is of held-out rows."""
-    for benchmark in ("new-task-preference", GAP, REWARD, ANSWERS):
-        found = unseen(rows, benchmark, 1)
+    """Return the line that says what was learned of the new task: the first that there is of held-out rows. A grader was
+    named to say it."""
+    for benchmark in (GRADED, "new-task-preference", GAP, REWARD, ANSWERS):
+        found = unseen(rows, benchmark, LEAST_EXACT if benchmark == GRADED else 1)
         if found is not None:
             return found
     chosen = _whole(rows, "new-task-choices") or unseen(rows, "new-task-exact", LEAST_EXACT)

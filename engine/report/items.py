@@ -24,6 +24,8 @@ BITS_PER_BYTE, BLEU, ROUGE_L, VALID = "bits-per-byte", "bleu", "rouge-l", "valid
 GAP, REWARD, MARGIN = "new-task-gap", "new-task-reward", "new-task-margin"
 # PPO: what the reward model gives the answers to held-out questions.
 ANSWERS = "new-task-answers"
+# What a grader finds right of the run's own task.
+GRADED = "new-task-graded"
 
 
 class Item(msgspec.Struct, kw_only=True):
@@ -49,6 +51,7 @@ class Item(msgspec.Struct, kw_only=True):
     loglikelihoods: list[float] = []
     choice: int | None = None
     correct: bool | None = None
+    score: float | None = None
     tokens: int | None = None
     text: str | None = None
     rewards: list[float] = []

@@ -92,6 +92,9 @@ class GraderRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
     parameters: dict[str, Any] = {}
 
+    def __hash__(self) -> int:
+        return hash(msgspec.json.encode(self, order="deterministic"))
+
 
 class DatasetRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str

@@ -326,6 +326,13 @@ def test_choices_go_before_matched_answers_and_these_before_the_loss():
     assert "on 20 held-out questions" in headline.headline(losses(-1) + exact)
 
 
+def test_a_grader_goes_before_choices_since_it_was_named_to_say_what_is_right():
+    graded = of({"tuned": 20}, report_items.GRADED, UNSEEN)
+    assert "0 % → 100 % right on 20 held-out questions" in headline.headline(losses(-1) + LEARNED + graded)
+    few = of({"tuned": headline.LEAST_EXACT - 1}, report_items.GRADED, UNSEEN)
+    assert "on 100 held-out questions" in headline.headline(few + LEARNED)
+
+
 def test_a_handful_of_matched_answers_says_less_than_the_loss():
     few = of({"tuned": headline.LEAST_EXACT - 1}, "new-task-exact", UNSEEN)
     assert "loss on 30 held-out rows fell" in headline.headline(few + losses(-1))

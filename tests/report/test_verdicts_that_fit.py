@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.report import Comparison, Item, Joined, about, files, frontier, headline, paired, verdicts
-from engine.report.items import ALL, UNSEEN
+from engine.report.items import ALL, GRADED, SEEN, UNSEEN
 
 
 def line(
@@ -117,3 +117,21 @@ def test_the_filter_that_decided_is_named() -> None:
     two = [Item(item="0", family="f", prompt_sha="0", correct=True, measure="acc_norm,none")]
     told = about.lines({"gsm8k": Joined("gsm8k", one, one), "arc": Joined("arc", two, two)})
     assert told == ["gsm8k: right by exact_match, strict-match.", "arc: right by acc_norm."]
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "starts"),
+    [
+        (20, 20, "By its grader the base is right on all 20"),
+        (0, 0, "By its grader no answer of either"),
+        (0, 9, ""),
+        (19, 20, ""),
+    ],
+)
+def test_where_a_grader_can_show_nothing_it_says_so(base: int, tuned: int, starts: str) -> None:
+    def items(right: int) -> list[Item]:
+        seen = Item(item="s", family=SEEN, prompt_sha="s", correct=True)
+        return [seen, *(Item(item=str(i), family=UNSEEN, prompt_sha=str(i), correct=i < right) for i in range(20))]
+
+    told = about.lines({GRADED: Joined(GRADED, items(base), items(tuned))})
+    assert [line[: len(starts)] for line in told] == ([starts] if starts else [])

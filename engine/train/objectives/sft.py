@@ -22,7 +22,7 @@ from engine.train import held_out as held_out_rows
 from engine.train.callback import EventCallback
 from engine.train.objectives import common
 from engine.train.run import Run
-from engine.train.scoring import harness, losses, scores, written
+from engine.train.scoring import graded, harness, losses, scores, written
 from engine.train.scoring.scores import Question
 from engine.words import Text, later
 from engine.workspace import write_atomically
@@ -109,7 +109,8 @@ samples = common.written_samples
 
 
 def questions(run: Run) -> list[Question]:
-    """Choices where rows have them, exact words where answers are not open, and the loss of the rows always."""
+    """Choices where rows have them, what the grader of the data says or, without one, exact words where answers are not
+    open, and the loss of the rows always."""
     scored, used, found = run.rows.scored, {"window_tokens": run.length}, []
     docs = harness.choice_docs([row for row in scored if row[1] != items.SEEN])
     if docs:
@@ -120,7 +121,9 @@ def questions(run: Run) -> list[Question]:
     unseen = [row for row in pairs if row[1] != items.SEEN]
     exact = unseen if docs else pairs
     references = [row["completion"][-1]["content"] for _, _, row in exact]
-    if written.are_open(references):
+    if (asked := graded.question(run)) is not None:
+        found.append(asked)
+    elif written.are_open(references):
         run.log.append(events.Log(level="scores", text=_why_not_matched(references)))
     elif exact:
         form = forms.form_of(references)

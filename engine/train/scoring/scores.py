@@ -29,7 +29,7 @@ from engine.workspace import Workspace, find_struct, write_atomically
 
 TASK_CHOICES, TASK_EXACT, TASK_LOSS = "new-task-choices", "new-task-exact", "new-task-loss"
 TASK_PREFERENCE, TASK_GAP, TASK_REWARD = "new-task-preference", "new-task-gap", "new-task-reward"
-TASK_TEXTS = "new-task-texts"
+TASK_TEXTS, TASK_GRADED = "new-task-texts", report_items.GRADED
 
 
 def general(spec: RunSpec, workspace: Workspace, base: Base) -> list[Question]:

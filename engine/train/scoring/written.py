@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
@@ -109,29 +109,44 @@ class _Enough(StoppingCriteria):
         return torch.tensor([written >= most for most in self._most], device=input_ids.device)
 
 
+class Answer(NamedTuple):
+    """What a model wrote, and whether it came to its end mark within the tokens it had."""
+
+    text: str
+    ended: bool
+
+
 def answer(
     model: Any, tokenizer: Any, prompts: list[str], most_tokens: int | Sequence[int],
     asked: Callable[[], bool] = lambda: False,
 ) -> list[str]:  # fmt: skip
+    """Return the texts of answers()."""
+    return [one.text for one in answers(model, tokenizer, prompts, most_tokens, asked)]
+
+
+def answers(
+    model: Any, tokenizer: Any, prompts: list[str], most_tokens: int | Sequence[int],
+    asked: Callable[[], bool] = lambda: False,
+) -> list[Answer]:  # fmt: skip
     """Return the model's greedy answers to rendered prompts, of at most so many tokens each, whatever else is asked. Those
     of about one length are written together, so that little is padding; nothing is returned when asked() says to stop."""
     coded = tokenizer(prompts, add_special_tokens=False)["input_ids"] if prompts else []
     most = [most_tokens] * len(prompts) if isinstance(most_tokens, int) else list(most_tokens)
     order = sorted(range(len(prompts)), key=lambda n: (most[n] + len(coded[n]), n), reverse=True)
-    found = [""] * len(prompts)
+    found = [Answer("", False)] * len(prompts)
     while order:
         if asked():
             return []
         rows = max(1, min(MOST_ROWS, MOST_TOKENS // (len(coded[order[0]]) + most[order[0]])))
         batch, order = order[:rows], order[rows:]
-        texts = _write(model, tokenizer, [coded[n] for n in batch], [most[n] for n in batch])
-        for n, text in zip(batch, texts, strict=True):
-            found[n] = text
+        made = _write(model, tokenizer, [coded[n] for n in batch], [most[n] for n in batch])
+        for n, one in zip(batch, made, strict=True):
+            found[n] = one
     return found
 
 
 @torch.no_grad()
-def _write(model: Any, tokenizer: Any, prompts: list[list[int]], most: list[int]) -> list[str]:
+def _write(model: Any, tokenizer: Any, prompts: list[list[int]], most: list[int]) -> list[Answer]:
     """Let the model write one batch."""
     width, longest = max(map(len, prompts)), max(most)
     if backend.rewrote(own := parts.below_adapter(model)):
@@ -151,10 +166,11 @@ def _write(model: Any, tokenizer: Any, prompts: list[list[int]], most: list[int]
         eos_token_id=stops(tokenizer),
         stopping_criteria=StoppingCriteriaList([_Enough(width, most)]),
     )
-    texts = []
+    ends, found = set(stops(tokenizer) or ()), []
     for ids, n in zip(out[:, width:].tolist(), most, strict=True):
-        texts.append(tokenizer.decode(ids[:n], skip_special_tokens=True).strip())
-    return texts
+        text = tokenizer.decode(ids[:n], skip_special_tokens=True).strip()
+        found.append(Answer(text, not ends.isdisjoint(ids[:n])))
+    return found
 
 
 def score_exact(
