@@ -118,15 +118,9 @@ def _model_problems(workspace: Workspace, tuned: Base, against: str | None) -> l
 def name_problems(workspace: Workspace, names: Sequence[str]) -> list[Problem]:
     """Return what is wrong with the names of benchmarks: none at all, or one that is not here."""
     known = [one.name for one in library.available(workspace)]
-    shown = ", ".join(known)
-    where = "evaluate.benchmarks"
     if not names:
-        return [Problem(rule="evaluate-none", where=where, parameters={"names": shown})]
-    return [
-        Problem(rule="benchmark-unknown", where=where, parameters={"name": name[:80], "names": shown})
-        for name in names
-        if name not in known
-    ]
+        return [Problem(rule="evaluate-none", where="evaluate.benchmarks", parameters={"names": ", ".join(known)})]
+    return [library.unknown(name, known) for name in names if name not in known]
 
 
 def _settings(**given: object) -> tuple[dict[str, object], list[Problem]]:
