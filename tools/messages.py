@@ -35,7 +35,7 @@ ROOT = processes.PROJECT_DIR
 LOCALES = ROOT / "engine" / "words" / "locales"
 LOOKED_UP = {"t", "later", "say", "words.t", "words.later", "_ui.say"}
 # Keys of a YAML whose texts a person reads. The guide's own Chinese words (phrase, also) are shown as they stand.
-RECIPE_KEYS = {"title", "when", "trade", "says", "value_used", "why", "source", "guide", "measured"}
+RECIPE_KEYS = {"title", "about", "when", "trade", "says", "value_used", "why", "source", "guide", "measured"}
 EARLIER = "said by a rule of an earlier version"
 RULE_KEYS = {"says", "do", "help"}
 # the same safe loader, in C where PyYAML was built with it: ten times faster

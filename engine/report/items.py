@@ -49,6 +49,7 @@ class Item(msgspec.Struct, kw_only=True):
     loglikelihoods: list[float] = []
     choice: int | None = None
     correct: bool | None = None
+    score: float | None = None
     tokens: int | None = None
     text: str | None = None
     rewards: list[float] = []

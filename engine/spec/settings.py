@@ -44,21 +44,27 @@ def fields() -> dict[str, Field]:
         hints = typing.get_type_hints(struct, include_extras=True)
         for field in msgspec.structs.fields(struct):
             annotation, path = hints[field.name], f"{prefix}{field.encode_name}"
-            metas = _metas(annotation)
-            plain = typing.get_args(annotation)[0] if metas else annotation
-            metas = [*metas, *_within(plain)]
+            plain = typing.get_args(annotation)[0] if _metas(annotation) else annotation
             if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
                 walk(plain, f"{path}.")
             elif path not in _FIXED:
-                limits = {k: v for m in metas for k in ("ge", "gt", "le", "lt") if (v := getattr(m, k)) is not None}
-                title = next((m.title for m in metas if m.title), field.encode_name)
-                help_text = next((m.description for m in metas if m.description), "")
-                choices = typing.get_args(plain) if typing.get_origin(plain) is Literal else ()
-                pattern = next((m.pattern for m in metas if m.pattern), "")
-                found[path] = Field(path, annotation, title, help_text, limits, choices, pattern)
+                found[path] = field_of(path, annotation)
 
     walk(RunSpec, "")
     return found
+
+
+def field_of(path: str, annotation: Any) -> Field:
+    """Return what the annotation of a struct's field says of it; its title is its last name where it has none."""
+    metas = _metas(annotation)
+    plain = typing.get_args(annotation)[0] if metas else annotation
+    metas = [*metas, *_within(plain)]
+    limits = {k: v for m in metas for k in ("ge", "gt", "le", "lt") if (v := getattr(m, k)) is not None}
+    title = next((m.title for m in metas if m.title), path.rpartition(".")[2])
+    help_text = next((m.description for m in metas if m.description), "")
+    choices = typing.get_args(plain) if typing.get_origin(plain) is Literal else ()
+    pattern = next((m.pattern for m in metas if m.pattern), "")
+    return Field(path, annotation, title, help_text, limits, choices, pattern)
 
 
 def _metas(annotation: Any) -> list[msgspec.Meta]:
@@ -100,7 +106,7 @@ def parse_setting(text: str) -> tuple[str, Any] | Problem:
     return field.path, loaded
 
 
-def _wanted(field: Field) -> str:
+def wanted(field: Field) -> str:
     """Return in words what a setting takes."""
     plain = _without_optional(field.type)
     kinds = {int: t("a whole number"), float: t("a number"), bool: t("true or false"), str: t("text")}
@@ -127,7 +133,7 @@ def convert_setting(path: str, value: Any) -> Any | Problem:
             converted += 0.0  # there is one zero
         return None if converted == "" and path in (*NAMES_DATA, "objective_args.reward_model") else converted
     except msgspec.ValidationError:
-        reason = _wanted(fields()[path])
+        reason = wanted(fields()[path])
     try:
         # reprlib: a few characters of YAML can stand for more text than memory holds
         shown = value if isinstance(value, str) else reprlib.repr(value)
