@@ -109,7 +109,7 @@ def table(
             t("Change"): number(row, row.change, signed=True),
             t("95 % interval"): interval(row),
             t("Verdict"): verdict_of(row, about),
-            t("Flipped"): verdicts.flipped(row),
+            t("Lost and won"): verdicts.flipped(row),
             t("How many"): row.n,
         }
         if every:

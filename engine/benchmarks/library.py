@@ -16,8 +16,8 @@ import msgspec
 
 from engine import starter
 from engine.benchmarks import own as benchmarks_own
-from engine.benchmarks.own import Own, check, own_dir
-from engine.benchmarks.shipped import Benchmark, Kind, harness, missing, pack, shipped, starters
+from engine.benchmarks.own import Graders, Own, check, own_dir
+from engine.benchmarks.shipped import Benchmark, Kind, harness, missing, shipped, starters
 from engine.words import Problem
 from engine.workspace import Workspace, decoded, one_line, write_atomically
 
@@ -131,13 +131,14 @@ def examples_and_questions(
     return found[:shots], found[shots:]
 
 
-def add(workspace: Workspace, data: bytes, name: str) -> tuple[Benchmark | None, list[Problem]]:
+def add(workspace: Workspace, data: bytes, name: str, graders: Graders) -> tuple[Benchmark | None, list[Problem]]:
     """Check a person's own questions and keep them. Returns the benchmark, or None when there are errors; nothing is
-    kept then, and the file itself is never touched."""
-    rows, problems = check(data)
+    kept then, and the file itself is never touched. `graders` as in own.check."""
+    rows, problems = check(data, graders)
     if any(problem.severity == "error" for problem in problems):
         return None, problems
-    kind: Kind = "choices" if "choices" in rows[0] else "text" if "text" in rows[0] else "answers"
+    kinds: dict[str, Kind] = {"choices": "choices", "grader": "graded", "text": "text"}
+    kind = next((kind for field, kind in kinds.items() if field in rows[0]), "answers")
     content = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
     own = f"own-{hashlib.sha256(content).hexdigest()[:16]}"
     folder = own_dir(workspace, own)

@@ -219,7 +219,7 @@ def _asked(arguments: argparse.Namespace, workspace: Workspace, ref: str) -> tup
     for name in (arguments.benchmarks or "").split(","):
         name = name.strip()
         if library.find(name, workspace) is None and is_regular(Path(name)):
-            own, found = library.add(workspace, Path(name).read_bytes(), Path(name).name)
+            own, found = evaluations.add_questions(workspace, Path(name).read_bytes(), Path(name).name)
             for problem in found:
                 print(f"{name}: {problem.sentence}", file=sys.stderr)
             if own is None:

@@ -113,12 +113,13 @@ def score_graded(model: Any, tokenizer: Any, docs: list[dict[str, Any]]) -> list
     items = []
     for doc, prompt, told in zip(docs, prompts, write(model, tokenizer, prompts, [doc["most_tokens"] for doc in docs]),
                                  strict=True):  # fmt: skip
-        row = {"prompt": doc["question"]} | ({} if told.ended is None else {"ended": told.ended})
+        row = {"prompt": doc["question"], "reference": doc.get("reference"), "ended": told.ended}
         grade = grader_of(doc).grade(told.text, row)
         items.append(
             Item(
                 item=doc["item"], family=doc["family"], prompt_sha=sha(prompt), prompt=doc["question"],
-                text=told.text[:4_000], correct=grade.right, score=grade.score, cluster=doc.get("cluster"),
+                text=told.text[:4_000], correct=grade.right, score=grade.score, reference=doc.get("reference"),
+                cluster=doc.get("cluster"),
             )
         )  # fmt: skip
     return items
