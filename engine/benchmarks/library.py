@@ -137,8 +137,10 @@ def add(workspace: Workspace, data: bytes, name: str, graders: Graders) -> tuple
     rows, problems = check(data, graders)
     if any(problem.severity == "error" for problem in problems):
         return None, problems
-    kinds: dict[str, Kind] = {"choices": "choices", "grader": "graded", "text": "text"}
-    kind = next((kind for field, kind in kinds.items() if field in rows[0]), "answers")
+    first = rows[0]
+    kind: Kind = (
+        "choices" if "choices" in first else "graded" if "grader" in first else "text" if "text" in first else "answers"
+    )
     content = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
     own = f"own-{hashlib.sha256(content).hexdigest()[:16]}"
     folder = own_dir(workspace, own)

@@ -206,7 +206,7 @@ def score_harness(
         result, tasks = _evaluate(
             harness, [name], manager=manager, shots=shots, limit=limit, apply_chat_template=chat
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError) as error:
         if isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -13,6 +13,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from engine import graders
 from engine.benchmarks import forms
 from engine.report import Item
+from engine.runs import failures
 from engine.spec.schema import GraderRef
 from engine.train import backend, parts
 from engine.train.scoring import harness
@@ -102,13 +103,16 @@ def score_answers(
 
 
 def grader_of(doc: dict[str, Any]) -> graders.Grader:
-    """Return what grades the answers to a question. Raises graders.Refused."""
-    return graders.make(msgspec.convert(doc["grader"], GraderRef))
+    """Return what grades the answers to a question. Raises RunRefused."""
+    try:
+        return graders.make(msgspec.convert(doc["grader"], GraderRef))
+    except graders.Refused as refused:
+        raise failures.RunRefused(refused.problems[0]) from refused
 
 
 def score_graded(model: Any, tokenizer: Any, docs: list[dict[str, Any]]) -> list[Item]:
     """Return an item per doc with `messages` or `text`, `grader` and `most_tokens`: what the model wrote, greedily, and
-    what its grader says of it. Raises graders.Refused."""
+    what its grader says of it. Raises RunRefused."""
     prompts = [harness.asked_text(tokenizer, doc) for doc in docs]
     items = []
     for doc, prompt, told in zip(docs, prompts, write(model, tokenizer, prompts, [doc["most_tokens"] for doc in docs]),
