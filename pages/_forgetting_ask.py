@@ -18,6 +18,7 @@ from pages import _forgetting_tables as tables
 
 OWN_FORMS = """{"question": "2 + 2?", "choices": ["3", "4"], "answer": 1}
 {"question": "Translate: good morning", "reference": "bonjour"}
+{"question": "Describe the sea in five words", "grader": {"name": "length", "parameters": {"least": 5, "most": 5}}}
 {"text": "A passage: how surprising is it?"}"""
 
 
@@ -174,7 +175,7 @@ def _own(workspace: Workspace) -> None:
     source, name = found[0]
     try:
         data = limits.read_questions(source, own.MOST_BYTES)
-        made, problems = library.add(workspace, data, name.rpartition(".")[0] or name)
+        made, problems = evaluations.add_questions(workspace, data, name.rpartition(".")[0] or name)
     except limits.OverLimit as refused:
         made, problems = None, list(refused.problems)
     finally:

@@ -22,6 +22,7 @@ def show(scored: ScoredRun, titled: dict[str, str]) -> None:
     """Show single questions with both answers: the table, and one to be read in full."""
     asked = {b: one for b, one in scored.joined.items() if b not in ("new-task-loss", items.GAP)}
     by_benchmark = {benchmark: found for benchmark, one in asked.items() if (found := questions.pairs(one))}
+    by_benchmark = dict(sorted(by_benchmark.items(), key=lambda one: -_lost_and_won(one[1])[0]))
     if not by_benchmark:
         st.caption(t("These scores have no single answers."))
         return
@@ -34,8 +35,13 @@ def show(scored: ScoredRun, titled: dict[str, str]) -> None:
     _read(*pairs[int(chosen) - 1])
 
 
+def _lost_and_won(pairs: Sequence[Pair]) -> tuple[int, int]:
+    flips = [questions.flip(*pair) for pair in pairs]
+    return flips.count("lost"), flips.count("won")
+
+
 def _flip_words() -> dict[str, str]:
-    return {"": t("all"), "lost": t("lost"), "learned": t("learned")}
+    return {"": t("all"), "lost": t("lost"), "won": t("won")}
 
 
 def _chosen(by_benchmark: dict[str, list[Pair]], titled: dict[str, str]) -> tuple[list[Pair], str]:
@@ -43,7 +49,7 @@ def _chosen(by_benchmark: dict[str, list[Pair]], titled: dict[str, str]) -> tupl
     words = _flip_words()
     left, middle, right = st.columns(3)
     benchmark = left.selectbox(
-        t("Questions"), list(by_benchmark), format_func=lambda b: tables.name(b, titled), key="questions"
+        t("Questions"), list(by_benchmark), format_func=lambda b: _counted(b, by_benchmark[b], titled), key="questions"
     )
     pairs = by_benchmark[benchmark]
     families = sorted({after.family for _, after in pairs})
@@ -60,8 +66,17 @@ def _chosen(by_benchmark: dict[str, list[Pair]], titled: dict[str, str]) -> tupl
         for pair in pairs
         if (family == items.ALL or pair[1].family == family) and (not wanted or questions.flip(*pair) == wanted)
     ]
-    pairs.sort(key=lambda pair: {"lost": 0, "learned": 1}.get(questions.flip(*pair), 2))
+    pairs.sort(key=lambda pair: {"lost": 0, "won": 1}.get(questions.flip(*pair), 2))
     return pairs, f"{benchmark}_{family}_{wanted}"
+
+
+def _counted(benchmark: str, pairs: Sequence[Pair], titled: dict[str, str]) -> str:
+    """Return the name of a benchmark with how many of its questions were lost and won, where they are right or wrong."""
+    if pairs[0][1].correct is None:
+        return tables.name(benchmark, titled)
+    lost, won = _lost_and_won(pairs)
+    return t("{name}: lost {lost}, won {won} of {n}", name=tables.name(benchmark, titled), lost=lost, won=won,
+             n=len(pairs))  # fmt: skip
 
 
 def _table(pairs: Sequence[Pair]) -> pd.DataFrame:

@@ -40,6 +40,25 @@ def _texts(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return [str(name) for name in frame.columns], [[str(value) for value in row] for row in frame.to_numpy().tolist()]
 
 
+def _flipped(scored: ScoredRun, titled: dict[str, str]) -> list[files.Table]:
+    """Return the questions that were lost, and apart from them those that were won, with both answers."""
+    names = [t("Questions"), t("Question"), t("Right answer"), t("Base said"), t("Tuned said")]
+    titles = {
+        "lost": t("Lost: right before and wrong after, at most {n} of each benchmark", n=FLIPS_IN_REPORT),
+        "won": t("Won: wrong before and right after, at most {n} of each benchmark", n=FLIPS_IN_REPORT),
+    }
+    found = []
+    for which, title in titles.items():
+        rows = [
+            [tables.name(benchmark, titled), after.prompt or after.item, questions.right(after), questions.said(before),
+             questions.said(after)]
+            for benchmark, joined in scored.joined.items()
+            for before, after in questions.flips(joined, which)[:FLIPS_IN_REPORT]
+        ]  # fmt: skip
+        found += [files.Table(title=title, header=names, rows=rows)] if rows else []
+    return found
+
+
 def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> bytes:
     rows, run_id, run_spec = scored.rows, scored.run_id, scored.spec
     base = bases.describe(run_spec.base.ref, scored.workspace)
@@ -50,18 +69,7 @@ def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, st
     if line is not None and line.changes:
         header, cells = _texts(tables.stages(line, titled))
         told.insert(0, files.Table(title=t("Stage by stage"), header=header, rows=cells))
-    flipped = []
-    for benchmark, joined in scored.joined.items():
-        some = [(one, questions.flip(*one)) for one in questions.pairs(joined)]
-        flipped += [
-            [tables.name(benchmark, titled), t("lost") if flip == "lost" else t("learned"), after.prompt or after.item,
-             questions.right(after), questions.said(before), questions.said(after)]
-            for (before, after), flip in some if flip
-        ][:FLIPS_IN_REPORT]  # fmt: skip
-    if flipped:
-        names = [t("Questions"), t("Flipped"), t("Question"), t("Right answer"), t("Base said"), t("Tuned said")]
-        title = t("Questions that flipped, at most {n} of each benchmark", n=FLIPS_IN_REPORT)
-        told.append(files.Table(title=title, header=names, rows=flipped))
+    told += _flipped(scored, titled)
     return files.as_html(
         heading=t("Forgetting: {name}", name=scored.name),
         sentence=headline.headline(rows, moved=scored.moved, chance=scored.chance),

@@ -97,7 +97,7 @@ def beyond(row: Comparison) -> str:
 def table(
     rows: Sequence[Comparison], judged: Sequence[verdicts.Judged], titled: dict[str, str], *, every: bool = False
 ) -> pd.DataFrame:
-    """Return a comparison as a person reads it; with `every` figure: flips, p-values, and what would have been seen."""
+    """Return a comparison as a person reads it; with `every` figure: p-values, and what would have been seen."""
     about = {one.row.benchmark: one for one in judged}
     found = []
     for row in rows:
@@ -110,13 +110,12 @@ def table(
             t("Change"): number(row, row.change, signed=True),
             t("95 % interval"): interval(row),
             t("Verdict"): verdict_of(row, about),
+            t("Lost and won"): verdicts.flipped(row),
             t("How many"): row.n,
         }
         if every:
             lost, won = row.base_only_right, row.tuned_only_right
             line |= {
-                t("Lost"): "" if lost is None else str(lost),
-                t("Learned"): "" if won is None else str(won),
                 t("p (exact McNemar)"): ""
                 if lost is None or won is None
                 else f"{float(statistics.mcnemar(lost, won)):.3g}",

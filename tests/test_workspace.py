@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from engine import starter
 from engine import workspace as ws
-from engine.benchmarks import library
 from engine.data import datasets
+from engine.forgetting import evaluations
 from engine.runs import lifecycle, store
 from engine.spec import schema
 from tests.helpers import PROJECT_DIR, fake_spec
@@ -64,7 +64,7 @@ def test_a_run_a_data_set_and_questions_are_named_alike_at_the_start_and_when_re
     assert store.note(workspace, run_id).startswith("one\nagpj.exe [2J")
     data = datasets.add(workspace, starter.sample("new-facts").file, HOSTILE)
     assert data.name == wanted and datasets.rename(workspace, data.id, HOSTILE).name == wanted
-    own, _ = library.add(workspace, b'{"prompt": "a", "choices": ["b", "c"], "gold": 0}\n', HOSTILE)
+    own, _ = evaluations.add_questions(workspace, b'{"prompt": "a", "choices": ["b", "c"], "gold": 0}\n', HOSTILE)
     assert own is None or own.title.isprintable()
     base = schema.BaseRef("x/" + HOSTILE.replace("\ud800", ""))
     run_id = lifecycle.start(workspace, msgspec.structs.replace(fake_spec(), base=base))

@@ -16,20 +16,24 @@ import msgspec
 
 from engine import starter
 from engine.benchmarks import own as benchmarks_own
-from engine.benchmarks.own import Own, check, own_dir
-from engine.benchmarks.shipped import HARNESS, Benchmark, Kind, pack, shipped, starters
-from engine.words import Problem, t
+from engine.benchmarks.own import Graders, Own, check, own_dir
+from engine.benchmarks.shipped import Benchmark, Kind, harness, missing, shipped, starters
+from engine.words import Problem
 from engine.workspace import Workspace, decoded, one_line, write_atomically
 
 
 def available(workspace: Workspace | None = None) -> list[Benchmark]:
     """Return every benchmark that can be named: the starter's, the pack, a person's own, and the harness's."""
-    harness = [
-        Benchmark(name=name, title=name, about=t("A task of lm-evaluation-harness, from the Hugging Face hub."),
-                  kind="harness", size=size)
-        for name, size in HARNESS.items()
-    ]  # fmt: skip
-    return [starters(), *shipped(), *(benchmarks_own.own(workspace) if workspace is not None else []), *harness]
+    own = benchmarks_own.own(workspace) if workspace is not None else []
+    return [starters(), *shipped(), *own, *harness()]
+
+
+def unknown(name: str, known: Iterable[str]) -> Problem:
+    """Return why no benchmark can be asked by that name: there is none, or what it needs is not installed."""
+    where = "evaluate.benchmarks"
+    if packages := missing(name):
+        return Problem(rule="benchmark-needs", where=where, parameters={"name": name, "packages": " ".join(packages)})
+    return Problem(rule="benchmark-unknown", where=where, parameters={"name": name[:80], "names": ", ".join(known)})
 
 
 def find(name: str, workspace: Workspace | None = None) -> Benchmark | None:
@@ -73,8 +77,9 @@ def language_of(texts: Iterable[str]) -> str | None:
 
 def sets(*, toy: bool, language: str | None = None) -> dict[str, Set]:
     """Return quick, standard and full for a toy base or a real one. The grammar pairs and general text go first: they
-    need no prompt, and show damage earliest; those in the language of the data before the others. Full fetches the
-    harness's tasks from the hub, for a real base."""
+    need no prompt, and show damage earliest; those in the language of the data before the others. What has to be written
+    goes last, since it takes longest; quick has the shortest of it. Full fetches the harness's tasks from the hub, for a
+    real base."""
     if toy:
         own = [starter.BENCHMARK_NAME]
         return {
@@ -84,9 +89,9 @@ def sets(*, toy: bool, language: str | None = None) -> dict[str, Set]:
         }
     chinese = ["general-text-zh", "grammar-zh"]
     small = [*(chinese if language == "zh" else []), "general-text", "blimp"]
-    others = [name for name in pack() if name not in small]
+    others = [one.name for one in sorted(shipped(), key=lambda one: one.kind == "graded") if one.name not in small]
     return {
-        "quick": Set(name="quick", benchmarks=small, limit=200),
+        "quick": Set(name="quick", benchmarks=[*small, "keeps-language"], limit=200),
         "standard": Set(name="standard", benchmarks=[*small, *others]),
         "full": Set(name="full", benchmarks=[*small, *others, "mmlu", "hellaswag", "arc_challenge"]),
     }
@@ -99,7 +104,8 @@ def spread(count: int, most: int) -> list[int]:
 
 def docs(benchmark: Benchmark, limit: int = 0) -> list[dict[str, Any]]:
     """Return the questions of a benchmark, `limit` of them spread evenly, each with item, family and what is asked:
-    question, choices and gold; or contexts, continuation and gold; or text; or question with reference or form.
+    question, choices and gold; or contexts, continuation and gold; or text; or question with reference or form; or
+    question with grader and most_tokens, which the answer may have.
 
     The harness's own tasks have none here: they are read when they are scored. Raises OSError, and ValueError
     where a person's own questions are damaged.
@@ -109,27 +115,32 @@ def docs(benchmark: Benchmark, limit: int = 0) -> list[dict[str, Any]]:
     decoder = msgspec.json.Decoder(dict[str, Any])
     rows = [decoded(line, decoder) for line in benchmark.path.read_bytes().splitlines() if line.strip()]
     rows = [rows[at] for at in spread(len(rows), limit)] if limit else rows
+    graded = {"most_tokens": benchmark.most_tokens} if benchmark.kind == "graded" else {}
     return [
-        {"family": benchmark.name, **row, **({"question": row["prompt"]} if "prompt" in row else {})} for row in rows
+        {"family": benchmark.name, **row, **({"question": row["prompt"]} if "prompt" in row else {}), **graded}
+        for row in rows
     ]
 
 
 def examples_and_questions(
     found: list[dict[str, Any]], shots: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the first `shots` questions as worked examples, and the others. Sentences without a question take none,
-    and no more than half of a set is given away."""
-    shots = min(shots, len(found) // 2) if found and found[0].get("question") else 0
+    """Return the first `shots` questions as worked examples, and the others. Sentences without a question take none, nor
+    do questions whose right answers are not written down, and no more than half of a set is given away."""
+    shots = min(shots, len(found) // 2) if found and found[0].get("question") and "grader" not in found[0] else 0
     return found[:shots], found[shots:]
 
 
-def add(workspace: Workspace, data: bytes, name: str) -> tuple[Benchmark | None, list[Problem]]:
+def add(workspace: Workspace, data: bytes, name: str, graders: Graders) -> tuple[Benchmark | None, list[Problem]]:
     """Check a person's own questions and keep them. Returns the benchmark, or None when there are errors; nothing is
-    kept then, and the file itself is never touched."""
-    rows, problems = check(data)
+    kept then, and the file itself is never touched. `graders` as in own.check."""
+    rows, problems = check(data, graders)
     if any(problem.severity == "error" for problem in problems):
         return None, problems
-    kind: Kind = "choices" if "choices" in rows[0] else "text" if "text" in rows[0] else "answers"
+    first = rows[0]
+    kind: Kind = (
+        "choices" if "choices" in first else "graded" if "grader" in first else "text" if "text" in first else "answers"
+    )
     content = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
     own = f"own-{hashlib.sha256(content).hexdigest()[:16]}"
     folder = own_dir(workspace, own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ from engine.workspace import Unreadable, Workspace, checked, decoded, find_struc
 MOST_BYTES = 50 * 2**20
 # Fewer questions than two have no interval at all.
 LEAST_ITEMS = 2
+# How long a graded answer may become: a grader does not say how long it expects one to be.
+GRADED_TOKENS = 256
+# What says what is wrong with a grader that a row names: graders lie above this package.
+Graders = Callable[[Any], list[Problem]]
 
 
 class Own(msgspec.Struct, kw_only=True):
@@ -29,12 +33,13 @@ class Own(msgspec.Struct, kw_only=True):
     items: int
 
 
-def check(data: bytes) -> tuple[list[dict[str, Any]], list[Problem]]:
+def check(data: bytes, graders: Graders) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Return the questions of a JSON Lines file and everything that is wrong with it, each with its line.
 
     A row is {question, choices, answer} (answer: the number of the right choice from 0, or its text), {question,
     reference} (the model writes, and is compared by BLEU, ROUGE-L and exact words), {question, form} (does the answer
-    have a form?) or {text} (how surprising is it?). `family` groups rows, `passage` is text that several share.
+    have a form?), {question, grader} (is it right by a grader, which `graders` looks at; a reference may stand beside it)
+    or {text} (how surprising is it?). `family` groups rows, `passage` is text that several share.
     """
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
@@ -61,6 +66,8 @@ def check(data: bytes) -> tuple[list[dict[str, Any]], list[Problem]]:
             problems.append(Problem(rule="not-object", line=line, parameters={"found": type(row).__name__}))
             continue
         found = list(_row_problems(row, line))
+        if "grader" in row:
+            found += [msgspec.structs.replace(one, line=line) for one in graders(row["grader"])]
         kind = _kind_of(row)
         if not found and first is not None and kind != first:
             found = [Problem(rule="bench-mixed", line=line, parameters={"found": kind, "wanted": first})]
@@ -83,10 +90,9 @@ def check(data: bytes) -> tuple[list[dict[str, Any]], list[Problem]]:
 
 
 def _kind_of(row: dict[str, Any]) -> str:
-    if "choices" in row:
-        return "choices"
-    if "form" in row:
-        return "form"
+    for kind in ("grader", "choices", "form"):
+        if kind in row:
+            return kind
     return "text" if "text" in row and "question" not in row else "reference"
 
 
@@ -96,21 +102,22 @@ def _row_problems(row: dict[str, Any], line: int) -> Iterator[Problem]:
 
     names = ", ".join(map(str, row))[:80]
     wanted = ("text",) if _kind_of(row) == "text" else ("question",)
-    for name in (*wanted, *(n for n in ("passage", "family") if n in row)):
+    beside = ("passage", "family", "reference") if "grader" in row else ("passage", "family")
+    for name in (*wanted, *(n for n in beside if n in row)):
         if name not in row:
             yield problem("missing-field", name, found=names)
         elif not isinstance(row[name], str):
             yield problem("wrong-type", name, found=type(row[name]).__name__, wanted=t("a text"))
         elif not row[name].strip():
             yield problem("blank-field", name)
+    if "grader" in row or "text" in wanted:
+        return
     if "form" in row:
         reason = form_problem(row["form"])
         if reason:
             yield problem("bench-form", "form", reason=reason)
     elif "choices" in row:
         yield from _choice_problems(row, problem, names)
-    elif "text" in wanted:
-        return
     elif "answer" in row:
         yield problem("missing-field", "choices", found=names)
     elif not isinstance(row.get("reference"), str) or not row["reference"].strip():
@@ -142,7 +149,8 @@ def _gold(row: dict[str, Any]) -> int | None:
 
 
 def _canonical(row: dict[str, Any], index: int) -> dict[str, Any]:
-    kept = {name: row[name] for name in ("text", "choices", "reference", "form") if name in row}
+    fields = ("reference", "grader") if "grader" in row else ("text", "choices", "reference", "form")
+    kept = {name: row[name] for name in fields if name in row}
     passage, question = row.get("passage"), row.get("question")
     found = {"item": f"row-{index + 1}", **kept}
     if row.get("family"):
@@ -151,7 +159,7 @@ def _canonical(row: dict[str, Any], index: int) -> dict[str, Any]:
         found["question"] = f"{passage}\n\n{question}" if passage else question
     if passage:
         found["cluster"] = hashlib.sha256(passage.encode()).hexdigest()[:16]
-    if "choices" in row:
+    if "choices" in kept:
         found["gold"] = _gold(row)
     return found
 
@@ -171,6 +179,7 @@ def own(workspace: Workspace) -> list[Benchmark]:
             Benchmark(
                 name=folder.name, title=own.name, about=t("Your own questions."), kind=own.kind, size=own.items,
                 template="none" if own.kind == "text" else "chat", path=folder / "items.jsonl", delimiter="",
+                most_tokens=GRADED_TOKENS if own.kind == "graded" else 0,
             )
         )  # fmt: skip
     return found

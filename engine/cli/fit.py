@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engine.plan import Plan
 
 # What no memory hangs on does not matter here: the data, the disk, what the run is scored by.
-UNIMPORTANT = {"dataset-none", "disk-too-small", "memory-too-small", "benchmark-unknown"}
+UNIMPORTANT = {"dataset-none", "disk-too-small", "memory-too-small", "benchmark-unknown", "benchmark-needs"}
 
 
 def register(command: shared.Command) -> None:

@@ -25,11 +25,14 @@ from engine.workspace import Workspace, is_regular
 if TYPE_CHECKING:
     from engine.forgetting import stages
     from engine.report import Comparison
+    from engine.runs import ScoredRun
     from engine.spec import RunSpec
 
 
 def register(command: shared.Command) -> None:
-    command("compare", compare).add_argument("runs", nargs="+", metavar="RUN")
+    sub = command("compare", compare)
+    sub.add_argument("runs", nargs="+", metavar="RUN")
+    sub.add_argument("--lost", action="store_true", help="also show each question that was lost, with both answers")
     sub = command("evaluate", evaluate)
     sub.add_argument("ref", help="a run's id, or a base: starter, a folder, a Hugging Face id")
     sub.add_argument("--benchmarks", metavar="A,B", help="names, or JSON Lines files of your own questions")
@@ -74,6 +77,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     judged: list[verdicts.Judged] = []
     lines: list[stages.Line | None] = []
     about: list[str] = []
+    lost: list[str] = []
     titles, runs = library.titles(workspace), store.list_all(workspace)
     for run_id in arguments.runs:
         if not made_something(workspace, run_id):
@@ -92,6 +96,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
             judged += found.judged(titles)
             lines.append(stages.of(found, runs))
             about += found.about
+            lost += _lost(found) if arguments.lost else []
         except (OSError, ValueError) as error:
             print(f"{run_id}: {error}", file=sys.stderr)
             return EXIT_FAILED
@@ -107,7 +112,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
             print(t("{run}: nothing was learned, training changed no weight.", run=run))
     for one in judged:
         print(one.sentence)
-    for said in dict.fromkeys(about):
+    for said in [*dict.fromkeys(about), *lost]:
         print(said)
     for line in lines:
         _print_stages(line)
@@ -118,13 +123,27 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     return EXIT_OK
 
 
+def _lost(found: ScoredRun) -> list[str]:
+    """Return each question that the base answered right and the run does not, with both answers."""
+    from engine.report import questions
+
+    told = []
+    for benchmark, joined in found.joined.items():
+        for before, after in questions.flips(joined, "lost"):
+            told += [
+                f"\n{found.run_id}  {benchmark}  {after.item}: {after.prompt or ''}".rstrip(),
+                t("Base: {answer}", answer=questions.said(before)), t("Tuned: {answer}", answer=questions.said(after)),
+            ]  # fmt: skip
+    return told
+
+
 def _figures(row: Comparison) -> str:
-    """Return before, after and the change of a line with its interval."""
+    """Return before, after and the change of a line with its interval, and how many questions were lost and won."""
     from engine.report import paired, verdicts
 
     scale, digits = (1, 3) if paired.is_loss(row) else (100, 2)
     before, after = (f"{value * scale:8.{digits}f}" for value in (row.base, row.tuned))
-    return f"{before} -> {after} {verdicts.unit(row):<10} change {_change(row)}"
+    return f"{before} -> {after} {verdicts.unit(row):<10} change {_change(row)}  {verdicts.flipped(row)}".rstrip()
 
 
 def _change(row: Comparison) -> str:
@@ -200,7 +219,7 @@ def _asked(arguments: argparse.Namespace, workspace: Workspace, ref: str) -> tup
     for name in (arguments.benchmarks or "").split(","):
         name = name.strip()
         if library.find(name, workspace) is None and is_regular(Path(name)):
-            own, found = library.add(workspace, Path(name).read_bytes(), Path(name).name)
+            own, found = evaluations.add_questions(workspace, Path(name).read_bytes(), Path(name).name)
             for problem in found:
                 print(f"{name}: {problem.sentence}", file=sys.stderr)
             if own is None:

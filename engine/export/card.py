@@ -58,18 +58,21 @@ def _scores(workspace: Workspace, run_id: str) -> list[str]:
     lines = [] if store.summary(workspace, run_id).moved else ["Nothing was learned: training changed no weight.", ""]
     if not rows:
         return [*lines, "It was not scored before and after."]
-    lines += ["| What was asked | Rows | n | Before | After | Change (95 % interval) |", "|---|---|---|---|---|---|"]
+    lines += ["| What was asked | Rows | n | Before | After | Change (95 % interval) | Lost, won |",
+              "|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in rows:
         scale, unit = (1, "") if paired.is_loss(row) else (100, " %")
         low, high = (f"{end * scale:+.2f}" for end in (row.low, row.high))
         interval = "too few to say" if paired.too_few(row) else f"[{low}, {high}]"
+        flipped = "" if row.base_only_right is None else f"{row.base_only_right}, {row.tuned_only_right}"
         lines.append(
             f"| {_BENCHMARKS.get(row.benchmark, row.benchmark)} | {row.family.replace('|', '/')} | {row.n} "
             f"| {row.base * scale:.2f}{unit} | {row.tuned * scale:.2f}{unit} "
-            f"| {row.change * scale:+.2f} {interval} |"
+            f"| {row.change * scale:+.2f} {interval} | {flipped} |"
         )
     lines.append("")
-    lines.append("Each change is of the same questions before and after; an interval that holds 0 may be chance.")
+    lines.append("Each change is of the same questions before and after; an interval that holds 0 may be chance. Lost: "
+                 "right before and wrong after; won: the reverse.")  # fmt: skip
     return lines
 
 

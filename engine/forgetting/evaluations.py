@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
-from engine import events, machine
-from engine.benchmarks import library, speeds
+from engine import events, graders, machine
+from engine.benchmarks import library, shipped, speeds
 from engine.check import DatasetError
 from engine.data import datasets
 from engine.models import Base, bases
@@ -20,6 +22,8 @@ from engine.spec import settings as spec_settings
 from engine.words import Problem, t
 from engine.workspace import Workspace
 
+# Making the graders of a file may take so long in all: patterns are tried, and there may be thousands of slow ones.
+GRADERS_S = 30.0
 RECIPE = schema.RecipeRef("evaluate", "0" * 64)
 
 
@@ -90,6 +94,27 @@ def build(
     return (None, refused) if refused else (made, [])
 
 
+def add_questions(workspace: Workspace, data: bytes, name: str) -> tuple[shipped.Benchmark | None, list[Problem]]:
+    """Check a person's own questions and keep them, as library.add does; what grades them must be a grader."""
+    end_s = time.monotonic() + GRADERS_S
+
+    def wrong(told: Any) -> list[Problem]:
+        return [Problem(rule="bench-graders-slow")] if time.monotonic() > end_s else _grader_problems(told)
+
+    return library.add(workspace, data, name, wrong)
+
+
+def _grader_problems(told: Any) -> list[Problem]:
+    try:
+        graders.make(msgspec.convert(told, schema.GraderRef))
+    except msgspec.ValidationError:
+        return [Problem(rule="bench-grader", where="grader")]
+    except graders.Refused as refused:
+        return [msgspec.structs.replace(one, where=f"grader.{one.where}" if one.where else "grader")
+                for one in refused.problems]  # fmt: skip
+    return []
+
+
 def everything(workspace: Workspace, run_id: str) -> tuple[RunSpec | None, list[Problem]]:
     """Return the spec that asks a run and its base all the questions of which its check in bounded time asked some, going
     on from there, and what keeps it from starting. Raises as store.load_spec does."""
@@ -118,15 +143,9 @@ def _model_problems(workspace: Workspace, tuned: Base, against: str | None) -> l
 def name_problems(workspace: Workspace, names: Sequence[str]) -> list[Problem]:
     """Return what is wrong with the names of benchmarks: none at all, or one that is not here."""
     known = [one.name for one in library.available(workspace)]
-    shown = ", ".join(known)
-    where = "evaluate.benchmarks"
     if not names:
-        return [Problem(rule="evaluate-none", where=where, parameters={"names": shown})]
-    return [
-        Problem(rule="benchmark-unknown", where=where, parameters={"name": name[:80], "names": shown})
-        for name in names
-        if name not in known
-    ]
+        return [Problem(rule="evaluate-none", where="evaluate.benchmarks", parameters={"names": ", ".join(known)})]
+    return [library.unknown(name, known) for name in names if name not in known]
 
 
 def _settings(**given: object) -> tuple[dict[str, object], list[Problem]]:

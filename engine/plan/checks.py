@@ -75,7 +75,7 @@ def _check_names(checks: _Checks) -> None:
     known = [shipped.HELD_OUT, *(one.name for one in library.available(checks.workspace))]
     for name in spec.evaluate.benchmarks:
         if name not in known:
-            checks.fault("benchmark-unknown", "evaluate.benchmarks", name=name[:80], names=", ".join(known))
+            checks.found.append(library.unknown(name, known))
     tracker = TRACKERS.get(spec.train.report_to, ())
     if tracker and not any(importlib.util.find_spec(module) for module in tracker):
         checks.fault("tracker-missing", "train.report_to", name=spec.train.report_to, package=tracker[-1])

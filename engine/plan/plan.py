@@ -304,5 +304,6 @@ def _characters(root: str, name: str, limit: int) -> int:
     if one is None:
         return 0
     if one.kind == "harness":
-        return HARNESS_CHARACTERS * min(one.size, limit or one.size)
+        each = HARNESS_CHARACTERS + speeds.WRITTEN_CHARACTERS * one.most_tokens
+        return each * min(one.size, limit or one.size)
     return speeds.characters(library.docs(one, limit))

@@ -16,9 +16,15 @@ def pairs(joined: Joined) -> list[tuple[Item, Item]]:
 
 
 def flip(before: Item, after: Item) -> str:
+    """Return whether a question was "lost" (right, then wrong), or "won" (wrong, then right); nothing of others."""
     if before.correct and after.correct is False:
         return "lost"
-    return "learned" if after.correct and before.correct is False else ""
+    return "won" if after.correct and before.correct is False else ""
+
+
+def flips(joined: Joined, which: str) -> list[tuple[Item, Item]]:
+    """Return the questions that were "lost" or "won", each as base and tuned gave it."""
+    return [pair for pair in pairs(joined) if flip(*pair) == which]
 
 
 def said(item: Item) -> str:

@@ -111,6 +111,14 @@ def change_of(row: Comparison) -> Change:
     return "better" if (row.change < 0) == falls else "worse"
 
 
+def flipped(row: Comparison) -> str:
+    """Return how many questions were lost and how many won, which the change adds up and so hides (arXiv 2510.17776);
+    nothing of figures without right and wrong."""
+    if row.base_only_right is None or row.tuned_only_right is None:
+        return ""
+    return t("lost {lost}, won {won}", lost=row.base_only_right, won=row.tuned_only_right)
+
+
 def perplexity(nats_per_token: float) -> float:
     """Return the perplexity of a loss; between models it means something only where both split text alike."""
     return math.exp(min(700.0, nats_per_token))

@@ -384,6 +384,24 @@ def test_compare_takes_many_runs_and_prints_a_line_for_each_family(tunebook, wor
     assert len(lines) == 5 and "66.67 ->    50.00 %" in lines[1] and "change -16.67 (too few to say)" in lines[1]
 
 
+def test_compare_says_what_was_lost_and_won_apart_and_shows_the_lost_ones_with_both_answers(tunebook, workspace):
+    run_dir = finished(workspace)
+    for model, right in (("base", (True, True, False)), ("tuned", (False, True, True))):
+        made = [
+            Item(
+                item=f"q{n}", family="f", prompt_sha=f"p{n}", prompt=f"Ask {n}?", text=f"{model} said {n}", correct=one
+            )
+            for n, one in enumerate(right)
+        ]
+        report_items.write_items(run_dir / "items" / f"{model}-instructions.jsonl", made)
+    plain, more = (tunebook("compare", RUN, *also).out for also in ((), ("--lost",)))
+    assert "lost 1, won 1" in plain and "said" not in plain
+    assert more.startswith(plain)
+    assert more[len(plain):].split("\n") == [
+        "", f"{RUN}  instructions  q0: Ask 0?", "Base: base said 0", "Tuned: tuned said 0", "",
+    ]  # fmt: skip
+
+
 def test_compare_of_a_run_without_scores_says_so(tunebook, workspace):
     finished(workspace)
     assert tunebook("compare", RUN, "--json").json == []

@@ -24,7 +24,7 @@ from engine.runs import lifecycle, scored, store
 from engine.spec import RunSpec, schema
 from engine.words import Problem
 from engine.workspace import Workspace
-from pages import _forgetting_frontier
+from pages import _forgetting_frontier, _forgetting_report
 from tests.apps import button, has_button, open_page, preference_run, shown, texts
 from tests.pages.test_language import made_run
 
@@ -103,6 +103,22 @@ def test_flipped_questions_are_read_side_by_side(workspace: Workspace) -> None:
     next(s for s in app.selectbox if s.key == "questions").set_value("toy-world").run()
     tables = [d.value for d in app.dataframe if "Flipped" in d.value.columns]
     assert tables[0]["Flipped"].tolist().count("lost") == 40 and not app.exception
+
+
+def test_the_set_that_lost_most_is_read_first_and_lost_and_won_stand_apart_in_the_report(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    app = open_page("forgetting", run=run_id)
+    (asked,) = [s for s in app.selectbox if s.key == "questions"]
+    assert [shown(one) for one in asked.options] == [
+        "toy-world knowledge: lost 40, won 0 of 60",
+        "better answer likelier than the worse one: lost 0, won 40 of 60",
+    ]
+    flipped = [d.value["Lost and won"].tolist() for d in app.dataframe if "Verdict" in d.value.columns]
+    assert "lost 40, won 0" in flipped[0]
+    one = scored.of(workspace, run_id)
+    page = _forgetting_report._html(one, one.judged(), {}).decode()
+    lost, won = page.index("Lost: right before"), page.index("Won: wrong before")
+    assert page[lost:won].count("<tr>") == page[won:].count("<tr>") == 1 + 40
 
 
 def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -> None:

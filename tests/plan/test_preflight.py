@@ -94,14 +94,14 @@ def test_the_starter_on_its_sample_has_no_problem_and_is_asked_about_its_world(w
 
 def test_a_base_of_ones_own_gets_no_toy_questions_and_mixes_in_rows_that_it_writes_itself(workspace, base):
     made, _ = build(workspace, base, add(workspace, PAIRS))
-    assert made.evaluate.benchmarks == ["general-text", "blimp"]
+    assert made.evaluate.benchmarks == ["general-text", "blimp", "keeps-language"]
     assert made.train.replay_share > 0 and made.train.replay_data is None
 
 
 def test_a_base_that_learns_chinese_is_asked_in_chinese_too(workspace, base):
     rows = [{"prompt": f"第{i}个问题：天气怎么样？", "completion": "今天下雨，记得带 umbrella。"} for i in range(9)]
     made, _ = build(workspace, base, add(workspace, rows))
-    assert made.evaluate.benchmarks == ["general-text-zh", "grammar-zh", "general-text", "blimp"]
+    assert made.evaluate.benchmarks == ["general-text-zh", "grammar-zh", "general-text", "blimp", "keeps-language"]
 
 
 def test_a_hub_id_that_is_not_on_this_machine_has_no_problem(workspace, monkeypatch, tmp_path):

@@ -51,7 +51,7 @@ def asking(tokenizer: Any, right: dict[str, str], name: str | None = "holds-the-
 def test_an_answer_says_whether_it_came_to_its_end(loaded: Any) -> None:
     model, tokenizer = loaded
     prompts = [render(tokenizer, [{"role": "user", "content": one}]) for one in KNOWN]
-    whole, cut = (written.answers(model, tokenizer, prompts, most) for most in (40, 1))
+    whole, cut = (written.write(model, tokenizer, prompts, most) for most in (40, 1))
     assert [one.ended for one in whole] == [True] * 3 and [one.ended for one in cut] == [False] * 3
     assert [one.text for one in whole] == written.answer(model, tokenizer, prompts, 40)
 

@@ -29,7 +29,8 @@ class Question(NamedTuple):
     piece of it. `pace_by` is what a model reads, in characters, for the estimates of later runs.
 
     One of the harness's own tasks, which the harness reads by itself, is asked in one piece of about `questions`
-    questions by `score_whole`, which keeps every answer as it comes.
+    questions by `score_whole`, which keeps every answer as it comes. `is_written`: its answers are written, all of a batch
+    at once, so that a few take about as long as many.
     """
 
     benchmark: str
@@ -39,6 +40,7 @@ class Question(NamedTuple):
     pace_by: int = 0
     questions: int = 0
     score_whole: Callable[[Any, Any, Any], list[Item]] | None = None
+    is_written: bool = False
 
     @property
     def size(self) -> int:

@@ -79,7 +79,9 @@ def _planned(run: Run, sides: list[Side], sets: list[_Set], budget_s: float, of:
             for place, one in enumerate(sets):
                 answers = one.answers[number]
                 first = answers.done
-                for upto in (first + _WARM, first + shares.FIRST):
+                for upto in (
+                    (first + shares.FIRST,) if one.question.is_written else (first + _WARM, first + shares.FIRST)
+                ):
                     timed_s, before = time.monotonic(), answers.done
                     if not answers.ask(model, side.tokenizer, run.stop.asked, upto=upto):
                         return None

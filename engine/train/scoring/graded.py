@@ -55,7 +55,7 @@ def score(run: Run, model: Any, tokenizer: Any, rows: list[Row], grader: graders
     wanted = [len(tokenizer(one["reference"], add_special_tokens=False)["input_ids"]) for one in asked]
     most = [min(written.MOST_ANSWER_TOKENS, 2 * n + MARGIN_TOKENS) for n in wanted]
     found = []
-    answers = written.answers(model, tokenizer, prompts, most, run.stop.asked)
+    answers = written.write(model, tokenizer, prompts, most, run.stop.asked)
     if run.stop.asked():
         return []
     for (name, family, _), one, prompt, answer in zip(rows, asked, prompts, answers, strict=True):

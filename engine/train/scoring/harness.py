@@ -206,7 +206,7 @@ def score_harness(
         result, tasks = _evaluate(
             harness, [name], manager=manager, shots=shots, limit=limit, apply_chat_template=chat
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError) as error:
         if isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -219,9 +219,13 @@ def score_harness(
     return items
 
 
+# What decides an item, the first that a task has; the last is ifeval's, where all of what was asked for must be there.
+_METRICS = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc")
+
+
 def _harness_item(task: str, sample: dict[str, Any], made: Any) -> Item:
     """Return the item of one sample: choices with their likelihoods, a text's likelihood, or a written answer."""
-    metric = next((m for m in ("acc_norm", "acc", "exact_match") if m in sample), None)
+    metric = next((m for m in _METRICS if m in sample), None)
     answers, asked = sample["filtered_resps"], sample["arguments"]
     chosen = isinstance(answers[0], tuple | list) and len(answers) > 1
     rolling = not chosen and not isinstance(answers[0], str)

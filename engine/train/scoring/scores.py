@@ -58,6 +58,10 @@ def general(spec: RunSpec, workspace: Workspace, base: Base) -> list[Question]:
         docs = [_as_read(doc, examples, benchmark, chat) for doc in docs]
         if benchmark.kind == "text":
             found.append(Question(name, docs, lambda m, t, d, w=window: harness.score_text(m, t, d, w), used, read))
+        elif benchmark.kind == "graded":
+            # all that decides a grade belongs to the key
+            docs = [{**doc, "graded_by": written.grader_of(doc).told} for doc in docs]
+            found.append(Question(name, docs, written.score_graded, used, read, is_written=True))
         elif benchmark.kind == "answers":
             score, how = answer_scorer([doc.get("reference") or "" for doc in docs], window)
             found.append(Question(name, docs, score, used | how, read))

@@ -6,11 +6,15 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from engine import graders
 from engine.benchmarks import forms
 from engine.report import Item
+from engine.runs import failures
+from engine.spec.schema import GraderRef
 from engine.train import backend, parts
 from engine.train.scoring import harness
 from engine.train.scoring.harness import sha
@@ -98,6 +102,40 @@ def score_answers(
     return items
 
 
+def grader_of(doc: dict[str, Any]) -> graders.Grader:
+    """Return what grades the answers to a question. Raises RunRefused."""
+    try:
+        return graders.make(msgspec.convert(doc["grader"], GraderRef))
+    except graders.Refused as refused:
+        raise failures.RunRefused(refused.problems[0]) from refused
+
+
+def score_graded(model: Any, tokenizer: Any, docs: list[dict[str, Any]]) -> list[Item]:
+    """Return an item per doc with `messages` or `text`, `grader` and `most_tokens`: what the model wrote, greedily, and
+    what its grader says of it. Raises RunRefused."""
+    prompts = [harness.asked_text(tokenizer, doc) for doc in docs]
+    items = []
+    for doc, prompt, told in zip(docs, prompts, write(model, tokenizer, prompts, [doc["most_tokens"] for doc in docs]),
+                                 strict=True):  # fmt: skip
+        row = {"prompt": doc["question"], "reference": doc.get("reference"), "ended": told.ended}
+        grade = grader_of(doc).grade(told.text, row)
+        items.append(
+            Item(
+                item=doc["item"], family=doc["family"], prompt_sha=sha(prompt), prompt=doc["question"],
+                text=told.text[:4_000], correct=grade.right, score=grade.score, reference=doc.get("reference"),
+                cluster=doc.get("cluster"),
+            )
+        )  # fmt: skip
+    return items
+
+
+class Written(NamedTuple):
+    """An answer, and whether it came to its end mark; None where the base has no such mark."""
+
+    text: str
+    ended: bool | None
+
+
 class _Enough(StoppingCriteria):
     """Ends each row after as many tokens as it may have."""
 
@@ -109,44 +147,37 @@ class _Enough(StoppingCriteria):
         return torch.tensor([written >= most for most in self._most], device=input_ids.device)
 
 
-class Answer(NamedTuple):
-    """What a model wrote, and whether it came to its end mark within the tokens it had."""
-
-    text: str
-    ended: bool
-
-
 def answer(
     model: Any, tokenizer: Any, prompts: list[str], most_tokens: int | Sequence[int],
     asked: Callable[[], bool] = lambda: False,
 ) -> list[str]:  # fmt: skip
-    """Return the texts of answers()."""
-    return [one.text for one in answers(model, tokenizer, prompts, most_tokens, asked)]
+    """Return the texts of the model's answers, as `write` has them."""
+    return [one.text for one in write(model, tokenizer, prompts, most_tokens, asked)]
 
 
-def answers(
+def write(
     model: Any, tokenizer: Any, prompts: list[str], most_tokens: int | Sequence[int],
     asked: Callable[[], bool] = lambda: False,
-) -> list[Answer]:  # fmt: skip
+) -> list[Written]:  # fmt: skip
     """Return the model's greedy answers to rendered prompts, of at most so many tokens each, whatever else is asked. Those
     of about one length are written together, so that little is padding; nothing is returned when asked() says to stop."""
     coded = tokenizer(prompts, add_special_tokens=False)["input_ids"] if prompts else []
     most = [most_tokens] * len(prompts) if isinstance(most_tokens, int) else list(most_tokens)
     order = sorted(range(len(prompts)), key=lambda n: (most[n] + len(coded[n]), n), reverse=True)
-    found = [Answer("", False)] * len(prompts)
+    found = [Written("", None)] * len(prompts)
     while order:
         if asked():
             return []
         rows = max(1, min(MOST_ROWS, MOST_TOKENS // (len(coded[order[0]]) + most[order[0]])))
         batch, order = order[:rows], order[rows:]
-        made = _write(model, tokenizer, [coded[n] for n in batch], [most[n] for n in batch])
-        for n, one in zip(batch, made, strict=True):
+        told = _write(model, tokenizer, [coded[n] for n in batch], [most[n] for n in batch])
+        for n, one in zip(batch, told, strict=True):
             found[n] = one
     return found
 
 
 @torch.no_grad()
-def _write(model: Any, tokenizer: Any, prompts: list[list[int]], most: list[int]) -> list[Answer]:
+def _write(model: Any, tokenizer: Any, prompts: list[list[int]], most: list[int]) -> list[Written]:
     """Let the model write one batch."""
     width, longest = max(map(len, prompts)), max(most)
     if backend.rewrote(own := parts.below_adapter(model)):
@@ -156,20 +187,21 @@ def _write(model: Any, tokenizer: Any, prompts: list[list[int]], most: list[int]
         width = min(width, window - 1)
         longest = min(longest, window - width)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    device = model.device
+    device, ends = model.device, stops(tokenizer)
     out = model.generate(
         input_ids=torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device),
         attention_mask=torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device),
         max_new_tokens=longest,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=stops(tokenizer),
+        eos_token_id=ends,
         stopping_criteria=StoppingCriteriaList([_Enough(width, most)]),
     )
-    ends, found = set(stops(tokenizer) or ()), []
+    found = []
     for ids, n in zip(out[:, width:].tolist(), most, strict=True):
         text = tokenizer.decode(ids[:n], skip_special_tokens=True).strip()
-        found.append(Answer(text, not ends.isdisjoint(ids[:n])))
+        # what fills a row up comes after its end, or after as many tokens as it may have
+        found.append(Written(text, None if ends is None else not set(ends).isdisjoint(ids[:n])))
     return found
 
 
