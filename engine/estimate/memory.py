@@ -152,6 +152,8 @@ def _held_parameters(shape: shapes.Shape, setup: Setup) -> int:
 def _adapted(shape: shapes.Shape, setup: Setup) -> list[shapes.Linear]:
     if setup.target_modules == "all-linear":
         return list(shape.linears)
+    if setup.target_modules == shapes.FEED_FORWARD:
+        return list(shape.feed_forward)
     names = {name.strip() for name in setup.target_modules.split(",")}
     return [linear for linear in shape.linears if linear.name in names]
 

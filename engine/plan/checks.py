@@ -13,7 +13,7 @@ from engine.benchmarks import library, shipped
 from engine.check import DatasetError
 from engine.data import datasets
 from engine.estimate import cards, machine_choices, memory
-from engine.models import alike, bases
+from engine.models import alike, bases, shapes
 from engine.plan import from_recipe, judges
 from engine.plan.plan import Plan
 from engine.runs import admission, store
@@ -156,6 +156,10 @@ def _check_targets(checks: _Checks) -> None:
     if checks.spec.adapter == "full" or targets == "all-linear" or shape is None or shape.is_estimated:
         return
     linear = list(dict.fromkeys(one.name for one in shape.linears))
+    if targets == shapes.FEED_FORWARD:
+        if not shape.feed_forward:
+            checks.fault("targets-no-feed-forward", "adapter_args.target_modules", known=", ".join(linear))
+        return
     named = {name.strip() for name in targets.split(",")}
     if not named & {*linear, *OTHER_MODULES} and not any("." in name for name in named):
         checks.fault("targets-unknown", "adapter_args.target_modules", names=targets[:80], known=", ".join(linear))

@@ -130,7 +130,7 @@ def _ask(model: Any, logits: Logits, rows: Sequence[Encoded], take: Callable[...
 
 
 def _without_surprising(run: Run) -> Any:
-    """Return the rows without the tokens that surprise the base; general rows stay whole, since they are there to be kept."""
+    """Return the rows without the tokens that surprise the base; general rows stay whole: they are there to be kept."""
     with ranks.one_after_the_first():
         if skipped.about(run.run_dir) is None and not _find_surprising(run):
             return run.rows
@@ -149,7 +149,9 @@ def _without_surprising(run: Run) -> Any:
         )
     ]  # fmt: skip
     if about.rows:
-        notes.append(later("{n} rows are left out whole: every token of their answers surprises the base.", n=about.rows))
+        notes.append(
+            later("{n} rows are left out whole: every token of their answers surprises the base.", n=about.rows)
+        )
     if about.share >= NEARLY_ALL:
         notes.append(later("That is nearly everything there is to learn: expect little gain, or choose another way."))
     return run.rows._replace(train=kept, notes=[*run.rows.notes, *notes])
@@ -232,8 +234,8 @@ def _write_reference(run: Run, rows: Sequence[Encoded]) -> None:
     run.log.append(
         events.Log(
             text=later(
-                "The base's {width} likeliest other tokens were kept for {tokens} trained tokens ({size} MiB): what the run is "
-                "held to is a lower bound of the divergence.", width=width, tokens=total, size=size,
+                "The base's {width} likeliest other tokens were kept for {tokens} trained tokens ({size} MiB): what the run "
+                "is held to is a lower bound of the divergence.", width=width, tokens=total, size=size,
             )
         )
     )  # fmt: skip
