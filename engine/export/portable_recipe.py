@@ -156,6 +156,8 @@ def common_differences(recipe: PortableRecipe) -> list[str]:
             found.append(
                 "it trained the adapter of that run on; here a new one of its kind is trained on the merged model"
             )
+    if recipe.spec.adapter_args.target_modules == shapes.FEED_FORWARD and not recipe.feed_forward:
+        found.append("the feed-forward layers of its base are not known here: all linear layers get an adapter there")
     return found
 
 
@@ -183,15 +185,23 @@ def commented(lines: list[str]) -> str:
 
 
 def target_modules(recipe: PortableRecipe) -> list[str] | None:
-    """The modules that get an adapter; None for all linear ones."""
+    """The modules that get an adapter; None for all linear ones, and where those of the feed-forward part are not known."""
     names = recipe.spec.adapter_args.target_modules
-    if names == shapes.FEED_FORWARD and recipe.feed_forward:
-        return list(recipe.feed_forward)
+    if names == shapes.FEED_FORWARD:
+        return list(recipe.feed_forward) or None
     return None if names == "all-linear" else [name.strip() for name in names.split(",")]
 
 
 def as_yaml(head: list[str], settings: dict[str, Any]) -> str:
     return commented(head) + "\n" + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100)
+
+
+def keeps_less(recipe: PortableRecipe, carried: tuple[str, ...] = ()) -> list[str]:
+    """What is not carried over of how the run keeps what its base knew."""
+    keep = recipe.spec.objective_args.keep
+    if keep == "plain" or keep in carried:
+        return []
+    return [f"objective_args.keep = {keep}: all tokens of an answer are learned alike there"]
 
 
 def yaml_differences(recipe: PortableRecipe) -> list[str]:

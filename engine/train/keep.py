@@ -154,7 +154,7 @@ def _without_surprising(run: Run) -> Any:
         )
     if about.share >= NEARLY_ALL:
         notes.append(later("That is nearly everything there is to learn: expect little gain, or choose another way."))
-    return run.rows._replace(train=kept, notes=[*run.rows.notes, *notes])
+    return run.rows._replace(train=kept, about=[*run.rows.about, *notes])
 
 
 def _find_surprising(run: Run) -> bool:

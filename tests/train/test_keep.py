@@ -387,8 +387,8 @@ def likely_rows(base: Any) -> list[Encoded]:
 def prepared(tmp_path: Path, base: Any, train: list[Encoded]) -> Any:
     made, run = trainer_of(tmp_path, "plain")
     del made
-    notes: list[Any] = []
-    told = {"train": train, "replay": [], "notes": notes}
+    about: list[Any] = []
+    told = {"train": train, "replay": [], "about": about}
     run.rows = SimpleNamespace(**told, _replace=lambda **new: SimpleNamespace(**{**told, **new}))
     run.model, run.spec.objective_args.keep = base, "skip_surprising"
     return run
@@ -405,7 +405,7 @@ def test_tokens_that_surprise_the_base_are_left_out_and_are_kept_with_the_run(tm
     kept = [skipped.without(row, expected[skipped.key(row)]) for row in before]
     assert run.rows.train == [row for row in kept if row.trained_tokens]
     share = f"{100 * about.share:.0f} % of the answer tokens are left out"
-    assert share in str(run.rows.notes[0])
+    assert share in str(run.rows.about[0])
 
 
 def test_a_run_that_goes_on_leaves_out_the_same_whatever_its_model_says_by_then(tmp_path: Path, sure_base: Any) -> None:
