@@ -72,7 +72,8 @@ def _keeping(plain: Plan, overrides: dict[str, Any]) -> None:
     now = keep if keep != "plain" else "replay" if share else "plain"
     options = list(dict.fromkeys(["plain", "replay", "kl", *([now] if now in words else [])]))
     chosen = st.radio(
-        t("Keep what it knew"), options, options.index(now) if now in options else None, format_func=words.get,
+        t("Keep what it knew"), options, options.index(now) if now in options else None,
+        format_func=lambda way: _ui.plain(words[way]),
         horizontal=True, key=f"keep~{now}~{st.session_state.get('form', 0)}",
         help=_ui.plain(t(
             "Training on new rows alone makes a model forget. General rows are learned beside them, in a share set under "

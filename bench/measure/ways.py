@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from bench.measure import cases
 from engine.report import items, statistics
-
-if TYPE_CHECKING:
-    from bench.measure.table import Row
 
 # What a table of ways has a column for, where it was measured: what it is called, and how it is told (points, or nats).
 COLUMNS = (
@@ -21,9 +18,10 @@ COLUMNS = (
 LEAST = 1.0
 
 
-def table(case: cases.Case, rows: list[Row]) -> list[str]:
+def table(case: cases.Case, rows: list[Any]) -> list[str]:
     """Return a line for each recipe and way: the mean change over seeds, its 95 % interval by Student's t with seeds as the
-    unit, the least and the greatest change, and a remark where nothing is gained or there is no such way."""
+    unit, the least and the greatest change, and a remark where nothing is gained or there is no such way.
+    `rows` are those of table.py."""
     here = {(one.benchmark, one.family) for row in rows for one in row.figures}
     columns = [one for one in COLUMNS if one[:2] in here]
     lines = [
@@ -44,11 +42,11 @@ def table(case: cases.Case, rows: list[Row]) -> list[str]:
     return lines
 
 
-def _changes(rows: list[Row], benchmark: str, family: str) -> list[float]:
+def _changes(rows: list[Any], benchmark: str, family: str) -> list[float]:
     return [one.change for row in rows for one in row.figures if (one.benchmark, one.family) == (benchmark, family)]
 
 
-def _cell(rows: list[Row], benchmark: str, family: str, _: str, by: int) -> str:
+def _cell(rows: list[Any], benchmark: str, family: str, _: str, by: int) -> str:
     values = [by * one for one in _changes(rows, benchmark, family)]
     if not values:
         return ""
@@ -60,7 +58,7 @@ def _cell(rows: list[Row], benchmark: str, family: str, _: str, by: int) -> str:
     return told
 
 
-def _remark(rows: list[Row]) -> str:
+def _remark(rows: list[Any]) -> str:
     """Say that a way gains nothing on the new task: in choices where there are any, else in its loss."""
     points = [100 * one for one in _changes(rows, "new-task-choices", items.ALL)]
     if points:

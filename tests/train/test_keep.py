@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, OFTConfig, get_peft_model
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
@@ -21,7 +21,7 @@ from engine.render import Encoded, skipped
 from engine.render.encode import IGNORED
 from engine.runs import failures
 from engine.spec import OBJECTIVES
-from engine.train import keep, keep_losses
+from engine.train import keep, keep_losses, oft
 from engine.train.objectives import common, sft
 
 torch.set_num_threads(1)
@@ -195,8 +195,12 @@ def trainer_of(
     keep.prepare(run)
     if adapter == "lora":
         model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    elif adapter == "oft":
+        oft_config: Any = OFTConfig(oft_block_size=8, use_cayley_neumann=False, target_modules="all-linear")
+        model = get_peft_model(model, oft_config)
+        oft.host(model)
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and (adapter == "full" or "lora_B" in name):
+        if parameter.requires_grad and (adapter == "full" or "lora_B" in name or "oft_R" in name):
             parameter.data += 0.05 * torch.randn_like(parameter)
     args = SFTConfig(
         output_dir=str(tmp_path / "out"), per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
@@ -250,7 +254,7 @@ def base_model() -> Any:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["filled up", "end to end"])
 @pytest.mark.parametrize("loss", ["chunked_nll", "nll"])
-@pytest.mark.parametrize(("way", "adapter"), [("entropy", "full"), ("entropy", "lora"), ("kl", "lora"), ("kl", "full")])
+@pytest.mark.parametrize(("way", "adapter"), [("entropy", "full"), ("kl", "lora"), ("kl", "full"), ("kl", "oft")])
 def test_a_training_step_has_the_loss_of_the_equation(
     tmp_path: Path, way: str, adapter: str, loss: str, packed: bool
 ) -> None:
