@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+import msgspec
 import streamlit as st
 from streamlit.components.v2 import component
 
 from engine.check import DatasetError
 from engine.data import Dataset, readiness
-from engine.render import NoTokenizer, outcome, preview
+from engine.models import bases
+from engine.render import NoTokenizer, outcome, preview, skipped
+from engine.runs import store
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _data_profile, _ready, _ui
@@ -26,6 +30,8 @@ _CSS = """
   border-bottom: 2px solid var(--st-green-color); }
 .text span.back { background: color-mix(in srgb, var(--st-orange-color) 25%, transparent);
   border-bottom: 2px dashed var(--st-orange-color); }
+.text span.out { background: color-mix(in srgb, var(--st-violet-color) 25%, transparent);
+  border-bottom: 2px dotted var(--st-violet-color); }
 .text span.cut { text-decoration: line-through; opacity: .6; }
 .text span.mark { font-weight: 700; outline: 1px solid var(--st-border-color); outline-offset: -1px; }
 """
@@ -34,7 +40,7 @@ _CSS = """
 _JS = """
 export default function ({ parentElement, data }) {
   parentElement.querySelectorAll(".row").forEach(old => old.remove());
-  const kinds = ["", "trained", "back", "cut"];
+  const kinds = ["", "trained", "back", "cut", "out"];
   for (const part of data.parts) {
     const row = document.createElement("div"), head = document.createElement("p"), text = document.createElement("div");
     row.className = "row"; head.className = "head"; text.className = "text";
@@ -61,6 +67,9 @@ export default function ({ parentElement, data }) {
 }
 """
 
+# So many of the newest runs that left tokens out are looked at.
+MOST_RUNS = 20
+
 _tokens = component("tunebook_tokens", css=_CSS, js=_JS)
 
 
@@ -69,18 +78,60 @@ def show(workspace: Workspace, dataset: Dataset) -> None:
     if dataset.report.type in ("prompt-only", "stepwise"):
         st.info(t("These rows have no answer to learn from, so no token of them is trained."))
         return
-    base = _data_profile.base_of(workspace)
-    length = _ready.usual_plan(workspace, dataset, base).window.length
+    run_id = _learned_by(workspace, dataset)
+    if run_id is None:
+        base = _data_profile.base_of(workspace)
+        length = _ready.usual_plan(workspace, dataset, base).window.length
+    else:  # as that run read them
+        spec = store.load_spec(workspace, run_id)
+        base, length = bases.describe(spec.base.ref, workspace, spec.base.revision), spec.train.max_length
     try:
         with st.spinner(t("Reading some rows as the base does ...")):
             found = readiness.preview(workspace, dataset.id, base, length)
+        if run_id is not None:
+            keys = {part.key for row in found.rows for part in row.parts}
+            found = preview.as_learned(found, skipped.places(workspace.run_dir(run_id), keys))
+    except (OSError, msgspec.MsgspecError):
+        st.error(t("What this run left out cannot be read."))
+        return
     except (NoTokenizer, DatasetError) as error:
         st.error(_ui.plain(error.problem.sentence))
         return
     _counts(found, length)
+    if run_id is not None:
+        _left_out(workspace, run_id)
     parts = [_part(row, part) for row in found.rows for part in row.parts]
     if parts:
         _tokens(key=f"tokens_{dataset.id}", data={"parts": parts})
+
+
+def _learned_by(workspace: Workspace, dataset: Dataset) -> str | None:
+    """Return the run by which the rows are shown as it learned them: of those that left out what surprised their base."""
+    runs: dict[str, str] = {}
+    for path in sorted(workspace.root.glob(f"runs/*/{skipped.NAME}"), reverse=True)[:MOST_RUNS]:
+        run_id = path.parent.name
+        with suppress(OSError, ValueError, store.UnreadableSpec):
+            if store.exists(workspace, run_id) and store.load_spec(workspace, run_id).dataset.id == dataset.id:
+                runs[run_id] = store.name(workspace, run_id) or run_id
+    if not runs:
+        return None
+    return st.selectbox(
+        t("Shown as learned by"), [None, *runs],
+        format_func=lambda one: _ui.plain(runs[one]) if one else t("any run that leaves nothing out"),
+        key=f"learned_by_{dataset.id}",
+    )  # fmt: skip
+
+
+def _left_out(workspace: Workspace, run_id: str) -> None:
+    about = skipped.about(workspace.run_dir(run_id))
+    if about is None:
+        return
+    text = t(
+        "{share} % of the answer tokens are left out ({n} of {total}): the base finds them surprising (perplexity above "
+        "{threshold}).", share=f"{100 * about.share:.0f}", n=f"{about.skipped:,}", total=f"{about.tokens:,}",
+        threshold=f"{about.threshold:g}",
+    )  # fmt: skip
+    st.write(_ui.plain(text + " " + t("They are violet with a dotted line.")))
 
 
 def _counts(found: preview.Preview, length: int) -> None:

@@ -12,6 +12,8 @@ from engine.spec import OBJECTIVES, recipes, schema, settings
 from engine.words import Problem, t
 from pages import _ui
 
+SHARE, KEEP = "train.replay_share", "objective_args.keep"
+USUAL_SHARE = 0.1  # of the recipes that mix in general rows
 # Settings that the page decides elsewhere, or that a form field cannot hold.
 HIDDEN = {
     "objective", "adapter", "adapter_args.continue", "dataset.eval_id", "dataset.grader", "train.tolerance",
@@ -27,9 +29,12 @@ def show(recipe: recipes.Recipe, plain: Plan, overrides: dict[str, Any]) -> None
         _judge(plain, overrides)
     taken = _taken(plain, overrides)
     columns = st.columns(3)
-    for number, path in enumerate(path for path in recipe.basic if path not in taken):
+    basic = [path for path in recipe.basic if path not in taken and not (objective.replays and path == SHARE)]
+    for number, path in enumerate(basic):
         with columns[number % 3]:
             _field(path, plain, overrides)
+    if objective.replays:
+        _keeping(plain, overrides)
     with st.expander(t("Advanced")):
         unused = "adapter_args." if recipe.adapter == "full" else "adapter_args.block_size"
         if plans.offers_to_continue(plain):
@@ -43,9 +48,7 @@ def show(recipe: recipes.Recipe, plain: Plan, overrides: dict[str, Any]) -> None
         rest = [
             path
             for path in settings.fields()
-            if path not in recipe.basic
-            and path not in {*HIDDEN, *taken}
-            and not path.startswith(("objective_args.", unused))
+            if path not in basic and path not in {*HIDDEN, *taken} and not path.startswith(("objective_args.", unused))
         ] + list(objective.fields)
         columns = st.columns(3)
         for number, path in enumerate(rest):
@@ -54,6 +57,40 @@ def show(recipe: recipes.Recipe, plain: Plan, overrides: dict[str, Any]) -> None
     if overrides and st.button(t("Back to the defaults"), key="reset"):
         forget_changes()
         st.rerun()
+
+
+def _keeping(plain: Plan, overrides: dict[str, Any]) -> None:
+    """How the run keeps what its base knew: not at all, by general rows, or held to the base. What else there is stands in
+    a recipe of one's own; where one is chosen, it is shown."""
+    words = {
+        "plain": t("not at all"), "replay": t("mix in general rows"), "kl": t("hold it to the base"),
+        "entropy": t("learn less where it is sure of something else"),
+        "skip_surprising": t("leave out what surprises the base"),
+    }  # fmt: skip
+    usual = {path: schema.value_at(plain.spec, path) for path in (SHARE, KEEP)}
+    share, keep = (overrides.get(path, usual[path]) for path in (SHARE, KEEP))
+    now = keep if keep != "plain" else "replay" if share else "plain"
+    options = list(dict.fromkeys(["plain", "replay", "kl", *([now] if now in words else [])]))
+    chosen = st.radio(
+        t("Keep what it knew"), options, options.index(now) if now in options else None,
+        format_func=lambda way: _ui.plain(words[way]),
+        horizontal=True, key=f"keep~{now}~{st.session_state.get('form', 0)}",
+        help=_ui.plain(t(
+            "Training on new rows alone makes a model forget. General rows are learned beside them, in a share set under "
+            "Advanced. Held to the base, what it would have said instead stays as likely as it was: nothing is mixed in, "
+            "and a step takes about a third longer."
+        )),
+    )  # fmt: skip
+    if chosen in (None, now):
+        return
+    wanted = {SHARE: (usual[SHARE] or USUAL_SHARE) if chosen == "replay" else 0.0,
+              KEEP: "plain" if chosen == "replay" else chosen}  # fmt: skip
+    for path, value in wanted.items():
+        overrides.pop(path, None)
+        if value != usual[path]:
+            overrides[path] = value
+    new_form()
+    st.rerun()
 
 
 def _taken(plain: Plan, overrides: dict[str, Any]) -> tuple[str, ...]:

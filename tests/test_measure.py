@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.measure import cases, table
+from bench.measure import cases, table, ways
 from bench.measure.__main__ import phases_s
 from engine import events
 
@@ -28,15 +28,16 @@ def row(piece: cases.Piece, key: str) -> table.Row:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in cases.CASES.glob("*.yaml")))
-def test_every_case_is_read_and_has_its_control_beside_every_recipe_and_value(name: str) -> None:
+def test_every_case_is_read_and_has_every_data_set_beside_every_recipe_and_value(name: str) -> None:
     case = cases.read(name)
     found = cases.pieces(case)
     assert len({msgspec.json.encode(piece) for piece in found}) == len(found)
-    of = {
-        data: {(p.recipe, str(p.varied), p.seed) for p in found if p.data == data}
-        for data in [*case.data, cases.CONTROL]
-    }
-    assert all(one == of[cases.CONTROL] for one in of.values())
+    of = {data: {(p.recipe, p.way, str(p.varied), p.seed) for p in found if p.data == data} for data in case.all_data}
+    assert all(one == of[case.all_data[-1]] for one in of.values())
+    ways = [
+        (recipe, way) for recipe in case.grid for way, one in case.ways.items() if recipe in (one.recipes or case.grid)
+    ]
+    assert not case.ways or {(p.recipe, p.way) for p in found} == set(ways)
 
 
 def test_a_case_with_an_unknown_setting_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +64,32 @@ def test_a_table_is_named_partial_until_all_its_runs_are_there(tmp_path: Path, m
     assert "| 3.500: -0.100 [-0.200, -0.010] |" in path.read_text()
     assert "| 72.0: -2.0 [-6.0, +2.0] |" in path.read_text()
     assert "agreement" not in path.read_text()
+
+
+def test_ways_are_told_as_means_over_seeds_and_what_was_not_run_or_gains_nothing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "TABLES", tmp_path / "tables")
+    case = cases.read("keep")
+    gained = {"plain": (0.75, 0.77, 0.76), "skip_surprising": (0.0, 0.01, -0.01)}
+    rows = []
+    for way, changes in gained.items():
+        for seed, change in enumerate(changes):
+            piece = cases.Piece("new facts", "full", {}, seed, {}, way)
+            figures = [table.Figure("new-task-choices", "all", 144, 0.24, 0.24 + change, change, None, None)]
+            rows.append(msgspec.structs.replace(row(piece, way + str(seed)), way=way, figures=figures))
+    told = ways.table(case, rows)
+    assert "| full | plain | 3 | +76.0 [+73.5, +78.5] (+75.0 to +77.0) |  |" in told
+    assert "| full | skip_surprising | 3 | +0.0 [-2.5, +2.5] (-1.0 to +1.0) | no gain |" in told
+    assert "| full | kl | 0 |  | not run |" in told
+    assert "| full | feed-forward |  |  | there is no such run |" in told
+
+
+def test_a_sample_is_found_without_a_folder_and_a_file_wants_one() -> None:
+    case = cases.read("keep")
+    assert cases.file_of(case.data["new facts"], None).name == "new-facts.jsonl"
+    with pytest.raises(ValueError, match=r"--data must name the folder that has gsm8k_test\.jsonl"):
+        cases.file_of(cases.read("keep-smollm2").data["mathematics"], None)
 
 
 def test_a_run_is_told_from_others_by_its_settings_its_base_and_its_data() -> None:

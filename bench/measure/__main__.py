@@ -3,7 +3,8 @@
     python -m bench.measure rates --base "SmolLM2 135M" --data FOLDER [--minutes 60] [--most 3]
 
 `--base` is a reference, or how a base of this home is called (`make real` brings "SmolLM2 135M"); `--data` the folder with
-the files that the case names. It stops before a run that would begin after `--minutes`; a run that takes longer than a
+the files that the case names; a case of the starter's samples needs none. A case that keeps its runs keeps them in
+$TUNEBOOK_HOME. It stops before a run that would begin after `--minutes`; a run that takes longer than a
 piece may is stopped and not counted. The page is written anew after every run, and named partial until all are there.
 """
 
@@ -24,7 +25,7 @@ import msgspec
 import psutil
 
 from bench.measure import cases, table
-from engine import events, machine
+from engine import events, machine, starter
 from engine.data import datasets
 from engine.models import Base, bases, shortlist
 from engine.plan import plans
@@ -77,12 +78,17 @@ def measure(
     workspace: Workspace, case: cases.Case, piece: cases.Piece, base: Base, data: Path, most_s: float
 ) -> table.Row | str:  # fmt: skip
     """Carry out one run and return its row; "" where the table has it, else in words why there is none."""
-    dataset = datasets.add(workspace, data, data.name, drop_bad_rows=True)
-    plan = plans.make(workspace, piece.recipe, base=str(base.folder), dataset=dataset.id, overrides=piece.settings)
+    one = cases.of(case, piece.data)
+    if one.sample:
+        dataset = datasets.add_sample(workspace, starter.sample(one.sample))
+    else:
+        dataset = datasets.add(workspace, data, data.name, drop_bad_rows=True)
+    ref = "starter" if base.is_toy else str(base.folder)  # which has rates of its own
+    plan = plans.make(workspace, piece.recipe, base=ref, dataset=dataset.id, overrides=piece.settings)
     if plan.problems:
         return "; ".join(one.sentence for one in plan.problems)
     assert base.folder is not None
-    weights, one = sha256_of(base.folder), cases.of(case, piece.data)
+    weights = sha256_of(base.folder)
     key = table.key_of(told(plan.spec), weights, one.sha256)
     if any(row.key == key for row in table.read(case)):
         return ""
@@ -104,9 +110,11 @@ def measure(
         base_sha256=weights, data_sha256=one.sha256, spec=told(plan.spec), machine=_machine(started),
         versions=started.versions, at=time.strftime("%Y-%m-%d"), seconds=round(time.monotonic() - began_s, 1),
         phases_s=phases_s(found), steps=max(event.step for event in found if isinstance(event, events.Step)),
-        figures=[_figure(row) for row in scored.of(workspace, run_id).rows],
+        figures=[_figure(row) for row in scored.of(workspace, run_id).rows], way=piece.way,
+        run=run_id if case.keeps_runs else "",
     )  # fmt: skip
-    lifecycle.delete(workspace, run_id)  # a whole model each
+    if not case.keeps_runs:
+        lifecycle.delete(workspace, run_id)  # a whole model each
     return row
 
 
@@ -133,27 +141,28 @@ def main() -> int:
     )
     parser.add_argument("case")
     parser.add_argument("--base", required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="the folder with the files that the case names")
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--threads", type=int, default=0, help="processor threads of a run; 0: all")
+    parser.add_argument("--threads", type=int, help="processor threads of a run, if not the recipe's; 0: all")
     parser.add_argument("--most", type=int, default=0, help="so many runs at most")
     arguments = parser.parse_args()
     until_s, failed, done = time.monotonic() + 60 * arguments.minutes, 0, 0
     try:
         case, base = cases.read(arguments.case), base_of(arguments.base)
-        files = {name: cases.file_of(cases.of(case, name), arguments.data) for name in [*case.data, cases.CONTROL]}
+        files = {name: cases.file_of(cases.of(case, name), arguments.data) for name in case.all_data}
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     wanted = cases.pieces(case)
-    # One home for all: the base is scored once for each data set.
+    # One home for all: the base is scored once for each data set. What is kept stays in the home of the person.
     folder = tempfile.TemporaryDirectory(prefix="measure-", ignore_cleanup_errors=True)
-    workspace = Workspace(Path(folder.name))
+    workspace = default_workspace() if case.keeps_runs else Workspace(Path(folder.name))
     for number, piece in enumerate(wanted, 1):
         left_s = until_s - time.monotonic()
         if left_s <= 0 or (arguments.most and done >= arguments.most):
             break
-        piece = piece._replace(settings={**piece.settings, "train.threads": arguments.threads})
+        if arguments.threads is not None:
+            piece = piece._replace(settings={**piece.settings, "train.threads": arguments.threads})
         found = measure(workspace, case, piece, base, files[piece.data], min(MOST_PIECE_S, left_s))
         if isinstance(found, table.Row):
             table.append(case, found)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bench.measure import cases
+from bench.measure import cases, ways
 from engine import processes
 from engine.report import items
 from engine.workspace import append_line
@@ -56,6 +56,8 @@ class Row(msgspec.Struct, frozen=True):
     phases_s: dict[str, float]
     steps: int
     figures: list[Figure]
+    way: str = ""
+    run: str = ""  # where it was kept
 
 
 def key_of(spec: dict[str, Any], base_sha256: str, data_sha256: str) -> str:
@@ -91,12 +93,15 @@ def page(case: cases.Case, wanted: int, rows: list[Row]) -> str:
     """Return the page: a table for each data set, the control beside them."""
     done = "" if len(rows) >= wanted else f" (partial: {len(rows)} of {wanted} runs)"
     lines = [f"# {case.title}{done}", "", *_about(case, rows)]
-    for data in [*case.data, cases.CONTROL]:
+    for data in case.all_data:
         of_data = [row for row in rows if row.data == data]
         if of_data:
             one = cases.of(case, data)
-            lines += ["", f"## {data[0].upper()}{data[1:]}: {one.rows} rows of `{one.file}` ({one.licence})", ""]
+            count = f"{one.rows} rows of" if one.rows else "all rows of"
+            lines += ["", f"## {data[0].upper()}{data[1:]}: {count} `{one.title}` ({one.licence})", ""]
             lines += [f"Here {_settings(one.settings)}.", ""] if one.settings else []
+            if case.ways:
+                lines += [*ways.table(case, of_data), "", "Each run, with its 95 % interval over questions:", ""]
             lines += _table(of_data)
     return "\n".join(lines) + "\n"
 
@@ -112,8 +117,15 @@ def _about(case: cases.Case, rows: list[Row]) -> list[str]:
         "recipe's default.",
         "Change from base to tuned with its 95 % interval over questions, one line a seed: what varies between seeds is "
         "not in the interval. Losses are nats per trained token (less is better), accuracies points.",
-        f"Under any training a rounded base heals: read a change of general text or questions against the {cases.CONTROL} "
-        "of the same recipe and rate.",
+        *(
+            []
+            if case.control is None
+            else [
+                f"Under any training a rounded base heals: read a change of general text or questions against the "
+                f"{cases.CONTROL} of the same recipe and rate."
+            ]
+        ),
+        *case.notes,
         f"Made by `python -m bench.measure {case.name} --base ... --data ...`.",
     ]
 
@@ -125,11 +137,14 @@ def _settings(of: dict[str, Any]) -> str:
 def _table(rows: list[Row]) -> list[str]:
     columns = sorted({(one.benchmark, one.family) for row in rows for one in row.figures if _shown(one)})
     varied = list(dict.fromkeys(path for row in rows for path in row.varied))
-    head = ["recipe", *(path.rpartition(".")[2].replace("_", " ") for path in varied), "seed", "steps", "minutes"]
+    named = any(row.way for row in rows)
+    head = ["recipe", *(["way"] if named else [])]
+    head += [*(path.rpartition(".")[2].replace("_", " ") for path in varied), "seed", "steps", "minutes"]
     names = [f"{benchmark}: {family}" if family != benchmark else benchmark for benchmark, family in columns]
     lines = ["| " + " | ".join([*head, *names]) + " |", "|" + "---|" * (len(head) + len(names))]
-    for row in sorted(rows, key=lambda one: (one.recipe, [one.varied.get(path, 0) for path in varied], one.seed)):
-        cells = [row.recipe, *(f"{row.varied[path]:g}" if path in row.varied else "" for path in varied)]
+    for row in sorted(rows, key=lambda one: (one.recipe, one.way, [one.varied.get(at, 0) for at in varied], one.seed)):
+        cells = [row.recipe, *([row.way] if named else [])]
+        cells += [f"{row.varied[path]:g}" if path in row.varied else "" for path in varied]
         cells += [str(row.seed), str(row.steps), f"{row.seconds / 60:.1f}"]
         found = {(one.benchmark, one.family): one for one in row.figures}
         lines.append("| " + " | ".join([*cells, *(_cell(found.get(column)) for column in columns)]) + " |")

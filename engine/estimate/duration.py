@@ -19,6 +19,7 @@ from engine.estimate import measured as estimate_measured
 from engine.estimate import memory
 from engine.estimate.measured import Job, Measurement
 from engine.estimate.phases import ORDER, Line, Phase
+from engine.estimate.setup import asks_base_before, asks_base_beside
 from engine.models import shapes
 from engine.spec import OBJECTIVES, counts
 from engine.words import t
@@ -113,7 +114,8 @@ def token_flops(shape: shapes.Shape, setup: memory.Setup, row_tokens: float) -> 
         once *= TURNING if setup.adapter == "oft" else 1
     once += forward if setup.gradient_checkpointing else 0
     once *= UNPACKING if setup.quantize != "none" else 1
-    return objective.trained_passes * once + objective.other_passes * forward
+    beside = objective.other_passes + asks_base_beside(setup)
+    return objective.trained_passes * once + beside * forward
 
 
 def assumed_flops(
@@ -287,7 +289,9 @@ def _phase(usual: _Usual, phase: Phase, job: Job, runs: list[Measurement], libra
     for number, one in enumerate(runs[: estimate_measured.MOST_RUNS]):
         if one.job is None or (phase.startswith("scoring") and one.job.scoring_budget_s != job.scoring_budget_s):
             continue
-        theirs_s = usual.seconds(phase, one.job, _before(one.job, runs[number + 1 :]))
+        # the base is asked about the rows while a run of some kinds loads, and not of others
+        theirs = msgspec.structs.replace(usual, setup=one.setup) if phase == "loading" else usual
+        theirs_s = theirs.seconds(phase, one.job, _before(one.job, runs[number + 1 :]))
         took_s = one.took.get(phase, 0.0) - (one.libraries_s if phase == "loading" else 0.0)
         if theirs_s > 0 and took_s > 0:
             pace = took_s / theirs_s
@@ -317,7 +321,9 @@ class _Usual(msgspec.Struct, frozen=True):
         """Return the seconds of a phase, where `before` was done on the same base."""
         match phase:
             case "loading":
-                return 2 * shapes.count_parameters(self.shape) / DISK_BYTES_PER_S
+                asked = job.trained + job.replay_rows if asks_base_before(self.setup) else 0
+                read_s = self._read_s(asked * job.row_tokens, job.row_tokens)
+                return 2 * shapes.count_parameters(self.shape) / DISK_BYTES_PER_S + read_s
             case "replay":
                 return self._replay_s(job, before)
             case "probe":

@@ -169,6 +169,8 @@ def choose_backend(
         return "plain", later("Unsloth is used for SFT, and for DPO and KTO with LoRA; this run is {what}", what=what)
     if run_spec.adapter_args.continues:
         return "plain", later("an adapter that is trained on is loaded by transformers and peft")
+    if run_spec.objective_args.keep != "plain":
+        return "plain", later("Unsloth has a loss of its own; this run keeps what its base knew by another")
     if run_spec.quantize == "8bit":
         return "plain", later("a base in 8 bits is loaded by transformers")
     if run_spec.adapter == "full" and run_spec.machine.weights == "bf16":
@@ -296,6 +298,8 @@ def problems(run_spec: RunSpec, device: Device, shape: shapes.Shape | None) -> l
             what = f"{run_spec.objective} + {run_spec.adapter}"
             what += f" + {run_spec.base_form}" if run_spec.base_form != "none" else ""
             found.append(Problem(rule="unsloth-cannot", where=where, parameters={"what": what}))
+        elif run_spec.objective_args.keep != "plain":
+            found.append(Problem(rule="keep-unsloth", where=where, parameters={"keep": run_spec.objective_args.keep}))
         elif shape is not None and shape.layout not in UNSLOTH_LAYOUTS:
             found.append(Problem(rule="unsloth-layout", where=where, parameters={"layout": shape.layout}))
     if run_spec.quantize != "none" and not ability(device.name).quantized:

@@ -138,6 +138,7 @@ def same_kind(one: estimate_memory.Setup, other: estimate_memory.Setup) -> bool:
             of.weights,
             of.optimizer,
             of.value_model,
+            of.keep,
         )
 
     return kind(one) == kind(other) and same_arithmetic(one, other)

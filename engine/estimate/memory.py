@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from engine.estimate import setup as estimate_setup
 from engine.estimate.setup import Setup as Setup
 from engine.estimate.setup import setup_of as setup_of
 from engine.estimate.setup import with_longest as with_longest
@@ -48,6 +49,9 @@ HALF_ACTIVATIONS = 0.75
 USABLE_SHARE = 0.9
 # TRL 1.12's supervised training computes logits for so many tokens at a time (sft_trainer.py, "chunked_nll").
 LOGIT_CHUNK_TOKENS = 256
+# What a divergence from the base takes beside a loss: 12 bytes a logit, measured on 256 tokens of 49,152 logits in fp32
+# (29.0 and 29.2 against 17.0 for TRL's loss; weights by entropy 16.7), 2026-11-30.
+KL_BYTES = 12
 # Bytes of a parameter held in fewer bits: NF4 with double quantisation is 4.127 bits (QLoRA, arXiv 2305.14314);
 # LLM.int8 is one byte, its scales aside (arXiv 2208.07339).
 QUANTIZED_BYTES = {"4bit": 4.127 / 8, "8bit": 1.0}
@@ -152,6 +156,8 @@ def _held_parameters(shape: shapes.Shape, setup: Setup) -> int:
 def _adapted(shape: shapes.Shape, setup: Setup) -> list[shapes.Linear]:
     if setup.target_modules == "all-linear":
         return list(shape.linears)
+    if setup.target_modules == shapes.FEED_FORWARD:
+        return list(shape.feed_forward)
     names = {name.strip() for name in setup.target_modules.split(",")}
     return [linear for linear in shape.linears if linear.name in names]
 
@@ -201,7 +207,8 @@ def estimate(shape: shapes.Shape | None, setup: Setup, *, device: str) -> Estima
         * (HALF_ACTIVATIONS if rounded else 1),
         "logits": _logit_bytes(shape, setup, tokens, element_bytes),
         "adapter": _adapter_bytes(shape, setup, tokens, element_bytes),
-        "reference": _reference_bytes(setup, trained, (2 if whole_bf16 else 4) * held),
+        "reference": _reference_bytes(setup, trained, (2 if whole_bf16 else 4) * held)
+        + _kept_bytes(shape, setup, tokens, element_bytes),
         "fixed": GPU_FIXED_BYTES if on_gpu else IMPORT_BASELINE_BYTES + LATER_BYTES,
     }
     if objective.needs_judge:
@@ -226,6 +233,13 @@ def _reference_bytes(setup: Setup, trained: int, all_weights: int) -> int:
     if setup.adapter == "full":
         return all_weights if objective.needs_judge else 0
     return 4 * trained if setup.continues else 0
+
+
+def _kept_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: int) -> int:
+    """Return what a batch holds of what its base said: last hidden states, or 64 ids of 8 bytes and ln q of 4 a token."""
+    if estimate_setup.asks_base_beside(setup):
+        return tokens * shape.hidden * element_bytes
+    return 64 * 12 * tokens if setup.keep == "kl" else 0
 
 
 def _held_bytes(
@@ -294,14 +308,16 @@ def _activation_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_by
 
 
 def _logit_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: int) -> int:
-    """Return the bytes of bf16 logits, their fp32 copy and its gradient: 10 T V (12 in 32 bits). TRL 1.12's supervised
-    training takes 256 tokens at a time; DPO, KTO and PPO hold all; a reward model has none."""
+    """Return the bytes of bf16 logits, their fp32 copy and its gradient: 10 T V (12 in 32 bits), and KL_BYTES more where
+    they are held to the base's. TRL 1.12's supervised training takes 256 tokens at a time, and so does what keeps more
+    (engine/train/keep_losses.py); DPO, KTO and PPO hold all; a reward model has none."""
     objective = OBJECTIVES[setup.objective]
     if objective.is_judge:
         return 0
     if objective.chunks_logits and not setup.plain_logits:
         tokens = min(tokens, LOGIT_CHUNK_TOKENS)
-    return (10 if element_bytes == 2 else 12) * tokens * shape.vocabulary
+    each = (10 if element_bytes == 2 else 12) + (KL_BYTES if setup.keep == "kl" else 0)
+    return each * tokens * shape.vocabulary
 
 
 def _adapter_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: int) -> float:

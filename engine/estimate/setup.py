@@ -16,8 +16,9 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     `weights`: full fine-tuning holds its weights in 32 bits and computes in 16 on a card ("fp32"), or holds everything in
     16 ("bf16"). `plain_logits`: without TRL's pieces of logits. `value_model`: PPO's judge of states is a head on the model
     itself, or a whole trained model as in TRL 1.12 and here. `continues`: the adapter of an earlier run is trained on.
-    `backend`: what loads and computes it. On a processor: `half`, whether weights are rounded to bf16 as they are used;
-    `blocks`, what the C library does with freed ones ("" leaves it to itself where little is at stake). Of PPO alone:
+    `keep`: how the run keeps what its base knew. `backend`: what loads and computes it. On a processor: `half`, whether
+    weights are rounded to bf16 as they are used; `blocks`, what the C library does with freed ones ("" leaves it to itself
+    where little is at stake). Of PPO alone:
     `answer_tokens`, its longest answer, which `max_length` includes, and `update_rows`, the answers of an update (0: as many
     as `batch_size`).
     """
@@ -41,6 +42,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     answer_tokens: int = schema.ObjectiveArgs().answer_tokens
     update_rows: int = 0
     continues: bool = False
+    keep: str = "plain"
     backend: Literal["plain", "unsloth"] = "plain"
     half: bool = False
     blocks: str = ""
@@ -67,7 +69,18 @@ def setup_of(run_spec: RunSpec) -> Setup:
         weights=run_spec.machine.weights if run_spec.adapter == "full" else "fp32",
         value_model="model" if OBJECTIVES[run_spec.objective].needs_judge else "head",
         continues=run_spec.adapter_args.continues,
+        keep=run_spec.objective_args.keep,
     )
+
+
+def asks_base_beside(setup: Setup) -> bool:
+    """Whether the base is asked at every step, the adapter off: where its weights move it is asked once, before."""
+    return setup.keep == "kl" and setup.adapter != "full" and not setup.continues
+
+
+def asks_base_before(setup: Setup) -> bool:
+    """Whether the base is asked about every row before the training."""
+    return setup.keep == "skip_surprising" or (setup.keep == "kl" and not asks_base_beside(setup))
 
 
 def with_longest(setup: Setup, tokens: int) -> Setup:

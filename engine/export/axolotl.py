@@ -42,6 +42,7 @@ def files(recipe: PortableRecipe) -> dict[str, str]:
 
 def _differences(recipe: PortableRecipe) -> list[str]:
     found, report_to = portable_recipe.yaml_differences(recipe), recipe.spec.train.report_to
+    found += portable_recipe.keeps_less(recipe)
     if recipe.spec.adapter == "full" and recipe.spec.layers != "all" and recipe.spec.train_head:
         found.append("where the output layer is the embedding, it stays frozen there and trains in the run")
     if report_to not in ("none", "tensorboard"):

@@ -41,6 +41,9 @@ def files(recipe: PortableRecipe) -> dict[str, str]:
 
 def _differences(recipe: PortableRecipe) -> list[str]:
     run_spec, found = recipe.spec, portable_recipe.yaml_differences(recipe)
+    found += portable_recipe.keeps_less(recipe, carried=("entropy",))
+    if run_spec.objective_args.keep == "entropy":
+        found.append("use_eaft_loss needs a version after January 2026; it divides by 3 where the run divides by ln 20")
     if run_spec.adapter == "oft":
         found.append(
             "OFT: rotations may be approximated by a series there (peft's use_cayley_neumann), and are exact here"
@@ -99,6 +102,8 @@ def _trained_weights(recipe: PortableRecipe) -> dict[str, Any]:
 def _objective(recipe: PortableRecipe) -> dict[str, Any]:
     objective, args = recipe.spec.objective, recipe.spec.objective_args
     settings: dict[str, Any] = {}
+    if args.keep == "entropy":
+        settings |= {"use_eaft_loss": True, "eaft_alpha": 1.0}
     if OBJECTIVES[objective].has_reference:
         settings["pref_beta"] = args.beta or OBJECTIVES[objective].usual_beta
     if OBJECTIVES[objective].weighs_labels:

@@ -9,7 +9,7 @@ import yaml
 from engine.check import DatasetError
 from engine.data import datasets
 from engine.export.artifacts import NotExportable, is_conv1d, refused
-from engine.models import bases
+from engine.models import bases, shapes
 from engine.render import template
 from engine.runs import store
 from engine.spec import OBJECTIVES, RunSpec, counts
@@ -33,6 +33,7 @@ class PortableRecipe(NamedTuple):
     tools: bool = False
     general: str = "own"  # where replayed rows come from: data, the starter's world, or the base's own answers
     conv1d: bool = False  # GPT-2's layers
+    feed_forward: tuple[str, ...] = ()  # what the linear layers of the base's feed-forward part are called
 
     @property
     def evaluates(self) -> bool:
@@ -79,9 +80,11 @@ def of_spec(workspace: Workspace, run_spec: RunSpec, run_id: str = "(not started
         kind = next((name for name in ("messages", "prompt") if first.get(name)), "text")
     named = "base" if base.kind in ("starter", "run") else base.ref
     general = "data" if run_spec.train.replay_data else "world" if base.is_toy else "own"
+    inside = base.shape.feed_forward if base.shape is not None else ()
     return PortableRecipe(
-        run_spec, run_id, named, kind, base.layers, bool(first.get("tools")), general, is_conv1d(base)
-    )
+        run_spec, run_id, named, kind, base.layers, bool(first.get("tools")), general, is_conv1d(base),
+        tuple(dict.fromkeys(shapes.feed_forward_target(one.name) for one in inside)),
+    )  # fmt: skip
 
 
 def _first_row(workspace: Workspace, dataset_id: str) -> dict[str, Any]:
@@ -153,6 +156,8 @@ def common_differences(recipe: PortableRecipe) -> list[str]:
             found.append(
                 "it trained the adapter of that run on; here a new one of its kind is trained on the merged model"
             )
+    if recipe.spec.adapter_args.target_modules == shapes.FEED_FORWARD and not recipe.feed_forward:
+        found.append("the feed-forward layers of its base are not known here: all linear layers get an adapter there")
     return found
 
 
@@ -180,13 +185,23 @@ def commented(lines: list[str]) -> str:
 
 
 def target_modules(recipe: PortableRecipe) -> list[str] | None:
-    """The modules that get an adapter; None for all linear ones."""
+    """The modules that get an adapter; None for all linear ones, and where those of the feed-forward part are not known."""
     names = recipe.spec.adapter_args.target_modules
+    if names == shapes.FEED_FORWARD:
+        return list(recipe.feed_forward) or None
     return None if names == "all-linear" else [name.strip() for name in names.split(",")]
 
 
 def as_yaml(head: list[str], settings: dict[str, Any]) -> str:
     return commented(head) + "\n" + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100)
+
+
+def keeps_less(recipe: PortableRecipe, carried: tuple[str, ...] = ()) -> list[str]:
+    """What is not carried over of how the run keeps what its base knew."""
+    keep = recipe.spec.objective_args.keep
+    if keep == "plain" or keep in carried:
+        return []
+    return [f"objective_args.keep = {keep}: all tokens of an answer are learned alike there"]
 
 
 def yaml_differences(recipe: PortableRecipe) -> list[str]:

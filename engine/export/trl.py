@@ -84,6 +84,7 @@ def _differences(recipe: PortableRecipe) -> list[str]:
     """What the script does otherwise than the run."""
     run_spec, train = recipe.spec, recipe.spec.train
     found = portable_recipe.common_differences(recipe)
+    found += portable_recipe.keeps_less(recipe)
     if run_spec.objective in ("dpo", "kto"):
         found.append("TRL cuts and marks the rows itself: an answer may be a token longer or shorter than in the run")
     if run_spec.adapter == "oft":

@@ -13,6 +13,25 @@ import msgspec
 
 _MOST = 10**7  # no dimension of a real model is larger
 
+# A value of adapter_args.target_modules: the linear layers of the feed-forward part, whatever the base calls them.
+FEED_FORWARD = "feed-forward"
+# What they are called in transformers 5.17; GPT-2's c_proj is told by where it stands.
+_FEED_FORWARD_NAMES = {
+    "gate_proj", "up_proj", "down_proj", "gate_up_proj", "c_fc", "dense_h_to_4h", "dense_4h_to_h", "fc1", "fc2", "fc_in",
+    "fc_out", "w1", "w2", "w3",
+}  # fmt: skip
+
+
+def is_feed_forward(module: str) -> bool:
+    """Whether a module is a linear layer of a feed-forward part, by its full name."""
+    return module.rpartition(".")[2] in _FEED_FORWARD_NAMES or f".{module}".endswith(".mlp.c_proj")
+
+
+def feed_forward_target(module: str) -> str:
+    """Return what peft knows such a module by: its last name, with the part it is in where GPT-2 gives one name twice."""
+    name = module.rpartition(".")[2]
+    return name if name in _FEED_FORWARD_NAMES else f"mlp.{name}"
+
 
 class Linear(NamedTuple):
     """One linear layer inside a transformer layer; names are those of `target_modules`. `per_layer`: how many of it an
@@ -103,6 +122,19 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         return (Linear("q_proj", d, wide, bias), Linear("k_proj", d, kv, bias), Linear("v_proj", d, kv, bias),
                 Linear("o_proj", wide, d, bias and self.layout != "qwen2"), Linear("gate_proj", d, f, mlp),
                 Linear("up_proj", d, f, mlp), Linear("down_proj", f, d, mlp))  # fmt: skip
+
+    @property
+    def feed_forward(self) -> tuple[Linear, ...]:
+        """The linear layers of the feed-forward part; none where they are not known by name, or are experts'."""
+        if self.counted is not None and self.counted.experts:
+            return ()
+        both = any(
+            one.name == "c_proj" and one.inputs == self.hidden for one in self.linears
+        )  # GPT-2 has two of the name
+        return tuple(
+            one for one in self.linears
+            if one.name in _FEED_FORWARD_NAMES or (one.name == "c_proj" and (one.inputs == self.intermediate or not both))
+        )  # fmt: skip
 
     @property
     def layer_parameters(self) -> int:

@@ -13,7 +13,7 @@ from engine.benchmarks import library, shipped
 from engine.check import DatasetError
 from engine.data import datasets
 from engine.estimate import cards, machine_choices, memory
-from engine.models import alike, bases
+from engine.models import alike, bases, shapes
 from engine.plan import from_recipe, grading, judges
 from engine.plan.plan import Plan
 from engine.runs import admission, store
@@ -61,9 +61,8 @@ def problems(plan: Plan) -> list[Problem]:
     checks.found += machine_choices.problems(plan.spec, plan.target.device, plan.base.shape)
     for check in (
         _check_devices, _check_names, _check_sizes, _check_targets, _check_kinds, _check_earlier,
-        _check_objective_args, _check_judge, _check_replay, _check_held_out, _check_data, _check_rows, _check_memory,
-        _check_merge,
-        _check_disk,
+        _check_objective_args, _check_keep, _check_judge, _check_replay, _check_held_out, _check_data, _check_rows,
+        _check_memory, _check_merge, _check_disk,
     ):  # fmt: skip
         check(checks)
     return checks.found
@@ -154,7 +153,14 @@ def _check_targets(checks: _Checks) -> None:
             checks.fault("targets-none", "adapter", kind=shape.layout)
         if checks.spec.layers != "all" and not counted.in_layers:
             checks.fault("layers-unknown", "layers", kind=shape.layout)
-    if checks.spec.adapter == "full" or targets == "all-linear" or shape is None or shape.is_estimated:
+    if checks.spec.adapter == "full" or targets == "all-linear" or shape is None:
+        return
+    if targets == shapes.FEED_FORWARD:
+        if not shape.feed_forward:
+            known = ", ".join(dict.fromkeys(one.name for one in shape.linears))
+            checks.fault("targets-no-feed-forward", "adapter_args.target_modules", known=known)
+        return
+    if shape.is_estimated:
         return
     linear = list(dict.fromkeys(one.name for one in shape.linears))
     named = {name.strip() for name in targets.split(",")}
@@ -202,6 +208,19 @@ def _check_objective_args(checks: _Checks) -> None:
     batch = checks.spec.train.batch_size
     if batch < objective.least_batch:
         checks.fault("kto-batch", "train.batch_size", size=batch, least=objective.least_batch)
+
+
+def _check_keep(checks: _Checks) -> None:
+    """What keeps more while training weighs the tokens of answers that are learned one by one, on one device."""
+    keep, where, shape = checks.spec.objective_args.keep, "objective_args.keep", checks.base.shape
+    if keep == "plain":
+        return
+    if checks.spec.objective != "sft":
+        checks.fault("keep-sft-only", where, keep=keep, objective=checks.objective.label)
+    if counts.processes(checks.spec) > 1:
+        checks.fault("keep-devices", where, keep=keep)
+    if keep != "skip_surprising" and shape is not None and shape.counted is not None and shape.counted.experts:
+        checks.fault("keep-experts", where, keep=keep)
 
 
 def _check_judge(checks: _Checks) -> None:

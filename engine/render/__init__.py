@@ -17,5 +17,5 @@ else:
 
 __all__ = [
     "Coder", "Encoded", "Marked", "NoTokenizer", "NotWritten", "Pair",
-    "coder", "encode", "outcome", "preview", "template",
+    "coder", "encode", "outcome", "preview", "skipped", "template",
 ]  # fmt: skip

@@ -5,17 +5,18 @@ What is trained is decided by encode.py, as in the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from engine.render import encode, outcome
+from engine.render import encode, outcome, skipped
 from engine.render.coder import Coder
 from engine.render.encode import Marked, Pair
 from engine.words import Text
 
 SHOWN_ROWS, ODD_ROWS, SHOWN_TOKENS = 6, 3, 1_500
-# How a token is shown: read only, trained, trained by nobody since its turn is turned off, or beyond the window.
-READ, TRAINED, KEPT_BACK, CUT = range(4)
+# How a token is shown: read only, trained, trained by nobody since its turn is turned off, beyond the window, or left out
+# by a run whose base it surprised.
+READ, TRAINED, KEPT_BACK, CUT, SURPRISING = range(5)
 
 
 Coded = encode.Encoded | Pair | Marked
@@ -33,6 +34,7 @@ class Part(NamedTuple):
     tokens: int
     trained: int
     is_cut: bool
+    key: str = ""  # by which a run tells it from others (skipped.py); "" for what no run leaves tokens out of
 
 
 class Row(NamedTuple):
@@ -69,17 +71,31 @@ def look(rows: list[dict[str, Any]], coder: Coder, length: int) -> Preview:
         trained += sum(kinds.count(TRAINED) for _, _, kinds in parts)
         is_odd = bool(coded.dropped) or any(KEPT_BACK in kinds or CUT in kinds for _, _, kinds in parts)
         if is_odd and len(odd) < ODD_ROWS:
-            odd.append(_row(row, coded, parts, coder))
+            odd.append(_row(row, coded, parts, coder, length))
         elif number >= wanted and len(usual) < SHOWN_ROWS:  # the next one that can be read
             wanted += step
-            usual.append(_row(row, coded, parts, coder))
+            usual.append(_row(row, coded, parts, coder, length))
     shown = sorted([*odd, *usual[: SHOWN_ROWS - len(odd)]], key=lambda one: one.line)
     return Preview(tuple(shown), tally, tokens, trained, coder.is_plain)
 
 
-def _row(row: dict[str, Any], coded: Coded, parts: list[tuple[str, list[int], list[int]]], coder: Coder) -> Row:
+def _row(
+    row: dict[str, Any], coded: Coded, parts: list[tuple[str, list[int], list[int]]], coder: Coder, length: int
+) -> Row:  # fmt: skip
     dropped = tuple(outcome.told(what, count) for what, count in sorted((coded.dropped or {}).items()))
-    return Row(row["line"], tuple(_shown(*part, coder) for part in parts), dropped)
+    key = skipped.key(coded.within(length)) if isinstance(coded, encode.Encoded) else ""
+    return Row(row["line"], tuple(_shown(*part, coder)._replace(key=key) for part in parts), dropped)
+
+
+def as_learned(found: Preview, places: Mapping[str, Sequence[int]]) -> Preview:
+    """Return a preview with the tokens marked that a run left out, by the places that it keeps (skipped.places)."""
+
+    def marked(part: Part) -> Part:
+        out = {at for at in places.get(part.key, ()) if part.key}
+        kinds = tuple(SURPRISING if at in out and kind == TRAINED else kind for at, kind in enumerate(part.kinds))
+        return part._replace(kinds=kinds, trained=part.trained - len(out))
+
+    return found._replace(rows=tuple(row._replace(parts=tuple(map(marked, row.parts))) for row in found.rows))
 
 
 def _parts(coded: Coded, coder: Coder, row: dict[str, Any], length: int) -> list[tuple[str, list[int], list[int]]]:

@@ -89,6 +89,8 @@ def _doing(phase: events.Phase) -> str:
             return t("Loading libraries")
         case "loading", "rows":
             return t("Reading the rows")
+        case "loading", "keep":
+            return t("Asking the base about the rows")
         case "loading", "base again":
             return t("Loading the base again")
         case ("replay", _) | ("loading", "replay"):

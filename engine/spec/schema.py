@@ -61,7 +61,7 @@ class AdapterArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     block_size: Annotated[int, _about("Block size", "Size of the rotated blocks of OFT.", ge=2, le=2**14)] = 32
     target_modules: Annotated[
         str,
-        _about("Target modules", 'Which linear layers get an adapter: "all-linear" or names such as "q_proj,v_proj".'),
+        _about("Target modules", 'Which layers get an adapter: "all-linear", "feed-forward", or as "q_proj,v_proj".'),
     ] = "all-linear"
     # Written `continue` in spec.json and after --set, which is a word of the language here.
     continues: Annotated[

@@ -15,9 +15,11 @@ from peft import LoraConfig, OFTConfig, get_peft_model
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
 from engine.estimate import machine_choices
+from engine.models import shapes
+from engine.runs import failures
 from engine.spec import OBJECTIVES, RunSpec, counts
 from engine.train import backend, oft, parts
-from engine.words import Text, later
+from engine.words import Problem, Text, later
 
 # What peft calls the adapter of a model, and what TRL calls the copy of it that stays as it was.
 TRAINED, REFERENCE = "default", "ref"
@@ -169,6 +171,14 @@ def targets(model: Any, named: str, chosen: list[int] | None) -> str | list[str]
     """Return what peft is to lay an adapter on. It takes all-linear only for all layers; with some, the linear modules
     inside layers are named instead; and each by its full name where others must be left out (parts.py)."""
     found, names = parts.linears(model, chosen), [name.strip() for name in named.split(",")]
+    if named == shapes.FEED_FORWARD:
+        inside = [full for full in found if shapes.is_feed_forward(full)]
+        if not inside:
+            known = ", ".join(dict.fromkeys(full.rpartition(".")[2] for full in found))
+            raise failures.RunRefused(Problem(rule="targets-no-feed-forward", parameters={"known": known}))
+        if _needs_full_names(model):
+            return inside
+        return sorted({shapes.feed_forward_target(full) for full in inside})
     if named != "all-linear" and not _needs_full_names(model):
         return names
     if named != "all-linear":

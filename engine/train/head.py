@@ -40,6 +40,18 @@ def factor(model: Any) -> float | None:
     return found if off <= SLACK else None  # NaN is more than any
 
 
+def scaling(model: Any) -> tuple[float, float | None] | None:
+    """Return by what the output layer's numbers are multiplied and at what they are then capped softly (None: not); None
+    where logits are something else."""
+    config = parts.below_adapter(model).config.get_text_config()
+    named = getattr(config, "logit_scale", None)
+    named = getattr(config, "output_multiplier", None) if named is None else named
+    if cap := getattr(config, "final_logit_softcapping", None):
+        return 1.0 if named is None else named, cap
+    found = factor(parts.below_adapter(model))
+    return None if found is None else (found, None)
+
+
 @torch.no_grad()
 def balances(model: Any) -> bool:
     """Whether a model says which experts its tokens were given to, so that a loss can balance them. The

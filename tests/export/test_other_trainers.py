@@ -67,6 +67,9 @@ CASES = {
     "axolotl-qlora": ("axolotl", recipe("qlora", "prompt", layers="top:0.1", train__report_to="wandb")),
     "axolotl-freeze-top": ("axolotl", recipe("freeze-top", "text")),
     "axolotl-full": ("axolotl", recipe("full", "messages", base="run:20261124-101112-abcdef", train__warmup=5)),
+    "trl-keep": ("trl", recipe("lora", "messages", objective_args__keep="kl")),
+    "llama-factory-keep": ("llama-factory", recipe("lora", "messages", objective_args__keep="entropy")),
+    "axolotl-keep": ("axolotl", recipe("full", "messages", objective_args__keep="skip_surprising")),
     "axolotl-dpo": ("axolotl", recipe("dpo", "preference")),
 }
 

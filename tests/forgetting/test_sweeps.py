@@ -81,7 +81,7 @@ def test_each_ready_made_sweep_can_run_on_the_starter(name, workspace, data):
         workspace, data, recipes=ready.recipes, settings=ready.settings, also=ready.also, seeds=ready.seeds
     )
     assert problems == [] and ready.title and ready.about
-    wanted = {"recipes": 24, "claims": 27, "ranks": 12, "replay": 15}.get(name)
+    wanted = {"recipes": 24, "claims": 27, "ranks": 12, "replay": 15, "keep": 18}.get(name)
     # the sample has 240 rows, so that every step of the ladder of rows comes to all of them, once
     assert len(made.trials) == (wanted if wanted is not None else 3)
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from engine import starter
 from engine.advise import guide
-from engine.data import Dataset, datasets
+from engine.data import Dataset, datasets, readiness
+from engine.models import bases
 from engine.plan import drafts
+from engine.render import preview, skipped
 from engine.runs import lifecycle
+from engine.spec import schema
 from engine.workspace import Workspace
 from tests.apps import PAGES, button, field, has_button, open_page, preference_run, texts
 from tests.conftest import SHARED_DATA
@@ -419,3 +424,58 @@ def test_a_preference_run_that_forgot_offers_a_higher_beta(workspace: Workspace)
     (saved,) = (workspace.root / "drafts").glob("*.json")
     draft = drafts.load(workspace, saved.stem)
     assert draft is not None and draft.recipe == "dpo" and draft.overrides["objective_args.beta"] == 0.2
+
+
+def kept_way(app: AppTest) -> Any:
+    return next(r for r in app.radio if str(r.key).startswith("keep~"))
+
+
+def test_train_offers_three_ways_to_keep_what_it_knew_and_says_what_each_sets(new_facts: Dataset) -> None:
+    app = open_page("train", dataset=new_facts.id)
+    assert kept_way(app).value == "replay" and len(kept_way(app).options) == 3
+    kept_way(app).set_value("kl").run()
+    assert kept_way(app).value == "kl" and field(app, "text_input", "train.replay_share").value == "0"
+    assert app.session_state["overrides"] == {"train.replay_share": 0.0, "objective_args.keep": "kl"}
+    kept_way(app).set_value("plain").run()
+    assert app.session_state["overrides"] == {"train.replay_share": 0.0}
+    kept_way(app).set_value("replay").run()
+    assert app.session_state["overrides"] == {} and not app.exception
+    field(app, "text_input", "train.replay_share").set_value("0").run()
+    app.run()
+    assert kept_way(app).value == "plain" and app.session_state["overrides"] == {"train.replay_share": 0.0}
+
+
+def test_a_way_from_elsewhere_is_shown_and_what_is_no_sft_has_none(workspace: Workspace, new_facts: Dataset) -> None:
+    changed = {"objective_args.keep": "entropy", "train.replay_share": 0.0}
+    app = open_page("train", {"overrides": changed}, dataset=new_facts.id)
+    assert kept_way(app).value == "entropy" and len(kept_way(app).options) == 4
+    pairs = datasets.add_sample(workspace, starter.sample("preference-pairs"))
+    app = open_page("train", {"chosen_recipe": "dpo"}, dataset=pairs.id)
+    assert not [r for r in app.radio if str(r.key).startswith("keep~")]
+
+
+def test_the_preview_shows_what_a_run_left_out(workspace: Workspace, new_facts: Dataset) -> None:
+    made, _ = planned(
+        workspace, "lora", base="starter", dataset=new_facts.id, overrides={"objective_args.keep": "skip_surprising"}
+    )
+    assert made is not None
+    base = bases.describe("starter", workspace)
+    seen = readiness.preview(workspace, new_facts.id, base, made.train.max_length)
+    part = seen.rows[0].parts[0]
+    trained = [at for at, kind in enumerate(part.kinds) if kind == preview.TRAINED]
+    run_dir = workspace.run_dir("20261130-010203-aaaaaa")
+    run_dir.mkdir(parents=True)
+    (run_dir / "spec.json").write_bytes(schema.encode(made))
+    skipped.write(run_dir, skipped.About(2.5, 1000, 310, 2), {part.key: trained[:2]})
+    app = open_page("data", dataset=new_facts.id)
+    next(r for r in app.radio if str(r.key).startswith("look_")).set_value("mask").run()
+    chosen = next(s for s in app.selectbox if str(s.key).startswith("learned_by_"))
+    assert "are left out" not in texts(app)
+    chosen.set_value(run_dir.name).run()
+    assert "31 % of the answer tokens are left out (310 of 1,000)" in texts(app) and not app.exception
+    shown = preview.as_learned(seen, skipped.places(run_dir))
+    assert [at for at, kind in enumerate(shown.rows[0].parts[0].kinds) if kind == preview.SURPRISING] == trained[:2]
+    assert shown.rows[0].parts[0].trained == part.trained - 2
+    (run_dir / skipped.NAME).write_text((run_dir / skipped.NAME).read_text().splitlines()[0] + "\nno json\n")
+    app.run()
+    assert "What this run left out cannot be read." in texts(app) and not app.exception

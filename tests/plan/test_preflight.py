@@ -493,3 +493,22 @@ def test_a_reward_model_on_a_quantised_base_or_some_layers_is_refused_in_words(w
         workspace, "reward", base="starter", dataset=pairs.id, overrides={"train.replay_share": 0.0, **setting}
     )
     assert "reward-plain" in {problem.rule for problem in problems}
+
+
+# --- keeping more --------------------------------------------------------------------------------------------------
+
+
+def test_keeping_more_is_for_sft_on_one_device_and_for_bases_without_experts(workspace, base, tmp_path):
+    data = add(workspace, PAIRS)
+    assert rules(workspace, base, data, objective_args__keep="kl") == []
+    assert rules(workspace, base, data, "full", objective_args__keep="skip_surprising") == []
+    assert "keep-devices" in rules(workspace, base, data, objective_args__keep="entropy", machine__devices=2)
+    preferences = datasets.add_sample(workspace, starter.sample("preference-pairs")).id
+    assert rules(workspace, base, preferences, "dpo") == []
+    assert rules(workspace, base, preferences, "dpo", objective_args__keep="kl") == ["keep-sft-only"]
+    experts = {**CONFIG, "model_type": "qwen3_moe", "num_experts": 4, "moe_intermediate_size": 16,
+               "num_attention_heads": 2, "vocab_size": 300}  # fmt: skip
+    mixed = str(model(tmp_path / "experts", experts))
+    assert "keep-experts" in rules(workspace, mixed, data, objective_args__keep="kl")
+    assert "keep-experts" not in rules(workspace, mixed, data, objective_args__keep="skip_surprising")
+    assert "targets-no-feed-forward" in rules(workspace, mixed, data, adapter_args__target_modules="feed-forward")

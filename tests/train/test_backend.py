@@ -140,6 +140,15 @@ def test_rows_lie_end_to_end_by_flash_attention_or_where_a_comparison_finds_that
     assert chosen(plain._replace(flash_attention=True), recipe="dpo").padding_free is False
 
 
+def test_a_run_that_keeps_more_is_trained_by_transformers_and_says_why():
+    for keep in ("entropy", "skip_surprising", "kl"):
+        made = chosen(CARD, objective_args__keep=keep)
+        assert chosen(CARD).backend == "unsloth" and made.backend == "plain"
+        assert "keeps what its base knew" in str(made.backend_reason)
+        (problem,) = said(CARD, machine__backend="unsloth", objective_args__keep=keep)
+        assert problem.rule == "keep-unsloth" and keep in problem.message
+
+
 def said(device: Device, shape: shapes.Shape | None = LLAMA, recipe: str = "lora", **overrides: Any) -> list[Problem]:
     found = machine_choices.problems(asked(recipe, **overrides), device, shape)
     assert all(problem.where in spec_settings.fields() and "{" not in problem.sentence for problem in found)

@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from engine.models import Base, alike
+from engine.estimate import memory
+from engine.models import Base, alike, shapes
 from engine.spec import recipes
 from tests.conftest import ROOT
 from tests.helpers import planned
@@ -90,6 +92,35 @@ def test_an_adapter_on_modules_that_the_base_lacks_is_refused_with_the_names_it_
     (said,) = found("q_proj, v_proj")
     assert "q_proj, v_proj" in said and "all-linear" in said and "c_attn, c_proj, c_fc" in said
     assert found("c_attn") == found("all-linear") == found("wte") == []
+
+
+def test_the_feed_forward_part_is_a_word_for_what_each_base_calls_it(workspace, tmp_path):
+    base = str(model(tmp_path / "gpt2", GPT2))
+    overrides = {"adapter_args.target_modules": "feed-forward"}
+    made, problems = planned(workspace, "lora", base=base, dataset=None, overrides=overrides)
+    assert made is not None and "targets-no-feed-forward" not in [one.rule for one in problems]
+    shape = shapes.read_shape(GPT2)
+    assert shape is not None
+    assert [(one.name, one.inputs) for one in shape.feed_forward] == [("c_fc", 64), ("c_proj", 256)]
+    setup = memory.setup_of(made)
+    whole = memory.trained_parameters(shape, msgspec.structs.replace(setup, target_modules="all-linear"))
+    assert 0 < memory.trained_parameters(shape, setup) < whole
+    unknown = {"model_type": "strange", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+               "intermediate_size": 128, "vocab_size": 1000, "num_experts": 4, "moe_intermediate_size": 64}  # fmt: skip
+    found = shapes.read_shape(unknown)
+    assert found is not None and found.feed_forward == ()
+
+
+@pytest.mark.parametrize("layout", ["llama", "phi3", "gpt_neox", "qwen3"])
+def test_every_known_layout_has_a_feed_forward_part_of_its_own_width(layout):
+    shape = shapes.read_shape(
+        {"model_type": layout, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "intermediate_size": 200, "vocab_size": 1000}
+    )  # fmt: skip
+    assert shape is not None
+    assert {one for one in shape.linears if shape.intermediate in (one.inputs, one.outputs, one.outputs / 2)} == {
+        *shape.feed_forward
+    }
 
 
 def test_a_window_of_learned_positions_bounds_the_rows(workspace, tmp_path):

@@ -17,7 +17,7 @@ from engine.benchmarks import forms, library, shipped
 from engine.render import Encoded
 from engine.report import items
 from engine.spec import RunSpec, counts
-from engine.train import batches, head, ranks, replay, rows
+from engine.train import batches, head, keep, ranks, replay, rows
 from engine.train import held_out as held_out_rows
 from engine.train.callback import EventCallback
 from engine.train.objectives import common
@@ -73,6 +73,7 @@ def prepare(run: Run) -> None:
         return found
 
     run.rows = rows.prepare(run.spec, run.workspace, run.tokenizer, generate)
+    keep.prepare(run)
 
 
 def config(run: Run, shared: dict[str, Any]) -> SFTConfig:
@@ -102,6 +103,7 @@ def trainer(run: Run, args: SFTConfig, model: Any, callback: EventCallback) -> S
             args.loss_type = "nll"
         made = common.trainer(SFTTrainer, args, model, run.tokenizer, as_dataset(train), held_out, callback)
     batches.settle(run, made)
+    keep.hook(run, made)
     return made
 
 
