@@ -105,6 +105,17 @@ class Eval(Event, tag="eval", kw_only=True):
     metrics: dict[str, float] = {}
 
 
+class Watched(Event, tag="watched", kw_only=True):
+    """How general text stood before the first step: nats per token over so many `texts` (engine/train/watch.py), which every
+    Eval after it has as `general_loss` among its metrics; and the most nats by which it may rise, None where nothing hangs
+    on it."""
+
+    step: int
+    general_loss: float
+    texts: int
+    limit: float | None = None
+
+
 class Sample(Event, tag="sample", kw_only=True):
     """The model's answer to a fixed prompt at a step (0: before training)."""
 
@@ -186,6 +197,7 @@ AnyEvent = (
     | Log
     | Step
     | Eval
+    | Watched
     | Sample
     | Saved
     | Scored

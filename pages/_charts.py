@@ -44,11 +44,14 @@ def _step_axis(steps: list[events.Step]) -> dict[str, Any]:
     }
 
 
-def loss(steps: list[events.Step], evals: list[events.Eval], unit: str) -> dict[str, Any]:
-    """Return the chart of the loss on trained and on held-out rows; `unit` is what it is measured in."""
+def loss(
+    steps: list[events.Step], evals: list[events.Eval], unit: str, watched: events.Watched | None = None
+) -> dict[str, Any]:
+    """Return the chart of the loss on trained and on held-out rows; `unit` is what it is measured in. Where general text is
+    `watched`: its loss from the base's on, on an axis of its own, with the limit drawn."""
     trained = [[e.step, round(e.loss, 5)] for e in steps if e.loss is not None]
     held = [[e.step, round(e.loss, 5)] for e in evals]
-    return {
+    chart: dict[str, Any] = {
         "tooltip": {"trigger": "axis"},
         "legend": {"top": 0},
         "grid": {"left": 60, "right": 20, "top": 40, "bottom": 50},
@@ -57,6 +60,27 @@ def loss(steps: list[events.Step], evals: list[events.Eval], unit: str) -> dict[
         "dataZoom": [{"type": "inside"}],
         "series": [_line(t("loss"), trained), _line(t("held-out loss"), held, showSymbol=True, symbolSize=7)],
     }
+    if watched is not None:
+        _add_general(chart, evals, watched)
+    return chart
+
+
+def _add_general(chart: dict[str, Any], evals: list[events.Eval], watched: events.Watched) -> None:
+    """Add the loss on general text on a right axis, and a line beyond which it may not go."""
+    points = [[0, round(watched.general_loss, 5)]]
+    points += [[e.step, round(e.metrics["general_loss"], 5)] for e in evals if "general_loss" in e.metrics]
+    colour, name = _COLOURS[2], t("general text")
+    axis: dict[str, Any] = {"type": "value", "scale": True, "name": name, "splitLine": {"show": False}}
+    more: dict[str, Any] = {"yAxisIndex": 1, "itemStyle": {"color": colour}, "lineStyle": {"color": colour}}
+    if watched.limit is not None:
+        limit = round(watched.general_loss + watched.limit, 5)
+        axis["max"] = round(1.1 * max(limit, *(loss for _, loss in points)), 3)  # the line is seen before it is reached
+        more["markLine"] = {
+            "silent": True, "symbol": "none", "data": [{"yAxis": limit, "name": t("your limit")}],
+            "lineStyle": {"type": "dashed", "color": colour}, "label": {"formatter": "{b}", "position": "insideEndTop"},
+        }  # fmt: skip
+    chart["series"].append(_line(name, points, showSymbol=True, symbolSize=7, **more))
+    chart["yAxis"], chart["grid"] = [chart["yAxis"], axis], {**chart["grid"], "right": 60}
 
 
 def rewards(steps: list[events.Step], evals: list[events.Eval]) -> dict[str, Any] | None:

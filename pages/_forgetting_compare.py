@@ -14,7 +14,7 @@ from engine.forgetting import evaluations, sweep_plan
 from engine.report import Comparison, files, frontier, items
 from engine.runs import Run, ScoredRun, store
 from engine.runs import scored as runs_scored
-from engine.spec import RunSpec, schema, settings
+from engine.spec import RunSpec, schema, settings, tolerances
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _failures, _forgetting_frontier, _ui
@@ -80,7 +80,11 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
             _ui.say("Look at {name}", name=picked.name), key="look_at_picked", on_click=_look_at, args=(picked.runs[0],)
         )
     st.subheader(t("Side by side"))
-    st.dataframe(_beside(lines, names, library.titles(workspace)), hide_index=True, alt=t("Changes of each run"))
+    st.dataframe(
+        _beside(_comparable(lines, specs), names, library.titles(workspace)),
+        hide_index=True,
+        alt=t("Changes of each run"),
+    )
     st.caption(t("Change of each run against its base, with the 95 % interval."))
     figures = [msgspec.structs.asdict(point) for point in points]
     with st.container(horizontal=True):
@@ -106,6 +110,19 @@ def _along(run: ScoredRun) -> list[frontier.Point]:
         return evaluations.along(run)
     except (OSError, ValueError):
         return []
+
+
+def _comparable(lines: dict[str, list[Comparison]], specs: dict[str, RunSpec]) -> dict[str, list[Comparison]]:
+    """Return the lines of runs without their distance from the base, unless all were scored on the same rows: it is read on
+    a run's own, and says nothing between others."""
+    rows = set()
+    for one in map(specs.__getitem__, lines):
+        chosen = one.dataset
+        drawn = (chosen.id, chosen.eval_id, chosen.split_seed, chosen.eval_share, one.evaluate.limit)
+        rows.add((*drawn, tolerances.chooses(one.train)))
+    if len(rows) < 2:
+        return lines
+    return {name: [row for row in found if row.benchmark != items.KL] for name, found in lines.items()}
 
 
 def _recipes(specs: dict[str, RunSpec]) -> dict[str, list[str]]:

@@ -97,8 +97,8 @@ def _distance(rows: list[Comparison]) -> None:
     if distance is not None:
         st.caption(
             t(
-                "It moved {nats} nats per token away from the base on the new task (KL). The further, the more is usually "
-                "forgotten (arXiv 2509.04259).",
+                "It moved {nats} nats per token away from the base on the new task (KL). Of runs on the same rows the one "
+                "that moved further usually forgot more (arXiv 2509.04259); between other rows the figure says nothing.",
                 nats=f"{distance.tuned:.3f}",
             )
         )

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from engine import events, limits, peers
+from engine.forgetting import foresight
 from engine.plan import drafts, plans, repeat
 from engine.runs import Run, failures, follow, lifecycle, store
 from engine.words import Problem, t
@@ -56,6 +57,24 @@ def how_far(here: Workspace, run_id: str, state: str, found: list[Any], last: ev
     if state in ("running", "stopping"):
         share = min(1.0, last.step / max(1, last.total_steps)) if last else 0.0
         st.progress(share, text=_ui.plain(follow.doing([*found, *([last] if last else [])])))
+
+
+def foreseen(here: Workspace, run_id: str, found: list[Any]) -> None:
+    """Say where general text will stand at a run's end, as far as its evaluations tell, and how often that was right."""
+    ranges = foresight.foretold(store.load_spec(here, run_id), found)
+    if not ranges:
+        return
+    low, high = f"{ranges[-1].low:+.2f}", f"{ranges[-1].high:+.2f}"
+    told = _ui.say(
+        "If it goes on so, general text ends {low} to {high} nats per token from the base's.", low=low, high=high
+    )
+    kept = f"foreseen_{run_id}"  # all runs are read for it, and the page is shown anew each second
+    if kept not in st.session_state:
+        st.session_state[kept] = foresight.tally(here)
+    right, total = st.session_state[kept]
+    if total:
+        told += " " + _ui.say("Such first ranges were right {right} of {total} times here.", right=right, total=total)
+    st.caption(told)
 
 
 def actions(here: Workspace, run: Run) -> None:

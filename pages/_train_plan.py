@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from engine.estimate import cards, duration, memory, phases
+from engine.forgetting import foresight
 from engine.plan import Plan, drafts, tries
 from engine.spec import OBJECTIVES
 from engine.words import t
@@ -18,7 +19,21 @@ def show(plan: Plan) -> None:
     if plan.dataset is not None and plan.dataset.report.trainable:
         _steps(plan)
     _weights(plan)
+    _forgetting(plan)
     _memory(plan)
+
+
+def _forgetting(plan: Plan) -> None:
+    """Where runs of this base and recipe have ended, where there are enough of them; nothing before."""
+    earlier = foresight.before(plan.workspace, plan.spec)
+    if earlier is not None:
+        st.caption(
+            _ui.say(
+                "Earlier runs of this base and recipe ended with general text {low} to {high} nats per token from the "
+                "base's.",
+                low=f"{earlier.low:+.2f}", high=f"{earlier.high:+.2f}",
+            )
+        )  # fmt: skip
 
 
 def _steps(plan: Plan) -> None:

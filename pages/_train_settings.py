@@ -8,7 +8,7 @@ import streamlit as st
 
 from engine.data import datasets
 from engine.plan import Plan, checks, judges, plans
-from engine.spec import OBJECTIVES, recipes, schema, settings
+from engine.spec import OBJECTIVES, recipes, schema, settings, tolerances
 from engine.words import Problem, t
 from pages import _ui
 
@@ -27,6 +27,8 @@ def show(recipe: recipes.Recipe, plain: Plan, overrides: dict[str, Any]) -> None
     st.subheader(t("Settings"))
     if objective.needs_judge:
         _judge(plain, overrides)
+    if objective.is_scored_on_its_way:
+        _dial(plain, overrides)
     taken = _taken(plain, overrides)
     columns = st.columns(3)
     basic = [path for path in recipe.basic if path not in taken and not (objective.replays and path == SHARE)]
@@ -91,6 +93,60 @@ def _keeping(plain: Plan, overrides: dict[str, Any]) -> None:
             overrides[path] = value
     new_form()
     st.rerun()
+
+
+OWN = "own"
+
+
+def _dial(plain: Plan, overrides: dict[str, Any]) -> None:
+    """How much a run may forget: a word, or a number where the words do not fit; and in one line what follows from it."""
+    path, toy = "train.tolerance", plain.base.is_toy
+    default = schema.value_at(plain.spec, path)
+    value = overrides.get(path, default)
+    if isinstance(settings.convert_setting(path, value), Problem):  # of a draft: shown as it is, and said to be wrong
+        _field(path, plain, overrides)
+        return
+    words = tolerances.words(toy=toy)
+    options = {"off": t("off"), "low": t("little"), "medium": t("some"), "high": t("much"), OWN: t("a number")}
+    form = st.session_state.get("form", 0)
+    chosen = st.radio(
+        t("How much may it forget?"),
+        list(options),
+        index=list(options).index(value if value in options else OWN),
+        horizontal=True,
+        format_func=lambda word: options[word],
+        key=f"dial~{form}",
+        help=_ui.plain(_about_dial(words, toy)),
+    )
+    new: Any = chosen
+    if chosen == OWN:
+        typed = float(value) if isinstance(value, int | float) else words["medium"].nats
+        label = t("Most nats per token that general text may get worse")
+        new = st.number_input(label, 0.0, 10.0, typed, step=0.01, format="%.3f", key=f"dial_nats~{form}")
+    if new == default:
+        overrides.pop(path, None)
+    else:
+        overrides[path] = new
+    if new == "off":
+        st.caption(t("Off: it trains to its end, whatever it forgets on its way."))
+    elif chosen in words:
+        told = _ui.say(
+            "It stops when it loses more than about {points} points and is not coming back, and keeps its best step before.",
+            points=f"{words[chosen].points:g}",
+        )
+        st.caption(told)
+
+
+def _about_dial(words: dict[str, tolerances.Measured], toy: bool) -> str:
+    """Return what the words stand for, and where that comes from."""
+    told = {word: f"{one.nats:g}" for word, one in words.items()}
+    stand = t(
+        "General text is read at each evaluation. The words stand for {low}, {medium} and {high} nats per token above the "
+        "base's: about 1, 3 and 10 points.", **told,
+    )  # fmt: skip
+    if toy:
+        return f"{stand} {t('Measured on the starter; single runs differ (docs/measured/tolerance.md).')}"
+    return f"{stand} {t('Not measured for real bases: 0.02 nats count as a point, as in the report.')}"
 
 
 def _taken(plain: Plan, overrides: dict[str, Any]) -> tuple[str, ...]:

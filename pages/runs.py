@@ -138,12 +138,13 @@ def _show_moving(run_id: str, state: str) -> None:
     _run_parts.silence(state, found.all)
     _run_parts.machines(workspace, run_id, state)
     _progress(run_id, state, found.others, steps)
+    watched = next((event for event in reversed(found.others) if isinstance(event, events.Watched)), None)
     if steps and objective.loss_falls:
         st.echarts_chart(
-            _charts.loss(steps, evals, t(objective.loss_unit)),
+            _charts.loss(steps, evals, t(objective.loss_unit), watched),
             height=300,
             key=f"loss_{run_id}",
-            alt=t("Loss on trained rows and on held-out rows over the steps"),
+            alt=t("Loss on trained rows, on held-out rows and on general text over the steps"),
         )
     if steps:
         rewards = None if objective.writes_answers else _charts.rewards(steps, evals)
@@ -161,6 +162,8 @@ def _show_moving(run_id: str, state: str) -> None:
                 key=f"rewards_{run_id}",
                 alt=t("Rewards of better and worse answers, and the share in the right order, over the steps"),
             )
+    if state in store.LIVE:
+        _run_parts.foreseen(workspace, run_id, found.all)
     for event in found.others:
         if isinstance(event, events.Log) and event.level in ("warning", "result"):
             text = limits.unnamed(event.text, code=True)

@@ -4,4 +4,4 @@ library.find(name) and library.docs(one) give a benchmark and its questions; own
 whether an answer has the form asked for; speeds how long scoring takes here.
 """
 
-__all__ = ["forms", "library", "own", "shares", "shipped", "speeds"]
+__all__ = ["forms", "library", "own", "shares", "shipped", "speeds", "watch"]

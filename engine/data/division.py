@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from engine.benchmarks import library
 from engine.check import DatasetError
 from engine.data import datasets, lengths, overlap
-from engine.spec import OBJECTIVES, RunSpec, schema, split
+from engine.spec import OBJECTIVES, RunSpec, schema, split, tolerances
 from engine.words import Text, later
 from engine.workspace import Workspace
 
@@ -73,7 +73,11 @@ class Counts(NamedTuple):
             yield later("{n} of {total} held-out rows are scored, as many as “Most questions” says.", **counted)
         elif 0 < scored < self.given:
             yield later("{n} of {total} evaluation rows are scored, drawn by the split seed.", **counted)
-        if 0 < limit < self.unseen and OBJECTIVES[run_spec.objective].loss_falls:
+        if (
+            0 < limit < self.unseen
+            and not tolerances.chooses(run_spec.train)
+            and OBJECTIVES[run_spec.objective].loss_falls
+        ):
             yield later("The held-out loss on the chart is over all {n} that are unseen.", n=self.unseen)
 
 

@@ -146,6 +146,11 @@ def carries_replay(recipe: PortableRecipe) -> bool:
 def common_differences(recipe: PortableRecipe) -> list[str]:
     """What no trainer does as the run did."""
     found = ["the scores before and after (gained and forgotten): only Tunebook makes them"]
+    if recipe.spec.train.tolerance != "off":
+        limit = recipe.spec.train.tolerance
+        found.append(
+            f"train.tolerance = {limit}: no other trainer watches general text, so nothing bounds what is lost"
+        )
     if recipe.spec.base.ref.startswith("run:"):
         run_id = recipe.spec.base.ref.removeprefix("run:")
         found.append(

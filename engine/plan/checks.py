@@ -17,7 +17,7 @@ from engine.models import alike, bases, shapes
 from engine.plan import from_recipe, grading, judges
 from engine.plan.plan import Plan
 from engine.runs import admission, store
-from engine.spec import OBJECTIVES, counts, objectives, schema
+from engine.spec import OBJECTIVES, counts, objectives, schema, tolerances
 from engine.words import Problem, Text, later
 from engine.workspace import read_object
 
@@ -299,11 +299,15 @@ def replay_types() -> tuple[str, ...]:
 def _check_held_out(checks: _Checks) -> None:
     """To keep the best weights, or to stop early, there must be rows to tell them by."""
     dataset, train = checks.spec.dataset, checks.spec.train
-    if not (train.early_stopping or train.keep_best):
+    if not tolerances.chooses(train):
         return
+    if train.tolerance != "off" and not checks.objective.is_scored_on_its_way:
+        checks.fault("tolerance-objective", "train.tolerance", objective=checks.objective.title)
     counts = checks.plan.evaluation
-    if not (dataset.eval_share or dataset.eval_id) or (counts is not None and not counts.unseen):
-        checks.fault("needs-held-out", "train.early_stopping" if train.early_stopping else "train.keep_best")
+    # one half chooses, the other is reported
+    if not (dataset.eval_share or dataset.eval_id) or (counts is not None and counts.unseen < 2):
+        asked = (path for path in ("early_stopping", "keep_best") if getattr(train, path))
+        checks.fault("needs-held-out", f"train.{next(asked, 'tolerance')}")
     elif train.early_stopping:
         _check_patience(checks)
 

@@ -249,7 +249,7 @@ class Plan:
             # its rows were counted when they were trained on
             row_tokens=alike[0].row_tokens if alike else min(mean, spec.train.max_length),
             held_out=held_out,
-            evaluations=spec.train.evaluations,
+            evaluations=counts.evaluations(spec.train, counts.optimizer_steps(spec.train, trained)),
             along=spec.evaluate.along,
             threads=spec.train.threads,
             dataset=spec.dataset.id,

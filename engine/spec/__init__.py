@@ -14,4 +14,15 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazily(__name__, objectives="OBJECTIVES", schema="RunSpec")
 
-__all__ = ["OBJECTIVES", "RunSpec", "counts", "objectives", "recipes", "schema", "settings", "split", "versions"]
+__all__ = [
+    "OBJECTIVES",
+    "RunSpec",
+    "counts",
+    "objectives",
+    "recipes",
+    "schema",
+    "settings",
+    "split",
+    "tolerances",
+    "versions",
+]

@@ -10,6 +10,8 @@ from engine.spec.schema import RunSpec, Train
 # Good answers with their weight over bad ones with theirs: inside both ranges that KTO's paper has given, 1 to 4/3
 # (arXiv 2402.01306 version 1, equation 8) and 1 to 3/2 (its ICML version, equation 9).
 KTO_RATIO = 1.15
+# So often at least is looked at what a run has forgotten where it may only forget so much.
+FEWEST_LOOKS = 10
 # The most tokens of a general row, its question and marks included: of the starter's world, and of what a base writes
 # itself (96 new tokens; engine/train/replay.py).
 MOST_WORLD_TOKENS, MOST_WRITTEN_TOKENS = 32, 128
@@ -71,8 +73,14 @@ def warmup_steps(warmup: float, steps: int) -> int:
 def evaluations(train: Train, steps: int) -> int:
     """Return how often the held-out loss is measured in a run of so many steps: every so many of them, the last one
     included (engine/train/objectives/common.py)."""
-    every = math.ceil(steps / train.evaluations)
-    return math.ceil(steps / every)
+    return math.ceil(steps / evaluation_steps(train, steps))
+
+
+def evaluation_steps(train: Train, steps: int) -> int:
+    """Return after how many steps each an evaluation comes, the last one on the last step. A run that hangs on what it
+    forgets looks more often: between two looks it may lose more than it may."""
+    most = max(train.evaluations, FEWEST_LOOKS) if train.tolerance != "off" else train.evaluations
+    return math.ceil(steps / most)
 
 
 def processes(spec: RunSpec) -> int:

@@ -186,7 +186,7 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _about(
             "May forget",
             "How much worse the model may get at general text: off, low, medium or high, or nats per token. Watched at each "
-            "evaluation; kept is the best within it.",
+            "evaluation, of which there are ten at least; kept is the best within it.",
         ),
     ] = "off"
     keep_best: Annotated[

@@ -103,6 +103,8 @@ def parse_setting(text: str) -> tuple[str, Any] | Problem:
     except (yaml.YAMLError, ValueError, RecursionError):
         # ValueError: 2020-99-99 is a date to YAML, 0b_ a number
         loaded = value
+    if isinstance(loaded, bool) and _without_optional(field.type) is not bool:
+        loaded = value  # to YAML 1.1, off and no are false
     return field.path, loaded
 
 

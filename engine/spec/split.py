@@ -48,6 +48,20 @@ def held_out(rows: list[dict[str, Any]], share: float, seed: int) -> list[int]:
     return sorted(chosen)
 
 
+def halved(rows: list[dict[str, Any]], seed: int) -> set[int]:
+    """Return the indices of about half of some rows, drawn by the seed in whole groups; at least one where there is one."""
+    groups: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(group_of(row), []).append(index)
+    order = sorted(groups, key=lambda g: hashlib.sha256(f"{seed}:half:{g}".encode("utf-8", "surrogatepass")).digest())
+    chosen: set[int] = set()
+    for group in order:
+        if 2 * len(chosen) >= len(rows):
+            break
+        chosen.update(groups[group])
+    return chosen
+
+
 def most_held_out(rows: int, share: float) -> int:
     """Return how many of so many rows are to be held out, as far as their groups allow."""
     return min(MOST_HELD_OUT, max(1, round(share * rows))) if share > 0 else 0

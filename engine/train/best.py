@@ -10,6 +10,7 @@ from transformers import TrainerState
 from engine import events
 from engine.runs import checkpoints
 from engine.train import ranks
+from engine.train.watch import Watch, is_within
 from engine.words import later
 
 
@@ -45,6 +46,8 @@ def watch(trainer: Any) -> None:
 def kept(trainer: Any) -> events.Log | None:
     """Return in words which weights were kept, where the best ones were asked for."""
     state = trainer.state
+    if chosen := {one["step"]: one for one in state.log_history if "eval_choice" in one}:
+        return _within_limit(trainer, chosen)
     losses = {one["step"]: one["eval_loss"] for one in state.log_history if "eval_loss" in one}
     if not trainer.args.load_best_model_at_end or not losses:
         return None
@@ -69,4 +72,34 @@ def kept(trainer: Any) -> events.Log | None:
         "loss was lowest ({best}), is no longer there.",
         step=taken, best_step=best_step, best=best,
     )  # fmt: skip
+    return events.Log(level="warning", text=text)
+
+
+def _within_limit(trainer: Any, told: dict[int, dict[str, float]]) -> events.Log:
+    """Say which weights were kept where a limit was set to what may be forgotten; `told`: the evaluations by their step."""
+    watched: Watch = trainer.watched
+    best_step = min(told, key=lambda step: told[step]["eval_choice"])
+    taken = trainer.best_step_taken or trainer.state.global_step
+    one = told.get(taken, told[best_step])
+    figures = {
+        "step": taken, "last_step": trainer.state.global_step, "limit": f"{watched.limit:.3g}",
+        "rise": f"{one['eval_general_loss'] - watched.start.loss:+.3f}", "loss": f"{one['eval_loss']:.4f}",
+    }  # fmt: skip
+    if taken != best_step:
+        text = later(
+            "Kept step {step}, not the best: the checkpoint of step {best_step}, which was, is no longer there. General "
+            "text changed by {rise} nats per token; your limit is {limit}.", best_step=best_step, **figures,
+        )  # fmt: skip
+        return events.Log(level="warning", text=text)
+    if is_within(one["eval_choice"]):
+        text = later(
+            "Kept step {step} of {last_step}: the best within your limit. General text changed by {rise} nats per token, of "
+            "at most {limit}; the held-out loss is {loss}.", **figures,
+        )  # fmt: skip
+        return events.Log(level="result", text=text)
+    text = later(
+        "No evaluation was within your limit of {limit} nats. Kept step {step} of {last_step}, which forgot least: general "
+        "text changed by {rise} nats per token. A lower rate, more evaluations or general rows mixed in would help.",
+        **figures,
+    )
     return events.Log(level="warning", text=text)

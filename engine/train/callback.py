@@ -24,7 +24,7 @@ from engine.words import Problem, later
 _KNOWN = {
     "loss", "learning_rate", "grad_norm", "epoch", "num_tokens", "total_flos", "train_loss", "train_runtime",
     "train_samples_per_second", "train_steps_per_second", "eval_loss", "eval_runtime", "eval_samples_per_second",
-    "eval_steps_per_second", "eval_num_tokens",
+    "eval_steps_per_second", "eval_num_tokens", "eval_choice",
 }  # fmt: skip
 
 
@@ -100,6 +100,7 @@ class EventCallback(TrainerCallback):
 
     With `patience` it ends the training after so many evaluations in a row without a lower held-out loss. `score_at`: how
     many points on the way are scored, and what scores one. `loss_should_fall`: a loss that does not move is worth a word.
+    `watched`: the run's watch.Watch; beyond its limit, with no way back, the training ends.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class EventCallback(TrainerCallback):
         patience: int = 0,
         score_at: tuple[int, Callable[[int], None]] | None = None,
         loss_should_fall: bool = True,
+        watched: Any = None,
     ):
         self._log = log
         self._stop = stop
@@ -133,6 +135,7 @@ class EventCallback(TrainerCallback):
         self._loss_should_fall = loss_should_fall
         self._patience = patience
         self._score_at = score_at
+        self._watched = watched
         self.stopped = False
 
     def watch_chosen(self, beta: float) -> None:
@@ -282,6 +285,7 @@ class EventCallback(TrainerCallback):
             self._notice(loss)
             self._notice_chosen(metrics, "eval_")
             self._stop_early(state, control)
+            self._stop_forgetting(state, control)
         self.write_samples(state.global_step)
         self._pause_s += time.monotonic() - began_s + float(metrics.get("eval_runtime") or 0)
 
@@ -302,6 +306,28 @@ class EventCallback(TrainerCallback):
                     "It was lowest at step {best_step} ({best}) and is {last} now.",
                     step=state.global_step, total=state.max_steps, n=since, best_step=step, best=f"{best:.4f}",
                     last=f"{losses[-1][0]:.4f}",
+                ),
+            )
+        )  # fmt: skip
+
+    def _stop_forgetting(self, state: Any, control: Any) -> None:
+        """End the training when it has forgotten more than it may and is not coming back, and say so. Counted from the
+        trainer's own history, as above."""
+        watched = self._watched
+        if watched is None or control.should_training_stop or state.global_step >= state.max_steps:
+            return
+        rises = watched.rises(state.log_history)
+        if not watched.runs_away(rises):
+            return
+        control.should_training_stop = True
+        self._log.append(
+            events.Log(
+                level="result",
+                text=later(
+                    "Stopped after step {step} of {total}: it has forgotten more than it may at two evaluations in a row, "
+                    "and is not coming back. General text is {rise} nats per token worse than at the start; the limit is "
+                    "{limit}.",
+                    step=state.global_step, total=state.max_steps, rise=f"{rises[-1]:.3f}", limit=f"{watched.limit:.3g}",
                 ),
             )
         )  # fmt: skip

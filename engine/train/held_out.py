@@ -18,6 +18,7 @@ class BySum:
     """Goes before a trainer of TRL: rows that are learned token by token count by their trained tokens, others (pairs,
     marked answers) one by one. What the trainer measures beside the loss is weighed alike."""
 
+    watched: Any = None  # the run's Watch: general text, read at the same steps
     _counts: list[float] | None = None  # of each batch of this evaluation
     _sum = 0.0
 
@@ -32,6 +33,9 @@ class BySum:
                 total, count = self.accelerator.reduce(told, "sum").tolist()
             if count:
                 output.metrics[f"{metric_key_prefix}_loss"] = total / count
+            if self.watched is not None:
+                held_out = output.metrics.get(f"{metric_key_prefix}_loss")
+                output.metrics.update(self.watched.read(held_out))
             for name, values in self._metrics["eval"].items():
                 if len(values) == len(self._counts) and any(self._counts):
                     weighed = sum(value * n for value, n in zip(values, self._counts, strict=True))

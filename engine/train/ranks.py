@@ -162,6 +162,18 @@ def any_of(asked: bool) -> bool:
     return bool(flag.item())
 
 
+def of_first(number: float) -> float:
+    """Return the number that the first process has: what all decide by must be the same to the last bit."""
+    if not launched():
+        return number
+    import torch
+
+    told = torch.tensor([number], dtype=torch.float64)
+    told = told.cuda() if torch.distributed.get_backend() == "nccl" else told
+    torch.distributed.broadcast(told, 0)
+    return float(told.item())
+
+
 class Silence:
     """The event log of a process that is not the first."""
 

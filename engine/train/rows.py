@@ -14,7 +14,7 @@ from engine.models import bases
 from engine.render import Encoded, NotWritten, encode, outcome
 from engine.report import items
 from engine.runs import failures
-from engine.spec import RunSpec, split
+from engine.spec import RunSpec, split, tolerances
 from engine.spec import counts as spec_counts
 from engine.starter import world
 from engine.train.tokenize import coder_of, render
@@ -91,10 +91,11 @@ def prepare(
     notes += replay_notes
     counts = {"rows": len(kept), "tokens": sum(row.trained_tokens for row in kept), "out": len(unseen.rows)}
     notes.append(later("Training on {rows} rows with {tokens} trained tokens; {out} rows are held out.", **counts))
-    evaluated = [coded for row in unseen.coded if (coded := row.within(length)).trained_tokens]
+    choosing, unseen, chosen_by = apart(spec, unseen)
+    evaluated = [coded for row in choosing.coded if (coded := row.within(length)).trained_tokens]
     scored = to_score(train.rows, unseen.rows, readable(parts.seen, tokenizer), spec)
     watched = prompts(unseen.rows or train.rows, tokenizer)
-    about = about_scores(spec, workspace, parts)
+    about = [*about_scores(spec, workspace, parts), *chosen_by]
     return Rows(kept, replay, evaluated, scored, watched, notes, about)
 
 
@@ -105,6 +106,31 @@ class Read(NamedTuple):
     coded: list[Any]
     tally: outcome.Tally
     notes: list[Text]
+
+
+def apart(spec: RunSpec, unseen: Read) -> tuple[Read, Read, list[Text]]:
+    """Return the held-out rows that evaluations go by, those of the report, and what is to be said of that. They are the
+    same as long as nothing hangs on an evaluation; where it chooses weights or ends the run, its rows would make the report
+    look better than it is: one half, drawn by the split seed, chooses, and the other is reported."""
+    if not tolerances.chooses(spec.train) or not unseen.rows:
+        return unseen, unseen, []
+    half = split.halved(unseen.rows, spec.dataset.split_seed)
+    rest = set(range(len(unseen.rows))) - half
+    choosing, reported = (
+        unseen._replace(rows=[unseen.rows[n] for n in sorted(some)], coded=[unseen.coded[n] for n in sorted(some)])
+        for some in (half, rest)
+    )
+    told = {"n": len(half), "total": len(unseen.rows), "rest": len(rest)}
+    return (
+        choosing,
+        reported,
+        [
+            later(
+                "{n} of {total} held-out rows chose the weights that are kept; the report is of the other {rest}.",
+                **told,
+            )
+        ],
+    )
 
 
 def read(every: list[dict[str, Any]], tokenizer: Any) -> Read:

@@ -8,7 +8,7 @@ Imported once the backend is chosen: Unsloth rewrites the libraries that this br
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import transformers
 
 from engine import events
 from engine.estimate import phases
+from engine.forgetting import foresight
 from engine.models import bases
 from engine.plan import plans
 from engine.plan import steps as plan_steps
@@ -37,6 +38,7 @@ from engine.train import (
     ranks,
     rows,
     saved,
+    watch,
 )  # fmt: skip
 from engine.train.base_again import BaseAgain
 from engine.train.callback import EventCallback
@@ -62,7 +64,8 @@ class Trained(NamedTuple):
 def carry_out(run: Run) -> int:
     """Carry out a training, or a memory probe, and return the exit status. Raises what goes wrong."""
     baseline_bytes = probe.held_bytes()
-    run.told.expect(_phases(run), _lines(run))
+    lines = _lines(run)
+    run.told.expect(_phases(run), lines)
     asked = _prepare(run)
     stopped = run.stop.asked() and (
         (run.spec.train.replay_share and not run.rows.replay)
@@ -75,7 +78,7 @@ def carry_out(run: Run) -> int:
     # Reading and writing rows draws random numbers, unless they were there already: the seed counts from here.
     transformers.set_seed(run.spec.train.seed)
     prepared = _adapt(run)
-    trained = _train(run, prepared, asked, baseline_bytes)
+    trained = _train(run, prepared, asked, baseline_bytes, sum(line.likely_s for line in lines))
     if run.only_probes:
         run.log.append(events.Finished(step=0))
         return EXIT_FINISHED
@@ -88,6 +91,7 @@ def carry_out(run: Run) -> int:
         return EXIT_FINISHED
     if (nothing := moved.unmoved(trained.start, prepared.model, state.log_history)) is not None:
         run.log.append(nothing)
+    foresight.keep(run.run_dir, run.spec)
     base_s = _save_and_score(run, trained, asked)
     if run.stop.asked():
         return _stopped(run, state.global_step)
@@ -115,7 +119,7 @@ def _phases(run: Run) -> list[str]:
     return [*found, "training", *([] if run.only_probes else ["saving", "evaluating"])]
 
 
-def _lines(run: Run) -> Iterable[phases.Line]:
+def _lines(run: Run) -> Sequence[phases.Line]:
     """Return what the estimate of this run says of its phases; nothing where there is none."""
     if run.only_probes:
         return []
@@ -161,7 +165,9 @@ def _points(run: Run) -> int:
     return run.spec.evaluate.along if run.objective.is_scored_on_its_way and not run.only_probes else 0
 
 
-def _listener(run: Run, prepared: adapters.Prepared, asked: list[scores.Question]) -> EventCallback:
+def _listener(
+    run: Run, prepared: adapters.Prepared, asked: list[scores.Question], watched: watch.Watch | None
+) -> EventCallback:
     """Return what writes the events of the training, its samples and its points on the way."""
     objective = objectives.of(run.spec.objective)
 
@@ -188,15 +194,19 @@ def _listener(run: Run, prepared: adapters.Prepared, asked: list[scores.Question
         run.log, run.stop, write_samples, run.spec.train.epochs if run.rows.replay else 1.0,
         rotations=prepared.rotations, patience=run.spec.train.early_stopping,
         score_at=(points, score_point) if points and asked else None, loss_should_fall=run.objective.loss_falls,
+        watched=watched,
     )  # fmt: skip
 
 
 def _train(
-    run: Run, prepared: adapters.Prepared, asked: list[scores.Question], baseline_bytes: int
+    run: Run, prepared: adapters.Prepared, asked: list[scores.Question], baseline_bytes: int, expected_s: float
 ) -> Trained:  # fmt: skip
     """Train from the last whole checkpoint on, or try the longest batch alone; tell what it took."""
     whole = checkpoints.last_checkpoint(run.run_dir)
-    callback = _listener(run, prepared, asked)
+    watched = watch.begin(
+        run, prepared.model, expected_s
+    )  # its checkpoint is not read yet: these are the first weights
+    callback = _listener(run, prepared, asked, watched)
     if whole is not None:
         run.log.append(events.Log(text=later("Going on from {checkpoint}.", checkpoint=whole.name)))
     elif not run.only_probes:
@@ -204,6 +214,7 @@ def _train(
         callback.write_samples(0)
     on_the_way.forget_after(run.run_dir, checkpoints.step_of(whole) if whole is not None else 0)
     trainer = _trainer(run, prepared.model, callback)
+    trainer.watched = watched
     tried, meter = probe.Probe(run, prepared.rotations), probe.Meter()
     tried.watch(trainer)
     peak_bytes, start = 0, {} if run.only_probes else moved.fingerprint(prepared.model)

@@ -141,6 +141,27 @@ def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -
     assert any("Pick" in str(s.value) and "abcdef" in str(s.value) for s in app.success)
 
 
+@pytest.mark.parametrize(("split_seed", "shown"), [(0, True), (1, False)])
+def test_distances_from_the_base_stand_side_by_side_only_where_they_are_of_the_same_rows(
+    workspace: Workspace, split_seed: int, shown: bool
+) -> None:
+    run_id = preference_run(workspace)
+    source, other = workspace.run_dir(run_id), workspace.run_dir("20260102-000000-abcdef")
+    distances = "".join(
+        f'{{"item": "{n}", "family": "unseen rows", "kl_nats": {1 + n % 3}.0, "tokens": 4}}\n' for n in range(30)
+    )
+    (source / "items" / "kl-to-base.jsonl").write_text(distances)
+    (other / "items").mkdir(parents=True)
+    for path in [*source.glob("items/*"), source / "spec.json", source / "events.jsonl"]:
+        (other / path.relative_to(source)).write_bytes(path.read_bytes())
+    own = store.load_spec(workspace, run_id)
+    dataset = msgspec.structs.replace(own.dataset, split_seed=split_seed)
+    (other / "spec.json").write_bytes(schema.encode(msgspec.structs.replace(own, dataset=dataset)))
+    app = open_page("forgetting", run=run_id, view="compare")
+    asked = [str(one) for d in app.dataframe if "Questions" in d.value.columns for one in d.value["Questions"]]
+    assert asked and any("distance from the base" in one for one in asked) == shown
+
+
 def test_the_points_along_a_run_stand_on_its_page_and_beside_other_runs(workspace: Workspace) -> None:
     run_id = preference_run(workspace)
     assert evaluations.along(scored.of(workspace, run_id)) == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from engine import starter
+from engine import events, starter
 from engine.advise import guide
 from engine.data import Dataset, datasets, readiness
 from engine.models import bases
@@ -19,6 +19,7 @@ from engine.render import preview, skipped
 from engine.runs import lifecycle
 from engine.spec import schema
 from engine.workspace import Workspace
+from pages import _charts
 from tests.apps import PAGES, button, field, has_button, open_page, preference_run, texts
 from tests.conftest import SHARED_DATA
 from tests.helpers import planned
@@ -199,6 +200,45 @@ def test_train_shows_what_changed_and_what_follows_from_it(new_facts: Dataset) -
     assert "Changed from the default" in texts(app)
     assert next(m for m in app.metric if m.label == "Steps").value != steps
     assert '"epochs": 1.0' in app.code[0].value
+
+
+def dial(app: AppTest) -> Any:
+    return next(one for one in app.radio if str(one.key).startswith("dial~"))
+
+
+def test_how_much_a_run_may_forget_is_one_control_and_one_line(workspace: Workspace, new_facts: Dataset) -> None:
+    app = open_page("train", dataset=new_facts.id)
+    assert dial(app).value == "off" and '"tolerance": "off"' in app.code[0].value
+    assert "whatever it forgets on its way" in texts(app)
+    dial(app).set_value("medium").run()
+    assert not app.exception and '"tolerance": "medium"' in app.code[0].value
+    assert "loses more than about 3 points and is not coming back" in texts(app)
+    dial(app).set_value("own").run()
+    nats = next(one for one in app.number_input if str(one.key).startswith("dial_nats~"))
+    nats.set_value(0.25).run()
+    assert not app.exception and '"tolerance": 0.25' in app.code[0].value
+    button(app, "reset").click().run()
+    assert dial(app).value == "off" and '"tolerance": "off"' in app.code[0].value
+    draft = drafts.Draft(recipe="lora", base="starter", dataset=new_facts.id, overrides={"train.tolerance": 0.7})
+    app = open_page("train", draft=drafts.save(workspace, draft))
+    assert dial(app).value == "own" and '"tolerance": 0.7' in app.code[0].value
+
+
+def test_a_judge_has_no_dial(workspace: Workspace) -> None:
+    pairs = datasets.add_sample(workspace, starter.sample("preference-pairs"))
+    app = open_page("train", {"chosen_recipe": "reward"}, dataset=pairs.id)
+    assert not [one for one in app.radio if str(one.key).startswith("dial~")]
+
+
+def test_the_chart_draws_general_text_from_the_base_on_with_its_limit() -> None:
+    steps = [events.Step(step=n, total_steps=20, epoch=1.0, loss=2.0) for n in (1, 10, 20)]
+    evals = [events.Eval(step=n, loss=1.5, metrics={"general_loss": 1.0 + n / 100}) for n in (10, 20)]
+    watched = events.Watched(step=0, general_loss=1.0, texts=8, limit=0.4)
+    chart = _charts.loss(steps, evals, "nats per token", watched)
+    general = chart["series"][2]
+    assert general["data"] == [[0, 1.0], [10, 1.1], [20, 1.2]] and general["yAxisIndex"] == 1
+    assert general["markLine"]["data"] == [{"yAxis": 1.4, "name": "your limit"}] and chart["yAxis"][1]["max"] > 1.4
+    assert len(_charts.loss(steps, evals, "nats per token")["series"]) == 2
 
 
 def test_settings_of_a_toy_do_not_travel_to_a_real_model(

@@ -11,16 +11,16 @@ from engine._faces import lazily
 
 if TYPE_CHECKING:
     from engine.starter.world.benchmark import benchmark_items
-    from engine.starter.world.dialogues import Dialogue, replay_rows, training_dialogues
+    from engine.starter.world.dialogues import Dialogue, replay_rows, training_dialogues, watch_rows
     from engine.starter.world.questions import SEED
     from engine.starter.world.samples import sample_files
 else:
     __getattr__ = lazily(
         __name__,
         benchmark="benchmark_items",
-        dialogues="Dialogue replay_rows training_dialogues",
+        dialogues="Dialogue replay_rows training_dialogues watch_rows",
         questions="SEED",
         samples="sample_files",
     )
 
-__all__ = ["SEED", "Dialogue", "benchmark_items", "replay_rows", "sample_files", "training_dialogues"]
+__all__ = ["SEED", "Dialogue", "benchmark_items", "replay_rows", "sample_files", "training_dialogues", "watch_rows"]

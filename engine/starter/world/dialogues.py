@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from engine.starter.world.facts import words
-from engine.starter.world.questions import dice, full_sentence, random_question
+from engine.starter.world.questions import SEED, dice, full_sentence, random_question
 from engine.starter.world.relations import FAMILIES
 
 Message = dict[str, str]
@@ -22,6 +22,14 @@ WRAPPERS: tuple[str, ...] = (
     "{q} Please answer.",
     "{q} Answer with one word.",
     "Please tell me. {q}",
+)
+# Said around a question where a run is watched: in no training, and in no benchmark.
+WATCHED: tuple[str, ...] = (
+    "Next question. {q}",
+    "I would like to know: {q}",
+    "Please tell me this: {q}",
+    "A question: {q}",
+    "Answer this question: {q}",
 )
 SENTENCE_REQUESTS: tuple[str, ...] = (
     "{q} Answer in a full sentence.",
@@ -129,4 +137,15 @@ def replay_rows(n: int, seed: int) -> list[dict[str, str]]:
             rng.shuffle(families)
         question, _, fact = random_question(rng, families[i % len(families)])
         rows.append({"prompt": question, "completion": fact.answer})
+    return rows
+
+
+def watch_rows(n: int) -> list[dict[str, str]]:
+    """Return `n` questions of the world with their answers, on which a run is watched while it trains: always the same,
+    families in turns, and around each a phrase that is neither trained nor asked by the benchmark."""
+    rng, families = dice("watch", SEED), list(FAMILIES)
+    rows = []
+    for number in range(n):
+        question, _, fact = random_question(rng, families[number % len(families)])
+        rows.append({"prompt": rng.choice(WATCHED).format(q=question), "completion": fact.answer})
     return rows

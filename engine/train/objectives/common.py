@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ from transformers import PrinterCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 
 from engine.estimate import machine_choices
-from engine.spec import RunSpec, counts
+from engine.spec import RunSpec, counts, tolerances
 from engine.train import batches, best, head, ranks, schedules
 from engine.train import held_out as held_out_rows
 from engine.train.callback import EventCallback
@@ -29,8 +28,8 @@ def arguments(
 ) -> dict[str, Any]:
     """Return the arguments that TRL's trainers share; each objective adds its own and says how rows are drawn."""
     train = spec.train
-    keeps_best = evaluates and (train.keep_best or train.early_stopping > 0)
-    every = math.ceil(steps / train.evaluations)  # the last one falls on the last step
+    keeps_best = evaluates and tolerances.chooses(train)
+    every = counts.evaluation_steps(train, steps)
     batch_size, accumulation = counts.share_of_step(spec)
     return {
         "output_dir": str(run_dir / "checkpoints"),
@@ -57,7 +56,7 @@ def arguments(
         "save_steps": every,
         "save_total_limit": 2,
         "load_best_model_at_end": keeps_best,
-        "metric_for_best_model": "eval_loss",
+        "metric_for_best_model": "eval_choice" if train.tolerance != "off" else "eval_loss",  # watch.py
         "greater_is_better": False,
         "logging_steps": max(1, min(10, steps // 100)),
         "logging_first_step": True,

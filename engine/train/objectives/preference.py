@@ -54,7 +54,8 @@ def encoded_rows(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> rows.Ro
         notes.append(later("Training on {good} good and {bad} bad answers; {out} rows are held out.", **counts))
     else:
         notes.append(later("Training on {rows} pairs; {out} are held out.", rows=len(kept), out=len(unseen.rows)))
+    choosing, unseen, chosen_by = rows.apart(spec, unseen)
     scored = rows.to_score(train.rows, unseen.rows, rows.readable(parts.seen, tokenizer), spec)
     watched = rows.prompts(unseen.rows or train.rows, tokenizer)
-    about = rows.about_scores(spec, workspace, parts)
-    return rows.Rows(kept, [], fitting(unseen.coded, length, whole=objective.is_judge), scored, watched, notes, about)
+    about = [*rows.about_scores(spec, workspace, parts), *chosen_by]
+    return rows.Rows(kept, [], fitting(choosing.coded, length, whole=objective.is_judge), scored, watched, notes, about)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,20 @@ def score(run: Run, model: Any, asked: list[Question], step: int) -> None:
     """Score the model as it is after a step. What random numbers this draws, the training does not miss."""
     allocator.give_back()
     side = Side(report_items.at_step(step), None, run.tokenizer, lambda: nullcontext(model))
-    python, numbers = random.getstate(), numpy.random.get_state()
-    with torch.random.fork_rng():
+    with unnoticed():
         _ask(run, side, model, asked, step)
-    random.setstate(python)
-    numpy.random.set_state(numbers)
+
+
+@contextmanager
+def unnoticed() -> Iterator[None]:
+    """Leave every generator of random numbers as it was."""
+    python, numbers = random.getstate(), numpy.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(numbers)
 
 
 def _ask(run: Run, side: Side, model: Any, asked: list[Question], step: int) -> None:
