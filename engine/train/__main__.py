@@ -38,7 +38,7 @@ def _with_remedy(failure: events.Failed, run_dir: Path) -> events.Failed:
             from engine.plan import plans
 
             run_spec = schema.decode((run_dir / "spec.json").read_bytes())
-            if run_spec.kind == "adopted":
+            if run_spec.kind in ("adopted", "recover"):
                 return failure  # nothing of it can be set otherwise
             return plans.with_remedy(failure, run_spec, Workspace(run_dir.parents[1]))
     return failure
@@ -98,6 +98,10 @@ def run(run_dir: Path, log: events.EventLog) -> int:
         from engine.train import adopted
 
         return adopted.carry_out(one)
+    if run_spec.kind == "recover":
+        from engine.train import recover
+
+        return recover.carry_out(one)
     if run_spec.kind == "evaluate":
         return evaluation.run(one)
     return training.carry_out(one)
