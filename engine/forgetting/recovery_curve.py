@@ -108,6 +108,8 @@ class Way:
         self.known: dict[float, Answers] = {self.end: {n: one.tuned for n, one in origin.joined.items()}}
         if way != "intruders":
             self.known[0.0] = {n: one.base for n, one in origin.joined.items()}
+        self._halves = {(n, i.item): half_of(n, i) for n, one in origin.joined.items() for i in one.base}
+        self._held: dict[tuple[float, str], list[tuple[Item, Item]]] = {}
 
     @property
     def end(self) -> float:
@@ -159,7 +161,7 @@ class Way:
         halves = (self._chosen(0), self._chosen(1))
         pooled = {
             name: [one for half in (0, 1) for one in self.known[halves[1 - half]].get(name, [])
-                   if half_of(name, one) == half]
+                   if self._halves[name, one.item] == half]
             for name in self.origin.joined
         }  # fmt: skip
         rows = self._rows(pooled)
@@ -183,12 +185,19 @@ class Way:
 
     def _value(self, at: float, name: str, half: int) -> float:
         """Return the change at a point by some of the questions of a benchmark, without an interval; more is better."""
-        base = self.origin.joined[name].base
-        if name == self.measure and self.family != report_items.ALL:
-            base = [one for one in base if one.family == self.family]
-        base = [one for one in base if half_of(name, one) == half]
-        before, after = paired.common(base, self.known[at].get(name, []))
-        return _change(name, before, after) if before else 0.0
+        of_rows = self.family if name == self.measure and self.family != report_items.ALL else ""
+        pairs = [
+            (before, after)
+            for before, after in self._pairs(at, name)
+            if self._halves[name, before.item] == half and of_rows in ("", before.family)
+        ]
+        return _change(name, pairs) if pairs else 0.0
+
+    def _pairs(self, at: float, name: str) -> list[tuple[Item, Item]]:
+        if (at, name) not in self._held:
+            both = paired.common(self.origin.joined[name].base, list(self.known[at].get(name, [])))
+            self._held[at, name] = list(zip(*both, strict=True))
+        return self._held[at, name]
 
 
 def choose(gains: Mapping[float, float], general: Mapping[float, float], end: float) -> float:
@@ -253,18 +262,17 @@ def _mean(rows: Sequence[Comparison], names: Sequence[str]) -> Figure | None:
     return Figure(value=value, low=value - below, high=value + above)
 
 
-def _change(name: str, before: Sequence[Item], after: Sequence[Item]) -> float:
-    pairs = list(zip(before, after, strict=True))
+def _change(name: str, pairs: Sequence[tuple[Item, Item]]) -> float:
     if name == report_items.GAP:
         moved = [(one.gold, other.loglikelihoods[0] - one.loglikelihoods[0]) for one, other in pairs]
         sides = [[change for gold, change in moved if (gold == 0) == good] for good in (True, False)]
         return _average(sides[0]) - _average(sides[1])
     if name == report_items.ANSWERS:
         return _average([other.rewards[0] - one.rewards[0] for one, other in pairs])
-    if before[0].correct is not None:
+    if pairs[0][0].correct is not None:
         return _average([float(bool(other.correct)) - float(bool(one.correct)) for one, other in pairs])
     moved_nats = sum(other.loglikelihoods[0] - one.loglikelihoods[0] for one, other in pairs)
-    return moved_nats / max(1, sum(one.tokens or 0 for one in before))
+    return moved_nats / max(1, sum(one.tokens or 0 for one, _ in pairs))
 
 
 def _average(values: Sequence[float]) -> float:
@@ -304,7 +312,8 @@ def sentences(curve: Curve) -> list[str]:
     if found.at == curve.end:
         return [
             t(
-                "Stay with the run as it is: of the points that keep {kept} % of the gain, none loses less.",
+                "Stay with the run as it is: no other point keeps {kept} % of the gain and is better by both halves of the "
+                "questions.",
                 kept=percent(KEPT),
             )
         ]
