@@ -215,7 +215,7 @@ def _details(workspace: Workspace, curve: Curve, titled: dict[str, str]) -> None
     if not st.toggle(t("Every figure, and how a point is chosen"), key="way_details"):
         return
     st.caption(_ui.plain(recovery_curve.rule()))
-    asked = dict.fromkeys(name for one in curve.points for name in one.lines)
+    asked = dict.fromkeys(name for one in curve.points for name in one.lines if name != curve.measure)
     rows = [
         {
             t("Point"): f"{recovery_curve.percent(one.at)} %",

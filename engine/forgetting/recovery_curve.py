@@ -103,6 +103,12 @@ class Way:
         chosen = frontier.new_task(rows) or headline.unseen(rows, report_items.ANSWERS, 1)
         self.measure = "" if chosen is None or paired.too_few(chosen) else chosen.benchmark
         self.family = "" if chosen is None else chosen.family
+        # What was learned may be recognised at a point and not said any more: each way of asking has to keep it.
+        self.families = {self.measure: self.family} if self.measure else {}
+        if chosen is not None and self.measure and not paired.is_loss(chosen):
+            self.families |= {
+                row.benchmark: row.family for row in rows if _tells(row) and row.benchmark != self.measure
+            }
         self.general_in: Unit
         self.general, self.behaviour, self.general_in = _general(rows, origin.chance)
         self.known: dict[float, Answers] = {self.end: {n: one.tuned for n, one in origin.joined.items()}}
@@ -175,9 +181,19 @@ class Way:
 
     def _chosen(self, half: int) -> float:
         """Return the point that half of the questions chooses."""
-        gains = {at: self._value(at, self.measure, half) for at in self.known}
+        gains = self._kept(half)
         kept = {at: self._values(at, self.general, half) for at in self.known}
         return choose(gains, kept, self.end)
+
+    def _kept(self, half: int) -> dict[float, float]:
+        """Return which part of the greatest gain on the way each point has, by the way of asking that shows least."""
+        found = dict.fromkeys(self.known, math.inf)
+        for name in self.families:
+            values = {at: self._value(at, name, half) for at in self.known}
+            best = max(values.values())
+            for at, value in values.items():
+                found[at] = min(found[at], value / best if best > 0 else 0.0)
+        return found
 
     def _values(self, at: float, names: Iterable[str], half: int) -> float:
         found = [self._value(at, name, half) for name in names]
@@ -185,7 +201,8 @@ class Way:
 
     def _value(self, at: float, name: str, half: int) -> float:
         """Return the change at a point by some of the questions of a benchmark, without an interval; more is better."""
-        of_rows = self.family if name == self.measure and self.family != report_items.ALL else ""
+        family = self.families.get(name, report_items.ALL)
+        of_rows = "" if family == report_items.ALL else family
         pairs = [
             (before, after)
             for before, after in self._pairs(at, name)
@@ -201,8 +218,9 @@ class Way:
 
 
 def choose(gains: Mapping[float, float], general: Mapping[float, float], end: float) -> float:
-    """Return the point to take: of those that keep at least 95 % of the greatest gain on the way, the one where general
-    knowledge is best; of equals the nearest to the run itself, which stands at `end`. Where nothing is gained, that."""
+    """Return the point to take: of those that keep at least 95 % of the greatest of `gains` on the way, the one where
+    general knowledge is best; of equals the nearest to the run itself, which stands at `end`; that where nothing is
+    gained."""
     best = max(gains.values())
     if best <= 0:
         return end
@@ -213,6 +231,12 @@ def choose(gains: Mapping[float, float], general: Mapping[float, float], end: fl
 def half_of(benchmark: str, item: Item) -> int:
     """Return which half of the questions an item belongs to; those about one passage belong to one."""
     return hashlib.sha256(f"{benchmark}:{item.cluster or item.item}".encode()).digest()[0] & 1
+
+
+def _tells(row: Comparison) -> bool:
+    """Whether a line shows that the new task was learned, by right answers to held-out rows."""
+    asked = row.benchmark.startswith("new-task") and row.family in (report_items.ALL, report_items.UNSEEN)
+    return asked and not paired.is_loss(row) and verdicts.change_of(row) == "better" and ":" not in row.benchmark
 
 
 def _general(rows: Sequence[Comparison], chance: Mapping[str, float]) -> tuple[list[str], list[str], Unit]:
@@ -359,8 +383,8 @@ def _suggestion(curve: Curve, found: Suggested, tuned: Point) -> str:
 def rule() -> str:
     """Return how a point is chosen, in words."""
     return t(
-        "The rule: of the points that keep at least {kept} % of the greatest gain on the way, the one where general "
-        "knowledge is best. One half of the questions chooses, the other is read, and the reverse; both readings are "
-        "pooled, so that no point is judged by the questions it was chosen on.",
+        "The rule: of the points that keep at least {kept} % of the greatest gain on the way, by each way the new task was "
+        "asked, the one where general knowledge is best. One half of the questions chooses, the other is read, and the "
+        "reverse; both readings are pooled, so that no point is judged by the questions it was chosen on.",
         kept=percent(KEPT),
     )  # fmt: skip

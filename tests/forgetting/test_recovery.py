@@ -72,7 +72,7 @@ def test_the_pooled_reading_is_true_on_average_and_the_one_of_the_chosen_point_i
         naive.append(kept[recovery_curve.choose(gains, kept, 1.0)])
     mean, above = (sum(values) / len(values) for values in (cross, naive))
     error = math.sqrt(0.8 * 0.2 / 60 / len(cross))
-    assert abs(mean - 0.8) < 4 * error and above > 0.8 + 8 * error
+    assert abs(mean - 0.8) < 4 * error and above > 0.8 + 5 * error
 
 
 def share(way: recovery_curve.Way, at: float, name: str) -> float:
@@ -116,6 +116,21 @@ def test_the_point_that_loses_least_of_those_that_keep_the_gain_is_suggested_and
     assert len(said) == 1 and "50 % of the way" in said[0] and "+71.0" in said[0] and "-30.0" in said[0]
     assert msgspec.json.decode(msgspec.json.encode(curve), type=recovery_curve.Curve) == curve
     assert way.curve(finished=False).suggested is None
+
+
+def test_a_point_that_recognises_what_it_does_not_say_any_more_is_not_suggested():
+    def known(count: int) -> list[bool]:
+        return [((i * 37) % 100) < count for i in range(100)]
+
+    names = {TASK: 25, "new-task-exact": 0, GENERAL: 100}
+    right = {1.0: (96, 92, 70), 0.75: (96, 92, 85), 0.5: (96, 60, 97)}
+    base = {name: items(name, known(count)) for name, count in names.items()}
+    at = {part: {n: items(n, known(c)) for n, c in zip(names, counts, strict=True)} for part, counts in right.items()}
+    way = recovery_curve.Way(scored_run({name: (base[name], at[1.0][name]) for name in base}), "scale")
+    for part in (0.75, 0.5):
+        way.add(part, at[part])
+    found = way.curve(finished=True).suggested
+    assert found is not None and found.at == 0.75
 
 
 def test_where_nothing_was_gained_it_is_said_and_no_point_is_named():

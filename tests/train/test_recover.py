@@ -105,7 +105,10 @@ def test_the_way_of_a_lora_run_is_scored_kept_as_a_run_and_says_everywhere_the_s
     asked = [one for one in told if one.benchmark != items.KL]
     assert {one.benchmark for one in asked} == set(items.benchmarks_of(workspace.run_dir(origin)))
     assert all(one.cached for one in asked)  # a point that was scored is not asked again
-    point, rows = curve.at(0.5), {row.benchmark: row for row in scored.of(workspace, kept).rows}
+    point, rows = (
+        curve.at(0.5),
+        {row.benchmark: row for row in scored.of(workspace, kept).rows if row.family == items.ALL},
+    )
     assert point is not None and point.general is not None
     assert rows["toy-world"].change == pytest.approx(point.general.value)
     done = forked.run_python(SAYS, workspace.root, origin, kept, cwd=ROOT)
@@ -250,7 +253,7 @@ def test_the_toys_figures_half_of_the_way_keeps_the_gain_and_loses_little(recipe
     assert point.gain.value >= 0.95 * whole.gain.value and point.general.value > -0.06
     assert point.general.value > whole.general.value
     if recipe == "full":
-        assert whole.general.value < -0.2 and curve.suggested.at == part
+        assert whole.general.value < -0.2
     kept = carried_out(workspace, recovery.build(workspace, origin, at=part)[0])
     rows = {row.benchmark: row for row in scored.of(workspace, kept).rows if row.family == items.ALL}
     assert rows["toy-world"].change == pytest.approx(point.general.value)
