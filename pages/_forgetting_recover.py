@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine import limits
+from engine import events, limits
 from engine.forgetting import recovery, recovery_curve
 from engine.forgetting.recovery_curve import Curve, Figure, Point
 from engine.runs import ScoredRun, follow, lifecycle, store
@@ -123,10 +124,20 @@ def _going_on(workspace: Workspace, scan: str) -> None:
     found.read()
     left, right = st.columns([6, 1], vertical_alignment="center")
     said = follow.doing(found.all) or follow.turns(workspace).get(scan) or t("About to start.")
-    left.progress(store.describe(workspace, scan).progress, text=_ui.plain(said))
+    left.progress(_share(workspace, scan, found.all), text=_ui.plain(said))
     if right.button(t("Stop"), key="stop_way"):
         lifecycle.stop(workspace, scan)
         st.rerun()
+
+
+def _share(workspace: Workspace, scan: str, found: list[Any]) -> float:
+    """Return how much of the way was scored: the points begun, and how far the last of them is."""
+    phases = [one for one in found if isinstance(one, events.Phase) and one.detail.startswith("way-")]
+    asked = store.load_spec(workspace, scan).recover
+    if not phases or asked is None:
+        return 0.0
+    begun, last = len({one.detail for one in phases}), phases[-1]
+    return min(1.0, (begun - 1 + last.done / max(1, last.total)) / max(1, len(asked.points)))
 
 
 def _halted(workspace: Workspace, scan: str) -> None:
@@ -159,7 +170,7 @@ def _handle(curve: Curve) -> float:
         t("Of each intruder dimension, taken away") if curve.way == "intruders" else t("Part of the way to this run")
     )
     chosen = st.select_slider(
-        label, options, value=usual, format_func=lambda one: f"{one} %", key=f"handle_{curve.run}"
+        label, options, value=usual, format_func=lambda one: f"{one} %", key=f"handle_{curve.run}_{curve.way}"
     )
     return float(chosen) / 100
 

@@ -135,6 +135,7 @@ def build(
             _ = datasets.load(workspace, dataset_id) if dataset_id else None
         except (DatasetError, OSError, ValueError):
             return None, [Problem(rule="dataset-missing", where="dataset", parameters={"id": str(dataset_id)[:80]})]
+    at = None if at is None else round(at, 4)  # by which its answers are stored
     usual = PARTS if intruders else POINTS
     wanted = (
         [] if at is not None else sorted({round(one, 4) for one in points or usual} - {0.0, 0.0 if intruders else 1.0})

@@ -311,12 +311,11 @@ def percent(at: float) -> str:
     return f"{100 * at:g}"
 
 
-def told(value: float | None, in_points: bool, *, signed: bool = True) -> str:
+def told(value: float | None, in_points: bool) -> str:
     """Return a figure in points of 100, or in nats."""
     if value is None:
         return "–"
-    text = f"{100 * value:+.1f}" if in_points else f"{value:+.3f}"
-    return text if signed else text.lstrip("+-")
+    return f"{100 * value:+.1f}" if in_points else f"{value:+.3f}"
 
 
 def sentences(curve: Curve) -> list[str]:

@@ -38,8 +38,6 @@ def _with_remedy(failure: events.Failed, run_dir: Path) -> events.Failed:
             from engine.plan import plans
 
             run_spec = schema.decode((run_dir / "spec.json").read_bytes())
-            if run_spec.kind in ("adopted", "recover"):
-                return failure  # nothing of it can be set otherwise
             return plans.with_remedy(failure, run_spec, Workspace(run_dir.parents[1]))
     return failure
 

@@ -19,6 +19,7 @@ from engine.spec import RunSpec
 from engine.workspace import Workspace
 from tests import forked
 from tests.conftest import ROOT
+from tests.train.test_adopted import adopt
 from tests.train.test_train import train
 
 pytestmark = pytest.mark.train
@@ -208,6 +209,7 @@ def test_oft_stays_a_rotation_and_whole_weights_are_moved_tensor_by_tensor(tmp_p
     assert found["dora"][0] < 1e-4 and found["dora"][1] > 0.01
 
 
+@pytest.mark.slow
 def test_a_scan_that_was_stopped_goes_on_and_asks_no_point_twice(trained_home: Path, tmp_path: Path):
     shutil.copytree(trained_home, tmp_path / "home")
     workspace = Workspace(tmp_path / "home")
@@ -236,6 +238,21 @@ def test_a_models_name_says_where_on_the_way_it_stands():
     for odd in ("run:a@2", "run:a@x", "run:a@nan"):
         with pytest.raises(ValueError):
             protocol.named(odd)
+
+
+@pytest.mark.slow
+def test_a_model_tuned_elsewhere_is_gone_back_from_too(trained_home: Path, tmp_path: Path):
+    shutil.copytree(trained_home, tmp_path / "home")
+    workspace = Workspace(tmp_path / "home")
+    ours = store.list_all(workspace)[0].id
+    elsewhere = shutil.copytree(workspace.run_dir(ours) / "adapter", tmp_path / "mine")
+    code, origin, _ = adopt(tmp_path, "starter", str(elsewhere), "--data", "new-facts", "--limit", "40")
+    assert code == 0
+    carried_out(workspace, recovery.build(workspace, origin, points=[0.5])[0])
+    curve = recovery.curve(workspace, origin)
+    assert curve is not None and [one.at for one in curve.points] == [0.0, 0.5, 1.0]
+    kept = carried_out(workspace, recovery.build(workspace, origin, at=0.5)[0])
+    assert scored.of(workspace, kept).rows and "Tuned elsewhere" in card.markdown(workspace, kept, whole=False)
 
 
 @pytest.mark.slow
