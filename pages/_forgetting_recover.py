@@ -170,7 +170,11 @@ def _handle(curve: Curve) -> float:
         t("Of each intruder dimension, taken away") if curve.way == "intruders" else t("Part of the way to this run")
     )
     chosen = st.select_slider(
-        label, options, value=usual, format_func=lambda one: f"{one} %", key=f"handle_{curve.run}_{curve.way}"
+        label,
+        options,
+        value=usual,
+        format_func=lambda one: _ui.plain(f"{one} %"),
+        key=f"handle_{curve.run}_{curve.way}",
     )
     return float(chosen) / 100
 

@@ -258,14 +258,13 @@ def recover(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from engine.runs import store
 
     run_id, intruders, at = arguments.run, arguments.intruders, arguments.at
-    found = recovery.curve(workspace, run_id, intruders=intruders) if store.exists(workspace, run_id) else None
     points: list[float] = []
     if arguments.save and at is None:
-        if found is None or found.suggested is None or found.suggested.at == found.end:
-            wrong = recovery.problems(workspace, run_id, intruders=intruders)
-            return refuse(wrong or [Problem(rule="recover-unsuggested", parameters={"run": run_id[:80]})])
-        at = found.suggested.at
+        at, wrong = recovery.suggested(workspace, run_id, intruders=intruders)
+        if at is None:
+            return refuse(wrong)
     elif at is not None and not arguments.save:
+        found = recovery.curve(workspace, run_id, intruders=intruders)
         points, at = recovery.with_point(found, at, intruders=intruders), None
     spec, problems = recovery.build(workspace, run_id, intruders=intruders, at=at, points=points)
     if spec is None or spec.recover is None:

@@ -112,6 +112,15 @@ def _intruder_problems(spec: RunSpec, base: bases.Base, made: object) -> list[Pr
     return []
 
 
+def suggested(workspace: Workspace, run_id: str, *, intruders: bool = False) -> tuple[float | None, list[Problem]]:
+    """Return the point that the scan of a run suggests; None, and why, where it suggests none but the run itself."""
+    wrong = problems(workspace, run_id, intruders=intruders)
+    found = None if wrong else curve(workspace, run_id, intruders=intruders)
+    if found is not None and found.suggested is not None and found.suggested.at != found.end:
+        return found.suggested.at, []
+    return None, wrong or [Problem(rule="recover-unsuggested", where="at", parameters={"run": run_id[:80]})]
+
+
 def build(
     workspace: Workspace, run_id: str, *, intruders: bool = False, at: float | None = None,
     points: Sequence[float] = (),

@@ -221,6 +221,12 @@ def test_a_run_whose_data_is_gone_or_that_was_asked_nothing_is_not_scored_along_
     assert [one.rule for one in recovery.build(workspace, other)[1]] == ["recover-unscored"]
 
 
+def test_the_point_that_is_suggested_is_kept_and_where_there_is_none_that_is_said(workspace):
+    assert recovery.suggested(workspace, with_curve(workspace)) == (0.5, [])
+    at, problems = recovery.suggested(workspace, a_run(workspace, 5))
+    assert at is None and [one.rule for one in problems] == ["recover-unsuggested"]
+
+
 def test_in_a_demo_nobody_goes_back(workspace, monkeypatch):
     run_id = a_run(workspace)
     monkeypatch.setattr(limits, "on", lambda: True)
