@@ -16,7 +16,14 @@ from engine.runs import scored as runs_scored
 from engine.spec import OBJECTIVES
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _forgetting_ask, _forgetting_frontier, _forgetting_questions, _forgetting_report, _ui
+from pages import (
+    _forgetting_ask,
+    _forgetting_frontier,
+    _forgetting_questions,
+    _forgetting_recover,
+    _forgetting_report,
+    _ui,
+)
 from pages import _forgetting_tables as tables
 
 
@@ -35,6 +42,7 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
         _along(scored)
     if run_spec.kind == "train" and any(one.verdict == "real drop" for one in judged):
         _what_to_do(scored)
+    _forgetting_recover.fold(scored, titled)
     if not objective.is_judge:
         _forgetting_ask.show(scored, titled)
     if scored.rows:

@@ -86,8 +86,8 @@ def actions(here: Workspace, run: Run) -> None:
         if run.status in ("stopped", "interrupted", "failed") and st.button(t("Resume"), type="primary", key="resume"):
             _resume(here, run.id)
         told = store.load_spec(here, run.id)
-        # What was trained elsewhere cannot be trained again the same way.
-        if told.adopted is None and st.button(
+        # What was trained elsewhere, or not trained at all, cannot be trained again the same way.
+        if told.kind not in ("adopted", "recover") and st.button(
             t("Duplicate"), help=t("Open Train with the same settings"), key="duplicate"
         ):
             came_from = t("A copy of {name}", name=run.name)
@@ -196,7 +196,7 @@ def outcome(here: Workspace, run_id: str, short: store.Summary) -> None:
 def _start_again(here: Workspace, run_id: str, kind: str) -> None:
     """Offer a new run with each change that is safe to try."""
     run_spec = store.load_spec(here, run_id)
-    if run_spec.adopted is not None:
+    if run_spec.kind in ("adopted", "recover"):
         return
     found = failures.remedies(kind, run_spec)
     fitting = plans.of_spec(here, run_spec).smaller if kind == "oom" else None

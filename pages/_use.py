@@ -40,7 +40,7 @@ def show(here: Workspace, run_id: str) -> None:
     names = {"take": t("Adapter") if adapter else t("Model")}
     names |= {"merged": t("Merged model")} if adapter else {}
     names |= {"ollama": t("GGUF, Ollama"), "hub": t("Hub")}
-    if store.load_spec(here, run_id).adopted is None:  # a recipe that nobody knows cannot be written for others
+    if store.load_spec(here, run_id).kind == "train":  # a recipe that nobody knows cannot be written for others
         names |= {"trainers": t("Other trainers")}
     chosen = st.radio(
         t("What to take along"),

@@ -9,10 +9,11 @@ import streamlit as st
 from engine import limits, machine
 from engine.chat import child, protocol, votes
 from engine.check import DatasetError
+from engine.forgetting import recovery
 from engine.models import bases
 from engine.runs import store
 from engine.words import t
-from pages import _failures, _ui
+from pages import _failures, _forgetting_recover, _ui
 
 st.title(t("Chat"))
 st.write(t("Ask the base and your runs the same thing and see what changed. Your votes become rows to train on."))
@@ -27,11 +28,40 @@ workspace = _ui.workspace()
 LETTERS = "ABCDEFGH"
 
 
-def _title(ref: str, names: dict[str, str]) -> str:
+def _title(model: str, names: dict[str, str]) -> str:
+    ref, at, intruders = protocol.named(model)
+    if at is not None:
+        words = {"name": _title(ref, names), "part": f"{100 * at:g}"}
+        if intruders:
+            return t("{name}, intruder dimensions less {part} %", **words)
+        return t("{name}, {part} % of the way", **words)
     if ref.startswith("run:"):
         run_id = ref.removeprefix("run:")
         return f"{names.get(run_id, run_id)} · {run_id[-6:]}"
     return bases.describe(ref, workspace).title
+
+
+def _point(run_id: str | None) -> str | None:
+    """Return the model on the way back from a run that the address asks for; None where it names none that can be had."""
+    try:
+        at = float(st.query_params.get("at", "nan"))
+    except ValueError:
+        return None
+    intruders = st.query_params.get("way") == "intruders"
+    if not run_id or not 0 <= at <= 1 or recovery.problems(workspace, run_id, intruders=intruders):
+        return None
+    return protocol.at_point(f"run:{run_id}", at, intruders=intruders)
+
+
+def _keep(model: str) -> None:
+    """Offer to keep the point that is chatted with, or to go back to the handle."""
+    ref, at, intruders = protocol.named(model)
+    run_id = ref.removeprefix("run:")
+    with st.container(horizontal=True):
+        if st.button(t("Save this point"), icon=":material/save:", key="save_point"):
+            _forgetting_recover.save(workspace, run_id, at or 0.0, intruders=intruders)
+        if st.button(t("Back to the handle"), icon=":material/undo:", key="to_way"):
+            _forgetting_recover.look(run_id)
 
 
 def _conversation() -> list[dict[str, Any]]:
@@ -205,7 +235,9 @@ usual = [current_run] if current_run in choices else [ref for ref in choices if 
 below = "starter"
 if usual and (known_run := _ui.known_run(usual[0].removeprefix("run:"))):
     below = store.load_spec(workspace, known_run).base.pinned
-usual = [*([below] if below in choices else []), *usual]
+point = _point(_ui.current("run"))
+choices += [point] if point is not None else []
+usual = [*([below] if below in choices else []), *usual, *([point] if point is not None else [])]
 chosen = st.multiselect(
     t("Models"),
     choices,
@@ -217,12 +249,14 @@ chosen = st.multiselect(
 )
 if len(choices) == 1:
     st.caption(t("So far there is only the starter to talk to. Every finished run appears here."))
-if any(bases.describe(ref, workspace).is_toy for ref in chosen):
+if any(bases.describe(protocol.named(model).ref, workspace).is_toy for model in chosen):
     st.caption(t("Toy model: it knows one small world, in English. Ask for an opposite, a capital or a small sum."))
 if machine.facts().device != "cpu" and child.free_slot() == "cpu":
     st.info(t("A run has the card: until it ends the processor answers, and more slowly."))
 elif any(run.status == "running" for run in known):
     st.info(t("A run is training on this machine: answers are slower, and memory is shared with it."))
+if point is not None:
+    _keep(point)
 sampling = _settings()
 question = _prompts()
 turns = _conversation()

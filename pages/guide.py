@@ -10,6 +10,7 @@ import streamlit as st
 from engine import starter
 from engine.advise import guide
 from engine.data import datasets
+from engine.models.made import made_by
 from engine.plan import drafts
 from engine.runs import store
 from engine.spec import recipes as spec_recipes
@@ -230,7 +231,8 @@ def _newest_answers() -> str:
     """Return the newest finished run with answers as a base, else the starter."""
     for run in store.list_all(workspace)[:50]:
         told = store.load_spec(workspace, run.id)
-        if run.status == "finished" and told.objective == "sft" and told.adopted is None:
+        made = made_by(workspace.run_dir(run.id)) is not None
+        if run.status == "finished" and made and told.objective == "sft" and told.adopted is None:
             return f"run:{run.id}"
     return "starter"
 

@@ -10,13 +10,13 @@ import streamlit as st
 
 from engine import events, limits
 from engine.estimate import machine_choices, memory
-from engine.forgetting import adoption
+from engine.forgetting import adoption, recovery
 from engine.models import bases
 from engine.plan import chains, drafts, tries
 from engine.runs import follow, store
-from engine.spec import OBJECTIVES, settings
+from engine.spec import OBJECTIVES, RunSpec, settings
 from engine.words import t
-from pages import _charts, _failures, _run_list, _run_parts, _ui, _use
+from pages import _charts, _failures, _forgetting_recover, _run_list, _run_parts, _ui, _use
 
 # A run is looked at each second in its first minutes, and then a little less often; what changes rarely, less often still.
 REFRESH_S, LATER_REFRESH_S, DETAILS_REFRESH_S = 1.0, 2.0, 5.0
@@ -32,7 +32,7 @@ workspace = _ui.workspace()
 def _progress(run_id: str, state: str, found: list[Any], steps: list[events.Step]) -> None:
     last = steps[-1] if steps else None
     _run_parts.how_far(workspace, run_id, state, found, last)
-    if store.load_spec(workspace, run_id).adopted is not None:  # it takes no steps
+    if store.load_spec(workspace, run_id).kind in ("adopted", "recover"):  # it takes no steps
         return
     a, b, c, d = st.columns(4)
     rate = next((e.tokens_per_s for e in reversed(steps) if e.tokens_per_s), None)
@@ -175,7 +175,7 @@ def _show_details(run_id: str) -> None:
     found = _run_parts.followed(workspace, run_id).others
     _measured(found)
     _answers([e for e in found if isinstance(e, events.Sample)])
-    if store.load_spec(workspace, run_id).adopted is None:
+    if store.load_spec(workspace, run_id).kind not in ("adopted", "recover"):
         _how_it_runs([e for e in found if isinstance(e, events.Started)])
     with st.expander(t("Log")):
         for event in found:
@@ -186,12 +186,26 @@ def _show_details(run_id: str) -> None:
         st.code(limits.unnamed(follow.log_tail(workspace.run_dir(run_id)), code=True) or " ", language=None)
 
 
+def _recovery(run_id: str, spec: RunSpec, status: str) -> None:
+    """Lead to the way back toward the base, from a run that has one and from one that goes it."""
+    if spec.recover is not None:
+        if store.exists(workspace, spec.recover.run) and st.button(
+            t("Look at the whole way"), icon=":material/undo:", key="to_way"
+        ):
+            _forgetting_recover.look(spec.recover.run)
+    elif status == "finished" and not recovery.problems(workspace, run_id):
+        label = t("Go back toward the base, without training")
+        if st.button(_ui.plain(label), icon=":material/undo:", key="to_way"):
+            _forgetting_recover.look(run_id)
+
+
 def _run(run_id: str) -> None:
     """One run: what can be done with it, how it goes or ended, and what comes next."""
     run = store.describe(workspace, run_id)
     title = f"{run.name} · {_ui.status_word(run.status)}"
     st.subheader(_ui.plain(title), icon=_ui.STATUS_ICONS.get(run.status))
-    base, adopted = bases.short(run.base, workspace), store.load_spec(workspace, run_id).adopted is not None
+    spec = store.load_spec(workspace, run_id)
+    base, adopted = bases.short(run.base, workspace), spec.kind == "adopted"
     made = (
         t("tuned elsewhere, on {base}", base=base) if adopted else t("{recipe} on {base}", recipe=run.recipe, base=base)
     )
@@ -216,6 +230,7 @@ def _run(run_id: str) -> None:
     chain = chains.of_run(workspace, run_id)
     if chain is not None and st.button(_ui.say("Its chain: {name}", name=chain.name), key="to_chain"):
         _ui.go("train", chain=chain.id)
+    _recovery(run_id, spec, run.status)
     if run.status == "finished":
         _use.show(workspace, run_id)
 

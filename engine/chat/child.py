@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import msgspec
 
 from engine import machine, processes
-from engine.chat.protocol import Ask, Done, Failed, Reply, Request, Sampling, Stop, Turn, read_reply
+from engine.chat.protocol import Ask, Done, Failed, Reply, Request, Sampling, Stop, Turn, named, read_reply
 from engine.models import bases, made
 from engine.runs import Run, device_queue, environment, failures, needs, store
 from engine.words import Problem
@@ -120,7 +120,8 @@ class Child:
         """Yield what comes back, until every model is done or has failed. Left early, it stops the writing."""
         waiting: queue.Queue[Reply] = queue.Queue()
         self._models.update(dict.fromkeys(turn.model for turn in question.turns))
-        needs.hold(self._workspace, processes.identify(self.process.pid), list(self._models))
+        held = list(dict.fromkeys(named(model).ref for model in self._models))
+        needs.hold(self._workspace, processes.identify(self.process.pid), held)
         self._waiting[question.id] = waiting
         left = {turn.model for turn in question.turns}
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,31 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     top_p: Annotated[float, msgspec.Meta(ge=0.05, le=1)] = 0.95
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
     most_tokens: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
+
+
+class Named(NamedTuple):
+    """What a turn's model names: a base or run, and of a run where on its way back to its base, None for the run itself;
+    `intruders`: how much of each intruder dimension is taken away instead."""
+
+    ref: str
+    at: float | None = None
+    intruders: bool = False
+
+
+def at_point(ref: str, at: float, *, intruders: bool = False) -> str:
+    """Return the name of a model on the way back from a run, run:<id>@0.5, or with its intruder dimensions reduced."""
+    return f"{ref}@{'intruders-' if intruders else ''}{at:g}"
+
+
+def named(model: str) -> Named:
+    """Return what a model's name says. Raises ValueError for a run at a point that is none."""
+    ref, mark, point = model.partition("@")
+    if not (mark and ref.startswith("run:")):  # of a base, what follows is its commit
+        return Named(model)
+    part = float(point.removeprefix("intruders-"))
+    if not 0 <= part <= 1:
+        raise ValueError(f"no part of the way: {point[:20]}")
+    return Named(ref, part, point.startswith("intruders-"))
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):

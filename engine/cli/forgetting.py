@@ -1,4 +1,4 @@
-"""tunebook compare, evaluate, adopt, sweep."""
+"""tunebook compare, evaluate, adopt, recover, sweep."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.words import Problem, t
 from engine.workspace import Workspace, is_regular
 
 if TYPE_CHECKING:
-    from engine.forgetting import stages
+    from engine.forgetting import recovery_curve, stages
     from engine.report import Comparison
     from engine.runs import ScoredRun
     from engine.spec import RunSpec
@@ -53,6 +53,12 @@ def register(command: shared.Command) -> None:
     sub.add_argument("--data", help="the rows it was trained on, where they are known")
     sub.add_argument("--eval-data", help="rows of the same task that it has not seen")
     sub.set_defaults(set="standard", drop_bad_rows=False, fix=None, map=None)
+    shared.take_name_and_wait(sub)
+    sub = command("recover", recover)
+    sub.add_argument("run")
+    sub.add_argument("--intruders", action="store_true", help="take intruder dimensions of its LoRA away instead")
+    sub.add_argument("--at", type=float, metavar="X", help="a part of the way: 0 the base, 1 the run")
+    sub.add_argument("--save", action="store_true", help="keep that point, or the one suggested, as a run of its own")
     shared.take_name_and_wait(sub)
     sub = command("sweep", sweep)
     sub.add_argument("ready", nargs="?", help="a ready-made sweep; --list shows them")
@@ -263,6 +269,59 @@ def adopt(arguments: argparse.Namespace, workspace: Workspace) -> int:
     if arguments.wait:
         return follow(workspace, run_id, as_json=arguments.json)
     return started(run_id, store.status(workspace, run_id), as_json=arguments.json)
+
+
+def recover(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Go back from a run toward its base, without training: score the way, or keep a point of it as a run."""
+    from engine.forgetting import recovery, recovery_curve
+    from engine.runs import store
+
+    run_id, intruders, at = arguments.run, arguments.intruders, arguments.at
+    points: list[float] = []
+    if arguments.save and at is None:
+        at, wrong = recovery.suggested(workspace, run_id, intruders=intruders)
+        if at is None:
+            return refuse(wrong)
+    elif at is not None and not arguments.save:
+        found = recovery.curve(workspace, run_id, intruders=intruders)
+        points, at = recovery.with_point(found, at, intruders=intruders), None
+    spec, problems = recovery.build(workspace, run_id, intruders=intruders, at=at, points=points)
+    if spec is None or spec.recover is None:
+        return refuse(problems)
+    asked = 1 if at is not None else len(spec.recover.points)
+    if (left_s := recovery.seconds(workspace, run_id, asked, intruders=intruders)) is not None:
+        print(t("About {minutes} minutes, by what was measured here before.", minutes=f"{left_s / 60:.1f}"),
+              file=sys.stderr)  # fmt: skip
+    made = recovery.start(workspace, spec, name=arguments.name)
+    if not arguments.wait:
+        return started(made, store.status(workspace, made), as_json=arguments.json)
+    status = follow(workspace, made, as_json=arguments.json)
+    if at is None and not arguments.json:
+        _print_curve(recovery.curve(workspace, run_id, intruders=intruders), recovery_curve)
+    return status
+
+
+def _print_curve(curve: recovery_curve.Curve | None, words: Any) -> None:
+    """Print gain and loss at each point of the way, and the point to take."""
+    if curve is None:
+        return
+    for point in reversed(curve.points):
+        told = [f"{point.at:5.2f}", f"{t('gain')} {_told(point.gain, curve.in_points)}"]
+        told.append(f"{t('general knowledge')} {_told(point.general, curve.general_in == 'points')}")
+        if point.behaviour is not None:
+            told.append(f"{t('behaviour')} {_told(point.behaviour, True)}")
+        print("  ".join(told))
+    for sentence in [*words.sentences(curve), words.rule()]:
+        print(sentence)
+
+
+def _told(figure: recovery_curve.Figure | None, in_points: bool) -> str:
+    from engine.forgetting.recovery_curve import told
+
+    if figure is None:
+        return "–"
+    value, low, high = (told(one, in_points) for one in (figure.value, figure.low, figure.high))
+    return value if figure.low is None else f"{value} [{low}, {high}]"
 
 
 def sweep(arguments: argparse.Namespace, workspace: Workspace) -> int:

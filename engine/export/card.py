@@ -121,7 +121,7 @@ def markdown(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
     body = [
         f"# {run_spec.recipe.name}, run {run_id}",
         "",
-        f"Made with Tunebook: {method} of {adapter}{bits}, on {_base(below)}{earlier}.",
+        f"Made with Tunebook: {method} of {adapter}{bits}, on {_base(below)}{earlier}{_went_back(run_spec)}.",
         "",
         "## What it gained and what it forgot",
         "",
@@ -141,6 +141,18 @@ def markdown(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
         "",
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body)))
+
+
+def _went_back(run_spec: RunSpec) -> str:
+    """Say of a point on the way back to the base where it stands."""
+    back = run_spec.recover
+    if back is None or back.at is None:
+        return ""
+    if back.way == "intruders":
+        return (
+            f"; then {100 * back.at:g} % of each intruder dimension was taken away (arXiv 2410.21228), without training"
+        )
+    return f"; then taken back to {100 * back.at:g} % of the way from its base, without training"
 
 
 def _adopted(workspace: Workspace, run_id: str, run_spec: RunSpec) -> list[str]:

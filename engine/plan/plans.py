@@ -116,7 +116,8 @@ def _dataset(workspace: Workspace, dataset_id: str | None) -> tuple[Dataset | No
 
 def with_remedy(failure: Failed, spec: RunSpec, workspace: Workspace) -> Failed:
     """Return the failure of a run that ran out of memory with the settings that would fit in it."""
-    change = of_spec(workspace, spec).smaller if failure.kind == "oom" else None
+    trains = spec.kind not in ("adopted", "recover")  # of these nothing can be set otherwise
+    change = of_spec(workspace, spec).smaller if failure.kind == "oom" and trains else None
     if change:
         failure.fix = checks.remedy_words(change)
     return failure

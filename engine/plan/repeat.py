@@ -25,6 +25,9 @@ def repeat_command(workspace: Workspace, run_id: str) -> str:
         words += ["--against", asked.against] if asked.against else []
         words += ["--limit", str(asked.limit), "--shots", str(asked.shots), "--template", asked.template]
         return shlex.join([*words, "--wait"])
+    if (back := run_spec.recover) is not None:
+        words = ["tunebook", "recover", back.run, *(["--intruders"] if back.way == "intruders" else [])]
+        return shlex.join([*words, *(["--at", f"{back.at:g}", "--save"] if back.at is not None else []), "--wait"])
     if run_spec.adopted is not None:
         asked, rows = run_spec.evaluate, run_spec.dataset
         words = ["tunebook", "adopt", run_spec.base.pinned, run_spec.adopted.path]

@@ -145,6 +145,11 @@ def at_step(step: int) -> str:
     return f"at-{step}"
 
 
+def way_at(at: float) -> str:
+    """Return what the model is called in items and events at a point of the way back to its base."""
+    return f"way-{at:g}"
+
+
 def step_of(name: str) -> int | None:
     """Return the step of an items file that was scored on the way, None for any other."""
     found = re.match(r"at-(\d+)-", name)

@@ -103,6 +103,13 @@ def _doing(phase: events.Phase) -> str:
             return t("Scoring the base ({what})", what=what) if what else t("Scoring the base")
         case "evaluating", "tuned":
             return t("Scoring the tuned model ({what})", what=what) if what else t("Scoring the tuned model")
+        case "evaluating", detail if detail.startswith("way-"):
+            part = {"part": f"{100 * float(detail.removeprefix('way-')):g}"}
+            return (
+                t("Scoring {part} % of the way ({what})", what=what, **part)
+                if what
+                else t("Scoring {part} % of the way", **part)
+            )
         case "evaluating", "check":
             return t("Scoring base and tuned model ({what})", what=what) if what else t("Scoring base and tuned model")
         case "evaluating", "divergence":

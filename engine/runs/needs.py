@@ -16,7 +16,7 @@ from engine.runs import store
 from engine.words import t
 from engine.workspace import Workspace, find_struct, read_object, write_atomically
 
-How = Literal["base", "judge", "evaluation", "compared", "sweep", "chain", "chat", "other"]
+How = Literal["base", "judge", "evaluation", "compared", "way", "sweep", "chain", "chat", "other"]
 
 
 class Need(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,8 +45,10 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
                 return t("was made from it; its weights stay whole, and it can be asked nothing more beside its base")
             case "base" if self.status == "finished":
                 return t("stands on its weights; it could be neither chatted with, scored, exported nor gone on from")
-            case "base" | "judge" if self.status != "finished":
+            case "base" | "judge" | "way" if self.status != "finished":
                 return t("has not finished, and could not go on")
+            case "way":
+                return t("scored the way back from it, which could be neither shown nor gone on with")
             case "judge":
                 return t("was trained by its judgement; it could not be repeated")
             case "evaluation":
@@ -81,7 +83,8 @@ def of(workspace: Workspace, run_id: str) -> list[Need]:
 
 def _named(workspace: Workspace, folder: Path, told: dict[str, Any], ref: str) -> Iterator[Need]:
     """Yield how the spec of a run names `ref`."""
-    if ref not in _words(told):
+    back = _at(told, "recover", "run") == ref.removeprefix("run:")
+    if not back and ref not in _words(told):
         return
     run_id = folder.name
     try:
@@ -101,7 +104,10 @@ def _named(workspace: Workspace, folder: Path, told: dict[str, Any], ref: str) -
         ("judge", _at(told, "objective_args", "reward_model")),
         ("compared", _at(told, "evaluate", "against")),
     ]
-    yield from map(need, [how for how, value in roles if value == ref] or ["other"])
+    found: list[How] = [how for how, value in roles if value == ref]
+    if back and (status != "finished" or _at(told, "recover", "at") is None):  # a point that was kept stands by itself
+        found.append("way")
+    yield from map(need, found if found or back else ["other"])
 
 
 def _at(told: Any, *path: str) -> Any:

@@ -359,13 +359,18 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tool: str = ""
 
 
+WayPart = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
 class Recover(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model on the way from its base to what a run made: `run` is that run's id, `at` the part of the way, 0 the base and
-    1 the run; of intruders, the part of each such dimension that is taken away."""
+    1 the run; of intruders, the part of each such dimension that is taken away. Without `at` nothing is kept, and the way
+    is scored at `points`."""
 
     run: str
     way: Literal["scale", "interpolate", "intruders"]
-    at: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    at: WayPart | None = None
+    points: Annotated[list[WayPart], msgspec.Meta(max_length=100)] = []
 
 
 # Of a model tuned elsewhere these are null in spec.json, as nobody knows them. A RunSpec holds values that say nothing in

@@ -38,8 +38,6 @@ def _with_remedy(failure: events.Failed, run_dir: Path) -> events.Failed:
             from engine.plan import plans
 
             run_spec = schema.decode((run_dir / "spec.json").read_bytes())
-            if run_spec.kind == "adopted":
-                return failure  # nothing of it can be set otherwise
             return plans.with_remedy(failure, run_spec, Workspace(run_dir.parents[1]))
     return failure
 
@@ -70,10 +68,8 @@ def run(run_dir: Path, log: events.EventLog) -> int:
         waiting.start_afresh(run_dir)
     found = _settled_libraries(quantizers=quantizers) | unsloth
 
-    from engine.train import training
     from engine.train.callback import StopRequest
     from engine.train.run import Run
-    from engine.train.scoring import evaluation
 
     earlier, _ = events.read(run_dir)
     one = Run(run_spec, workspace, run_dir, log, StopRequest(run_dir), device, chosen)
@@ -94,13 +90,23 @@ def run(run_dir: Path, log: events.EventLog) -> int:
             choices=list(chosen.why),
         )
     )
-    if run_spec.kind == "adopted":
+    return _carried_out(one)
+
+
+def _carried_out(one: Any) -> int:
+    """Do what the kind of a run asks for, and return the exit status. Raises what goes wrong."""
+    from engine.train import training
+    from engine.train.scoring import evaluation
+
+    if one.spec.kind == "adopted":
         from engine.train import adopted
 
         return adopted.carry_out(one)
-    if run_spec.kind == "evaluate":
-        return evaluation.run(one)
-    return training.carry_out(one)
+    if one.spec.kind == "recover":
+        from engine.train import recover
+
+        return recover.carry_out(one)
+    return evaluation.run(one) if one.spec.kind == "evaluate" else training.carry_out(one)
 
 
 def _stopped(run_dir: Path, log: events.EventLog) -> int:

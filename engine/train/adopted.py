@@ -46,7 +46,7 @@ def carry_out(run: Run) -> int:
         loaded = load.load(base, run.workspace, run.chosen)
     run.model, run.tokenizer, run.base = loaded.model.eval(), loaded.tokenizer, loaded.base
     own = _own_tokenizer(run, place)
-    run.rows, asked = _questions(run, own)
+    run.rows, asked = questions(run, own)
     for note in [*loaded.notes, *run.rows.notes]:
         run.log.append(events.Log(text=note))
     held = load.held(base, run.workspace, run.chosen)
@@ -118,7 +118,7 @@ def _speaks_otherwise(one: Any, other: Any) -> bool:
     return one.get_vocab() != other.get_vocab() or one.chat_template != other.chat_template
 
 
-def _questions(run: Run, own: Any) -> tuple[rows.Rows, list[scores.Question]]:
+def questions(run: Run, own: Any) -> tuple[rows.Rows, list[scores.Question]]:
     """Return the rows to score and all that is asked: the benchmarks, and what rows of their kind are asked about. Rows
     that were trained on are "seen"; an evaluation row that is among them is not called unseen."""
     chosen = run.spec.dataset

@@ -34,29 +34,37 @@ Say = Callable[[protocol.Reply], None]
 
 class Key(NamedTuple):
     """What one loaded base is for: its reference, its bits, and the kind of adapter laid over it ("" for none; the
-    run's reference where an adapter was trained elsewhere)."""
+    run's reference where an adapter was trained elsewhere). `at`: of whole weights, where they stand on the way back."""
 
     base: str
     quantize: schema.Quantize
     adapter: str
+    at: float | None = None
 
 
 class Host:
     """A loaded base with the adapters that were laid over it so far."""
 
     def __init__(self, key: Key, workspace: Workspace):
-        from engine.train import load
+        from engine.train import load, way_back
 
+        base, folder = schema.BaseRef(key.base), None
+        if key.at is not None:
+            run_id = key.base.removeprefix("run:")
+            base, folder = store.load_spec(workspace, run_id).base, workspace.run_dir(run_id) / "model"
         plain = RunSpec(
-            kind="chat", recipe=schema.RecipeRef("chat", "0" * 64), base=schema.BaseRef(key.base),
+            kind="chat", recipe=schema.RecipeRef("chat", "0" * 64), base=base,
             dataset=schema.DatasetRef(""), quantize=key.quantize, adapter="lora",
         )  # fmt: skip
         loaded = load.load(plain, workspace)
+        if folder is not None:
+            way_back.interpolate(loaded.model, folder, key.at or 0.0)
         self.key, self.base, self.workspace = key, loaded.base, workspace
         self.model: Any = loaded.model.eval()
         self.tokenizer = loaded.tokenizer
         self.window = loaded.base.window_tokens
         self.names: dict[str, str] = {}
+        self.ways: dict[str, Any] = {}  # of adapters that were gone back from
         self.tokenizers: dict[str, Any] = {}  # of models tuned elsewhere, which may speak in words of their own
 
     def add(self, ref: str, folder: Path) -> None:
@@ -77,10 +85,18 @@ class Host:
         self.model.eval()
 
     @contextlib.contextmanager
-    def as_model(self, ref: str) -> Iterator[Any]:
-        """Switch to a run's adapter, or to the base below all of them."""
+    def as_model(self, model: str) -> Iterator[Any]:
+        """Switch to a run's adapter, at the part of its way that is named, or to the base below all of them."""
+        ref, at, intruders = protocol.named(model)
         if ref in self.names:
+            from engine.train import way_back
+
             self.model.set_adapter(self.names[ref])
+            if at is not None and ref not in self.ways:
+                self.ways[ref] = way_back.AdapterWay(self.model, self.names[ref])
+            if ref in self.ways:
+                way = "intruders" if intruders else "scale"
+                self.ways[ref].to(*((1.0, "scale") if at is None else (at, way)))
             yield self.model
         elif self.names:
             with self.model.disable_adapter():
@@ -96,26 +112,28 @@ class Models:
         self._workspace = workspace
         self._hosts: dict[Key, Host] = {}
 
-    def keys(self, refs: list[str]) -> dict[str, Key]:
+    def keys(self, models: list[str]) -> dict[str, Key]:
         """Return which loaded base answers for each model; a base that an asked adapter lies on is not loaded twice."""
         found: dict[str, Key] = {}
-        for ref in refs:
+        for model in models:
+            ref, at, _ = protocol.named(model)
             base = bases.describe(ref, self._workspace)
             if base.kind == "run" and base.folder is not None and base.folder.name == "adapter":
                 told = store.load_spec(self._workspace, ref.removeprefix("run:"))
                 made = store.over_its_base(self._workspace, told)
                 # One from elsewhere has its base to itself: adapters of another build cannot lie beside each other.
-                adapter = ref if made.kind == "adopted" else made.adapter
-                found[ref] = Key(made.base.pinned, made.quantize, adapter)
+                adapter = ref if made.adopted is not None else made.adapter
+                found[model] = Key(made.base.pinned, made.quantize, adapter)
             else:
-                found[ref] = Key(ref, "none", "")
+                found[model] = Key(ref, "none", "", at)
         for ref, key in list(found.items()):
-            if key.adapter == "":
+            if key.adapter == "" and key.at is None:
                 found[ref] = next((one for one in found.values() if one.base == ref and one.adapter), key)
         return found
 
-    def host(self, ref: str, key: Key, needed: set[Key]) -> Host:
+    def host(self, model: str, key: Key, needed: set[Key]) -> Host:
         """Return the host of a model, loaded now where it is not there. Raises RunRefused."""
+        ref = protocol.named(model).ref
         base = bases.describe(ref, self._workspace)
         if base.problems:
             raise failures.RunRefused(base.problems[0])
@@ -165,7 +183,7 @@ def answer(
         def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
             return torch.full((len(input_ids),), asked_to_stop(), dtype=torch.bool, device=input_ids.device)
 
-    tokenizer = host.tokenizers.get(turn.model, host.tokenizer)
+    tokenizer = host.tokenizers.get(protocol.named(turn.model).ref, host.tokenizer)
     text = render(tokenizer, list(turn.messages))
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
     room = (host.window or 1 << 20) - ids.shape[1]

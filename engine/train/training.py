@@ -261,7 +261,7 @@ def _save_and_score(run: Run, trained: Trained, asked: list[scores.Question]) ->
     # without the number format of training, in which the base was not asked
     tuned = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     what = "model" if run.spec.adapter == "full" else "adapter"
-    _save(tuned, run.tokenizer, run.run_dir, what)
+    save(tuned, run.tokenizer, run.run_dir, what)
     export.write_parity(run.run_dir, run.run_dir / what, run.tokenizer, run.rows.scored)
     run.log.append(events.Saved(step=step, path=what, what=what))
     tuned.zero_grad(set_to_none=True)
@@ -295,7 +295,7 @@ def _score(run: Run, tuned: Any, base: BaseAgain, asked: list[scores.Question]) 
     return sides[0].spent_s
 
 
-def _save(model: Any, tokenizer: Any, run_dir: Path, what: str) -> None:
+def save(model: Any, tokenizer: Any, run_dir: Path, what: str) -> None:
     """Write the adapter or model beside its place, then rename, so that what is there is whole."""
     partial, target = run_dir / f"{what}.partial", run_dir / what
     shutil.rmtree(partial, ignore_errors=True)

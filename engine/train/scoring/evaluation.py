@@ -46,7 +46,7 @@ def run(one: Run) -> int:
     # One window for both: what one of them cannot read is not put to the other.
     narrow = min(described.values(), key=lambda model: model.window_tokens or load.MOST_WINDOW_TOKENS)
     one.base, one.tokenizer = described["base"], tokenizers["base"]
-    asked = [*scores.general(run_spec, workspace, narrow), *_of_its_rows(one)]
+    asked = [*scores.general(run_spec, workspace, narrow), *of_its_rows(one)]
     pace = _Pace(log, len(wanted) * sum(question.size for question in asked))
     for role, model in described.items():
         log.append(events.Phase(phase="evaluating", detail=role))
@@ -61,7 +61,7 @@ def run(one: Run) -> int:
     return EXIT_FINISHED
 
 
-def _of_its_rows(run: Run) -> list[Question]:
+def of_its_rows(run: Run) -> list[Question]:
     """Return what the tuned model's own rows are asked about, where the evaluation names its data: the same that the run
     itself asks, row by row."""
     if not run.spec.dataset.id or run.objective.needs_judge:

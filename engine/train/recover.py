@@ -1,0 +1,192 @@
+"""Going back from a run toward its base, as a run: the way scored point by point, or one point kept. Nothing is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import peft
+
+from engine import events
+from engine.forgetting import recovery_curve
+from engine.models import bases, made
+from engine.report import items as report_items
+from engine.runs import ScoredRun, failures, scored, store
+from engine.train import adapters, adopted, export, load, objectives, oft, precision, rows, training, way_back
+from engine.train.run import Run
+from engine.train.scoring import divergence, evaluation, keys, paired, scores
+from engine.train.scoring.asking import Question
+from engine.train.scoring.scores import Side
+from engine.words import Problem, later
+from engine.workspace import find_struct, write_atomically
+
+EXIT_FINISHED, EXIT_STOPPED = 0, 3
+
+
+def carry_out(run: Run) -> int:
+    """Score the way, or keep a point of it; returns the exit status. Raises what goes wrong."""
+    precision.multiply_fp32_faster(run.chosen)
+    back = _Back(run)
+    done = back.scan() if back.asked.at is None else back.keep(back.asked.at)
+    if not done or run.stop.asked():
+        run.log.append(events.Stopped(step=0, resumable=True))
+        return EXIT_STOPPED
+    run.log.append(events.Finished(step=0))
+    return EXIT_FINISHED
+
+
+class _Back:
+    """The way back from one run: its model, which is asked the questions that the run was asked."""
+
+    def __init__(self, run: Run):
+        assert run.spec.recover is not None
+        self.run, self.asked = run, run.spec.recover
+        if not store.exists(run.workspace, self.asked.run):
+            raise failures.RunRefused(Problem(rule="recover-gone", parameters={"run": self.asked.run[:80]}))
+        self.origin: ScoredRun = scored.of(run.workspace, self.asked.run)
+        folder = made.made_by(self.origin.folder)
+        if folder is None:
+            raise failures.RunRefused(Problem(rule="recover-nothing", parameters={"run": self.origin.name}))
+        self.folder: Path = folder
+        # A model tuned elsewhere is held as its base was when both were asked (adopted.py).
+        plain = {"adapter": "lora", "quantize": "none"} if run.spec.adopted is not None else {}
+        self._form = msgspec.structs.replace(run.spec, **plain)
+        self.way = self._loaded()
+        self.questions = list(self._questions())
+        self._name = keys.model(
+            bases.describe(f"run:{self.asked.run}", run.workspace), run.workspace,
+            load.held(self._form, run.workspace, run.chosen),
+        )  # fmt: skip
+        self._base = keys.weights_key(run.base, run.workspace)
+
+    def _loaded(self) -> way_back.AdapterWay | way_back.WeightsWay:
+        run = self.run
+        run.told.begin("loading", "model")
+        with run.told.weights():
+            loaded = load.load(self._form, run.workspace, run.chosen)
+        run.tokenizer, run.base = loaded.tokenizer, loaded.base
+        for note in loaded.notes:
+            run.log.append(events.Log(text=note))
+        self.tokenizer = loaded.tokenizer
+        if run.spec.adopted is not None:
+            self.tokenizer = load.tokenizer_of(self.folder, run.base, run.workspace, run.spec.day)
+        if self.folder.name == "adapter":
+            return way_back.AdapterWay(oft.lay_over(loaded.model, self.folder).eval())
+        first = [loaded.model]
+
+        def fresh() -> Any:
+            return first.pop() if first else load.load(self._form, run.workspace, run.chosen).model
+
+        return way_back.WeightsWay(fresh, self.folder)
+
+    def _questions(self) -> Iterator[Question]:
+        """Yield what the run was asked, with its later evaluations: of each benchmark the questions that both its base and
+        itself have answered, as these were put."""
+        settings, seen = self.origin.settings(), set[str]()
+        for question in self._every():
+            joined = self.origin.joined.get(question.benchmark)
+            told = settings.get(question.benchmark, {})
+            if joined is None or question.benchmark in seen:
+                continue
+            if any(told.get(name) != value for name, value in question.settings.items()):
+                continue
+            if question.score_whole is None:
+                names = {one.item for one in joined.tuned}
+                some = [one for one, name in zip(question.asked, question.names, strict=True) if name in names]
+                if len(some) < len(names):
+                    continue  # another evaluation has asked more of it
+                question = question if len(some) == question.size else question._replace(asked=some)
+            seen.add(question.benchmark)
+            yield question
+        if left := sorted(set(self.origin.joined) - seen):
+            self.run.log.append(
+                events.Log(text=later("Not asked along the way: {names}.", names=", ".join(left)[:300]))
+            )
+
+    def _every(self) -> list[Question]:
+        run = self.run
+        run.told.begin("loading", "rows")
+        run.rows = rows.Rows([], [], [], [], [], [])
+        if run.spec.adopted is not None:
+            found = adopted.questions(run, self.tokenizer)[1]
+        else:
+            found = [*scores.general(run.spec, run.workspace, run.base), *self._of_rows()]
+        for one in self.origin.evaluations:
+            if one.status == "finished":
+                found += scores.general(store.load_spec(run.workspace, one.id), run.workspace, run.base)
+        return found
+
+    def _of_rows(self) -> list[Question]:
+        run = self.run
+        if not run.objective.needs_judge:
+            return evaluation.of_its_rows(run)
+        with suppress(failures.RunRefused):  # where the judge is gone, general knowledge is asked all the same
+            objective = objectives.of(run.spec.objective)
+            objective.prepare(run)
+            return objective.questions(run)
+        return []
+
+    def _side(self, role: str, at: float) -> Side:
+        """Return the model at a point as it is asked. What names its weights are those of both ends, and where it stands."""
+        asked = [self._base, self._name.weights, self.asked.way, f"{at:.4f}"]
+        if self.asked.way == "intruders":
+            asked += [str(way_back.TOP_K), str(way_back.THRESHOLD), peft.__version__]
+        name = self._name._replace(weights=hashlib.sha256(" ".join(asked).encode()).hexdigest())
+        return Side(role, name, self.tokenizer, lambda: nullcontext(self.way.to(at, self.asked.way)))
+
+    def scan(self) -> bool:
+        """Score each point and write the curve after each; False when a stop came first."""
+        curve = recovery_curve.Way(self.origin, self.asked.way)
+        points = sorted(self.asked.points, key=lambda at: abs(at - curve.end))
+        for done, at in enumerate(points, 1):
+            role = report_items.way_at(at)
+            if not scores.ask_all(self.run, self._side(role, at), self.questions):
+                return False
+            folder = self.run.run_dir / "items"
+            curve.add(at, {q.benchmark: report_items.read_items(folder / f"{role}-{q.benchmark}.jsonl")
+                           for q in self.questions})  # fmt: skip
+            found = curve.curve(finished=done == len(points))
+            write_atomically(self.run.run_dir / recovery_curve.CURVE, msgspec.json.encode(found))
+        return True
+
+    def keep(self, at: float) -> bool:
+        """Save the model at a point, and ask it what the run was asked; False when a stop came first."""
+        run, what = self.run, self.folder.name
+        model = None
+        if not (run.run_dir / what).is_dir():
+            run.told.begin("saving")
+            model = self.way.to(at, self.asked.way)
+            self._tell_of_intruders()
+            training.save(model, self.tokenizer, run.run_dir, what)
+            export.write_parity(run.run_dir, run.run_dir / what, self.tokenizer, run.rows.scored)
+            run.log.append(events.Saved(step=0, path=what, what=what))
+        self._keep_base()
+        if not scores.ask_all(run, self._side("tuned", at), self.questions):
+            return False
+        if run.spec.adopted is not None:
+            paired.pair(run.run_dir, run.log)
+        if isinstance(self.way, way_back.AdapterWay) and run.rows.scored:
+            tuned = self.way.to(at, self.asked.way)
+            divergence.report(run, tuned, partial(adapters.as_at_start, tuned, None))
+        return True
+
+    def _tell_of_intruders(self) -> None:
+        if self.asked.way == "intruders" and isinstance(self.way, way_back.AdapterWay):
+            told = later("{n} intruder dimensions were found.", n=self.way.intruders)
+            self.run.log.append(events.Log(level="result", text=told))
+
+    def _keep_base(self) -> None:
+        """Take the base's answers over from the run: it is the same base, asked the same."""
+        folder, told = self.run.run_dir / "items", self.origin.settings()
+        known = find_struct(folder / "settings.json", dict[str, dict[str, Any]]) or {}
+        for question in self.questions:
+            name = question.benchmark
+            report_items.write_items(folder / f"base-{name}.jsonl", self.origin.joined[name].base)
+            asked = {key: value for key, value in told.get(name, {}).items() if key != "tuned_key"}
+            known[name] = {**asked, **known.get(name, {})}
+        write_atomically(folder / "settings.json", msgspec.json.format(msgspec.json.encode(known)))
