@@ -1,3 +1,14 @@
-"""What was forgotten, over one run, its line and many: evaluations, stages, sweeps, claims of the guide, and what to do."""
+"""What was forgotten, over one run, its line and many: evaluations, stages, sweeps, claims of the guide, what to do; and
+what the base can do already with examples."""
 
-__all__ = ["adoption", "claims", "evaluations", "remedies", "stages", "sweep_drive", "sweep_plan"]
+__all__ = [
+    "adoption",
+    "claims",
+    "evaluations",
+    "examples",
+    "remedies",
+    "stages",
+    "summary",
+    "sweep_drive",
+    "sweep_plan",
+]
