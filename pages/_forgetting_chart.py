@@ -14,7 +14,7 @@ from engine.words import t
 from pages import _forgetting_tables as tables
 
 # Okabe and Ito's green and vermilion, told apart by colour-blind readers too; grey where nothing can be told.
-GOOD, BAD, NEITHER = "#009E73", "#D55E00", "#868e96"
+GOOD, BAD, NEITHER = "#009E73", "#D55E00", "#6c757d"
 _COLOURS = {"better": GOOD, "worse": BAD, "real gain": GOOD, "real drop": BAD}
 
 
@@ -63,11 +63,11 @@ def _gained(task: Comparison, known: examples.Beside | None, titled: dict[str, s
     names, values, colours = zip(*reversed(bars), strict=True)
     trace = go.Bar(
         x=[scale * value for value in values], y=names, orientation="h", marker={"color": colours},
-        text=[tables.number(task, value) for value in values], textposition="auto",
+        text=[tables.number(task, value) for value in values], textposition="outside", cliponaxis=False,
         hovertemplate="%{y}: %{text}<extra></extra>",
     )  # fmt: skip
-    axis = {"range": [0, 100], "ticksuffix": " %"} if scale == 100 else {}
-    title = t("New task: {name}", name=tables.name(task.benchmark, titled))
+    axis = {"range": [0, 118], "tickvals": [0, 50, 100], "ticksuffix": " %"} if scale == 100 else {}
+    title = t("Gained: {text}", text=tables.name(task.benchmark, titled))
     return _Panel(title, 0.4, len(bars), trace, axis)
 
 

@@ -79,6 +79,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     judged: list[verdicts.Judged] = []
     lines: list[stages.Line | None] = []
     about: list[str] = []
+    first: list[str] = []
     titles, runs = library.titles(workspace), store.list_all(workspace)
     for run_id in arguments.runs:
         if not made_something(workspace, run_id):
@@ -96,6 +97,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
             rows += found.rows
             judged += found.judged(titles)
             lines.append(stages.of(found, runs))
+            first += shared.report_lines(found, runs)
             about += found.about
         except (OSError, ValueError) as error:
             print(f"{run_id}: {error}", file=sys.stderr)
@@ -107,9 +109,8 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(t("Nothing was scored yet: the scores come at the end of a run."))
     for row in rows:
         print(f"{row.run}  {row.benchmark:<19} {row.family:<12} n={row.n:<5} {_figures(row)}")
-    for run in arguments.runs:
-        if not store.summary(workspace, run).moved:
-            print(t("{run}: nothing was learned, training changed no weight.", run=run))
+    for said in first:
+        print(said)
     for one in judged:
         print(one.sentence)
     for said in dict.fromkeys(about):
