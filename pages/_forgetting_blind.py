@@ -54,41 +54,41 @@ def _keep(scored: ScoredRun, judgements: blind.Judgements) -> None:
 
 @_failures.fragment(run_every=None)
 def _choose(scored: ScoredRun, found: blind.Judgements) -> None:
-    """One prompt, its two answers, and a key for each choice; every choice is written as it is made."""
-    now = blind.read(scored.folder) or found  # a choice draws this part alone anew
+    """One prompt, its two answers, and a key for each choice; every choice is written as it is made. A key draws this part
+    alone anew, and takes effect before the prompt above it is drawn."""
+    now = blind.read(scored.folder) or found
     pairs = blind.drawn(scored.joined, now.seed)
-    left = blind.left_to_judge(now, pairs)
-    asked = sum(not pair.are_same for pair in pairs)
-    st.progress((asked - len(left)) / max(1, asked), _ui.say("{done} of {total}", done=asked - len(left), total=asked))
-    if left:
-        _one(scored, now, left[0])
-    with st.container(horizontal=True):
-        if st.button(t("Undo the last"), key="blind_undo", shortcut="U", disabled=not now.made):
-            blind.write(scored.folder, blind.undone(now))
-            st.rerun(scope="fragment")
-        end = t("Show which was which") if not left else t("End here and show which was which")
-        if st.button(
-            end, key="blind_end", type="secondary" if left else "primary", disabled=not now.made and bool(left)
-        ):
-            blind.write(scored.folder, blind.ended(now))
-            st.rerun()
-
-
-def _one(scored: ScoredRun, now: blind.Judgements, pair: blind.Pair) -> None:
-    with st.container(border=True):
-        st.text(pair.prompt)
-    sides = zip(st.columns(2, border=True), ("A", "B"), (pair.left, pair.right), strict=True)
-    for column, letter, text in sides:
-        column.markdown(f"**{letter}**")
-        column.text(text or "–")
+    left, place = blind.left_to_judge(now, pairs), st.container()
     words: tuple[tuple[blind.Choice, str, str], ...] = (
         ("left", t("A is better"), "A"), ("right", t("B is better"), "B"), ("same", t("Neither"), "N"),
     )  # fmt: skip
     with st.container(horizontal=True):
         for choice, label, key in words:
-            if st.button(_ui.plain(label), key=f"blind_{choice}", shortcut=key):
-                blind.write(scored.folder, blind.judged(now, pair, choice))
-                st.rerun(scope="fragment")
+            if st.button(_ui.plain(label), key=f"blind_{choice}", shortcut=key, disabled=not left) and left:
+                now = blind.judged(now, left[0], choice)
+                blind.write(scored.folder, now)
+        if st.button(t("Undo the last"), key="blind_undo", shortcut="U"):
+            now = blind.undone(now)
+            blind.write(scored.folder, now)
+    left, asked = blind.left_to_judge(now, pairs), sum(not pair.are_same for pair in pairs)
+    with place:
+        done = asked - len(left)
+        st.progress(done / max(1, asked), _ui.say("{done} of {total}", done=done, total=asked))
+        if left:
+            _show(left[0])
+    end = t("End here and show which was which") if left else t("Show which was which")
+    if st.button(_ui.plain(end), key="blind_end", disabled=bool(left) and not now.made):
+        blind.write(scored.folder, blind.ended(now))
+        st.rerun()
+
+
+def _show(pair: blind.Pair) -> None:
+    """A prompt and its two answers, as text."""
+    with st.container(border=True):
+        st.text(pair.prompt)
+    for column, letter, text in zip(st.columns(2, border=True), "AB", (pair.left, pair.right), strict=True):
+        column.markdown(f"**{letter}**")
+        column.text(text or "–")
 
 
 def _result(scored: ScoredRun, found: blind.Judgements) -> None:

@@ -21,7 +21,7 @@ def downloads(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str
     found = files.records(scored.rows, judged, titled)
 
     def page() -> bytes:
-        return _html(scored, judged, titled)
+        return as_html(scored, judged, titled)
 
     kinds = (
         (t("Figures (CSV)"), files.as_csv(found), "csv", "text/csv"),
@@ -40,7 +40,7 @@ def _texts(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return [str(name) for name in frame.columns], [[str(value) for value in row] for row in frame.to_numpy().tolist()]
 
 
-def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> bytes:
+def as_html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> bytes:
     rows, run_id, run_spec = scored.rows, scored.run_id, scored.spec
     found, beside = summary.of(scored), examples.beside(scored)
     base = bases.describe(run_spec.base.ref, scored.workspace)

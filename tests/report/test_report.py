@@ -462,6 +462,37 @@ def test_the_headline_of_preference_runs(rows, beginning):
     assert "It lost toy-world knowledge" in told_of([*rows, *FORGOT])
 
 
+@pytest.mark.parametrize(
+    ("rows", "more", "headline_is", "to_do", "action"),
+    [
+        (LEARNED + KEPT, {}, "It learned the task. No loss was found.", "Nothing to mend: use it.", "use"),
+        (LEARNED + FORGOT, {"can_recover": True}, "It learned the task. It lost some of what it knew.", "Recover: go",
+         "recover"),
+        (LEARNED + FORGOT, {"can_recover": True, "remedy": "More replay: 20 %. Measured."}, "It learned the task. It lost",
+         "Train it again with one thing changed. More replay: 20 %. Measured.", "remedy"),
+        (UNCHANGED + KEPT, {}, "It learned nothing that matters. No loss was found.", "It learned nothing to use", "again"),
+        (UNCHANGED + FORGOT, {"can_recover": True, "remedy": "x"}, "It learned nothing that matters. It lost some",
+         "Keep the base", "again"),
+        (WORSE + KEPT, {}, "It got worse at the task. No loss was found.", "Keep the base", "again"),
+        (LEARNED, {}, "It learned the task. What it lost is not known.", "Ask it general questions", "ask"),
+        (KEPT, {}, "What it learned is not known. No loss was found.", "Compare its answers", "compare"),
+        (LEARNED + KEPT, {"moved": False}, "Nothing was learned.", "There is nothing to use", "again"),
+        (judging(28, 51), {}, "It learned the task.", "Nothing to mend: use it.", "use"),
+    ],
+)  # fmt: skip
+def test_what_to_do_is_what_the_figures_speak_for_and_nothing_else(rows, more, headline_is, to_do, action):
+    found = headline.summary(rows, **more)
+    assert found.headline.startswith(headline_is) and found.to_do.startswith(to_do) and found.action == action
+
+
+@given(COUNTS)
+def test_a_remedy_or_the_way_back_is_offered_only_where_something_was_lost_for_something(counts):
+    both, base_only, tuned_only, neither = counts
+    rows = LEARNED + of({"both": both, "base": base_only, "tuned": tuned_only, "neither": neither}, "toy-world")
+    found = headline.summary(rows, can_recover=True)
+    assert (found.action == "recover") == ("It lost some" in found.headline) == found.lost.startswith("It lost")
+
+
 def test_pairs_that_were_trained_on_are_never_called_held_out():
     seen = of({"tuned": 40}, "new-task-preference", SEEN)
     assert "held-out" not in told_of(seen)
