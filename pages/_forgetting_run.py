@@ -71,7 +71,7 @@ def _first(
     found = summary.of(scored)
     st.subheader(_ui.plain(found.headline))
     told = ((t("Gained"), found.gained), (t("Lost"), found.lost), (t("What to do"), found.to_do))
-    st.markdown("  \n".join(f"**{_ui.plain(title)}**: {_ui.plain(text)}" for title, text in told))
+    st.markdown("  \n".join(_ui.say("**{name}**: {text}", name=title, text=text) for title, text in told))
     _button(scored, found.action)
     figure = _forgetting_chart.figure(scored.rows, judged, titled, beside)
     if figure is not None:

@@ -104,8 +104,22 @@ def everything(workspace: Workspace, run_id: str) -> tuple[RunSpec | None, list[
 def texts(workspace: Workspace, run_id: str) -> tuple[RunSpec | None, list[Problem]]:
     """Return the spec that lets a run and its base answer held-out prompts, as many as a blind comparison shows, and what
     keeps it from starting. Raises as store.load_spec does."""
+    problems = _prompt_problems(workspace, store.load_spec(workspace, run_id).dataset)
     asked = schema.Evaluate(benchmarks=[shipped.HELD_OUT], limit=blind.PROMPTS)
-    return _of_its_rows(workspace, run_id, asked)
+    return (None, problems) if problems else _of_its_rows(workspace, run_id, asked)
+
+
+def _prompt_problems(workspace: Workspace, rows: schema.DatasetRef) -> list[Problem]:
+    """Return why there are no held-out prompts in a run's rows."""
+    try:
+        found = datasets.load(workspace, rows.id)
+    except (DatasetError, OSError, ValueError):
+        return [Problem(rule="dataset-none")]
+    if found.report.kind == "texts":
+        return [Problem(rule="texts-plain", parameters={"data": found.name})]
+    if not (rows.eval_id or rows.eval_share):
+        return [Problem(rule="texts-held-out", parameters={"data": found.name})]
+    return []
 
 
 def texts_seconds(workspace: Workspace, run: scored.ScoredRun) -> float | None:

@@ -126,6 +126,17 @@ def test_without_held_out_rows_or_data_there_is_nothing_to_ask(workspace: Worksp
     assert [one.rule for one in examples.build(workspace, spec.base, gone)[1]] == ["dataset-none"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "rule"), [({"eval_id": None, "eval_share": 0.0}, "texts-held-out"), ({"id": "d" * 64}, "dataset-none")]
+)
+def test_where_no_prompt_is_held_out_no_answers_are_written_and_the_reason_is_said(
+    workspace: Workspace, spec: RunSpec, rows: dict[str, Any], rule: str
+) -> None:
+    other = msgspec.structs.replace(spec, dataset=msgspec.structs.replace(spec.dataset, **rows))
+    made, problems = evaluations.texts(workspace, run_dir_of(workspace, 2, other, {}))
+    assert made is None and [one.rule for one in problems] == [rule]
+
+
 def test_an_evaluation_of_some_rows_leaves_the_rest_to_be_asked(workspace: Workspace, spec: RunSpec) -> None:
     run_id = run_dir_of(workspace, 2, spec, {f"base-{TASK}": 27, f"tuned-{TASK}": 97})
     folder = workspace.run_dir(run_id) / "items"
