@@ -87,7 +87,7 @@ def _show(pair: blind.Pair) -> None:
     with st.container(border=True):
         st.text(pair.prompt)
     for column, letter, text in zip(st.columns(2, border=True), "AB", (pair.left, pair.right), strict=True):
-        column.markdown(f"**{letter}**")
+        column.markdown(f"**{_ui.plain(letter)}**")
         column.text(text or "–")
 
 
@@ -107,8 +107,8 @@ def _result(scored: ScoredRun, found: blind.Judgements) -> None:
                 st.columns(2), ("A", "B"), (pair.left, pair.right), (pair.tuned_is_left, not pair.tuned_is_left),
                 ("left", "right"), strict=True,
             ):  # fmt: skip
-                mark = " ✓" if choice == side else ""
-                column.markdown(f"**{letter}: {_ui.plain(t('Tuned') if is_tuned else t('Base'))}**{mark}")
+                told = f"{letter}: {t('Tuned') if is_tuned else t('Base')}{' ✓' if choice == side else ''}"
+                column.markdown(f"**{_ui.plain(told)}**")
                 column.text(text or "–")
     if st.button(t("Judge them once more"), key="blind_again"):
         _keep(scored, blind.begin())

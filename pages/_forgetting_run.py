@@ -30,6 +30,9 @@ from pages import (
 )
 from pages import _forgetting_tables as tables
 
+# The part of the page that shows the way back to the base.
+_RECOVER = "_forgetting_recover"
+
 
 def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
     """Show one run, from its items alone: what it comes to first, all else in folds. `runs` are all runs there are."""
@@ -109,8 +112,9 @@ def _button(scored: ScoredRun, action: headline.Action) -> None:
 
 def _recover(scored: ScoredRun) -> None:
     """Show the way back to the base, where the part of the page that shows it is there."""
-    if find_spec("pages._forgetting_recover") is not None:
-        import_module("pages._forgetting_recover").show(scored)
+    part = f"pages.{_RECOVER}"
+    if find_spec(part) is not None:
+        import_module(part).show(scored)
 
 
 def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str], runs: Sequence[Run]) -> None:
