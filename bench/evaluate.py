@@ -35,6 +35,7 @@ os.environ.update(HF_HUB_OFFLINE="1", DISABLE_MULTIPROC="1", TQDM_DISABLE="1", T
 
 from engine import starter
 from engine.benchmarks import library, shipped
+from engine.forgetting import evaluations
 from engine.models import bases
 from engine.report import statistics as report_statistics
 from engine.report import verdicts
@@ -64,7 +65,7 @@ def long_sets(workspace: Workspace) -> list[str]:
                     "answer": 0,
                 }
             )
-        one, problems = library.add(workspace, "\n".join(map(json.dumps, rows)).encode(), name)
+        one, problems = evaluations.add_questions(workspace, "\n".join(map(json.dumps, rows)).encode(), name)
         assert one is not None, problems[0].sentence
         made.append(one.name)
     return made

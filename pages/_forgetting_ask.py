@@ -22,6 +22,10 @@ OWN_FORMS = """{"question": "2 + 2?", "choices": ["3", "4"], "answer": 1}
 {"text": "A passage: how surprising is it?"}"""
 
 
+# Whether the fold is open, after a click elsewhere.
+OPEN = "ask_open"
+
+
 class _Asked(NamedTuple):
     names: list[str]
     limit: int
@@ -40,7 +44,7 @@ def show(scored: ScoredRun, titled: dict[str, str]) -> None:
             _halted(workspace, run)
     if scored.left_to_ask and not any(_is_going_on(run) for run in scored.evaluations):
         _rest(scored)
-    with st.expander(t("Ask it more benchmarks")):
+    with st.expander(t("Ask it more benchmarks"), expanded=bool(st.session_state.get(OPEN))):
         base = bases.describe(ref, workspace)
         if base.problems:
             _ui.problem_list(base.problems)
@@ -51,7 +55,7 @@ def show(scored: ScoredRun, titled: dict[str, str]) -> None:
         )
         if asked.names:
             _ui.problem_list(problems)
-        if st.button(t("Ask them"), key="ask_more", type="primary", disabled=made is None):
+        if st.button(t("Ask them"), key="ask_more", disabled=made is None):
             assert made is not None
             try:
                 evaluations.start(workspace, made)

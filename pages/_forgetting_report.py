@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from engine.forgetting import stages
+from engine.forgetting import examples, stages, summary
 from engine.models import bases
-from engine.report import files, headline, questions, verdicts
+from engine.report import files, questions, verdicts
 from engine.runs import ScoredRun
 from engine.words import t
 from pages import _forgetting_tables as tables
@@ -21,7 +21,7 @@ def downloads(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str
     found = files.records(scored.rows, judged, titled)
 
     def page() -> bytes:
-        return _html(scored, judged, titled)
+        return as_html(scored, judged, titled)
 
     kinds = (
         (t("Figures (CSV)"), files.as_csv(found), "csv", "text/csv"),
@@ -59,8 +59,9 @@ def _flipped(scored: ScoredRun, titled: dict[str, str]) -> list[files.Table]:
     return found
 
 
-def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> bytes:
+def as_html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> bytes:
     rows, run_id, run_spec = scored.rows, scored.run_id, scored.spec
+    found, beside = summary.of(scored), examples.beside(scored)
     base = bases.describe(run_spec.base.ref, scored.workspace)
     note = base.rounding_note
     header, cells = _texts(tables.table(rows, judged, titled, every=True))
@@ -72,8 +73,12 @@ def _html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, st
     told += _flipped(scored, titled)
     return files.as_html(
         heading=t("Forgetting: {name}", name=scored.name),
-        sentence=headline.headline(rows, moved=scored.moved, chance=scored.chance),
+        sentence=found.headline,
         about=[
+            t("Gained: {text}", text=found.gained),
+            t("Lost: {text}", text=found.lost),
+            t("What to do: {text}", text=found.to_do),
+            *([beside.sentence] if beside is not None else []),
             t("Run {id}: {recipe} on {base}", id=run_id, recipe=run_spec.recipe.name, base=base.title),
             *([note] if note else []),
             *(one.sentence for one in judged),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from engine.benchmarks import library
-from engine.forgetting import evaluations, remedies, stages
+from engine.forgetting import evaluations, examples, remedies, stages, summary
 from engine.models import bases
 from engine.plan import drafts
 from engine.report import Comparison, frontier, headline, items, statistics, verdicts
@@ -18,6 +18,9 @@ from engine.words import t
 from engine.workspace import Workspace
 from pages import (
     _forgetting_ask,
+    _forgetting_blind,
+    _forgetting_chart,
+    _forgetting_examples,
     _forgetting_frontier,
     _forgetting_questions,
     _forgetting_recover,
@@ -28,49 +31,92 @@ from pages import _forgetting_tables as tables
 
 
 def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
-    """Show one run, from its items alone. `runs` are all runs there are."""
+    """Show one run, from its items alone: what it comes to first, all else in folds. `runs` are all runs there are."""
     try:
         scored = runs_scored.of(workspace, run_id, runs)
+        beside = examples.beside(scored, runs)
     except (OSError, ValueError) as error:
         st.error(_ui.say("The scores of this run cannot be compared: {reason}", reason=error))
         return
     run_spec, objective, titled = scored.spec, OBJECTIVES[scored.spec.objective], library.titles(workspace)
     judged = scored.judged(titled)
     if scored.rows:
+        _first(scored, judged, titled, beside)
+    _forgetting_recover.fold(scored, titled)
+    if run_spec.kind == "train" and any(one.verdict == "real drop" for one in judged):
+        _what_to_do(scored)
+    if not objective.is_judge:
+        _forgetting_blind.show(scored)
+    if _forgetting_examples.can_be_asked(workspace, run_spec):
+        with st.expander(t("Should you tune at all? The base with examples in its context")):
+            if beside is not None:
+                st.markdown(_ui.plain(beside.sentence))
+            _forgetting_examples.show(workspace, run_spec)
+    if scored.rows:
         _figures(scored, judged, titled, runs)
     if scored.rows and run_spec.kind == "train" and objective.is_scored_on_its_way:
         _along(scored)
-    if run_spec.kind == "train" and any(one.verdict == "real drop" for one in judged):
-        _what_to_do(scored)
-    _forgetting_recover.fold(scored, titled)
     if not objective.is_judge:
         _forgetting_ask.show(scored, titled)
     if scored.rows:
-        _forgetting_report.downloads(scored, judged, titled)
+        with st.expander(t("Take it along: figures and report")):
+            _forgetting_report.downloads(scored, judged, titled)
+
+
+def _first(
+    scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str], beside: examples.Beside | None
+) -> None:  # fmt: skip
+    """The first screen: a headline, three sentences, one button and one chart."""
+    found = summary.of(scored)
+    st.subheader(_ui.plain(found.headline))
+    told = ((t("Gained"), found.gained), (t("Lost"), found.lost), (t("What to do"), found.to_do))
+    st.markdown("  \n".join(_ui.say("**{name}**: {text}", name=title, text=text) for title, text in told))
+    _button(scored, found.action)
+    figure = _forgetting_chart.figure(scored.rows, judged, titled, beside)
+    if figure is not None:
+        alt = t("The new task before and after, and the changes of what it knew with 95 % intervals")
+        st.plotly_chart(_ui.figure(figure), key="changes", alt=alt)
+    base = bases.describe(scored.spec.base.ref, scored.workspace)
+    _ui.toy_note(base)
+    _ui.rounding_note(base)
+
+
+def _button(scored: ScoredRun, action: headline.Action) -> None:
+    """The one button that the last sentence comes to."""
+    remedy = remedies.best(remedies.of(scored.spec, scored.workspace)) if action == "remedy" else None
+    words = {
+        "again": t("Train it again"), "ask": t("Ask it general questions"), "compare": t("Compare the answers"),
+        "recover": t("Recover what it lost"), "remedy": remedy.title if remedy is not None else "",
+        "use": t("Use it"),
+    }  # fmt: skip
+    if not st.button(_ui.plain(words[action]), type="primary", icon=":material/arrow_forward:", key="to_do"):
+        return
+    if action == "use":
+        _ui.go("runs", run=scored.run_id)
+    elif action == "recover":
+        _ui.go("forgetting", run=scored.run_id, recover="1")
+    elif action in ("again", "remedy"):
+        if remedy is not None:
+            made = remedies.draft(scored, remedy)
+        else:
+            made = drafts.of_spec(scored.workspace, scored.spec, came_from=t("The same as {name}", name=scored.name))
+        _ui.go("train", draft=drafts.save(scored.workspace, made))
+    else:
+        st.session_state[{"ask": _forgetting_ask.OPEN, "compare": _forgetting_blind.OPEN}[action]] = True
+        st.rerun()
 
 
 def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str], runs: Sequence[Run]) -> None:
     rows = scored.rows
-    st.subheader(_ui.plain(headline.headline(rows, moved=scored.moved, chance=scored.chance)))
-    base = bases.describe(scored.spec.base.ref, scored.workspace)
-    _ui.toy_note(base)
-    _ui.rounding_note(base)
-    if OBJECTIVES[scored.spec.objective].is_judge:
-        st.caption(t("A reward model writes no answers, so it is not asked about general knowledge."))
-    elif not judged:
-        st.caption(t("No general benchmark was asked, so what it forgot is not known yet. Ask one below."))
     whole = [row for row in rows if row.family in (items.ALL, items.SEEN, items.UNSEEN)]
-    st.dataframe(
-        tables.table(whole, judged, titled), hide_index=True, alt=t("Scores of base and tuned model with their change")
-    )
-    _ui.bullets([*(one.sentence for one in judged), *scored.about])
-    _distance(whole)
-    if tables.changes(rows, titled):
-        st.plotly_chart(
-            _ui.figure(tables.changes_figure(rows, titled)),
-            key="changes",
-            alt=t("Changes in accuracy with 95 % intervals"),
+    with st.expander(t("Every score, with its interval and verdict")):
+        st.dataframe(
+            tables.table(whole, judged, titled),
+            hide_index=True,
+            alt=t("Scores of base and tuned model with their change"),
         )
+        _ui.bullets([*(one.sentence for one in judged), *scored.about])
+        _distance(whole)
     line = stages.of(scored, runs)
     if line is not None and line.changes:
         with st.expander(t("Stage by stage: what each cost, and all since {base}", base=_ui.plain(line.first))):
@@ -127,26 +173,8 @@ def _along(scored: ScoredRun) -> None:
         st.error(_ui.say("The points along this run cannot be compared: {reason}", reason=error))
         return
     if points:
-        st.subheader(t("Along the run"))
-        picked = _forgetting_frontier.trade(points, "along")
-        st.caption(
-            t(
-                "Only the weights of the end are kept. A run of fewer steps comes near an earlier point; its rate falls "
-                "sooner, so measure it."
-            )
-        )
-        last = max(one.step or 0 for one in points)
-        if (
-            picked is not None
-            and picked.step is not None
-            and picked.step < last
-            and st.button(_ui.say("Same run, {n} steps", n=picked.step), key="shorter_run")
-        ):
-            told = t("The same as {name}: it picks step {step}", name=scored.name, step=picked.step)
-            made = drafts.of_spec(
-                scored.workspace, scored.spec, came_from=told, changes={"train.max_steps": picked.step}
-            )
-            _ui.go("train", draft=drafts.save(scored.workspace, made))
+        with st.expander(t("Along the run: when was what learned and lost?")):
+            _points(scored, points)
         return
     with st.expander(t("Along the run: when was what learned and lost?")):
         n, cost = evaluations.POINTS, evaluations.along_cost(scored)
@@ -169,19 +197,46 @@ def _along(scored: ScoredRun) -> None:
             _ui.go("train", draft=drafts.save(scored.workspace, evaluations.along_draft(scored)))
 
 
+def _points(scored: ScoredRun, points: list[frontier.Point]) -> None:
+    """The points of a run that was scored on its way, and a shorter run like the one that is picked."""
+    picked = _forgetting_frontier.trade(points, "along")
+    st.caption(
+        t(
+            "Only the weights of the end are kept. A run of fewer steps comes near an earlier point; its rate falls "
+            "sooner, so measure it."
+        )
+    )
+    last = max(one.step or 0 for one in points)
+    if (
+        picked is not None
+        and picked.step is not None
+        and picked.step < last
+        and st.button(_ui.say("Same run, {n} steps", n=picked.step), key="shorter_run")
+    ):
+        told = t("The same as {name}: it picks step {step}", name=scored.name, step=picked.step)
+        made = drafts.of_spec(scored.workspace, scored.spec, came_from=told, changes={"train.max_steps": picked.step})
+        _ui.go("train", draft=drafts.save(scored.workspace, made))
+
+
 def _what_to_do(scored: ScoredRun) -> None:
     """Offer the same run with one thing changed, each with the effect to expect and its source."""
-    st.subheader(t("What to do about it"))
-    st.write(t("It lost something. Each of these is the same run with one thing changed, one click away:"))
     found = remedies.of(scored.spec, scored.workspace)
-    columns = st.columns(min(3, len(found)))
-    for index, remedy in enumerate(found):
-        with columns[index % len(columns)].container(border=True):
-            st.markdown(f"**{_ui.plain(remedy.title)}**")
-            st.caption(_ui.plain(remedy.measured))
-            st.caption(_ui.plain(f"{remedy.effect} ({remedy.source})"))
-            if st.button(t("Same run with this"), key=f"more_{remedy.name}"):
-                made = remedies.draft(scored, remedy)
-                _ui.go("train", draft=drafts.save(scored.workspace, made))
-    st.caption(t("In the order of what was measured: points of general accuracy, here or on the starter."))
-    st.caption(t("When it has finished, both stand side by side under “Runs against each other”."))
+    if not found:
+        return
+    with st.expander(t("Train it again with one thing changed")):
+        columns = st.columns(min(3, len(found)))
+        for index, remedy in enumerate(found):
+            with columns[index % len(columns)].container(border=True):
+                st.markdown(f"**{_ui.plain(remedy.title)}**")
+                st.caption(_ui.plain(remedy.measured))
+                st.caption(_ui.plain(f"{remedy.effect} ({remedy.source})"))
+                if st.button(t("Same run with this"), key=f"more_{remedy.name}"):
+                    made = remedies.draft(scored, remedy)
+                    _ui.go("train", draft=drafts.save(scored.workspace, made))
+        st.caption(
+            t(
+                "In the order of what was measured: points of general accuracy, here or on the starter. What helped by less "
+                "than a point is left out."
+            )
+        )
+        st.caption(t("When it has finished, both stand side by side under “Runs against each other”."))

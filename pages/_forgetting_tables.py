@@ -1,4 +1,4 @@
-"""The Forgetting page's names, figures and tables, and the chart of changes: what its views share."""
+"""The Forgetting page's names, figures and tables: what its views share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from engine.forgetting import stages as of_stages
 from engine.report import Comparison, items, paired, statistics, verdicts
@@ -166,36 +165,3 @@ def changes(rows: Sequence[Comparison], titled: dict[str, str]) -> list[tuple[st
         for row in rows
         if is_share(row) and not paired.too_few(row)
     ]
-
-
-def changes_figure(rows: Sequence[Comparison], titled: dict[str, str]) -> go.Figure:
-    """Draw the changes in accuracy with their intervals, in points, against no change."""
-    shown = changes(rows, titled)[::-1]
-    figure = go.Figure(
-        go.Scatter(
-            x=[100 * row.change for _, row in shown],
-            y=[label for label, _ in shown],
-            mode="markers",
-            marker={
-                "size": 10,
-                "color": STRONG,
-                "symbol": ["diamond" if row.family == items.ALL else "circle" for _, row in shown],
-            },
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [100 * (row.high - row.change) for _, row in shown],
-                "arrayminus": [100 * (row.change - row.low) for _, row in shown],
-            },
-            hovertemplate="%{y}: %{x:+.1f}<extra></extra>",
-        )
-    )
-    figure.add_vline(x=0, line_dash="dot", line_color="gray")
-    figure.update_layout(
-        xaxis_title=t("change in points (bar: 95 % interval)"),
-        height=120 + 34 * len(shown),
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        showlegend=False,
-    )
-    figure.update_yaxes(automargin=True)
-    return figure

@@ -7,7 +7,7 @@ import streamlit as st
 from engine.advise import Advice, Case, alternatives, for_data, handoff
 from engine.plan import Plan, drafts, plans
 from engine.words import t
-from pages import _advisor_facts, _advisor_guide, _advisor_ways, _base, _ui
+from pages import _advisor_facts, _advisor_guide, _advisor_ways, _base, _forgetting_examples, _ui
 
 st.title(t("Advisor"))
 st.write(t("Which recipe suits your data, your machine and your goal, and why."))
@@ -102,12 +102,16 @@ if base.problems:
     st.warning(t("The base cannot be read, so its size is not known; the advice goes on without it."))
     _ui.problem_list(base.problems)
 case, advice = for_data.for_data(workspace, base=base, data=dataset, said=said)
+plan = _plan(case, advice)
 with about_base:
-    _base.panel(workspace, base, _plan(case, advice))
+    _base.panel(workspace, base, plan)
 _verdict(advice)
 made = handoff.draft(advice, case, dataset=_ui.current("dataset"))
 if made is not None and st.button(t("Use this"), type="primary", icon=":material/arrow_forward:", key="use_this"):
     _ui.go("train", draft=drafts.save(workspace, made))
+if not base.problems and _forgetting_examples.can_be_asked(workspace, plan.spec):
+    with st.expander(t("Should you tune at all?"), expanded=True):
+        _forgetting_examples.show(workspace, plan.spec)
 _staged_plan(advice)
 _advisor_ways.show(case, advice)
 _others(advice, case)

@@ -16,6 +16,8 @@ VERSION = 2
 # A token that an answer may have takes as long as so many characters that are read: SmolLM2 135M on one core in bf16 read
 # one in 0.37 ms (BLiMP), and wrote 33 to 44 answers at once at 8.5 to 10.4 ms for each token they might have had.
 WRITTEN_CHARACTERS = 26
+# Under this name stands how long the rows of a new task took, asked without worked examples and after some.
+AFTER_EXAMPLES = "rows-after-examples"
 
 
 class Speed(msgspec.Struct, kw_only=True):
@@ -69,7 +71,7 @@ def seconds(
     """Return the estimated seconds of scoring one model on benchmarks, from what was measured on this device: the same
     base and benchmark by questions; else the same base, or one of another size in proportion, by characters. None when
     nothing was measured that says anything."""
-    measured = [s for s in speeds(workspace) if s.device == device and s.seconds > 0 and s.version == VERSION][::-1]
+    measured = _of_device(workspace, device)
     total = 0.0
     for name in names:
         one = find(name, workspace)
@@ -80,13 +82,35 @@ def seconds(
         if same is not None:
             total += same.seconds * n / same.items
             continue
-        read = characters(docs(one, limit))
-        near = next((s for s in measured if s.base == base and s.characters), None)
-        scale = 1.0
-        if near is None and parameters:
-            near = next((s for s in measured if s.parameters and s.characters), None)
-            scale = parameters / near.parameters if near is not None and near.parameters else 1.0
-        if near is None or not read:
+        read, pace_s = characters(docs(one, limit)), _pace_s(measured, base, parameters)
+        if pace_s is None or not read:
             return None
-        total += near.seconds / near.characters * read * scale
+        total += pace_s * read
     return total
+
+
+def of_rows(
+    workspace: Workspace, device: str, base: str, parameters: int | None, name: str, rows: int, read: int
+) -> float | None:
+    """Return the estimated seconds of asking so many rows, which were measured before under that name, else by the `read`
+    characters of them as in seconds(); 0 characters: they say nothing, since answers are written."""
+    measured = _of_device(workspace, device)
+    same = next((s for s in measured if s.base == base and s.benchmark == name and s.items), None)
+    if same is not None:
+        return same.seconds * rows / same.items
+    pace_s = _pace_s(measured, base, parameters)
+    return None if pace_s is None or not read else pace_s * read
+
+
+def _of_device(workspace: Workspace, device: str) -> list[Speed]:
+    """Return what was measured on a device by today's way of scoring, newest first."""
+    return [s for s in speeds(workspace) if s.device == device and s.seconds > 0 and s.version == VERSION][::-1]
+
+
+def _pace_s(measured: list[Speed], base: str, parameters: int | None) -> float | None:
+    """Return the seconds a character takes: of the same base, else of one of another size in proportion."""
+    near, scale = next((s for s in measured if s.base == base and s.characters), None), 1.0
+    if near is None and parameters:
+        near = next((s for s in measured if s.parameters and s.characters), None)
+        scale = parameters / near.parameters if near is not None and near.parameters else 1.0
+    return None if near is None else near.seconds / near.characters * scale

@@ -42,9 +42,14 @@ def register(command: shared.Command) -> None:
     )
     sub.add_argument("--against", help="compare with this base; a run is compared with the one it was made from")
     sub.add_argument("--limit", type=int, help="questions per benchmark; 0 means all")
-    sub.add_argument("--shots", type=int, default=0, help="worked examples before each question")
+    sub.add_argument("--shots", type=int, help="worked examples before each question")
+    sub.add_argument("--data", help="ask a base the held-out rows of a new task, without examples and after some")
+    sub.add_argument(
+        "--texts", action="store_true", help="let a run and its base answer held-out prompts, to be compared blind"
+    )
     sub.add_argument("--template", choices=("auto", "chat", "none"), default="auto")
     shared.take_name_and_wait(sub)
+    sub.set_defaults(drop_bad_rows=False, fix=None, map=None)
     sub = command("adopt", adopt)
     sub.add_argument("base", nargs="?", help="what it was made from; may be left out where an adapter names it")
     sub.add_argument("folder", help="the folder of an adapter, or of a whole model")
@@ -84,6 +89,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     lines: list[stages.Line | None] = []
     about: list[str] = []
     lost: list[str] = []
+    first: list[str] = []
     titles, runs = library.titles(workspace), store.list_all(workspace)
     for run_id in arguments.runs:
         if not made_something(workspace, run_id):
@@ -101,6 +107,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
             rows += found.rows
             judged += found.judged(titles)
             lines.append(stages.of(found, runs))
+            first += shared.report_lines(found, runs)
             about += found.about
             lost += _lost(found) if arguments.lost else []
         except (OSError, ValueError) as error:
@@ -113,9 +120,8 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print(t("Nothing was scored yet: the scores come at the end of a run."))
     for row in rows:
         print(f"{row.run}  {row.benchmark:<19} {row.family:<12} n={row.n:<5} {_figures(row)}")
-    for run in arguments.runs:
-        if not store.summary(workspace, run).moved:
-            print(t("{run}: nothing was learned, training changed no weight.", run=run))
+    for said in first:
+        print(said)
     for one in judged:
         print(one.sentence)
     for said in [*dict.fromkeys(about), *lost]:
@@ -177,7 +183,9 @@ def evaluate(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from engine.forgetting import evaluations
     from engine.runs import store
 
-    run_spec, problems = _everything(arguments, workspace) if arguments.everything else _more(arguments, workspace)
+    of_run = arguments.everything or arguments.texts
+    ask = _of_its_rows if of_run else _after_examples if arguments.data else _more
+    run_spec, problems = ask(arguments, workspace)
     if run_spec is None:
         return refuse(problems) if problems else EXIT_REFUSED
     run_id = evaluations.start(workspace, run_spec, name=arguments.name)
@@ -186,13 +194,28 @@ def evaluate(arguments: argparse.Namespace, workspace: Workspace) -> int:
     return started(run_id, store.status(workspace, run_id), as_json=arguments.json)
 
 
-def _everything(arguments: argparse.Namespace, workspace: Workspace) -> tuple[RunSpec | None, list[Problem]]:
-    """Return the spec that asks a run everything, and what keeps it from starting."""
+def _of_its_rows(arguments: argparse.Namespace, workspace: Workspace) -> tuple[RunSpec | None, list[Problem]]:
+    """Return the spec that asks a run everything, or lets it answer held-out prompts, and what keeps it from starting."""
     from engine.forgetting import evaluations
 
     if not shared.there(workspace, arguments.ref):
         return None, []
-    return evaluations.everything(workspace, arguments.ref)
+    return (evaluations.texts if arguments.texts else evaluations.everything)(workspace, arguments.ref)
+
+
+def _after_examples(arguments: argparse.Namespace, workspace: Workspace) -> tuple[RunSpec | None, list[Problem]]:
+    """Return the spec that asks a base the held-out rows of a recipe's plan, and what keeps it from starting."""
+    from engine.check import DatasetError
+    from engine.forgetting import evaluations, examples
+    from engine.plan import plans
+
+    base = shared.counted(evaluations.reference(workspace, arguments.ref), workspace)
+    try:
+        plan = plans.make(workspace, "lora", base=base, dataset=add_data(arguments, workspace), overrides={})
+    except DatasetError as error:
+        return None, [error.problem]
+    shots = examples.SHOTS if arguments.shots is None else arguments.shots
+    return examples.build(workspace, plan.spec.base, plan.spec.dataset, shots=shots)
 
 
 def _more(arguments: argparse.Namespace, workspace: Workspace) -> tuple[RunSpec | None, list[Problem]]:
@@ -204,7 +227,7 @@ def _more(arguments: argparse.Namespace, workspace: Workspace) -> tuple[RunSpec 
         return None, []
     names, limit = asked
     run_spec, problems = evaluations.build(
-        workspace, arguments.ref, names, limit=limit, shots=arguments.shots, template=arguments.template,
+        workspace, arguments.ref, names, limit=limit, shots=arguments.shots or 0, template=arguments.template,
         against=arguments.against,
     )  # fmt: skip
     left_s = evaluations.seconds(workspace, arguments.ref, names, limit) if run_spec is not None else None

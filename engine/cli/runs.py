@@ -279,6 +279,20 @@ def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
     return EXIT_OK
 
 
+def _say_report(workspace: Workspace, run_id: str) -> None:
+    """Say what the report of a run says first, where it was scored and its scores can be read."""
+    from engine.report import items
+    from engine.runs import scored
+
+    if not items.benchmarks_of(workspace.run_dir(run_id)):
+        return
+    try:
+        for line in shared.report_lines(scored.of(workspace, run_id)):
+            print(line)
+    except (OSError, ValueError) as error:
+        print(f"{run_id}: {error}", file=sys.stderr)
+
+
 def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """Show one run with its spec, its summary and what it took."""
     from engine import events
@@ -318,6 +332,8 @@ def show(arguments: argparse.Namespace, workspace: Workspace) -> int:
     if problem is None and run_spec["kind"] == "adopted":
         for sentence in adoption.known(workspace, arguments.run):
             print(sentence)
+    if problem is None and found.status not in store.LIVE:
+        _say_report(workspace, arguments.run)
     print(problem.sentence if problem is not None else repeat.repeat_command(workspace, arguments.run))
     return EXIT_OK
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,7 @@ from engine.workspace import Unreadable, Workspace
 
 if TYPE_CHECKING:
     from engine.models import Base
+    from engine.runs import Run, ScoredRun
 
 EXIT_OK, EXIT_FAILED, EXIT_REFUSED, EXIT_STOPPED = 0, 1, 2, 3
 
@@ -146,6 +147,22 @@ def made_something(workspace: Workspace, run_id: str) -> bool:
         print(problem.sentence, file=sys.stderr)
         return False
     return True
+
+
+def report_lines(found: ScoredRun, runs: Sequence[Run] | None = None) -> list[str]:
+    """Return what the report of a run says first, where anything was scored."""
+    from engine.forgetting import examples, summary
+
+    if not found.rows and found.moved:
+        return []
+    told, beside = summary.of(found), examples.beside(found, runs)
+    return [
+        f"{found.name} ({found.run_id}): {told.headline}",
+        t("Gained: {text}", text=told.gained),
+        t("Lost: {text}", text=told.lost),
+        t("What to do: {text}", text=told.to_do),
+        *([] if beside is None else [beside.sentence]),
+    ]
 
 
 def mapping(arguments: argparse.Namespace) -> dict[str, str]:

@@ -12,9 +12,10 @@ from engine.check import DatasetError
 from engine.data import datasets
 from engine.export.artifacts import made_by, without_folders
 from engine.plan import drafts
-from engine.report import items, paired
+from engine.report import headline, items, paired
 from engine.runs import scored, store
 from engine.spec import OBJECTIVES, RunSpec
+from engine.words import language, set_language
 from engine.workspace import Workspace
 
 # What a person on the hub looks for first; the whole spec stands below.
@@ -55,11 +56,17 @@ def _scores(workspace: Workspace, run_id: str) -> list[str]:
     except (OSError, ValueError):
         found = None
     rows = found.rows if found is not None else []
-    lines = [] if store.summary(workspace, run_id).moved else ["Nothing was learned: training changed no weight.", ""]
-    if not rows:
+    if found is None or not rows:
+        lines = (
+            [] if store.summary(workspace, run_id).moved else ["Nothing was learned: training changed no weight.", ""]
+        )
         return [*lines, "It was not scored before and after."]
-    lines += ["| What was asked | Rows | n | Before | After | Change (95 % interval) | Lost, won |",
-              "|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        *_summary(found),
+        "",
+        "| What was asked | Rows | n | Before | After | Change (95 % interval) | Lost, won |",
+    ]
+    lines += ["|---|---|---|---|---|---|---|"]
     for row in rows:
         scale, unit = (1, "") if paired.is_loss(row) else (100, " %")
         low, high = (f"{end * scale:+.2f}" for end in (row.low, row.high))
@@ -74,6 +81,17 @@ def _scores(workspace: Workspace, run_id: str) -> list[str]:
     lines.append("Each change is of the same questions before and after; an interval that holds 0 may be chance. Lost: "
                  "right before and wrong after; won: the reverse.")  # fmt: skip
     return lines
+
+
+def _summary(found: scored.ScoredRun) -> list[str]:
+    """What the report says first but for what to do next, which is for whoever trained it. A card is in English."""
+    spoken = language()
+    set_language("en")
+    try:
+        told = headline.summary(found.rows, moved=found.moved, chance=found.chance)
+    finally:
+        set_language(spoken)
+    return [told.headline, "", f"- Gained: {told.gained}", f"- Lost: {told.lost}"]
 
 
 def _data(workspace: Workspace, run_spec: RunSpec) -> list[str]:

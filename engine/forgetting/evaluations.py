@@ -15,7 +15,7 @@ from engine.check import DatasetError
 from engine.data import datasets
 from engine.models import Base, bases
 from engine.plan import drafts
-from engine.report import frontier, items, paired
+from engine.report import blind, frontier, items, paired
 from engine.runs import admission, lifecycle, scored, store
 from engine.spec import RunSpec, schema
 from engine.spec import settings as spec_settings
@@ -72,11 +72,9 @@ def build(
     if against is not None:
         against = reference(workspace, against)
     settings, wrong = _settings(limit=limit, shots=shots, template=template)
-    problems = [*_model_problems(workspace, tuned, against), *name_problems(workspace, names), *wrong]
+    problems = [*model_problems(workspace, tuned, against), *name_problems(workspace, names), *wrong]
     if problems:
         return None, problems
-    threads = 1 if tuned.is_toy else 0
-    window = min(tuned.window_tokens or 2048, 2048)
     revision = tuned.revision if tuned.kind == "hub" else None
     evaluate = msgspec.convert(
         {"benchmarks": list(dict.fromkeys(names)), "against": against or "", **settings}, schema.Evaluate
@@ -87,11 +85,17 @@ def build(
         quantize=quantize,
         base=schema.BaseRef(ref, revision),
         dataset=schema.DatasetRef(""),
-        train=schema.Train(max_length=window, threads=threads or machine.facts().cores),
+        train=reading(tuned),
         evaluate=evaluate,
     )
     refused = admission.problems(made, workspace)
     return (None, refused) if refused else (made, [])
+
+
+def reading(model: Base) -> schema.Train:
+    """Return the settings under which a model that is not trained reads: its window, and as many threads as help."""
+    threads = 1 if model.is_toy else machine.facts().cores
+    return schema.Train(max_length=min(model.window_tokens or 2048, 2048), threads=threads)
 
 
 def add_questions(workspace: Workspace, data: bytes, name: str) -> tuple[shipped.Benchmark | None, list[Problem]]:
@@ -119,18 +123,54 @@ def everything(workspace: Workspace, run_id: str) -> tuple[RunSpec | None, list[
     """Return the spec that asks a run and its base all the questions of which its check in bounded time asked some, going
     on from there, and what keeps it from starting. Raises as store.load_spec does."""
     made = store.load_spec(workspace, run_id)
+    return _of_its_rows(workspace, run_id, msgspec.structs.replace(made.evaluate, budget_s=None, along=0))
+
+
+def texts(workspace: Workspace, run_id: str) -> tuple[RunSpec | None, list[Problem]]:
+    """Return the spec that lets a run and its base answer held-out prompts, as many as a blind comparison shows, and what
+    keeps it from starting. Raises as store.load_spec does."""
+    problems = _prompt_problems(workspace, store.load_spec(workspace, run_id).dataset)
+    asked = schema.Evaluate(benchmarks=[shipped.HELD_OUT], limit=blind.PROMPTS)
+    return (None, problems) if problems else _of_its_rows(workspace, run_id, asked)
+
+
+def _prompt_problems(workspace: Workspace, rows: schema.DatasetRef) -> list[Problem]:
+    """Return why there are no held-out prompts in a run's rows."""
+    try:
+        found = datasets.load(workspace, rows.id)
+    except (DatasetError, OSError, ValueError):
+        return [Problem(rule="dataset-none")]
+    if found.report.kind == "texts":
+        return [Problem(rule="texts-plain", parameters={"data": found.name})]
+    if not (rows.eval_id or rows.eval_share):
+        return [Problem(rule="texts-held-out", parameters={"data": found.name})]
+    return []
+
+
+def texts_seconds(workspace: Workspace, run: scored.ScoredRun) -> float | None:
+    """Return the estimated seconds of texts(), from what was measured on this machine; None where that says nothing."""
+    base = bases.describe(run.spec.base.ref, workspace)
+    one = speeds.of_rows(workspace, machine.facts().device, base.ref, base.parameters, blind.TEXTS, blind.PROMPTS, 0)
+    return None if one is None else 2 * one
+
+
+def _of_its_rows(
+    workspace: Workspace, run_id: str, evaluate: schema.Evaluate
+) -> tuple[RunSpec | None, list[Problem]]:  # fmt: skip
+    """Return the spec that asks a run and its base about the run's own rows, and what keeps it from starting."""
+    made = store.load_spec(workspace, run_id)
     ref, against = f"run:{run_id}", made.base.pinned
     tuned = bases.describe(ref, workspace)
-    evaluate = msgspec.structs.replace(made.evaluate, budget_s=None, along=0, against=against)
+    evaluate = msgspec.structs.replace(evaluate, against=against)
     spec = RunSpec(
         kind="evaluate", recipe=RECIPE, objective=made.objective, quantize=made.quantize, base=schema.BaseRef(ref),
         dataset=made.dataset, train=made.train, evaluate=evaluate, machine=made.machine, day=made.day,
     )  # fmt: skip
-    problems = _model_problems(workspace, tuned, against) or admission.problems(spec, workspace)
+    problems = model_problems(workspace, tuned, against) or admission.problems(spec, workspace)
     return (None, problems) if problems else (spec, [])
 
 
-def _model_problems(workspace: Workspace, tuned: Base, against: str | None) -> list[Problem]:
+def model_problems(workspace: Workspace, tuned: Base, against: str | None) -> list[Problem]:
     """Return what keeps a model, or the one it is compared with, from being asked."""
     other = [] if against is None else [bases.describe(against, workspace)]
     problems = [problem for one in [*other, tuned] for problem in one.problems]

@@ -24,10 +24,12 @@ _IDLE = {"threads", "evaluations", "report_to", "gradient_checkpointing", "paddi
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
-    """What a remedy changed, in points of general accuracy, and where that was seen, as a sentence."""
+    """What a remedy changed, in points of general accuracy, and where that was seen, as a sentence; `here`: in this
+    home."""
 
     points: float
     sentence: str
+    here: bool = False
 
 
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,7 +94,7 @@ def _here(run_spec: RunSpec, workspace: Workspace) -> dict[str, Effect]:
             text = t("Measured here on one pair of runs: {points} points.", **words)
             if len(pairs) > 1:
                 text = t("Measured here on {n} pairs of runs: {points} points.", **words)
-            found[name] = Effect(points=mean, sentence=text)
+            found[name] = Effect(points=mean, sentence=text, here=True)
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from engine.benchmarks import library
-from engine.report import Comparison, Item, Joined, frontier, headline, paired, verdicts
+from engine.report import Comparison, Item, frontier, headline, paired, verdicts
 from engine.report import items as report_items
 from engine.runs import ScoredRun
 from engine.words import t
@@ -146,7 +146,7 @@ class Way:
             before = one.base if against is None else against.get(name, [])
             before, after = paired.common(before, answers.get(name, []))
             if after:
-                joined.append(Joined(name, before, after))
+                joined.append(report_items.Joined(name, before, after))
         return paired.compare_joined(self.origin.run_id, joined)
 
     def _point(self, at: float) -> Point:

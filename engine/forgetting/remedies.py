@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -28,7 +30,7 @@ _KEPT = ("evaluate.", "dataset.", "train.seed", "train.max_steps", "train.thread
 class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     """One change: `recipe` where it is another recipe, `changes` by dotted path; `effect` is what was seen elsewhere and
     `source` where. `measured` says what it did here or on the starter, in `points` of general accuracy; None: nobody has
-    measured that."""
+    measured that. `here`: it was measured in runs of this home."""
 
     name: str
     title: str
@@ -38,6 +40,7 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     changes: dict[str, Any] = {}
     measured: str = ""
     points: float | None = None
+    here: bool = False
 
 
 # Less than a point is no real drop either (engine/report/verdicts.py).
@@ -46,23 +49,25 @@ LEAST_POINTS = 1.0
 
 def of(run_spec: RunSpec, workspace: Workspace | None = None) -> list[Remedy]:
     """Return what a run leaves to be tried, ordered by what was measured: what helped most first, then what nobody has
-    measured, then what did not help. Runs of `workspace` count before those on the starter (measured.py)."""
+    measured. What was measured and did not help is none. Runs of `workspace` count before those on the starter
+    (measured.py)."""
     ways = (_replay, _beta, _rank, _rate, _oft, _freeze)
     found, effects = [], measured.effects(run_spec, workspace)
     for way in ways:
         if (remedy := way(run_spec)) is None:
             continue
         effect = effects.get(remedy.name)
-        told = t("Not measured here, nor on the starter.") if effect is None else effect.sentence
-        points = None if effect is None else effect.points
-        found.append(msgspec.structs.replace(remedy, measured=told, points=points))
-    return sorted(found, key=_place)
+        if effect is None:
+            found.append(msgspec.structs.replace(remedy, measured=t("Not measured here, nor on the starter.")))
+        elif effect.points >= LEAST_POINTS:
+            told = {"measured": effect.sentence, "points": effect.points, "here": effect.here}
+            found.append(msgspec.structs.replace(remedy, **told))
+    return sorted(found, key=lambda one: math.inf if one.points is None else -one.points)
 
 
-def _place(remedy: Remedy) -> tuple[int, float]:
-    if remedy.points is None:
-        return 1, 0.0
-    return (0, -remedy.points) if remedy.points >= LEAST_POINTS else (2, -remedy.points)
+def best(found: Sequence[Remedy]) -> Remedy | None:
+    """Return the remedy that runs of this home support best; None where none of them says anything."""
+    return next((one for one in found if one.here), None)
 
 
 def _replay(run_spec: RunSpec) -> Remedy | None:

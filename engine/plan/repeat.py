@@ -9,12 +9,19 @@ def repeat_command(workspace: Workspace, run_id: str) -> str:
     """Return the command that repeats a run."""
     import shlex
 
+    from engine.benchmarks import shipped
     from engine.plan import drafts
     from engine.runs import store
 
     run_spec = store.load_spec(workspace, run_id)
     if run_spec.kind == "evaluate":
         asked = run_spec.evaluate
+        if run_spec.dataset.id and not asked.against:
+            words = ["tunebook", "evaluate", run_spec.base.pinned, "--data", run_spec.dataset.id]
+            return shlex.join([*words, "--shots", str(asked.shots), "--wait"])
+        if run_spec.dataset.id:
+            what = "--texts" if asked.benchmarks == [shipped.HELD_OUT] else "--everything"
+            return shlex.join(["tunebook", "evaluate", run_spec.base.ref.removeprefix("run:"), what, "--wait"])
         words = [
             "tunebook",
             "evaluate",

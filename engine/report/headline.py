@@ -1,11 +1,15 @@
-"""The one sentence a person wants first: what it learned, what it lost, and whether that is beyond noise."""
+"""What a person wants first: a headline, what it learned, what it lost, each beyond noise or not, and what to do."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
 
 from engine.report import statistics
+from engine.report.blind import Wins
 from engine.report.items import ALL, ANSWERS, GAP, GRADED, REWARD, SEEN, UNSEEN
 from engine.report.paired import Comparison, is_loss
 from engine.report.verdicts import apart, change_of, judge
@@ -25,17 +29,113 @@ def unseen(rows: Sequence[Comparison], benchmark: str, least: int) -> Comparison
     return row if row is not None and row.n >= least else None
 
 
-def headline(rows: Sequence[Comparison], *, moved: bool = True, chance: Mapping[str, float] | None = None) -> str:
-    """Return what a person wants to know first: what it learned, what it lost, and whether that is beyond noise.
-    `moved` is False of a run that changed no weight: then its scores say nothing. `chance` by benchmark: where the base only
-    guesses, nothing can be lost."""
+Action = Literal["again", "ask", "compare", "recover", "remedy", "use"]
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a report says first, alike on the page, the command line, in the HTML report and on the card: a headline, and
+    a sentence each on what was gained, what was lost and what to do. `action` is what the last one comes to."""
+
+    headline: str
+    gained: str
+    lost: str
+    to_do: str
+    action: Action
+
+
+def summary(
+    rows: Sequence[Comparison], *, moved: bool = True, chance: Mapping[str, float] | None = None,
+    blind: Wins | None = None, remedy: str = "", can_recover: bool = False,
+) -> Summary:  # fmt: skip
+    """Return what a person wants to know first. `moved` is False of a run that changed no weight: then its scores say
+    nothing. `chance` by benchmark: where the base only guesses, nothing can be lost. `blind`: what a comparison with names
+    hidden said; it counts where nothing scores the answers. `remedy` names the one that measurements of this machine
+    support; `can_recover`: part of the way back to the base can be gone."""
     if not moved:
-        return t("Nothing was learned: training changed no weight, so before and after are the same model.")
-    return f"{_learned(rows)} {_lost(rows, chance)}".strip()
+        same = t("Training changed no weight, so before and after are the same model.")
+        to_do = t("There is nothing to use: train it again at a higher rate, or for more steps.")
+        nothing = t("Nothing was learned.")
+        return Summary(headline=nothing, gained=same, lost=t("So nothing was lost."), to_do=to_do, action="again")
+    row = asked(rows)
+    counts = blind if blind is not None and (row is None or row.benchmark == _LOSS) else None
+    learned = _how_learned(row, counts)
+    lost = "none" if any(one.benchmark == REWARD for one in rows) else _how_lost(rows, chance)
+    to_do, action = _to_do(learned, lost, remedy, can_recover)
+    gained = _learned(rows)
+    told = [] if blind is None else [blind.sentence]
+    return Summary(
+        headline=" ".join([counts.sentence if counts is not None else _LEARNED[learned](), _LOST[lost]()]).strip(),
+        gained=" ".join([gained, *(told if counts is None else [])]),
+        lost=_lost(rows, chance) or _not_asked(lost),
+        to_do=to_do,
+        action=action,
+    )
+
+
+_LEARNED: dict[str, Callable[[], str]] = {
+    "better": lambda: t("It learned the task."),
+    "worse": lambda: t("It got worse at the task."),
+    "no": lambda: t("It learned nothing that matters."),
+    "unknown": lambda: t("What it learned is not known."),
+}
+_LOST: dict[str, Callable[[], str]] = {
+    "lost": lambda: t("It lost some of what it knew."),
+    "kept": lambda: t("No loss was found."),
+    "unknown": lambda: t("What it lost is not known."),
+    "none": lambda: "",
+}
+
+
+def _how_learned(row: Comparison | None, counts: Wins | None) -> str:
+    change = "too few" if row is None else change_of(row)
+    if counts is not None and counts.verdict != "too few":
+        change = counts.verdict
+    return {"too few": "unknown", "small": "no", "noise": "no"}.get(change, change)
+
+
+def _how_lost(rows: Sequence[Comparison], chance: Mapping[str, float] | None) -> str:
+    known = [one for one in judge(rows, chance) if one.verdict not in ("at chance", "too few")]
+    # of the toy world the sentence below goes by its own line
+    if any(one.verdict == "real drop" or _is_toy_loss(one.row) for one in known):
+        return "lost"
+    return "kept" if known else "unknown"
+
+
+def _is_toy_loss(row: Comparison) -> bool:
+    return row.benchmark == "toy-world" and change_of(row) == "worse"
+
+
+def _not_asked(lost: str) -> str:
+    if lost == "none":
+        return t("A reward model writes no answers, so it is not asked about general knowledge.")
+    return t("No general benchmark was asked, so what it forgot is not known yet.")
+
+
+def _to_do(learned: str, lost: str, remedy: str, can_recover: bool) -> tuple[str, Action]:
+    """Return what to do in a sentence, and what that comes to. Nothing is offered that nothing speaks for."""
+    if lost == "lost" and learned in ("no", "worse"):
+        return t("Keep the base: this run lost something and gained nothing. Try a lower rate first."), "again"
+    if lost == "lost" and remedy:
+        return t("Train it again with one thing changed. {remedy}", remedy=remedy), "remedy"
+    if lost == "lost" and can_recover:
+        return t(
+            "Recover: go part of the way back to the base, and see what returns and what stays learned."
+        ), "recover"
+    if lost == "lost":
+        return t("Train it again with one thing changed: less of the rate, or more general rows."), "again"
+    if learned == "worse":
+        return t("Keep the base: it got worse at the task. Look at the rows, and try a lower rate."), "again"
+    if learned == "no":
+        return t("It learned nothing to use: train it for longer or at a higher rate, or look at the rows."), "again"
+    if learned == "unknown":
+        return t("Compare its answers with those of the base, names hidden: no score says what it learned."), "compare"
+    if lost == "unknown":
+        return t("Ask it general questions before you use it: nothing says yet what it forgot."), "ask"
+    return t("Nothing to mend: use it."), "use"
 
 
 def _learned(rows: Sequence[Comparison]) -> str:
-    row = _asked(rows)
+    row = asked(rows)
     if row is None:
         return _by_heart(rows) or t("The new task was not scored.")
     if change_of(row) == "too few":
@@ -47,7 +147,7 @@ def _learned(rows: Sequence[Comparison]) -> str:
     return says.get(row.benchmark, _answered)(row)
 
 
-def _asked(rows: Sequence[Comparison]) -> Comparison | None:
+def asked(rows: Sequence[Comparison]) -> Comparison | None:
     """Return the line that says what was learned of the new task: the first that there is of held-out rows. A grader was
     named to say it."""
     for benchmark in (GRADED, "new-task-preference", GAP, REWARD, ANSWERS):

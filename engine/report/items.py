@@ -140,6 +140,11 @@ def joined(run_dir: Path, model: str = "tuned") -> dict[str, Joined]:
     }  # fmt: skip
 
 
+def with_examples(count: int) -> str:
+    """Return what the base is called in items and events when it is asked after so many worked examples."""
+    return f"base-{count}-examples"
+
+
 def at_step(step: int) -> str:
     """Return what the model is called in items and events as it was after a step."""
     return f"at-{step}"

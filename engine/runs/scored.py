@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine import events
-from engine.report import Comparison, Joined, about, items, paired, verdicts
+from engine.report import Comparison, about, items, paired, verdicts
 from engine.runs import store
 from engine.runs.store import Run
 from engine.spec import RunSpec
@@ -29,7 +29,7 @@ class ScoredRun:
     workspace: Workspace
     run_id: str
     evaluations: tuple[Run, ...]
-    joined: Mapping[str, Joined]
+    joined: Mapping[str, items.Joined]
     rows: Sequence[Comparison]
     chance: Mapping[str, float]
 
@@ -51,9 +51,16 @@ class ScoredRun:
     def left_to_ask(self) -> int:
         """How many questions the run's own check in bounded time has left that no evaluation has asked since."""
         check = items.read_check(self.folder)
-        if check is None or any(one.status == "finished" and one.dataset for one in self.evaluations):
-            return 0  # an evaluation that names the data asks all of it
+        if check is None or any(map(self._asked_everything, self.evaluations)):
+            return 0
         return sum(one.size - one.asked for one in check.sets.values())
+
+    def _asked_everything(self, evaluation: Run) -> bool:
+        """Whether an evaluation asked all that the run's own check would have: the data's rows, no fewer of them."""
+        if evaluation.status != "finished" or not evaluation.dataset:
+            return False
+        asked, own = store.load_spec(self.workspace, evaluation.id).evaluate, self.spec.evaluate
+        return (asked.benchmarks, asked.limit) == (own.benchmarks, own.limit)
 
     @property
     def folder(self) -> Path:
@@ -124,7 +131,7 @@ def _settings(workspace: Workspace, run_id: str) -> dict[str, dict[str, Any]]:
 
 
 class _Answers(NamedTuple):
-    joined: dict[str, Joined]
+    joined: dict[str, items.Joined]
     rows: tuple[Comparison, ...]
     chance: dict[str, float]
 

@@ -10,6 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from engine.spec.objectives import OBJECTIVES
+from engine.spec.parts import (
+    LAYERS,
+    PASSES,
+    ROWS,
+    STEPS,
+    TOKENS,
+    Evaluate,
+    Machine,
+    ObjectiveArgs,
+    Seconds,
+    Share,
+    Tolerance,
+    about,
+)  # fmt: skip
 from engine.workspace import MALFORMED, Unreadable, decoded
 
 # Version 2 adds the kind `adopted`, and adapters that are trained on. What version 1 could say means the same in both, so
@@ -22,18 +36,6 @@ else:
     Objective = Literal[tuple(OBJECTIVES)]
 Adapter = Literal["full", "lora", "oft"]
 Quantize = Literal["none", "8bit", "4bit"]
-Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
-# Every number has a lowest and a highest value: far beyond what anybody means, and far within what memory, a disk, a browser
-# and the formulas hold. A number beyond them is a slip or an attack.
-LAYERS, ROWS, STEPS, PASSES, TOKENS = 10_000, 10**9, 10**7, 10**4, 2**20
-MONTH_S = 30 * 86_400
-# Nats of general loss: a rise of 10 is beyond what any model is of use after.
-Tolerance = Annotated[float, msgspec.Meta(gt=0, le=10)] | Literal["off", "low", "medium", "high"]
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=MONTH_S)]
-
-
-def _about(title: str, help_text: str, **limits: Any) -> msgspec.Meta:
-    return msgspec.Meta(title=title, description=help_text, **limits)
 
 
 class RecipeRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,7 +46,7 @@ class RecipeRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AdapterArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"continues": "continue"}):
     rank: Annotated[
         int,
-        _about(
+        about(
             "Rank",
             "Width of the two LoRA matrices. Higher learns more, needs more memory, forgets more.",
             ge=1,
@@ -53,20 +55,20 @@ class AdapterArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     ] = 16
     alpha: Annotated[
         int,
-        _about("Alpha", "LoRA's change is scaled by alpha / rank. Twice the rank is the usual choice.", ge=1, le=2**17),
+        about("Alpha", "LoRA's change is scaled by alpha / rank. Twice the rank is the usual choice.", ge=1, le=2**17),
     ] = 32
     dropout: Annotated[
-        float, _about("Dropout", "Share of adapter inputs dropped while training, against overfitting.", ge=0, lt=1)
+        float, about("Dropout", "Share of adapter inputs dropped while training, against overfitting.", ge=0, lt=1)
     ] = 0.0
-    block_size: Annotated[int, _about("Block size", "Size of the rotated blocks of OFT.", ge=2, le=2**14)] = 32
+    block_size: Annotated[int, about("Block size", "Size of the rotated blocks of OFT.", ge=2, le=2**14)] = 32
     target_modules: Annotated[
         str,
-        _about("Target modules", 'Which layers get an adapter: "all-linear", "feed-forward", or as "q_proj,v_proj".'),
+        about("Target modules", 'Which layers get an adapter: "all-linear", "feed-forward", or as "q_proj,v_proj".'),
     ] = "all-linear"
     # Written `continue` in spec.json and after --set, which is a word of the language here.
     continues: Annotated[
         bool,
-        _about(
+        about(
             "Go on with its adapter",
             "Train the adapter of the earlier run on, instead of merging it first: the base stays in as few bits as it was "
             "held in, and what is made is one adapter on the same base. Its kind, rank and modules are that run's.",
@@ -98,17 +100,15 @@ class GraderRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class DatasetRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
-    eval_id: Annotated[str | None, _about("Evaluation data", "A data set that is only scored, never trained on.")] = (
-        None
-    )
-    split_seed: Annotated[int, _about("Split seed", "Decides which rows are held out.", ge=0, le=2**32 - 1)] = 0
+    eval_id: Annotated[str | None, about("Evaluation data", "A data set that is only scored, never trained on.")] = None
+    split_seed: Annotated[int, about("Split seed", "Decides which rows are held out.", ge=0, le=2**32 - 1)] = 0
     eval_share: Annotated[
         Share,
-        _about("Held-out share", "Share of the rows that is kept out of training and scored before and after."),
+        about("Held-out share", "Share of the rows that is kept out of training and scored before and after."),
     ] = 0.1
     most_rows: Annotated[
         int,
-        _about(
+        about(
             "Most rows",
             "Train on so many rows, drawn by the split seed, for a first try; 0 means all.",
             ge=0,
@@ -117,55 +117,51 @@ class DatasetRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0
     grader: Annotated[
         GraderRef | None,
-        _about(
-            "Grader", "What says whether an answer to these rows is right, before and after; the data set names it."
-        ),
+        about("Grader", "What says whether an answer to these rows is right, before and after; the data set names it."),
     ] = None
 
 
 class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs: Annotated[
         float,
-        _about(
-            "Epochs", "How often the run goes through all rows. More learns more and forgets more.", gt=0, le=PASSES
-        ),
+        about("Epochs", "How often the run goes through all rows. More learns more and forgets more.", gt=0, le=PASSES),
     ] = 2.0
     max_steps: Annotated[
-        int, _about("Most steps", "Stop after so many steps; 0 means as many as the epochs ask for.", ge=0, le=STEPS)
+        int, about("Most steps", "Stop after so many steps; 0 means as many as the epochs ask for.", ge=0, le=STEPS)
     ] = 0
     learning_rate: Annotated[
         float,
-        _about("Learning rate", "How far each step moves the weights. The setting that matters most.", gt=0, le=1),
+        about("Learning rate", "How far each step moves the weights. The setting that matters most.", gt=0, le=1),
     ] = 2e-4
     schedule: Annotated[
-        Literal["cosine", "linear", "constant"], _about("Schedule", "How the learning rate falls over the run.")
+        Literal["cosine", "linear", "constant"], about("Schedule", "How the learning rate falls over the run.")
     ] = "cosine"
     warmup: Annotated[
         float,
-        _about("Warm-up", "Share of the steps over which the rate rises from 0; 1 or more is a count.", ge=0, le=STEPS),
+        about("Warm-up", "Share of the steps over which the rate rises from 0; 1 or more is a count.", ge=0, le=STEPS),
     ] = 0.05
-    weight_decay: Annotated[float, _about("Weight decay", "Pull of the weights towards 0.", ge=0, lt=1)] = 0.0
-    max_grad_norm: Annotated[float, _about("Gradient clip", "Longest gradient a step may use.", gt=0, le=1e9)] = 1.0
+    weight_decay: Annotated[float, about("Weight decay", "Pull of the weights towards 0.", ge=0, lt=1)] = 0.0
+    max_grad_norm: Annotated[float, about("Gradient clip", "Longest gradient a step may use.", gt=0, le=1e9)] = 1.0
     batch_size: Annotated[
-        int, _about("Batch size", "Rows per forward pass. Lower it when memory runs out.", ge=1, le=2**16)
+        int, about("Batch size", "Rows per forward pass. Lower it when memory runs out.", ge=1, le=2**16)
     ] = 8
     accumulation: Annotated[
-        int, _about("Accumulation", "Forward passes per step: a larger batch without more memory.", ge=1, le=2**16)
+        int, about("Accumulation", "Forward passes per step: a larger batch without more memory.", ge=1, le=2**16)
     ] = 2
-    max_length: Annotated[int, _about("Longest row", "Rows are cut after so many tokens.", ge=8, le=TOKENS)] = 1024
+    max_length: Annotated[int, about("Longest row", "Rows are cut after so many tokens.", ge=8, le=TOKENS)] = 1024
     replay_share: Annotated[
-        float, _about("Replay", "Share of general rows mixed in so that the model forgets less.", ge=0, le=0.99)
+        float, about("Replay", "Share of general rows mixed in so that the model forgets less.", ge=0, le=0.99)
     ] = 0.0
     replay_data: Annotated[
         str | None,
-        _about(
+        about(
             "Replay data",
             "A data set of general rows to mix in. Without one the base itself writes them before training.",
         ),
     ] = None
     replay_budget_s: Annotated[
         Seconds | None,
-        _about(
+        about(
             "Replay time",
             "Seconds that the base may spend on writing general rows; when they are over, fewer are mixed in. Left open, it "
             "writes until there are enough.",
@@ -173,7 +169,7 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     early_stopping: Annotated[
         int,
-        _about(
+        about(
             "Early stopping",
             "Patience: stop after so many evaluations in a row without a lower held-out loss; 0 is off. The best weights "
             "are kept.",
@@ -183,7 +179,7 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0
     tolerance: Annotated[
         Tolerance,
-        _about(
+        about(
             "May forget",
             "How much worse the model may get at general text: off, low, medium or high, or nats per token. Watched at each "
             "evaluation, of which there are ten at least; kept is the best within it.",
@@ -191,163 +187,34 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = "off"
     keep_best: Annotated[
         bool,
-        _about("Keep the best", "Keep the weights of the evaluation with the lowest held-out loss, not the last ones."),
+        about("Keep the best", "Keep the weights of the evaluation with the lowest held-out loss, not the last ones."),
     ] = False
     evaluations: Annotated[
-        int, _about("Evaluations", "How often the held-out loss is measured during the run.", ge=1, le=100)
+        int, about("Evaluations", "How often the held-out loss is measured during the run.", ge=1, le=100)
     ] = 5
     gradient_checkpointing: Annotated[
         bool | None,
-        _about(
+        about(
             "Gradient checkpointing", "Less memory, about a third slower. Left open, it is on where memory is short."
         ),
     ] = None
     optimizer: Annotated[
         Literal["auto", "adamw", "adamw_8bit"],
-        _about("Optimizer", "AdamW, or the same with its state in 8 bits, where memory is short."),
+        about("Optimizer", "AdamW, or the same with its state in 8 bits, where memory is short."),
     ] = "auto"
     padding_free: Annotated[
         bool | None,
-        _about(
-            "Padding-free", "Rows of a batch end to end instead of filled up. Left open, it is on where that works."
-        ),
+        about("Padding-free", "Rows of a batch end to end instead of filled up. Left open, it is on where that works."),
     ] = None
-    seed: Annotated[int, _about("Seed", "The same seed, data and machine give the same run.", ge=0, le=2**32 - 1)] = 0
+    seed: Annotated[int, about("Seed", "The same seed, data and machine give the same run.", ge=0, le=2**32 - 1)] = 0
     report_to: Annotated[
         Literal["none", "trackio", "tensorboard", "wandb", "mlflow"],
-        _about(
+        about(
             "Tracker",
             "Also send the figures to this tracker, which must be installed; wandb keeps them on its servers.",
         ),
     ] = "none"
-    threads: Annotated[int, _about("Threads", "Processor threads; 0 means all cores.", ge=0, le=1024)] = 0
-
-
-class ObjectiveArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    beta: Annotated[
-        Annotated[float, msgspec.Meta(gt=0, le=1000)] | None,
-        _about("Beta", "How strongly preference training is held to the reference model."),
-    ] = None
-    keep: Annotated[
-        Literal["plain", "entropy", "skip_surprising", "kl"],
-        _about(
-            "Keep what it knew",
-            "How tokens count in supervised fine-tuning: all alike; less where the model is sure of something else; not "
-            "where the base finds them surprising; or held to the base's own likelihoods.",
-        ),
-    ] = "plain"
-    weights: Annotated[
-        Annotated[list[Annotated[float, msgspec.Meta(ge=0, le=ROWS)]], msgspec.Meta(max_length=LAYERS)] | None,
-        _about("Weights", "KTO's weights of answers marked good and marked bad; set from their counts."),
-    ] = None
-    reward_model: Annotated[
-        str | None,
-        _about(
-            "Reward model",
-            "The run that judges answers in PPO, as run:<id>. Unset: one of the same base and rows.",
-        ),
-    ] = None
-    least_reward_accuracy: Annotated[
-        float,
-        _about(
-            "Least accuracy of the reward model",
-            "PPO refuses a reward model that judges fewer of the pairs it has not seen as the person did. Chance is 0.5.",
-            ge=0,
-            le=1,
-        ),
-    ] = 0.65
-    answer_tokens: Annotated[
-        int, _about("Longest answer", "PPO lets the model write at most so many tokens.", ge=1, le=4096)
-    ] = 53
-    temperature: Annotated[
-        float, _about("Temperature", "How freely answers are drawn in PPO; lower tries less.", ge=0.01, le=2)
-    ] = 0.7
-    ppo_epochs: Annotated[
-        int, _about("Passes over each batch of answers", "How often PPO learns from the same answers.", ge=1, le=16)
-    ] = 4
-    missing_end_penalty: Annotated[
-        float,
-        _about("Penalty for no end", "Taken off the reward of an answer that does not come to an end.", ge=0, le=1000),
-    ] = 1.0
-
-
-class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    benchmarks: Annotated[
-        list[str], _about("Benchmarks", "Question sets scored before and after, to see what was forgotten.")
-    ] = []
-    limit: Annotated[
-        int, _about("Most questions", "Questions per benchmark, held-out rows too; 0 means all.", ge=0, le=ROWS)
-    ] = 0
-    budget_s: Annotated[
-        Seconds | None,
-        _about(
-            "Scoring time",
-            "Seconds that scoring may take, base and tuned together: as many questions are asked as fit. Left open, all are "
-            "asked.",
-        ),
-    ] = None
-    shots: Annotated[
-        int, _about("Examples", "Worked examples before each question; the same for base and tuned.", ge=0, le=50)
-    ] = 0
-    template: Annotated[
-        Literal["auto", "chat", "none"],
-        _about("Template", "Put questions through the chat template, or not; auto: as is usual for the benchmark."),
-    ] = "auto"
-    along: Annotated[
-        int,
-        _about(
-            "Points on the way",
-            "Score the model so many times during the run too, to see what it gains and loses step by step; 0 is off. Each "
-            "takes as long as scoring once. Not for reward models and PPO.",
-            ge=0,
-            le=50,
-        ),
-    ] = 0
-    against: Annotated[
-        str, _about("Compare with", "The base of an evaluation; empty where a base is only scored by itself.")
-    ] = ""
-
-
-class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    backend: Annotated[
-        Literal["auto", "unsloth", "plain"], _about("Backend", "Unsloth where there is a GPU, or plain transformers.")
-    ] = "auto"
-    precision: Annotated[
-        Literal["auto", "bf16", "fp16", "fp32"],
-        _about(
-            "Precision",
-            "The number format of the arithmetic: 16 bits where the device has them (bf16, or fp16 on cards without it), or "
-            "32.",
-        ),
-    ] = "auto"
-    weights: Annotated[
-        Literal["fp32", "bf16"],
-        _about(
-            "Weight format",
-            "How full fine-tuning holds what it trains: in 32 bits, or in bf16 alone, which takes half the memory and loses "
-            "the smallest steps.",
-        ),
-    ] = "fp32"
-    devices: Annotated[int, _about("Devices", "How many GPUs the run may use.", ge=1, le=1024)] = 1
-    nodes: Annotated[
-        int,
-        _about(
-            "Machines",
-            "How many machines share the run, each with as many devices; all see this folder of runs by the same name. The "
-            "run's page says what to start on each of the others.",
-            ge=1,
-            le=64,
-        ),
-    ] = 1
-    address: Annotated[
-        str,
-        _about(
-            "Address",
-            "By what name or address the other machines reach this one; empty: the network's own answer.",
-            pattern=r"^([A-Za-z0-9][A-Za-z0-9.:-]*)?$",
-        ),
-    ] = ""
-    port: Annotated[int, _about("Port", "The port by which several machines meet.", ge=1024, le=65535)] = 29500
+    threads: Annotated[int, about("Threads", "Processor threads; 0 means all cores.", ge=0, le=1024)] = 0
 
 
 class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -386,15 +253,15 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     schema: Literal[1, 2] = SCHEMA
     kind: Literal["train", "evaluate", "probe", "chat", "sweep", "adopted", "recover"] = "train"
     recipe: RecipeRef
-    objective: Annotated[Objective, _about("Objective", "What the run optimises.")] = "sft"
-    adapter: Annotated[Adapter, _about("Adapter", "Which weights move: all of them, or a small adapter.")] = "lora"
+    objective: Annotated[Objective, about("Objective", "What the run optimises.")] = "sft"
+    adapter: Annotated[Adapter, about("Adapter", "Which weights move: all of them, or a small adapter.")] = "lora"
     adapter_args: AdapterArgs = AdapterArgs()
-    quantize: Annotated[Quantize, _about("Quantise", "Hold the frozen base in fewer bits, to save memory.")] = "none"
+    quantize: Annotated[Quantize, about("Quantise", "Hold the frozen base in fewer bits, to save memory.")] = "none"
     layers: Annotated[
         str | Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=LAYERS)]], msgspec.Meta(max_length=LAYERS)],
-        _about("Layers", "Which layers train: all, top:0.25, bottom_frozen:0.5, or indices such as [2, 3]."),
+        about("Layers", "Which layers train: all, top:0.25, bottom_frozen:0.5, or indices such as [2, 3]."),
     ] = "all"
-    train_head: Annotated[bool, _about("Train the head", "Also train the output layer.")] = True
+    train_head: Annotated[bool, about("Train the head", "Also train the output layer.")] = True
     base: BaseRef
     dataset: DatasetRef
     train: Train = Train()

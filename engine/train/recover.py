@@ -19,7 +19,7 @@ from engine.report import items as report_items
 from engine.runs import ScoredRun, failures, scored, store
 from engine.train import adapters, adopted, export, load, objectives, oft, precision, rows, training, way_back
 from engine.train.run import Run
-from engine.train.scoring import divergence, evaluation, keys, paired, scores
+from engine.train.scoring import divergence, keys, own_rows, paired, scores
 from engine.train.scoring.asking import Question
 from engine.train.scoring.scores import Side
 from engine.words import Problem, later
@@ -124,7 +124,7 @@ class _Back:
     def _of_rows(self) -> list[Question]:
         run = self.run
         if not run.objective.needs_judge:
-            return evaluation.of_its_rows(run)
+            return own_rows.of_run(run)
         with suppress(failures.RunRefused):  # where the judge is gone, general knowledge is asked all the same
             objective = objectives.of(run.spec.objective)
             objective.prepare(run)

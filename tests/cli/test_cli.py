@@ -381,7 +381,7 @@ def test_compare_takes_many_runs_and_prints_a_line_for_each_family(tunebook, wor
         scored(finished(workspace, run))
     assert [row["run"] for row in tunebook("compare", RUN, other, "--json").json] == [RUN] * 4 + [other] * 4
     lines = tunebook("compare", RUN).out.splitlines()
-    assert len(lines) == 5 and "66.67 ->    50.00 %" in lines[1] and "change -16.67 (too few to say)" in lines[1]
+    assert len(lines) == 9 and "66.67 ->    50.00 %" in lines[1] and "change -16.67 (too few to say)" in lines[1]
 
 
 def test_compare_says_what_was_lost_and_won_apart_and_shows_the_lost_ones_with_both_answers(tunebook, workspace):

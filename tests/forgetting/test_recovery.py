@@ -14,8 +14,9 @@ import pytest
 from engine import events, limits, starter
 from engine.data import datasets
 from engine.forgetting import recovery, recovery_curve
-from engine.report import Item, Joined, paired, verdicts
+from engine.report import Item, paired, verdicts
 from engine.report import items as report_items
+from engine.report.items import Joined
 from engine.runs import lifecycle, needs, store
 from engine.spec import schema
 from engine.workspace import Workspace, write_atomically

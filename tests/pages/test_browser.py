@@ -268,8 +268,9 @@ def test_the_keyboard_alone_reaches_and_works_what_the_forgetting_page_offers(se
         raise AssertionError(f"Tab never reaches {to}")
 
     controls = (
-        "One run", "Run", "Per family and subject", "Question by question", "How it was asked", "Along the run",
-        "Same run with this", "Ask it more benchmarks", "Report (HTML)", "Next: train",
+        "One run", "Run", "Recover what it lost", "Train it again with one thing changed", "Every score",
+        "Per family and subject", "Question by question", "How it was asked", "Along the run", "Ask it more benchmarks",
+        "Take it along", "Next: train",
     )  # fmt: skip
     for control in controls:
         walk(control)  # each after the one before, in the order of the page

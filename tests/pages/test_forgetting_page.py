@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -18,7 +19,7 @@ from engine.data import datasets
 from engine.forgetting import evaluations, remedies, sweep_drive
 from engine.models import bases
 from engine.plan import drafts
-from engine.report import Item, files, paired
+from engine.report import Item, blind, files, paired
 from engine.report import items as report_items
 from engine.runs import lifecycle, scored, store
 from engine.spec import RunSpec, schema
@@ -116,7 +117,7 @@ def test_the_set_that_lost_most_is_read_first_and_lost_and_won_stand_apart_in_th
     flipped = [d.value["Lost and won"].tolist() for d in app.dataframe if "Verdict" in d.value.columns]
     assert "lost 40, won 0" in flipped[0]
     one = scored.of(workspace, run_id)
-    page = _forgetting_report._html(one, one.judged(), {}).decode()
+    page = _forgetting_report.as_html(one, one.judged(), {}).decode()
     lost, won = page.index("Lost: right before"), page.index("Won: wrong before")
     assert page[lost:won].count("<tr>") == page[won:].count("<tr>") == 1 + 40
 
@@ -291,3 +292,144 @@ def test_broken_scores_are_said_and_take_nothing_else_away(
     for view in ("run", "compare"):
         app = open_page("forgetting", run=run_id, view=view)
         assert view == "compare" or says in texts(app)
+
+
+# --- what it comes to, first ---------------------------------------------------------------------------------------
+
+
+def test_a_headline_three_sentences_and_one_button_come_first_and_all_else_is_folded(workspace: Workspace) -> None:
+    app = open_page("forgetting", run=preference_run(workspace))
+    said = texts(app)
+    assert app.subheader[0].value == "It learned the task\\. It lost some of what it knew\\."
+    for words in ("Gained: It learned the preference", "Lost: It lost toy-world", "What to do: Recover"):
+        assert words in said.replace("**", "")
+    assert button(app, "to_do").label == "Recover what it lost"
+    folded = [one for fold in app.expander for one in fold.dataframe]
+    assert len(folded) == len(app.dataframe) and len(app.subheader) == 1
+    first = [one for one in app.button if one.proto.type == "primary"]
+    assert [one.key for one in first] == ["to_do", "next_step"]  # the second leads on, at the foot of each page
+
+
+def test_the_button_is_the_remedy_that_runs_of_this_home_support(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    other = workspace.run_dir("20260102-000000-abcdef")
+    shutil.copytree(workspace.run_dir(run_id), other)
+    spec = store.load_spec(workspace, run_id)
+    slower = msgspec.structs.replace(spec.train, learning_rate=spec.train.learning_rate / 4)
+    (other / "spec.json").write_bytes(schema.encode(msgspec.structs.replace(spec, train=slower)))
+    items = other / "items"
+    (items / "tuned-toy-world.jsonl").write_bytes(
+        (items / "base-toy-world.jsonl").read_bytes()
+    )  # this one lost nothing
+    app = open_page("forgetting", run=run_id)
+    assert button(app, "to_do").label.startswith("A lower rate") and "Measured here on one pair" in texts(app)
+    button(app, "to_do").click().run()
+    (saved,) = (workspace.root / "drafts").glob("*.json")
+    draft = drafts.load(workspace, saved.stem)
+    assert draft is not None and draft.overrides["train.learning_rate"] == pytest.approx(slower.learning_rate)
+    kept = open_page("forgetting", run=other.name)
+    assert button(kept, "to_do").label == "Use it" and "Nothing to mend" in texts(kept)
+
+
+def written_answers(workspace: Workspace) -> str:
+    """A run whose answers to 24 held-out prompts are there, which nothing else scores, and which lost nothing."""
+    run_id = preference_run(workspace)
+    folder = workspace.run_dir(run_id) / "items"
+    (folder / "tuned-toy-world.jsonl").write_bytes((folder / "base-toy-world.jsonl").read_bytes())
+    for path in folder.glob("*-new-task-preference.jsonl"):
+        path.unlink()
+    for model in ("base", "tuned"):
+        found = [
+            Item(
+                item=str(i),
+                family=report_items.UNSEEN,
+                prompt_sha="p",
+                prompt=f"Question {i}",
+                text=f"*{model}* says {i}",
+            )
+            for i in range(24)
+        ]
+        report_items.write_items(folder / f"{model}-new-task-texts.jsonl", found)
+    return run_id
+
+
+def test_answers_are_judged_without_names_left_gone_on_with_and_then_named(workspace: Workspace) -> None:
+    run_id = written_answers(workspace)
+    app = open_page("forgetting", run=run_id)
+    assert button(app, "to_do").label == "Compare the answers"
+    button(app, "blind_begin").click().run()
+    folder = workspace.run_dir(run_id)
+
+    def choose_tuned(page, times: int) -> None:
+        for _ in range(times):
+            now = blind.read(folder)
+            assert now is not None
+            joined = scored.of(workspace, run_id).joined
+            pair = blind.left_to_judge(now, blind.drawn(joined, now.seed))[0]
+            assert pair.left in [one.value for one in page.text]  # as text, with its stars
+            assert "Tuned:" not in texts(page) and "the tuned model won" not in texts(page)
+            button(page, "blind_left" if pair.tuned_is_left else "blind_right").click().run()
+            assert not page.exception
+
+    choose_tuned(app, 3)
+    button(app, "blind_undo").click().run()
+    gone_on = open_page("forgetting", run=run_id)  # another day
+    found = blind.read(folder)
+    assert found is not None and len(found.made) == 2
+    pairs = blind.drawn(scored.of(workspace, run_id).joined, found.seed)
+    for pair in blind.left_to_judge(found, pairs)[:-1]:  # as by 21 more keys
+        found = blind.judged(found, pair, "left" if pair.tuned_is_left else "right")
+    blind.write(folder, found)
+    gone_on.run()
+    choose_tuned(gone_on, 1)
+    button(gone_on, "blind_end").click().run()
+    sentence = "Names hidden, the tuned model won 24 of 24 (100 % [86, 100]); 0 ties."
+    assert sentence in texts(gone_on) and sentence in shown(gone_on.subheader[0].value)
+    assert sentence in files_of(workspace, run_id)
+    assert not has_button(gone_on, "blind_left")
+
+
+def files_of(workspace: Workspace, run_id: str) -> str:
+    found = scored.of(workspace, run_id)
+    return _forgetting_report.as_html(found, found.judged(), {}).decode()
+
+
+def test_choices_that_cannot_be_read_are_said_and_can_be_begun_anew(workspace: Workspace) -> None:
+    run_id = written_answers(workspace)
+    path = workspace.run_dir(run_id) / blind.FILE
+    path.write_bytes(b'{"seed": ')
+    app = open_page("forgetting", run=run_id)
+    assert "The choices of this run cannot be read" in texts(app)
+    button(app, "blind_anew").click().run()
+    assert not app.exception and blind.read(path.parent) is not None and has_button(app, "blind_same")
+
+
+def test_the_base_is_asked_first_from_the_advisor_and_its_answer_stands_there(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = datasets.add_sample(workspace, starter.sample("new-facts"))
+    started: list[RunSpec] = []
+    monkeypatch.setattr(evaluations, "start", lambda _, spec, **__: started.append(spec))
+    app = open_page("advisor", dataset=data.id)
+    assert button(app, "ask_base_first").label == "Ask the base first"  # nothing was measured here yet
+    button(app, "ask_base_first").click().run()
+    (spec,) = started
+    assert (spec.kind, spec.dataset.id, spec.evaluate.shots, spec.evaluate.against) == ("evaluate", data.id, 4, "")
+    folder = workspace.run_dir("20260103-000000-abcdef")
+    (folder / "items").mkdir(parents=True)
+    (folder / "spec.json").write_bytes(schema.encode(spec))
+    log = events.EventLog(folder)
+    log.append(events.Finished(step=1))
+    log.close()
+    for model, right in (("base", 10), ("base-4-examples", 30)):
+        found = [
+            Item(
+                item=str(i), family=report_items.UNSEEN, prompt_sha=model, choices=["a", "b"], gold=0, correct=i < right
+            )
+            for i in range(40)
+        ]
+        report_items.write_items(folder / "items" / f"{model}-new-task-choices.jsonl", found)
+    app = open_page("advisor", dataset=data.id)
+    assert "The base already gets 75 % right with 4 examples" in texts(app) and not has_button(app, "ask_base_first")
+    pairs = datasets.add_sample(workspace, starter.sample("preference-pairs"))
+    assert not has_button(open_page("advisor", dataset=pairs.id), "ask_base_first")

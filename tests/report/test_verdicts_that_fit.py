@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.report import Comparison, Item, Joined, about, files, frontier, headline, paired, verdicts
-from engine.report.items import ALL, GRADED, SEEN, UNSEEN
+from engine.report import Comparison, Item, about, files, frontier, headline, paired, verdicts
+from engine.report.items import ALL, GRADED, SEEN, UNSEEN, Joined
 
 
 def line(
@@ -50,7 +50,7 @@ def test_an_accuracy_gains_only_by_a_point() -> None:
 
 
 def test_no_headline_is_made_of_a_loss_that_stood_still() -> None:
-    told = headline.headline([line("new-task-loss", 1.823, 1.818, family=UNSEEN)])
+    told = headline.summary([line("new-task-loss", 1.823, 1.818, family=UNSEEN)]).gained
     assert "fell" not in told and "learned" not in told and "less than matters" in told
 
 
@@ -69,7 +69,7 @@ def test_below_twenty_questions_nothing_is_said_anywhere(n: int, data: st.DataOb
     assert judged.verdict == "too few" and "too few to say" in judged.sentence
     assert judged.p is judged.p_holm is judged.detectable is judged.retention is None
     assert verdicts.change_of(rows[0]) == "too few"
-    told = headline.headline(rows)
+    told = headline.summary(rows).gained
     assert told.startswith("Too few to say what it learned") and "%" not in told
     point = frontier.point("r", rows, {})
     assert set(point.too_few) == {"blimp", "new-task-choices"} and point.change is None

@@ -64,4 +64,4 @@ def test_without_any_gradient_only_weight_decay_moved_the_weights():
 
 
 def test_the_headline_of_such_a_run_says_it_first():
-    assert headline.headline([], moved=False).startswith("Nothing was learned")
+    assert headline.summary([], moved=False).headline.startswith("Nothing was learned")

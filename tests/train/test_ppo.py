@@ -253,9 +253,9 @@ def test_the_reward_of_answers_is_compared_question_by_question() -> None:
 
     (row,) = paired.compare_all("r", report_items.ANSWERS, answered(0), answered(2))
     assert (row.n, row.change, row.low, row.high) == pytest.approx((30, 2, 2, 2))
-    assert "+1.45 → +3.45" in headline.headline([row])
+    assert "+1.45 → +3.45" in headline.summary([row]).gained
     (row,) = paired.compare_items("r", report_items.ANSWERS, answered(0), answered(-2))
-    assert "less" in headline.headline([row])
+    assert "less" in headline.summary([row]).gained
 
 
 # --- real trainings ----------------------------------------------------------------------------------------------

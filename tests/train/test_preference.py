@@ -282,7 +282,7 @@ def test_dpo_raises_the_chosen_answers_and_says_how(tmp_path: Path) -> None:
     assert status == 0
     found = learned(run_dir, "new-task-preference")
     assert found.low > 0.2 and found.n == 60
-    assert headline.headline(paired.compare_run(run_dir)).startswith("It learned the preference")
+    assert headline.summary(paired.compare_run(run_dir)).gained.startswith("It learned the preference")
     said, _ = events.read(run_dir)
     first = next(e for e in said if isinstance(e, events.Step))
     assert first.loss == pytest.approx(0.6931, abs=1e-3)  # log 2: the reference is the base itself

@@ -140,7 +140,8 @@ def questions(run: Run) -> list[Question]:
         )
     if shipped.HELD_OUT in run.spec.evaluate.benchmarks and unseen:
         most = min(MOST_TEXTS, run.spec.evaluate.limit or MOST_TEXTS)
-        found.append(_texts([unseen[at] for at in library.spread(len(unseen), most)], run.length))
+        docs = [scores.text_doc(*unseen[at]) for at in library.spread(len(unseen), most)]
+        found.append(scores.texts([doc for doc in docs if doc is not None], run.length))
     return found
 
 
@@ -152,14 +153,3 @@ def _why_not_matched(references: list[str]) -> Text:
         "adds BLEU and ROUGE-L.",
         n=len(references), words=written.MOST_MATCHED_WORDS, name=shipped.HELD_OUT,
     )  # fmt: skip
-
-
-def _texts(pairs: list[rows.Named], length: int) -> Question:
-    """Ask for whole answers to held-out rows, which BLEU and ROUGE-L compare with the references."""
-    docs = [
-        {"item": name, "family": family, "messages": row["prompt"], "question": row["prompt"][-1].get("content"),
-         "reference": row["completion"][-1]["content"]}
-        for name, family, row in pairs
-    ]  # fmt: skip
-    score, used = scores.answer_scorer([doc["reference"] for doc in docs], length)
-    return Question(scores.TASK_TEXTS, docs, score, {"window_tokens": length, **used})

@@ -10,11 +10,12 @@ import msgspec
 
 from engine import events
 from engine.models import Base, bases
+from engine.report import items as report_items
 from engine.runs import failures, store
 from engine.spec import RunSpec, schema
-from engine.train import allocator, load, objectives, oft, precision, rows
+from engine.train import allocator, load, oft, precision
 from engine.train.run import Run
-from engine.train.scoring import keys, paired, scores
+from engine.train.scoring import keys, own_rows, paired, scores
 from engine.train.scoring.asking import Question
 from engine.train.tokenize import get_ready
 from engine.words import Problem, Text
@@ -46,31 +47,24 @@ def run(one: Run) -> int:
     # One window for both: what one of them cannot read is not put to the other.
     narrow = min(described.values(), key=lambda model: model.window_tokens or load.MOST_WINDOW_TOKENS)
     one.base, one.tokenizer = described["base"], tokenizers["base"]
-    asked = [*scores.general(run_spec, workspace, narrow), *of_its_rows(one)]
-    pace = _Pace(log, len(wanted) * sum(question.size for question in asked))
+    general, of_rows = scores.general(run_spec, workspace, narrow), own_rows.questions(one)
+    asked = {role: [(role, question) for question in [*general, *of_rows.plain]] for role in wanted}
+    again = report_items.with_examples(run_spec.evaluate.shots)
+    asked["base"] += [(again, question) for question in of_rows.after_examples]
+    pace = _Pace(log, sum(question.size for each in asked.values() for _, question in each))
     for role, model in described.items():
         log.append(events.Phase(phase="evaluating", detail=role))
         # The chat template is the base's for both: a question must not change with the model. One that was tuned
         # elsewhere is asked in its own words, as in its run.
-        if not _score(one, role, model, tokenizers[role if own else "base"], asked, pace):
+        if not _score(one, model, tokenizers[role if own else "base"], asked[role], pace):
             log.append(events.Stopped(step=pace.done, resumable=True))
             return EXIT_STOPPED
+    if of_rows.after_examples and pace.all_were_new:
+        scores.note_rows(workspace, one.base, of_rows.after_examples[0].size, pace.spent_s)
     if own:
         paired.pair(one.run_dir, log)
     log.append(events.Finished(step=pace.total))
     return EXIT_FINISHED
-
-
-def of_its_rows(run: Run) -> list[Question]:
-    """Return what the tuned model's own rows are asked about, where the evaluation names its data: the same that the run
-    itself asks, row by row."""
-    if not run.spec.dataset.id or run.objective.needs_judge:
-        return []
-    parts = rows.divided(run.spec, run.workspace)
-    train, unseen = (rows.read(part, run.tokenizer).rows for part in (parts.train, parts.unseen))
-    scored = rows.to_score(train, unseen, rows.readable(parts.seen, run.tokenizer), run.spec)
-    run.rows = rows.Rows([], [], [], scored, [], [])
-    return objectives.of(run.spec.objective).questions(run)
 
 
 def is_adopted(base: Base | None, workspace: Workspace) -> bool:
@@ -92,13 +86,22 @@ class _Pace:
         self.done += questions
         if scored:
             self._new += questions
-        spent_s = time.monotonic() - self._began_s
-        left_s = (self.total - self.done) * spent_s / self._new if self._new else None
+        left_s = (self.total - self.done) * self.spent_s / self._new if self._new else None
         self._log.append(
             events.Progress(
                 done=self.done, total=self.total, left_s=None if left_s is None else round(left_s, 1), detail=detail
             )
         )
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds since the first question was put to a model."""
+        return time.monotonic() - self._began_s
+
+    @property
+    def all_were_new(self) -> bool:
+        """Whether every question was asked in this attempt, so that the clock says how long all of them take."""
+        return self._new == self.total
 
     def start(self) -> None:
         """Begin to count: loading a model says nothing about the pace of questions."""
@@ -118,13 +121,13 @@ class _Counted:
             self._before = done
 
 
-def _score(run: Run, role: str, base: Base, tokenizer: Any, asked: list[Question], pace: _Pace) -> bool:
-    """Score one model; False when a stop came first."""
+def _score(run: Run, base: Base, tokenizer: Any, asked: list[tuple[str, Question]], pace: _Pace) -> bool:
+    """Score one model, which is called as stands beside each question; False when a stop came first."""
     log, stop = run.log, run.stop.asked
     name = keys.model(base, run.workspace, load.held(_plain(run.spec, base), run.workspace))
-    model, side = None, scores.Side(role, name, tokenizer, nullcontext)
-    for question in asked:
-        answers = side.answers(run, question)
+    model = None
+    for role, question in asked:
+        answers = scores.Side(role, name, tokenizer, nullcontext).answers(run, question)
         if scores.is_kept(answers, role) or answers.is_stored:
             if not scores.is_kept(answers, role):
                 scores.keep(answers, answers.items(), role)

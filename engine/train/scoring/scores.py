@@ -79,6 +79,30 @@ def answer_scorer(
     return lambda m, t, docs: written.score_answers(m, t, docs, window, unspaced, is_open), used
 
 
+def text_doc(name: str, family: str, row: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the prompt of a canonical row as a question to be answered at length, with its own answer to compare with
+    where the row has the one; None where nobody is asked anything."""
+    answer, messages = row.get("completion"), row.get("prompt")
+    if not messages:
+        turns = row.get("messages") or []
+        last = max((at for at, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
+        messages, answer = turns[:last], turns[last : last + 1]
+    if not messages:
+        return None
+    reference = answer[-1].get("content") if answer else None
+    return {
+        "item": name, "family": family, "messages": messages, "question": messages[-1].get("content"),
+        "reference": reference,
+    }  # fmt: skip
+
+
+def texts(docs: list[dict[str, Any]], length: int) -> Question:
+    """Ask for whole answers to held-out prompts, which BLEU and ROUGE-L compare with the references where there are any."""
+    score, used = answer_scorer([doc["reference"] or "" for doc in docs], length)
+    settings = {"window_tokens": length, **used}
+    return Question(TASK_TEXTS, docs, score, settings, questions=len(docs))
+
+
 def _harness_score(spec: RunSpec, name: str, chat: bool, window: int) -> Callable[[Any, Any, Any], list[Item]]:
     def score(model: Any, tokenizer: Any, answered: Any) -> list[Item]:
         return harness.score_harness(
@@ -229,3 +253,14 @@ def note_speed(workspace: Workspace, base: Base, question: Question, new: int, s
                 seconds=round(seconds, 3), parameters=base.parameters, characters=question.pace_by,
             ),
         )  # fmt: skip
+
+
+def note_rows(workspace: Workspace, base: Base, rows: int, seconds: float) -> None:
+    """Keep how long so many rows took without worked examples and after some."""
+    speeds.note_speed(
+        workspace,
+        speeds.Speed(
+            device=machine.facts().device, base=base.ref, benchmark=speeds.AFTER_EXAMPLES, items=rows,
+            seconds=round(seconds, 3),
+        ),
+    )  # fmt: skip
