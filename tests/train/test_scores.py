@@ -229,6 +229,15 @@ def test_the_choice_is_the_one_that_the_metric_takes(metric: str, likely: list[f
     assert (item.choice, item.correct, item.measure) == (choice, choice == item.gold, f"{metric},none")
 
 
+def test_an_item_of_ifeval_is_right_where_all_that_was_asked_for_is_there() -> None:
+    sample = {
+        "doc_id": 0, "doc": {}, "filter": "none", "target": 0, "prompt_hash": "p", "prompt_level_strict_acc": True,
+        "inst_level_strict_acc": [True], "filtered_resps": ["an answer"], "arguments": [("q", {})],
+    }  # fmt: skip
+    item = harness._harness_item("ifeval", sample, None)
+    assert (item.correct, item.text, item.measure) == (True, "an answer", "prompt_level_strict_acc,none")
+
+
 @pytest.mark.parametrize(
     "on",
     [
