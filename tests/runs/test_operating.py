@@ -69,7 +69,7 @@ def changed(workspace: Workspace, run_id: str, change: Any) -> bytes:
 
 LATER = {
     "a setting more": lambda told: told["train"].update(label_smoothing=0.1),
-    "another kind": lambda told: told.update(kind="recover", recipe=None),
+    "another kind": lambda told: told.update(kind="distil", recipe=None),
     "another schema": lambda told: told.update(schema=7),
     "another objective": lambda told: told.update(objective="grpo"),
 }
