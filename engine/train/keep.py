@@ -132,7 +132,7 @@ def _ask(model: Any, logits: Logits, rows: Sequence[Encoded], take: Callable[...
 def _without_surprising(run: Run) -> Any:
     """Return the rows without the tokens that surprise the base; general rows stay whole: they are there to be kept."""
     with ranks.one_after_the_first():
-        if skipped.about(run.run_dir) is None and not _find_surprising(run):
+        if not _is_whole(run.run_dir) and not _find_surprising(run):
             return run.rows
     about = skipped.about(run.run_dir)
     assert about is not None
@@ -155,6 +155,16 @@ def _without_surprising(run: Run) -> Any:
     if about.share >= NEARLY_ALL:
         notes.append(later("That is nearly everything there is to learn: expect little gain, or choose another way."))
     return run.rows._replace(train=kept, about=[*run.rows.about, *notes])
+
+
+def _is_whole(run_dir: Path) -> bool:
+    """Whether all that was found can be read; else it is found again, by the base as it was, which a run that goes on has
+    before it takes up its checkpoint."""
+    try:
+        skipped.places(run_dir)
+        return skipped.about(run_dir) is not None
+    except (OSError, msgspec.MsgspecError):
+        return False
 
 
 def _find_surprising(run: Run) -> bool:

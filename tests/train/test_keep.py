@@ -421,6 +421,16 @@ def test_a_run_that_goes_on_leaves_out_the_same_whatever_its_model_says_by_then(
     assert again.rows.train == run.rows.train
 
 
+def test_places_that_cannot_be_read_are_found_again(tmp_path: Path, sure_base: Any) -> None:
+    run = prepared(tmp_path, sure_base, likely_rows(sure_base))
+    keep.prepare(run)
+    whole = (tmp_path / skipped.NAME).read_text()
+    (tmp_path / skipped.NAME).write_text(whole.splitlines()[0] + "\nno json\n")
+    again = prepared(tmp_path, sure_base, likely_rows(sure_base))
+    keep.prepare(again)
+    assert (tmp_path / skipped.NAME).read_text() == whole and again.rows.train == run.rows.train
+
+
 def test_rows_of_which_all_surprises_are_counted_and_nothing_left_is_refused(tmp_path: Path, sure_base: Any) -> None:
     run = prepared(tmp_path, sure_base, [*likely_rows(sure_base), *rows([8], seed=7)])
     keep.prepare(run)
