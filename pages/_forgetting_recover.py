@@ -164,7 +164,7 @@ def _percents(curve: Curve) -> list[int]:
 
 def _handle(curve: Curve) -> float:
     options = _percents(curve)
-    suggested = curve.suggested.at if curve.suggested is not None else 0.5
+    suggested = 0.5 if curve.to_take is None else curve.to_take
     usual = min(options, key=lambda one: abs(one - 100 * suggested))
     label = (
         t("Of each intruder dimension, taken away") if curve.way == "intruders" else t("Part of the way to this run")
@@ -207,7 +207,7 @@ def _here(workspace: Workspace, curve: Curve, at: float) -> None:
     if point is not None:
         told = "; ".join(f"{name} {value}" for name, value in _columns(curve, point))
         st.write(_ui.plain(t("At {at} %: {told}.", at=recovery_curve.percent(at), told=told)))
-        if curve.suggested is None or not math.isclose(curve.suggested.at, at):
+        if curve.to_take is None or not math.isclose(curve.to_take, at):
             st.caption(t("A point set by hand is chosen on these questions, so it looks a little better than it is."))
     else:
         st.caption(t("This point was not scored; those beside it were."))
@@ -269,8 +269,8 @@ def drawn(curve: Curve, at: float) -> go.Figure:
         if known:
             _line(figure, name, colour, known, scale, right=right)
     figure.add_vline(x=100 * at, line_color="gray")
-    if curve.suggested is not None:
-        figure.add_vline(x=100 * curve.suggested.at, line_dash="dot", line_color="gray")
+    if curve.to_take is not None:
+        figure.add_vline(x=100 * curve.to_take, line_dash="dot", line_color="gray")
     across = t("intruder dimensions taken away, %") if curve.way == "intruders" else t("base 0 %, this run 100 %")
     figure.update_layout(
         xaxis_title=across, yaxis_title=t("change, points") if curve.in_points else t("change of the new task"),

@@ -116,8 +116,8 @@ def suggested(workspace: Workspace, run_id: str, *, intruders: bool = False) -> 
     """Return the point that the scan of a run suggests; None, and why, where it suggests none but the run itself."""
     wrong = problems(workspace, run_id, intruders=intruders)
     found = None if wrong else curve(workspace, run_id, intruders=intruders)
-    if found is not None and found.suggested is not None and found.suggested.at != found.end:
-        return found.suggested.at, []
+    if found is not None and found.to_take not in (None, found.end):
+        return found.to_take, []
     return None, wrong or [Problem(rule="recover-unsuggested", where="at", parameters={"run": run_id[:80]})]
 
 

@@ -83,6 +83,12 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
         """The run itself."""
         return self.at(self.end)
 
+    @property
+    def to_take(self) -> float | None:
+        """The point that is suggested; None where none is, or what it gains cannot be told from noise."""
+        found = self.suggested
+        return None if found is None or found.gain.low is None or found.gain.low <= 0 else found.at
+
     def at(self, at: float) -> Point | None:
         """Return the point that was scored there."""
         return next((one for one in self.points if math.isclose(one.at, at)), None)
@@ -146,7 +152,7 @@ class Way:
             before = one.base if against is None else against.get(name, [])
             before, after = paired.common(before, answers.get(name, []))
             if after:
-                joined.append(report_items.Joined(name, before, after))
+                joined.append(report_items.Joined(name, before, after, one.looks))
         return paired.compare_joined(self.origin.run_id, joined)
 
     def _point(self, at: float) -> Point:
@@ -322,14 +328,33 @@ def sentences(curve: Curve) -> list[str]:
     """Return what the curve says, the point to take first."""
     found, tuned = curve.suggested, curve.tuned
     if not curve.measure:
-        return [t("How much of the new task was learned was not asked, so no point is suggested: choose one by hand.")]
+        return [
+            t(
+                "How much of the new task was learned was not asked, or by too few held-out questions, so no point is "
+                "suggested: choose one by hand."
+            )
+        ]
     if found is None or tuned is None or tuned.gain is None:
         return []
-    if found.gain.low is None or found.gain.low <= 0:
+    if curve.to_take is None and any(one.gain and one.gain.low and one.gain.low > 0 for one in curve.points):
+        return [
+            t(
+                "No point is suggested: on questions that did not choose it, what the chosen one gained cannot be told from "
+                "noise."
+            )
+        ]
+    if curve.to_take is None:
         return [
             t(
                 "Nothing was gained on the new task that can be told from noise, at no point of the way: going back has "
                 "nothing to keep (as arXiv 2510.17776 found in places)."
+            )
+        ]
+    if found.at == curve.end and found.general is None:
+        return [
+            t(
+                "Stay with the run as it is, by the new task alone: general knowledge was not asked, or by too few "
+                "questions, or the base only guesses there, so what going back gives back is not known."
             )
         ]
     if found.at == curve.end:

@@ -48,10 +48,11 @@ class Host:
     def __init__(self, key: Key, workspace: Workspace):
         from engine.train import load, way_back
 
-        base, folder = schema.BaseRef(key.base), None
+        base, folder, own_words = schema.BaseRef(key.base), None, False
         if key.at is not None:
             run_id = key.base.removeprefix("run:")
-            base, folder = store.load_spec(workspace, run_id).base, workspace.run_dir(run_id) / "model"
+            made = store.load_spec(workspace, run_id)
+            base, folder, own_words = made.base, workspace.run_dir(run_id) / "model", made.adopted is not None
         plain = RunSpec(
             kind="chat", recipe=schema.RecipeRef("chat", "0" * 64), base=base,
             dataset=schema.DatasetRef(""), quantize=key.quantize, adapter="lora",
@@ -62,6 +63,8 @@ class Host:
         self.key, self.base, self.workspace = key, loaded.base, workspace
         self.model: Any = loaded.model.eval()
         self.tokenizer = loaded.tokenizer
+        if folder is not None and own_words:
+            self.tokenizer = load.tokenizer_of(folder, loaded.base, workspace)
         self.window = loaded.base.window_tokens
         self.names: dict[str, str] = {}
         self.ways: dict[str, Any] = {}  # of adapters that were gone back from

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
@@ -11,11 +12,13 @@ from typing import Any
 
 import msgspec
 import peft
+import transformers
 
 from engine import events
 from engine.forgetting import recovery_curve
 from engine.models import bases, made
 from engine.report import items as report_items
+from engine.report import paired as report_paired
 from engine.runs import ScoredRun, failures, scored, store
 from engine.train import adapters, adopted, export, load, objectives, oft, precision, rows, training, way_back
 from engine.train.run import Run
@@ -131,25 +134,61 @@ class _Back:
             return objective.questions(run)
         return []
 
-    def _side(self, role: str, at: float) -> Side:
+    def _side(self, role: str, at: float, way: recovery_curve.Kind | None = None) -> Side:
         """Return the model at a point as it is asked. What names its weights are those of both ends, and where it stands."""
-        asked = [self._base, self._name.weights, self.asked.way, f"{at:.4f}"]
-        if self.asked.way == "intruders":
+        way = way or self.asked.way
+        asked = [self._base, self._name.weights, way, f"{at:.4f}"]
+        if way == "intruders":
             asked += [str(way_back.TOP_K), str(way_back.THRESHOLD), peft.__version__]
         name = self._name._replace(weights=hashlib.sha256(" ".join(asked).encode()).hexdigest())
-        return Side(role, name, self.tokenizer, lambda: nullcontext(self.way.to(at, self.asked.way)))
+        return Side(role, name, self.tokenizer, lambda: nullcontext(self.way.to(at, way)))
+
+    def _is_asked_alike(self) -> bool:
+        """Whether the run was asked as its points are: not through Unsloth, on this kind of device, by these libraries.
+        What differs between two programs would pass for a change along the way."""
+        if self.run.spec.adopted is not None:  # its base was asked in words of its own (adopted.py)
+            return True
+        folders = [self.origin.folder]
+        folders += [self.run.workspace.run_dir(one.id) for one in self.origin.evaluations if one.status == "finished"]
+        started = [one for path in folders for one in events.read(path)[0] if isinstance(one, events.Started)]
+        now = ("plain", self.run.device, transformers.__version__)
+        return all((one.backend, one.device, one.versions.get("transformers")) == now for one in started)
+
+    def _asked_anew(self) -> ScoredRun | None:
+        """Ask base and run as the points are asked; None when a stop came first."""
+        told = later(
+            "This run was scored in another way than its points are: through Unsloth, on another device or by another "
+            "version of transformers. Its base and itself are asked once more."
+        )
+        self.run.log.append(events.Log(level="result", text=told))
+        way = "interpolate" if self.asked.way == "interpolate" else "scale"
+        for at in (0.0, 1.0):
+            if not scores.ask_all(self.run, self._side(report_items.way_at(at), at, way), self.questions):
+                return None
+        ends = [self._answers(at) for at in (0.0, 1.0)]
+        joined = {
+            name: report_items.Joined(name, before, ends[1][name], self.origin.joined[name].looks)
+            for name, before in ends[0].items()
+        }
+        rows = report_paired.compare_joined(self.asked.run, joined.values())
+        return dataclasses.replace(self.origin, joined=joined, rows=rows)
+
+    def _answers(self, at: float) -> dict[str, list[report_items.Item]]:
+        folder, role = self.run.run_dir / "items", report_items.way_at(at)
+        names = [question.benchmark for question in self.questions]
+        return {name: report_items.read_items(folder / f"{role}-{name}.jsonl") for name in names}
 
     def scan(self) -> bool:
         """Score each point and write the curve after each; False when a stop came first."""
-        curve = recovery_curve.Way(self.origin, self.asked.way)
+        origin = self.origin if self._is_asked_alike() else self._asked_anew()
+        if origin is None:
+            return False
+        curve = recovery_curve.Way(origin, self.asked.way)
         points = sorted(self.asked.points, key=lambda at: abs(at - curve.end))
         for done, at in enumerate(points, 1):
-            role = report_items.way_at(at)
-            if not scores.ask_all(self.run, self._side(role, at), self.questions):
+            if not scores.ask_all(self.run, self._side(report_items.way_at(at), at), self.questions):
                 return False
-            folder = self.run.run_dir / "items"
-            curve.add(at, {q.benchmark: report_items.read_items(folder / f"{role}-{q.benchmark}.jsonl")
-                           for q in self.questions})  # fmt: skip
+            curve.add(at, self._answers(at))
             found = curve.curve(finished=done == len(points))
             write_atomically(self.run.run_dir / recovery_curve.CURVE, msgspec.json.encode(found))
         return True
@@ -157,15 +196,19 @@ class _Back:
     def keep(self, at: float) -> bool:
         """Save the model at a point, and ask it what the run was asked; False when a stop came first."""
         run, what = self.run, self.folder.name
-        model = None
         if not (run.run_dir / what).is_dir():
             run.told.begin("saving")
-            model = self.way.to(at, self.asked.way)
+            self.way.to(at, self.asked.way)
             self._tell_of_intruders()
-            training.save(model, self.tokenizer, run.run_dir, what)
+            training.save(self.way.to(at, self.asked.way), self.tokenizer, run.run_dir, what)
             export.write_parity(run.run_dir, run.run_dir / what, self.tokenizer, run.rows.scored)
             run.log.append(events.Saved(step=0, path=what, what=what))
-        self._keep_base()
+        if self._is_asked_alike():
+            self._keep_base()
+        elif not scores.ask_all(
+            run, self._side("base", 0.0, "interpolate" if what == "model" else "scale"), self.questions
+        ):
+            return False
         if not scores.ask_all(run, self._side("tuned", at), self.questions):
             return False
         if run.spec.adopted is not None:

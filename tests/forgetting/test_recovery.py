@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from engine import events, limits, starter
+from engine.benchmarks import library
 from engine.data import datasets
 from engine.forgetting import recovery, recovery_curve
 from engine.report import Item, paired, verdicts
@@ -101,9 +102,6 @@ def counted(run: str, found: Any) -> list[Any]:
 def test_the_point_that_loses_least_of_those_that_keep_the_gain_is_suggested_and_said():
     right = {1.0: (96, 70), 0.5: (96, 97), 0.3: (60, 99)}
 
-    def known(count: int) -> list[bool]:  # spread over both halves
-        return [((i * 37) % 100) < count for i in range(100)]
-
     base = {TASK: items(TASK, known(25)), GENERAL: items(GENERAL, known(100))}
     at = {p: {TASK: items(TASK, known(a)), GENERAL: items(GENERAL, known(b))} for p, (a, b) in right.items()}
     way = recovery_curve.Way(scored_run({name: (base[name], at[1.0][name]) for name in base}), "scale")
@@ -120,9 +118,6 @@ def test_the_point_that_loses_least_of_those_that_keep_the_gain_is_suggested_and
 
 
 def test_a_point_that_recognises_what_it_does_not_say_any_more_is_not_suggested():
-    def known(count: int) -> list[bool]:
-        return [((i * 37) % 100) < count for i in range(100)]
-
     names = {TASK: 25, "new-task-exact": 0, GENERAL: 100}
     right = {1.0: (96, 92, 70), 0.75: (96, 92, 85), 0.5: (96, 60, 97)}
     base = {name: items(name, known(count)) for name, count in names.items()}
@@ -141,6 +136,51 @@ def test_where_nothing_was_gained_it_is_said_and_no_point_is_named():
     way.add(0.5, base)
     (said,) = recovery_curve.sentences(way.curve(finished=True))
     assert "Nothing was gained" in said and "2510.17776" in said
+
+
+def known(count: int, of: int = 100) -> list[bool]:
+    """So many right answers, spread over both halves of the questions."""
+    return [((i * 37) % of) < count for i in range(of)]
+
+
+def a_curve(right: dict[float, dict[str, int]]) -> recovery_curve.Curve:
+    """The way of a run whose points answer so many of 100 questions right; 0 is its base and 1 the run."""
+    at = {part: {name: items(name, known(n)) for name, n in told.items()} for part, told in right.items()}
+    way = recovery_curve.Way(scored_run({name: (at[0.0][name], at[1.0][name]) for name in at[0.0]}), "scale")
+    for part in set(at) - {0.0, 1.0}:
+        way.add(part, at[part])
+    return way.curve(finished=True)
+
+
+def test_grades_tell_the_gain_and_behaviour_is_a_line_of_its_own_and_no_knowledge():
+    behaviour = next(one.name for one in library.available() if one.kind == "graded")
+    curve = a_curve({
+        0.0: {report_items.GRADED: 10, TASK: 25, GENERAL: 100, behaviour: 90},
+        0.5: {report_items.GRADED: 80, TASK: 95, GENERAL: 98, behaviour: 85},
+        1.0: {report_items.GRADED: 82, TASK: 96, GENERAL: 70, behaviour: 40},
+    })  # fmt: skip
+    assert curve.measure == report_items.GRADED and curve.in_points and curve.to_take == 0.5
+    point = curve.at(0.5)
+    assert point is not None and point.gain and point.general and point.behaviour
+    figures = [point.gain.value, point.general.value, point.behaviour.value]
+    assert figures == pytest.approx([0.70, -0.02, -0.05])
+    assert curve.suggested is not None and curve.suggested.behaviour is not None
+
+
+def test_where_no_general_knowledge_was_asked_nothing_is_said_to_be_better_or_worse():
+    (said,) = recovery_curve.sentences(a_curve({0.0: {TASK: 25}, 0.5: {TASK: 60}, 1.0: {TASK: 96}}))
+    assert "what going back gives back is not known" in said and "no other point" not in said
+
+
+def test_a_point_whose_gain_is_noise_is_not_suggested_nor_kept(workspace):
+    curve = a_curve({0.0: {TASK: 25, GENERAL: 100}, 0.5: {TASK: 29, GENERAL: 99}, 1.0: {TASK: 29, GENERAL: 70}})
+    assert curve.suggested is not None and curve.suggested.at == 0.5 and curve.to_take is None
+    assert "Nothing was gained" in recovery_curve.sentences(curve)[0]
+    run_id = a_run(workspace)
+    scan = written(workspace, 2, makes="", kind="recover", recover=schema.Recover(run_id, "scale", None, [0.5]))
+    write_atomically(workspace.run_dir(scan) / recovery_curve.CURVE, msgspec.json.encode(curve))
+    at, problems = recovery.suggested(workspace, run_id)
+    assert at is None and [one.rule for one in problems] == ["recover-unsuggested"]
 
 
 def test_of_equals_the_nearest_to_the_run_is_chosen_and_too_little_gain_is_none():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,9 +12,11 @@ import pytest
 import transformers
 
 from engine import events, starter
+from engine.benchmarks import shipped
+from engine.data import datasets
 from engine.report import items
 from engine.runs import store
-from engine.spec import RunSpec, schema
+from engine.spec import OBJECTIVES, RunSpec, schema
 from engine.train import rows
 from engine.train.scoring import own_rows, scores
 from engine.train.tokenize import get_ready, render
@@ -99,6 +102,28 @@ def test_a_held_out_prompt_of_any_row_can_be_answered_at_length() -> None:
     assert talk is not None and (len(talk["messages"]), talk["question"], talk["reference"]) == (3, "And?", "Ho")
     assert better is not None and better["reference"] is None  # one of many good answers
     assert scores.text_doc("d", items.UNSEEN, {"text": "A passage."}) is None
+
+
+def test_rows_that_chose_the_weights_of_a_run_are_asked_by_no_later_evaluation_of_it(
+    tokenizer: Any, workspace: Workspace
+) -> None:
+    data = datasets.add_sample(workspace, starter.sample("preference-pairs")).id
+    made = msgspec.structs.replace(
+        spec(shots=0), objective="dpo", dataset=schema.DatasetRef(data, eval_share=0.25),
+        train=schema.Train(max_length=512, keep_best=True),
+        evaluate=schema.Evaluate(benchmarks=[shipped.HELD_OUT], limit=0, against="starter"),
+    )  # fmt: skip
+    run: Any = SimpleNamespace(
+        spec=made, workspace=workspace, tokenizer=tokenizer, objective=OBJECTIVES["dpo"], length=512, rows=None
+    )
+    unseen = rows.read(rows.divided(made, workspace).unseen, tokenizer)
+    choosing, reported, _ = rows.apart(made, unseen)
+    assert choosing.rows and reported.rows and len(choosing.rows) < len(unseen.rows)
+    left = {name for name, _, _ in rows.to_score([], reported.rows)}
+    for question in own_rows.questions(run).plain:
+        pairs = zip(question.names, question.asked, strict=True)
+        held_out = {name for name, one in pairs if (one["family"] if isinstance(one, dict) else one[1]) == items.UNSEEN}
+        assert held_out == left, question.benchmark
 
 
 @pytest.mark.train

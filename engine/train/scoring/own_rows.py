@@ -34,7 +34,7 @@ def questions(run: Run) -> Asked:
     if spec.evaluate.against:
         found = of_run(run)
         if shipped.HELD_OUT in spec.evaluate.benchmarks and all(one.benchmark != scores.TASK_TEXTS for one in found):
-            found += _texts(run, parts.unseen)
+            found += _texts(run, rows.apart(spec, rows.read(parts.unseen, run.tokenizer))[1].rows)
         return Asked(found, [])
     train, unseen = (rows.read(part, run.tokenizer).rows for part in (parts.train, parts.unseen))
     held_out = rows.to_score([], [row for row in unseen if _is_pair(row)], spec=spec)
