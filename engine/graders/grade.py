@@ -62,6 +62,11 @@ class Grader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def right_score(self) -> float:
         return RIGHT
 
+    @property
+    def reads_within(self) -> bool:
+        """Whether a right answer may stand within a longer one, as a number at the end of its calculation."""
+        return False
+
     def faults(self) -> Iterator[Problem]:
         """Yield what is wrong with parameters that are right each by itself."""
         yield from ()

@@ -70,6 +70,10 @@ class Exact(Grader, frozen=True, tag="exact"):
         wanted = right[0][:_SHOWN]
         return (1.0, t("as wanted")) if same else (0.0, t("wanted: {right}", right=wanted))
 
+    @property
+    def reads_within(self) -> bool:
+        return self.inside or bool(self.after)
+
     def _plain(self, text: str) -> str:
         return plain(text, case=self.case, around=self.around)
 
@@ -140,6 +144,10 @@ class Number(Grader, frozen=True, tag="number"):
         )
         return (1.0, t("as wanted")) if same else (0.0, t("wanted: {right}", right=wanted))
 
+    @property
+    def reads_within(self) -> bool:
+        return self.take != "only"
+
     def _taken(self, text: str, take: str) -> tuple[float, bool] | None:
         found = numbers(after_mark(text, self.after), self.decimal)
         if not found or (take == "only" and len(found) > 1):
@@ -177,6 +185,10 @@ class Choice(Grader, frozen=True, tag="choice"):
             return (0.0, t("the right answer is none of the choices")) if text_of(row, "reference") else (
                 1.0, t("one of the choices"))  # fmt: skip
         return (1.0, t("as wanted")) if said == right else (0.0, t("wanted: {right}", right=choices[right][:_SHOWN]))
+
+    @property
+    def reads_within(self) -> bool:
+        return True
 
     def faults(self) -> Iterator[Problem]:
         told = [plain(one) for one in self.choices]
