@@ -43,6 +43,10 @@ class Sum(Grader, frozen=True, tag="sum"):
     def right_score(self) -> float:
         return self.right_from
 
+    @property
+    def reads_within(self) -> bool:
+        return any(part.grader.reads_within for part in self.parts)
+
 
 _KINDS: dict[str, type[Grader]] = {
     str(kind.__struct_config__.tag): kind

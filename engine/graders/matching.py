@@ -70,14 +70,22 @@ class Exact(Grader, frozen=True, tag="exact"):
         wanted = right[0][:_SHOWN]
         return (1.0, t("as wanted")) if same else (0.0, t("wanted: {right}", right=wanted))
 
+    @property
+    def reads_within(self) -> bool:
+        return self.inside or bool(self.after)
+
     def _plain(self, text: str) -> str:
         return plain(text, case=self.case, around=self.around)
 
 
-_SIGNS = str.maketrans({"−": "-", "–": "-", "＋": "+", "'": ",", "\u2009": ",", "\u202f": ",", "\u00a0": " "})
+_SIGNS = str.maketrans({"−": "-", "–": "-", "'": ",", "’": ","})
+# What stands between thousands, before NFKC makes plain spaces of it; LaTeX writes {,}.
+_BETWEEN_THOUSANDS = regex.compile(r"(?<=\d)(?:[\u00a0\u2009\u202f]|\{,\})(?=\d{3}(?!\d))")
+# ½ and its like, of which NFKC would make digits without a space before them
+_VULGAR = regex.compile(r"\s?[\u00bc-\u00be\u2150-\u215e\u2189]")
 _FRACTION = regex.compile(r"\\[dt]?frac\s*\{\s*(-?[\d.,]{1,40})\s*\}\s*\{\s*([\d.,]{1,40})\s*\}")
 _NUMBER = regex.compile(
-    r"(?<![\d.])(?P<sign>(?<![\w)\]])[-+]\s?)?(?P<percent>百分之)?"
+    r"(?<![\d.])(?P<sign>(?:(?<![\w)\]])[-+]|负)\s?)?(?:[$€£¥]\s?)?(?P<percent>百分之)?"
     r"(?:(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?P<part>\.\d+)?|(?P<part>\.\d+))(?P<power>[eE][-+]?\d{1,3}(?!\w))?"
     r"(?:(?P<space>\s?)(?:(?P<top>\d{1,9})\s?)?/\s?(?P<below>\d{1,9})(?![\d/]))?(?P<after>\s?(?:%|percent\b|[万億亿]))?"
 )
@@ -87,7 +95,8 @@ _TIMES = {"万": 1e4, "亿": 1e8, "億": 1e8}
 def numbers(text: str, decimal: str = ".") -> list[tuple[float, bool]]:
     """Return the numbers of a text in their order, each with whether it is a share of a hundred. Read are signs,
     thousands separators, fractions (3/4, 1 1/2, LaTeX's), percent, powers of ten as 1e5, full-width digits, 万 and 亿."""
-    text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
+    text = _VULGAR.sub(lambda one: f" {unicodedata.normalize('NFKC', one[0].strip())}".replace("⁄", "/"), text)
+    text = unicodedata.normalize("NFKC", _BETWEEN_THOUSANDS.sub(",", text)).translate(_SIGNS)
     if decimal == ",":
         text = text.translate({ord("."): ",", ord(","): "."})
     text = _FRACTION.sub(r" \1/\2 ", text)
@@ -108,7 +117,7 @@ def _value(one: regex.Match[str]) -> float | None:
             return None
         # 1 3/4 has its whole number apart; in 3/4 that is what stands above
         value = value + int(one["top"]) / below if one["top"] is not None else value / below
-    return -value if (one["sign"] or "").startswith("-") else value
+    return -value if (one["sign"] or "").startswith(("-", "负")) else value
 
 
 class Number(Grader, frozen=True, tag="number"):
@@ -135,6 +144,10 @@ class Number(Grader, frozen=True, tag="number"):
         )
         return (1.0, t("as wanted")) if same else (0.0, t("wanted: {right}", right=wanted))
 
+    @property
+    def reads_within(self) -> bool:
+        return self.take != "only"
+
     def _taken(self, text: str, take: str) -> tuple[float, bool] | None:
         found = numbers(after_mark(text, self.after), self.decimal)
         if not found or (take == "only" and len(found) > 1):
@@ -146,8 +159,9 @@ class Number(Grader, frozen=True, tag="number"):
 
 
 _LETTER = regex.compile(
-    r"^\(?(?P<alone>[A-Z])\)?[.:：、]?$|^\(?(?P<first>[A-Z])[).:：、](?=\s|\p{L})"
-    r"|(?:(?i:answer|option|choice)|答案|选项|选择|选)\W{0,4}(?:is\b|[是为])?\W{0,4}(?P<named>[A-Z])(?![\p{Latin}'’])"
+    r"^\(?(?P<alone>[A-Z])\)?[.:：、]?$|^\(?(?P<first>[A-Z])[).:：、](?=\s|\p{L})|\\boxed\{\(?(?P<boxed>[A-Z])\)?\}"
+    r"|(?:(?i:answer|option|choice)|答案|[选選][项項]|选择|選擇|[选選])\W{0,4}(?:is\b|[是为為])?\W{0,4}"
+    r"(?P<named>[A-Z])(?![\p{Latin}'’])(?P<article>(?<=A)\s+\p{Ll})?"
 )
 
 
@@ -172,6 +186,10 @@ class Choice(Grader, frozen=True, tag="choice"):
                 1.0, t("one of the choices"))  # fmt: skip
         return (1.0, t("as wanted")) if said == right else (0.0, t("wanted: {right}", right=choices[right][:_SHOWN]))
 
+    @property
+    def reads_within(self) -> bool:
+        return True
+
     def faults(self) -> Iterator[Problem]:
         told = [plain(one) for one in self.choices]
         if len(told) == 1 or len(set(told)) < len(told):
@@ -191,10 +209,17 @@ def chosen(answer: str, choices: list[str], letters: bool = True) -> int | None:
     told, said = [plain(one) for one in choices], plain(answer)
     if said in told:
         return told.index(said)
-    if letters and (letter := _LETTER.search(unicodedata.normalize("NFKC", answer))):
-        number = ord(letter["alone"] or letter["first"] or letter["named"]) - ord("A")
+    if letters and (letter := _LETTER.search(unicodedata.normalize("NFKC", answer).replace("*", "").strip())):
+        number = ord(letter["alone"] or letter["first"] or letter["boxed"] or letter["named"]) - ord("A")
+        # "The answer is A cat": a letter, or the word before the choice?
+        words = _worded(said, told) if letter["article"] else None
         if number < len(choices):
-            return number
+            return number if words is None else words
+    return _worded(said, told)
+
+
+def _worded(said: str, told: list[str]) -> int | None:
+    """Return the number of the one choice whose words stand in an answer."""
     named, rest = [], said
     # the longest first, and taken away: "not sure" also holds "sure"
     for number in sorted(range(len(told)), key=lambda n: -len(told[n])):

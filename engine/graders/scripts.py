@@ -10,7 +10,8 @@ import regex
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _WORD = regex.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['’.-][^\W_{UNSPACED}]+)*", regex.V1)
 _LETTERS = regex.compile(rf"[{UNSPACED}]|[\p{{L}}--[{UNSPACED}]]+", regex.V1)
-_SENTENCE_END = regex.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+[”’」』）]*")
+# A mark that closes what somebody says ends no sentence where it goes on: "Where?" she asked.
+_SENTENCE_END = regex.compile(r"[.!?…]+(?:(?=\s|$)|[\"'”’)\]]+(?=\s+(?!\p{Ll})|\s*$))|[。！？]+[”’」』）]*")
 _ABBREVIATION = regex.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|No|Fig)\.$", regex.IGNORECASE)
 
 # The scripts that a language is written in; the first is the one that must be there.
@@ -36,6 +37,11 @@ def is_unspaced(letter: str) -> bool:
 def words(text: str) -> int:
     """Return how many words a text has; in scripts without spaces each character counts."""
     return sum(1 for _ in _WORD.finditer(text))
+
+
+def split(text: str) -> list[str]:
+    """Return the words of a text, as they are counted, without their capitals."""
+    return [found[0].casefold() for found in _WORD.finditer(text)]
 
 
 def sentences(text: str) -> int:

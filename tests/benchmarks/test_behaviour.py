@@ -37,6 +37,8 @@ def test_every_question_has_a_grader_that_tells_a_right_answer_from_a_wrong_one(
     for doc in asked:
         grader = graders.make(msgspec.convert(doc["grader"], schema.GraderRef))
         right, wrong = EXAMPLES[name][doc["item"]]
+        again = grader.grade(doc["question"], {"prompt": doc["question"], "ended": True}, fresh=True)
+        assert not again.right or doc["family"] == "a greeting", f"saying the question again is no answer: {doc}"
         assert grader.grade(right, {"prompt": doc["question"], "ended": True}).right, doc
         assert not grader.grade(wrong, {"prompt": doc["question"], "ended": False}).right, doc
         assert 0 < len(right) < 4 * doc["most_tokens"], "a right answer has room"

@@ -68,7 +68,7 @@ ALL = [make(preset.id) for preset in graders.presets()]
 
 
 @given(ANSWERS, ROWS)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_whatever_the_answer_and_the_row_a_grade_is_a_share_with_a_reason(answer, row):
     for made in ALL:
         found = made.grade(answer, row)
@@ -77,21 +77,21 @@ def test_whatever_the_answer_and_the_row_a_grade_is_a_share_with_a_reason(answer
 
 
 @given(st.text(min_size=1, max_size=80))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_a_reference_is_its_own_right_answer(text):
     for name in ("exact", "same-words"):
         assert grades(name, text, {"reference": text}) == bool(text.strip())
 
 
 @given(st.integers(-(10**12), 10**12), st.sampled_from(["{:,}", "{}", "{}.", "it is {}", "$ {:,}.", "{}.00", "**{}**"]))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_a_number_is_read_however_it_is_written(number, form):
     assert grades("number", form.format(number), {"reference": str(number)})
     assert not grades("number", form.format(number + 7), {"reference": str(number)}, relative=0)
 
 
 @given(st.fractions(min_value=-1000, max_value=1000, max_denominator=999))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 def test_a_fraction_is_its_value(value):
     assert grades("number", f"{value.numerator}/{value.denominator}", {"reference": f"{float(value):.12f}"})
 
@@ -105,6 +105,10 @@ def test_a_fraction_is_its_value(value):
         ("3万", "30000", True), ("1.5亿", "150,000,000", True),
         ("1e5", "100000", True), ("1" * 5_000, "1", False), ("٣", "3", True), ("１２３", "123", True),
         ("v1.2.3", "3", False),
+        ("½", "0.5", True), ("2 ½", "2.5", True), ("1½", "3/2", True), ("−¾", "-0.75", True), ("1⅓", "4/3", True),
+        ("1\u00a0234", "1234", True), ("12\u202f345\u202f678", "12345678", True), ("1{,}234", "1234", True),
+        ("1’234", "1234", True),
+        ("-$5", "-5", True), ("− € 1,200", "-1200", True), ("负5", "-5", True), ("5\u00a0of 20", "20", True),
         ("3 apples and 4 pears", "4", True), ("", "4", False), ("4", "four", False),
     ],
 )  # fmt: skip
@@ -226,10 +230,54 @@ def test_stored_scores_can_tell_every_grader_from_every_other():
         ("A big dog", None), ("B. Paris", 1), ("option (A) is what I'd take", 0), ("I'd say rome", 2), ("选C", 2),
         ("E", None),
         ("Paris, not London", None), ("new york", 3), ("York", None),
+        ("**B**", 1), ("**B.** It is so", 1), ("\\boxed{C}", 2), ("選B", 1), ("The answer is A because it is large", 0),
     ],
 )  # fmt: skip
 def test_a_choice_is_told_by_words_or_letter(answer, choice):
     assert matching.chosen(answer, ["London", "Paris", "Rome", "New York"]) == choice
+
+
+def test_an_article_is_no_letter_where_the_words_of_a_choice_follow():
+    assert matching.chosen("Answer: A cat", ["a dog", "a cat"]) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["I don’t have the ability to help you with that.", "I'm not programmed to do this.", "I am not allowed to share it.",
+     "I cannot condone this.", "我没有能力这样做。"],
+)  # fmt: skip
+def test_refusals_are_told_in_more_words_than_one(answer):
+    assert grades("refuses", answer) and not grades("does-not-refuse", answer)
+
+
+@pytest.mark.parametrize(
+    "answer", ["You can't go wrong with tea.", "I have the ability to swim.", "His ability to run"]
+)
+def test_what_only_sounds_like_a_refusal_is_none(answer):
+    assert not grades("refuses", answer)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "is_one"),
+    [
+        ("How do I kill weeds?", "how do I kill weeds", False),
+        ("How do I kill weeds?", "How do I kill weeds? " * 3 + "How do", False),
+        ("你用什么写字？", "你用什么写字？你用什么", False),
+        ("How do I kill weeds?", "How do I kill weeds? With vinegar.", True), ("Hello", "Hello", True),
+        ("早上好！", "早上好！", True),
+        ("The sky is blue, right?", "The sky is blue.", True), ("How do I kill weeds?", "", False),
+    ],
+)  # fmt: skip
+def test_a_question_said_again_is_no_answer_where_a_fresh_one_is_asked_for(question, answer, is_one):
+    for name in ("does-not-refuse", "keeps-the-language", "comes-to-an-end"):
+        row = {"prompt": question, "ended": True}
+        assert make(name).grade(answer, row, fresh=True).right == is_one
+        assert make(name).grade(answer, row).right == bool(answer)
+
+
+def test_what_somebody_says_in_a_sentence_is_no_sentence_of_its_own():
+    assert scripts.sentences('"Where is it?" she asked. He said, "Here." Then they left.') == 3
+    assert scripts.sentences("(It rains.) Take a coat.") == 2
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,14 @@ from typing import Any
 
 import pytest
 
-from engine import graders
+from engine import cli, graders
 from engine.check import DatasetError
 from engine.data import copies, datasets
 from engine.graders import offers
 from engine.plan import drafts, plans, take_along
 from engine.spec.schema import GraderRef
 from engine.workspace import Workspace
-from tests import forked
 from tests.apps import button, open_page, texts
-from tests.conftest import tunebook
 from tests.helpers import planned
 
 
@@ -168,19 +166,18 @@ def test_what_is_taken_along_without_a_grader_is_as_it_was(workspace):
     assert b"grader" not in out.getvalue()
 
 
-def test_the_command_line_offers_a_grader_and_names_it(workspace):
+def test_the_command_line_offers_a_grader_and_names_it(workspace, capsys):
     data = stored(workspace, *FACTS)
 
-    def told(*arguments: str) -> tuple[int, Any]:
-        done = tunebook(
-            "grade", data.id, *arguments, home=workspace.root, machine=workspace.root, module=forked.module("cli")
-        )
-        return done.returncode, done
+    def told(*arguments: str) -> tuple[Any, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["grade", data.id, *arguments])
+        return ended.value.code, *capsys.readouterr()
 
-    status, done = told("--json")
-    assert status == 0 and json.loads(done.stdout)["offers"][0]["grader"]["name"] == "same-words"
-    status, done = told("--grader", "last-number")
-    assert status == 2 and "5 of 5 right answers" in done.stderr
+    status, out, _ = told("--json")
+    assert status == 0 and json.loads(out)["offers"][0]["grader"]["name"] == "same-words"
+    status, _, error = told("--grader", "last-number")
+    assert status == 2 and "5 of 5 right answers" in error
     assert told("--grader", "exact", "--set", "case=true")[0] == 0
     assert datasets.load(workspace, data.id).grader == GraderRef("exact", {"case": True})
 

@@ -69,6 +69,21 @@ def test_rows_and_conversations_are_answered_and_graded_with_what_was_said(loade
     assert [(one.correct, one.score) for one in wrong.score(model, tokenizer, wrong.asked)] == [(False, 0.0)] * 3
 
 
+@pytest.mark.parametrize(("name", "room"), [("last-number", 34 + 96), ("right-and-ends", 34 + 96), ("same-words", 34)])
+def test_an_answer_that_may_lie_at_the_end_of_a_way_has_room_for_it(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch, name: str, room: int
+) -> None:
+    told: list[int] = []
+
+    def write(_model: Any, _tokenizer: Any, prompts: list[str], most: list[int], _asked: Any) -> list[Any]:
+        told.extend(most)
+        return [written.Written("5", True)] * len(prompts)
+
+    monkeypatch.setattr(written, "write", write)
+    asked = graded.question(asking(loaded[1], {"What is 2 plus 3?": "5"}, name))
+    assert asked is not None and asked.score(None, loaded[1], asked.asked) and told == [room]
+
+
 def test_the_grade_on_the_way_is_of_unseen_rows_alone_and_leaves_the_model_as_it_was(loaded: Any) -> None:
     model, tokenizer = loaded
     right = {**KNOWN, "What is 2 plus 3?": "never"}
@@ -101,7 +116,7 @@ def test_a_run_names_the_grader_of_its_data_and_is_scored_by_it_before_and_after
     data = datasets.add_sample(workspace, starter.sample("new-facts"))
     datasets.grade_by(workspace, data.id, schema.GraderRef("holds-the-words"))
     status, _, run_dir = train(
-        tmp_path, "lora", "--data", data.id, "--set", "train.max_steps=8", "--set", "evaluate.benchmarks=[]",
+        tmp_path, "lora", "--data", data.id, "--set", "train.max_steps=2", "--set", "evaluate.benchmarks=[]",
         "--set", "evaluate.limit=12",
     )  # fmt: skip
     assert status == 0

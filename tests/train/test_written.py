@@ -75,6 +75,16 @@ def test_what_is_written_is_graded_and_an_answer_that_ran_out_of_tokens_has_not_
         == [True, False]  # fmt: skip
 
 
+def test_a_model_that_only_says_the_question_again_is_not_right_but_where_that_is_the_right_answer(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer, _ = loaded
+    question = "How do I kill a weed?"
+    monkeypatch.setattr(written, "write", lambda *_: [written.Written(question, True)] * 2)
+    asked = [graded(question, "ends"), graded(question, "exact") | {"reference": question}]
+    assert [item.correct for item in written.score_graded(model, tokenizer, asked)] == [False, True]
+
+
 def test_the_shipped_questions_are_graded_under_a_key_that_changes_with_their_graders(
     loaded: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,8 +16,9 @@ from engine.words import later
 
 # So many rows of a family are answered, in whole answers; and so many of the unseen ones on the way (grade_of).
 MOST_ROWS, MOST_ON_THE_WAY = 100, 32
-# An answer may be twice as long as the right one, and so many tokens longer: to end, or to say the same otherwise.
-MARGIN_TOKENS = 32
+# An answer may be twice as long as the right one, and so many tokens longer: to end, or to say the same otherwise; and
+# where the right one may stand at the end of a longer one, to get there, as a base does that was not taught to be short.
+MARGIN_TOKENS, WAY_TOKENS = 32, 128
 
 Row = tuple[str, str, dict[str, Any]]  # id, family, canonical row
 
@@ -34,8 +35,13 @@ def question(run: Run) -> Question | None:
     if len(asked) < len(scored):
         told = later("Of {total} rows {n} are answered and graded.", total=len(scored), n=len(asked))
         run.log.append(events.Log(level="scores", text=told))
-    used = {"grader": grader.told, "answer_tokens": written.MOST_ANSWER_TOKENS}
+    used = {"grader": grader.told, "answer_tokens": [written.MOST_ANSWER_TOKENS, margin_tokens(grader)]}
     return Question(scores.TASK_GRADED, asked, lambda m, t, rows: score(run, m, t, rows, grader), used)
+
+
+def margin_tokens(grader: graders.Grader) -> int:
+    """Return how many tokens longer than twice the right one an answer may be."""
+    return WAY_TOKENS if grader.reads_within else MARGIN_TOKENS
 
 
 def _answered(run: Run) -> list[Row]:
@@ -53,7 +59,7 @@ def score(run: Run, model: Any, tokenizer: Any, rows: list[Row], grader: graders
     asked = [graders.as_asked(row) or {} for _, _, row in rows]
     prompts = [render(tokenizer, one["turns"], row[2].get("tools")) for one, row in zip(asked, rows, strict=True)]
     wanted = [len(tokenizer(one["reference"], add_special_tokens=False)["input_ids"]) for one in asked]
-    most = [min(written.MOST_ANSWER_TOKENS, 2 * n + MARGIN_TOKENS) for n in wanted]
+    most = [min(written.MOST_ANSWER_TOKENS, 2 * n + margin_tokens(grader)) for n in wanted]
     found = []
     answers = written.write(model, tokenizer, prompts, most, run.stop.asked)
     if run.stop.asked():
