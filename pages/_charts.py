@@ -74,7 +74,9 @@ def _add_general(chart: dict[str, Any], evals: list[events.Eval], watched: event
     more: dict[str, Any] = {"yAxisIndex": 1, "itemStyle": {"color": colour}, "lineStyle": {"color": colour}}
     if watched.limit is not None:
         limit = round(watched.general_loss + watched.limit, 5)
-        axis["max"] = round(1.1 * max(limit, *(loss for _, loss in points)), 3)  # the line is seen before it is reached
+        losses = [loss for _, loss in points]
+        top = max(limit, *losses)
+        axis["max"] = round(top + (top - min(losses)) / 10, 5)  # the line is seen before it is reached
         more["markLine"] = {
             "silent": True, "symbol": "none", "data": [{"yAxis": limit, "name": t("your limit")}],
             "lineStyle": {"type": "dashed", "color": colour}, "label": {"formatter": "{b}", "position": "insideEndTop"},

@@ -134,7 +134,7 @@ def _dial(plain: Plan, overrides: dict[str, Any]) -> None:
             "It stops when it loses more than about {points} points and is not coming back, and keeps its best step before.",
             points=f"{words[chosen].points:g}",
         )
-        st.caption(told)
+        st.caption(told if toy else f"{told} {t('How many points a limit stands for is a guess for real bases.')}")
 
 
 def _about_dial(words: dict[str, tolerances.Measured], toy: bool) -> str:

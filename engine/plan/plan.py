@@ -243,13 +243,14 @@ class Plan:
         mean = self._lengths.mean if self._lengths is not None else USUAL_ROW_TOKENS
         alike = [one for one in self._known if one.dataset == spec.dataset.id and one.shape == self.base.shape]
         judges = OBJECTIVES[spec.objective].is_judge
+        steps = counts.optimizer_steps(spec.train, trained)
         return measured.Job(
-            steps=counts.optimizer_steps(spec.train, trained),
+            steps=steps,
             rows_per_step=self.rows_per_step,
             # its rows were counted when they were trained on
             row_tokens=alike[0].row_tokens if alike else min(mean, spec.train.max_length),
             held_out=held_out,
-            evaluations=counts.evaluations(spec.train, counts.optimizer_steps(spec.train, trained)),
+            evaluations=counts.evaluations(spec.train, steps) + len(counts.early_looks(spec.train, steps)),
             along=spec.evaluate.along,
             threads=spec.train.threads,
             dataset=spec.dataset.id,

@@ -12,6 +12,8 @@ from engine.spec.schema import RunSpec, Train
 KTO_RATIO = 1.15
 # So often at least is looked at what a run has forgotten where it may only forget so much.
 FEWEST_LOOKS = 10
+# And before the first of these also after each such share of the way there: most is lost while the rate is highest.
+EARLY = (0.25, 0.5, 0.75)
 # The most tokens of a general row, its question and marks included: of the starter's world, and of what a base writes
 # itself (96 new tokens; engine/train/replay.py).
 MOST_WORLD_TOKENS, MOST_WRITTEN_TOKENS = 32, 128
@@ -81,6 +83,13 @@ def evaluation_steps(train: Train, steps: int) -> int:
     forgets looks more often: between two looks it may lose more than it may."""
     most = max(train.evaluations, FEWEST_LOOKS) if train.tolerance != "off" else train.evaluations
     return math.ceil(steps / most)
+
+
+def early_looks(train: Train, steps: int) -> tuple[int, ...]:
+    """Return the steps before the first evaluation after which there is one too, where a run may only forget so much."""
+    every = evaluation_steps(train, steps)
+    found = {math.ceil(share * every) for share in EARLY} if train.tolerance != "off" else set()
+    return tuple(sorted(found - {every}))
 
 
 def processes(spec: RunSpec) -> int:

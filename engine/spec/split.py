@@ -49,13 +49,14 @@ def held_out(rows: list[dict[str, Any]], share: float, seed: int) -> list[int]:
 
 
 def halved(rows: list[dict[str, Any]], seed: int) -> set[int]:
-    """Return the indices of about half of some rows, drawn by the seed in whole groups; at least one where there is one."""
+    """Return the indices of about half of some rows, drawn by the seed in whole groups; at least one where there is one, and
+    never the last of several groups."""
     groups: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         groups.setdefault(group_of(row), []).append(index)
     order = sorted(groups, key=lambda g: hashlib.sha256(f"{seed}:half:{g}".encode("utf-8", "surrogatepass")).digest())
     chosen: set[int] = set()
-    for group in order:
+    for group in order[:-1] or order:
         if 2 * len(chosen) >= len(rows):
             break
         chosen.update(groups[group])

@@ -47,7 +47,7 @@ def kept(trainer: Any) -> events.Log | None:
     """Return in words which weights were kept, where the best ones were asked for."""
     state = trainer.state
     if chosen := {one["step"]: one for one in state.log_history if "eval_choice" in one}:
-        return _within_limit(trainer, chosen)
+        return _chosen(trainer, chosen)
     losses = {one["step"]: one["eval_loss"] for one in state.log_history if "eval_loss" in one}
     if not trainer.args.load_best_model_at_end or not losses:
         return None
@@ -75,22 +75,32 @@ def kept(trainer: Any) -> events.Log | None:
     return events.Log(level="warning", text=text)
 
 
-def _within_limit(trainer: Any, told: dict[int, dict[str, float]]) -> events.Log:
-    """Say which weights were kept where a limit was set to what may be forgotten; `told`: the evaluations by their step."""
+def _chosen(trainer: Any, told: dict[int, dict[str, float]]) -> events.Log:
+    """Say which weights were kept where a grade chose, or a limit was set to what may be forgotten; `told`: the evaluations
+    by their step."""
     watched: Watch = trainer.watched
     best_step = min(told, key=lambda step: told[step]["eval_choice"])
     taken = trainer.best_step_taken or trainer.state.global_step
     one = told.get(taken, told[best_step])
-    figures = {
-        "step": taken, "last_step": trainer.state.global_step, "limit": f"{watched.limit:.3g}",
-        "rise": f"{one['eval_general_loss'] - watched.start.loss:+.3f}", "loss": f"{one['eval_loss']:.4f}",
-    }  # fmt: skip
+    figures = {"step": taken, "last_step": trainer.state.global_step, "loss": f"{one['eval_loss']:.4f}"}
+    if "eval_grade" in one:
+        figures |= {"grade": f"{one['eval_grade']:.2f}", "n": watched.start.graded}
+    if watched.limit is None:
+        return _by_grade(figures, best_step)
+    figures["limit"] = f"{watched.limit:.3g}"
+    figures["rise"] = f"{one['eval_general_loss'] - watched.start.loss:+.3f}"
     if taken != best_step:
         text = later(
             "Kept step {step}, not the best: the checkpoint of step {best_step}, which was, is no longer there. General "
             "text changed by {rise} nats per token; your limit is {limit}.", best_step=best_step, **figures,
         )  # fmt: skip
         return events.Log(level="warning", text=text)
+    if is_within(one["eval_choice"]) and "grade" in figures:
+        text = later(
+            "Kept step {step} of {last_step}: the best grade within your limit, {grade} of 1 over {n} held-out answers. "
+            "General text changed by {rise} nats per token, of at most {limit}.", **figures,
+        )  # fmt: skip
+        return events.Log(level="result", text=text)
     if is_within(one["eval_choice"]):
         text = later(
             "Kept step {step} of {last_step}: the best within your limit. General text changed by {rise} nats per token, of "
@@ -103,3 +113,17 @@ def _within_limit(trainer: Any, told: dict[int, dict[str, float]]) -> events.Log
         **figures,
     )
     return events.Log(level="warning", text=text)
+
+
+def _by_grade(figures: dict[str, Any], best_step: int) -> events.Log:
+    if figures["step"] != best_step:
+        text = later(
+            "Kept step {step}, not the best: the checkpoint of step {best_step}, which had the best grade, is no longer "
+            "there.", step=figures["step"], best_step=best_step,
+        )  # fmt: skip
+        return events.Log(level="warning", text=text)
+    text = later(
+        "Kept step {step} of {last_step}: the best grade, {grade} of 1 over {n} held-out answers; of equal ones that of the "
+        "lowest held-out loss ({loss}).", **figures,
+    )  # fmt: skip
+    return events.Log(level="result", text=text)

@@ -6,7 +6,7 @@ import math
 import signal
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,8 @@ class EventCallback(TrainerCallback):
 
     With `patience` it ends the training after so many evaluations in a row without a lower held-out loss. `score_at`: how
     many points on the way are scored, and what scores one. `loss_should_fall`: a loss that does not move is worth a word.
-    `watched`: the run's watch.Watch; beyond its limit, with no way back, the training ends.
+    `watched`: the run's watch.Watch; beyond its limit, with no way back, the training ends. `early_looks`: steps with an
+    evaluation beside the usual ones, which end nothing.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class EventCallback(TrainerCallback):
         score_at: tuple[int, Callable[[int], None]] | None = None,
         loss_should_fall: bool = True,
         watched: Any = None,
+        early_looks: Sequence[int] = (),
     ):
         self._log = log
         self._stop = stop
@@ -136,6 +138,7 @@ class EventCallback(TrainerCallback):
         self._patience = patience
         self._score_at = score_at
         self._watched = watched
+        self._early_looks = early_looks
         self.stopped = False
 
     def watch_chosen(self, beta: float) -> None:
@@ -162,6 +165,8 @@ class EventCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._score(state)
         # Called after the Trainer's own callback, which asks for a checkpoint at every evaluation.
+        if state.global_step in self._early_looks:
+            control.should_evaluate = control.should_save = True
         if not args.load_best_model_at_end and time.monotonic() - self._saved_s < CHECKPOINT_EVERY_S:
             control.should_save = False
         if control.should_save:
@@ -292,7 +297,8 @@ class EventCallback(TrainerCallback):
     def _stop_early(self, state: Any, control: Any) -> None:
         """End the training when the held-out loss has not fallen for `patience` evaluations, and say so. Counted from
         the trainer's own history, which a checkpoint keeps: a resumed run goes on counting."""
-        losses = [(one["eval_loss"], one["step"]) for one in state.log_history if "eval_loss" in one]
+        usual = [one for one in state.log_history if one["step"] not in self._early_looks]
+        losses = [(one["eval_loss"], one["step"]) for one in usual if "eval_loss" in one]
         since = early_stop(losses, self._patience)
         if since is None or state.global_step >= state.max_steps:
             return
@@ -316,7 +322,7 @@ class EventCallback(TrainerCallback):
         watched = self._watched
         if watched is None or control.should_training_stop or state.global_step >= state.max_steps:
             return
-        rises = watched.rises(state.log_history)
+        rises = watched.rises([one for one in state.log_history if one["step"] not in self._early_looks])
         if not watched.runs_away(rises):
             return
         control.should_training_stop = True

@@ -41,6 +41,7 @@ class Rows(NamedTuple):
     prompts: list[tuple[str, str]]  # as shown, as rendered
     notes: list[Text]
     about: Sequence[Text] = ()
+    choosing: Sequence[Named] = ()  # those of `evaluate`, where they choose weights or end the run: for a grader
 
 
 def read_rows(workspace: Workspace, dataset_id: str, most: int | None = None) -> list[dict[str, Any]]:
@@ -96,7 +97,8 @@ def prepare(
     scored = to_score(train.rows, unseen.rows, readable(parts.seen, tokenizer), spec)
     watched = prompts(unseen.rows or train.rows, tokenizer)
     about = [*about_scores(spec, workspace, parts), *chosen_by]
-    return Rows(kept, replay, evaluated, scored, watched, notes, about)
+    graded = _named(choosing.rows, items.UNSEEN) if tolerances.chooses(spec.train) else []
+    return Rows(kept, replay, evaluated, scored, watched, notes, about, graded)
 
 
 class Read(NamedTuple):

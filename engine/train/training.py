@@ -166,7 +166,7 @@ def _points(run: Run) -> int:
 
 
 def _listener(
-    run: Run, prepared: adapters.Prepared, asked: list[scores.Question], watched: watch.Watch | None
+    run: Run, prepared: adapters.Prepared, asked: list[scores.Question], watched: watch.Watch | None, steps: int
 ) -> EventCallback:
     """Return what writes the events of the training, its samples and its points on the way."""
     objective = objectives.of(run.spec.objective)
@@ -194,7 +194,7 @@ def _listener(
         run.log, run.stop, write_samples, run.spec.train.epochs if run.rows.replay else 1.0,
         rotations=prepared.rotations, patience=run.spec.train.early_stopping,
         score_at=(points, score_point) if points and asked else None, loss_should_fall=run.objective.loss_falls,
-        watched=watched,
+        watched=watched, early_looks=counts.early_looks(run.spec.train, steps),
     )  # fmt: skip
 
 
@@ -203,18 +203,15 @@ def _train(
 ) -> Trained:  # fmt: skip
     """Train from the last whole checkpoint on, or try the longest batch alone; tell what it took."""
     whole = checkpoints.last_checkpoint(run.run_dir)
-    watched = watch.begin(
-        run, prepared.model, expected_s
-    )  # its checkpoint is not read yet: these are the first weights
-    callback = _listener(run, prepared, asked, watched)
+    watched = watch.begin(run, prepared.model, expected_s)  # no checkpoint is read yet: these are the first weights
+    callback = _listener(run, prepared, asked, watched, _steps(run))
     if whole is not None:
         run.log.append(events.Log(text=later("Going on from {checkpoint}.", checkpoint=whole.name)))
     elif not run.only_probes:
         run.told.begin("training", "samples")
         callback.write_samples(0)
     on_the_way.forget_after(run.run_dir, checkpoints.step_of(whole) if whole is not None else 0)
-    trainer = _trainer(run, prepared.model, callback)
-    trainer.watched = watched
+    trainer = _trainer(run, prepared.model, callback, watched)
     tried, meter = probe.Probe(run, prepared.rotations), probe.Meter()
     tried.watch(trainer)
     peak_bytes, start = 0, {} if run.only_probes else moved.fingerprint(prepared.model)
@@ -237,21 +234,32 @@ def _train(
     return Trained(trainer, callback, tried, peak_bytes, start)
 
 
-def _trainer(run: Run, model: Any, callback: EventCallback) -> Any:
+def _counted(run: Run) -> tuple[Any, int, list[int] | None]:
+    """Return what a run's steps are counted by: its settings, its rows, and the general rows of each epoch."""
+    asked = run.spec.train if run.rows.replay else msgspec.structs.replace(run.spec.train, replay_share=0.0)
+    return asked, len(run.rows.train), [len(general) for general in run.rows.replay] or None
+
+
+def _steps(run: Run) -> int:
+    return counts.optimizer_steps(*_counted(run))
+
+
+def _trainer(run: Run, model: Any, callback: EventCallback, watched: watch.Watch | None) -> Any:
     """Return the objective's trainer on the adapted model."""
     objective = objectives.of(run.spec.objective)
-    asked = run.spec.train if run.rows.replay else msgspec.structs.replace(run.spec.train, replay_share=0.0)
-    mixed = [len(general) for general in run.rows.replay] or None
-    steps = counts.optimizer_steps(asked, len(run.rows.train), mixed)
+    steps = _steps(run)
     if ranks.first() and not run.only_probes:
-        for note in plan_steps.notes(asked, len(run.rows.train), mixed):
+        for note in plan_steps.notes(*_counted(run)):
             run.log.append(events.Log(text=note))
     shared = common.arguments(
-        run.spec, run.run_dir, steps, evaluates=bool(run.rows.evaluate), device=run.device, chosen=run.chosen
-    )
+        run.spec, run.run_dir, steps, evaluates=bool(run.rows.evaluate), device=run.device, chosen=run.chosen,
+        by_watch=watched is not None and watched.chooses,
+    )  # fmt: skip
     # What trains whole is held as it was asked.
     with adapters.kept_whole(model) if run.spec.adapter != "full" else nullcontext():
-        return objective.trainer(run, objective.config(run, shared), model, callback)
+        trainer = objective.trainer(run, objective.config(run, shared), model, callback)
+    trainer.watched = watched
+    return trainer
 
 
 def _save_and_score(run: Run, trained: Trained, asked: list[scores.Question]) -> float:

@@ -40,10 +40,11 @@ def asking(tokenizer: Any, right: dict[str, str], name: str | None = "holds-the-
     ]
     made[-1] = {"messages": made[-1]["prompt"] + made[-1]["completion"], "line": len(made)}
     scored = [(f"row-{n}", items.SEEN if n == 0 else items.UNSEEN, row) for n, row in enumerate(made)]
+    choosing = [(f"choosing-{n}", items.UNSEEN, row) for n, row in enumerate(made[1:])]
     ref = None if name is None else schema.GraderRef(name, parameters)
     return SimpleNamespace(
         spec=SimpleNamespace(dataset=schema.DatasetRef("d" * 64, grader=ref)),
-        rows=rows.Rows([], [], [], scored, [], []), tokenizer=tokenizer,
+        rows=rows.Rows([], [], [], scored, [], [], choosing=choosing), tokenizer=tokenizer,
         stop=SimpleNamespace(asked=lambda: False), log=[],
     )  # fmt: skip
 
@@ -84,15 +85,20 @@ def test_an_answer_that_may_lie_at_the_end_of_a_way_has_room_for_it(
     assert asked is not None and asked.score(None, loaded[1], asked.asked) and told == [room]
 
 
-def test_the_grade_on_the_way_is_of_unseen_rows_alone_and_leaves_the_model_as_it_was(loaded: Any) -> None:
+def test_the_grade_on_the_way_is_of_rows_that_the_report_does_not_count_and_leaves_the_model_as_it_was(
+    loaded: Any,
+) -> None:
     model, tokenizer = loaded
-    right = {**KNOWN, "What is 2 plus 3?": "never"}
+    run = asking(tokenizer, {**KNOWN, "What is 2 plus 3?": "never"})
+    chosen_by = graded.to_choose_by(run)
+    assert {name for name, _, _ in chosen_by} == {"choosing-0", "choosing-1"}
     model.train()
-    assert graded.grade_of(asking(tokenizer, right), model) == 0.5  # of two unseen ones
+    run.stop.asked = lambda: True  # half an evaluation would choose otherwise than a whole one
+    assert graded.grade_of(run, model, chosen_by) == 0.5
     assert model.training
     model.eval()
-    assert graded.grade_of(asking(tokenizer, right, None), model) is None
-    assert graded.grade_of(asking(tokenizer, {"What is 2 plus 3?": "5"}), model) is None  # a seen row alone
+    assert graded.to_choose_by(asking(tokenizer, KNOWN, None)) == []
+    assert graded.to_choose_by(asking(tokenizer, {"What is 2 plus 3?": "5"})) == []  # a seen row alone
 
 
 def test_scores_by_another_grader_or_other_parameters_are_other_scores(loaded: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from engine.data import datasets
 from engine.models import bases
 from engine.render import Encoded
 from engine.report import items
-from engine.runs import follow, lifecycle, store
+from engine.runs import failures, follow, lifecycle, store
 from engine.spec import counts, schema, settings, split, tolerances
 from engine.starter import world
 from engine.train import best, rows, watch
@@ -127,6 +128,34 @@ def test_a_chosen_checkpoint_that_is_gone_is_said():
     assert "Kept step 20, not the best: the checkpoint of step 10" in str(found.text) and found.level == "warning"
 
 
+def graded_evaluation(step: int, loss: float, grade: float, rise: float, limit: float) -> dict[str, float]:
+    key = watch.choice(watch.TIE * loss - grade, rise, limit)
+    told = {"step": step, "eval_loss": loss, "eval_grade": grade, "eval_general_loss": 1.0 + rise}
+    return {**told, "eval_choice": key}
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"), [(LIMIT, "the best grade within your limit, 0.75"), (None, "the best grade, 0.75")]
+)
+def test_where_a_grader_is_named_the_best_grade_chooses_and_of_equal_ones_the_lower_loss(limit, says):
+    bound = math.inf if limit is None else limit
+    last = graded_evaluation(40, 0.5, 1.0, 0.9, LIMIT) if limit else graded_evaluation(40, 0.5, 0.5, 0.9, bound)
+    history = [graded_evaluation(10, 1.0, 0.7, 0.1, bound), graded_evaluation(20, 2.0, 0.75, 0.4, bound),
+               graded_evaluation(30, 1.9, 0.75, 0.4, bound), last]  # fmt: skip
+    state = SimpleNamespace(log_history=history, global_step=40)
+    args = SimpleNamespace(metric_for_best_model="eval_choice", load_best_model_at_end=True)
+    watched = watch.Watch(None, [], watch.Start(8, 100, 1.0, 0.1, graded=32), limit, lambda: 1.0)
+    told = best.kept(SimpleNamespace(state=state, args=args, watched=watched, best_step_taken=30))
+    assert told is not None and told.level == "result"
+    assert str(told.text).startswith("Kept step 30 of 40: ") and f"{says} of 1 over 32" in str(told.text)
+
+
+def test_a_general_loss_that_is_no_number_lies_farthest_beyond_and_is_outdone():
+    nothing = watch.choice(1.0, math.nan, LIMIT)
+    assert watch.choice(1.0, 0.9, LIMIT) < watch.choice(1.0, 9e4, LIMIT) < nothing < math.inf
+    assert not watch.is_within(nothing)
+
+
 # --- the reading ------------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +224,49 @@ def test_a_run_too_short_to_be_watched_says_so_unless_it_hangs_on_it(run, monkey
     assert found is not None and found.start.texts == watch.FEWEST and found.limit == 0.5
 
 
+def graded_run(run: Any, monkeypatch: pytest.MonkeyPatch, seconds: float, *, toy: bool = False) -> list[int]:
+    """Let a run choose by a grader whose every answer takes so long; return how many were graded each time."""
+    run.base = run.base if toy else SimpleNamespace(is_toy=False, window_tokens=1024)
+    run.rows.choosing = [(f"row-{n}", items.UNSEEN, {}) for n in range(100)]
+    asked: list[int] = []
+
+    def grade(_: Any, model: Any, some: list[Any]) -> float:
+        asked.append(len(some))
+        return 0.25
+
+    monkeypatch.setattr(watch, "_read", lambda model, coded: (1.0, 10 * len(coded)))
+    monkeypatch.setattr(watch.time, "monotonic", lambda: seconds * sum(asked))
+    monkeypatch.setattr(watch.graded, "to_choose_by", lambda run: run.rows.choosing)
+    monkeypatch.setattr(watch.graded, "grade_of", grade)
+    return asked
+
+
+def test_as_many_answers_are_graded_as_a_fifth_of_the_run_has_room_for(run, monkeypatch):
+    asked = graded_run(run, monkeypatch, 0.5)
+    evaluations = run.spec.train.evaluations + 1
+    found = watch.begin(run, None, expected_s=0.5 * 24 * evaluations / watch.GRADED_SHARE)
+    assert found is not None and found.start.graded == 24 and found.chooses
+    told = found.read(2.0)
+    assert told["eval_grade"] == 0.25 and told["eval_choice"] == pytest.approx(-0.25 + 2.0 * watch.TIE)
+    assert asked == [1, 16, 24]
+
+
+def test_where_grading_takes_too_long_the_held_out_loss_chooses_and_that_is_said(run, monkeypatch):
+    graded_run(run, monkeypatch, 2.0)  # a stop would wait for it for more than GRADED_MOST_S
+    found = watch.begin(run, None, expected_s=1e9)
+    assert found is not None and not found.chooses and found.read(2.0) == {"eval_general_loss": 1.0}
+    assert "grading 16 answers took 32 s" in str(run.told[0].text) and run.told[0].level == "warning"
+
+
+def test_a_run_whose_rows_to_choose_by_all_lack_an_answer_is_refused_in_words(run):
+    run.rows.evaluate = []
+    assert watch.begin(run, None, expected_s=10.0) is None
+    run.spec = schema.decode(schema.encode(run.spec).replace(b'"keep_best": false', b'"keep_best": true'))
+    with pytest.raises(failures.RunRefused) as refused:
+        watch.begin(run, None, expected_s=10.0)
+    assert "has an answer token within" in refused.value.problem.sentence
+
+
 def test_reading_leaves_every_random_number_and_the_training_mode_as_they_were(run, model):
     model.train()
     before = (
@@ -252,6 +324,15 @@ def test_answers_to_one_question_choose_together_or_not_at_all():
     assert half == split.halved(every, 7) != split.halved(every, 8)
 
 
+def test_both_halves_have_rows_wherever_there_are_two_questions():
+    for seed in range(20):
+        one_of_many = [{"prompt": "often", "completion": str(n)} for n in range(30)] + [
+            {"prompt": "once", "completion": "1"}
+        ]
+        assert 0 < len(split.halved(one_of_many, seed)) < 31
+    assert len(split.halved([{"prompt": "one"}], 0)) == 1 and split.halved([], 0) == set()
+
+
 # --- before the start ---------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +382,8 @@ def test_a_run_that_may_only_forget_so_much_is_looked_at_ten_times_at_least():
     few, many = schema.Train(evaluations=5), schema.Train(evaluations=20)
     limited = [schema.Train(evaluations=one.evaluations, tolerance="low") for one in (few, many)]
     assert [counts.evaluations(one, 100) for one in (few, many, *limited)] == [5, 20, 10, 20]
+    assert [counts.early_looks(one, 100) for one in (few, limited[0], limited[1])] == [(), (3, 5, 8), (2, 3, 4)]
+    assert counts.early_looks(limited[0], 10) == ()  # after each step already
 
 
 # --- real runs --------------------------------------------------------------------------------------------------------
@@ -334,6 +417,7 @@ def test_a_run_that_forgets_too_much_ends_early_and_keeps_its_best_step_within(t
     within = [step for step, rise in rises.items() if rise <= 0.2]
     best_step = min((one for one in evaluations if one.step in within), key=lambda one: one.loss).step
     stopped, chosen = (str(one.text) for one in said(run_dir, events.Log) if one.level == "result")
+    assert list(rises)[:5] == [1, 2, 3, 4, 8]  # more often at first, where most is lost
     assert stopped.startswith(f"Stopped after step {max(rises)} of 40") and max(rises) < 40
     assert chosen.startswith(f"Kept step {best_step} of {max(rises)}: the best within your limit")
     assert (

@@ -24,9 +24,11 @@ SAMPLE_TOKENS = 48
 
 
 def arguments(
-    spec: RunSpec, run_dir: Path, steps: int, *, evaluates: bool, device: str, chosen: machine_choices.Chosen
-) -> dict[str, Any]:
-    """Return the arguments that TRL's trainers share; each objective adds its own and says how rows are drawn."""
+    spec: RunSpec, run_dir: Path, steps: int, *, evaluates: bool, device: str, chosen: machine_choices.Chosen,
+    by_watch: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the arguments that TRL's trainers share; each objective adds its own and says how rows are drawn. `by_watch`:
+    the best weights are those that watch.py says."""
     train = spec.train
     keeps_best = evaluates and tolerances.chooses(train)
     every = counts.evaluation_steps(train, steps)
@@ -56,7 +58,7 @@ def arguments(
         "save_steps": every,
         "save_total_limit": 2,
         "load_best_model_at_end": keeps_best,
-        "metric_for_best_model": "eval_choice" if train.tolerance != "off" else "eval_loss",  # watch.py
+        "metric_for_best_model": "eval_choice" if by_watch else "eval_loss",
         "greater_is_better": False,
         "logging_steps": max(1, min(10, steps // 100)),
         "logging_first_step": True,
