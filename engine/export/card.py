@@ -11,8 +11,9 @@ from engine.brought import adapters
 from engine.check import DatasetError
 from engine.data import datasets
 from engine.export.artifacts import made_by, without_folders
+from engine.forgetting import summary
 from engine.plan import drafts
-from engine.report import headline, items, paired
+from engine.report import items, paired
 from engine.runs import scored, store
 from engine.spec import OBJECTIVES, RunSpec
 from engine.words import language, set_language
@@ -88,7 +89,7 @@ def _summary(found: scored.ScoredRun) -> list[str]:
     spoken = language()
     set_language("en")
     try:
-        told = headline.summary(found.rows, moved=found.moved, chance=found.chance)
+        told = summary.of(found)
     finally:
         set_language(spoken)
     return [told.headline, "", f"- Gained: {told.gained}", f"- Lost: {told.lost}"]
