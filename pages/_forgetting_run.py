@@ -86,15 +86,20 @@ def _button(scored: ScoredRun, action: headline.Action) -> None:
     remedy = remedies.best(remedies.of(scored.spec, scored.workspace)) if action == "remedy" else None
     words = {
         "again": t("Train it again"), "ask": t("Ask it general questions"), "compare": t("Compare the answers"),
-        "recover": t("Recover what it lost"), "remedy": remedy.title if remedy is not None else "",
+        "chat": t("Chat with it and its base"),
+        "recover": t("Recover what it lost") if scored.spec.recover is None else t("Look at the whole way"),
+        "remedy": remedy.title if remedy is not None else "",
         "use": t("Use it"),
     }  # fmt: skip
     if not st.button(_ui.plain(words[action]), type="primary", icon=":material/arrow_forward:", key="to_do"):
         return
     if action == "use":
         _ui.go("runs", run=scored.run_id)
+    elif action == "chat":
+        _ui.go("chat", run=scored.run_id)
     elif action == "recover":
-        _ui.go("forgetting", run=scored.run_id, recover="1")
+        origin = scored.spec.recover
+        _forgetting_recover.look(scored.run_id if origin is None else origin.run)
     elif action in ("again", "remedy"):
         if remedy is not None:
             made = remedies.draft(scored, remedy)

@@ -14,6 +14,8 @@ from pages import _ui
 
 SHARE, KEEP = "train.replay_share", "objective_args.keep"
 USUAL_SHARE = 0.1  # of the recipes that mix in general rows
+# So many controls stand before "Advanced" (the page budget): the dial, the ways to keep, and the recipe's first settings.
+FIRST = 6
 # Settings that the page decides elsewhere, or that a form field cannot hold.
 HIDDEN = {
     "objective", "adapter", "adapter_args.continue", "dataset.eval_id", "dataset.grader", "train.tolerance",
@@ -32,7 +34,8 @@ def show(recipe: recipes.Recipe, plain: Plan, overrides: dict[str, Any]) -> None
     taken = _taken(plain, overrides)
     columns = st.columns(3)
     basic = [path for path in recipe.basic if path not in taken and not (objective.replays and path == SHARE)]
-    for number, path in enumerate(basic):
+    room = FIRST - objective.is_scored_on_its_way - objective.replays - 2 * objective.needs_judge
+    for number, path in enumerate(basic[:room]):
         with columns[number % 3]:
             _field(path, plain, overrides)
     if objective.replays:
@@ -47,13 +50,13 @@ def show(recipe: recipes.Recipe, plain: Plan, overrides: dict[str, Any]) -> None
                 st.rerun()
         if taken:
             st.caption(_ui.say("Kind, rank and modules of the adapter are those of {run}.", run=plain.base.title))
-        rest = [
+        others = [
             path
             for path in settings.fields()
             if path not in basic and path not in {*HIDDEN, *taken} and not path.startswith(("objective_args.", unused))
-        ] + list(objective.fields)
+        ]
         columns = st.columns(3)
-        for number, path in enumerate(rest):
+        for number, path in enumerate([*basic[room:], *others, *objective.fields]):
             with columns[number % 3]:
                 _field(path, plain, overrides)
     if overrides and st.button(t("Back to the defaults"), key="reset"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from engine.check import DatasetError
 from engine.data import datasets
 from engine.export.artifacts import made_by, without_folders
 from engine.plan import drafts
-from engine.report import headline, items, paired
+from engine.report import blind, headline, items, paired
 from engine.runs import scored, store
 from engine.spec import OBJECTIVES, RunSpec
 from engine.words import language, set_language
@@ -85,10 +86,12 @@ def _scores(workspace: Workspace, run_id: str) -> list[str]:
 
 def _summary(found: scored.ScoredRun) -> list[str]:
     """What the report says first but for what to do next, which is for whoever trained it. A card is in English."""
-    spoken = language()
+    spoken, wins = language(), None
     set_language("en")
     try:
-        told = headline.summary(found.rows, moved=found.moved, chance=found.chance)
+        with suppress(OSError, ValueError):  # choices that cannot be read count as none
+            wins = blind.result(found.folder, found.joined)
+        told = headline.summary(found.rows, moved=found.moved, chance=found.chance, blind=wins)
     finally:
         set_language(spoken)
     return [told.headline, "", f"- Gained: {told.gained}", f"- Lost: {told.lost}"]

@@ -134,6 +134,11 @@ def texts(workspace: Workspace, run_id: str) -> tuple[RunSpec | None, list[Probl
     return (None, problems) if problems else _of_its_rows(workspace, run_id, asked)
 
 
+def has_prompts(run: scored.ScoredRun) -> bool:
+    """Whether a run's rows hold out prompts that it and its base can answer."""
+    return not _prompt_problems(run.workspace, run.spec.dataset)
+
+
 def _prompt_problems(workspace: Workspace, rows: schema.DatasetRef) -> list[Problem]:
     """Return why there are no held-out prompts in a run's rows."""
     try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from engine.forgetting import recovery, remedies
+from engine.benchmarks import library
+from engine.forgetting import evaluations, recovery, remedies
 from engine.report import blind, headline
-from engine.runs import ScoredRun
+from engine.runs import ScoredRun, store
 
 
 def of(run: ScoredRun) -> headline.Summary:
@@ -17,9 +18,17 @@ def of(run: ScoredRun) -> headline.Summary:
     with suppress(OSError, ValueError):  # choices that cannot be read: the comparison itself says so
         wins = blind.result(run.folder, run.joined)
     return headline.summary(
-        run.rows, moved=run.moved, chance=run.chance, blind=wins, can_recover=can_recover(run),
-        remedy="" if best is None else f"{best.title}. {best.measured}",
+        run.rows, moved=run.moved, chance=run.chance, titles=library.titles(run.workspace), blind=wins,
+        can_recover=can_recover(run), can_compare=blind.has_texts(run.joined) or evaluations.has_prompts(run),
+        remedy="" if best is None else f"{best.title}. {best.measured}", origin=_origin(run),
     )  # fmt: skip
+
+
+def _origin(run: ScoredRun) -> headline.Origin:
+    """Return where what a run holds comes from: a point whose way is gone is like a model from elsewhere."""
+    if run.spec.recover is not None and store.exists(run.workspace, run.spec.recover.run):
+        return "point"
+    return "trained" if run.spec.kind == "train" else "brought"
 
 
 def can_recover(run: ScoredRun) -> bool:

@@ -172,7 +172,7 @@ class Wins(NamedTuple):
         if self.verdict == "too few":
             least = statistics.LEAST_QUESTIONS
             return t(
-                "Names hidden, the tuned model won {won} of {n}; {ties} ties: too few to say, {least} are the least.",
+                "Names hidden, the tuned model won {won} of {n} (ties: {ties}): too few to say, {least} are the least.",
                 **told, least=least,
             )  # fmt: skip
         low, high = self.interval
@@ -181,7 +181,7 @@ class Wins(NamedTuple):
             "low": f"{100 * low:.0f}",
             "high": f"{100 * high:.0f}",
         }
-        return t("Names hidden, the tuned model won {won} of {n} ({share} % [{low}, {high}]); {ties} ties.", **told)
+        return t("Names hidden, the tuned model won {won} of {n} ({share} % [{low}, {high}]); ties: {ties}.", **told)
 
 
 def wins(judgements: Judgements, shown: list[Pair]) -> Wins:

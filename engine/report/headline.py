@@ -12,7 +12,7 @@ from engine.report import statistics
 from engine.report.blind import Wins
 from engine.report.items import ALL, ANSWERS, GAP, GRADED, REWARD, SEEN, UNSEEN
 from engine.report.paired import Comparison, is_loss
-from engine.report.verdicts import apart, change_of, judge
+from engine.report.verdicts import Judged, apart, change_of, judge
 from engine.words import t
 
 # Fewer matched answers than this say less than the loss does.
@@ -29,7 +29,9 @@ def unseen(rows: Sequence[Comparison], benchmark: str, least: int) -> Comparison
     return row if row is not None and row.n >= least else None
 
 
-Action = Literal["again", "ask", "compare", "recover", "remedy", "use"]
+Action = Literal["again", "ask", "chat", "compare", "recover", "remedy", "use"]
+# Trained here, tuned elsewhere, or a point on the way back to its base: only the first is trained again.
+Origin = Literal["trained", "brought", "point"]
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,28 +47,37 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 def summary(
     rows: Sequence[Comparison], *, moved: bool = True, chance: Mapping[str, float] | None = None,
-    blind: Wins | None = None, remedy: str = "", can_recover: bool = False,
+    titles: Mapping[str, str] | None = None, blind: Wins | None = None, remedy: str = "", can_recover: bool = False,
+    can_compare: bool = True, origin: Origin = "trained",
 ) -> Summary:  # fmt: skip
     """Return what a person wants to know first. `moved` is False of a run that changed no weight: then its scores say
-    nothing. `chance` by benchmark: where the base only guesses, nothing can be lost. `blind`: what a comparison with names
-    hidden said; it counts where nothing scores the answers. `remedy` names the one that measurements of this machine
-    support; `can_recover`: part of the way back to the base can be gone."""
+    nothing. `chance` by benchmark: where the base only guesses, nothing can be lost; `titles`: of a person's own. `blind`:
+    what a comparison with names hidden said; it counts where nothing scores the answers. `remedy` names the one that
+    measurements of this machine support; `can_recover`: part of the way back to the base can be gone; `can_compare`: there
+    are held-out prompts to answer."""
     if not moved:
         same = t("Training changed no weight, so before and after are the same model.")
-        to_do = t("There is nothing to use: train it again at a higher rate, or for more steps.")
+        to_do, action = t("There is nothing to use: train it again at a higher rate, or for more steps."), "again"
+        if origin != "trained":
+            to_do, action = t("There is nothing to use: it answers as its base does."), "chat"
         nothing = t("Nothing was learned.")
-        return Summary(headline=nothing, gained=same, lost=t("So nothing was lost."), to_do=to_do, action="again")
-    row = asked(rows)
+        return Summary(headline=nothing, gained=same, lost=t("So nothing was lost."), to_do=to_do, action=action)
+    row, judged = asked(rows), judge(rows, chance, titles=titles)
     counts = blind if blind is not None and (row is None or row.benchmark == _LOSS) else None
     learned = _how_learned(row, counts)
-    lost = "none" if any(one.benchmark == REWARD for one in rows) else _how_lost(rows, chance)
-    to_do, action = _to_do(learned, lost, remedy, can_recover)
+    lost = "none" if any(one.benchmark == REWARD for one in rows) else _how_lost(judged)
+    # of fewer rows a comparison could not say more, and a reward model writes no answers
+    can_compare = can_compare and lost != "none" and (row is None or change_of(row) != "too few")
+    if origin == "trained":
+        to_do, action = _to_do(learned, lost, remedy, can_recover, can_compare)
+    else:
+        to_do, action = _to_do_untrained(learned, lost, can_recover, can_compare, origin)
     gained = _learned(rows)
     told = [] if blind is None else [blind.sentence]
     return Summary(
         headline=" ".join([counts.sentence if counts is not None else _LEARNED[learned](), _LOST[lost]()]).strip(),
         gained=" ".join([gained, *(told if counts is None else [])]),
-        lost=_lost(rows, chance) or _not_asked(lost),
+        lost=_lost(rows, judged) or _not_asked(lost),
         to_do=to_do,
         action=action,
     )
@@ -93,8 +104,8 @@ def _how_learned(row: Comparison | None, counts: Wins | None) -> str:
     return {"too few": "unknown", "small": "no", "noise": "no"}.get(change, change)
 
 
-def _how_lost(rows: Sequence[Comparison], chance: Mapping[str, float] | None) -> str:
-    known = [one for one in judge(rows, chance) if one.verdict not in ("at chance", "too few")]
+def _how_lost(judged: Sequence[Judged]) -> str:
+    known = [one for one in judged if one.verdict not in ("at chance", "too few")]
     # of the toy world the sentence below goes by its own line
     if any(one.verdict == "real drop" or _is_toy_loss(one.row) for one in known):
         return "lost"
@@ -111,22 +122,49 @@ def _not_asked(lost: str) -> str:
     return t("No general benchmark was asked, so what it forgot is not known yet.")
 
 
-def _to_do(learned: str, lost: str, remedy: str, can_recover: bool) -> tuple[str, Action]:
+def _to_do(learned: str, lost: str, remedy: str, can_recover: bool, can_compare: bool) -> tuple[str, Action]:
     """Return what to do in a sentence, and what that comes to. Nothing is offered that nothing speaks for."""
     if lost == "lost" and learned in ("no", "worse"):
         return t("Keep the base: this run lost something and gained nothing. Try a lower rate first."), "again"
     if lost == "lost" and remedy:
         return t("Train it again with one thing changed. {remedy}", remedy=remedy), "remedy"
     if lost == "lost" and can_recover:
-        return t(
-            "Recover: go part of the way back to the base, and see what returns and what stays learned."
-        ), "recover"
+        return _recover(), "recover"
     if lost == "lost":
-        return t("Train it again with one thing changed: less of the rate, or more general rows."), "again"
+        return t("Train it again with one thing changed: a lower rate, or more general rows."), "again"
     if learned == "worse":
         return t("Keep the base: it got worse at the task. Look at the rows, and try a lower rate."), "again"
     if learned == "no":
         return t("It learned nothing to use: train it for longer or at a higher rate, or look at the rows."), "again"
+    if learned == "unknown" and not can_compare:
+        least = statistics.LEAST_QUESTIONS
+        return t("Hold out at least {n} rows and train it again: of fewer nothing can be said.", n=least), "again"
+    return _ready(learned, lost)
+
+
+def _to_do_untrained(
+    learned: str, lost: str, can_recover: bool, can_compare: bool, origin: Origin
+) -> tuple[str, Action]:  # fmt: skip
+    """The same of what was not trained here."""
+    if origin == "point" and (lost == "lost" or learned in ("no", "worse")):
+        return t("Take another point on the way back: each says what it gained and lost."), "recover"
+    if learned in ("no", "worse"):
+        return t("Keep the base: this model is not better at the task."), "chat"
+    if lost == "lost" and can_recover:
+        return _recover(), "recover"
+    if lost == "lost":
+        return t("Chat with it beside its base, and see whether what it gained is worth what it lost."), "chat"
+    if learned == "unknown" and not can_compare:
+        return t("Chat with it beside its base: no score says what it learned."), "chat"
+    return _ready(learned, lost)
+
+
+def _recover() -> str:
+    return t("Recover: go part of the way back to the base, and see what returns and what stays learned.")
+
+
+def _ready(learned: str, lost: str) -> tuple[str, Action]:
+    """What to do where nothing speaks against a model."""
     if learned == "unknown":
         return t("Compare its answers with those of the base, names hidden: no score says what it learned."), "compare"
     if lost == "unknown":
@@ -296,13 +334,17 @@ def _rewarded(row: Comparison) -> str:
     )
 
 
-def _lost(rows: Sequence[Comparison], chance: Mapping[str, float] | None) -> str:
+def _lost(rows: Sequence[Comparison], judged: Sequence[Judged]) -> str:
+    """Say what was lost: of the toy world where it was asked and nothing else speaks louder, else of all benchmarks."""
     row = _whole(rows, "toy-world")
-    guessed = [one.row.benchmark for one in judge(rows, chance) if one.verdict == "at chance"]
+    guessed = [one.row.benchmark for one in judged if one.verdict == "at chance"]
+    drops = [one for one in judged if one.verdict == "real drop"]
     change = change_of(row) if row is not None else ""
     # What a base only guesses it cannot lose; it can still learn it.
     if row is None or change in ("too few", "small") or (row.benchmark in guessed and change != "better"):
-        return _lost_in_general(rows, chance)
+        return _lost_in_general(judged)
+    if drops and change != "worse":
+        return _lost_in_general(judged)
     base, tuned = apart(row.base, row.tuned, ".0f", 100)
     figures = {
         "base": base,
@@ -311,9 +353,10 @@ def _lost(rows: Sequence[Comparison], chance: Mapping[str, float] | None) -> str
         "worst": f"{max(0.0, -100 * row.low):.1f}",
     }
     if change == "worse":
-        return t(
+        told = t(
             "It lost toy-world knowledge: {base} % → {tuned} %, {points} points less, which is beyond noise.", **figures
         )
+        return _and_others(told, [one for one in drops if one.row.benchmark != row.benchmark])
     if change == "better":
         return t("Toy-world knowledge rose from {base} % to {tuned} %, beyond noise.", **figures)
     return t(
@@ -323,12 +366,21 @@ def _lost(rows: Sequence[Comparison], chance: Mapping[str, float] | None) -> str
     )
 
 
-def _lost_in_general(rows: Sequence[Comparison], chance: Mapping[str, float] | None) -> str:
-    """Say what was lost over all general benchmarks: the worst real drop, or what could have been lost unseen."""
-    judged = judge(rows, chance)
+def _lost_in_general(judged: Sequence[Judged]) -> str:
+    """Say what was lost over all general benchmarks: the worst real drop, points before nats, or what could have been
+    lost unseen."""
     real = [j for j in judged if j.verdict == "real drop"]
     if real:
-        return min(real, key=lambda j: j.row.change if not is_loss(j.row) else -math.inf).sentence
+        worst = min(real, key=lambda j: j.row.change if not is_loss(j.row) else math.inf)
+        return _and_others(worst.sentence, [one for one in real if one is not worst])
     known = [j for j in judged if j.verdict not in ("at chance", "too few")] or judged
     told = [j for j in known if not is_loss(j.row)] or known
     return max(told, key=lambda j: j.could_have_lost).sentence if told else ""
+
+
+def _and_others(told: str, others: Sequence[Judged]) -> str:
+    """Name what else was lost, as far as a person reads it."""
+    if not others:
+        return told
+    names = ", ".join(one.title for one in others[:3]) + (" …" if len(others) > 3 else "")
+    return f"{told} {t('Also lost: {names}.', names=names)}"

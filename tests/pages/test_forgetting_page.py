@@ -383,7 +383,7 @@ def test_answers_are_judged_without_names_left_gone_on_with_and_then_named(works
     gone_on.run()
     choose_tuned(gone_on, 1)
     button(gone_on, "blind_end").click().run()
-    sentence = "Names hidden, the tuned model won 24 of 24 (100 % [86, 100]); 0 ties."
+    sentence = "Names hidden, the tuned model won 24 of 24 (100 % [86, 100]); ties: 0."
     assert sentence in texts(gone_on) and sentence in shown(gone_on.subheader[0].value)
     assert sentence in files_of(workspace, run_id)
     assert not has_button(gone_on, "blind_left")

@@ -75,7 +75,7 @@ def test_wins_are_counted_as_they_were_chosen_and_their_interval_is_the_exact_on
 
 
 def test_the_sentence_names_wins_interval_and_ties() -> None:
-    assert blind.Wins(19, 8, 3).sentence == "Names hidden, the tuned model won 19 of 27 (70 % [50, 86]); 3 ties."
+    assert blind.Wins(19, 8, 3).sentence == "Names hidden, the tuned model won 19 of 27 (70 % [50, 86]); ties: 3."
 
 
 def test_the_same_words_are_a_tie_that_nobody_is_asked_about() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
@@ -438,9 +439,9 @@ def gaps(change: float) -> list[Comparison]:
     )
 
 
-def judging(before: int, after: int) -> list[Comparison]:
+def judging(before: int, after: int, of: int = 60) -> list[Comparison]:
     """A reward model that had so many of 60 pairs right."""
-    sides = ([1.0] * right + [-1.0] * (60 - right) for right in (before, after))
+    sides = ([1.0] * right + [-1.0] * (of - right) for right in (before, after))
     return paired.compare_items("r1", report_items.REWARD, *(judged(side) for side in sides))
 
 
@@ -498,6 +499,40 @@ def test_a_remedy_or_the_way_back_is_offered_only_where_something_was_lost_for_s
     rows = LEARNED + of({"both": both, "base": base_only, "tuned": tuned_only, "neither": neither}, "toy-world")
     found = headline.summary(rows, can_recover=True)
     assert (found.action == "recover") == ("It lost some" in found.headline) == found.lost.startswith("It lost")
+
+
+MUTE = of({"both": 40, "base": 60}, "keeps-language")
+
+
+@pytest.mark.parametrize("toy", [KEPT, ROSE, []])
+def test_a_real_drop_is_what_the_report_says_was_lost_wherever_it_is(toy):
+    found = headline.summary(LEARNED + toy + MUTE)
+    assert "It lost some" in found.headline and "a real drop of 60.0 points" in found.lost
+
+
+def test_what_was_lost_beside_the_worst_is_named_and_points_go_before_nats():
+    both = headline.summary(LEARNED + FORGOT + MUTE).lost
+    assert both.startswith("It lost toy-world knowledge") and both.endswith(
+        f"Also lost: {verdicts.title('keeps-language')}."
+    )
+    text = [msgspec.structs.replace(row, benchmark="general-text") for row in losses(0.5, ALL)]
+    assert headline.summary(LEARNED + text + MUTE).lost.startswith(verdicts.title("keeps-language"))
+
+
+@pytest.mark.parametrize("origin", ["brought", "point"])
+@pytest.mark.parametrize("learned", [[], LEARNED, UNCHANGED, WORSE, losses(-0.5)])
+@pytest.mark.parametrize("lost", [[], KEPT, FORGOT])
+@pytest.mark.parametrize("can", [True, False])
+def test_what_was_not_trained_here_is_never_trained_again(origin, learned, lost, can):
+    for moved in (True, False):
+        found = headline.summary(learned + lost, origin=origin, moved=moved, can_recover=can, can_compare=can)
+        assert found.action not in ("again", "remedy") and "rain it again" not in found.to_do
+
+
+@pytest.mark.parametrize("rows", [judging(2, 9, of=10), of({"tuned": 6}, "new-task-choices") + KEPT])
+def test_of_too_few_held_out_rows_more_are_asked_for_and_no_comparison(rows):
+    found = headline.summary(rows)
+    assert found.action == "again" and "Hold out at least 20 rows" in found.to_do
 
 
 def test_pairs_that_were_trained_on_are_never_called_held_out():
