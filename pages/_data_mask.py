@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-import msgspec
 import streamlit as st
 from streamlit.components.v2 import component
 
@@ -15,7 +14,7 @@ from engine.models import bases
 from engine.render import NoTokenizer, outcome, preview, skipped
 from engine.runs import store
 from engine.words import t
-from engine.workspace import Workspace
+from engine.workspace import Unreadable, Workspace
 from pages import _data_profile, _ready, _ui
 
 _CSS = """
@@ -91,7 +90,7 @@ def show(workspace: Workspace, dataset: Dataset) -> None:
         if run_id is not None:
             keys = {part.key for row in found.rows for part in row.parts}
             found = preview.as_learned(found, skipped.places(workspace.run_dir(run_id), keys))
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, Unreadable):
         st.error(t("What this run left out cannot be read."))
         return
     except (NoTokenizer, DatasetError) as error:

@@ -39,12 +39,12 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
         st.error(_ui.say("The scores of this run cannot be compared: {reason}", reason=error))
         return
     run_spec, objective, titled = scored.spec, OBJECTIVES[scored.spec.objective], library.titles(workspace)
-    judged = scored.judged(titled)
+    judged, ways = scored.judged(titled), summary.to_try(scored)
     if scored.rows:
-        _first(scored, judged, titled, beside)
+        _first(scored, judged, titled, beside, ways)
     _forgetting_recover.fold(scored, titled)
-    if run_spec.kind == "train" and any(one.verdict == "real drop" for one in judged):
-        _what_to_do(scored)
+    if ways:
+        _what_to_do(scored, ways)
     if not objective.is_judge:
         _forgetting_blind.show(scored)
     if _forgetting_examples.can_be_asked(workspace, run_spec):
@@ -64,14 +64,15 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
 
 
 def _first(
-    scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str], beside: examples.Beside | None
+    scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str], beside: examples.Beside | None,
+    ways: list[remedies.Remedy],
 ) -> None:  # fmt: skip
     """The first screen: a headline, three sentences, one button and one chart."""
-    found = summary.of(scored)
+    found = summary.of(scored, ways)
     st.subheader(_ui.plain(found.headline))
     told = ((t("Gained"), found.gained), (t("Lost"), found.lost), (t("What to do"), found.to_do))
     st.markdown("  \n".join(_ui.say("**{name}**: {text}", name=title, text=text) for title, text in told))
-    _button(scored, found.action)
+    _button(scored, found.action, remedies.best(ways) if found.action == "remedy" else None)
     figure = _forgetting_chart.figure(scored.rows, judged, titled, beside)
     if figure is not None:
         alt = t("The new task before and after, and the changes of what it knew with 95 % intervals")
@@ -81,9 +82,8 @@ def _first(
     _ui.rounding_note(base)
 
 
-def _button(scored: ScoredRun, action: headline.Action) -> None:
+def _button(scored: ScoredRun, action: headline.Action, remedy: remedies.Remedy | None) -> None:
     """The one button that the last sentence comes to."""
-    remedy = remedies.best(remedies.of(scored.spec, scored.workspace)) if action == "remedy" else None
     words = {
         "again": t("Train it again"), "ask": t("Ask it general questions"), "compare": t("Compare the answers"),
         "chat": t("Chat with it and its base"),
@@ -223,11 +223,8 @@ def _points(scored: ScoredRun, points: list[frontier.Point]) -> None:
         _ui.go("train", draft=drafts.save(scored.workspace, made))
 
 
-def _what_to_do(scored: ScoredRun) -> None:
+def _what_to_do(scored: ScoredRun, found: list[remedies.Remedy]) -> None:
     """Offer the same run with one thing changed, each with the effect to expect and its source."""
-    found = remedies.of(scored.spec, scored.workspace)
-    if not found:
-        return
     with st.expander(t("Train it again with one thing changed")):
         columns = st.columns(min(3, len(found)))
         for index, remedy in enumerate(found):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from engine.benchmarks import library
@@ -10,11 +11,10 @@ from engine.report import blind, headline
 from engine.runs import ScoredRun, store
 
 
-def of(run: ScoredRun) -> headline.Summary:
-    """Return the headline, what was gained, lost and what to do. Raises as store.load_spec does."""
-    best, wins = None, None
-    if run.spec.kind == "train" and any(one.verdict == "real drop" for one in run.judged()):
-        best = remedies.best(remedies.of(run.spec, run.workspace))
+def of(run: ScoredRun, ways: Sequence[remedies.Remedy] | None = None) -> headline.Summary:
+    """Return the headline, what was gained, lost and what to do. `ways`: what is left to be tried, where that was asked
+    already. Raises as store.load_spec does."""
+    best, wins = remedies.best(to_try(run) if ways is None else ways), None
     with suppress(OSError, ValueError):  # choices that cannot be read: the comparison itself says so
         wins = blind.result(run.folder, run.joined)
     return headline.summary(
@@ -29,6 +29,13 @@ def _origin(run: ScoredRun) -> headline.Origin:
     if run.spec.recover is not None and store.exists(run.workspace, run.spec.recover.run):
         return "point"
     return "trained" if run.spec.kind == "train" else "brought"
+
+
+def to_try(run: ScoredRun) -> list[remedies.Remedy]:
+    """Return what a run that lost something leaves to be tried; nothing for any other. It reads many runs. Raises as of
+    does."""
+    is_lost = run.spec.kind == "train" and any(one.verdict == "real drop" for one in run.judged())
+    return remedies.of(run.spec, run.workspace) if is_lost else []
 
 
 def can_recover(run: ScoredRun) -> bool:

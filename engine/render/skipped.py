@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from engine.render.encode import IGNORED, Encoded
-from engine.workspace import write_atomically
+from engine.workspace import Unreadable, decoded, open_regular, write_atomically
 
 NAME = "skipped.jsonl"
 
@@ -52,20 +52,20 @@ def write(run_dir: Path, about: About, rows: Mapping[str, list[int]]) -> None:
 def about(run_dir: Path) -> About | None:
     """Return what a run leaves out in all; None where it leaves out nothing by surprise, or has not looked yet."""
     try:
-        with (run_dir / NAME).open("rb") as file:
-            return msgspec.json.decode(file.readline(), type=About)
-    except (OSError, msgspec.MsgspecError):
+        with open_regular(run_dir / NAME) as file:
+            return decoded(file.readline(), About)
+    except (OSError, Unreadable):
         return None
 
 
 def places(run_dir: Path, wanted: Container[str] | None = None) -> dict[str, list[int]]:
-    """Return the places by row, of all rows or of those that are wanted. Raises OSError or msgspec.MsgspecError where the
-    file cannot be read."""
+    """Return the places by row, of all rows or of those that are wanted. Raises OSError or Unreadable where the file
+    cannot be read."""
     found = {}
-    with (run_dir / NAME).open("rb") as file:
+    with open_regular(run_dir / NAME) as file:
         file.readline()
         for line in file:
-            one = msgspec.json.decode(line, type=_Line)
+            one = decoded(line, _Line)
             if wanted is None or one.row in wanted:
                 found[one.row] = one.at
     return found

@@ -34,7 +34,7 @@ from engine.runs import failures
 from engine.train import adapters, head, keep_losses, parts, ranks
 from engine.train.run import Run
 from engine.words import Problem, later
-from engine.workspace import find_struct, write_atomically
+from engine.workspace import Unreadable, find_struct, write_atomically
 
 # Above this perplexity a token is not learned (arXiv 2501.14315, section 4: the threshold of all its main tables).
 SURPRISING = 2.5
@@ -61,9 +61,10 @@ def prepare(run: Run) -> None:
     if way == "skip_surprising":
         run.rows = _without_surprising(run)
     elif keeps_rows(run):
+        rows = [*run.rows.train, *(row for epoch in run.rows.replay for row in epoch)]
         with ranks.one_after_the_first():
-            if not (run.run_dir / REFERENCE).is_dir():
-                _write_reference(run, [*run.rows.train, *(row for epoch in run.rows.replay for row in epoch)])
+            if not _is_of(rows, run.run_dir / REFERENCE):
+                _write_reference(run, rows)
 
 
 # --- asking the base --------------------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ def _is_whole(run_dir: Path) -> bool:
     try:
         skipped.places(run_dir)
         return skipped.about(run_dir) is not None
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, Unreadable):
         return False
 
 
@@ -207,35 +208,60 @@ class Kept(msgspec.Struct, frozen=True):
     rows: list[Row]
 
 
+def _different(rows: Sequence[Encoded]) -> dict[str, Encoded]:
+    """Return each different row once, by its key."""
+    return {skipped.key(row): row for row in rows if row.trained_tokens}
+
+
+def _laid_out(different: dict[str, Encoded]) -> list[Row]:
+    """Return where each row stands in the two files."""
+    found, total = [], 0
+    for name, row in different.items():
+        found.append(Row(name, total, row.trained_tokens))
+        total += row.trained_tokens
+    return found
+
+
+def _is_of(rows: Sequence[Encoded], folder: Path) -> bool:
+    """Whether a folder holds, whole, what the base says of these rows; else it is asked again, as it was: a run that goes on
+    has not taken up its checkpoint yet."""
+    kept = find_struct(folder / "rows.json", Kept)
+    if kept is None or kept.rows != _laid_out(_different(rows)):
+        return False
+    try:
+        shapes = [numpy.load(folder / name, mmap_mode="r").shape for name in ("ids.npy", "log_probabilities.npy")]
+    except (OSError, ValueError, EOFError):
+        return False
+    return shapes == 2 * [(kept.tokens, kept.width)]
+
+
 def _write_reference(run: Run, rows: Sequence[Encoded]) -> None:
     """Keep what the base says of each different row, in two files that are read where they lie: ids and ln q', 8 bytes for
     each of KEPT_TOP tokens, so half a KiB a trained token. Written beside their place and renamed."""
-    different = list({skipped.key(row): row for row in rows if row.trained_tokens}.items())
-    starts, total = [], 0
-    for _, row in different:
-        starts.append(total)
-        total += row.trained_tokens
+    different = _different(rows)
+    laid_out = _laid_out(different)
+    total = sum(one.tokens for one in laid_out)
     width = min(keep_losses.KEPT_TOP, run.model.get_output_embeddings().weight.shape[0] - 1)
     partial, target = run.run_dir / f"{REFERENCE}.partial", run.run_dir / REFERENCE
-    shutil.rmtree(partial, ignore_errors=True)
+    for old in (partial, target):
+        shutil.rmtree(old, ignore_errors=True)
     partial.mkdir()
     shape = (total, width)
     ids = numpy.lib.format.open_memmap(partial / "ids.npy", "w+", numpy.int32, shape)
     told = numpy.lib.format.open_memmap(partial / "log_probabilities.npy", "w+", numpy.float32, shape)
 
     def take(at: int, logits: torch.Tensor, targets: torch.Tensor) -> None:
-        here = slice(starts[at], starts[at] + len(targets))
+        here = slice(laid_out[at].start, laid_out[at].start + len(targets))
         found, values = keep_losses.kept_of_base(logits, targets)
         ids[here], told[here] = found[:, :width].cpu().numpy(), values[:, :width].cpu().numpy()
 
     try:
-        if not ask(run, [row for _, row in different], take):
+        if not ask(run, list(different.values()), take):
             shutil.rmtree(partial, ignore_errors=True)
             return
         ids.flush()
         told.flush()
-        rows_told = [Row(name, start, row.trained_tokens) for (name, row), start in zip(different, starts, strict=True)]
-        write_atomically(partial / "rows.json", msgspec.json.encode(Kept(width, total, rows_told)))
+        write_atomically(partial / "rows.json", msgspec.json.encode(Kept(width, total, laid_out)))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # on a full disk: room for the reason
         raise
@@ -329,6 +355,8 @@ def hook(run: Run, trainer: Any) -> None:
     def compute_loss(model: Any, inputs: dict[str, Any], *args: Any, **settings: Any) -> Any:
         kept = [inputs.pop(name, None) for name in ("base_ids", "base_told")]
         if trainer.model.training:
+            if keeps_rows(run) and kept[0] is None:
+                raise RuntimeError("rows that train are missing from what the base said of them")
             inputs["keep"] = _given(way, weight, trainer, plain, logits, inputs, kept)
         return compute(model, inputs, *args, **settings)
 

@@ -4,12 +4,14 @@ micro-batches, and is plain SFT where it weighs nothing."""
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import transformers
@@ -23,6 +25,7 @@ from engine.runs import failures
 from engine.spec import OBJECTIVES
 from engine.train import keep, keep_losses, oft
 from engine.train.objectives import common, sft
+from engine.workspace import Unreadable
 
 torch.set_num_threads(1)
 SIZE: dict[str, Any] = {
@@ -464,6 +467,35 @@ def test_a_run_that_goes_on_is_held_to_what_its_base_said_at_the_start(tmp_path:
     assert (tmp_path / "reference" / "ids.npy").stat().st_mtime_ns == written and first > 0
 
 
+@pytest.mark.parametrize("name", ["rows.json", "ids.npy", "log_probabilities.npy"])
+def test_a_damaged_part_of_what_the_base_said_is_asked_again(tmp_path: Path, name: str) -> None:
+    """Without it full weights would be held to nothing but themselves, and nobody would see it."""
+    _, run = trainer_of(tmp_path, "kl", adapter="full")
+    place = tmp_path / "reference" / name
+    whole = place.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"garbage"):
+        place.write_bytes(damaged)
+        torch.manual_seed(3)
+        run.model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZE))
+        keep.prepare(run)
+        assert place.read_bytes() == whole
+
+
+def test_full_weights_without_a_word_of_their_base_are_not_trained_as_if_held_to_it(tmp_path: Path) -> None:
+    made, _ = trainer_of(tmp_path, "kl", adapter="full")
+    made.data_collator._rows.clear()
+    with pytest.raises(RuntimeError, match="base"):
+        loss_of(made)
+
+
 def test_a_file_of_places_that_is_damaged_counts_as_none(tmp_path: Path) -> None:
-    (tmp_path / skipped.NAME).write_text("no json\n")
+    about = msgspec.json.encode(skipped.About(2.5, 2, 1, 0)) + b"\n"
+    for damaged in (b"no json\n", b"[" * 100_000, b'{"row":"a","at":[1' + b"0" * 400 + b"]}"):
+        (tmp_path / skipped.NAME).write_bytes(damaged)
+        assert skipped.about(tmp_path) is None
+        (tmp_path / skipped.NAME).write_bytes(about + damaged)
+        with pytest.raises(Unreadable):
+            skipped.places(tmp_path)
+    (tmp_path / skipped.NAME).unlink()
+    os.mkfifo(tmp_path / skipped.NAME)
     assert skipped.about(tmp_path) is None and skipped.about(tmp_path / "nowhere") is None
