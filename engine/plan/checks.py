@@ -405,7 +405,8 @@ def _check_disk(checks: _Checks) -> None:
     if not base.weights_bytes or not base.parameters:
         return
     full = FULL_BYTES_PER_PARAMETER * base.parameters
-    needed = SPARE_BYTES + (full if checks.spec.adapter == "full" else base.weights_bytes // 10)
+    made = full if checks.spec.adapter == "full" else base.weights_bytes // 10
+    needed = SPARE_BYTES + made + checks.plan.kept_bytes
     place = next((one for one in (root, root.parent) if one.exists()), "/")
     free = shutil.disk_usage(place).free
     if free < needed:
