@@ -26,8 +26,8 @@ def table(case: cases.Case, rows: list[Any]) -> list[str]:
     here = {(one.benchmark, one.family) for row in rows for one in row.figures}
     columns = [one for one in COLUMNS if one[:2] in here]
     lines = [
-        "Mean change over seeds [95 % interval by Student's t, seeds as the unit: it says nothing of other questions, and has "
-        "no width where all seeds came out alike] (least to greatest).", "",
+        "Mean change over seeds [95 % interval by Student's t, seeds as the unit: it says nothing of other questions, and "
+        "has no width where all seeds came out alike] (least to greatest).", "",
         "| " + " | ".join(["recipe", "way", "seeds", *(name for *_, name, _ in columns), "remark"]) + " |",
         "|" + "---|" * (4 + len(columns)),
     ]  # fmt: skip

@@ -156,8 +156,9 @@ _STEPS: dict[str, tuple[tuple[str, ...], _Step]] = {
     "replay": (("train.replay_share",), lambda one, other: other.train.replay_share > one.train.replay_share),
     "kl": (
         ("objective_args.keep", "train.replay_share"),
-        lambda one, other: (one.objective_args.keep, other.objective_args.keep) == ("plain", "kl")
-        and not other.train.replay_share,
+        lambda one, other: (
+            (one.objective_args.keep, other.objective_args.keep) == ("plain", "kl") and not other.train.replay_share
+        ),
     ),
     "rate": (("train.learning_rate",), lambda one, other: other.train.learning_rate < one.train.learning_rate),
     "rank": (

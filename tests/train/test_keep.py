@@ -260,8 +260,16 @@ def base_model() -> Any:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZE)).eval()
 
 
-@pytest.mark.parametrize(("loss", "packed"), [("chunked_nll", True), ("nll", False)], ids=["end to end", "filled up"])
-@pytest.mark.parametrize(("way", "adapter"), [("entropy", "full"), ("kl", "lora"), ("kl", "full"), ("kl", "oft")])
+@pytest.mark.parametrize(
+    ("way", "adapter", "loss", "packed"),
+    [
+        ("entropy", "full", "chunked_nll", True), ("kl", "lora", "chunked_nll", True), ("kl", "lora", "nll", False),
+        ("kl", "full", "chunked_nll", False), ("kl", "oft", "chunked_nll", True),
+        *(pytest.param(*one, "nll", False, marks=pytest.mark.slow) for one in (("entropy", "full"), ("kl", "full"))),
+        pytest.param("kl", "full", "chunked_nll", True, marks=pytest.mark.slow),
+        pytest.param("kl", "lora", "chunked_nll", False, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_a_training_step_has_the_loss_of_the_equation(
     tmp_path: Path, way: str, adapter: str, loss: str, packed: bool
 ) -> None:
@@ -271,7 +279,9 @@ def test_a_training_step_has_the_loss_of_the_equation(
     assert found.item() == pytest.approx(slow, abs=1e-5)
 
 
-@pytest.mark.parametrize(("way", "adapter"), [("entropy", "full"), ("kl", "lora"), ("kl", "full")])
+@pytest.mark.parametrize(
+    ("way", "adapter"), [pytest.param("entropy", "full", marks=pytest.mark.slow), ("kl", "lora"), ("kl", "full")]
+)
 def test_a_step_is_the_same_in_one_batch_in_two_and_with_layers_computed_twice(
     tmp_path: Path, way: str, adapter: str
 ) -> None:
@@ -313,7 +323,8 @@ def test_the_adapter_trains_on_after_the_base_was_asked_through_it(tmp_path: Pat
     assert not [name for name, one in made.model.named_parameters() if "lora" not in name and one.requires_grad]
 
 
-@pytest.mark.parametrize(("way", "adapter"), [("entropy", "lora"), ("kl", "full")])
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "adapter"), [("entropy", "lora"), ("kl", "lora"), ("kl", "full")])
 def test_rounding_to_bf16_moves_the_loss_by_little(tmp_path: Path, way: str, adapter: str) -> None:
     made, _ = trainer_of(tmp_path, way, adapter=adapter, bf16=True)
     with made.accelerator.autocast():
