@@ -526,6 +526,6 @@ def test_what_the_base_says_is_counted_on_the_disk_and_said_before_start(workspa
     assert plan_of("full", **{"train.replay_share": 0.5}).kept_bytes > plan.kept_bytes
     for other in (plan_of("full", **{"objective_args.keep": "plain"}), plan_of("lora")):  # the adapter off is the base
         assert other.kept_bytes == 0 and not any("kept on the disk" in str(note) for note in other.step_notes)
-    disk(monkeypatch, checks.SPARE_BYTES + checks.FULL_BYTES_PER_PARAMETER * plan.base.parameters)
+    disk(monkeypatch, checks.SPARE_BYTES + checks.FULL_BYTES_PER_PARAMETER * (plan.base.parameters or 0))
     assert rules(workspace, base, data, "full") == []
     assert rules(workspace, base, data, "full", objective_args__keep="kl") == ["disk-too-small"]
