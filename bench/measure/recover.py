@@ -64,6 +64,12 @@ def measure(workspace: Workspace, case: cases.Case, of: table.Row, points: list[
     return Row(of.key, case.name, of.recipe, of.way, of.seed, versions, time.strftime("%Y-%m-%d"), seconds, curve)
 
 
+_HEAD = (
+    " | the run: gain | exact words | general | suggested, % of the way | gain | general | got back "
+    "| half of the way: gain | exact words | general | remark |"
+)
+
+
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
@@ -90,9 +96,8 @@ def _of_case(case: cases.Case, found: list[Row]) -> list[str]:
         "", f"## {case.title}", "",
         f"{len(found)} of {kept} runs that were kept. Gain by {curve.measure} ({gain}), general knowledge in {general}; "
         f"scored at {', '.join(recovery_curve.percent(one.at) for one in curve.points)} % of the way.", *case.notes, "",
-        "| recipe | way | seeds | the run: gain | general | suggested, % of the way | gain | general | got back "
-        "| half of the way: gain | general | remark |",
-        "|" + "---|" * 12,
+        "| recipe | way | seeds" + _HEAD,
+        "|" + "---|" * 14,
     ]  # fmt: skip
     for recipe in case.grid:
         for name, way in case.ways.items():
@@ -100,12 +105,11 @@ def _of_case(case: cases.Case, found: list[Row]) -> list[str]:
             if rows:
                 lines.append(_line([recipe, name, str(len(rows))], rows))
             elif not way.recipes or recipe in way.recipes:
-                lines.append(f"| {recipe} | {name} | 0 |" + " |" * 8 + " not run |")
+                lines.append(f"| {recipe} | {name} | 0 |" + " |" * 10 + " not run |")
     lines += [
         "", "Each run, with its 95 % interval over questions:", "",
-        "| recipe | way | seed | the run: gain | general | suggested, % of the way | gain | general | got back "
-        "| half of the way: gain | general | remark |",
-        "|" + "---|" * 12,
+        "| recipe | way | seed" + _HEAD,
+        "|" + "---|" * 14,
     ]  # fmt: skip
     for row in sorted(found, key=lambda one: (one.recipe, one.way, one.seed)):
         lines.append(_line([row.recipe, row.way, str(row.seed)], [row]))
@@ -121,12 +125,14 @@ def _line(head: list[str], rows: list[Row]) -> str:
     gained = rows[0].curve.in_points
     cells = [
         told(lambda row: _point(row, row.curve.end, "gain"), gained),
+        told(lambda row: _exact(row, row.curve.end), True),
         told(lambda row: _point(row, row.curve.end, "general"), points),
         ", ".join(_suggested(row) for row in rows),
         told(lambda row: row.curve.suggested and row.curve.suggested.gain, gained),
         told(lambda row: row.curve.suggested and row.curve.suggested.general, points),
         told(lambda row: row.curve.suggested and row.curve.suggested.got_back, points),
         told(lambda row: _point(row, HALF, "gain"), gained),
+        told(lambda row: _exact(row, HALF), True),
         told(lambda row: _point(row, HALF, "general"), points),
         _remark(rows),
     ]  # fmt: skip
@@ -136,6 +142,12 @@ def _line(head: list[str], rows: list[Row]) -> str:
 def _point(row: Row, at: float, which: str) -> recovery_curve.Figure | None:
     found = row.curve.at(at)
     return None if found is None else getattr(found, which)
+
+
+def _exact(row: Row, at: float) -> recovery_curve.Figure | None:
+    """What was learned may be recognised at a point and not said any more."""
+    found = row.curve.at(at)
+    return None if found is None else found.lines.get("new-task-exact")
 
 
 def _suggested(row: Row) -> str:
