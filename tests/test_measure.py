@@ -125,7 +125,9 @@ def test_the_way_back_is_told_of_the_run_the_point_suggested_and_half_of_the_way
     told = recover.page([scored("plain", 0, 0.74), scored("plain", 1, 0.76), scored("skip_surprising", 0, 0.0)])
     whole = next(line for line in told.splitlines() if line.startswith("| lora | plain | 2 |"))
     assert (
-        "+75.0 [+62.3, +87.7] (+74.0 to +76.0) |  | -6.0" in whole and "| 50/100, 50/100 |" in whole and "+37.5" in whole
+        "+75.0 [+62.3, +87.7] (+74.0 to +76.0) |  | -6.0" in whole
+        and "| 50/100, 50/100 |" in whole
+        and "+37.5" in whole
     )
     assert next(line for line in told.splitlines() if "skip_surprising | 1 |" in line).endswith("| no gain |")
     assert "| lora | kl | 0 |" in told and "not run" in told

@@ -93,10 +93,14 @@ class Logits:
 
 
 @torch.no_grad()
-def ask(run: Run, rows: Sequence[Encoded], take: Callable[[int, torch.Tensor, torch.Tensor], None]) -> bool:
-    """Hand to `take` the number of each row, the logits of its trained tokens and these; return False where a stop was asked
-    for in the midst of it, which a run that goes on does not hear: it trains a step first, for which it has to know. Rows of
-    like length go through the model together."""
+def ask(
+    run: Run, rows: Sequence[Encoded], of: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]],
+    take: Callable[..., None],
+) -> bool:  # fmt: skip
+    """Hand to `take` the number of each row and what `of` makes of the logits of its trained tokens and of these, made for
+    CHUNK_TOKENS at a time as in the training: those of a long row would fill a card. Rows of like length go through the
+    model together. Return False where a stop was asked for in the midst of it, which a run that goes on does not hear: it
+    trains a step before it stops, for which it has to know."""
     model, logits = run.model, Logits(run.model)
     order = sorted(range(len(rows)), key=lambda at: len(rows[at].input_ids))
     batch, was_training = max(1, run.spec.train.batch_size), model.training
@@ -108,14 +112,17 @@ def ask(run: Run, rows: Sequence[Encoded], take: Callable[[int, torch.Tensor, to
             if hears and run.stop.asked():
                 return False
             some = order[start : start + batch]
-            _ask(model, logits, [rows[at] for at in some], lambda at, *told, some=some: take(some[at], *told))
+            for at, told in zip(some, _ask(model, logits, [rows[at] for at in some], of), strict=True):
+                take(at, *told)
             run.told.upto(min(len(rows), start + batch))
     finally:
         model.train(was_training)
     return True
 
 
-def _ask(model: Any, logits: Logits, rows: Sequence[Encoded], take: Callable[..., None]) -> None:
+def _ask(
+    model: Any, logits: Logits, rows: Sequence[Encoded], of: Callable[..., tuple[torch.Tensor, ...]]
+) -> Iterator[list[torch.Tensor]]:  # fmt: skip
     longest = max(len(row.input_ids) for row in rows)
     device = model.get_input_embeddings().weight.device
     ids, seen = (torch.zeros(len(rows), longest, dtype=torch.long) for _ in range(2))
@@ -126,7 +133,12 @@ def _ask(model: Any, logits: Logits, rows: Sequence[Encoded], take: Callable[...
     for at, row in enumerate(rows):
         labels = torch.tensor(row.labels[1:], device=device)
         trained = labels != IGNORED
-        take(at, logits.of(states[at, : len(labels)][trained]).float(), labels[trained])
+        here, targets, size = states[at, : len(labels)][trained], labels[trained], keep_losses.CHUNK_TOKENS
+        parts_of = [
+            of(logits.of(here[start : start + size]).float(), targets[start : start + size])
+            for start in range(0, max(1, len(targets)), size)
+        ]
+        yield [torch.cat(one) for one in zip(*parts_of, strict=True)]
 
 
 # --- skip_surprising ---------------------------------------------------------------------------------------------------
@@ -177,8 +189,10 @@ def _find_surprising(run: Run) -> bool:
     places: dict[str, list[int]] = {}
     counts = {"tokens": 0, "skipped": 0, "rows": 0}
 
-    def take(at: int, logits: torch.Tensor, targets: torch.Tensor) -> None:
-        lost = torch.nn.functional.cross_entropy(logits, targets, reduction="none") > math.log(SURPRISING)
+    def of(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor]:
+        return (torch.nn.functional.cross_entropy(logits, targets, reduction="none") > math.log(SURPRISING),)
+
+    def take(at: int, lost: torch.Tensor) -> None:
         trained = [place for place, label in enumerate(rows[at].labels) if place and label != IGNORED]
         out = [place for place, is_lost in zip(trained, lost.tolist(), strict=True) if is_lost]
         places[skipped.key(rows[at])] = out
@@ -186,7 +200,7 @@ def _find_surprising(run: Run) -> bool:
         counts["skipped"] += len(out)
         counts["rows"] += len(out) == len(trained)
 
-    if not ask(run, rows, take):
+    if not ask(run, rows, of, take):
         return False
     skipped.write(run.run_dir, skipped.About(threshold=SURPRISING, **counts), places)
     return True
@@ -251,14 +265,12 @@ def _write_reference(run: Run, rows: Sequence[Encoded]) -> None:
         # Written and not mapped: a map that a full disk cannot hold ends the process without a word.
         with (partial / IDS).open("wb") as ids, (partial / TOLD).open("wb") as told:
 
-            def take(at: int, logits: torch.Tensor, targets: torch.Tensor) -> None:
-                for file, found, kind in zip(
-                    (ids, told), keep_losses.kept_of_base(logits, targets), ("<i4", "<f4"), strict=True
-                ):
+            def take(at: int, *said: torch.Tensor) -> None:
+                for file, found, kind in zip((ids, told), said, ("<i4", "<f4"), strict=True):
                     file.seek(4 * width * starts[at])
                     file.write(found[:, :width].cpu().numpy().astype(kind).tobytes())
 
-            if not ask(run, [row for _, row in different], take):
+            if not ask(run, [row for _, row in different], keep_losses.kept_of_base, take):
                 shutil.rmtree(partial, ignore_errors=True)
                 return
         rows_told = [Row(name, start, row.trained_tokens) for (name, row), start in zip(different, starts, strict=True)]

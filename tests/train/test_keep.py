@@ -499,6 +499,19 @@ def test_what_the_base_said_is_asked_for_again_where_it_is_not_whole(tmp_path: P
     assert sorted(one.name for one in tmp_path.iterdir()) == ["reference"]
 
 
+def test_a_long_row_is_asked_about_in_parts_that_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(tmp_path / "whole", "kl", base_model(), adapter="full")
+    keep.prepare(run)
+    most: list[int] = []
+    monkeypatch.setattr(keep_losses, "CHUNK_TOKENS", 3)
+    kept = keep_losses.kept_of_base
+    monkeypatch.setattr(keep_losses, "kept_of_base", lambda base, at: (most.append(len(at)), kept(base, at))[1])
+    again = run_of(tmp_path / "parts", "kl", base_model(), adapter="full")
+    keep.prepare(again)
+    pairs = zip(*(said_of(one.run_dir / "reference", run.rows.train) for one in (run, again)), strict=True)
+    assert max(most) == 3 and all(torch.allclose(*pair) for pair in pairs)
+
+
 def test_a_row_that_the_base_was_not_asked_about_is_never_held_to_the_model_itself(tmp_path: Path) -> None:
     made, _ = trainer_of(tmp_path, "kl", adapter="full")
     stranger = sft.as_dataset(rows([7], seed=9))
