@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.measure import cases, table, ways
+from bench.measure import cases, recover, table, ways
 from bench.measure.__main__ import phases_s
 from engine import events
+from engine.forgetting import recovery_curve
 
 
 def row(piece: cases.Piece, key: str) -> table.Row:
@@ -83,6 +84,54 @@ def test_ways_are_told_as_means_over_seeds_and_what_was_not_run_or_gains_nothing
     assert "| full | skip_surprising | 3 | +0.0 [-2.5, +2.5] (-1.0 to +1.0) | no gain |" in told
     assert "| full | kl | 0 |  | not run |" in told
     assert "| full | feed-forward |  |  | there is no such run |" in told
+
+
+def test_ways_are_held_against_the_first_two_by_their_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, rows = cases.read("keep"), []
+    for way, changes in {
+        "plain": (-0.07, -0.08, -0.06),
+        "replay": (-0.03, -0.03, -0.03),
+        "kl": (-0.01, -0.01, -0.01),
+    }.items():
+        for seed, change in enumerate(changes):
+            piece = cases.Piece("new facts", "lora", {}, seed, {}, way)
+            figures = [table.Figure("toy-world", "all", 452, 1.0, 1.0 + change, change, None, None)]
+            rows.append(msgspec.structs.replace(row(piece, way + str(seed)), way=way, figures=figures))
+    told = ways.differences(case, rows)
+    assert "| lora | replay − plain | +4.0 [+1.5, +6.5] |" in told
+    assert "| lora | kl − replay | +2.0 [+2.0, +2.0] |" in told
+    assert ways.differences(case, [one for one in rows if one.seed == 0]) == []  # one seed tells nothing of others
+
+
+def curve(gain: float, general: float, suggested: float | None) -> recovery_curve.Curve:
+    def figure(value: float) -> recovery_curve.Figure:
+        return recovery_curve.Figure(value=value, low=value - 0.01, high=value + 0.01)
+
+    points = [
+        recovery_curve.Point(at=at, gain=figure(at * gain), general=figure(at * general)) for at in (0.0, 0.5, 1.0)
+    ]
+    taken = None if suggested is None else recovery_curve.Suggested(
+        at=suggested, halves=(suggested, 1.0), gain=figure(gain), general=figure(general / 2), got_back=figure(-general / 2),
+    )  # fmt: skip
+    return recovery_curve.Curve(
+        run="r", way="scale", measure="new-task-choices", general_in="points", points=points, suggested=taken
+    )
+
+
+def test_the_way_back_is_told_of_the_run_the_point_suggested_and_half_of_the_way_over_seeds() -> None:
+    def scored(way: str, seed: int, gain: float) -> recover.Row:
+        return recover.Row("k", "keep", "lora", way, seed, {}, "2026-11-30", 9.0, curve(gain, -0.06, 0.5))
+
+    told = recover.page([scored("plain", 0, 0.74), scored("plain", 1, 0.76), scored("skip_surprising", 0, 0.0)])
+    whole = next(line for line in told.splitlines() if line.startswith("| lora | plain | 2 |"))
+    assert (
+        "+75.0 [+62.3, +87.7] (+74.0 to +76.0) |  | -6.0" in whole
+        and "| 50/100, 50/100 |" in whole
+        and "+37.5" in whole
+    )
+    assert next(line for line in told.splitlines() if "skip_surprising | 1 |" in line).endswith("| no gain |")
+    assert "| lora | kl | 0 |" in told and "not run" in told
+    assert "| lora | plain | 1 | +76.0 [+75.0, +77.0] |  |" in told
 
 
 def test_a_sample_is_found_without_a_folder_and_a_file_wants_one() -> None:

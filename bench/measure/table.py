@@ -101,7 +101,15 @@ def page(case: cases.Case, wanted: int, rows: list[Row]) -> str:
             lines += ["", f"## {data[0].upper()}{data[1:]}: {count} `{one.title}` ({one.licence})", ""]
             lines += [f"Here {_settings(one.settings)}.", ""] if one.settings else []
             if case.ways:
-                lines += [*ways.table(case, of_data), "", "Each run, with its 95 % interval over questions:", ""]
+                compared = ways.differences(case, of_data)
+                lines += [
+                    *ways.table(case, of_data),
+                    "",
+                    *compared,
+                    *([""] if compared else []),
+                    "Each run, with its 95 % interval over questions:",
+                    "",
+                ]
             lines += _table(of_data)
     return "\n".join(lines) + "\n"
 

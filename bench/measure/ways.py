@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from bench.measure import cases
@@ -25,7 +26,8 @@ def table(case: cases.Case, rows: list[Any]) -> list[str]:
     here = {(one.benchmark, one.family) for row in rows for one in row.figures}
     columns = [one for one in COLUMNS if one[:2] in here]
     lines = [
-        "Mean change over seeds [95 % interval by Student's t, seeds as the unit] (least to greatest).", "",
+        "Mean change over seeds [95 % interval by Student's t, seeds as the unit: it says nothing of other questions, and "
+        "has no width where all seeds came out alike] (least to greatest).", "",
         "| " + " | ".join(["recipe", "way", "seeds", *(name for *_, name, _ in columns), "remark"]) + " |",
         "|" + "---|" * (4 + len(columns)),
     ]  # fmt: skip
@@ -42,20 +44,45 @@ def table(case: cases.Case, rows: list[Any]) -> list[str]:
     return lines
 
 
+def differences(case: cases.Case, rows: list[Any]) -> list[str]:
+    """Return a line for each recipe and way, and each of the first two ways that it is held against: the difference of the
+    mean changes with its 95 % interval (Welch, seeds as the unit); nothing where no way has two seeds. In points alone."""
+    here = {(one.benchmark, one.family) for row in rows for one in row.figures}
+    columns = [one for one in COLUMNS if one[:2] in here and one[-1] == 100]
+    lines = []
+    for recipe, name in itertools.product(case.grid, case.ways):
+        for other in [one for one in list(case.ways)[:2] if list(case.ways).index(one) < list(case.ways).index(name)]:
+            sides = [[row for row in rows if (row.recipe, row.way) == (recipe, way)] for way in (name, other)]
+            if min(map(len, sides)) > 1:
+                cells = [_difference(*(_changes(side, *one[:2]) for side in sides)) for one in columns]
+                lines.append("| " + " | ".join([recipe, f"{name} − {other}", *cells]) + " |")
+    if not lines:
+        return []
+    head = "| " + " | ".join(["recipe", "ways", *(name for *_, name, _ in columns)]) + " |"
+    about = "One way less another, in points [95 % interval by Welch's t, seeds as the unit]."
+    return [about, "", head, "|" + "---|" * (2 + len(columns)), *lines]
+
+
+def _difference(one: list[float], other: list[float]) -> str:
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in statistics.welch(one, other)))
+
+
 def _changes(rows: list[Any], benchmark: str, family: str) -> list[float]:
     return [one.change for row in rows for one in row.figures if (one.benchmark, one.family) == (benchmark, family)]
 
 
 def _cell(rows: list[Any], benchmark: str, family: str, _: str, by: int) -> str:
     values = [by * one for one in _changes(rows, benchmark, family)]
+    return mean(values, 1 if by == 100 else 3)
+
+
+def mean(values: list[float], digits: int) -> str:
+    """Return the mean over seeds, its 95 % interval by Student's t, and the least and the greatest; "" of none."""
     if not values:
         return ""
-    digits = 1 if by == 100 else 3
-    mean, low, high = statistics.t_interval(values)
-    told = f"{mean:+.{digits}f}"
-    if len(values) > 1:
-        told += f" [{low:+.{digits}f}, {high:+.{digits}f}] ({min(values):+.{digits}f} to {max(values):+.{digits}f})"
-    return told
+    middle, low, high = statistics.t_interval(values)
+    told = [f"{one:+.{digits}f}" for one in (middle, low, high, min(values), max(values))]
+    return told[0] if len(values) == 1 else "{} [{}, {}] ({} to {})".format(*told)
 
 
 def _remark(rows: list[Any]) -> str:

@@ -242,6 +242,11 @@ def _kept_bytes(shape: shapes.Shape, setup: Setup, tokens: int, element_bytes: i
     return 64 * 12 * tokens if setup.keep == "kl" else 0
 
 
+def kept_on_disk_bytes(setup: Setup, tokens: float) -> int:
+    """Return what a run keeps on the disk of what its base said of so many tokens: 64 ids and ln q, 4 bytes each."""
+    return round(64 * 8 * tokens) if setup.keep == "kl" and not estimate_setup.asks_base_beside(setup) else 0
+
+
 def _held_bytes(
     shape: shapes.Shape, setup: Setup, trained: int, held: int, element_bytes: int
 ) -> tuple[float, float, float]:

@@ -86,7 +86,7 @@ def _here(run_spec: RunSpec, workspace: Workspace) -> dict[str, Effect]:
             for other, after in changes
             if one.adapter == run_spec.adapter and one.quantize == run_spec.quantize and one.layers == run_spec.layers
             if is_step(one, other) and _without(one, differ) == _without(other, differ)
-            if name != "replay" or (one.train.replay_share > 0) == (run_spec.train.replay_share > 0)
+            if name not in ("replay", "kl") or (one.train.replay_share > 0) == (run_spec.train.replay_share > 0)
         ]
         if pairs:
             mean = statistics.fmean(pairs)
@@ -154,6 +154,12 @@ _Step = Callable[[RunSpec, RunSpec], bool]
 # By remedy: the settings in which a pair differs, and whether one is the other with that remedy.
 _STEPS: dict[str, tuple[tuple[str, ...], _Step]] = {
     "replay": (("train.replay_share",), lambda one, other: other.train.replay_share > one.train.replay_share),
+    "kl": (
+        ("objective_args.keep", "train.replay_share"),
+        lambda one, other: (
+            (one.objective_args.keep, other.objective_args.keep) == ("plain", "kl") and not other.train.replay_share
+        ),
+    ),
     "rate": (("train.learning_rate",), lambda one, other: other.train.learning_rate < one.train.learning_rate),
     "rank": (
         ("adapter_args.rank", "adapter_args.alpha"),

@@ -195,12 +195,8 @@ def _check_devices(checks: _Checks) -> None:
 
 
 def _check_objective_args(checks: _Checks) -> None:
-    args, objective, least, most = (
-        checks.spec.objective_args,
-        checks.objective,
-        objectives.LEAST_BETA,
-        objectives.MOST_BETA,
-    )
+    args, objective = checks.spec.objective_args, checks.objective
+    least, most = objectives.LEAST_BETA, objectives.MOST_BETA
     if objective.has_reference and args.beta and not least <= args.beta <= most:
         checks.fault("beta-range", "objective_args.beta", beta=args.beta, least=least, most=most)
     if objective.weighs_labels and args.weights is not None and (len(args.weights) != 2 or min(args.weights) <= 0):
@@ -404,8 +400,8 @@ def _check_disk(checks: _Checks) -> None:
     base, root = checks.base, checks.workspace.root
     if not base.weights_bytes or not base.parameters:
         return
-    full = FULL_BYTES_PER_PARAMETER * base.parameters
-    needed = SPARE_BYTES + (full if checks.spec.adapter == "full" else base.weights_bytes // 10)
+    made = FULL_BYTES_PER_PARAMETER * base.parameters if checks.spec.adapter == "full" else base.weights_bytes // 10
+    needed = SPARE_BYTES + made + checks.plan.kept_bytes
     place = next((one for one in (root, root.parent) if one.exists()), "/")
     free = shutil.disk_usage(place).free
     if free < needed:

@@ -19,7 +19,7 @@ from engine.plan import steps as planned_steps
 from engine.plan.targets import Target
 from engine.render import NoTokenizer
 from engine.spec import OBJECTIVES, RunSpec, counts, recipes
-from engine.words import Problem, Text
+from engine.words import Problem, Text, later
 from engine.workspace import Workspace
 
 # Tokens of a row when no data is there to count: a question with a short answer.
@@ -127,7 +127,25 @@ class Plan:
         """How many that are, and why, in words; and what is asked afterwards where not everything is."""
         if not self.rows:
             return []
-        return [*planned_steps.notes(self.spec.train, self.rows), *bounded_scoring.notes(self.spec, self._questions)]
+        steps = planned_steps.notes(self.spec.train, self.rows)
+        if kept := self.kept_bytes:
+            steps.append(
+                later(
+                    "What the base says of the rows is kept on the disk while the run goes on: at most {size}.",
+                    size=memory.size_words(kept),
+                )
+            )
+        return [*steps, *bounded_scoring.notes(self.spec, self._questions)]
+
+    @property
+    def kept_bytes(self) -> int:
+        """The most that is kept of what the base says of the rows, for a run that is held to it while its weights move: as
+        if each token of each row were an answer's, and no row the same as another. 0 where nothing is kept or known."""
+        train = self.spec.train
+        if not self.rows or self._lengths is None:
+            return 0
+        general = math.ceil(train.epochs) * counts.replayed_rows(train, self.rows) * (self._longest_general or 0)
+        return memory.kept_on_disk_bytes(self._asked, self.rows * min(self._lengths.mean, train.max_length) + general)
 
     @property
     def rows_per_step(self) -> int:

@@ -30,7 +30,7 @@ from transformers.utils.generic import ModelOutput
 from engine import events
 from engine.render import Encoded, skipped
 from engine.render.encode import IGNORED
-from engine.runs import failures
+from engine.runs import checkpoints, failures
 from engine.train import adapters, head, keep_losses, parts, ranks
 from engine.train.run import Run
 from engine.words import Problem, later
@@ -63,7 +63,7 @@ def prepare(run: Run) -> None:
     elif keeps_rows(run):
         rows = [*run.rows.train, *(row for epoch in run.rows.replay for row in epoch)]
         with ranks.one_after_the_first():
-            if not _is_of(rows, run.run_dir / REFERENCE):
+            if not _says_all(run.run_dir / REFERENCE, rows):
                 _write_reference(run, rows)
 
 
@@ -93,27 +93,36 @@ class Logits:
 
 
 @torch.no_grad()
-def ask(run: Run, rows: Sequence[Encoded], take: Callable[[int, torch.Tensor, torch.Tensor], None]) -> bool:
-    """Hand to `take` the number of each row, the logits of its trained tokens and these; return False where a stop was asked
-    for in the midst of it. Rows of like length go through the model together."""
+def ask(
+    run: Run, rows: Sequence[Encoded], of: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]],
+    take: Callable[..., None],
+) -> bool:  # fmt: skip
+    """Hand to `take` the number of each row and what `of` makes of the logits of its trained tokens and of these, made for
+    CHUNK_TOKENS at a time as in the training: those of a long row would fill a card. Rows of like length go through the
+    model together. Return False where a stop was asked for in the midst of it, which a run that goes on does not hear: it
+    trains a step before it stops, for which it has to know."""
     model, logits = run.model, Logits(run.model)
     order = sorted(range(len(rows)), key=lambda at: len(rows[at].input_ids))
     batch, was_training = max(1, run.spec.train.batch_size), model.training
+    hears = not ranks.launched() and checkpoints.last_checkpoint(run.run_dir) is None
     run.told.begin("loading", "keep", total=len(rows))
     model.eval()
     try:
         for start in range(0, len(order), batch):
-            if not ranks.launched() and run.stop.asked():
+            if hears and run.stop.asked():
                 return False
             some = order[start : start + batch]
-            _ask(model, logits, [rows[at] for at in some], lambda at, *told, some=some: take(some[at], *told))
+            for at, told in zip(some, _ask(model, logits, [rows[at] for at in some], of), strict=True):
+                take(at, *told)
             run.told.upto(min(len(rows), start + batch))
     finally:
         model.train(was_training)
     return True
 
 
-def _ask(model: Any, logits: Logits, rows: Sequence[Encoded], take: Callable[..., None]) -> None:
+def _ask(
+    model: Any, logits: Logits, rows: Sequence[Encoded], of: Callable[..., tuple[torch.Tensor, ...]]
+) -> Iterator[list[torch.Tensor]]:  # fmt: skip
     longest = max(len(row.input_ids) for row in rows)
     device = model.get_input_embeddings().weight.device
     ids, seen = (torch.zeros(len(rows), longest, dtype=torch.long) for _ in range(2))
@@ -124,7 +133,12 @@ def _ask(model: Any, logits: Logits, rows: Sequence[Encoded], take: Callable[...
     for at, row in enumerate(rows):
         labels = torch.tensor(row.labels[1:], device=device)
         trained = labels != IGNORED
-        take(at, logits.of(states[at, : len(labels)][trained]).float(), labels[trained])
+        here, targets, size = states[at, : len(labels)][trained], labels[trained], keep_losses.CHUNK_TOKENS
+        parts_of = [
+            of(logits.of(here[start : start + size]).float(), targets[start : start + size])
+            for start in range(0, max(1, len(targets)), size)
+        ]
+        yield [torch.cat(one) for one in zip(*parts_of, strict=True)]
 
 
 # --- skip_surprising ---------------------------------------------------------------------------------------------------
@@ -133,7 +147,7 @@ def _ask(model: Any, logits: Logits, rows: Sequence[Encoded], take: Callable[...
 def _without_surprising(run: Run) -> Any:
     """Return the rows without the tokens that surprise the base; general rows stay whole: they are there to be kept."""
     with ranks.one_after_the_first():
-        if not _is_whole(run.run_dir) and not _find_surprising(run):
+        if not _is_whole(run.run_dir, run.rows.train) and not _find_surprising(run):
             return run.rows
     about = skipped.about(run.run_dir)
     assert about is not None
@@ -158,14 +172,15 @@ def _without_surprising(run: Run) -> Any:
     return run.rows._replace(train=kept, about=[*run.rows.about, *notes])
 
 
-def _is_whole(run_dir: Path) -> bool:
-    """Whether all that was found can be read; else it is found again, by the base as it was, which a run that goes on has
-    before it takes up its checkpoint."""
+def _is_whole(run_dir: Path, rows: Sequence[Encoded]) -> bool:
+    """Whether what was found is there, whole and of these rows; else it is found again, by the base as it was, which a run
+    that goes on has before it takes up its checkpoint."""
     try:
-        skipped.places(run_dir)
-        return skipped.about(run_dir) is not None
+        about, at = skipped.about(run_dir), skipped.places(run_dir)
     except (OSError, Unreadable):
         return False
+    tokens, out = sum(row.trained_tokens for row in rows), sum(len(at.get(skipped.key(row), ())) for row in rows)
+    return about is not None and (about.tokens, about.skipped) == (tokens, out)
 
 
 def _find_surprising(run: Run) -> bool:
@@ -174,8 +189,10 @@ def _find_surprising(run: Run) -> bool:
     places: dict[str, list[int]] = {}
     counts = {"tokens": 0, "skipped": 0, "rows": 0}
 
-    def take(at: int, logits: torch.Tensor, targets: torch.Tensor) -> None:
-        lost = torch.nn.functional.cross_entropy(logits, targets, reduction="none") > math.log(SURPRISING)
+    def of(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor]:
+        return (torch.nn.functional.cross_entropy(logits, targets, reduction="none") > math.log(SURPRISING),)
+
+    def take(at: int, lost: torch.Tensor) -> None:
         trained = [place for place, label in enumerate(rows[at].labels) if place and label != IGNORED]
         out = [place for place, is_lost in zip(trained, lost.tolist(), strict=True) if is_lost]
         places[skipped.key(rows[at])] = out
@@ -183,7 +200,7 @@ def _find_surprising(run: Run) -> bool:
         counts["skipped"] += len(out)
         counts["rows"] += len(out) == len(trained)
 
-    if not ask(run, rows, take):
+    if not ask(run, rows, of, take):
         return False
     skipped.write(run.run_dir, skipped.About(threshold=SURPRISING, **counts), places)
     return True
@@ -208,65 +225,62 @@ class Kept(msgspec.Struct, frozen=True):
     rows: list[Row]
 
 
-def _different(rows: Sequence[Encoded]) -> dict[str, Encoded]:
-    """Return each different row once, by its key."""
-    return {skipped.key(row): row for row in rows if row.trained_tokens}
+IDS, TOLD = "ids", "log_probabilities"
 
 
-def _laid_out(different: dict[str, Encoded]) -> list[Row]:
-    """Return where each row stands in the two files."""
-    found, total = [], 0
-    for name, row in different.items():
-        found.append(Row(name, total, row.trained_tokens))
-        total += row.trained_tokens
-    return found
-
-
-def _is_of(rows: Sequence[Encoded], folder: Path) -> bool:
-    """Whether a folder holds, whole, what the base says of these rows; else it is asked again, as it was: a run that goes on
-    has not taken up its checkpoint yet."""
+def _opened(folder: Path) -> tuple[dict[str, Row], numpy.ndarray, numpy.ndarray]:
+    """Return the rows that a reference knows and its two files, mapped. Raises OSError or ValueError where one is not
+    whole."""
     kept = find_struct(folder / "rows.json", Kept)
-    if kept is None or kept.rows != _laid_out(_different(rows)):
-        return False
+    if kept is None:
+        raise FileNotFoundError(folder / "rows.json")
+    shape = (kept.tokens, kept.width)
+    ids = numpy.memmap(folder / IDS, numpy.int32, "r", shape=shape)
+    return {one.row: one for one in kept.rows}, ids, numpy.memmap(folder / TOLD, numpy.float32, "r", shape=shape)
+
+
+def _says_all(folder: Path, rows: Sequence[Encoded]) -> bool:
+    """Whether a reference is whole and knows each of these rows."""
     try:
-        shapes = [numpy.load(folder / name, mmap_mode="r").shape for name in ("ids.npy", "log_probabilities.npy")]
-    except (OSError, ValueError, EOFError):
+        known, *_ = _opened(folder)
+    except (OSError, ValueError):
         return False
-    return shapes == 2 * [(kept.tokens, kept.width)]
+    told = (known.get(skipped.key(row)) for row in rows if row.trained_tokens)
+    return all(one is not None for one in told)
 
 
 def _write_reference(run: Run, rows: Sequence[Encoded]) -> None:
     """Keep what the base says of each different row, in two files that are read where they lie: ids and ln q', 8 bytes for
     each of KEPT_TOP tokens, so half a KiB a trained token. Written beside their place and renamed."""
-    different = _different(rows)
-    laid_out = _laid_out(different)
-    total = sum(one.tokens for one in laid_out)
+    different = list({skipped.key(row): row for row in rows if row.trained_tokens}.items())
+    starts, total = [], 0
+    for _, row in different:
+        starts.append(total)
+        total += row.trained_tokens
     width = min(keep_losses.KEPT_TOP, run.model.get_output_embeddings().weight.shape[0] - 1)
     partial, target = run.run_dir / f"{REFERENCE}.partial", run.run_dir / REFERENCE
-    for old in (partial, target):
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    shape = (total, width)
-    ids = numpy.lib.format.open_memmap(partial / "ids.npy", "w+", numpy.int32, shape)
-    told = numpy.lib.format.open_memmap(partial / "log_probabilities.npy", "w+", numpy.float32, shape)
-
-    def take(at: int, logits: torch.Tensor, targets: torch.Tensor) -> None:
-        here = slice(laid_out[at].start, laid_out[at].start + len(targets))
-        found, values = keep_losses.kept_of_base(logits, targets)
-        ids[here], told[here] = found[:, :width].cpu().numpy(), values[:, :width].cpu().numpy()
-
     try:
-        if not ask(run, list(different.values()), take):
-            shutil.rmtree(partial, ignore_errors=True)
-            return
-        ids.flush()
-        told.flush()
-        write_atomically(partial / "rows.json", msgspec.json.encode(Kept(width, total, laid_out)))
+        # Written and not mapped: a map that a full disk cannot hold ends the process without a word.
+        with (partial / IDS).open("wb") as ids, (partial / TOLD).open("wb") as told:
+
+            def take(at: int, *said: torch.Tensor) -> None:
+                for file, found, kind in zip((ids, told), said, ("<i4", "<f4"), strict=True):
+                    file.seek(4 * width * starts[at])
+                    file.write(found[:, :width].cpu().numpy().astype(kind).tobytes())
+
+            if not ask(run, [row for _, row in different], keep_losses.kept_of_base, take):
+                shutil.rmtree(partial, ignore_errors=True)
+                return
+        rows_told = [Row(name, start, row.trained_tokens) for (name, row), start in zip(different, starts, strict=True)]
+        write_atomically(partial / "rows.json", msgspec.json.encode(Kept(width, total, rows_told)))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # on a full disk: room for the reason
         raise
+    shutil.rmtree(target, ignore_errors=True)  # not whole, or of other rows
     partial.rename(target)
-    size = f"{(ids.nbytes + told.nbytes) / 2**20:.1f}"
+    size = f"{8 * width * total / 2**20:.1f}"
     run.log.append(
         events.Log(
             text=later(
@@ -277,6 +291,11 @@ def _write_reference(run: Run, rows: Sequence[Encoded]) -> None:
     )  # fmt: skip
 
 
+def forget(run: Run) -> None:
+    """Remove what the base said, of a run that is finished: it is of the size of a checkpoint, and nothing asks it again."""
+    shutil.rmtree(run.run_dir / REFERENCE, ignore_errors=True)
+
+
 class WithReference:
     """Goes before a collator: adds to a batch what the base said of its trained tokens, in their order. A batch of which it
     said nothing, as one that is held out, stays as it is."""
@@ -284,11 +303,8 @@ class WithReference:
     def __init__(self, inner: Any, folder: Path, *, made_up: bool):
         self._inner, self._made_up = inner, made_up
         self.pad_token_id = inner.pad_token_id
-        kept = find_struct(folder / "rows.json", Kept)
-        self._rows = {} if kept is None else {one.row: one for one in kept.rows}
-        if kept is not None:
-            self._ids = numpy.load(folder / "ids.npy", mmap_mode="r")
-            self._told = numpy.load(folder / "log_probabilities.npy", mmap_mode="r")
+        if not made_up:
+            self._rows, self._ids, self._told = _opened(folder)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch = self._inner(rows)
@@ -347,7 +363,8 @@ def hook(run: Run, trainer: Any) -> None:
 
     forward.__signature__ = inspect.signature(plain)  # pyright: ignore[reportFunctionMemberAccess] - the trainer reads it
     own.forward = types.MethodType(forward, own)
-    if keeps_rows(run):
+    is_kept = keeps_rows(run)
+    if is_kept:
         trainer.data_collator = WithReference(trainer.data_collator, run.run_dir / REFERENCE, made_up=run.only_probes)
     weight = run.spec.objective_args.beta or KL_WEIGHT
     compute = trainer.compute_loss
@@ -355,8 +372,8 @@ def hook(run: Run, trainer: Any) -> None:
     def compute_loss(model: Any, inputs: dict[str, Any], *args: Any, **settings: Any) -> Any:
         kept = [inputs.pop(name, None) for name in ("base_ids", "base_told")]
         if trainer.model.training:
-            if keeps_rows(run) and kept[0] is None:
-                raise RuntimeError("rows that train are missing from what the base said of them")
+            if is_kept and kept[0] is None:  # the model as it is by now would be held to itself
+                raise RuntimeError("a row is trained of which the base was not asked")
             inputs["keep"] = _given(way, weight, trainer, plain, logits, inputs, kept)
         return compute(model, inputs, *args, **settings)
 

@@ -30,6 +30,7 @@ from engine.train import (
     backend,
     best,
     export,
+    keep,
     load,
     moved,
     objectives,
@@ -98,6 +99,7 @@ def carry_out(run: Run) -> int:
     # What was made is saved whole; the checkpoints have done their work.
     shutil.rmtree(run.run_dir / "checkpoints", ignore_errors=True)
     shutil.rmtree(run.run_dir / "cache", ignore_errors=True)
+    keep.forget(run)
     if not ranks.launched():  # estimates are for one process
         probe.record(
             run, trained.tried, trained.trainer, baseline_bytes=baseline_bytes, peak_bytes=trained.peak_bytes,

@@ -49,8 +49,8 @@ def names(spec: RunSpec, workspace: Workspace | None = None) -> list[str]:
 
 def test_more_replay_is_not_offered_where_it_was_measured_to_change_nothing() -> None:
     """README: LoRA loses as much at 30 % of general rows as at 10 %."""
-    assert names(run_of(share=0.0))[:3] == ["freeze", "oft", "replay"]
-    assert names(run_of(share=0.1)) == ["freeze", "rank", "rate"]
+    assert names(run_of(share=0.0))[:4] == ["kl", "freeze", "oft", "replay"]
+    assert names(run_of(share=0.1)) == ["kl", "freeze", "rank", "rate"]
     assert not any("strongest" in one.effect.lower() for one in remedies.of(run_of(share=0.1)))
 
 
@@ -73,6 +73,24 @@ def test_pairs_of_runs_of_this_home_count_before_the_starters(workspace) -> None
     assert found["rate"].points == pytest.approx((2 + 4) / 2)
     other = msgspec.structs.replace(plain, dataset=schema.DatasetRef("e" * 64))
     assert names(other, workspace) == names(other)  # runs on other rows say nothing of these
+
+
+def test_being_held_to_the_base_is_offered_where_a_run_can_be_and_counts_pairs_of_it(workspace: Workspace) -> None:
+    plain, held = run_of(share=0.1), schema.ObjectiveArgs(keep="kl")
+    found = {one.name: one for one in remedies.of(plain)}["kl"]
+    assert found.changes == {"objective_args.keep": "kl", "train.replay_share": 0.0} and "3 seeds" in found.measured
+    assert found.points == pytest.approx(2.1)  # against 10 % of general rows, as this run has them
+    others: tuple[dict[str, Any], ...] = (
+        {"objective_args": held}, {"machine": schema.Machine(backend="unsloth")}, {"machine": schema.Machine(devices=2)},
+        {"objective": "dpo"},
+    )  # fmt: skip
+    assert not any("kl" in names(run_of(**other)) for other in others)
+    assert "kl" in names(run_of("oft")) and "kl" not in names(run_of("oft", share=0.1))  # less than a point
+    scored(workspace, 1, plain, 80)
+    scored(workspace, 2, run_of(objective_args=held), 95)
+    scored(workspace, 3, run_of(share=0.3, objective_args=held), 70)  # with general rows too: another thing
+    best = remedies.best(remedies.of(plain, workspace))
+    assert best is not None and best.name == "kl" and best.points == pytest.approx(15)
 
 
 def test_only_what_runs_of_this_home_support_is_the_one_to_take(workspace: Workspace) -> None:

@@ -72,7 +72,7 @@ def sft(**changes) -> RunSpec:
 
 def test_remedies_change_one_thing_and_name_their_source():
     found = {one.name: one for one in remedies.of(sft())}
-    assert set(found) == {"replay", "rank", "rate", "oft", "freeze"}
+    assert set(found) == {"replay", "kl", "rank", "rate", "oft", "freeze"}
     assert found["replay"].changes == {"train.replay_share": 0.1}
     assert found["rank"].changes == {"adapter_args.rank": 8, "adapter_args.alpha": 16}
     assert found["rate"].changes["train.learning_rate"] == pytest.approx(0.25 * schema.Train().learning_rate)

@@ -512,3 +512,20 @@ def test_keeping_more_is_for_sft_on_one_device_and_for_bases_without_experts(wor
     assert "keep-experts" in rules(workspace, mixed, data, objective_args__keep="kl")
     assert "keep-experts" not in rules(workspace, mixed, data, objective_args__keep="skip_surprising")
     assert "targets-no-feed-forward" in rules(workspace, mixed, data, adapter_args__target_modules="feed-forward")
+
+
+def test_what_the_base_says_is_counted_on_the_disk_and_said_before_start(workspace, base, monkeypatch):
+    data, keep = add(workspace, PAIRS), {"objective_args.keep": "kl", "train.replay_share": 0.0}
+
+    def plan_of(recipe: str, **changed: Any) -> plans.Plan:
+        return plans.make(workspace, recipe, base=base, dataset=data, overrides={**keep, **changed})
+
+    plan = plan_of("full")
+    assert plan.rows and plan.kept_bytes >= 64 * 8 * plan.rows
+    assert any("kept on the disk" in str(note) for note in plan.step_notes)
+    assert plan_of("full", **{"train.replay_share": 0.5}).kept_bytes > plan.kept_bytes
+    for other in (plan_of("full", **{"objective_args.keep": "plain"}), plan_of("lora")):  # the adapter off is the base
+        assert other.kept_bytes == 0 and not any("kept on the disk" in str(note) for note in other.step_notes)
+    disk(monkeypatch, checks.SPARE_BYTES + checks.FULL_BYTES_PER_PARAMETER * (plan.base.parameters or 0))
+    assert rules(workspace, base, data, "full") == []
+    assert rules(workspace, base, data, "full", objective_args__keep="kl") == ["disk-too-small"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from engine.render import Encoded, skipped
 from engine.render.encode import IGNORED
-from engine.runs import failures
+from engine.runs import checkpoints, failures
 from engine.spec import OBJECTIVES
 from engine.train import keep, keep_losses, oft
 from engine.train.objectives import common, sft
@@ -177,24 +178,31 @@ def rows(lengths: list[int], seed: int = 0) -> list[Encoded]:
     return found
 
 
+def run_of(
+    tmp_path: Path, way: str, model: Any, *, adapter: str = "lora", beta: float | None = None, train: Any = None
+) -> Any:
+    """A run of a model that has not begun to train."""
+    tmp_path.mkdir(exist_ok=True)
+    spec = SimpleNamespace(
+        objective_args=SimpleNamespace(keep=way, beta=beta), adapter=adapter, objective="sft",
+        adapter_args=SimpleNamespace(continues=False), train=SimpleNamespace(batch_size=2, seed=0),
+    )  # fmt: skip
+    told: dict[str, Any] = {"train": train or rows([9, 14, 6, 11]), "replay": [], "about": []}
+    return SimpleNamespace(
+        spec=spec, run_dir=tmp_path, only_probes=False, model=model, log=SimpleNamespace(append=lambda _: None),
+        stop=SimpleNamespace(asked=lambda: False), told=SimpleNamespace(begin=lambda *_, **__: 0, upto=lambda *_: 0),
+        rows=SimpleNamespace(**told, _replace=lambda **new: SimpleNamespace(**{**told, **new})),
+        objective=OBJECTIVES["sft"],
+    )  # fmt: skip
+
+
 def trainer_of(
     tmp_path: Path, way: str, *, adapter: str = "lora", batch: int = 4, accumulation: int = 1, packed: bool = False,
     loss: str = "chunked_nll", checkpointing: bool = False, bf16: bool = False, beta: float | None = None,
 ) -> tuple[Any, Any]:  # fmt: skip
     """A trainer of a model that has moved from its base, and its run."""
-    tmp_path.mkdir(exist_ok=True)
-    torch.manual_seed(3)
-    model: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZE))
-    told: list[Any] = []
-    spec = SimpleNamespace(
-        objective_args=SimpleNamespace(keep=way, beta=beta), adapter=adapter, objective="sft",
-        adapter_args=SimpleNamespace(continues=False), train=SimpleNamespace(batch_size=2, seed=0),
-    )  # fmt: skip
-    run: Any = SimpleNamespace(
-        spec=spec, run_dir=tmp_path, only_probes=False, model=model, log=SimpleNamespace(append=told.append),
-        stop=SimpleNamespace(asked=lambda: False), told=SimpleNamespace(begin=lambda *_, **__: 0, upto=lambda *_: 0),
-        rows=SimpleNamespace(train=rows([9, 14, 6, 11]), replay=[]), objective=OBJECTIVES["sft"],
-    )  # fmt: skip
+    model = base_model()
+    run = run_of(tmp_path, way, model, adapter=adapter, beta=beta)
     keep.prepare(run)
     if adapter == "lora":
         model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -255,9 +263,16 @@ def base_model() -> Any:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZE)).eval()
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["filled up", "end to end"])
-@pytest.mark.parametrize("loss", ["chunked_nll", "nll"])
-@pytest.mark.parametrize(("way", "adapter"), [("entropy", "full"), ("kl", "lora"), ("kl", "full"), ("kl", "oft")])
+@pytest.mark.parametrize(
+    ("way", "adapter", "loss", "packed"),
+    [
+        ("entropy", "full", "chunked_nll", True), ("kl", "lora", "chunked_nll", True), ("kl", "lora", "nll", False),
+        ("kl", "full", "chunked_nll", False), ("kl", "oft", "chunked_nll", True),
+        *(pytest.param(*one, "nll", False, marks=pytest.mark.slow) for one in (("entropy", "full"), ("kl", "full"))),
+        pytest.param("kl", "full", "chunked_nll", True, marks=pytest.mark.slow),
+        pytest.param("kl", "lora", "chunked_nll", False, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_a_training_step_has_the_loss_of_the_equation(
     tmp_path: Path, way: str, adapter: str, loss: str, packed: bool
 ) -> None:
@@ -267,24 +282,17 @@ def test_a_training_step_has_the_loss_of_the_equation(
     assert found.item() == pytest.approx(slow, abs=1e-5)
 
 
-@pytest.mark.parametrize(("way", "adapter"), [("entropy", "lora"), ("kl", "lora"), ("kl", "full")])
-def test_two_micro_batches_add_up_to_one_batch(tmp_path: Path, way: str, adapter: str) -> None:
-    made, _ = trainer_of(tmp_path, way, adapter=adapter)
-    items = sum(label != IGNORED for row in made.train_dataset for label in row["labels"][1:])
-    parts = loss_of(made, items, [0, 1]) + loss_of(made, items, [2, 3])
-    assert parts.item() == pytest.approx(loss_of(made, items, [0, 1, 2, 3]).item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("way", "adapter"), [("entropy", "full"), ("kl", "lora"), ("kl", "full")])
+@pytest.mark.parametrize(
+    ("way", "adapter"), [pytest.param("entropy", "full", marks=pytest.mark.slow), ("kl", "lora"), ("kl", "full")]
+)
 def test_a_step_is_the_same_in_one_batch_in_two_and_with_layers_computed_twice(
-    tmp_path: Path, way: str, adapter: str, checkpointing: bool
+    tmp_path: Path, way: str, adapter: str
 ) -> None:
     moved = []
     for number, (batch, accumulation) in enumerate([(4, 1), (2, 2)]):
         made, _ = trainer_of(
             tmp_path / str(number), way, adapter=adapter, batch=batch, accumulation=accumulation,
-            checkpointing=checkpointing and number == 1,
+            checkpointing=number == 1,
         )  # fmt: skip
         made.train()
         moved.append(torch.cat([one.detach().flatten() for one in made.model.parameters() if one.requires_grad]))
@@ -318,6 +326,7 @@ def test_the_adapter_trains_on_after_the_base_was_asked_through_it(tmp_path: Pat
     assert not [name for name, one in made.model.named_parameters() if "lora" not in name and one.requires_grad]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "adapter"), [("entropy", "lora"), ("kl", "lora"), ("kl", "full")])
 def test_rounding_to_bf16_moves_the_loss_by_little(tmp_path: Path, way: str, adapter: str) -> None:
     made, _ = trainer_of(tmp_path, way, adapter=adapter, bf16=True)
@@ -392,13 +401,7 @@ def likely_rows(base: Any) -> list[Encoded]:
 
 
 def prepared(tmp_path: Path, base: Any, train: list[Encoded]) -> Any:
-    made, run = trainer_of(tmp_path, "plain")
-    del made
-    about: list[Any] = []
-    told = {"train": train, "replay": [], "about": about}
-    run.rows = SimpleNamespace(**told, _replace=lambda **new: SimpleNamespace(**{**told, **new}))
-    run.model, run.spec.objective_args.keep = base, "skip_surprising"
-    return run
+    return run_of(tmp_path, "skip_surprising", base, train=train)
 
 
 def test_tokens_that_surprise_the_base_are_left_out_and_are_kept_with_the_run(tmp_path: Path, sure_base: Any) -> None:
@@ -424,11 +427,19 @@ def test_a_run_that_goes_on_leaves_out_the_same_whatever_its_model_says_by_then(
     assert again.rows.train == run.rows.train
 
 
-def test_places_that_cannot_be_read_are_found_again(tmp_path: Path, sure_base: Any) -> None:
+@pytest.mark.parametrize("damage", ["no json", "a line less", "of other rows"])
+def test_places_that_are_not_whole_are_found_again(tmp_path: Path, sure_base: Any, damage: str) -> None:
     run = prepared(tmp_path, sure_base, likely_rows(sure_base))
     keep.prepare(run)
     whole = (tmp_path / skipped.NAME).read_text()
-    (tmp_path / skipped.NAME).write_text(whole.splitlines()[0] + "\nno json\n")
+    lines = whole.splitlines()
+    if damage == "no json":
+        lines[-1] = "no json"
+    elif damage == "a line less":
+        del lines[-1]
+    else:
+        lines = [lines[0], *(line.replace('"row":"', '"row":"x') for line in lines[1:])]
+    (tmp_path / skipped.NAME).write_text("\n".join([*lines, ""]))
     again = prepared(tmp_path, sure_base, likely_rows(sure_base))
     keep.prepare(again)
     assert (tmp_path / skipped.NAME).read_text() == whole and again.rows.train == run.rows.train
@@ -455,19 +466,74 @@ def test_a_stop_while_the_base_is_asked_leaves_nothing_half_found(tmp_path: Path
     assert not (tmp_path / skipped.NAME).exists() and not list(tmp_path.glob("reference*"))
 
 
+def said_of(folder: Path, train: list[Encoded]) -> tuple[Any, Any]:
+    collator = keep.WithReference(DataCollatorForLanguageModeling(0), folder, made_up=False)
+    batch = collator([{"input_ids": row.input_ids, "labels": row.labels} for row in train])
+    return batch["base_ids"], batch["base_told"]
+
+
 def test_a_run_that_goes_on_is_held_to_what_its_base_said_at_the_start(tmp_path: Path) -> None:
-    made, run = trainer_of(tmp_path, "kl", adapter="full")
-    first, written = loss_of(made).item(), (tmp_path / "reference" / "ids.npy").stat().st_mtime_ns
+    run = run_of(tmp_path, "kl", base_model(), adapter="full")
+    keep.prepare(run)
+    some, written = [run.rows.train[at] for at in (2, 0)], (tmp_path / "reference" / "ids").stat().st_mtime_ns
     run.model = None  # not asked
     keep.prepare(run)
-    again = keep.WithReference(DataCollatorForLanguageModeling(0), tmp_path / "reference", made_up=False)
-    batch = again([made.train_dataset[at] for at in (2, 0)])
-    trained = sum(label != IGNORED for at in (2, 0) for label in made.train_dataset[at]["labels"][1:])
-    assert len(batch["base_ids"]) == len(batch["base_told"]) == trained
-    assert (tmp_path / "reference" / "ids.npy").stat().st_mtime_ns == written and first > 0
+    told = said_of(tmp_path / "reference", some)
+    assert [len(one) for one in told] == [sum(row.trained_tokens for row in some)] * 2
+    assert (tmp_path / "reference" / "ids").stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("name", ["rows.json", "ids.npy", "log_probabilities.npy"])
+@pytest.mark.parametrize("damage", ["all", "rows.json", "ids", "cut", "of other rows"])
+def test_what_the_base_said_is_asked_for_again_where_it_is_not_whole(tmp_path: Path, damage: str) -> None:
+    run, folder = run_of(tmp_path, "kl", base_model(), adapter="full"), tmp_path / "reference"
+    keep.prepare(run)
+    before = said_of(folder, run.rows.train)
+    if damage == "cut":
+        (folder / "log_probabilities").write_bytes((folder / "log_probabilities").read_bytes()[:-4])
+    elif damage == "of other rows":
+        shutil.rmtree(folder)
+        keep.prepare(run_of(tmp_path, "kl", base_model(), adapter="full", train=rows([9, 14, 6, 12])))
+    elif damage == "all":
+        shutil.rmtree(folder)
+    else:
+        (folder / damage).unlink()
+    keep.prepare(run)
+    assert all(torch.equal(*pair) for pair in zip(before, said_of(folder, run.rows.train), strict=True))
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["reference"]
+
+
+def test_a_long_row_is_asked_about_in_parts_that_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(tmp_path / "whole", "kl", base_model(), adapter="full")
+    keep.prepare(run)
+    most: list[int] = []
+    monkeypatch.setattr(keep_losses, "CHUNK_TOKENS", 3)
+    kept = keep_losses.kept_of_base
+    monkeypatch.setattr(keep_losses, "kept_of_base", lambda base, at: (most.append(len(at)), kept(base, at))[1])
+    again = run_of(tmp_path / "parts", "kl", base_model(), adapter="full")
+    keep.prepare(again)
+    pairs = zip(*(said_of(one.run_dir / "reference", run.rows.train) for one in (run, again)), strict=True)
+    assert max(most) == 3 and all(torch.allclose(*pair) for pair in pairs)
+
+
+def test_a_row_that_the_base_was_not_asked_about_is_never_held_to_the_model_itself(tmp_path: Path) -> None:
+    made, _ = trainer_of(tmp_path, "kl", adapter="full")
+    stranger = sft.as_dataset(rows([7], seed=9))
+    with pytest.raises(RuntimeError, match="was not asked"):
+        made.compute_loss(made.model.train(), made._prepare_inputs(made.data_collator([stranger[0]])))
+
+
+def test_a_run_that_goes_on_asks_its_base_to_the_end_also_where_it_is_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It trains a step before it hears of it."""
+    run = run_of(tmp_path, "kl", base_model(), adapter="full")
+    monkeypatch.setattr(checkpoints, "last_checkpoint", lambda _: tmp_path)
+    run.stop.asked = lambda: True
+    keep.prepare(run)
+    assert (tmp_path / "reference").is_dir()
+
+
+@pytest.mark.parametrize("name", ["rows.json", "ids", "log_probabilities"])
 def test_a_damaged_part_of_what_the_base_said_is_asked_again(tmp_path: Path, name: str) -> None:
     """Without it full weights would be held to nothing but themselves, and nobody would see it."""
     _, run = trainer_of(tmp_path, "kl", adapter="full")
