@@ -86,6 +86,11 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
         alt=t("Changes of each run"),
     )
     st.caption(t("Change of each run against its base, with the 95 % interval."))
+    _downloads(points)
+
+
+def _downloads(points: list[frontier.Point]) -> None:
+    """Offer where the runs stand as files."""
     figures = [msgspec.structs.asdict(point) for point in points]
     with st.container(horizontal=True):
         flat = [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in one.items()} for one in figures]

@@ -110,7 +110,7 @@ def _offer(workspace: Workspace, run_id: str, intruders: bool) -> None:
         text = t("This run is asked again with {n} shares of each intruder dimension taken away: {time}.",
                  n=len(points), time=time)  # fmt: skip
     st.write(_ui.plain(text))
-    if st.button(t("Score the way back"), type="primary", key="score_way"):
+    if st.button(t("Score the way back"), key="score_way"):
         _start(workspace, run_id, intruders=intruders)
 
 
@@ -215,7 +215,7 @@ def _here(workspace: Workspace, curve: Curve, at: float) -> None:
         if st.button(t("Chat at this point"), icon=":material/chat:", key="chat_here"):
             way = {"way": "intruders"} if intruders else {}
             _ui.go("chat", run=curve.run, at=f"{at:g}", **way)
-        if st.button(t("Save this point"), type="primary", icon=":material/save:", key="save_point"):
+        if st.button(t("Save this point"), icon=":material/save:", key="save_point"):
             save(workspace, curve.run, at, intruders=intruders)
         if point is None and st.button(t("Score this point too"), key="score_here"):
             _start(

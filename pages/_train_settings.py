@@ -117,7 +117,7 @@ def _dial(plain: Plan, overrides: dict[str, Any]) -> None:
         list(options),
         index=list(options).index(value if value in options else OWN),
         horizontal=True,
-        format_func=lambda word: options[word],
+        format_func=lambda word: _ui.plain(options[word]),
         key=f"dial~{form}",
         help=_ui.plain(_about_dial(words, toy)),
     )

@@ -275,10 +275,11 @@ def choose_blocks(
         return "", later("little is at stake")
     if need.parts is None:
         return "returned", later("the memory cannot be estimated, so the careful way")
-    told = {"free": memory.size_words(device.free_bytes), "need": memory.size_words(need.high_bytes)}
-    if device.free_bytes >= KEPT_TIMES * need.high_bytes:
+    free_bytes = min(device.free_bytes, device.memory_bytes)  # of a machine of which a part is lent, more is free
+    told = {"free": memory.size_words(free_bytes), "need": memory.size_words(need.high_bytes)}
+    if free_bytes >= KEPT_TIMES * need.high_bytes:
         return "kept", later("{free} are free, and a step needs {need} at most", **told)
-    if device.free_bytes >= DEFAULT_TIMES * need.high_bytes:
+    if free_bytes >= DEFAULT_TIMES * need.high_bytes:
         return "default", later("{free} are free, and a step needs {need} at most", **told)
     return "returned", later("memory is short: {free} are free, and a step may need {need}", **told)
 

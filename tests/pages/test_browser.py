@@ -256,6 +256,7 @@ FOCUSED = """() => {
 
 def test_the_keyboard_alone_reaches_and_works_what_the_forgetting_page_offers(server: Server, page: Page) -> None:
     run_id = preference_run(Workspace(server.home))
+    (Workspace(server.home).run_dir(run_id) / "adapter").mkdir()  # what it has made, from which the way back goes
     page.goto(f"{server.url}/forgetting?run={run_id}")
     expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=SLOW_MS)
     settled(page)

@@ -298,7 +298,9 @@ def test_broken_scores_are_said_and_take_nothing_else_away(
 
 
 def test_a_headline_three_sentences_and_one_button_come_first_and_all_else_is_folded(workspace: Workspace) -> None:
-    app = open_page("forgetting", run=preference_run(workspace))
+    run_id = preference_run(workspace)
+    (workspace.run_dir(run_id) / "adapter").mkdir()  # what it has made, from which the way back goes
+    app = open_page("forgetting", run=run_id)
     said = texts(app)
     assert app.subheader[0].value == "It learned the task\\. It lost some of what it knew\\."
     for words in ("Gained: It learned the preference", "Lost: It lost toy-world", "What to do: Recover"):

@@ -244,7 +244,8 @@ def test_the_chart_draws_general_text_from_the_base_on_with_its_limit() -> None:
 def test_the_axis_of_general_text_is_as_long_as_what_is_drawn_on_it() -> None:
     evals = [events.Eval(step=10, loss=1.5, metrics={"general_loss": 3.21})]
     watched = events.Watched(step=0, general_loss=3.2, texts=8, limit=0.02)
-    axis = _charts.loss([], evals, "nats per token", watched)["yAxis"][1]
+    steps = [events.Step(step=10, total_steps=10, epoch=1.0, loss=2.0)]
+    axis = _charts.loss(steps, evals, "nats per token", watched)["yAxis"][1]
     assert 3.22 < axis["max"] < 3.23  # of a real base, whose limit is a hundredth of its loss
 
 
