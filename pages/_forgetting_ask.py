@@ -11,6 +11,7 @@ from engine.benchmarks import library, own
 from engine.forgetting import evaluations
 from engine.models import Base, bases
 from engine.runs import Run, ScoredRun, lifecycle, store
+from engine.spec import RunSpec
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _data_upload, _failures, _ui
@@ -57,13 +58,18 @@ def show(scored: ScoredRun, titled: dict[str, str]) -> None:
             _ui.problem_list(problems)
         if st.button(t("Ask them"), key="ask_more", disabled=made is None):
             assert made is not None
-            try:
-                evaluations.start(workspace, made)
-            except limits.OverLimit as refused:
-                _ui.problem_list(refused.problems)
-            else:
-                st.rerun()
+            start(workspace, made)
         _own(workspace)
+
+
+def start(workspace: Workspace, made: RunSpec) -> None:
+    """Start an evaluation and draw the page anew; what a demo does not allow is said."""
+    try:
+        evaluations.start(workspace, made)
+    except limits.OverLimit as refused:
+        _ui.problem_list(refused.problems)
+    else:
+        st.rerun()
 
 
 def _rest(scored: ScoredRun) -> None:

@@ -10,7 +10,7 @@ from engine.report import blind
 from engine.runs import ScoredRun, store
 from engine.words import t
 from engine.workspace import Unreadable
-from pages import _failures, _ui
+from pages import _failures, _forgetting_ask, _ui
 
 OPEN = "blind_open"
 
@@ -132,9 +132,4 @@ def _write_first(scored: ScoredRun) -> None:
     _ui.problem_list(problems)
     if st.button(t("Write them"), key="blind_texts", disabled=made is None):
         assert made is not None
-        try:
-            evaluations.start(scored.workspace, made)
-        except limits.OverLimit as refused:
-            _ui.problem_list(refused.problems)
-        else:
-            st.rerun()
+        _forgetting_ask.start(scored.workspace, made)

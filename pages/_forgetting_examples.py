@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine import limits
-from engine.forgetting import evaluations, examples
+from engine.forgetting import examples
 from engine.runs import lifecycle, store
 from engine.spec import RunSpec
 from engine.words import t
@@ -39,12 +38,7 @@ def show(workspace: Workspace, planned: RunSpec) -> None:
         )
     )
     if st.button(_ui.plain(label), key="ask_base_first"):
-        try:
-            evaluations.start(workspace, made)
-        except limits.OverLimit as refused:
-            _ui.problem_list(refused.problems)
-        else:
-            st.rerun()
+        _forgetting_ask.start(workspace, made)
 
 
 def can_be_asked(workspace: Workspace, planned: RunSpec) -> bool:

@@ -24,7 +24,7 @@ PLOT_PIXELS, LINE_PIXELS = 330, 17
 
 def in_points(point: frontier.Point) -> bool:
     """Whether the gain is a change of a share, told in points, or of a loss or gap, told in nats."""
-    return point.measure not in (items.GAP, "new-task-loss", None)
+    return point.measure not in (items.GAP, items.LOSS, None)
 
 
 def figure_with(value: float | None, low: float | None, high: float | None, scale: float, *, signed: bool) -> str:

@@ -20,7 +20,7 @@ Pair = tuple[Item, Item]
 
 def show(scored: ScoredRun, titled: dict[str, str]) -> None:
     """Show single questions with both answers: the table, and one to be read in full."""
-    asked = {b: one for b, one in scored.joined.items() if b not in ("new-task-loss", items.GAP)}
+    asked = {b: one for b, one in scored.joined.items() if b not in (items.LOSS, items.GAP)}
     by_benchmark = {benchmark: found for benchmark, one in asked.items() if (found := questions.pairs(one))}
     by_benchmark = dict(sorted(by_benchmark.items(), key=lambda one: -_lost_and_won(one[1])[0]))
     if not by_benchmark:

@@ -17,11 +17,11 @@ STRONG = "#4c6ef5"  # 3 : 1 and more on both grounds
 def name(benchmark: str, titled: dict[str, str]) -> str:
     """Return what a line of a comparison asks."""
     names = {
-        "new-task-choices": t("new task, choice of answers"),
-        "new-task-exact": t("new task, same words"),
+        items.CHOICES: t("new task, choice of answers"),
+        items.EXACT: t("new task, same words"),
         items.GRADED: t("new task, right by its grader"),
-        "new-task-loss": t("loss per token (lower is better)"),
-        "new-task-preference": t("better answer likelier than the worse one"),
+        items.LOSS: t("loss per token (lower is better)"),
+        items.PREFERENCE: t("better answer likelier than the worse one"),
         items.GAP: t("good minus bad answers, nats (higher is better)"),
         items.REWARD: t("pairs judged as the person did"),
         items.ANSWERS: t("reward of its answers (higher is better)"),

@@ -59,6 +59,17 @@ def planned(
     return plan.spec, plan.problems
 
 
+def finished_run(workspace: Workspace, number: int, spec: RunSpec) -> Path:
+    """Return the folder of a finished run, of which nothing was asked yet."""
+    folder = workspace.run_dir(f"20260101-0000{number:02d}-abcdef")
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_bytes(schema.encode(spec))
+    log = events.EventLog(folder)
+    log.append(events.Finished(step=1))
+    log.close()
+    return folder
+
+
 def fake_spec(child: str = "finishes") -> RunSpec:
     """A spec whose recipe names the fake child that the fake supervisor starts."""
     return RunSpec(

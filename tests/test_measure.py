@@ -67,18 +67,26 @@ def test_a_table_is_named_partial_until_all_its_runs_are_there(tmp_path: Path, m
     assert "agreement" not in path.read_text()
 
 
+def over_seeds(
+    recipe: str, benchmark: str, n: int, base: float, ways_changed: dict[str, tuple[float, ...]]
+) -> list[table.Row]:
+    """Rows of runs by their way, a seed each, that changed one benchmark so much."""
+    rows = []
+    for way, changes in ways_changed.items():
+        for seed, change in enumerate(changes):
+            piece = cases.Piece("new facts", recipe, {}, seed, {}, way)
+            figures = [table.Figure(benchmark, "all", n, base, base + change, change, None, None)]
+            rows.append(msgspec.structs.replace(row(piece, way + str(seed)), way=way, figures=figures))
+    return rows
+
+
 def test_ways_are_told_as_means_over_seeds_and_what_was_not_run_or_gains_nothing_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(table, "TABLES", tmp_path / "tables")
     case = cases.read("keep")
     gained = {"plain": (0.75, 0.77, 0.76), "skip_surprising": (0.0, 0.01, -0.01)}
-    rows = []
-    for way, changes in gained.items():
-        for seed, change in enumerate(changes):
-            piece = cases.Piece("new facts", "full", {}, seed, {}, way)
-            figures = [table.Figure("new-task-choices", "all", 144, 0.24, 0.24 + change, change, None, None)]
-            rows.append(msgspec.structs.replace(row(piece, way + str(seed)), way=way, figures=figures))
+    rows = over_seeds("full", "new-task-choices", 144, 0.24, gained)
     told = ways.table(case, rows)
     assert "| full | plain | 3 | +76.0 [+73.5, +78.5] (+75.0 to +77.0) |  |" in told
     assert "| full | skip_surprising | 3 | +0.0 [-2.5, +2.5] (-1.0 to +1.0) | no gain |" in told
@@ -87,16 +95,9 @@ def test_ways_are_told_as_means_over_seeds_and_what_was_not_run_or_gains_nothing
 
 
 def test_ways_are_held_against_the_first_two_by_their_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    case, rows = cases.read("keep"), []
-    for way, changes in {
-        "plain": (-0.07, -0.08, -0.06),
-        "replay": (-0.03, -0.03, -0.03),
-        "kl": (-0.01, -0.01, -0.01),
-    }.items():
-        for seed, change in enumerate(changes):
-            piece = cases.Piece("new facts", "lora", {}, seed, {}, way)
-            figures = [table.Figure("toy-world", "all", 452, 1.0, 1.0 + change, change, None, None)]
-            rows.append(msgspec.structs.replace(row(piece, way + str(seed)), way=way, figures=figures))
+    case = cases.read("keep")
+    lost = {"plain": (-0.07, -0.08, -0.06), "replay": (-0.03, -0.03, -0.03), "kl": (-0.01, -0.01, -0.01)}
+    rows = over_seeds("lora", "toy-world", 452, 1.0, lost)
     told = ways.differences(case, rows)
     assert "| lora | replay − plain | +4.0 [+1.5, +6.5] |" in told
     assert "| lora | kl − replay | +2.0 [+2.0, +2.0] |" in told

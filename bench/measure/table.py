@@ -176,4 +176,4 @@ def _cell(one: Figure | None) -> str:
     return f"{told} [{by * one.low:+.{digits}f}, {by * one.high:+.{digits}f}]"
 
 
-LOSSES = ("general-text", "general-text-zh", "new-task-loss", items.KL)
+LOSSES = ("general-text", "general-text-zh", items.LOSS, items.KL)

@@ -10,8 +10,8 @@ from engine.report import items, statistics
 
 # What a table of ways has a column for, where it was measured: what it is called, and how it is told (points, or nats).
 COLUMNS = (
-    ("new-task-choices", items.ALL, "new task, choices", 100), ("new-task-exact", items.ALL, "new task, exact words", 100),
-    ("new-task-loss", items.UNSEEN, "new task, held-out loss", 1), ("toy-world", items.ALL, "toy world", 100),
+    (items.CHOICES, items.ALL, "new task, choices", 100), (items.EXACT, items.ALL, "new task, exact words", 100),
+    (items.LOSS, items.UNSEEN, "new task, held-out loss", 1), ("toy-world", items.ALL, "toy world", 100),
     ("general-text", items.ALL, "general text", 1), ("blimp", items.ALL, "blimp", 100),
     (items.KL, items.UNSEEN, "KL to the base", 1),
 )  # fmt: skip
@@ -87,8 +87,8 @@ def mean(values: list[float], digits: int) -> str:
 
 def _remark(rows: list[Any]) -> str:
     """Say that a way gains nothing on the new task: in choices where there are any, else in its loss."""
-    points = [100 * one for one in _changes(rows, "new-task-choices", items.ALL)]
+    points = [100 * one for one in _changes(rows, items.CHOICES, items.ALL)]
     if points:
         return "no gain" if statistics.t_interval(points)[1 if len(points) > 1 else 0] < LEAST else ""
-    losses = _changes(rows, "new-task-loss", items.UNSEEN)
+    losses = _changes(rows, items.LOSS, items.UNSEEN)
     return "no gain" if losses and sum(losses) >= 0 else ""

@@ -22,11 +22,11 @@ from engine.workspace import Workspace
 # What a person on the hub looks for first; the whole spec stands below.
 _BENCHMARKS = {
     "toy-world": "toy-world knowledge (forgetting)",
-    "new-task-choices": "new task, choices",
-    "new-task-exact": "new task, exact answers",
+    items.CHOICES: "new task, choices",
+    items.EXACT: "new task, exact answers",
     "new-task-graded": "new task, right by its grader",
-    "new-task-loss": "new task, loss in nats per token (lower is better)",
-    "new-task-preference": "better answer likelier",
+    items.LOSS: "new task, loss in nats per token (lower is better)",
+    items.PREFERENCE: "better answer likelier",
     items.GAP: "gap between good and bad answers, nats",
     items.REWARD: "pairs in the right order",
     items.MARGIN: "reward margin",

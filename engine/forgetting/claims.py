@@ -248,7 +248,7 @@ def _untested(rule: str, claim: str) -> Claim:
 
 
 def _is_share(point: frontier.Point) -> bool:
-    return point.measure not in (items.GAP, "new-task-loss", None)
+    return point.measure not in (items.GAP, items.LOSS, None)
 
 
 def _gain(point: frontier.Point) -> str:

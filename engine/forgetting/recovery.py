@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import cache, lru_cache
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -46,11 +48,21 @@ def saved(workspace: Workspace, run_id: str) -> list[str]:
     return [one for one, told in _named(workspace, run_id) if told.get("at") is not None]
 
 
+@lru_cache(maxsize=4096)  # a page asks several times each time it is drawn, and a spec does not change
+def _goes_back(path: str, _changed: int) -> object:
+    """Return what a spec says of the run that it goes back from."""
+    return read_object(Path(path)).get("recover")
+
+
 def _named(workspace: Workspace, run_id: str) -> list[tuple[str, dict[str, object]]]:
     """Return the runs that go back from a run, newest first, with what their specs say of it."""
     found = []
     for path in sorted(workspace.runs_dir.glob("*/spec.json"), reverse=True):
-        told = read_object(path).get("recover")
+        try:
+            changed = path.stat().st_mtime_ns
+        except OSError:  # deleted meanwhile
+            continue
+        told = _goes_back(str(path), changed)
         if isinstance(told, dict) and told.get("run") == run_id:
             found.append((path.parent.name, told))
     return found
@@ -59,7 +71,9 @@ def _named(workspace: Workspace, run_id: str) -> list[tuple[str, dict[str, objec
 def curve(workspace: Workspace, run_id: str, *, intruders: bool = False) -> recovery_curve.Curve | None:
     """Return the way back from a run as far as it was scored, by its newest scan; None where nothing was."""
     scan = of(workspace, run_id, intruders=intruders)
-    return None if scan is None else find_struct(workspace.run_dir(scan) / recovery_curve.CURVE, recovery_curve.Curve)
+    found = scan and find_struct(workspace.run_dir(scan) / recovery_curve.CURVE, recovery_curve.Curve)
+    # what the file calls its run is not what is started, saved or deleted
+    return msgspec.structs.replace(found, run=run_id) if found else None
 
 
 def problems(workspace: Workspace, run_id: str, *, intruders: bool = False) -> list[Problem]:
@@ -197,6 +211,15 @@ def seconds(workspace: Workspace, run_id: str, points: int, *, intruders: bool =
     return points * (cost.scoring_s + (_reduction_s(workspace, run_id) if intruders else 0.0))
 
 
+@cache  # a page asks each time it is drawn
+def _decomposition_s() -> float:
+    """Return how long one decomposition of _SVD_SIZE takes here."""
+    matrix = np.random.default_rng(0).standard_normal((_SVD_SIZE, _SVD_SIZE)).astype(np.float32)
+    began_s = time.perf_counter()
+    np.linalg.svd(matrix, full_matrices=False)
+    return time.perf_counter() - began_s
+
+
 def _reduction_s(workspace: Workspace, run_id: str) -> float:
     """Return about how long taking intruder dimensions away takes once: three decompositions a layer, by one that is made
     here now and the cube of their sizes."""
@@ -208,8 +231,4 @@ def _reduction_s(workspace: Workspace, run_id: str) -> float:
         for name, shape in tensors.items()
         if name.endswith("lora_A.weight") and name.replace("lora_A", "lora_B") in tensors
     ]
-    matrix = np.random.default_rng(0).standard_normal((_SVD_SIZE, _SVD_SIZE)).astype(np.float32)
-    began_s = time.perf_counter()
-    np.linalg.svd(matrix, full_matrices=False)
-    once_s = time.perf_counter() - began_s
-    return sum(3 * once_s * max(size) * min(size) ** 2 / _SVD_SIZE**3 for size in sizes)
+    return sum(3 * _decomposition_s() * max(size) * min(size) ** 2 / _SVD_SIZE**3 for size in sizes)

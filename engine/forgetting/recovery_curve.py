@@ -24,7 +24,6 @@ from engine.words import t
 # A point must keep so much of the greatest gain on the way; of those, the one that loses least is taken.
 KEPT = 0.95
 CURVE = "curve.json"
-_LOSS = "new-task-loss"
 
 Answers = Mapping[str, list[Item]]  # by benchmark
 Unit = Literal["points", "nats", ""]
@@ -96,7 +95,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def in_points(self) -> bool:
         """Whether the gain is a change of a share, told in points of 100."""
-        return self.measure not in (_LOSS, report_items.GAP, report_items.ANSWERS, "")
+        return self.measure not in (report_items.LOSS, report_items.GAP, report_items.ANSWERS, "")
 
 
 class Way:

@@ -55,7 +55,7 @@ class Grader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return Grade(score, reason, score >= self.right_score)
 
     def score(self, answer: str, row: Mapping[str, Any]) -> tuple[float, str]:
-        """Return the score of an answer, 0 to 1, and why."""
+        """Return the score of an answer, 0 to 1, and why. Each kind has its own; a Struct cannot be an abstract class."""
         raise NotImplementedError
 
     @property

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.report import statistics
-from engine.report.items import GRADED, SEEN, Check, Joined
+from engine.report.items import GRADED, PREFERENCE, SEEN, Check, Joined
 from engine.words import Text, later, t
-
-PREFERENCE = "new-task-preference"
 
 
 def lines(joined: Mapping[str, Joined]) -> list[str]:

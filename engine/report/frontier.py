@@ -9,7 +9,7 @@ import msgspec
 
 from engine.report import statistics
 from engine.report.headline import LEAST_EXACT, unseen
-from engine.report.items import GAP, GRADED, REWARD
+from engine.report.items import CHOICES, EXACT, GAP, GRADED, LOSS, PREFERENCE, REWARD
 from engine.report.paired import Comparison, too_few
 from engine.report.verdicts import judge
 from engine.words import t
@@ -45,13 +45,13 @@ class Point(msgspec.Struct, kw_only=True):
     step: int | None = None
 
 
-_MEASURES = (GRADED, "new-task-choices", "new-task-exact", "new-task-preference", REWARD, GAP, "new-task-loss")
+_MEASURES = (GRADED, CHOICES, EXACT, PREFERENCE, REWARD, GAP, LOSS)
 
 
 def new_task(rows: Sequence[Comparison]) -> Comparison | None:
     """Return the line that says how much of the new task was learned, on rows that were held out where there are any."""
     for benchmark in _MEASURES:
-        row = unseen(rows, benchmark, LEAST_EXACT if benchmark in (GRADED, "new-task-exact") else 1)
+        row = unseen(rows, benchmark, LEAST_EXACT if benchmark in (GRADED, EXACT) else 1)
         if row is not None:
             return row
     return None
@@ -62,7 +62,7 @@ def point(name: str, rows: Sequence[Comparison], chance: Mapping[str, float]) ->
     found = Point(name=name, runs=sorted({row.run for row in rows}))
     gained = new_task(rows)
     if gained is not None:
-        loss = gained.benchmark == "new-task-loss"
+        loss = gained.benchmark == LOSS
         found.measure, found.new_task = gained.benchmark, gained.tuned
         ends = (-gained.high, -gained.low) if loss else (gained.low, gained.high)
         found.gain, (found.gain_low, found.gain_high) = (-gained.change if loss else gained.change), ends
@@ -167,6 +167,6 @@ def weighted_score(one: Point, weight: float) -> float | None:
     points. Raises ValueError for a weight outside 0 to 1."""
     if not 0 <= weight <= 1:
         raise ValueError("a weight lies between 0 and 1")
-    if one.new_task is None or one.retention is None or one.measure in (GAP, "new-task-loss", None):
+    if one.new_task is None or one.retention is None or one.measure in (GAP, LOSS, None):
         return None
     return weight * one.new_task + (1 - weight) * one.retention

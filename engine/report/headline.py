@@ -10,14 +10,13 @@ import msgspec
 
 from engine.report import statistics
 from engine.report.blind import Wins
-from engine.report.items import ALL, ANSWERS, GAP, GRADED, REWARD, SEEN, UNSEEN
+from engine.report.items import ALL, ANSWERS, CHOICES, EXACT, GAP, GRADED, LOSS, PREFERENCE, REWARD, SEEN, UNSEEN
 from engine.report.paired import Comparison, is_loss
 from engine.report.verdicts import Judged, apart, change_of, judge
 from engine.words import t
 
 # Fewer matched answers than this say less than the loss does.
 LEAST_EXACT = statistics.LEAST_QUESTIONS
-_LOSS = "new-task-loss"
 
 
 def _whole(rows: Sequence[Comparison], benchmark: str, family: str = ALL) -> Comparison | None:
@@ -63,7 +62,7 @@ def summary(
         nothing = t("Nothing was learned.")
         return Summary(headline=nothing, gained=same, lost=t("So nothing was lost."), to_do=to_do, action=action)
     row, judged = asked(rows), judge(rows, chance, titles=titles)
-    counts = blind if blind is not None and (row is None or row.benchmark == _LOSS) else None
+    counts = blind if blind is not None and (row is None or row.benchmark == LOSS) else None
     learned = _how_learned(row, counts)
     lost = "none" if any(one.benchmark == REWARD for one in rows) else _how_lost(judged)
     # of fewer rows a comparison could not say more, and a reward model writes no answers
@@ -181,19 +180,19 @@ def _learned(rows: Sequence[Comparison]) -> str:
         return t(
             "Too few to say what it learned: {n} held-out questions were asked, and {least} are the least.", **figures
         )
-    says = {"new-task-preference": _preferred, GAP: _told_apart, REWARD: _judged, ANSWERS: _rewarded, _LOSS: _of_loss}
+    says = {PREFERENCE: _preferred, GAP: _told_apart, REWARD: _judged, ANSWERS: _rewarded, LOSS: _of_loss}
     return says.get(row.benchmark, _answered)(row)
 
 
 def asked(rows: Sequence[Comparison]) -> Comparison | None:
     """Return the line that says what was learned of the new task: the first that there is of held-out rows. A grader was
     named to say it."""
-    for benchmark in (GRADED, "new-task-preference", GAP, REWARD, ANSWERS):
+    for benchmark in (GRADED, PREFERENCE, GAP, REWARD, ANSWERS):
         found = unseen(rows, benchmark, LEAST_EXACT if benchmark == GRADED else 1)
         if found is not None:
             return found
-    chosen = _whole(rows, "new-task-choices") or unseen(rows, "new-task-exact", LEAST_EXACT)
-    return chosen or unseen(rows, _LOSS, 1)
+    chosen = _whole(rows, CHOICES) or unseen(rows, EXACT, LEAST_EXACT)
+    return chosen or unseen(rows, LOSS, 1)
 
 
 def _by_heart(rows: Sequence[Comparison]) -> str:

@@ -303,18 +303,20 @@ class EventCallback(TrainerCallback):
         if since is None or state.global_step >= state.max_steps:
             return
         best, step = min(losses)
-        control.should_training_stop = True
-        self._log.append(
-            events.Log(
-                level="result",
-                text=later(
-                    "Stopped early, after step {step} of {total}: the held-out loss has not fallen for {n} evaluations. "
-                    "It was lowest at step {best_step} ({best}) and is {last} now.",
-                    step=state.global_step, total=state.max_steps, n=since, best_step=step, best=f"{best:.4f}",
-                    last=f"{losses[-1][0]:.4f}",
-                ),
-            )
+        self._end(
+            control,
+            later(
+                "Stopped early, after step {step} of {total}: the held-out loss has not fallen for {n} evaluations. "
+                "It was lowest at step {best_step} ({best}) and is {last} now.",
+                step=state.global_step, total=state.max_steps, n=since, best_step=step, best=f"{best:.4f}",
+                last=f"{losses[-1][0]:.4f}",
+            ),
         )  # fmt: skip
+
+    def _end(self, control: Any, why: Any) -> None:
+        """End the training after this step, and say why."""
+        control.should_training_stop = True
+        self._log.append(events.Log(level="result", text=why))
 
     def _stop_forgetting(self, state: Any, control: Any) -> None:
         """End the training when it has forgotten more than it may and is not coming back, and say so. Counted from the
@@ -325,17 +327,14 @@ class EventCallback(TrainerCallback):
         rises = watched.rises([one for one in state.log_history if one["step"] not in self._early_looks])
         if not watched.runs_away(rises):
             return
-        control.should_training_stop = True
-        self._log.append(
-            events.Log(
-                level="result",
-                text=later(
-                    "Stopped after step {step} of {total}: it has forgotten more than it may at two evaluations in a row, "
-                    "and is not coming back. General text is {rise} nats per token worse than at the start; the limit is "
-                    "{limit}.",
-                    step=state.global_step, total=state.max_steps, rise=f"{rises[-1]:.3f}", limit=f"{watched.limit:.3g}",
-                ),
-            )
+        self._end(
+            control,
+            later(
+                "Stopped after step {step} of {total}: it has forgotten more than it may at two evaluations in a row, "
+                "and is not coming back. General text is {rise} nats per token worse than at the start; the limit is "
+                "{limit}.",
+                step=state.global_step, total=state.max_steps, rise=f"{rises[-1]:.3f}", limit=f"{watched.limit:.3g}",
+            ),
         )  # fmt: skip
 
     def _notice(self, eval_loss: float) -> None:

@@ -7,26 +7,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import events, starter
+from engine import starter
 from engine.data import datasets
 from engine.forgetting import evaluations, examples, summary
 from engine.report import Item, items
 from engine.runs import scored
 from engine.spec import RunSpec, schema
 from engine.workspace import Workspace
-from tests.helpers import planned
+from tests.helpers import finished_run, planned
 
 TASK = "new-task-choices"
 
 
 def run_dir_of(workspace: Workspace, number: int, spec: RunSpec, sides: dict[str, int], prompts: str = "p") -> str:
     """A finished run whose sides, by the names of their items, got so many of 100 questions right."""
-    folder = workspace.run_dir(f"20260101-0000{number:02d}-abcdef")
-    folder.mkdir(parents=True)
-    (folder / "spec.json").write_bytes(schema.encode(spec))
-    log = events.EventLog(folder)
-    log.append(events.Finished(step=1))
-    log.close()
+    folder = finished_run(workspace, number, spec)
     for side, right in sides.items():
         sha = prompts if "examples" not in side else f"{prompts} after examples"
         found = [

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import events
 from engine.forgetting import remedies
 from engine.forgetting.measured import table
 from engine.report import Item
@@ -17,6 +16,7 @@ from engine.report import items as report_items
 from engine.spec import RunSpec, schema
 from engine.workspace import Workspace
 from tests.conftest import ROOT
+from tests.helpers import finished_run
 
 
 def run_of(adapter: schema.Adapter = "lora", share: float = 0.0, rate: float = 2e-4, **changes: Any) -> RunSpec:
@@ -28,12 +28,7 @@ def run_of(adapter: schema.Adapter = "lora", share: float = 0.0, rate: float = 2
 
 def scored(workspace: Workspace, number: int, spec: RunSpec, kept: int) -> None:
     """A finished run that kept so many of 100 answers the base had right."""
-    folder = workspace.run_dir(f"20260101-0000{number:02d}-abcdef")
-    folder.mkdir(parents=True)
-    (folder / "spec.json").write_bytes(schema.encode(spec))
-    log = events.EventLog(folder)
-    log.append(events.Finished(step=1))
-    log.close()
+    folder = finished_run(workspace, number, spec)
     for side, right in (("base", 100), ("tuned", kept)):
         asked = [
             Item(item=str(n), family="f", prompt_sha="s", gold=0, choices=["a", "b"], loglikelihoods=[0.0, -1.0],

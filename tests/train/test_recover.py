@@ -35,19 +35,12 @@ def carried_out(workspace: Workspace, spec: RunSpec | None) -> str:
     return run_id
 
 
-# What the point of a run says: kept, in place, merged and as whole weights; and in Chat.
-SAYS = """
-import json, sys
-from pathlib import Path
+# What both scripts below ask of a model.
+ASKED = """
 import torch
 from transformers import AutoModelForCausalLM
 from engine import starter
-from engine.train import chat, load, oft, way_back
-from engine.chat import protocol
-from engine.spec import schema
-from engine.workspace import Workspace
 
-home, run_id, kept = Workspace(sys.argv[1]), sys.argv[2], sys.argv[3]
 ids = torch.arange(40, 90)[None]
 def base():
     return AutoModelForCausalLM.from_pretrained(starter.MODEL_DIR, dtype=torch.float32)
@@ -56,6 +49,18 @@ def logits(model):
         return model.eval()(input_ids=ids).logits
 def off(one, other):
     return float((one - other).abs().max())
+"""
+
+# What the point of a run says: kept, in place, merged and as whole weights; and in Chat.
+SAYS = """
+import json, sys
+from pathlib import Path
+from engine.train import chat, load, oft, way_back
+from engine.chat import protocol
+from engine.spec import schema
+from engine.workspace import Workspace
+
+home, run_id, kept = Workspace(sys.argv[1]), sys.argv[2], sys.argv[3]
 folder = home.run_dir(run_id) / "adapter"
 laid = oft.lay_over(base(), folder)
 way = way_back.AdapterWay(laid)
@@ -112,7 +117,7 @@ def test_the_way_of_a_lora_run_is_scored_kept_as_a_run_and_says_everywhere_the_s
     )
     assert point is not None and point.general is not None
     assert rows["toy-world"].change == pytest.approx(point.general.value)
-    done = forked.run_python(SAYS, workspace.root, origin, kept, cwd=ROOT)
+    done = forked.run_python(ASKED + SAYS, workspace.root, origin, kept, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["moved"] > 0.1 and found["back"] == found["kept"] == found["restored"] == found["none"] == 0
@@ -130,22 +135,12 @@ def test_the_way_of_a_lora_run_is_scored_kept_as_a_run_and_says_everywhere_the_s
 PARTS = """
 import json, sys
 from pathlib import Path
-import torch
 from peft import LoraConfig, OFTConfig, get_peft_model
-from transformers import AutoModelForCausalLM
-from engine import starter
 from engine.runs.failures import RunRefused
 from engine.train import oft, way_back
 
 torch.manual_seed(0)
-folder, ids = Path(sys.argv[1]), torch.arange(40, 90)[None]
-def base():
-    return AutoModelForCausalLM.from_pretrained(starter.MODEL_DIR, dtype=torch.float32)
-def logits(model):
-    with torch.no_grad():
-        return model.eval()(input_ids=ids).logits
-def off(one, other):
-    return float((one - other).abs().max())
+folder = Path(sys.argv[1])
 found, plain = {}, logits(base())
 made = get_peft_model(base(), OFTConfig(oft_block_size=32, use_cayley_neumann=False, target_modules=["q_proj", "down_proj"]))
 rotations = oft.host(made)
@@ -199,7 +194,7 @@ print(json.dumps(found))
 
 
 def test_oft_stays_a_rotation_and_whole_weights_are_moved_tensor_by_tensor(tmp_path: Path):
-    done = forked.run_python(PARTS, tmp_path, cwd=ROOT)
+    done = forked.run_python(ASKED + PARTS, tmp_path, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["orthogonal"] < 1e-6 and found["oft"][0] > 0.01 and found["oft"][1] < 1e-5

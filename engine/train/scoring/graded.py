@@ -13,7 +13,6 @@ from engine.train import backend
 from engine.train.run import Run
 from engine.train.scoring import scores, written
 from engine.train.scoring.asking import Question
-from engine.train.scoring.harness import sha
 from engine.train.tokenize import render
 from engine.words import later
 
@@ -67,19 +66,13 @@ def score(
     prompts = [render(tokenizer, one["turns"], row[2].get("tools")) for one, row in zip(asked, rows, strict=True)]
     wanted = [len(tokenizer(one["reference"], add_special_tokens=False)["input_ids"]) for one in asked]
     most = [min(written.MOST_ANSWER_TOKENS, 2 * n + margin_tokens(grader)) for n in wanted]
-    found = []
     answers = written.write(model, tokenizer, prompts, most, stopped)
     if stopped():
         return []
-    for (name, family, _), one, prompt, answer in zip(rows, asked, prompts, answers, strict=True):
-        grade = grader.grade(answer.text, {**one, "ended": answer.ended})
-        found.append(
-            Item(
-                item=name, family=family, prompt_sha=sha(prompt), prompt=one["prompt"], text=answer.text[:4_000],
-                reference=one["reference"][:4_000], correct=grade.right, score=round(grade.score, 6),
-            )
-        )  # fmt: skip
-    return found
+    return [
+        written.graded(name, family, prompt, one, answer, grader)
+        for (name, family, _), one, prompt, answer in zip(rows, asked, prompts, answers, strict=True)
+    ]
 
 
 def to_choose_by(run: Run) -> list[Row]:

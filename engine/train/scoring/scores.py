@@ -27,8 +27,8 @@ from engine.train.scoring.asking import PIECE, Answers, Question
 from engine.words import later
 from engine.workspace import Workspace, find_struct, write_atomically
 
-TASK_CHOICES, TASK_EXACT, TASK_LOSS = "new-task-choices", "new-task-exact", "new-task-loss"
-TASK_PREFERENCE, TASK_GAP, TASK_REWARD = "new-task-preference", "new-task-gap", "new-task-reward"
+TASK_CHOICES, TASK_EXACT, TASK_LOSS = report_items.CHOICES, report_items.EXACT, report_items.LOSS
+TASK_PREFERENCE, TASK_GAP, TASK_REWARD = report_items.PREFERENCE, report_items.GAP, report_items.REWARD
 TASK_TEXTS, TASK_GRADED = "new-task-texts", report_items.GRADED
 
 

@@ -117,17 +117,24 @@ def score_graded(model: Any, tokenizer: Any, docs: list[dict[str, Any]]) -> list
     items = []
     for doc, prompt, told in zip(docs, prompts, write(model, tokenizer, prompts, [doc["most_tokens"] for doc in docs]),
                                  strict=True):  # fmt: skip
-        row = {"prompt": doc["question"], "reference": doc.get("reference"), "ended": told.ended}
+        row = {"prompt": doc["question"], "reference": doc.get("reference")}
         # where a right answer is at hand, it may be the question's own words
-        grade = grader_of(doc).grade(told.text, row, fresh=doc.get("reference") is None)
-        items.append(
-            Item(
-                item=doc["item"], family=doc["family"], prompt_sha=sha(prompt), prompt=doc["question"],
-                text=told.text[:4_000], correct=grade.right, score=grade.score, reference=doc.get("reference"),
-                cluster=doc.get("cluster"),
-            )
-        )  # fmt: skip
+        item = graded(doc["item"], doc["family"], prompt, row, told, grader_of(doc), fresh=row["reference"] is None)
+        item.cluster = doc.get("cluster")
+        items.append(item)
     return items
+
+
+def graded(
+    name: str, family: str, prompt: str, row: dict[str, Any], told: Written, grader: graders.Grader, *,
+    fresh: bool = False,
+) -> Item:  # fmt: skip
+    """Return what was written to a rendered prompt as an item, and what a grader says of it; `row` as a grader reads it."""
+    grade, reference = grader.grade(told.text, {**row, "ended": told.ended}, fresh=fresh), row.get("reference")
+    return Item(
+        item=name, family=family, prompt_sha=sha(prompt), prompt=row["prompt"], text=told.text[:4_000],
+        reference=None if reference is None else reference[:4_000], correct=grade.right, score=round(grade.score, 6),
+    )  # fmt: skip
 
 
 class Written(NamedTuple):
