@@ -13,7 +13,7 @@ from engine.data import Dataset, readiness
 from engine.models import bases
 from engine.render import NoTokenizer, outcome, preview, skipped
 from engine.runs import store
-from engine.words import t
+from engine.words import joined, t
 from engine.workspace import Unreadable, Workspace
 from pages import _data_profile, _ready, _ui
 
@@ -164,7 +164,7 @@ def _counts(found: preview.Preview, length: int) -> None:
         told.append(t("Orange with a dashed line: an answer that the file turns off, which is read and not learned."))
     if preview.CUT in kinds:
         told.append(t("Struck through: beyond {length} tokens, where rows are cut.", length=f"{length:,}"))
-    st.caption(_ui.plain(" ".join(told)))
+    st.caption(_ui.plain(joined(*told)))
     if found.is_plain:
         st.caption(t("The base has no chat template; questions and answers are marked with plain headings."))
     if not found.trained:

@@ -15,7 +15,7 @@ from engine import limits
 from engine.check import DatasetError, os_problem
 from engine.models import hub_client
 from engine.render import NoTokenizer
-from engine.words import set_language, t
+from engine.words import joined, set_language, t
 from pages import _ui
 
 # What a home that is full, read-only or damaged, a lost file or a number beyond measure raises. Anything else is a mistake
@@ -30,7 +30,7 @@ def sentence(error: BaseException) -> str:
     one = getattr(error, "problem", None)
     problems = getattr(error, "problems", ()) if one is None else (one,)
     if problems:
-        return " ".join(problem.sentence for problem in problems)
+        return joined(*(problem.sentence for problem in problems))
     if isinstance(error, OSError):
         path = str(error.filename or "")
         return os_problem(error, Path(path).name if limits.on() else path or t("a file")).sentence

@@ -15,7 +15,7 @@ from engine.plan import plans
 from engine.report import files, frontier
 from engine.runs import Run, lifecycle, store
 from engine.spec import recipes as spec_recipes
-from engine.words import Problem, t
+from engine.words import Problem, joined, t
 from engine.workspace import Workspace
 from pages import _failures, _forgetting_ask, _forgetting_frontier, _ui
 
@@ -129,7 +129,7 @@ def _sentence(result: claims.Result) -> str:
     best = [one.name for one in points if one.on_frontier]
     told = t("{done} of {total} runs finished.", done=result.finished, total=result.total)
     if note := frontier.seed_note(points):
-        return f"{told} {note}"
+        return joined(told, note)
     if not best:
         return told
     return told + " " + t("On the frontier: {names}.", names="; ".join(best))

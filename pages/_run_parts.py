@@ -11,7 +11,7 @@ from engine import events, limits, peers
 from engine.forgetting import foresight
 from engine.plan import drafts, plans, repeat
 from engine.runs import Run, failures, follow, lifecycle, store
-from engine.words import Problem, t
+from engine.words import Problem, joined, t
 from engine.workspace import Workspace
 from pages import _run_list, _ui
 
@@ -73,7 +73,9 @@ def foreseen(here: Workspace, run_id: str, found: list[Any]) -> None:
         st.session_state[kept] = foresight.tally(here)
     right, total = st.session_state[kept]
     if total:
-        told += " " + _ui.say("Such first ranges were right {right} of {total} times here.", right=right, total=total)
+        told = joined(
+            told, _ui.say("Such first ranges were right {right} of {total} times here.", right=right, total=total)
+        )
     st.caption(told)
 
 

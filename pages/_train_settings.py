@@ -9,7 +9,7 @@ import streamlit as st
 from engine.data import datasets
 from engine.plan import Plan, checks, judges, plans
 from engine.spec import OBJECTIVES, recipes, schema, settings, tolerances
-from engine.words import Problem, t
+from engine.words import Problem, joined, t
 from pages import _ui
 
 SHARE, KEEP = "train.replay_share", "objective_args.keep"
@@ -137,7 +137,7 @@ def _dial(plain: Plan, overrides: dict[str, Any]) -> None:
             "It stops when it loses more than about {points} points and is not coming back, and keeps its best step before.",
             points=f"{words[chosen].points:g}",
         )
-        st.caption(told if toy else f"{told} {t('How many points a limit stands for is a guess for real bases.')}")
+        st.caption(told if toy else joined(told, t("How many points a limit stands for is a guess for real bases.")))
 
 
 def _about_dial(words: dict[str, tolerances.Measured], toy: bool) -> str:
@@ -148,8 +148,8 @@ def _about_dial(words: dict[str, tolerances.Measured], toy: bool) -> str:
         "base's: about 1, 3 and 10 points.", **told,
     )  # fmt: skip
     if toy:
-        return f"{stand} {t('Measured on the starter; single runs differ (docs/measured/tolerance.md).')}"
-    return f"{stand} {t('Not measured for real bases: 0.02 nats count as a point, as in the report.')}"
+        return joined(stand, t("Measured on the starter; single runs differ (docs/measured/tolerance.md)."))
+    return joined(stand, t("Not measured for real bases: 0.02 nats count as a point, as in the report."))
 
 
 def _taken(plain: Plan, overrides: dict[str, Any]) -> tuple[str, ...]:

@@ -302,12 +302,14 @@ def link_parameters() -> dict[str, str]:
     return {**working_on, "lang": st.session_state["language"]} if "lang" in st.query_params else working_on
 
 
-def next_step(page: str, label: str, *, reason: str | None = None, **parameters: str) -> None:
-    """Show the one button that leads on; with a reason it is disabled and says why."""
+def next_step(page: str, label: str, *, reason: str | None = None, is_first: bool = True, **parameters: str) -> None:
+    """Show the one button that leads on; with a reason it is disabled and says why. Where the page has a button of its own
+    for what is to be done first, this one does not shine beside it."""
     st.divider()
     clicked = st.button(
-        plain(label), type="primary", icon=":material/arrow_forward:", disabled=bool(reason), key="next_step"
-    )
+        plain(label), type="primary" if is_first else "secondary", icon=":material/arrow_forward:", disabled=bool(reason),
+        key="next_step",
+    )  # fmt: skip
     if reason:
         st.caption(plain(reason))
     if clicked:

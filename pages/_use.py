@@ -17,7 +17,7 @@ from engine.export import archive as export_archive
 from engine.export import job as export_job
 from engine.runs import store
 from engine.spec import OBJECTIVES
-from engine.words import Problem, t
+from engine.words import Problem, joined, t
 from engine.workspace import Workspace
 from pages import _failures, _ui
 
@@ -111,9 +111,9 @@ def _checked(found: parity.Parity | None) -> None:
         return
     lines = found.lines()
     if found.differences:
-        st.warning(_ui.plain(" ".join(lines)))
+        st.warning(_ui.plain(joined(*lines)))
     else:
-        st.caption(":material/check: " + _ui.plain(" ".join(lines)))
+        st.caption(":material/check: " + _ui.plain(joined(*lines)))
 
 
 def _download(here: Workspace, run_id: str, *, merged: bool) -> None:

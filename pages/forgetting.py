@@ -97,4 +97,4 @@ else:
             )
         )
     _forgetting_adopt.show(workspace)
-    _ui.next_step("train", t("Next: train again, with other settings"))
+    _ui.next_step("train", t("Next: train again, with other settings"), is_first=False)

@@ -17,7 +17,7 @@ from engine.report import Comparison, headline, items, paired, verdicts
 from engine.runs import Run, ScoredRun, admission, store
 from engine.spec import RunSpec, schema
 from engine.spec.schema import Quantize
-from engine.words import Problem, t
+from engine.words import Problem, joined, t
 from engine.workspace import Workspace
 
 # So many examples show what is asked for and in what form; more fill the window.
@@ -62,9 +62,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
                 "rows): tuning gains at most {most} points.",
                 **told,
             )
-        return (
-            f"{said} {t('Guessing gets {share} %.', share=f'{100 * self.chance:.0f}') if self.chance else ''}".strip()
-        )
+        guessed = t("Guessing gets {share} %.", share=f"{100 * self.chance:.0f}") if self.chance else ""
+        return joined(said, guessed)
 
 
 class Beside(msgspec.Struct, frozen=True, kw_only=True):

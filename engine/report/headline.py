@@ -13,7 +13,7 @@ from engine.report.blind import Wins
 from engine.report.items import ALL, ANSWERS, CHOICES, EXACT, GAP, GRADED, LOSS, PREFERENCE, REWARD, SEEN, UNSEEN
 from engine.report.paired import Comparison, is_loss
 from engine.report.verdicts import Judged, apart, change_of, judge
-from engine.words import t
+from engine.words import joined, t
 
 # Fewer matched answers than this say less than the loss does.
 LEAST_EXACT = statistics.LEAST_QUESTIONS
@@ -74,8 +74,8 @@ def summary(
     gained = _learned(rows)
     told = [] if blind is None else [blind.sentence]
     return Summary(
-        headline=" ".join([counts.sentence if counts is not None else _LEARNED[learned](), _LOST[lost]()]).strip(),
-        gained=" ".join([gained, *(told if counts is None else [])]),
+        headline=joined(counts.sentence if counts is not None else _LEARNED[learned](), _LOST[lost]()),
+        gained=joined(gained, *(told if counts is None else [])),
         lost=_lost(rows, judged) or _not_asked(lost),
         to_do=to_do,
         action=action,
@@ -382,4 +382,4 @@ def _and_others(told: str, others: Sequence[Judged]) -> str:
     if not others:
         return told
     names = ", ".join(one.title for one in others[:3]) + (" …" if len(others) > 3 else "")
-    return f"{told} {t('Also lost: {names}.', names=names)}"
+    return joined(told, t("Also lost: {names}.", names=names))

@@ -10,18 +10,29 @@ from engine._faces import lazily
 
 if TYPE_CHECKING:
     from engine.words.problem import Problem
-    from engine.words.text import Text, environment_language, language, language_of, languages, later, set_language, t
+    from engine.words.text import (
+        Text,
+        environment_language,
+        joined,
+        language,
+        language_of,
+        languages,
+        later,
+        set_language,
+        t,
+    )
 else:
     __getattr__ = lazily(
         __name__,
         problem="Problem",
-        text="environment_language language language_of languages later set_language t Text",
+        text="environment_language joined language language_of languages later set_language t Text",
     )
 
 __all__ = [
     "Problem",
     "Text",
     "environment_language",
+    "joined",
     "language",
     "language_of",
     "languages",

@@ -16,6 +16,7 @@ import msgspec
 
 _language: ContextVar[str] = ContextVar("language", default="en")
 _LOCALES = Path(__file__).parent / "locales"
+_WIDE_ENDS = ("。", "！", "？", "；", "：")  # hold their own space
 
 
 @lru_cache(maxsize=1)
@@ -64,6 +65,13 @@ def t(text: str, /, **parameters: object) -> str:
     """
     text = _catalogue(_language.get()).gettext(text) if text else text
     return text.format(**parameters) if parameters else text
+
+
+def joined(*sentences: object) -> str:
+    """Return sentences one after another, without those that are empty: a space apart, as after a full stop of Latin
+    script; a Chinese one needs none."""
+    told = [str(one) for one in sentences if one]
+    return "".join(one if one.endswith(_WIDE_ENDS) else f"{one} " for one in told).rstrip()
 
 
 class Text(msgspec.Struct, frozen=True):

@@ -308,8 +308,7 @@ def test_a_headline_three_sentences_and_one_button_come_first_and_all_else_is_fo
     assert button(app, "to_do").label == "Recover what it lost"
     folded = [one for fold in app.expander for one in fold.dataframe]
     assert len(folded) == len(app.dataframe) and len(app.subheader) == 1
-    first = [one for one in app.button if one.proto.type == "primary"]
-    assert [one.key for one in first] == ["to_do", "next_step"]  # the second leads on, at the foot of each page
+    assert [one.key for one in app.button if one.proto.type == "primary"] == ["to_do"]
 
 
 def test_the_button_is_the_remedy_that_runs_of_this_home_support(workspace: Workspace) -> None:

@@ -7,7 +7,7 @@ import string
 
 import pytest
 
-from engine.words import Problem, languages, rules, set_language, t
+from engine.words import Problem, joined, languages, rules, set_language, t
 from tests.house.sources import PROJECT
 
 WORDS = PROJECT / "engine" / "words"
@@ -80,3 +80,9 @@ def test_a_rule_that_stands_twice_is_an_error_with_both_files(tmp_path):
     with pytest.raises(ValueError, match="twice") as error:
         rules.read(tmp_path)
     assert all(str(path) in str(error.value) for path in paths)
+
+
+def test_sentences_are_told_a_space_apart_in_latin_script_and_without_one_in_chinese():
+    assert joined("It learned.", "", "It lost nothing.") == "It learned. It lost nothing."
+    assert joined("它学会了任务。", "什么也没失去。") == "它学会了任务。什么也没失去。"
+    assert joined("") == joined() == ""
