@@ -21,7 +21,7 @@ _COLOURS = {"better": GOOD, "worse": BAD, "real gain": GOOD, "real drop": BAD}
 class _Panel(NamedTuple):
     title: str
     share: float  # of the width
-    lines: int
+    height: int  # of its lines, in pixels
     trace: Any
     axis: dict[str, Any]
 
@@ -47,7 +47,7 @@ def figure(
         made.update_xaxes(row=1, col=column, **panel.axis)
     made.update_yaxes(automargin=True)
     made.update_layout(
-        height=95 + 28 * max(panel.lines for panel in panels), margin={"l": 8, "r": 8, "t": 36, "b": 8},
+        height=95 + max(panel.height for panel in panels), margin={"l": 8, "r": 8, "t": 36, "b": 8},
         showlegend=False, bargap=0.35,
     )  # fmt: skip
     return made
@@ -68,7 +68,7 @@ def _gained(task: Comparison, known: examples.Beside | None, titled: dict[str, s
     )  # fmt: skip
     axis = {"range": [0, 118], "tickvals": [0, 50, 100], "ticksuffix": " %"} if scale == 100 else {}
     title = t("Gained: {text}", text=tables.name(task.benchmark, titled))
-    return _Panel(title, 0.4, len(bars), trace, axis)
+    return _Panel(title, 0.4, 28 * len(bars), trace, axis)
 
 
 def _lost(general: Sequence[verdicts.Judged]) -> _Panel:
@@ -76,7 +76,7 @@ def _lost(general: Sequence[verdicts.Judged]) -> _Panel:
     shown = sorted(general, key=lambda one: -one.row.change)
     trace = go.Scatter(
         x=[100 * one.row.change for one in shown],
-        y=[f"{one.title}: {tables.verdict(one.verdict)}" for one in shown],
+        y=[f"{one.title}<br>{tables.verdict(one.verdict)}" for one in shown],
         mode="markers",
         marker={"size": 10, "color": [_COLOURS.get(one.verdict, NEITHER) for one in shown]},
         error_x={
@@ -89,4 +89,4 @@ def _lost(general: Sequence[verdicts.Judged]) -> _Panel:
     ends = [0.0, *(100 * end for one in shown for end in (one.row.low, one.row.high))]
     room = 0.08 * (max(ends) - min(ends)) or 1.0
     axis = {"range": [min(ends) - room, max(ends) + room], "zeroline": True, "zerolinewidth": 2}
-    return _Panel(t("What it knew: change in points"), 0.6, len(shown), trace, axis)
+    return _Panel(t("What it knew: change in points"), 0.6, 36 * len(shown), trace, axis)

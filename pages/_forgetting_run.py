@@ -10,7 +10,7 @@ from engine.benchmarks import library
 from engine.forgetting import evaluations, examples, remedies, stages, summary
 from engine.models import bases
 from engine.plan import drafts
-from engine.report import Comparison, frontier, headline, items, statistics, verdicts
+from engine.report import Comparison, alone, frontier, headline, items, statistics, verdicts
 from engine.runs import Run, ScoredRun
 from engine.runs import scored as runs_scored
 from engine.spec import OBJECTIVES
@@ -42,6 +42,8 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
     judged, ways = scored.judged(titled), summary.to_try(scored)
     if scored.rows:
         _first(scored, judged, titled, beside, ways)
+    else:
+        _alone(scored, titled)
     _forgetting_recover.fold(scored, titled)
     if ways:
         _what_to_do(scored, ways)
@@ -61,6 +63,18 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
     if scored.rows:
         with st.expander(t("Take it along: figures and report")):
             _forgetting_report.downloads(scored, judged, titled)
+
+
+def _alone(scored: ScoredRun, titled: dict[str, str]) -> None:
+    """What a base was found to make of questions that nothing else has been asked yet."""
+    found = alone.scores(scored.folder)
+    if not found:
+        return
+    lines = [
+        {t("Questions"): tables.name(one.benchmark, titled), t("How many"): one.n, t("Base"): one.told} for one in found
+    ]
+    st.dataframe(lines, hide_index=True)
+    st.caption(_ui.plain(alone.note()))
 
 
 def _first(

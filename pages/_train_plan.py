@@ -24,9 +24,18 @@ def show(plan: Plan) -> None:
 
 
 def _forgetting(plan: Plan) -> None:
-    """Where runs of this base and recipe have ended, where there are enough of them; nothing before."""
+    """Where runs of this base and recipe have ended, where there are enough of them."""
+    if not OBJECTIVES[plan.spec.objective].is_scored_on_its_way:
+        return
     earlier = foresight.before(plan.workspace, plan.spec)
-    if earlier is not None:
+    if earlier is None:
+        st.caption(
+            _ui.say(
+                "How much it will forget is not known yet: {n} whole runs of this base and recipe would tell.",
+                n=foresight.FEWEST_RUNS,
+            )
+        )
+    else:
         st.caption(
             _ui.say(
                 "Earlier runs of this base and recipe ended with general text {low} to {high} nats per token from the "

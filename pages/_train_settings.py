@@ -133,9 +133,11 @@ def _dial(plain: Plan, overrides: dict[str, Any]) -> None:
     if new == "off":
         st.caption(t("Off: it trains to its end, whatever it forgets on its way."))
     elif chosen in words:
+        points = words[chosen].points
+        lost = t("1 point") if points == 1 else t("{n} points", n=f"{points:g}")
         told = _ui.say(
-            "It stops when it loses more than about {points} points and is not coming back, and keeps its best step before.",
-            points=f"{words[chosen].points:g}",
+            "It stops when it loses more than about {lost} and is not coming back, and keeps its best step before.",
+            lost=lost,
         )
         st.caption(told if toy else joined(told, t("How many points a limit stands for is a guess for real bases.")))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine.forgetting import sweep_plan
-from engine.report import items
+from engine.forgetting import evaluations, sweep_plan
+from engine.report import alone, items
 from engine.runs import store
 from engine.words import t
 from pages import (
@@ -40,6 +40,8 @@ _damaged.show(workspace, "questions")
 runs = store.list_all(workspace)
 known = runs[:200]
 scored = [run for run in known if items.benchmarks_of(workspace.run_dir(run.id))]
+asked = [run for run in known if run.recipe == evaluations.RECIPE.name and alone.is_alone(workspace.run_dir(run.id))]
+told = {run.id for run in [*scored, *asked]}
 wanted = _ui.current("run")
 views = {"run": t("One run"), "compare": t("Runs against each other"), "sweep": t("Sweeps")}
 is_sweep = any(run.id == wanted and run.recipe == sweep_plan.RECIPE.name for run in known)
@@ -56,7 +58,7 @@ if going_on and store.status(workspace, going_on) not in store.LIVE:
 if going_on and view == "run" and not is_sweep:
     st.session_state["waited_for"] = going_on
     _going_on(going_on)
-elif wanted == st.session_state.pop("waited_for", None) and wanted in {run.id for run in scored}:
+elif wanted == st.session_state.pop("waited_for", None) and wanted in told:
     st.session_state["scored_run"] = wanted
 untrained = _ui.known_run(wanted)
 if view == "sweep":
@@ -64,7 +66,7 @@ if view == "sweep":
 elif view == "run" and untrained and store.nothing_trained(workspace, untrained):
     text = t("This run ended before its first step: nothing was trained. Let it go on, or delete it.")
     _ui.empty(text, "runs", t("Go to Runs"))
-elif not scored:
+elif not told:
     text = t("No run has been scored yet. The scores come at the end of each run.")
     if _ui.known_run(wanted):
         _ui.empty(text, "runs", t("Go to Runs"))
@@ -74,7 +76,7 @@ elif not scored:
 elif view == "compare":
     _forgetting_compare.show(workspace, scored, wanted, runs)
 else:
-    names = {run.id: f"{run.name} · {run.id}" for run in scored}
+    names = {run.id: f"{run.name} · {run.id}" for run in known if run.id in told}
     ids = list(names)
     if wanted and wanted not in ids:
         strange = store.unreadable(workspace, wanted) if store.exists(workspace, wanted) else None

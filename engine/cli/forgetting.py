@@ -117,7 +117,8 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print_json(rows)
         return EXIT_OK
     if not rows and not any(store.load_spec(workspace, one).kind == "sweep" for one in arguments.runs):
-        print(t("Nothing was scored yet: the scores come at the end of a run."))
+        by_itself = [line for one in arguments.runs for line in _alone(workspace, one)]
+        print("\n".join(by_itself) or t("Nothing was scored yet: the scores come at the end of a run."))
     for row in rows:
         print(f"{row.run}  {row.benchmark:<19} {row.family:<12} n={row.n:<5} {_figures(row)}")
     for said in first:
@@ -147,6 +148,15 @@ def _lost(found: ScoredRun) -> list[str]:
                 t("Base: {answer}", answer=questions.said(before)), t("Tuned: {answer}", answer=questions.said(after)),
             ]  # fmt: skip
     return told
+
+
+def _alone(workspace: Workspace, run_id: str) -> list[str]:
+    """Return a line for each benchmark that a base was asked by itself, and what they are good for."""
+    from engine.report import alone
+
+    found = alone.scores(workspace.run_dir(run_id))
+    lines = [f"{run_id}  {one.benchmark:<19} n={one.n:<5} {one.told}" for one in found]
+    return [*lines, alone.note()] if lines else []
 
 
 def _figures(row: Comparison) -> str:

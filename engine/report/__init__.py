@@ -19,6 +19,7 @@ __all__ = [
     "Comparison",
     "Item",
     "about",
+    "alone",
     "blind",
     "files",
     "frontier",

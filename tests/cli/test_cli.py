@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -400,6 +401,16 @@ def test_compare_says_what_was_lost_and_won_apart_and_shows_the_lost_ones_with_b
     assert more[len(plain):].split("\n") == [
         "", f"{RUN}  instructions  q0: Ask 0?", "Base: base said 0", "Tuned: tuned said 0", "",
     ]  # fmt: skip
+
+
+def test_compare_of_a_base_that_was_asked_by_itself_prints_its_scores(tunebook, workspace):
+    run_dir = finished(workspace)
+    scored(run_dir)
+    for path in (run_dir / "items").glob("tuned-*"):
+        path.unlink()
+    said = tunebook("compare", RUN).out
+    assert re.search(rf"{RUN}  toy-world +n=\d+ +[\d.]+ % \[[\d.]+, [\d.]+\]", said) and "asked by itself" in said
+    assert "Nothing was scored yet" not in said
 
 
 def test_compare_of_a_run_without_scores_says_so(tunebook, workspace):

@@ -27,6 +27,7 @@ from engine.words import Problem
 from engine.workspace import Workspace
 from pages import _forgetting_frontier, _forgetting_report
 from tests.apps import button, has_button, open_page, preference_run, shown, texts
+from tests.helpers import finished_run
 from tests.pages.test_language import made_run
 
 
@@ -120,6 +121,21 @@ def test_the_set_that_lost_most_is_read_first_and_lost_and_won_stand_apart_in_th
     page = _forgetting_report.as_html(one, one.judged(), {}).decode()
     lost, won = page.index("Lost: right before"), page.index("Won: wrong before")
     assert page[lost:won].count("<tr>") == page[won:].count("<tr>") == 1 + 40
+
+
+def test_a_base_that_was_asked_by_itself_has_its_scores_on_the_page(workspace: Workspace) -> None:
+    source = workspace.run_dir(preference_run(workspace))
+    spec = RunSpec(
+        kind="evaluate", recipe=evaluations.RECIPE, base=schema.BaseRef("starter"), dataset=schema.DatasetRef(""),
+        evaluate=schema.Evaluate(benchmarks=["toy-world"]),
+    )  # fmt: skip
+    alone = finished_run(workspace, 7, spec)
+    (alone / "items").mkdir()
+    shutil.copy(source / "items" / "base-toy-world.jsonl", alone / "items")
+    app = open_page("forgetting", run=alone.name)
+    (shown,) = [one.value for one in app.dataframe if "How many" in one.value.columns]
+    assert shown["Base"].tolist() == ["100.0 % [94.0, 100.0]"] and "asked by itself" in texts(app)
+    assert not app.exception and "has no scores yet" not in texts(app)
 
 
 def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -> None:
