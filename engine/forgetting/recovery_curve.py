@@ -95,7 +95,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def in_points(self) -> bool:
         """Whether the gain is a change of a share, told in points of 100."""
-        return self.measure not in (report_items.LOSS, report_items.GAP, report_items.ANSWERS, "")
+        return frontier.in_points(self.measure)
 
 
 class Way:
@@ -105,7 +105,7 @@ class Way:
         self.way: Kind = way
         self.origin = origin
         rows = [row for row in origin.rows if row.benchmark in origin.joined]
-        chosen = frontier.new_task(rows) or headline.unseen(rows, report_items.ANSWERS, 1)
+        chosen = headline.asked(rows)
         self.measure = "" if chosen is None or paired.too_few(chosen) else chosen.benchmark
         self.family = "" if chosen is None else chosen.family
         # What was learned may be recognised at a point and not said any more: each way of asking has to keep it.
