@@ -91,16 +91,17 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     lost: list[str] = []
     first: list[str] = []
     titles, runs = library.titles(workspace), store.list_all(workspace)
+    apart = False
     for run_id in arguments.runs:
         if not made_something(workspace, run_id):
             return EXIT_FAILED
         try:
+            if not arguments.json and _printed_apart(workspace, run_id):
+                apart = True
+                continue
             if store.load_spec(workspace, run_id).kind == "sweep":
-                found = claims.result(workspace, run_id)
-                if not arguments.json:
-                    print(claims.markdown(found))
-                    continue
-                ended = [one for configuration in found.configurations for one in configuration.point.runs]
+                configurations = claims.result(workspace, run_id).configurations
+                ended = [one for configuration in configurations for one in configuration.point.runs]
                 rows += [row for one in ended for row in scored.of(workspace, one, runs).rows]
                 continue
             found = scored.of(workspace, run_id, runs)
@@ -116,7 +117,7 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     if arguments.json:
         print_json(rows)
         return EXIT_OK
-    if not rows and not any(store.load_spec(workspace, one).kind == "sweep" for one in arguments.runs):
+    if not rows and not apart:
         print(t("Nothing was scored yet: the scores come at the end of a run."))
     for row in rows:
         print(f"{row.run}  {row.benchmark:<19} {row.family:<12} n={row.n:<5} {_figures(row)}")
@@ -133,6 +134,19 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
         if note is not None:
             print(note)
     return EXIT_OK
+
+
+def _printed_apart(workspace: Workspace, run_id: str) -> bool:
+    """Print what has no scores of its own, a sweep or the scored way back from a run, and return whether it was one."""
+    from engine.forgetting import claims, recovery, recovery_curve
+    from engine.runs import store
+
+    if store.load_spec(workspace, run_id).kind == "sweep":
+        print(claims.markdown(claims.result(workspace, run_id)))
+        return True
+    curve = recovery.scanned(workspace, run_id)
+    _print_curve(curve, recovery_curve)
+    return curve is not None
 
 
 def _lost(found: ScoredRun) -> list[str]:
