@@ -17,7 +17,7 @@ from engine.cli import main
 from engine.data import datasets
 from engine.export import NotExportable, archive, job_runner, portable_recipe
 from engine.export.job import Job
-from engine.forgetting import recovery, recovery_curve
+from engine.forgetting import evaluations, recovery, recovery_curve
 from engine.report import Item, paired, verdicts
 from engine.report import items as report_items
 from engine.report.items import Joined
@@ -170,6 +170,26 @@ def test_grades_tell_the_gain_and_behaviour_is_a_line_of_its_own_and_no_knowledg
     figures = [point.gain.value, point.general.value, point.behaviour.value]
     assert figures == pytest.approx([0.70, -0.02, -0.05])
     assert curve.suggested is not None and curve.suggested.behaviour is not None
+
+
+def test_a_persons_own_graded_questions_and_verifiable_instructions_are_behaviour_and_choices_are_not(workspace):
+    grader = {"name": "length", "parameters": {"least": 1, "most": 5}}
+    own = {
+        "graded": [{"question": f"Say yes {n}.", "grader": grader} for n in range(9)],
+        "choices": [{"question": f"Is {n} odd?", "choices": ["yes", "no"], "answer": n % 2} for n in range(9)],
+    }  # fmt: skip
+    names = {}
+    for kind, rows in own.items():
+        data = "\n".join(map(json.dumps, rows)).encode()
+        one, problems = evaluations.add_questions(workspace, data, kind)
+        assert one is not None and one.kind == kind, problems
+        names[kind] = one.name
+    told = [TASK, names["graded"], names["choices"], "ifeval", "mmlu"]
+    origin = scored_run({name: (items(name, known(80)), items(name, known(60))) for name in told}, workspace)
+    way = recovery_curve.Way(origin, "scale")
+    assert (sorted(way.behaviour), sorted(way.general)) == (
+        sorted([names["graded"], "ifeval"]), sorted([names["choices"], "mmlu"]),
+    )  # fmt: skip
 
 
 def test_where_no_general_knowledge_was_asked_nothing_is_said_to_be_better_or_worse():
