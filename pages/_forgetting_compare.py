@@ -11,7 +11,7 @@ import streamlit as st
 
 from engine.benchmarks import library
 from engine.forgetting import evaluations, sweep_plan
-from engine.report import Comparison, files, frontier, items
+from engine.report import Comparison, files, frontier, headline, items
 from engine.runs import Run, ScoredRun, store
 from engine.runs import scored as runs_scored
 from engine.spec import RunSpec, schema, settings, tolerances
@@ -45,7 +45,7 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
         )
         if not chosen:
             return
-    points, lines, compared = [], {}, {}
+    lines, compared = {}, {}
     specs = {one: store.load_spec(workspace, one) for one in chosen}
     for one in chosen:
         try:
@@ -54,15 +54,16 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
             st.error(_ui.say("{name} cannot be compared: {reason}", name=names[one], reason=error))
             continue
         if found.rows:
-            points.append(frontier.point(names[one], found.rows, found.chance))
             lines[one], compared[one] = found.rows, found
+    measure = headline.common_measure(lines.values())
+    points = [frontier.point(names[one], found.rows, found.chance, measure) for one, found in compared.items()]
     groups = _recipes({one: specs[one] for one in lines})
     if any(len(group) > 1 for group in groups.values()) and st.toggle(
         t("Runs that differ only in their seed are one point"), value=True, key="by_seed"
     ):
         by_run = {point.runs[0]: point for point in points}
         points = [frontier.over_seeds(label, [by_run[one] for one in group]) for label, group in groups.items()]
-    walked = {one: _along(compared[one]) for one in lines}
+    walked = {one: _along(found, measure) for one, found in compared.items()}
     if any(walked.values()) and st.toggle(
         t("With the points along each run"), value=True, key="with_along",
         help=t("Runs that were scored on their way; each step is a point, joined by a line."),
@@ -109,10 +110,10 @@ def _look_at(run_id: str) -> None:
     st.session_state.pop("scored_run", None)
 
 
-def _along(run: ScoredRun) -> list[frontier.Point]:
+def _along(run: ScoredRun, measure: str | None) -> list[frontier.Point]:
     """Return the points along a run; none where they cannot be compared, which the run's own view says."""
     try:
-        return evaluations.along(run)
+        return evaluations.along(run, measure)
     except (OSError, ValueError):
         return []
 

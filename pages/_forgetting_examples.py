@@ -18,7 +18,11 @@ def show(workspace: Workspace, planned: RunSpec) -> None:
     if any(run.status in store.LIVE for run, _ in found):
         _watch([run.id for run, _ in found if run.status in store.LIVE])
         return
-    known = examples.known(workspace, planned.base, planned.dataset)
+    known = None
+    try:
+        known = examples.known(workspace, planned.base, planned.dataset)
+    except (OSError, ValueError) as error:
+        st.warning(_ui.say("What the base answered before cannot be read: {reason}", reason=error))
     if known is not None:
         st.markdown(_ui.plain(known.sentence))
         return

@@ -22,11 +22,6 @@ PICKED = "#e8590c"
 PLOT_PIXELS, LINE_PIXELS = 330, 17
 
 
-def in_points(point: frontier.Point) -> bool:
-    """Whether the gain is a change of a share, told in points, or of a loss or gap, told in nats."""
-    return point.measure not in (items.GAP, items.LOSS, None)
-
-
 def figure_with(value: float | None, low: float | None, high: float | None, scale: float, *, signed: bool) -> str:
     """Return a value with its interval, or a dash."""
     if value is None:
@@ -40,7 +35,8 @@ def figure_with(value: float | None, low: float | None, high: float | None, scal
 def frontier_figure(points: Sequence[frontier.Point], picked: frontier.Point | None) -> go.Figure:
     """Draw gain against retention: the frontier joined by a line, dominated points grey, the picked one ringed."""
     known = [one for one in points if one.gain is not None and one.retention is not None]
-    scale = 100 if known and in_points(next((one for one in known if one.on_frontier), known[0])) else 1
+    measure = known[0].measure if known else None
+    scale = 100 if frontier.in_points(measure) else 1
     paths = _paths(known)
     figure = go.Figure()
     best = sorted((one for one in known if one.on_frontier), key=lambda one: one.gain or 0.0)
@@ -66,8 +62,9 @@ def frontier_figure(points: Sequence[frontier.Point], picked: frontier.Point | N
     _names(figure, named, across, upward)
     figure.update_xaxes(range=across)
     figure.update_yaxes(range=upward)
+    in_nats = t("gained on the new task, reward") if measure == items.ANSWERS else t("gained on the new task, nats")
     figure.update_layout(
-        xaxis_title=t("gained on the new task, points") if scale == 100 else t("gained on the new task, nats"),
+        xaxis_title=t("gained on the new task, points") if scale == 100 else in_nats,
         yaxis_title=t("general knowledge kept, %"),
         height=440,
         margin={"l": 8, "r": 8, "t": 30, "b": 8},
@@ -215,7 +212,7 @@ def points_table(points: Sequence[frontier.Point], weight: float | None) -> pd.D
                 **({t("Seeds"): len(one.runs)} if any(len(other.runs) > 1 for other in order) else {}),
                 t("Frontier"): t("yes") if one.on_frontier else "",
                 t("Gained"): figure_with(
-                    one.gain, one.gain_low, one.gain_high, 100 if in_points(one) else 1, signed=True
+                    one.gain, one.gain_low, one.gain_high, 100 if frontier.in_points(one.measure) else 1, signed=True
                 ),
                 t("General, points"): figure_with(one.change, one.change_low, one.change_high, 100, signed=True),
                 t("Kept above chance, %"): figure_with(
@@ -232,9 +229,12 @@ def _left_out(points: Sequence[frontier.Point]) -> None:
     missing = [one.name for one in points if one.gain is None or one.retention is None]
     if missing:
         st.caption(
-            _ui.say("Not on the chart, since the new task or general knowledge was not scored: {names}.",
-                    names=", ".join(missing))
-        )  # fmt: skip
+            _ui.say(
+                "Not on the chart, since the new task or general knowledge was not scored, or not as in the others: "
+                "{names}.",
+                names=", ".join(missing),
+            )
+        )
     at_chance = sorted({benchmark for one in points for benchmark in one.left_out})
     if at_chance:
         st.caption(
@@ -295,9 +295,9 @@ def trade(points: Sequence[frontier.Point], key: str) -> frontier.Point | None:
     _left_out(points)
     st.caption(
         _ui.say(
-            "Score: {new} % of the new task's score and {kept} % of what was kept; none where the new task is a loss. "
-            "Bars: 95 % over the questions of one run, or over the seeds of several. Points along a run are joined by a "
-            "line.",
+            "Score: {new} % of the new task's score and {kept} % of what was kept; none where the new task is a loss "
+            "or a reward. Bars: 95 % over the questions of one run, or over the seeds of several. Points along a run are "
+            "joined by a line.",
             new=weight,
             kept=100 - weight,
         )

@@ -17,7 +17,7 @@ import msgspec
 from engine import starter
 from engine.benchmarks import own as benchmarks_own
 from engine.benchmarks.own import Graders, Own, check, own_dir
-from engine.benchmarks.shipped import Benchmark, Kind, harness, missing, shipped, starters
+from engine.benchmarks.shipped import BEHAVIOUR, Benchmark, Kind, harness, missing, shipped, starters
 from engine.words import Problem
 from engine.workspace import Workspace, decoded, one_line, write_atomically
 
@@ -50,6 +50,13 @@ def title(name: str) -> str:
     """Return a benchmark's title; a name that is not known stands for itself."""
     one = find(name)
     return one.title if one is not None else name
+
+
+def is_behaviour(name: str, workspace: Workspace | None = None) -> bool:
+    """Whether a benchmark asks what a model does and not what it knows: its answers are graded, a person's own among them,
+    or it is the harness's of instructions that can be verified (ifeval, arXiv 2311.07911)."""
+    one = find(name, workspace)
+    return name in BEHAVIOUR or (one is not None and one.kind == "graded")
 
 
 class Set(msgspec.Struct, frozen=True, kw_only=True):

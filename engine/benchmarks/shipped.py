@@ -27,6 +27,8 @@ HARNESS = {
 }  # fmt: skip
 WRITTEN = {"gsm8k": 256, "ifeval": 1280}
 NEEDS = {"ifeval": ("langdetect", "immutabledict")}
+# Those that ask what a model does, and not what it knows.
+BEHAVIOUR = ("ifeval",)
 # The run's own held-out rows, answered in full and compared by BLEU and ROUGE-L: it takes long, so it is asked for.
 HELD_OUT = "held-out-texts"
 

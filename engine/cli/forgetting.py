@@ -91,16 +91,17 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     lost: list[str] = []
     first: list[str] = []
     titles, runs = library.titles(workspace), store.list_all(workspace)
+    apart = False
     for run_id in arguments.runs:
         if not made_something(workspace, run_id):
             return EXIT_FAILED
         try:
+            if not arguments.json and _printed_apart(workspace, run_id):
+                apart = True
+                continue
             if store.load_spec(workspace, run_id).kind == "sweep":
-                found = claims.result(workspace, run_id)
-                if not arguments.json:
-                    print(claims.markdown(found))
-                    continue
-                ended = [one for configuration in found.configurations for one in configuration.point.runs]
+                configurations = claims.result(workspace, run_id).configurations
+                ended = [one for configuration in configurations for one in configuration.point.runs]
                 rows += [row for one in ended for row in scored.of(workspace, one, runs).rows]
                 continue
             found = scored.of(workspace, run_id, runs)
@@ -116,9 +117,8 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     if arguments.json:
         print_json(rows)
         return EXIT_OK
-    if not rows and not any(store.load_spec(workspace, one).kind == "sweep" for one in arguments.runs):
-        by_itself = [line for one in arguments.runs for line in _alone(workspace, one)]
-        print("\n".join(by_itself) or t("Nothing was scored yet: the scores come at the end of a run."))
+    if not rows and not apart:
+        print(t("Nothing was scored yet: the scores come at the end of a run."))
     for row in rows:
         print(f"{row.run}  {row.benchmark:<19} {row.family:<12} n={row.n:<5} {_figures(row)}")
     for said in first:
@@ -136,6 +136,27 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     return EXIT_OK
 
 
+def _printed_apart(workspace: Workspace, run_id: str) -> bool:
+    """Print what is not compared by itself: a sweep, the scored way back from a run, a base that was asked alone; return
+    whether it was one."""
+    from engine.forgetting import claims, recovery, recovery_curve
+    from engine.report import alone
+    from engine.runs import store
+
+    kind = store.load_spec(workspace, run_id).kind
+    if kind == "sweep":
+        print(claims.markdown(claims.result(workspace, run_id)))
+        return True
+    if kind == "evaluate" and alone.is_alone(run_dir := workspace.run_dir(run_id)):
+        for one in alone.scores(run_dir):
+            print(f"{run_id}  {one.benchmark:<19} n={one.n:<5} {one.told}")
+        print(alone.note())
+        return True
+    curve = recovery.scanned(workspace, run_id)
+    _print_curve(curve, recovery_curve)
+    return curve is not None
+
+
 def _lost(found: ScoredRun) -> list[str]:
     """Return each question that the base answered right and the run does not, with both answers."""
     from engine.report import questions
@@ -148,15 +169,6 @@ def _lost(found: ScoredRun) -> list[str]:
                 t("Base: {answer}", answer=questions.said(before)), t("Tuned: {answer}", answer=questions.said(after)),
             ]  # fmt: skip
     return told
-
-
-def _alone(workspace: Workspace, run_id: str) -> list[str]:
-    """Return a line for each benchmark that a base was asked by itself, and what they are good for."""
-    from engine.report import alone
-
-    found = alone.scores(workspace.run_dir(run_id))
-    lines = [f"{run_id}  {one.benchmark:<19} n={one.n:<5} {one.told}" for one in found]
-    return [*lines, alone.note()] if lines else []
 
 
 def _figures(row: Comparison) -> str:

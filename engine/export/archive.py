@@ -9,7 +9,17 @@ from pathlib import Path
 import msgspec
 
 from engine.export import usage
-from engine.export.artifacts import MERGED, because, made_by, refused, travelling, travels_whole, whole, without_folders
+from engine.export.artifacts import (
+    MERGED,
+    because,
+    made_by,
+    nothing_made,
+    refused,
+    travelling,
+    travels_whole,
+    whole,
+    without_folders,
+)
 from engine.export.job import too_small
 from engine.export.ollama import modelfile
 from engine.models import bases
@@ -26,7 +36,7 @@ def write_zip(workspace: Workspace, run_id: str, *, merged: bool = False) -> Pat
     run_dir = workspace.run_dir(run_id)
     made = run_dir / MERGED if merged else made_by(run_dir)
     if made is None or not made.is_dir():
-        raise refused("export-nothing")
+        raise because(nothing_made(workspace, run_id))
     run_spec = store.over_its_base(workspace, store.load_spec(workspace, run_id))
     base = bases.describe(run_spec.base.pinned, workspace)
     if not merged and travels_whole(workspace, run_id):
@@ -79,7 +89,7 @@ def write_part(workspace: Workspace, run_id: str, what: str, to: Path) -> Path:
 
     made = made_by(workspace.run_dir(run_id))
     if made is None:
-        raise refused("export-nothing")
+        raise because(nothing_made(workspace, run_id))
     if to.is_file() or (to.is_dir() and any(to.iterdir())):
         raise refused("export-in-the-way", folder=str(to))
     if what == "adapter":

@@ -38,6 +38,14 @@ def refused(rule: str, **parameters: str | int | float | bool | Text | None) -> 
     return because(Problem(rule=rule, parameters=parameters))
 
 
+def nothing_made(workspace: Workspace, run_id: str) -> Problem:
+    """Return why there is nothing to take along of a run that has no weights of its own."""
+    back = store.load_spec(workspace, run_id).recover
+    if back is not None and back.at is None:
+        return Problem(rule="export-scan", parameters={"run": run_id, "origin": back.run})
+    return Problem(rule="export-nothing")
+
+
 def without_folders(value: Any) -> Any:
     """Return what was read from JSON with the last name alone of every path of this machine: it is to leave it."""
     if isinstance(value, dict):

@@ -32,7 +32,7 @@ def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
     """Return what keeps a job from starting, before anything is loaded or written."""
     run_dir = workspace.run_dir(run_id)
     if made_by(run_dir) is None:
-        return Problem(rule="export-nothing")
+        return artifacts.nothing_made(workspace, run_id)
     if limits.on():
         # A push would take the server's own login, a conversion runs a program from a folder that is named.
         if job.what != "merged" or job.to is not None:

@@ -65,6 +65,8 @@ def of_run(workspace: Workspace, run_id: str) -> PortableRecipe:
     run_spec = store.load_spec(workspace, run_id)
     if run_spec.adopted is not None:
         raise refused("adopt-repeat", id=run_id)
+    if run_spec.recover is not None:
+        raise refused("recover-repeat", run=run_id, origin=run_spec.recover.run)
     if run_spec.kind != "train":
         raise refused("trained-nothing", run=run_id)
     return of_spec(workspace, run_spec, run_id)

@@ -12,7 +12,7 @@ import msgspec
 from engine.forgetting import sweep_drive
 from engine.forgetting.sweep_drive import load
 from engine.forgetting.sweep_plan import Trial, label
-from engine.report import frontier, items, statistics
+from engine.report import frontier, headline, statistics
 from engine.runs import scored, store
 from engine.spec import RunSpec
 from engine.words import t
@@ -55,19 +55,20 @@ def result(workspace: Workspace, sweep_id: str) -> Result:
     """Return what a sweep has shown so far. Raises OSError or ValueError when it is no sweep."""
     made = load(workspace, sweep_id)
     groups: dict[str, list[Trial]] = {}
-    runs = store.list_all(workspace)
     for trial in made.trials:
         groups.setdefault(json.dumps([trial.recipe, trial.set], sort_keys=True, default=str), []).append(trial)
+    runs = store.list_all(workspace)
+    known = {
+        one.run: scored.of(workspace, one.run, runs) for one in made.trials
+        if one.run is not None and sweep_drive.status(workspace, one.run) == "finished"
+    }  # fmt: skip
+    measure = headline.common_measure(one.rows for one in known.values())
     found: list[Configuration] = []
     for trials in groups.values():
-        ended = [
-            one.run for one in trials if one.run is not None and sweep_drive.status(workspace, one.run) == "finished"
-        ]
+        ended = [one.run for one in trials if one.run in known]
         if not ended:
             continue
-        points = [
-            frontier.point(one.run_id, one.rows, one.chance) for one in (scored.of(workspace, id, runs) for id in ended)
-        ]
+        points = [frontier.point(one, known[one].rows, known[one].chance, measure) for one in ended]
         first = trials[0]
         name = label(first.recipe, first.set)
         found.append(
@@ -247,14 +248,10 @@ def _untested(rule: str, claim: str) -> Claim:
     return Claim(rule=rule, claim=claim, verdict="not tested", sentence=t("This sweep holds nothing to compare."))
 
 
-def _is_share(point: frontier.Point) -> bool:
-    return point.measure not in (items.GAP, items.LOSS, None)
-
-
 def _gain(point: frontier.Point) -> str:
     if point.gain is None or point.gain_low is None or point.gain_high is None:
         return "–"
-    if not _is_share(point):
+    if not frontier.in_points(point.measure):
         return f"{point.gain:+.2f}" + (
             "" if math.isinf(point.gain_low) else f" [{point.gain_low:+.2f}, {point.gain_high:+.2f}]"
         )

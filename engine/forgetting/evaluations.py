@@ -15,7 +15,7 @@ from engine.check import DatasetError
 from engine.data import datasets
 from engine.models import Base, bases
 from engine.plan import drafts
-from engine.report import blind, frontier, items, paired
+from engine.report import blind, frontier, headline, items, paired
 from engine.runs import admission, lifecycle, scored, store
 from engine.spec import RunSpec, schema
 from engine.spec import settings as spec_settings
@@ -231,9 +231,9 @@ def seconds(workspace: Workspace, ref: str, names: Sequence[str], limit: int = 0
     return None if other is None else one + other
 
 
-def along(run: scored.ScoredRun) -> list[frontier.Point]:
+def along(run: scored.ScoredRun, measure: str | None = None) -> list[frontier.Point]:
     """Return a point for each step of a run that was scored on its way, and one for its end, in order; nothing when it
-    was scored only at its end. All by the benchmarks of the first."""
+    was scored only at its end. All by the benchmarks of the first; the gain by a measure, or by one that all have."""
     folder = run.folder
     steps = items.steps_scored(folder)
     if not steps:
@@ -243,9 +243,10 @@ def along(run: scored.ScoredRun) -> list[frontier.Point]:
     if last:
         asked = {row.benchmark for row in lines[steps[0]]}
         lines[last] = [row for row in paired.compare_run(folder) if row.benchmark in asked]
+    measure = headline.common_measure(lines.values()) if measure is None else measure
     return [
         msgspec.structs.replace(
-            frontier.point(t("{name}, step {step}", name=run.name, step=step), rows, run.chance), step=step
+            frontier.point(t("{name}, step {step}", name=run.name, step=step), rows, run.chance, measure), step=step
         )
         for step, rows in lines.items()
         if rows
@@ -283,16 +284,3 @@ def along_draft(run: scored.ScoredRun) -> drafts.Draft:
     """Return a run made again with all of its settings, scored at several points on its way."""
     told = t("The same as {name}, scored {n} times on its way", name=run.name, n=POINTS)
     return drafts.of_spec(run.workspace, run.spec, came_from=told, changes={"evaluate.along": POINTS})
-
-
-def points(workspace: Workspace, run_ids: Sequence[str]) -> list[frontier.Point]:
-    """Return a point per run, marked where it is on the frontier of gain against retention. A run whose items cannot be
-    compared is left out."""
-    found, runs = [], store.list_all(workspace)
-    for run_id in run_ids:
-        try:
-            one = scored.of(workspace, run_id, runs)
-            found.append(frontier.point(one.name, one.rows, one.chance))
-        except (OSError, ValueError):
-            continue
-    return frontier.frontier([one for one in found if one.runs])

@@ -71,9 +71,14 @@ def _named(workspace: Workspace, run_id: str) -> list[tuple[str, dict[str, objec
 def curve(workspace: Workspace, run_id: str, *, intruders: bool = False) -> recovery_curve.Curve | None:
     """Return the way back from a run as far as it was scored, by its newest scan; None where nothing was."""
     scan = of(workspace, run_id, intruders=intruders)
-    found = scan and find_struct(workspace.run_dir(scan) / recovery_curve.CURVE, recovery_curve.Curve)
+    found = scanned(workspace, scan) if scan is not None else None
     # what the file calls its run is not what is started, saved or deleted
     return msgspec.structs.replace(found, run=run_id) if found else None
+
+
+def scanned(workspace: Workspace, scan: str) -> recovery_curve.Curve | None:
+    """Return the way as far as one scan has scored it; None where it has not, or where a run is no scan."""
+    return find_struct(workspace.run_dir(scan) / recovery_curve.CURVE, recovery_curve.Curve)
 
 
 def problems(workspace: Workspace, run_id: str, *, intruders: bool = False) -> list[Problem]:

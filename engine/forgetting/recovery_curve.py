@@ -95,7 +95,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def in_points(self) -> bool:
         """Whether the gain is a change of a share, told in points of 100."""
-        return self.measure not in (report_items.LOSS, report_items.GAP, report_items.ANSWERS, "")
+        return frontier.in_points(self.measure)
 
 
 class Way:
@@ -105,7 +105,7 @@ class Way:
         self.way: Kind = way
         self.origin = origin
         rows = [row for row in origin.rows if row.benchmark in origin.joined]
-        chosen = frontier.new_task(rows) or headline.unseen(rows, report_items.ANSWERS, 1)
+        chosen = headline.asked(rows)
         self.measure = "" if chosen is None or paired.too_few(chosen) else chosen.benchmark
         self.family = "" if chosen is None else chosen.family
         # What was learned may be recognised at a point and not said any more: each way of asking has to keep it.
@@ -115,7 +115,7 @@ class Way:
                 row.benchmark: row.family for row in rows if _tells(row) and row.benchmark != self.measure
             }
         self.general_in: Unit
-        self.general, self.behaviour, self.general_in = _general(rows, origin.chance)
+        self.general, self.behaviour, self.general_in = _general(rows, origin)
         self.known: dict[float, Answers] = {self.end: {n: one.tuned for n, one in origin.joined.items()}}
         if way != "intruders":
             self.known[0.0] = {n: one.base for n, one in origin.joined.items()}
@@ -244,24 +244,18 @@ def _tells(row: Comparison) -> bool:
     return asked and not paired.is_loss(row) and verdicts.change_of(row) == "better" and ":" not in row.benchmark
 
 
-def _general(rows: Sequence[Comparison], chance: Mapping[str, float]) -> tuple[list[str], list[str], Unit]:
+def _general(rows: Sequence[Comparison], origin: ScoredRun) -> tuple[list[str], list[str], Unit]:
     """Return the benchmarks that tell general knowledge, those that tell behaviour, and what the former count in: right
     answers where the base knows any, else the loss."""
-    judged = [one for one in verdicts.judge(rows, chance) if ":" not in one.row.benchmark]
+    judged = [one for one in verdicts.judge(rows, origin.chance) if ":" not in one.row.benchmark]
     known = [one.row for one in judged if one.verdict not in ("at chance", "too few")]
     right = [row.benchmark for row in known if not paired.is_loss(row)]
-    behaviour = [name for name in right if _is_behaviour(name)]
+    behaviour = [name for name in right if library.is_behaviour(name, origin.workspace)]
     general = [name for name in right if name not in behaviour]
     if general:
         return general, behaviour, "points"
     losses = [row.benchmark for row in known if paired.is_loss(row)]
     return losses, behaviour, "nats" if losses else ""
-
-
-def _is_behaviour(name: str) -> bool:
-    """Whether a benchmark asks how the model behaves: those whose answers a grader marks."""
-    found = library.find(name)
-    return found is not None and str(found.kind) == "graded"
 
 
 def _figure(row: Comparison) -> Figure:

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from engine.report import statistics
-from engine.report.headline import LEAST_EXACT, unseen
-from engine.report.items import CHOICES, EXACT, GAP, GRADED, LOSS, PREFERENCE, REWARD
+from engine.report import headline, statistics
+from engine.report.items import ANSWERS, GAP, LOSS
 from engine.report.paired import Comparison, too_few
 from engine.report.verdicts import judge
 from engine.words import t
@@ -45,22 +44,16 @@ class Point(msgspec.Struct, kw_only=True):
     step: int | None = None
 
 
-_MEASURES = (GRADED, CHOICES, EXACT, PREFERENCE, REWARD, GAP, LOSS)
+def in_points(measure: str | None) -> bool:
+    """Whether a gain is a change of a share, told in points; else it is one of a loss, a gap or a reward."""
+    return measure not in (GAP, LOSS, ANSWERS, "", None)
 
 
-def new_task(rows: Sequence[Comparison]) -> Comparison | None:
-    """Return the line that says how much of the new task was learned, on rows that were held out where there are any."""
-    for benchmark in _MEASURES:
-        row = unseen(rows, benchmark, LEAST_EXACT if benchmark in (GRADED, EXACT) else 1)
-        if row is not None:
-            return row
-    return None
-
-
-def point(name: str, rows: Sequence[Comparison], chance: Mapping[str, float]) -> Point:
-    """Return where one run stands, from its own lines."""
+def point(name: str, rows: Sequence[Comparison], chance: Mapping[str, float], measure: str | None) -> Point:
+    """Return where one run stands, from its own lines. `measure` is what tells the gain of all that it is held against
+    (headline.common_measure)."""
     found = Point(name=name, runs=sorted({row.run for row in rows}))
-    gained = new_task(rows)
+    gained = None if measure is None else headline.asked(rows, measure)
     if gained is not None:
         loss = gained.benchmark == LOSS
         found.measure, found.new_task = gained.benchmark, gained.tuned
@@ -117,12 +110,10 @@ def _over(values: Iterable[float | None]) -> tuple[float | None, float | None, f
 
 def frontier(points: Sequence[Point]) -> list[Point]:
     """Return the points, marked where no other has at least as much gain and as much retention, and more of one. Points
-    without both, or whose gain is measured otherwise than most, are on no frontier."""
-    names = [one.measure for one in points if one.gain is not None and one.retention is not None and _is_known(one)]
-    usual = max(dict.fromkeys(names), key=names.count) if names else None
+    without both are on no frontier. All are told by one measure."""
 
     def counts(one: Point) -> bool:
-        return one.gain is not None and one.retention is not None and one.measure == usual and _is_known(one)
+        return one.gain is not None and one.retention is not None and _is_known(one)
 
     def beats(other: Point, one: Point) -> bool:
         a, b = (other.gain or 0.0, other.retention or 0.0), (one.gain or 0.0, one.retention or 0.0)
@@ -163,10 +154,10 @@ def _least(one: Point) -> float:
 
 def weighted_score(one: Point, weight: float) -> float | None:
     """Return the guide's combined score (its rule M8): `weight` times the new task's score plus the rest times the
-    retention. None when either is unknown, or when the new task is measured by a loss, which no weight can turn into
-    points. Raises ValueError for a weight outside 0 to 1."""
+    retention. None when either is unknown, or when the new task is measured by a loss or a reward, which no weight can
+    turn into points. Raises ValueError for a weight outside 0 to 1."""
     if not 0 <= weight <= 1:
         raise ValueError("a weight lies between 0 and 1")
-    if one.new_task is None or one.retention is None or one.measure in (GAP, LOSS, None):
+    if one.new_task is None or one.retention is None or not in_points(one.measure):
         return None
     return weight * one.new_task + (1 - weight) * one.retention

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -15,17 +15,15 @@ from engine.report.paired import Comparison, is_loss
 from engine.report.verdicts import Judged, apart, change_of, judge
 from engine.words import joined, t
 
-# Fewer matched answers than this say less than the loss does.
-LEAST_EXACT = statistics.LEAST_QUESTIONS
+# What tells how much of the new task was learned, the best first: a grader, which was named to say it, then what only one
+# objective asks, then right answers, chosen and in the same words. The loss says least, and nearly every run has it.
+MEASURES = (GRADED, PREFERENCE, GAP, REWARD, ANSWERS, CHOICES, EXACT, LOSS)
+# Fewer written answers than this say less than the loss does.
+LEAST_WRITTEN = statistics.LEAST_QUESTIONS
 
 
 def _whole(rows: Sequence[Comparison], benchmark: str, family: str = ALL) -> Comparison | None:
     return next((row for row in rows if row.benchmark == benchmark and row.family == family), None)
-
-
-def unseen(rows: Sequence[Comparison], benchmark: str, least: int) -> Comparison | None:
-    row = _whole(rows, benchmark, UNSEEN) or _whole(rows, benchmark)
-    return row if row is not None and row.n >= least else None
 
 
 Action = Literal["again", "ask", "chat", "compare", "recover", "remedy", "use"]
@@ -184,15 +182,26 @@ def _learned(rows: Sequence[Comparison]) -> str:
     return says.get(row.benchmark, _answered)(row)
 
 
-def asked(rows: Sequence[Comparison]) -> Comparison | None:
-    """Return the line that says what was learned of the new task: the first that there is of held-out rows. A grader was
-    named to say it."""
-    for benchmark in (GRADED, PREFERENCE, GAP, REWARD, ANSWERS):
-        found = unseen(rows, benchmark, LEAST_EXACT if benchmark == GRADED else 1)
-        if found is not None:
-            return found
-    chosen = _whole(rows, CHOICES) or unseen(rows, EXACT, LEAST_EXACT)
-    return chosen or unseen(rows, LOSS, 1)
+def asked(rows: Sequence[Comparison], measure: str | None = None) -> Comparison | None:
+    """Return the line that says what was learned of the new task, on held-out rows: by a measure, or else the first of
+    MEASURES that there is."""
+    found = (_told_by(rows, one) for one in (MEASURES if measure is None else (measure,)))
+    return next((row for row in found if row is not None), None)
+
+
+def common_measure(runs: Iterable[Sequence[Comparison]]) -> str | None:
+    """Return the measure by which runs are held against each other: the first that all of them have, or else that most
+    have."""
+    told = [[_told_by(rows, one) is not None for one in MEASURES] for rows in runs]
+    counts = dict(zip(MEASURES, map(sum, zip(*told, strict=True)), strict=False))
+    return max(counts, key=lambda one: counts[one]) if any(counts.values()) else None
+
+
+def _told_by(rows: Sequence[Comparison], measure: str) -> Comparison | None:
+    if measure == CHOICES:  # asked of held-out rows alone, so that their families are a person's own
+        return _whole(rows, CHOICES)
+    row = _whole(rows, measure, UNSEEN) or _whole(rows, measure)
+    return row if row is not None and row.n >= (LEAST_WRITTEN if measure in (GRADED, EXACT) else 1) else None
 
 
 def _by_heart(rows: Sequence[Comparison]) -> str:

@@ -104,10 +104,14 @@ def _named(workspace: Workspace, folder: Path, told: dict[str, Any], ref: str) -
         ("judge", _at(told, "objective_args", "reward_model")),
         ("compared", _at(told, "evaluate", "against")),
     ]
+    is_scan = bool(_at(told, "recover")) and _at(told, "recover", "at") is None
     found: list[How] = [how for how, value in roles if value == ref]
-    if back and (status != "finished" or _at(told, "recover", "at") is None):  # a point that was kept stands by itself
+    is_named = back or bool(found)
+    if is_scan and status == "finished":  # without weights of its own, it is lost with the run that it goes back from
+        found.clear()
+    if back and (status != "finished" or is_scan):  # a point that was kept stands by itself
         found.append("way")
-    yield from map(need, found if found or back else ["other"])
+    yield from map(need, found if is_named else ["other"])
 
 
 def _at(told: Any, *path: str) -> Any:

@@ -34,7 +34,7 @@ from engine.runs import checkpoints, failures
 from engine.train import adapters, head, keep_losses, parts, ranks
 from engine.train.run import Run
 from engine.words import Problem, later
-from engine.workspace import Unreadable, find_struct, write_atomically
+from engine.workspace import MALFORMED, Unreadable, find_struct, write_atomically
 
 # Above this perplexity a token is not learned (arXiv 2501.14315, section 4: the threshold of all its main tables).
 SURPRISING = 2.5
@@ -229,8 +229,8 @@ IDS, TOLD = "ids", "log_probabilities"
 
 
 def _opened(folder: Path) -> tuple[dict[str, Row], numpy.ndarray, numpy.ndarray]:
-    """Return the rows that a reference knows and its two files, mapped. Raises OSError or ValueError where one is not
-    whole."""
+    """Return the rows that a reference knows and its two files, mapped. Raises OSError, or what MALFORMED names, where
+    one is not whole."""
     kept = find_struct(folder / "rows.json", Kept)
     if kept is None:
         raise FileNotFoundError(folder / "rows.json")
@@ -242,11 +242,11 @@ def _opened(folder: Path) -> tuple[dict[str, Row], numpy.ndarray, numpy.ndarray]
 def _says_all(folder: Path, rows: Sequence[Encoded]) -> bool:
     """Whether a reference is whole and knows each of these rows."""
     try:
-        known, *_ = _opened(folder)
-    except (OSError, ValueError):
+        known, ids, _ = _opened(folder)
+    except (OSError, *MALFORMED):
         return False
-    told = (known.get(skipped.key(row)) for row in rows if row.trained_tokens)
-    return all(one is not None for one in told)
+    told = ((known.get(skipped.key(row)), row.trained_tokens) for row in rows if row.trained_tokens)
+    return all(one and one.tokens == tokens and 0 <= one.start <= len(ids) - tokens for one, tokens in told)
 
 
 def _write_reference(run: Run, rows: Sequence[Encoded]) -> None:

@@ -404,7 +404,11 @@ def test_compare_says_what_was_lost_and_won_apart_and_shows_the_lost_ones_with_b
 
 
 def test_compare_of_a_base_that_was_asked_by_itself_prints_its_scores(tunebook, workspace):
-    run_dir = finished(workspace)
+    asked = RunSpec(
+        kind="evaluate", recipe=schema.RecipeRef("evaluate", "0" * 64), base=schema.BaseRef("starter"),
+        dataset=schema.DatasetRef(""), evaluate=schema.Evaluate(benchmarks=["toy-world"]),
+    )  # fmt: skip
+    run_dir = finished(workspace, run_spec=asked)
     scored(run_dir)
     for path in (run_dir / "items").glob("tuned-*"):
         path.unlink()

@@ -13,8 +13,11 @@ import pytest
 
 from engine import events, limits, starter
 from engine.benchmarks import library
+from engine.cli import main
 from engine.data import datasets
-from engine.forgetting import recovery, recovery_curve
+from engine.export import NotExportable, archive, job_runner, portable_recipe
+from engine.export.job import Job
+from engine.forgetting import evaluations, recovery, recovery_curve
 from engine.report import Item, paired, verdicts
 from engine.report import items as report_items
 from engine.report.items import Joined
@@ -34,12 +37,14 @@ def items(benchmark: str, right: list[bool], family: str = report_items.ALL) -> 
     ]
 
 
-def scored_run(joined: dict[str, tuple[list[Item], list[Item]]]) -> Any:
+def scored_run(joined: dict[str, tuple[list[Item], list[Item]]], workspace: Workspace | None = None) -> Any:
     """What a curve needs of a scored run."""
     found = {name: Joined(name, base, tuned) for name, (base, tuned) in joined.items()}
     rows = paired.compare_joined("run", found.values())
     chance = {name: verdicts.chance_of(one.base) for name, one in found.items()}
-    return SimpleNamespace(run_id="run", joined=found, rows=rows, chance=chance, spec=SimpleNamespace(adopted=None))
+    return SimpleNamespace(
+        run_id="run", joined=found, rows=rows, chance=chance, spec=SimpleNamespace(adopted=None), workspace=workspace
+    )
 
 
 def a_way(dice: random.Random, n: int, truth: dict[float, tuple[float, float]]) -> recovery_curve.Way:
@@ -165,6 +170,26 @@ def test_grades_tell_the_gain_and_behaviour_is_a_line_of_its_own_and_no_knowledg
     figures = [point.gain.value, point.general.value, point.behaviour.value]
     assert figures == pytest.approx([0.70, -0.02, -0.05])
     assert curve.suggested is not None and curve.suggested.behaviour is not None
+
+
+def test_a_persons_own_graded_questions_and_verifiable_instructions_are_behaviour_and_choices_are_not(workspace):
+    grader = {"name": "length", "parameters": {"least": 1, "most": 5}}
+    own = {
+        "graded": [{"question": f"Say yes {n}.", "grader": grader} for n in range(9)],
+        "choices": [{"question": f"Is {n} odd?", "choices": ["yes", "no"], "answer": n % 2} for n in range(9)],
+    }  # fmt: skip
+    names = {}
+    for kind, rows in own.items():
+        data = "\n".join(map(json.dumps, rows)).encode()
+        one, problems = evaluations.add_questions(workspace, data, kind)
+        assert one is not None and one.kind == kind, problems
+        names[kind] = one.name
+    told = [TASK, names["graded"], names["choices"], "ifeval", "mmlu"]
+    origin = scored_run({name: (items(name, known(80)), items(name, known(60))) for name in told}, workspace)
+    way = recovery_curve.Way(origin, "scale")
+    assert (sorted(way.behaviour), sorted(way.general)) == (
+        sorted([names["graded"], "ifeval"]), sorted([names["choices"], "mmlu"]),
+    )  # fmt: skip
 
 
 def test_where_no_general_knowledge_was_asked_nothing_is_said_to_be_better_or_worse():
@@ -305,6 +330,41 @@ def test_a_scan_needs_its_run_and_a_point_that_was_kept_stands_by_itself(workspa
     assert "way back" in found[scan].sentence and "could not go on" in found[halted].sentence
     lifecycle.delete(workspace, run_id, all_the_same=True)
     assert store.exists(workspace, kept) and recovery.saved(workspace, run_id) == [halted, kept]
+
+
+def test_a_scan_of_a_run_on_another_run_is_not_said_to_stand_on_that_ones_weights(workspace):
+    below = a_run(workspace)
+    above = written(workspace, 2, base=schema.BaseRef(f"run:{below}"))
+    told = {"kind": "recover", "base": schema.BaseRef(f"run:{below}")}
+    scan = written(workspace, 3, makes="", recover=schema.Recover(above, "scale", None, [0.5]), **told)
+    kept = written(workspace, 4, recover=schema.Recover(above, "scale", 0.5), **told)
+    found = {(one.id, one.how) for one in needs.of(workspace, below)}
+    assert found == {(above, "base"), (scan, "way"), (kept, "base")}
+
+
+def test_what_has_no_weights_or_was_not_trained_says_what_to_take_along_instead(workspace, tmp_path):
+    run_id = with_curve(workspace)
+    scan = recovery.of(workspace, run_id)
+    kept = written(workspace, 3, kind="recover", recover=schema.Recover(run_id, "scale", 0.5))
+    assert scan is not None
+    for what in ("adapter", "card"):
+        with pytest.raises(NotExportable, match=f"keeps no weights.*tunebook recover {run_id} --save"):
+            archive.write_part(workspace, scan, what, tmp_path / what)
+    found = job_runner.problem(workspace, scan, Job(what="merged"))
+    assert found is not None and found.rule == "export-scan"
+    for one in (scan, kept):
+        with pytest.raises(NotExportable, match=f"goes back from another run.*, {run_id}"):
+            portable_recipe.of_run(workspace, one)
+
+
+def test_comparing_a_scan_on_the_command_line_shows_the_way(workspace, capsys):
+    run_id = with_curve(workspace)
+    scan = recovery.of(workspace, run_id)
+    for one in (scan, written(workspace, 9, makes="", kind="recover", recover=schema.Recover(run_id, "scale"))):
+        with pytest.raises(SystemExit):
+            main(["compare", str(one)])
+        said = capsys.readouterr().out
+        assert ("Suggested: 50 % of the way" in said) == (one == scan) == ("Nothing was scored yet" not in said)
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -12,21 +12,24 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from engine import machine, processes, starter
+from engine import events, machine, processes, starter
 from engine.data import datasets, profile, readiness
 from engine.estimate import precision
+from engine.forgetting import foresight, recovery, recovery_curve
 from engine.models import bases, counted
 from engine.plan import chains
-from engine.report import items
-from engine.runs import device_queue, needs
-from engine.workspace import Workspace
+from engine.render import skipped
+from engine.report import blind, items
+from engine.runs import device_queue, needs, scored, store
+from engine.spec import schema
+from engine.workspace import Workspace, read_lines
 
 STORED = Path(__file__).with_name("28dfb84.tar.xz")
 RUN = "20261128-212549-d136d0"  # LoRA on new facts, scored; of the stored home
@@ -34,9 +37,11 @@ EVALUATION, SWEEP, JUDGE, FAILED = (
     "20261128-212717-752321", "20261128-212735-d1fc79", "20261128-212655-89e59e", "20261128-212840-363713"
 )  # fmt: skip
 LINE = "20261128-213000-0c0c0c"  # trained on the adapter of a run that was deleted
-GONE = "20261128-210000-090909"
+GONE, EXAMPLES = "20261128-210000-090909", "20261128-213300-0f0f0f"
 DATA = "9a8391b6f1d46393fff91ca91fea9039e3ca65823bd66fcd1c1887656205600c"
 PAIRS = "00d050c32c261dd8fabbe4d8889f2fceb29bddf7bd563f5cb7a369b6e0316da3"
+# the way back from RUN, scored, and a point of it that was kept
+WAY, POINT = "20261128-213100-0d0d0d", "20261128-213200-0e0e0e"
 CHAIN, WAITING, BAD_ROWS = "c0ffee00c0ffee00", "20261128-214000-0a0a0a", "Bad rows"
 
 
@@ -65,6 +70,9 @@ def build(root: Path) -> None:
     about = bases.describe("starter", here)
     assert readiness.of(here, datasets.load(here, DATA), about) is not None
     profile.describe(here, DATA, about)
+    _watched(here)
+    _examples(here)
+    _way_back(here)
     waits(here)
 
 
@@ -85,6 +93,77 @@ def _line(here: Workspace) -> None:
     (here.run_dir(LINE) / "meta.json").write_text('{"name": "Trained on", "note": "kept"}')
     here.deleted_path(GONE).parent.mkdir()
     here.deleted_path(GONE).write_text('{"ref": "starter", "revision": null}')
+
+
+def _watched(here: Workspace) -> None:
+    """What a run keeps of its watch over general text, of tokens left out, of what its base said, and of a person's choices
+    between answers; and a grader of its data."""
+    folder = here.run_dir(RUN)
+    told = {"tokens": 900, "loss": 2.5, "seconds": 0.01, "graded": 16}
+    (folder / "watch.json").write_text(json.dumps({"texts": 64, **told}))
+    (folder / "replay.json").write_text("24")
+    lines = read_lines(folder / "events.jsonl", dict)
+    for one in lines:
+        if one["event"] == "eval":
+            one["metrics"] |= {"general_loss": 2.6, "grade": 0.5}
+    at = next(number for number, one in enumerate(lines) if one["event"] == "step")
+    lines.insert(at, {**lines[at - 1], "event": "watched", "step": 0, "general_loss": 2.5, "texts": 64, "limit": 0.2})
+    numbered = [json.dumps({**one, "seq": number}) for number, one in enumerate(lines, 1)]
+    (folder / "events.jsonl").write_text("\n".join(numbered) + "\n")
+    (folder / foresight.FILE).write_bytes(msgspec.json.encode(foresight.Record(-0.1, 0.3, 4, 0.1)))
+    shown = readiness.preview(here, DATA, bases.describe("starter", here), 512).rows
+    keys = [part.key for row in shown for part in row.parts]
+    skipped.write(folder, skipped.About(2.5, 400, 3, 0), {key: [number] for number, key in enumerate(keys[:3], 9)})
+    for model in ("base", "tuned"):
+        texts = [items.Item(item=str(n), family="a", prompt_sha=str(n), prompt=f"Ask {n}?", text=f"{model} {n}")
+                 for n in range(12)]  # fmt: skip
+        items.write_items(folder / "items" / f"{model}-{blind.TEXTS}.jsonl", texts)
+    shown = blind.drawn(items.joined(folder), 7)
+    chosen = blind.judged(blind.judged(blind.Judgements(seed=7), shown[0], "left"), shown[1], "same")
+    blind.write(folder, blind.ended(chosen))
+    reference = here.run_dir(FAILED) / "reference"
+    reference.mkdir()
+    (reference / "rows.json").write_text('{"width": 2, "tokens": 3, "rows": [{"row": "ab", "start": 0, "tokens": 3}]}')
+    for name in ("ids", "log_probabilities"):
+        (reference / name).write_bytes(bytes(24))
+    datasets.grade_by(here, DATA, schema.GraderRef("exact"))
+
+
+def _examples(here: Workspace) -> None:
+    """What the base made of the questions after examples, in an evaluation of its own."""
+    shutil.copytree(here.run_dir(EVALUATION), here.run_dir(EXAMPLES))
+    spec = store.load_spec(here, RUN)
+    asked = msgspec.structs.replace(spec.evaluate, shots=4, along=0, against="")
+    kept = msgspec.structs.replace(spec, kind="evaluate", evaluate=asked)
+    kept = msgspec.structs.replace(kept, recipe=store.load_spec(here, EVALUATION).recipe)
+    (here.run_dir(EXAMPLES) / "spec.json").write_bytes(schema.encode(kept))
+    folder, of_run = (here.run_dir(one) / "items" for one in (EXAMPLES, RUN))
+    for role, source in (("base", "base"), (items.with_examples(4), "tuned")):
+        shutil.copy(of_run / f"{source}-{items.CHOICES}.jsonl", folder / f"{role}-{items.CHOICES}.jsonl")
+
+
+def _way_back(here: Workspace) -> None:
+    """The way back from RUN, half of it scored, and that point kept; what answers there is RUN as it was at its step 20."""
+    origin = scored.of(here, RUN)
+    asked = items.joined(here.run_dir(RUN), items.at_step(20))
+    for run_id, at in ((WAY, None), (POINT, 0.5)):
+        spec, problems = recovery.build(here, RUN, at=at, points=[0.5])
+        assert spec is not None, problems
+        folder = here.run_dir(run_id)
+        (folder / "items").mkdir(parents=True)
+        (folder / "spec.json").write_bytes(schema.encode(spec))
+        (folder / "meta.json").write_bytes(msgspec.json.encode({"name": recovery.name_of(here, spec)}))
+        role = items.way_at(0.5) if at is None else "tuned"
+        for name, one in asked.items():
+            items.write_items(folder / "items" / f"{role}-{name}.jsonl", one.tuned)
+        with closing(events.EventLog(folder)) as log:
+            log.append(events.Finished(step=0))
+    curve = recovery_curve.Way(origin, "scale")
+    curve.add(0.5, {name: one.tuned for name, one in asked.items()})
+    (here.run_dir(WAY) / recovery_curve.CURVE).write_bytes(msgspec.json.encode(curve.curve(finished=True)))
+    shutil.copytree(here.run_dir(RUN) / "adapter", here.run_dir(POINT) / "adapter")
+    for name, one in asked.items():
+        items.write_items(here.run_dir(POINT) / "items" / f"base-{name}.jsonl", one.base)
 
 
 def _models(here: Workspace) -> None:
@@ -249,7 +328,8 @@ def refuse_writes(patch: pytest.MonkeyPatch, root: Path, number: int) -> None:
 # Alike in who reads them: of one kind of scored questions those of base and tuned model, of what lies beside weights those
 # of the model that was read once.
 _ALIKE = re.compile(
-    r"items/(at-20|base|tuned)-new-task-(choices|exact)|checkpoint-5/\w+[.](md|jinja|json)$|models/counted/(?!c)"
+    r"items/(at-20|base|tuned)-new-task-(choices|exact)|items/way-0.5-new|checkpoint-5/\w+[.](md|jinja|json)$|"
+    r"models/counted/(?!c)"
 )
 
 
@@ -262,6 +342,8 @@ def everything(root: Path) -> list[Path]:
             continue
         # of runs and data sets that are alike, the files of those that are named above
         kind = re.sub(r"[0-9a-f]{12,}|\d{8}-\d{6}-[0-9a-f]{6}|\d{9,}-[-\w]+", "*", str(told))
+        if told.name == "spec.json" and any(one in told.parts for one in (WAY, POINT)):
+            kind = str(told)
         if kind not in found or any(one in told.parts for one in (RUN, DATA)):
             found[kind] = told
     return sorted(found.values())

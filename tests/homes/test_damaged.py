@@ -79,6 +79,18 @@ def openings(here: Workspace, path: Path) -> list[Opening]:
                     ("advisor", {}, {"dataset": data})]  # fmt: skip
         case "runs" if run == homes.SWEEP:
             return [("runs", {}, {"run": run}), ("forgetting", {}, {"run": run, "view": "sweep"})]
+        case "runs" if path.name == "skipped.jsonl":
+            look = {f"look_{homes.DATA}": "mask", "way": "stored", f"learned_by_{homes.DATA}": homes.RUN}
+            return [("data", look, {"dataset": homes.DATA})]
+        case "runs" if path.name == "foresight.json":
+            return [("runs", {}, {"run": run}), ("train", {}, {"dataset": homes.DATA})]
+        case "runs" if run in (homes.WAY, homes.POINT):
+            return [
+                *(("forgetting", {}, {"run": one, "recover": "1"}) for one in (homes.RUN, run)),
+                ("runs", {}, {"run": run}),
+            ]
+        case "runs" if run == homes.EXAMPLES or path.name == "judgements.json":
+            return [("forgetting", {}, {"run": homes.RUN}), ("advisor", {}, {"dataset": homes.DATA})]
         case "runs" if "items" in path.parts:
             return [("runs", {}, {"run": run}), ("forgetting", {}, {"run": run}),
                     ("forgetting", {}, {"run": homes.RUN, "view": "compare"})]  # fmt: skip
@@ -149,7 +161,8 @@ CHOSEN = (
     (f"{homes.RUN}/spec.json", "gone"), (f"{homes.RUN}/summary.json", "null"), (f"{homes.RUN}/events.jsonl", "huge"),
     ("tuned-toy-world", "hollow"), ("sweep.json", "list"), ("chains/", "later"), ("drafts/", "words"),
     ("deleted/", "infinite"), ("read-once/config.json", "negative"), ("votes.jsonl", "object"),
-    ("machine/queue", "dangling"), ("folders.json", "unreadable"),
+    ("machine/queue", "dangling"), ("folders.json", "unreadable"), ("judgements.json", "later"),
+    ("examples-new-task", "folder"), ("curve.json", "infinite"), ("skipped.jsonl", "half"),
 )  # fmt: skip
 
 

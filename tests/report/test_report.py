@@ -338,12 +338,55 @@ def test_choices_go_before_matched_answers_and_these_before_the_loss():
 def test_a_grader_goes_before_choices_since_it_was_named_to_say_what_is_right():
     graded = of({"tuned": 20}, report_items.GRADED, UNSEEN)
     assert "0 % → 100 % right on 20 held-out questions" in told_of(losses(-1) + LEARNED + graded)
-    few = of({"tuned": headline.LEAST_EXACT - 1}, report_items.GRADED, UNSEEN)
+    few = of({"tuned": headline.LEAST_WRITTEN - 1}, report_items.GRADED, UNSEEN)
     assert "on 100 held-out questions" in told_of(few + LEARNED)
 
 
+PLEASES = paired.compare_items(
+    "r1", report_items.ANSWERS,
+    *([Item(item=str(i), family="a", prompt_sha="p", rewards=[reward + i % 3]) for i in range(30)] for reward in (0.0, 1.0)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("extra", [[], PLEASES, of({"tuned": 20}, report_items.GRADED, UNSEEN)])
+@pytest.mark.parametrize("rows", [LEARNED, of({"tuned": 30}, "new-task-preference", UNSEEN) + LEARNED, losses(-1)])
+def test_the_frontier_tells_a_run_by_what_its_headline_tells_it_by(rows, extra):
+    row, measure = headline.asked(rows + extra), headline.common_measure([rows + extra])
+    point = frontier.point("r", rows + extra, {}, measure)
+    assert row is not None and (row.benchmark, abs(row.change)) == (measure, point.gain) and point.measure == measure
+
+
+def test_choices_count_whole_whatever_a_person_called_some_of_them():
+    mixed = [answers(one * 9, UNSEEN) + answers(one * 30, "a") for one in "wr"]
+    rows = paired.compare_items("r1", "new-task-choices", mixed[0], mixed[1])
+    row = headline.asked(rows)
+    assert row is not None and row.n == 39 and frontier.point("r", rows, {}, row.benchmark).gain == row.change
+
+
+def test_runs_are_held_against_each_other_by_the_best_measure_that_all_of_them_have():
+    graded, exact = (of({"tuned": 20}, name, UNSEEN) for name in (report_items.GRADED, "new-task-exact"))
+    for runs, measure in (
+        ([LEARNED + graded, LEARNED + losses(-1)], "new-task-choices"),
+        ([exact + losses(-1), LEARNED + losses(-1)], "new-task-loss"),
+        ([exact, exact, LEARNED, []], "new-task-exact"),
+        ([[], []], None),
+        ([], None),
+    ):
+        assert headline.common_measure(runs) == measure
+        points = [frontier.point("r", rows, {}, measure) for rows in runs]
+        assert {one.measure for one in points} <= {measure, None}
+        assert all((one.gain is None) == (one.measure is None) for one in points)
+
+
+def test_a_reward_is_a_gain_on_the_frontier_and_no_share_of_a_score():
+    rows = PLEASES + of({"both": 90, "base": 10}, "toy-world")
+    point = frontier.point("r", rows, {"toy-world": 0.25}, report_items.ANSWERS)
+    assert point.gain == pytest.approx(1.0) and frontier.frontier([point])[0].on_frontier
+    assert frontier.weighted_score(point, 0.5) is None
+
+
 def test_a_handful_of_matched_answers_says_less_than_the_loss():
-    few = of({"tuned": headline.LEAST_EXACT - 1}, "new-task-exact", UNSEEN)
+    few = of({"tuned": headline.LEAST_WRITTEN - 1}, "new-task-exact", UNSEEN)
     assert "loss on 30 held-out rows fell" in told_of(few + losses(-1))
 
 
@@ -696,7 +739,7 @@ def test_a_base_at_chance_cannot_show_forgetting_and_stays_out_of_score_and_fron
         "toy-world knowledge: this base answers 25 % where chance is 25 % (120 questions, between 18 and 34 %): it cannot "
         "show a loss here."
     )
-    found = frontier.point("r", rows, {"toy-world": 0.25})
+    found = frontier.point("r", rows, {"toy-world": 0.25}, report_items.CHOICES)
     assert found.left_out == ["toy-world"] and found.retention is None
     assert frontier.weighted_score(found, 0.5) is None and not frontier.frontier([found])[0].on_frontier
 

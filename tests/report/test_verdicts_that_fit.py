@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.report import Comparison, Item, about, files, frontier, headline, paired, verdicts
-from engine.report.items import ALL, GRADED, SEEN, UNSEEN, Joined
+from engine.report.items import ALL, CHOICES, GRADED, SEEN, UNSEEN, Joined
 
 
 def line(
@@ -71,7 +71,7 @@ def test_below_twenty_questions_nothing_is_said_anywhere(n: int, data: st.DataOb
     assert verdicts.change_of(rows[0]) == "too few"
     told = headline.summary(rows).gained
     assert told.startswith("Too few to say what it learned") and "%" not in told
-    point = frontier.point("r", rows, {})
+    point = frontier.point("r", rows, {}, CHOICES)
     assert set(point.too_few) == {"blimp", "new-task-choices"} and point.change is None
     assert frontier.pick([point], 0.5) is None and not frontier.frontier([point])[0].on_frontier
     assert b"inf" not in files.as_csv(files.records(rows, [judged])).lower()

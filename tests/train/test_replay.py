@@ -7,6 +7,7 @@ import json
 import math
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from engine.render.encode import IGNORED
 from engine.render.template import PLAIN_TEMPLATE
 from engine.report.items import SEEN, UNSEEN
 from engine.spec import RunSpec, counts
-from engine.train import replay, rows
+from engine.train import keep, replay, rows
 from engine.train.objectives import sft
 from engine.train.scoring import divergence
 from engine.workspace import Workspace
@@ -179,6 +180,23 @@ def test_a_base_that_does_not_chat_writes_from_its_first_token(workspace, tokeni
     found = replay.from_base(model, tokenizer, bases.describe(real_base, workspace), "none", 3, workspace, never)
     assert found and all(row.labels == row.input_ids for row in found)
     assert {row.input_ids[0] for row in found} == {tokenizer.bos_token_id or tokenizer.eos_token_id}
+
+
+@pytest.mark.parametrize(("kept", "left"), [("2", 2), ("", 3), ("two", 3), ("-2", 3), ("[2]", 3), ("1" + "0" * 400, 3)])
+def test_how_many_general_rows_a_run_took_is_read_again_and_found_anew_where_that_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, left: int
+) -> None:
+    path, coded = tmp_path / "replay.json", [Encoded([1, 2], [1, 2], cut=False)] * 3
+    path.write_text(kept)
+    monkeypatch.setattr(replay, "from_base", lambda *_, **__: coded)
+    monkeypatch.setattr(rows, "prepare", lambda spec, workspace, tokenizer, generate: generate(3))
+    monkeypatch.setattr(keep, "prepare", lambda _: None)
+    told = SimpleNamespace(begin=lambda *_, **__: None, upto=lambda *_: None)
+    spec = SimpleNamespace(base_form="none", train=SimpleNamespace(replay_budget_s=1.0))
+    run: Any = SimpleNamespace(run_dir=tmp_path, told=told, spec=spec, model=None, tokenizer=None, base=None, workspace=None,
+                               stop=SimpleNamespace(asked=lambda: False))  # fmt: skip
+    sft.prepare(run)
+    assert len(run.rows) == left and path.read_text() == str(left)
 
 
 def test_a_stop_while_the_base_writes_keeps_nothing_half(workspace, tokenizer, model, real_base):

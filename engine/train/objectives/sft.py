@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from contextlib import nullcontext
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from datasets import Dataset, Features, List, Value
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -25,11 +26,12 @@ from engine.train.run import Run
 from engine.train.scoring import graded, harness, losses, scores, written
 from engine.train.scoring.scores import Question
 from engine.words import Text, later
-from engine.workspace import write_atomically
+from engine.workspace import find_struct, write_atomically
 
 # Held-out rows whose whole answers are compared with their references; more would only take time.
 MOST_TEXTS = 100
-
+# How many general rows a run has taken.
+_COUNT: Any = Annotated[int, msgspec.Meta(ge=0)]
 
 _FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
 
@@ -61,7 +63,7 @@ def prepare(run: Run) -> None:
     def generate(count: int) -> list[Encoded]:
         run.told.begin("replay", total=min(count, replay.MOST_WRITTEN))
         with ranks.one_after_the_first():  # which writes them; the others read the same
-            settled = int(path.read_bytes()) if path.is_file() else None
+            settled = find_struct(path, _COUNT)
             found = replay.from_base(
                 run.model, run.tokenizer, run.base, run.spec.base_form, count, run.workspace, run.stop.asked,
                 budget_s=run.spec.train.replay_budget_s, told=run.told.upto,
