@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 STAMP_UNSLOTH := $(VENV)/.set-up-unsloth
 
+# Containers often set this; then every process would compile what it imports anew, and pytest rewrite every assertion.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup unsloth real app test test-quick test-all lint audit bench messages templates folders architectures clean
 
 setup: $(STAMP)

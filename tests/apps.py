@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
 import pandas as pd
-from streamlit.testing.v1 import AppTest
+from streamlit.components.v2 import manifest_scanner
+from streamlit.runtime.scriptrunner.script_cache import ScriptCache
+from streamlit.testing.v1 import AppTest, app_test
 
 from engine import events, starter
 from engine.data import datasets
@@ -18,6 +21,11 @@ from tests.conftest import ROOT
 from tests.helpers import planned
 
 PAGES = ("data", "advisor", "train", "runs", "chat", "forgetting", "guide")
+
+# A server looks once for the components that are installed, and compiles a page once. AppTest looks for every page that it
+# opens, which was most of its time, and compiles in every run.
+manifest_scanner.scan_component_manifests = functools.cache(manifest_scanner.scan_component_manifests)
+setattr(app_test, "ScriptCache", functools.cache(ScriptCache))  # noqa: B010 - its name there is private
 
 
 def open_page(name: str, state: dict[str, Any] | None = None, **parameters: str) -> AppTest:

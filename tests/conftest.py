@@ -56,7 +56,7 @@ def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             done = tunebook(
                 "train", "lora", "--data", "new-facts", "--wait", "--json", "--name", "A real run",
                 "--set", "train.max_steps=60", "--set", "train.evaluations=3",
-                home=home, machine=folder / "machine",
+                home=home, machine=folder / "machine", module=forked.module("cli"),
             )  # fmt: skip
             assert done.returncode == 0, done.stdout + done.stderr
             (folder / "done").touch()
@@ -94,9 +94,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         mark = _MARKS.get(item.path.parent.name)
         if mark is not None:
             item.add_marker(mark)
-    # Test processes take whole files in this order: the longest first, so that no long one is left for the end.
-    long = {item.path for item in items if {"browser", "train"} & {mark.name for mark in item.iter_markers()}}
-    items.sort(key=lambda item: item.path not in long)
+    # Test processes take whole files in this order: the longest first, so that no long one is left for the end, and of these
+    # first what needs no training, so that not all processes wait for the parent of trainings at once.
+    holds: dict[Path, set[str]] = {}
+    for item in items:
+        holds.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
+    items.sort(key=lambda item: ("browser" not in holds[item.path], "train" not in holds[item.path]))
 
 
 def tunebook(

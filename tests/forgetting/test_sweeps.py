@@ -265,7 +265,7 @@ def test_a_real_sweep_of_two_points_ends_in_the_frontier(tmp_path: Path):
     home, machine = tmp_path / "home", tmp_path / "machine"
     done = tunebook(
         "sweep", "--recipes", "lora", "--set", "train.replay_share=0,0.1", "--set", "train.max_steps=4",
-        "--set", "train.evaluations=1", "--set", "evaluate.limit=40", "--data", "new-facts", "--seeds", "1", "--wait",
+        "--set", "train.evaluations=1", "--set", "evaluate.limit=20", "--data", "new-facts", "--seeds", "1", "--wait",
         home=home, machine=machine, module=forked.module("cli"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

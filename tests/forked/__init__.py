@@ -6,13 +6,15 @@ The same command line, the same supervisor and the same child as ever; only the 
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from filelock import FileLock
 
 from tests.helpers import PROJECT_DIR, wait_until
 
@@ -30,11 +32,23 @@ def module(name: str) -> str:
 
 @functools.cache
 def _start_parent() -> None:
-    """Start the parent of this test process and wait until it listens. It ends with this process."""
-    folder = Path(tempfile.mkdtemp(prefix="tunebook-parent-"))
+    """Start the parent of all test processes where none has yet, and wait until it listens. It ends with the session."""
+    session, owner = os.environ.get("PYTEST_XDIST_TESTRUNUID", ""), os.getpid()
+    if session:  # whose processes are children of one, which outlives them
+        owner = os.getppid()
+    folder = Path(tempfile.gettempdir()) / f"tunebook-parent-{os.getuid()}-{session or owner}"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "socket").exists():
+            _start_in(folder, owner)
+    os.environ["TUNEBOOK_TEST_PARENT"] = str(folder / "socket")
+
+
+def _start_in(folder: Path, owner: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
     log = (folder / "log").open("wb")
     parent = subprocess.Popen(
-        [sys.executable, "-m", "tests.forked.parent", str(folder / "socket")],
+        [sys.executable, "-m", "tests.forked.parent", str(folder / "socket"), str(owner)],
         cwd=PROJECT_DIR,
         stdin=subprocess.DEVNULL,
         stdout=log,
@@ -50,12 +64,10 @@ def _start_parent() -> None:
             "OMP_NUM_THREADS": "1",
         },
     )
-    atexit.register(parent.kill)
     wait_until(
         lambda: (folder / "socket").exists() or parent.poll() is not None, 180, "the parent of trainings listens"
     )
     assert parent.poll() is None, (folder / "log").read_text()
-    os.environ["TUNEBOOK_TEST_PARENT"] = str(folder / "socket")
 
 
 def run_python(code: str, *arguments: Path | str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -1,8 +1,8 @@
-"""python -m tests.forked.parent SOCKET: import what a training imports, then fork a child for whoever connects.
+"""python -m tests.forked.parent SOCKET OWNER: import what a training imports, then fork a child for whoever connects.
 
 A caller sends one JSON line {"run": folder} or {"code": Python}, with "env" and "cwd", and its stdout and stderr, and
 where the child reads it its stdin, as file descriptors. It is told the child's pid, then its exit status. A caller that
-goes away takes its child along.
+goes away takes its child along; the parent ends with the process OWNER.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -44,15 +45,18 @@ def main() -> None:
         listener.bind(f"{sys.argv[1]}.new")
         listener.listen(16)
         os.rename(f"{sys.argv[1]}.new", sys.argv[1])  # whoever sees it may connect
-        while os.getppid() != 1:
-            if select.select([listener], [], [], 1.0)[0]:
-                caller, _ = listener.accept()
-                if os.fork() == 0:
-                    listener.close()
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    _serve(caller)
-                    os._exit(0)
-                caller.close()
+        owner = os.pidfd_open(int(sys.argv[2]))
+        while owner not in select.select([listener, owner], [], [])[0]:
+            caller, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                _serve(caller)
+                os._exit(0)
+            caller.close()
+    folder = Path(sys.argv[1]).parent
+    shutil.rmtree(folder, ignore_errors=True)
+    Path(f"{folder}.lock").unlink(missing_ok=True)
 
 
 def _serve(caller: socket.socket) -> None:

@@ -110,7 +110,7 @@ for page in ("train", "advisor", "forgetting"):
 def test_an_objective_is_one_recipe_one_module_and_one_entry(extended: Path):
     """It trains, is scored against its base, is exported or refused in words, and stands on the pages."""
     command = ("-m", "engine.cli")
-    short = ("--set", "train.max_steps=8", "--set", "train.evaluations=2")
+    short = ("--set", "train.max_steps=2", "--set", "train.evaluations=1", "--set", "evaluate.limit=24")
     done = run(extended, *command, "train", "selected", "--data", "good-bad", "--wait", "--json", *short)
     run_id = json.loads(done)["id"]
     folder = extended / "home" / "runs" / run_id

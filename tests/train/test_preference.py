@@ -278,7 +278,9 @@ def learned(run_dir: Path, benchmark: str) -> Comparison:
 
 @pytest.mark.train
 def test_dpo_raises_the_chosen_answers_and_says_how(tmp_path: Path) -> None:
-    status, _, run_dir = train(tmp_path, "dpo", "--data", "preference-pairs", "--set", "evaluate.benchmarks=[]")
+    quick = ("evaluate.benchmarks=[]", "train.max_steps=36", "train.evaluations=1", "train.learning_rate=0.003")
+    changes = [word for one in quick for word in ("--set", one)]
+    status, _, run_dir = train(tmp_path, "dpo", "--data", "preference-pairs", *changes)
     assert status == 0
     found = learned(run_dir, "new-task-preference")
     assert found.low > 0.2 and found.n == 60

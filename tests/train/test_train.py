@@ -23,7 +23,7 @@ from tests.helpers import planned
 
 pytestmark = pytest.mark.train
 
-SHORT = ("--set", "train.max_steps=30", "--set", "evaluate.benchmarks=[]")
+SHORT = ("--set", "train.max_steps=30", "--set", "train.evaluations=1", "--set", "evaluate.benchmarks=[]")
 
 
 def train(tmp_path: Path, *arguments: str) -> tuple[int, str, Path]:
@@ -130,7 +130,12 @@ def test_a_stopped_run_keeps_a_checkpoint_and_resumes_to_the_same_number_of_step
         "lora",
         base="starter",
         dataset=dataset.id,
-        overrides={"train.max_steps": 150, "evaluate.benchmarks": []},
+        overrides={
+            "train.max_steps": 60,
+            "train.evaluations": 1,
+            "dataset.eval_share": 0.05,
+            "evaluate.benchmarks": [],
+        },
     )
     assert run_spec is not None and not problems
     run_id = lifecycle.start(workspace, run_spec, module=forked.module("supervisor"))
@@ -141,12 +146,12 @@ def test_a_stopped_run_keeps_a_checkpoint_and_resumes_to_the_same_number_of_step
 
     assert follow.wait(workspace, run_id, stop_when_training) == "stopped"
     stopped = store.summary(workspace, run_id)
-    assert 5 < stopped.step < 150
+    assert 5 < stopped.step < 60
     assert list((workspace.run_dir(run_id) / "checkpoints").glob("checkpoint-*"))
     lifecycle.resume(workspace, run_id, module=forked.module("supervisor"))
     assert follow.wait(workspace, run_id) == "finished"
     ended = store.summary(workspace, run_id)
-    assert ended.step == 150 and ended.attempts == 2
+    assert ended.step == 60 and ended.attempts == 2
     found, _ = events.read(workspace.run_dir(run_id))
     second = next(i for i, e in enumerate(found) if isinstance(e, events.Started) and e.attempt == 2)
     assert next(e for e in found[second:] if isinstance(e, events.Step)).step > stopped.step
