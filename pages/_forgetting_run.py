@@ -10,7 +10,7 @@ from engine.benchmarks import library
 from engine.forgetting import evaluations, examples, remedies, stages, summary
 from engine.models import bases
 from engine.plan import drafts
-from engine.report import Comparison, alone, frontier, headline, items, statistics, verdicts
+from engine.report import Comparison, frontier, headline, items, statistics, verdicts
 from engine.runs import Run, ScoredRun
 from engine.runs import scored as runs_scored
 from engine.spec import OBJECTIVES
@@ -67,14 +67,14 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
 
 def _alone(scored: ScoredRun, titled: dict[str, str]) -> None:
     """What a base was found to make of questions that nothing else has been asked yet."""
-    found = alone.scores(scored.folder)
+    found = runs_scored.alone(scored.folder)
     if not found:
         return
     lines = [
         {t("Questions"): tables.name(one.benchmark, titled), t("How many"): one.n, t("Base"): one.told} for one in found
     ]
     st.dataframe(lines, hide_index=True)
-    st.caption(_ui.plain(alone.note()))
+    st.caption(_ui.plain(runs_scored.alone_note()))
 
 
 def _first(

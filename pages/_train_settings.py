@@ -135,11 +135,12 @@ def _dial(plain: Plan, overrides: dict[str, Any]) -> None:
     elif chosen in words:
         points = words[chosen].points
         lost = t("1 point") if points == 1 else t("{n} points", n=f"{points:g}")
-        told = _ui.say(
+        told = t(
             "It stops when it loses more than about {lost} and is not coming back, and keeps its best step before.",
             lost=lost,
         )
-        st.caption(told if toy else joined(told, t("How many points a limit stands for is a guess for real bases.")))
+        guess = "" if toy else t("How many points a limit stands for is a guess for real bases.")
+        st.caption(_ui.plain(joined(told, guess)))
 
 
 def _about_dial(words: dict[str, tolerances.Measured], toy: bool) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from engine.forgetting import evaluations, sweep_plan
-from engine.report import alone, items
+from engine.report import items
+from engine.runs import scored as runs_scored
 from engine.runs import store
 from engine.words import t
 from pages import (
@@ -40,7 +41,9 @@ _damaged.show(workspace, "questions")
 runs = store.list_all(workspace)
 known = runs[:200]
 scored = [run for run in known if items.benchmarks_of(workspace.run_dir(run.id))]
-asked = [run for run in known if run.recipe == evaluations.RECIPE.name and alone.is_alone(workspace.run_dir(run.id))]
+asked = [
+    run for run in known if run.recipe == evaluations.RECIPE.name and runs_scored.is_alone(workspace.run_dir(run.id))
+]
 told = {run.id for run in [*scored, *asked]}
 wanted = _ui.current("run")
 views = {"run": t("One run"), "compare": t("Runs against each other"), "sweep": t("Sweeps")}

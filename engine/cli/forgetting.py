@@ -140,17 +140,16 @@ def _printed_apart(workspace: Workspace, run_id: str) -> bool:
     """Print what is not compared by itself: a sweep, the scored way back from a run, a base that was asked alone; return
     whether it was one."""
     from engine.forgetting import claims, recovery, recovery_curve
-    from engine.report import alone
-    from engine.runs import store
+    from engine.runs import scored, store
 
     kind = store.load_spec(workspace, run_id).kind
     if kind == "sweep":
         print(claims.markdown(claims.result(workspace, run_id)))
         return True
-    if kind == "evaluate" and alone.is_alone(run_dir := workspace.run_dir(run_id)):
-        for one in alone.scores(run_dir):
+    if kind == "evaluate" and scored.is_alone(run_dir := workspace.run_dir(run_id)):
+        for one in scored.alone(run_dir):
             print(f"{run_id}  {one.benchmark:<19} n={one.n:<5} {one.told}")
-        print(alone.note())
+        print(scored.alone_note())
         return True
     curve = recovery.scanned(workspace, run_id)
     _print_curve(curve, recovery_curve)

@@ -19,7 +19,6 @@ __all__ = [
     "Comparison",
     "Item",
     "about",
-    "alone",
     "blind",
     "files",
     "frontier",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine import events
-from engine.report import Comparison, about, items, paired, verdicts
+from engine.report import Comparison, about, items, paired, statistics, verdicts
 from engine.runs import store
 from engine.runs.store import Run
 from engine.spec import RunSpec
@@ -155,3 +155,48 @@ def _answers(root: str, holders: tuple[str, ...], _changed: tuple[tuple[str, int
     rows = paired.compare_joined(run_id, [joined[name] for name in own]) + paired.divergence(workspace.run_dir(run_id))
     rows += paired.compare_joined(run_id, [one for name, one in joined.items() if name not in own])
     return _Answers(joined, tuple(rows), {name: verdicts.chance_of(one.base) for name, one in joined.items()})
+
+
+class Alone(NamedTuple):
+    """One benchmark as a base answered it by itself: a share of right answers, 0 to 1, with its exact 95 % interval; or a
+    loss in nats per token, which has none here."""
+
+    benchmark: str
+    n: int
+    value: float
+    low: float | None
+    high: float | None
+
+    @property
+    def told(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def is_alone(run_dir: Path) -> bool:
+    """Whether a run has answers of a base and of nothing else."""
+    return not items.benchmarks_of(run_dir) and any((run_dir / "items").glob("base-*.jsonl"))
+
+
+def alone(run_dir: Path) -> list[Alone]:
+    """Return what a run has of its base alone, benchmark by benchmark. Raises OSError, Unreadable for broken items."""
+    compared, found = items.benchmarks_of(run_dir), []
+    for path in sorted((run_dir / "items").glob("base-*.jsonl")):
+        name = path.stem.removeprefix("base-")
+        asked = [] if name in compared else items.read_items(path)
+        rows = paired.compare_all(run_dir.name, name, asked, asked)
+        if rows:
+            row, ends = rows[0], (None, None)
+            if not paired.is_loss(row):
+                ends = statistics.share_interval(round(row.base * row.n), row.n)
+            found.append(Alone(name, row.n, row.base, *ends))
+    return found
+
+
+def alone_note() -> str:
+    """Say what such scores are good for."""
+    return t(
+        "The base was asked by itself, so nothing is gained or lost here. Runs that are made from it are compared with "
+        "these answers; it is not asked again."
+    )

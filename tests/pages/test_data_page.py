@@ -347,10 +347,14 @@ def test_many_rows_are_read_beside_the_page_and_the_start_stays_possible(
     monkeypatch.setattr(jobs, "result", lambda folder: jobs.carry_out(started[0]) if len(started) > 1 else None)
     app = open_page("train", {"current_dataset": dataset.id}, dataset=dataset.id)
     assert started == [jobs.Call(workspace=str(workspace.root), dataset=dataset.id, base="starter")]
-    assert "is not known yet" in texts(app) and not button(app, "start").disabled
+    assert "refuses or cuts is not known yet" in texts(app) and not button(app, "start").disabled
     started.append(started[0])
     app.run()
-    assert not app.exception and "All 30 rows can be read" in texts(app) and "is not known yet" not in texts(app)
+    assert (
+        not app.exception
+        and "All 30 rows can be read" in texts(app)
+        and "refuses or cuts is not known yet" not in texts(app)
+    )
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------
