@@ -67,7 +67,11 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
 
 def _alone(scored: ScoredRun, titled: dict[str, str]) -> None:
     """What a base was found to make of questions that nothing else has been asked yet."""
-    found = runs_scored.alone(scored.folder)
+    try:
+        found = runs_scored.alone(scored.folder)
+    except (OSError, ValueError) as error:
+        st.error(_ui.say("The scores of this run cannot be compared: {reason}", reason=error))
+        return
     if not found:
         return
     lines = [

@@ -136,6 +136,9 @@ def test_a_base_that_was_asked_by_itself_has_its_scores_on_the_page(workspace: W
     (shown,) = [one.value for one in app.dataframe if "How many" in one.value.columns]
     assert shown["Base"].tolist() == ["100.0 % [94.0, 100.0]"] and "asked by itself" in texts(app)
     assert not app.exception and "has no scores yet" not in texts(app)
+    (alone / "items" / "base-toy-world.jsonl").write_bytes(b"{")
+    broken = open_page("forgetting", run=alone.name)
+    assert not broken.exception and "cannot be compared" in broken.error[0].value
 
 
 def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -> None:
