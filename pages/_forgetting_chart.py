@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ class _Panel(NamedTuple):
     height: int  # of its lines, in pixels
     trace: Any
     axis: dict[str, Any]
+    left: int = 0  # the width of its longest name, in Latin letters
 
 
 def figure(
@@ -39,7 +41,7 @@ def figure(
     if not panels:
         return None
     made = make_subplots(
-        1, len(panels), horizontal_spacing=0.25, column_widths=[panel.share for panel in panels],
+        1, len(panels), horizontal_spacing=_room(panels[-1].left), column_widths=[panel.share for panel in panels],
         subplot_titles=[panel.title for panel in panels],
     )  # fmt: skip
     for column, panel in enumerate(panels, 1):
@@ -51,6 +53,15 @@ def figure(
         showlegend=False, bargap=0.35,
     )  # fmt: skip
     return made
+
+
+def _room(letters: int) -> float:
+    """Return the share of the width that names beside a panel need: a letter takes 5.5 of the page's 800 pixels."""
+    return min(0.5, 0.04 + letters * 5.5 / 800)
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def _gained(task: Comparison, known: examples.Beside | None, titled: dict[str, str]) -> _Panel:
@@ -74,9 +85,10 @@ def _gained(task: Comparison, known: examples.Beside | None, titled: dict[str, s
 def _lost(general: Sequence[verdicts.Judged]) -> _Panel:
     """The change of each benchmark of what the base knew, with its interval."""
     shown = sorted(general, key=lambda one: -one.row.change)
+    names = [f"{one.title}: {tables.verdict(one.verdict)}" for one in shown]
     trace = go.Scatter(
         x=[100 * one.row.change for one in shown],
-        y=[f"{one.title}<br>{tables.verdict(one.verdict)}" for one in shown],
+        y=names,
         mode="markers",
         marker={"size": 10, "color": [_COLOURS.get(one.verdict, NEITHER) for one in shown]},
         error_x={
@@ -89,4 +101,4 @@ def _lost(general: Sequence[verdicts.Judged]) -> _Panel:
     ends = [0.0, *(100 * end for one in shown for end in (one.row.low, one.row.high))]
     room = 0.08 * (max(ends) - min(ends)) or 1.0
     axis = {"range": [min(ends) - room, max(ends) + room], "zeroline": True, "zerolinewidth": 2}
-    return _Panel(t("What it knew: change in points"), 0.6, 36 * len(shown), trace, axis)
+    return _Panel(t("What it knew: change in points"), 0.6, 28 * len(shown), trace, axis, max(map(_width, names)))
