@@ -56,7 +56,7 @@ def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             done = tunebook(
                 "train", "lora", "--data", "new-facts", "--wait", "--json", "--name", "A real run",
                 "--set", "train.max_steps=60", "--set", "train.evaluations=3",
-                home=home, machine=folder / "machine", module=forked.module("cli"),
+                home=home, machine=folder / "machine",  # in a process of its own: what its memory came to is claimed
             )  # fmt: skip
             assert done.returncode == 0, done.stdout + done.stderr
             (folder / "done").touch()
