@@ -130,7 +130,7 @@ def _left_out(workspace: Workspace, run_id: str) -> None:
         "{threshold}).", share=f"{100 * about.share:.0f}", n=f"{about.skipped:,}", total=f"{about.tokens:,}",
         threshold=f"{about.threshold:g}",
     )  # fmt: skip
-    st.write(_ui.plain(text + " " + t("They are violet with a dotted line.")))
+    st.write(_ui.plain(joined(text, t("They are violet with a dotted line."))))
 
 
 def _counts(found: preview.Preview, length: int) -> None:

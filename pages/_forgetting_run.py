@@ -35,6 +35,7 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
     try:
         scored = runs_scored.of(workspace, run_id, runs)
         beside = examples.beside(scored, runs)
+        by_itself = [] if scored.rows else runs_scored.alone(scored.folder)
     except (OSError, ValueError) as error:
         st.error(_ui.say("The scores of this run cannot be compared: {reason}", reason=error))
         return
@@ -42,8 +43,8 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
     judged, ways = scored.judged(titled), summary.to_try(scored)
     if scored.rows:
         _first(scored, judged, titled, beside, ways)
-    else:
-        _alone(scored, titled)
+    elif by_itself:
+        _alone(by_itself, titled)
     _forgetting_recover.fold(scored, titled)
     if ways:
         _what_to_do(scored, ways)
@@ -65,15 +66,8 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
             _forgetting_report.downloads(scored, judged, titled)
 
 
-def _alone(scored: ScoredRun, titled: dict[str, str]) -> None:
+def _alone(found: Sequence[runs_scored.Alone], titled: dict[str, str]) -> None:
     """What a base was found to make of questions that nothing else has been asked yet."""
-    try:
-        found = runs_scored.alone(scored.folder)
-    except (OSError, ValueError) as error:
-        st.error(_ui.say("The scores of this run cannot be compared: {reason}", reason=error))
-        return
-    if not found:
-        return
     lines = [
         {t("Questions"): tables.name(one.benchmark, titled), t("How many"): one.n, t("Base"): one.told} for one in found
     ]

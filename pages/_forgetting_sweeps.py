@@ -132,7 +132,7 @@ def _sentence(result: claims.Result) -> str:
         return joined(told, note)
     if not best:
         return told
-    return told + " " + t("On the frontier: {names}.", names="; ".join(best))
+    return joined(told, t("On the frontier: {names}.", names="; ".join(best)))
 
 
 def _trials(workspace: Workspace, sweep_id: str) -> None:
@@ -193,7 +193,7 @@ def _new(workspace: Workspace) -> None:
     told = t("{n} runs, one after another.", n=n)
     likely_s = _likely_s(workspace, made)
     if likely_s is not None:
-        told += " " + t("Together about {time}.", time=_ui.duration(likely_s))
+        told = joined(told, t("Together about {time}.", time=_ui.duration(likely_s)))
     st.write(_ui.plain(told))
     if st.button(t("Start the sweep"), type="primary", key="start_sweep", disabled=bool(problems) or not n):
         # The same click twice is one sweep.

@@ -41,10 +41,8 @@ _damaged.show(workspace, "questions")
 runs = store.list_all(workspace)
 known = runs[:200]
 scored = [run for run in known if items.benchmarks_of(workspace.run_dir(run.id))]
-by_itself = [
-    run for run in known if run.recipe == evaluations.RECIPE.name and runs_scored.is_alone(workspace.run_dir(run.id))
-]
-told = {run.id for run in [*scored, *by_itself]}
+evaluated = {run.id for run in known if run.recipe == evaluations.RECIPE.name}
+told = {run.id for run in scored} | {one for one in evaluated if runs_scored.is_alone(workspace.run_dir(one))}
 wanted = _ui.current("run")
 views = {"run": t("One run"), "compare": t("Runs against each other"), "sweep": t("Sweeps")}
 is_sweep = any(run.id == wanted and run.recipe == sweep_plan.RECIPE.name for run in known)
@@ -92,8 +90,8 @@ else:
     )
     if run_id != wanted and not going_on:  # what goes on stays in sight
         _ui.choose("run", run_id)
-    is_compared = run_id not in {run.id for run in by_itself}
-    others = len(_forgetting_compare.alike(workspace, scored, run_id)) - 1 if is_compared else 0
+    same = _forgetting_compare.alike(workspace, scored, run_id)
+    others = len(same) - 1 if run_id in same else 0
     _forgetting_run.show(workspace, run_id, runs)
     if others > 0:
         st.caption(

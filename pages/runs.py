@@ -15,7 +15,7 @@ from engine.models import bases
 from engine.plan import chains, drafts, tries
 from engine.runs import follow, store
 from engine.spec import OBJECTIVES, RunSpec, settings
-from engine.words import t
+from engine.words import joined, t
 from pages import _charts, _failures, _forgetting_recover, _run_list, _run_parts, _ui, _use
 
 # A run is looked at each second in its first minutes, and then a little less often; what changes rarely, less often still.
@@ -62,20 +62,21 @@ def _measured(found: list[Any]) -> None:
         return
     peak = memory.size_words(measured.peak_bytes)
     words = {"peak": peak, "baseline": memory.size_words(measured.baseline_bytes), "tokens": measured.longest_tokens}
-    text = _ui.say("Memory of training at its peak: {peak}; longest row {tokens} tokens.", **words)
+    text = t("Memory of training at its peak: {peak}; longest row {tokens} tokens.", **words)
     if measured.baseline_bytes:
-        text = _ui.say(
+        text = t(
             "Memory of training at its peak: {peak}, of which {baseline} for the libraries; longest row {tokens} tokens.",
             **words,
         )
     if measured.estimated_bytes:
         share = f"{100 * (measured.estimated_bytes / measured.peak_bytes - 1):+.0f}"
-        text += " " + _ui.say(
+        told = t(
             "The formula said {estimated} ({share} %). The next estimate on this machine goes by this run.",
             estimated=memory.size_words(measured.estimated_bytes),
             share=share,
         )
-    st.caption(text)
+        text = joined(text, told)
+    st.caption(_ui.plain(text))
 
 
 def _how_it_runs(started: list[events.Started]) -> None:

@@ -20,6 +20,7 @@ import msgspec
 from bench.measure import cases, table, ways
 from engine import events
 from engine.forgetting import recovery, recovery_curve
+from engine.report import items
 from engine.runs import follow
 from engine.workspace import Workspace, append_line, default_workspace
 
@@ -147,7 +148,7 @@ def _point(row: Row, at: float, which: str) -> recovery_curve.Figure | None:
 def _exact(row: Row, at: float) -> recovery_curve.Figure | None:
     """What was learned may be recognised at a point and not said any more."""
     found = row.curve.at(at)
-    return None if found is None else found.lines.get("new-task-exact")
+    return None if found is None else found.lines.get(items.EXACT)
 
 
 def _suggested(row: Row) -> str:

@@ -96,10 +96,11 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
         if not made_something(workspace, run_id):
             return EXIT_FAILED
         try:
-            if not arguments.json and _printed_apart(workspace, run_id):
+            kind = store.load_spec(workspace, run_id).kind
+            if not arguments.json and _printed_apart(workspace, run_id, kind):
                 apart = True
                 continue
-            if store.load_spec(workspace, run_id).kind == "sweep":
+            if kind == "sweep":
                 configurations = claims.result(workspace, run_id).configurations
                 ended = [one for configuration in configurations for one in configuration.point.runs]
                 rows += [row for one in ended for row in scored.of(workspace, one, runs).rows]
@@ -136,13 +137,12 @@ def compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     return EXIT_OK
 
 
-def _printed_apart(workspace: Workspace, run_id: str) -> bool:
+def _printed_apart(workspace: Workspace, run_id: str, kind: str) -> bool:
     """Print what is not compared by itself: a sweep, the scored way back from a run, a base that was asked alone; return
     whether it was one."""
     from engine.forgetting import claims, recovery, recovery_curve
-    from engine.runs import scored, store
+    from engine.runs import scored
 
-    kind = store.load_spec(workspace, run_id).kind
     if kind == "sweep":
         print(claims.markdown(claims.result(workspace, run_id)))
         return True

@@ -24,7 +24,7 @@ _BENCHMARKS = {
     "toy-world": "toy-world knowledge (forgetting)",
     items.CHOICES: "new task, choices",
     items.EXACT: "new task, exact answers",
-    "new-task-graded": "new task, right by its grader",
+    items.GRADED: "new task, right by its grader",
     items.LOSS: "new task, loss in nats per token (lower is better)",
     items.PREFERENCE: "better answer likelier",
     items.GAP: "gap between good and bad answers, nats",

@@ -396,7 +396,7 @@ def test_compare_says_what_was_lost_and_won_apart_and_shows_the_lost_ones_with_b
         ]
         report_items.write_items(run_dir / "items" / f"{model}-instructions.jsonl", made)
     plain, more = (tunebook("compare", RUN, *also).out for also in ((), ("--lost",)))
-    assert "lost 1, won 1" in plain and "tuned said" not in plain
+    assert "lost 1, won 1" in plain and "base said" not in plain and "tuned said" not in plain
     assert more.startswith(plain)
     assert more[len(plain):].split("\n") == [
         "", f"{RUN}  instructions  q0: Ask 0?", "Base: base said 0", "Tuned: tuned said 0", "",
