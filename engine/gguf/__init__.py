@@ -1,6 +1,7 @@
 """GGUF files, in which other programs keep models: what a header says, and the tokenizer rebuilt from it. No torch.
 
-headers.read(path) gives the values and tensors; tokenizers.build(header) the tokenizer as the model was trained with it.
+headers.read(path) gives the values and tensors; tokenizers.build(header) the tokenizer as the model was trained with it;
+llama_cpp.found() the programs that write, ask and serve one.
 """
 
-__all__ = ["headers", "tokenizers"]
+__all__ = ["headers", "llama_cpp", "tokenizers"]
