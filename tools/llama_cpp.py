@@ -103,7 +103,7 @@ def _run(*words: str, path: str | None = None) -> None:
 
 def main() -> None:
     """Build and lay out, unless that is done already; or lay out a build that is named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sources", type=Path, help="the unpacked source package, instead of downloading it")
     parser.add_argument("--built", type=Path, help="where it was built already")
     parser.add_argument("--to", type=Path, default=llama_cpp.built_at(), help="the folder to fill (%(default)s)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -22,7 +21,9 @@ def register(command: shared.Command) -> None:
     sub.add_argument("--to", metavar="FOLDER")
     sub.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"), default="auto",
                      help="merged: numbers of this kind; auto is what the base is stored in")  # fmt: skip
-    sub.add_argument("--llama-cpp", metavar="FOLDER", default=os.environ.get("LLAMA_CPP_DIR"), help="gguf: a checkout")
+    sub.add_argument("--quantization", choices=("q4_k_m", "q8_0", "f16"), default="q4_k_m",
+                     help="gguf: about 4, 8 or 16 bits a weight (%(default)s)")  # fmt: skip
+    sub.add_argument("--llama-cpp", metavar="FOLDER", help="gguf: a llama.cpp in place of the one that make gguf built")
     sub.add_argument("--repository", metavar="OWNER/NAME", help="push: where on the hub; it is private")
     sub.add_argument("--public", action="store_true", help="push: let everybody see it")
     sub.add_argument("--only-adapter", action="store_true", help="push: the adapter without its base")
@@ -40,7 +41,7 @@ def export(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:
     """Make one export and return what to print."""
-    from engine.export import archive, artifacts, job_runner, other_trainers
+    from engine.export import archive, artifacts, gguf, job_runner, other_trainers
     from engine.export import job as export_job
     from engine.export import parity as export_parity
 
@@ -48,7 +49,7 @@ def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:
     if what in ("merged", "gguf", "push"):
         job = export_job.Job(
             what=what, to=None if to is None else str(to), dtype=arguments.dtype, checkout=arguments.llama_cpp,
-            repository=arguments.repository, public=arguments.public, only_adapter=arguments.only_adapter,
+            quantization=arguments.quantization, repository=arguments.repository, public=arguments.public, only_adapter=arguments.only_adapter,
         )  # fmt: skip
         last = ""
 
@@ -60,6 +61,9 @@ def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:
             last = state.phase
 
         made = job_runner.run(workspace, run_id, job, told=told)  # a token: the user's own login, or HF_TOKEN
+        if what == "gguf":
+            written = gguf.read(Path(made))
+            return [made, *(written.lines() if written is not None else [])]
         folder = to if what == "merged" and to is not None else artifacts.whole(workspace, run_id)
         found = export_parity.read(folder) if folder is not None else None
         return [made, *(found.lines() if found is not None else [])]

@@ -1,27 +1,15 @@
-"""For llama.cpp and Ollama: a GGUF file, a Modelfile, and the chat template in Ollama's language."""
+"""For Ollama: a Modelfile, and the chat template in Ollama's language."""
 
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from engine import looker
-from engine.export.artifacts import refused
-from engine.export.job import Job, State, Told
 from engine.render import NotWritten, coder
 from engine.render.template import Template
-
-
-def gguf_command(folder: Path, checkout: Path | str, outfile: Path, python: str = "python") -> list[str]:
-    """Return the command with which llama.cpp turns a whole model into one GGUF file of the same precision."""
-    script = str(Path(checkout) / "convert_hf_to_gguf.py")
-    return [python, script, str(folder), "--outfile", str(outfile), "--outtype", "auto"]
 
 
 def _template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
@@ -159,23 +147,3 @@ def modelfile(folder: Path, source: str) -> str:
         if end:
             lines.append(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"
-
-
-def to_gguf(folder: Path, target: Path, run_id: str, job: Job, state: State, tell: Told) -> Path:
-    """Let llama.cpp convert the whole model; the Modelfile for Ollama lies beside it."""
-    state.phase = "converting"
-    tell(state)
-    target.mkdir(parents=True, exist_ok=True)
-    outfile = target / f"{run_id}.gguf"
-    partial = outfile.with_suffix(".partial")
-    checkout = Path(os.path.expanduser(job.checkout or "")).absolute()
-    command = gguf_command(folder, checkout, partial, sys.executable)
-    done = subprocess.run(command, cwd=checkout, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # noqa: S603 - a list, no shell
-    if done.returncode != 0 or not partial.is_file():
-        partial.unlink(missing_ok=True)
-        said = [line for line in (done.stderr.strip() or done.stdout).splitlines() if line.strip()]
-        shown = {"reason": said[-1][:300] if said else str(done.returncode), "command": shlex.join(command)}
-        raise refused("export-gguf", **shown)
-    partial.replace(outfile)
-    (target / "Modelfile").write_text(modelfile(folder, f"./{outfile.name}"), encoding="utf-8")
-    return outfile

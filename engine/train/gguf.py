@@ -10,6 +10,7 @@ Each line on stdout is a JSON object: {"done", "total"} bytes, {"unknown": true}
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -42,8 +43,8 @@ def _distrust() -> None:
 def _know_the_tokenizer(pre_tokenizer: str) -> None:
     """Give the converter a pre-tokenizer for where it knows none, and what begins and ends a text."""
     import gguf
-    from conversion import base
 
+    base = importlib.import_module("conversion.base")
     recognise = base.TextModel.get_vocab_base_pre
 
     def named(self: Any, tokenizer: Any) -> str:
@@ -94,11 +95,10 @@ def main() -> int:
         _distrust()
         _know_the_tokenizer(given[0] if given else PLACEHOLDER)
         _tell_bytes()
-        import convert_hf_to_gguf
-
+        converter = importlib.import_module("convert_hf_to_gguf")
         how = ["--vocab-only"] if what == "tokens" else ["--outtype", what]
-        sys.argv = [convert_hf_to_gguf.__file__ or "", folder, "--outfile", outfile, *how]
-        convert_hf_to_gguf.main()
+        sys.argv = [str(converter.__file__), folder, "--outfile", outfile, *how]
+        converter.main()
     except SystemExit as ended:
         return int(bool(ended.code))  # it has said why
     except Exception as error:
