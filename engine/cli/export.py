@@ -49,16 +49,18 @@ def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:
     if what in ("merged", "gguf", "push"):
         job = export_job.Job(
             what=what, to=None if to is None else str(to), dtype=arguments.dtype, checkout=arguments.llama_cpp,
-            quantization=arguments.quantization, repository=arguments.repository, public=arguments.public, only_adapter=arguments.only_adapter,
+            quantization=arguments.quantization, repository=arguments.repository, public=arguments.public,
+            only_adapter=arguments.only_adapter,
         )  # fmt: skip
         last = ""
 
         def told(state: export_job.State) -> None:
             nonlocal last
-            if state.phase != last or state.total_bytes:
-                share = f" {state.done_bytes / state.total_bytes:.0%}" if state.total_bytes else ""
-                print(f"{export_job.phase_words().get(state.phase, state.phase)}{share}", file=sys.stderr)
-            last = state.phase
+            share = f" {state.done_bytes / state.total_bytes:.0%}" if state.total_bytes else ""
+            said = f"{export_job.phase_words().get(state.phase, state.phase)}{share}"
+            if said != last:
+                print(said, file=sys.stderr)
+            last = said
 
         made = job_runner.run(workspace, run_id, job, told=told)  # a token: the user's own login, or HF_TOKEN
         if what == "gguf":

@@ -21,10 +21,9 @@ import msgspec
 from engine import machine, processes
 from engine.check import DatasetError
 from engine.data import datasets
-from engine.export import parity
+from engine.export import ollama, parity
 from engine.export.artifacts import refused
 from engine.export.job import QUANTIZATIONS, Job, State, Told
-from engine.export.ollama import modelfile
 from engine.gguf import headers, llama_cpp, pre_tokenizers
 from engine.render import Coder, NotWritten, coder
 from engine.render.encode import conversations
@@ -159,7 +158,7 @@ def make(workspace: Workspace, run_id: str, folder: Path, job: Job, state: State
         written = work.read_back(partial, asked, folder, job.quantization, whole, found)
         write_atomically(file.with_suffix(".json"), msgspec.json.encode(written))
         partial.replace(file)
-        (target / "Modelfile").write_text(modelfile(folder, f"./{file.name}"), encoding="utf-8")
+        ollama.modelfile_of(file).write_text(ollama.modelfile(folder, f"./{file.name}"), encoding="utf-8")
     return file
 
 

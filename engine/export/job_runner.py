@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from engine import events, limits, processes
-from engine.export import artifacts, gguf
+from engine.export import artifacts, gguf, ollama
 from engine.export.artifacts import MERGED, NotExportable, because, made_by, size_bytes, travels_whole, whole
 from engine.export.job import STATE, Job, State, Told, memory_too_small, too_small
 from engine.export.push import REPOSITORY, upload, without_token
@@ -47,6 +47,9 @@ def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
             return Problem(rule="export-reward-gguf")
         if (found := gguf.problem(job)) is not None:
             return found
+    if job.what == "ollama":
+        made = gguf.file_of(workspace, run_id, job.quantization).is_file()
+        return None if made and ollama.program() else Problem(rule="export-no-ollama" if made else "export-no-gguf")
     if job.what == "push" and not REPOSITORY.fullmatch(job.repository or ""):
         return Problem(rule="export-repository", parameters={"name": (job.repository or "")[:100]})
     if job.what == "push" and job.only_adapter and travels_whole(workspace, run_id):
@@ -84,6 +87,11 @@ def run(workspace: Workspace, run_id: str, job: Job, *, token: str | None = None
     run_dir = workspace.run_dir(run_id)
     if job.what == "merged" and job.to is not None:
         return str(_merge(run_dir, Path(job.to), job, state, tell))
+    if job.what == "ollama":
+        state.phase = "creating"
+        tell(state)
+        file = gguf.file_of(workspace, run_id, job.quantization)
+        return ollama.create(file, ollama.name_of(run_id, job.quantization))
     if job.what == "push" and job.only_adapter:
         return upload(workspace, run_id, made_by(run_dir) or run_dir, job, token, state, tell)
     folder = whole(workspace, run_id)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from engine import looker
-from engine.render import NotWritten, coder
+from engine.export.artifacts import refused
+from engine.render import Coder, NotWritten, coder
 from engine.render.template import Template
 
 
@@ -121,9 +125,59 @@ def template(source: str, tokens: dict[str, str]) -> tuple[str, str, str] | None
     return made, marks.system, marks.answer_end.strip()
 
 
+def rendered(made: str, messages: list[dict[str, str]]) -> str:
+    """Return what Ollama makes of messages with a template that was made here: the few words of Go's template language
+    that `template` writes."""
+    body, _, ask = made.removeprefix("{{ range .Messages }}").rpartition("{{ end }}{{ end }}")
+    parts = {}
+    for piece in re.split(r"\{\{ (?:else )?if eq \.Role ", body)[1:]:
+        role, _, rest = piece.partition(" }}")
+        parts[json.loads(role)] = rest
+    return "".join(parts[one["role"]].replace("{{ .Content }}", one["content"]) for one in messages) + ask
+
+
 def _found(folder: Path) -> tuple[str, str, str] | None:
+    """Return what `template` makes of a model's own, where both give the same token ids."""
     source, tokens = _template_of(folder)
-    return template(source, tokens) if source else None
+    found = template(source, tokens) if source else None
+    if found is None or not (folder / "tokenizer.json").is_file():
+        return found
+    own = Coder.of_folder(folder, folder.name)
+    begin, system = tokens.get("bos_token") or "\0", {"role": "system", "content": found[1]}
+    for messages in (_TALK[:2], _TALK[:4], _TALK[1:2]):
+        # the system prompt that a template adds is the Modelfile's SYSTEM
+        told = messages if messages[0]["role"] == "system" or not found[1] else [system, *messages]
+        if own.code(rendered(found[0], told)).ids != own.code(own.ask(messages).removeprefix(begin)).ids:
+            return None
+    return found
+
+
+def program() -> str | None:
+    """Return where Ollama's program lies on this machine, or None."""
+    return shutil.which("ollama")
+
+
+def name_of(run_id: str, quantization: str) -> str:
+    """Return what a file of a run is called in Ollama."""
+    return f"tunebook-{run_id}:{quantization}"
+
+
+def modelfile_of(file: Path) -> Path:
+    """Return where the Modelfile of a GGUF file lies."""
+    return file.with_suffix(".Modelfile")
+
+
+def create(file: Path, name: str) -> str:
+    """Let Ollama take in a GGUF file under a name, which is returned. Raises NotExportable."""
+    where = program()
+    if where is None:
+        raise refused("export-no-ollama")
+    command = [where, "create", name, "-f", modelfile_of(file).name]
+    done = subprocess.run(command, cwd=file.parent, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # noqa: S603 - a list, no shell
+    if done.returncode:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise refused("export-ollama", reason=said[-1][:300] if said else str(done.returncode))
+    return name
 
 
 def modelfile(folder: Path, source: str) -> str:
