@@ -9,7 +9,7 @@ STAMP_GGUF := $(VENV)/.set-up-gguf
 # Containers often set this; then every process would compile what it imports anew, and pytest rewrite every assertion.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup unsloth real gguf app test test-quick test-all lint audit bench messages templates folders architectures clean
+.PHONY: setup unsloth real gguf app test test-quick test-all lint audit bench messages templates folders architectures gguf-architectures clean
 
 setup: $(STAMP)
 
@@ -88,6 +88,10 @@ folders: setup
 # after transformers, TRL or peft changed: what works on which architecture; ten minutes and more
 architectures: setup
 	$(BIN)/python -m tools.architectures
+
+# after transformers or llama.cpp changed: what llama.cpp makes of which architecture; ten minutes and more
+gguf-architectures: gguf
+	$(BIN)/python -m tools.gguf_architectures
 
 bench: setup
 	$(BIN)/python -m bench.engine

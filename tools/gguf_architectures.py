@@ -1,16 +1,19 @@
 """What llama.cpp makes of which architecture: docs/gguf.md, of a tiny random model of each. `make gguf-architectures`.
 
-Each is converted to 16 bits, and asked by llama.cpp and by transformers, whose weights are rounded to 16 bits too.
+Each is converted to 16 bits, and asked by llama.cpp and by transformers, whose weights are rounded to 16 bits too. All have
+the starter's tokens, which are written the same way for each: `python -m tools.gguf_architectures LLAMA_CPP FOLDER OUTFILE`.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from engine import processes
 from engine.gguf import llama_cpp
@@ -20,15 +23,22 @@ from tools.architectures import ARCHITECTURES, Architecture, make
 PAGE = processes.PROJECT_DIR / "docs" / "gguf.md"
 QUESTIONS = ("What is the capital of France?", "The opposite of hot is", "Two plus two is", "a b c d e f g")
 STEPS = 8
+# Room for tokens that the tokenizer class of an architecture adds to the starter's.
+VOCABULARY = 1040
+# llama.cpp scales Gemma's attention by the size of a head, as the real ones do, and leaves Gemma 3 no such room.
+MORE = {
+    "gemma2": {"query_pre_attn_scalar": 16},
+    "gemma3": {"query_pre_attn_scalar": 16, "vocab_size": 1024},
+    "gemma3_text": {"query_pre_attn_scalar": 16, "vocab_size": 1024},
+}
 # ggml multiplies 16-bit weights with inputs that it rounds to 16 bits as well.
 ALLOWED = 0.01
 
 
 def converted(there: llama_cpp.LlamaCpp, folder: Path, file: Path) -> None:
     """Convert a folder. Raises ValueError with the converter's last words."""
-    arguments = [str(there.folder), str(folder), str(file), "f16", "gpt-2"]
     done = subprocess.run(  # noqa: S603 - a list, no shell
-        [sys.executable, "-m", "engine.train.gguf", *arguments],
+        [sys.executable, "-m", "tools.gguf_architectures", str(there.folder), str(folder), str(file)],
         cwd=processes.PROJECT_DIR, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode or not file.is_file():
@@ -38,12 +48,31 @@ def converted(there: llama_cpp.LlamaCpp, folder: Path, file: Path) -> None:
         raise ValueError(refusal or (said[-1] if said else "?"))
 
 
+def convert() -> int:
+    """Convert as the engine does, but for the tokens."""
+    from engine.train import gguf
+
+    sys.path[:0] = [sys.argv[1], f"{sys.argv[1]}/gguf-py"]
+    conversion = importlib.import_module("conversion")
+    known = conversion.get_model_class
+
+    def with_plain_tokens(*which: Any, **how: Any) -> Any:
+        found = known(*which, **how)
+        found.set_vocab = lambda self: self._set_vocab_gpt2()
+        return found
+
+    conversion.get_model_class = with_plain_tokens
+    sys.argv += ["f16", "gpt-2"]
+    return gguf.main()
+
+
 def row(one: Architecture, there: llama_cpp.LlamaCpp, scratch: Path) -> list[str]:
     """One line of the table."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder, file = make(one, scratch / one.kind), scratch / f"{one.kind}.gguf"
+    sizes = {**(one.more or {}), "vocab_size": VOCABULARY, **MORE.get(one.kind, {})}
+    folder, file = make(one._replace(more=sizes), scratch / one.kind), scratch / f"{one.kind}.gguf"
     told = [one.known_as, f"`{one.kind}`"]
     try:
         converted(there, folder, file)
@@ -84,6 +113,8 @@ def words() -> list[str]:
 
 
 def main() -> None:
+    if sys.argv[1:]:
+        raise SystemExit(convert())
     there = llama_cpp.found()
     if there is None:
         raise SystemExit("make gguf first")

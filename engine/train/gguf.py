@@ -103,7 +103,8 @@ def main() -> int:
         return int(bool(ended.code))  # it has said why
     except Exception as error:
         traceback.print_exc()
-        _say(refused=f"{type(error).__name__}: {error}"[:500])
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        _say(refused=f"{type(error).__name__}: {str(error) or where.line}"[:500])
         return 1
     return 0
 
