@@ -15,7 +15,7 @@ from engine.runs import store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, t
 from engine.workspace import Workspace
-from pages import _ui
+from pages import _ui, _use_loss
 
 # A browser gets a download through the server's memory.
 MOST_DOWNLOAD_BYTES = 2 * 10**9
@@ -62,11 +62,12 @@ def show(here: Workspace, run_id: str, *, busy: bool, start: Callable[[export_jo
         st.caption(":material/check: " + _ui.plain(" ".join(lines)))
     else:
         st.warning(_ui.plain(" ".join(lines)))
+    _use_loss.show(here, run_id, kind, busy=busy, ask=lambda: start(_job("ask", kind)))
     _ollama(file, ollama.name_of(run_id, kind), busy, lambda: start(_job("ollama", kind)))
 
 
-def _job(what: str, kind: str, folder: str | None = None) -> export_job.Job:
-    return msgspec.convert({"what": what, "quantization": kind, "checkout": folder}, export_job.Job)
+def _job(what: str, kind: str, folder: str | None = None, *, ask: bool = True) -> export_job.Job:
+    return msgspec.convert({"what": what, "quantization": kind, "checkout": folder, "ask": ask}, export_job.Job)
 
 
 def _make(busy: bool, start: Callable[[export_job.Job], None], kind: str) -> None:
@@ -74,8 +75,14 @@ def _make(busy: bool, start: Callable[[export_job.Job], None], kind: str) -> Non
     if lacking is not None:
         st.info(_ui.plain(lacking.sentence))
     if st.button(t("Make the file"), type="primary", disabled=busy, key="gguf"):
-        start(_job("gguf", kind, str(st.session_state.get("llama_cpp", "")).strip() or None))
-    with st.expander(t("Another llama.cpp")):
+        folder = str(st.session_state.get("llama_cpp", "")).strip() or None
+        start(_job("gguf", kind, folder, ask=not st.session_state.get("without_asking", False)))
+    with st.expander(t("Without asking what it lost; another llama.cpp")):
+        st.checkbox(
+            t("Do not ask it what the run was asked"),
+            help=t("Asking takes about as long as scoring the run did; without it nothing says what the file lost."),
+            key="without_asking",
+        )
         st.text_input(t("Its folder"), placeholder=CHECKOUT_EXAMPLE, key="llama_cpp")
 
 

@@ -25,6 +25,7 @@ from engine.export import ollama, parity
 from engine.export.artifacts import refused
 from engine.export.job import QUANTIZATIONS, Job, State, Told
 from engine.gguf import headers, llama_cpp, pre_tokenizers
+from engine.quantised import asking
 from engine.render import Coder, NotWritten, coder
 from engine.render.encode import conversations
 from engine.runs import store
@@ -159,7 +160,21 @@ def make(workspace: Workspace, run_id: str, folder: Path, job: Job, state: State
         write_atomically(file.with_suffix(".json"), msgspec.json.encode(written))
         partial.replace(file)
         ollama.modelfile_of(file).write_text(ollama.modelfile(folder, f"./{file.name}"), encoding="utf-8")
+        if job.ask:  # while the 16 bits that it was made of are here
+            ask(workspace, run_id, file, None if whole == partial else whole, state, tell)
     return file
+
+
+def ask(workspace: Workspace, run_id: str, file: Path, plain: Path | None, state: State, tell: Told) -> None:
+    """Find out what a file lost against the model it was made of (engine/quantised). It is whole whatever comes of that."""
+    state.phase, state.total_bytes = "asking", file.stat().st_size
+
+    def told(share: float) -> None:
+        state.done_bytes = round(share * state.total_bytes)
+        tell(state)
+
+    told(0.0)
+    asking.ask(workspace, run_id, file, state.job.quantization, plain, told)
 
 
 def _texts(workspace: Workspace, run_id: str, folder: Path) -> _Made:

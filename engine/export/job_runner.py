@@ -47,6 +47,9 @@ def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
             return Problem(rule="export-reward-gguf")
         if (found := gguf.problem(job)) is not None:
             return found
+    if job.what == "ask":
+        made = gguf.file_of(workspace, run_id, job.quantization).is_file() and whole(workspace, run_id) is not None
+        return None if made else Problem(rule="export-no-gguf")
     if job.what == "ollama":
         made = gguf.file_of(workspace, run_id, job.quantization).is_file()
         return None if made and ollama.program() else Problem(rule="export-no-ollama" if made else "export-no-gguf")
@@ -92,6 +95,10 @@ def run(workspace: Workspace, run_id: str, job: Job, *, token: str | None = None
         tell(state)
         file = gguf.file_of(workspace, run_id, job.quantization)
         return ollama.create(file, ollama.name_of(run_id, job.quantization))
+    if job.what == "ask":
+        file, plain = (gguf.file_of(workspace, run_id, kind) for kind in (job.quantization, "f16"))
+        gguf.ask(workspace, run_id, file, plain if plain.is_file() and plain != file else None, state, tell)
+        return str(file)
     if job.what == "push" and job.only_adapter:
         return upload(workspace, run_id, made_by(run_dir) or run_dir, job, token, state, tell)
     folder = whole(workspace, run_id)

@@ -14,6 +14,7 @@ from engine import processes, starter
 from engine.export import NotExportable, gguf, job_runner, ollama
 from engine.export.job import Job
 from engine.gguf import llama_cpp
+from engine.quantised import asking
 from engine.spec import recipes, schema
 from engine.workspace import Workspace, scratch
 from tests.fakes import llama_cpp as fake
@@ -39,6 +40,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **says: object) -> Pa
     folder = fake.lay_out(tmp_path / "llama; $(x)", starter.MODEL_DIR / "tokenizer.json", **says)
     monkeypatch.setenv(llama_cpp.NAMED_BY, str(folder))
     monkeypatch.setattr(processes, "start", fake.converting())
+    monkeypatch.setattr(asking, "ask", lambda *_: None)
     return folder
 
 
@@ -56,7 +58,7 @@ def test_a_file_of_fewer_bits_is_made_of_sixteen_that_are_not_kept_and_the_job_t
     )
     assert made == str(gguf.file_of(workspace, RUN, "q4_k_m"))
     assert names(workspace) == [f"{RUN}-q4_k_m.{ending}" for ending in ("Modelfile", "gguf", "json")]
-    assert list(dict.fromkeys(phase for phase, _, _ in told)) == ["converting", "quantizing", "reading"]
+    assert list(dict.fromkeys(phase for phase, _, _ in told)) == ["converting", "quantizing", "reading", "asking"]
     assert ("converting", 2048, 4096) in told and {
         done / all_ for p, done, all_ in told if p == "quantizing" and all_
     } == {0.5, 1}
