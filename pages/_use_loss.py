@@ -20,7 +20,7 @@ def show(here: Workspace, run_id: str, kind: str, *, busy: bool, ask: Callable[[
     if found is None:
         st.caption(t("What it lost against the model was not measured yet."))
     else:
-        st.markdown(_ui.say("**{sentence}**", sentence=said.sentence(found)))
+        st.markdown(f"**{_ui.plain(said.sentence(found))}**")
         st.caption(_ui.plain(joined(*said.notes(found))))
     if (found is None or found.lost.failure is not None) and st.button(
         t("Measure what it lost"), disabled=busy, key="ask_file"
