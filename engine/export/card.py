@@ -90,7 +90,7 @@ def _quantised(workspace: Workspace, run_id: str) -> list[str]:
     spoken = language()
     set_language("en")
     try:
-        told = said.spoken(lost.every(workspace.run_dir(run_id)))
+        told = said.spoken(lost.every(workspace.run_dir(run_id)), quotes=False)
     finally:
         set_language(spoken)
     return ["## What quantising lost", "", *(f"- {line}" for line in told), ""] if told else []

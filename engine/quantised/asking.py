@@ -29,6 +29,8 @@ def ask(
     The file is whole whatever comes of this: what went wrong is kept and said in its place."""
     run_dir = workspace.run_dir(run_id)
     chosen = environment.environment(run_dir, store.load_spec(workspace, run_id))
+    # threads that wait for each other leave their cores to other work
+    chosen.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = [str(run_dir), str(file.absolute()), quantization, *([str(plain.absolute())] if plain else [])]
     failed: events.Failed | None = None
     with (run_dir / LOG).open("wb") as log:

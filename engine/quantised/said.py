@@ -33,13 +33,16 @@ def _change(row: Comparison, scale: float, digits: int) -> str:
     return f"{change} [{low}, {high}]"
 
 
-def notes(found: Found) -> list[str]:
+def notes(found: Found, *, quotes: bool = True) -> list[str]:
     """Return what has to be known of the sentence: whether conversion itself changed the model, whether the loss is
-    flattered, and what was asked how."""
+    flattered, and what was asked how. Without `quotes` no prompt or answer is in it: they may be rows of the data."""
     lost = found.lost
     if lost.failure is not None:
         return []
-    told = [*_of_16_bits(found), *([_flattered(lost.rounded_bits)] if lost.rounded_bits is not None else [])]
+    told = [
+        *_of_16_bits(found, quotes=quotes),
+        *([_flattered(lost.rounded_bits)] if lost.rounded_bits is not None else []),
+    ]
     if lost.same is not None and lost.quantization != PLAIN and (found.points or found.nats):
         same = lost.same.n - len(lost.same.differences)
         told.append(t("Of {n} greedy answers {same} are the same as the model's.", n=lost.same.n, same=same))
@@ -72,7 +75,7 @@ def _flattered(bits: int) -> str:
     )
 
 
-def _of_16_bits(found: Found) -> list[str]:
+def _of_16_bits(found: Found, *, quotes: bool) -> list[str]:
     """Say whether the file in 16 bits says what the model says: where it does not, rounding is not what is measured."""
     same = found.lost.same if found.lost.quantization == PLAIN else found.lost.same_in_16_bits
     if same is None:
@@ -81,20 +84,22 @@ def _of_16_bits(found: Found) -> list[str]:
     figures = {"n": same.n, "same": same.n - differ, "differ": differ}
     if not differ:
         return [t("In 16 bits it gives the same greedy answers as the merged model on all {n} prompts.", **figures)]
-    nats = f"{max(one.nats for one in same.differences):.3f}"
+    first = max(same.differences, key=lambda one: one.nats)
     if same.is_rounding:
         return [
             t("In 16 bits it gives the same greedy answers as the merged model on {same} of {n} prompts; where they differ, "
-              "the two likeliest tokens are within {nats} nats, so that rounding decides.", **figures, nats=nats)
+              "the two likeliest tokens are within {nats} nats, so that rounding decides.",
+              **figures, nats=f"{first.nats:.3f}")
         ]  # fmt: skip
-    first = max(same.differences, key=lambda one: one.nats)
-    return [
-        t("In 16 bits it says something else than the merged model on {differ} of {n} prompts, and not by rounding alone: "
-          "the figure is no measure of quantising. To “{prompt}” the model says “{merged}”, the file “{file}”.",
-          **figures, prompt=first.prompt[-80:], merged=first.merged[:80], file=first.file[:80])
-    ]  # fmt: skip
+    told = t(
+        "In 16 bits it says something else than the merged model on {differ} of {n} prompts, and not by rounding alone: "
+        "the figure is no measure of quantising.", **figures,
+    )  # fmt: skip
+    quoted = t("To “{prompt}” the model says “{merged}”, the file “{file}”.",
+               prompt=first.prompt[-80:], merged=first.merged[:80], file=first.file[:80])  # fmt: skip
+    return [told, *([quoted] if quotes else [])]
 
 
-def spoken(found: Sequence[Found]) -> list[str]:
+def spoken(found: Sequence[Found], *, quotes: bool = True) -> list[str]:
     """Return the sentences of files with their notes; what several say is said once."""
-    return [*map(sentence, found), *dict.fromkeys(note for one in found for note in notes(one))]
+    return [*map(sentence, found), *dict.fromkeys(note for one in found for note in notes(one, quotes=quotes))]

@@ -109,8 +109,9 @@ def test_a_run_that_was_never_scored_says_so_and_compares_its_answers_alone(work
 
 def test_where_sixteen_bits_say_something_else_the_figure_is_said_to_be_no_measure_of_quantising(workspace):
     other = Same(20, [Difference("Capital of France?", "Paris", "Rome", 2.5)])
-    told = said.notes(found(made(workspace, same_in_16_bits=other)))[0]
-    assert "no measure of quantising" in told and "“Paris”" in told and "“Rome”" in told
+    told, quoted, *_ = said.notes(found(made(workspace, same_in_16_bits=other)))
+    assert "no measure of quantising" in told and "“Paris”" in quoted and "“Rome”" in quoted
+    assert "no measure of quantising" in (shown := card.markdown(workspace, RUN)) and "Capital of" not in shown
     near = Same(20, [Difference("Capital of France?", "Paris", "Rome", 0.01)])
     told = said.notes(found(made(workspace, "q8_0", same_in_16_bits=near)))[0]
     assert "on 19 of 20 prompts" in told and "rounding decides" in told and "no measure" not in told
