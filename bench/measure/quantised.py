@@ -99,7 +99,7 @@ def page(rows: list[Row]) -> str:
         "and values in fp32, both on the processor. Same answers: greedy ones of 32 tokens to 20 prompts, word by word; in "
         "16 bits: of the file before it was rounded further.",
         "Made by `python -m bench.measure.quantised RUN ...`; one seed each; minutes were taken on cores that other work "
-        "shared, and count the model's own answers where no file before had asked for them. "
+        "shared, and count only answers that were not kept from before. "
         f"{', '.join(versions)}.",
         "",
         "| base | recipe | file | MB | of 16 bits | points | nats a token | same answers | in 16 bits | minutes |",

@@ -9,6 +9,7 @@ from engine.export import gguf, job_runner, ollama
 from engine.export import job as export_job
 from engine.gguf import llama_cpp
 from engine.processes import Identity
+from engine.quantised import lost
 from engine.workspace import Workspace, write_atomically
 from tests.apps import button, open_page, shown, texts
 
@@ -79,7 +80,15 @@ def test_a_file_that_was_made_is_downloaded_with_what_was_read_back_of_it_and_tw
     started: list[export_job.Job] = []
     monkeypatch.setattr(job_runner, "start", lambda _here, _run, job, token=None: started.append(job))
     monkeypatch.setattr(ollama, "program", lambda: "/usr/bin/ollama")
+    button(app, "ask_file").click().run()
+    assert started.pop() == export_job.Job(what="ask", quantization="q4_k_m")
+    told = lost.Lost(
+        quantization="q4_k_m", size_bytes=4, mtime_ns=file.stat().st_mtime_ns, plain_bytes=10, same=lost.Same(20)
+    )
+    lost.folder_of(file).mkdir()
+    write_atomically(lost.folder_of(file) / lost.LOST, msgspec.json.encode(told))
     app.run()
+    assert "Q4_K_M: 20 of 20 greedy answers are the same at 0.40 of the size" in texts(app)
     button(app, "ollama").click().run()
     assert started == [export_job.Job(what="ollama", quantization="q4_k_m")] and not app.exception
 
