@@ -5,4 +5,4 @@ llama_cpp.found() the programs that write, ask and serve one; `python -m engine.
 processes that call its libraries, since an error in them ends whoever calls.
 """
 
-__all__ = ["bindings", "headers", "llama_cpp", "tokenizers"]
+__all__ = ["bindings", "headers", "llama_cpp", "pre_tokenizers", "tokenizers"]
