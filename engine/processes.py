@@ -5,6 +5,7 @@ A pid alone is reused; pid, start ticks and boot id together name one process fo
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -93,6 +94,16 @@ def _start(arguments: list[str], how: dict[str, Any]) -> subprocess.Popen[Any]:
     process = subprocess.Popen([sys.executable, *arguments], **settings)  # noqa: S603 - a list, no shell
     _started.append(process)
     return process
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when its supervisor dies, since the device lock goes with the supervisor
+    (prctl(2), PR_SET_PDEATHSIG = 1). Elsewhere the supervisor's end is seen by the reader alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        supervisor = os.environ.get("TUNEBOOK_SUPERVISOR")
+        if supervisor is not None and os.getppid() != int(supervisor):
+            os.kill(os.getpid(), signal.SIGKILL)  # it died before we could ask
 
 
 def wait_for_end(process: subprocess.Popen[Any], most_s: float) -> None:

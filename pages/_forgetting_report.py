@@ -7,6 +7,7 @@ import streamlit as st
 
 from engine.forgetting import examples, stages, summary
 from engine.models import bases
+from engine.quantised import lost, said
 from engine.report import files, questions, verdicts
 from engine.runs import ScoredRun
 from engine.words import t
@@ -84,6 +85,7 @@ def as_html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, 
             *(one.sentence for one in judged),
             *(map(str, line.notes) if line is not None else ()),
             *scored.about,
+            *said.spoken(lost.every(scored.folder)),
         ],
         changes=[
             files.Interval(label=label, value=100 * row.change, low=100 * row.low, high=100 * row.high)

@@ -22,6 +22,7 @@ from pages import (
     _forgetting_chart,
     _forgetting_examples,
     _forgetting_frontier,
+    _forgetting_quantised,
     _forgetting_questions,
     _forgetting_recover,
     _forgetting_report,
@@ -57,6 +58,7 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
             _forgetting_examples.show(workspace, run_spec)
     if scored.rows:
         _figures(scored, judged, titled, runs)
+    _forgetting_quantised.fold(scored, titled)
     if scored.rows and run_spec.kind == "train" and objective.is_scored_on_its_way:
         _along(scored)
     if not objective.is_judge:

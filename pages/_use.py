@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shlex
 import tempfile
 import zipfile
 from pathlib import Path
@@ -12,21 +10,18 @@ from pathlib import Path
 import streamlit as st
 
 from engine import limits
-from engine.export import NotExportable, artifacts, job_runner, ollama, other_trainers, parity, portable_recipe, usage
+from engine.export import NotExportable, artifacts, job_runner, other_trainers, parity, portable_recipe, usage
 from engine.export import archive as export_archive
 from engine.export import job as export_job
 from engine.runs import store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, joined, t
 from engine.workspace import Workspace
-from pages import _failures, _ui
+from pages import _failures, _ui, _use_gguf
 
 REFRESH_S = 1.0
-CHECKOUT_EXAMPLE = "~/llama.cpp"
 # Larger ones are packed when asked for: a copy of them is not made by looking at a page.
 PACKED_AT_ONCE_BYTES = 200 * 10**6
-# A browser gets a download through the server's memory.
-MOST_DOWNLOAD_BYTES = 2 * 10**9
 
 
 def show(here: Workspace, run_id: str) -> None:
@@ -54,7 +49,7 @@ def show(here: Workspace, run_id: str) -> None:
     elif chosen == "merged":
         _merged(here, run_id)
     elif chosen == "ollama":
-        _ollama(here, run_id)
+        _use_gguf.show(here, run_id, busy=_busy(here, run_id), start=lambda job: _start(here, run_id, job))
     elif chosen == "hub":
         _hub(here, run_id, adapter)
     else:
@@ -87,6 +82,8 @@ def _job(here: Workspace, run_id: str) -> None:
         st.error(_ui.plain(limits.unnamed(state.failure, code=True)))
     elif state.job.what == "push":
         st.success(_ui.say("It is on the hub: {where}", where=state.made))
+    elif state.job.what == "ollama":
+        st.success(_ui.say("Ollama has it: ollama run {name}", name=state.made))
     else:
         where = state.made if limits.on() else here.run_dir(run_id) / (state.made or "")
         st.success(_ui.say("It is in {where}", where=where))
@@ -122,9 +119,7 @@ def _download(here: Workspace, run_id: str, *, merged: bool) -> None:
     assert folder is not None
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     archive = here.run_dir(run_id) / f"{folder.name}.zip"
-    if size > MOST_DOWNLOAD_BYTES:
-        st.caption(t("It is too large for a browser; it lies here:"))
-        st.code(folder.name if limits.on() else str(folder), language=None, wrap_lines=True)
+    if _use_gguf.too_large(folder, size):
         return
     if (
         size > PACKED_AT_ONCE_BYTES
@@ -182,36 +177,6 @@ def _merged(here: Workspace, run_id: str) -> None:
     if not OBJECTIVES[store.load_spec(here, run_id).objective].is_judge:
         st.caption(t("Or serve it with vLLM:"))
         st.code(usage.vllm_commands(artifacts.MERGED), language="bash", wrap_lines=True)
-
-
-def _ollama(here: Workspace, run_id: str) -> None:
-    if OBJECTIVES[store.load_spec(here, run_id).objective].is_judge:
-        st.caption(t("A reward model gives scores, and llama.cpp writes text."))
-        return
-    if limits.on():
-        st.caption(_ui.plain(Problem(rule="demo-export").sentence))
-        return
-    run_dir = here.run_dir(run_id)
-    st.write(t("One GGUF file for llama.cpp, Ollama, LM Studio and the like."))
-    checkout = st.text_input(
-        t("Folder of a llama.cpp checkout"),
-        os.environ.get("LLAMA_CPP_DIR", ""),
-        placeholder=CHECKOUT_EXAMPLE,
-        key="llama_cpp",
-    )
-    if st.button(t("Convert"), disabled=_busy(here, run_id), key="gguf"):
-        _start(here, run_id, export_job.Job(what="gguf", checkout=checkout.strip()))
-    folder = artifacts.whole(here, run_id) or run_dir / artifacts.MERGED
-    command = ollama.gguf_command(folder, checkout.strip() or "llama.cpp", run_dir / "gguf" / f"{run_id}.gguf")
-    st.caption(
-        t("Or by hand:")
-        if artifacts.whole(here, run_id) is not None
-        else t("Or by hand, once the merged model is made:")
-    )
-    st.code(shlex.join(command), language="bash", wrap_lines=True)
-    st.caption(t("Put this Modelfile beside it, then: ollama create my-model -f Modelfile"))
-    made = artifacts.whole(here, run_id) or artifacts.made_by(run_dir) or run_dir
-    st.code(ollama.modelfile(made, f"./{run_id}.gguf"), language=None, wrap_lines=True)
 
 
 def _hub(here: Workspace, run_id: str, adapter: bool) -> None:

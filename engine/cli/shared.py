@@ -150,11 +150,13 @@ def made_something(workspace: Workspace, run_id: str) -> bool:
 
 
 def report_lines(found: ScoredRun, runs: Sequence[Run] | None = None) -> list[str]:
-    """Return what the report of a run says first, where anything was scored."""
+    """Return what the report of a run says first, where anything was scored, and what its quantised files lost."""
     from engine.forgetting import examples, summary
+    from engine.quantised import lost, said
 
+    files = said.spoken(lost.every(found.folder))
     if not found.rows and found.moved:
-        return []
+        return files
     told, beside = summary.of(found), examples.beside(found, runs)
     return [
         f"{found.name} ({found.run_id}): {told.headline}",
@@ -162,6 +164,7 @@ def report_lines(found: ScoredRun, runs: Sequence[Run] | None = None) -> list[st
         t("Lost: {text}", text=told.lost),
         t("What to do: {text}", text=told.to_do),
         *([] if beside is None else [beside.sentence]),
+        *files,
     ]
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "archive",
     "artifacts",
     "card",
+    "gguf",
     "job",
     "job_runner",
     "ollama",

@@ -13,6 +13,7 @@ from engine.check import DatasetError
 from engine.data import datasets
 from engine.export.artifacts import made_by, without_folders
 from engine.plan import drafts
+from engine.quantised import lost, said
 from engine.report import blind, headline, items, paired
 from engine.runs import scored, store
 from engine.spec import OBJECTIVES, RunSpec
@@ -84,6 +85,17 @@ def _scores(workspace: Workspace, run_id: str) -> list[str]:
     return lines
 
 
+def _quantised(workspace: Workspace, run_id: str) -> list[str]:
+    """What quantising lost, file by file; nothing where no file was asked. A card is in English."""
+    spoken = language()
+    set_language("en")
+    try:
+        told = said.spoken(lost.every(workspace.run_dir(run_id)), quotes=False)
+    finally:
+        set_language(spoken)
+    return ["## What quantising lost", "", *(f"- {line}" for line in told), ""] if told else []
+
+
 def _summary(found: scored.ScoredRun) -> list[str]:
     """What the report says first but for what to do next, which is for whoever trained it. A card is in English."""
     spoken, wins = language(), None
@@ -148,6 +160,7 @@ def markdown(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
         "",
         *_scores(workspace, run_id),
         "",
+        *_quantised(workspace, run_id),
         "## How it was made",
         "",
         *_data(workspace, run_spec),
@@ -201,6 +214,7 @@ def _adopted(workspace: Workspace, run_id: str, run_spec: RunSpec) -> list[str]:
         "",
         *_scores(workspace, run_id),
         "",
+        *_quantised(workspace, run_id),
         "## How it was made",
         "",
         f"- Trained elsewhere; method unknown: {read}; {'' if rows else 'data, '}rate, steps not known",

@@ -16,6 +16,8 @@ from engine.workspace import nearest
 
 STATE = "export.json"
 SPARE_BYTES = 50 * 2**20
+# The kinds of GGUF files that are made, most wanted first, and what share of the size in 16 bits each takes at most.
+QUANTIZATIONS = {"q4_k_m": 0.5, "q8_0": 0.55, "f16": 1.0}
 
 
 def phase_words() -> dict[str, str]:
@@ -27,18 +29,26 @@ def phase_words() -> dict[str, str]:
         "saving": t("Saving"),
         "comparing": t("Comparing it with what was trained"),
         "converting": t("llama.cpp is converting"),
+        "cutting": t("Finding out how llama.cpp must cut texts"),
+        "quantizing": t("llama.cpp is quantising"),
+        "reading": t("Reading the file back"),
+        "asking": t("Asking file and model what the run was asked"),
+        "creating": t("Ollama is taking it in"),
         "uploading": t("Uploading"),
         "committing": t("Publishing all files at once"),
     }
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be made. `to` is a folder that is not there yet; None keeps it beside the run. `checkout` is
-    llama.cpp's folder, `repository` the hub's owner/name."""
+    """What is to be made. `to` is a folder that is not there yet; None keeps it beside the run. `quantization` is a GGUF
+    file's, which is asked what it lost unless `ask` is off, `checkout` a folder of llama.cpp in place of the one of
+    `make gguf`, `repository` the hub's owner/name."""
 
-    what: Literal["merged", "gguf", "push"]
+    what: Literal["merged", "gguf", "ask", "ollama", "push"]
     to: str | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    quantization: Literal["f16", "q8_0", "q4_k_m"] = "q4_k_m"
+    ask: bool = True
     checkout: str | None = None
     repository: str | None = None
     public: bool = False
@@ -46,7 +56,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """How far a job is: its phase, the bytes uploaded so far, and at the end where the result lies (by its name alone when
+    """How far a job is: its phase, the bytes done in it, and at the end where the result lies (by its name alone when
     that is beside the run) or what went wrong.
 
     A token is never part of it.

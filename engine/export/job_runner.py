@@ -16,10 +16,9 @@ from typing import Any
 import msgspec
 
 from engine import events, limits, processes
-from engine.export import artifacts
+from engine.export import artifacts, gguf, ollama
 from engine.export.artifacts import MERGED, NotExportable, because, made_by, size_bytes, travels_whole, whole
 from engine.export.job import STATE, Job, State, Told, memory_too_small, too_small
-from engine.export.ollama import to_gguf
 from engine.export.push import REPOSITORY, upload, without_token
 from engine.models import bases
 from engine.runs import admission, failures, lifecycle, store
@@ -46,15 +45,21 @@ def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
     if job.what == "gguf":
         if OBJECTIVES[store.load_spec(workspace, run_id).objective].is_judge:
             return Problem(rule="export-reward-gguf")
-        if not job.checkout or not (Path(os.path.expanduser(job.checkout)) / "convert_hf_to_gguf.py").is_file():
-            return Problem(rule="export-checkout", parameters={"folder": job.checkout or "-"})
+        if (found := gguf.problem(job)) is not None:
+            return found
+    if job.what == "ask":
+        made = gguf.file_of(workspace, run_id, job.quantization).is_file() and whole(workspace, run_id) is not None
+        return None if made else Problem(rule="export-no-gguf")
+    if job.what == "ollama":
+        made = gguf.file_of(workspace, run_id, job.quantization).is_file()
+        return None if made and ollama.program() else Problem(rule="export-no-ollama" if made else "export-no-gguf")
     if job.what == "push" and not REPOSITORY.fullmatch(job.repository or ""):
         return Problem(rule="export-repository", parameters={"name": (job.repository or "")[:100]})
     if job.what == "push" and job.only_adapter and travels_whole(workspace, run_id):
         return Problem(rule="export-on-run")
     needed, size = 0, size_bytes(workspace, run_id) or 0
     needed += 0 if job.only_adapter or (whole(workspace, run_id) is not None and job.to is None) else size
-    needed += size if job.what == "gguf" else 0
+    needed += gguf.needed_bytes(job, size, gguf.file_of(workspace, run_id, "f16")) if job.what == "gguf" else 0
     merged = not job.only_adapter and whole(workspace, run_id) is None
     return (too_small(Path(job.to) if job.to else run_dir, needed) if needed else None) or (
         memory_too_small(_merging_bytes(workspace, run_id, job)) if merged else None
@@ -85,13 +90,22 @@ def run(workspace: Workspace, run_id: str, job: Job, *, token: str | None = None
     run_dir = workspace.run_dir(run_id)
     if job.what == "merged" and job.to is not None:
         return str(_merge(run_dir, Path(job.to), job, state, tell))
+    if job.what == "ollama":
+        state.phase = "creating"
+        tell(state)
+        file = gguf.file_of(workspace, run_id, job.quantization)
+        return ollama.create(file, ollama.name_of(run_id, job.quantization))
+    if job.what == "ask":
+        file, plain = (gguf.file_of(workspace, run_id, kind) for kind in (job.quantization, "f16"))
+        gguf.ask(workspace, run_id, file, plain if plain.is_file() and plain != file else None, state, tell)
+        return str(file)
     if job.what == "push" and job.only_adapter:
         return upload(workspace, run_id, made_by(run_dir) or run_dir, job, token, state, tell)
     folder = whole(workspace, run_id)
     if folder is None:
         folder = _merge(run_dir, run_dir / MERGED, job, state, tell)
     if job.what == "gguf":
-        return str(to_gguf(folder, Path(job.to) if job.to else run_dir / "gguf", run_id, job, state, tell))
+        return str(gguf.make(workspace, run_id, folder, job, state, tell))
     if job.what == "push":
         return upload(workspace, run_id, folder, job, token, state, tell)
     return str(folder)

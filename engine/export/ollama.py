@@ -1,27 +1,19 @@
-"""For llama.cpp and Ollama: a GGUF file, a Modelfile, and the chat template in Ollama's language."""
+"""For Ollama: a Modelfile, and the chat template in Ollama's language."""
 
 from __future__ import annotations
 
 import json
-import os
-import shlex
+import re
+import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from engine import looker
 from engine.export.artifacts import refused
-from engine.export.job import Job, State, Told
-from engine.render import NotWritten, coder
+from engine.render import Coder, NotWritten, coder
 from engine.render.template import Template
-
-
-def gguf_command(folder: Path, checkout: Path | str, outfile: Path, python: str = "python") -> list[str]:
-    """Return the command with which llama.cpp turns a whole model into one GGUF file of the same precision."""
-    script = str(Path(checkout) / "convert_hf_to_gguf.py")
-    return [python, script, str(folder), "--outfile", str(outfile), "--outtype", "auto"]
 
 
 def _template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
@@ -133,9 +125,59 @@ def template(source: str, tokens: dict[str, str]) -> tuple[str, str, str] | None
     return made, marks.system, marks.answer_end.strip()
 
 
+def rendered(made: str, messages: list[dict[str, str]]) -> str:
+    """Return what Ollama makes of messages with a template that was made here: the few words of Go's template language
+    that `template` writes."""
+    body, _, ask = made.removeprefix("{{ range .Messages }}").rpartition("{{ end }}{{ end }}")
+    parts = {}
+    for piece in re.split(r"\{\{ (?:else )?if eq \.Role ", body)[1:]:
+        role, _, rest = piece.partition(" }}")
+        parts[json.loads(role)] = rest
+    return "".join(parts[one["role"]].replace("{{ .Content }}", one["content"]) for one in messages) + ask
+
+
 def _found(folder: Path) -> tuple[str, str, str] | None:
+    """Return what `template` makes of a model's own, where both give the same token ids."""
     source, tokens = _template_of(folder)
-    return template(source, tokens) if source else None
+    found = template(source, tokens) if source else None
+    if found is None or not (folder / "tokenizer.json").is_file():
+        return found
+    own = Coder.of_folder(folder, folder.name)
+    begin, system = tokens.get("bos_token") or "\0", {"role": "system", "content": found[1]}
+    for messages in (_TALK[:2], _TALK[:4], _TALK[1:2]):
+        # the system prompt that a template adds is the Modelfile's SYSTEM
+        told = messages if messages[0]["role"] == "system" or not found[1] else [system, *messages]
+        if own.code(rendered(found[0], told)).ids != own.code(own.ask(messages).removeprefix(begin)).ids:
+            return None
+    return found
+
+
+def program() -> str | None:
+    """Return where Ollama's program lies on this machine, or None."""
+    return shutil.which("ollama")
+
+
+def name_of(run_id: str, quantization: str) -> str:
+    """Return what a file of a run is called in Ollama."""
+    return f"tunebook-{run_id}:{quantization}"
+
+
+def modelfile_of(file: Path) -> Path:
+    """Return where the Modelfile of a GGUF file lies."""
+    return file.with_suffix(".Modelfile")
+
+
+def create(file: Path, name: str) -> str:
+    """Let Ollama take in a GGUF file under a name, which is returned. Raises NotExportable."""
+    where = program()
+    if where is None:
+        raise refused("export-no-ollama")
+    command = [where, "create", name, "-f", modelfile_of(file).name]
+    done = subprocess.run(command, cwd=file.parent, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # noqa: S603 - a list, no shell
+    if done.returncode:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise refused("export-ollama", reason=said[-1][:300] if said else str(done.returncode))
+    return name
 
 
 def modelfile(folder: Path, source: str) -> str:
@@ -159,23 +201,3 @@ def modelfile(folder: Path, source: str) -> str:
         if end:
             lines.append(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"
-
-
-def to_gguf(folder: Path, target: Path, run_id: str, job: Job, state: State, tell: Told) -> Path:
-    """Let llama.cpp convert the whole model; the Modelfile for Ollama lies beside it."""
-    state.phase = "converting"
-    tell(state)
-    target.mkdir(parents=True, exist_ok=True)
-    outfile = target / f"{run_id}.gguf"
-    partial = outfile.with_suffix(".partial")
-    checkout = Path(os.path.expanduser(job.checkout or "")).absolute()
-    command = gguf_command(folder, checkout, partial, sys.executable)
-    done = subprocess.run(command, cwd=checkout, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # noqa: S603 - a list, no shell
-    if done.returncode != 0 or not partial.is_file():
-        partial.unlink(missing_ok=True)
-        said = [line for line in (done.stderr.strip() or done.stdout).splitlines() if line.strip()]
-        shown = {"reason": said[-1][:300] if said else str(done.returncode), "command": shlex.join(command)}
-        raise refused("export-gguf", **shown)
-    partial.replace(outfile)
-    (target / "Modelfile").write_text(modelfile(folder, f"./{outfile.name}"), encoding="utf-8")
-    return outfile

@@ -16,12 +16,14 @@ NAMED_BY = "LLAMA_CPP_DIR"
 
 
 class LlamaCpp(NamedTuple):
-    """The parts of llama.cpp that a folder has; None for one that it lacks. `libraries` is the folder of its libraries."""
+    """The parts of llama.cpp that a folder has; None for one that it lacks. `libraries` is the folder of its libraries,
+    `bindings` the one that Python finds the package llama_cpp in, which calls them."""
 
     folder: Path
     converter: Path | None
     libraries: Path | None
     server: Path | None
+    bindings: Path | None = None
 
 
 def built_at() -> Path:
@@ -39,8 +41,9 @@ def found(named: str | None = None) -> LlamaCpp | None:
         _file(folder, "convert_hf_to_gguf.py"),
         next((p.parent for p in (_file(folder, f"{d}/{_library()}") for d in ("lib", "build/bin")) if p), None),
         next((p for p in (_file(folder, f"{d}/{_program()}") for d in ("bin", "build/bin")) if p), None),
+        folder / "python" if _file(folder, "python/llama_cpp/llama_cpp.py") else None,
     )
-    return there if any(there[1:]) else None
+    return there if any(there[1:4]) else None
 
 
 def _file(folder: Path, name: str) -> Path | None:

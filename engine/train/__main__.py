@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from engine import events
+from engine import events, processes
 from engine.runs import checkpoints, failures, store
 from engine.spec import RunSpec, counts, schema
 from engine.train import allocator, libraries, ranks, waiting
@@ -19,16 +17,6 @@ from engine.words import Problem, later
 from engine.workspace import Workspace
 
 EXIT_FAILED, EXIT_STOPPED = 1, 3
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when its supervisor dies, since the device lock goes with the supervisor
-    (prctl(2), PR_SET_PDEATHSIG = 1). Elsewhere the supervisor's end is seen by the reader alone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        supervisor = os.environ.get("TUNEBOOK_SUPERVISOR")
-        if supervisor is not None and os.getppid() != int(supervisor):
-            os.kill(os.getpid(), signal.SIGKILL)  # it died before we could ask
 
 
 def _with_remedy(failure: events.Failed, run_dir: Path) -> events.Failed:
@@ -130,7 +118,7 @@ def _settled_libraries(*, quantizers: bool) -> dict[str, Any]:
 
 
 def main() -> int:
-    _die_with_parent()
+    processes.die_with_parent()
     run_dir = waiting.for_a_run() if sys.argv[1] == waiting.ASKED else Path(sys.argv[1]).resolve()
     allocator.let_segments_grow()  # in the environment of the run, which a process that waited has by now
     if not ranks.launched():

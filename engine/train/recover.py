@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ from engine.models import bases, made
 from engine.report import items as report_items
 from engine.report import paired as report_paired
 from engine.runs import ScoredRun, failures, scored, store
-from engine.train import adapters, adopted, export, load, objectives, oft, precision, rows, training, way_back
+from engine.train import adapters, asked_again, export, load, oft, precision, training, way_back
 from engine.train.run import Run
-from engine.train.scoring import divergence, keys, own_rows, paired, scores
-from engine.train.scoring.asking import Question
+from engine.train.scoring import divergence, keys, paired, scores
 from engine.train.scoring.scores import Side
 from engine.words import Problem, later
 from engine.workspace import find_struct, write_atomically
@@ -60,7 +58,7 @@ class _Back:
         plain = {"adapter": "lora", "quantize": "none"} if run.spec.adopted is not None else {}
         self._form = msgspec.structs.replace(run.spec, **plain)
         self.way = self._loaded()
-        self.questions = list(self._questions())
+        self.questions = asked_again.questions(run, self.origin, self.tokenizer)
         self._name = keys.model(
             bases.describe(f"run:{self.asked.run}", run.workspace), run.workspace,
             load.held(self._form, run.workspace, run.chosen),
@@ -86,53 +84,6 @@ class _Back:
             return first.pop() if first else load.load(self._form, run.workspace, run.chosen).model
 
         return way_back.WeightsWay(fresh, self.folder)
-
-    def _questions(self) -> Iterator[Question]:
-        """Yield what the run was asked, with its later evaluations: of each benchmark the questions that both its base and
-        itself have answered, as these were put."""
-        settings, seen = self.origin.settings(), set[str]()
-        for question in self._every():
-            joined = self.origin.joined.get(question.benchmark)
-            told = settings.get(question.benchmark, {})
-            if joined is None or question.benchmark in seen:
-                continue
-            if any(told.get(name) != value for name, value in question.settings.items()):
-                continue
-            if question.score_whole is None:
-                names = {one.item for one in joined.tuned}
-                some = [one for one, name in zip(question.asked, question.names, strict=True) if name in names]
-                if len(some) < len(names):
-                    continue  # another evaluation has asked more of it
-                question = question if len(some) == question.size else question._replace(asked=some)
-            seen.add(question.benchmark)
-            yield question
-        if left := sorted(set(self.origin.joined) - seen):
-            self.run.log.append(
-                events.Log(text=later("Not asked along the way: {names}.", names=", ".join(left)[:300]))
-            )
-
-    def _every(self) -> list[Question]:
-        run = self.run
-        run.told.begin("loading", "rows")
-        run.rows = rows.Rows([], [], [], [], [], [])
-        if run.spec.adopted is not None:
-            found = adopted.questions(run, self.tokenizer)[1]
-        else:
-            found = [*scores.general(run.spec, run.workspace, run.base), *self._of_rows()]
-        for one in self.origin.evaluations:
-            if one.status == "finished":
-                found += scores.general(store.load_spec(run.workspace, one.id), run.workspace, run.base)
-        return found
-
-    def _of_rows(self) -> list[Question]:
-        run = self.run
-        if not run.objective.needs_judge:
-            return own_rows.of_run(run)
-        with suppress(failures.RunRefused):  # where the judge is gone, general knowledge is asked all the same
-            objective = objectives.of(run.spec.objective)
-            objective.prepare(run)
-            return objective.questions(run)
-        return []
 
     def _side(self, role: str, at: float, way: recovery_curve.Kind | None = None) -> Side:
         """Return the model at a point as it is asked. What names its weights are those of both ends, and where it stands."""

@@ -6,7 +6,6 @@ import ast
 import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import zipfile
@@ -215,7 +214,7 @@ def test_a_downloaded_adapter_can_be_unpacked_by_the_command_line(workspace, tmp
         export_archive.write_part(workspace, "r1", "adapter", tmp_path / "out")
 
 
-# --- Ollama and llama.cpp ----------------------------------------------------------------------------------------
+# --- Ollama ----------------------------------------------------------------------------------------
 
 CHATML = (
     "{%- if messages[0]['role'] != 'system' %}{{- '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{%- endif %}"
@@ -243,16 +242,6 @@ DROPS_REASONING = (
 TOKENS = {"bos_token": "<|begin|>", "eos_token": "</s>", "pad_token": "", "unk_token": ""}
 
 
-def as_ollama(template: str, messages: list[dict[str, str]]) -> str:
-    """What Ollama makes of messages: the few words of Go's template language that are written here."""
-    body, _, ask = template.removeprefix("{{ range .Messages }}").rpartition("{{ end }}{{ end }}")
-    parts = {}
-    for piece in re.split(r"\{\{ (?:else )?if eq \.Role ", body)[1:]:
-        role, _, rest = piece.partition(" }}")
-        parts[json.loads(role)] = rest
-    return "".join(parts[m["role"]].replace("{{ .Content }}", m["content"]) for m in messages) + ask
-
-
 @pytest.mark.parametrize("template", [CHATML, LLAMA3, HEADINGS], ids=["chatml", "llama3", "headings"])
 @settings(max_examples=30)
 @given(data=st.data())
@@ -264,7 +253,7 @@ def test_ollama_writes_what_the_chat_template_writes(template, data):
     messages = [m for q, a in pairs for m in ({"role": "user", "content": q}, {"role": "assistant", "content": a})]
     messages = [{"role": "system", "content": "Be kind."}, *messages, {"role": "user", "content": data.draw(words)}]
     shown = Template(template, TOKENS).render(messages, ask=True)
-    assert as_ollama(made[0], messages) == shown.removeprefix("<|begin|>")  # llama.cpp puts that in by itself
+    assert ollama.rendered(made[0], messages) == shown.removeprefix("<|begin|>")  # llama.cpp puts that in by itself
 
 
 def test_the_system_prompt_that_a_template_adds_by_itself_is_named(workspace):
@@ -285,45 +274,6 @@ def test_the_starters_modelfile_names_its_file_its_marks_and_its_end():
     text = ollama.modelfile(starter.MODEL_DIR, "./a.gguf")
     assert text.splitlines()[0] == "FROM ./a.gguf"
     assert "<|user|>{{ .Content }}<|end|>" in text and 'PARAMETER stop "<|end|>"' in text
-
-
-CONVERTS = """
-import pathlib, sys
-folder, out = sys.argv[1], sys.argv[sys.argv.index("--outfile") + 1]
-pathlib.Path(out).write_text(folder)
-"""
-
-
-def checkout(tmp_path: Path, code: str) -> str:
-    """A folder that looks like llama.cpp's, with a quote and a space in its name."""
-    folder = tmp_path / "it's llama; $(x)"
-    folder.mkdir()
-    (folder / "convert_hf_to_gguf.py").write_text(code)
-    return str(folder)
-
-
-def test_llama_cpp_is_run_on_the_whole_model_and_the_modelfile_lies_beside(workspace, tmp_path):
-    run_dir = ran(workspace, "full", "owner/name", "model")
-    (run_dir / "model" / "config.json").write_text("{}")
-    job = export_job.Job(what="gguf", checkout=checkout(tmp_path, CONVERTS))
-    made = Path(job_runner.run(workspace, "r1", job))
-    assert made == run_dir / "gguf" / "r1.gguf" and made.read_text() == str(run_dir / "model")
-    assert (made.parent / "Modelfile").read_text().startswith("FROM ./r1.gguf\n")
-
-
-def test_what_llama_cpp_says_when_it_cannot_is_passed_on_and_nothing_is_left(workspace, tmp_path):
-    run_dir = ran(workspace, "full", "owner/name", "model")
-    (run_dir / "model" / "config.json").write_text("{}")
-    job = export_job.Job(what="gguf", checkout=checkout(tmp_path, CONVERTS + "sys.exit('Model Foo is not supported')"))
-    with pytest.raises(NotExportable, match="Model Foo is not supported"):
-        job_runner.run(workspace, "r1", job)
-    assert list((run_dir / "gguf").iterdir()) == []
-
-
-def test_a_folder_that_is_no_checkout_is_refused_before_anything_runs(workspace, tmp_path):
-    ran(workspace, "full", "owner/name", "model")
-    with pytest.raises(NotExportable, match="git clone"):
-        job_runner.run(workspace, "r1", export_job.Job(what="gguf", checkout=str(tmp_path)))
 
 
 # --- refused before it starts ------------------------------------------------------------------------------------

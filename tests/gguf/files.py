@@ -15,7 +15,7 @@ def text(value: str) -> bytes:
 
 
 def header(
-    values: dict[str, str | int | list[str]], tensors: list[tuple[str, tuple[int, ...], int]], data: int
+    values: dict[str, str | int | list[str] | list[int]], tensors: list[tuple[str, tuple[int, ...], int]], data: int
 ) -> bytes:
     """A GGUF file written by hand: `tensors` by name, shape and type, all at offset 0, then `data` bytes of zeros."""
     written = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values))
@@ -25,8 +25,10 @@ def header(
             written += struct.pack("<I", 8) + text(value)
         elif isinstance(value, int):
             written += struct.pack("<II", 4, value)
+        elif value and isinstance(value[0], int):
+            written += struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
         else:
-            written += struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(text, value))
+            written += struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(text, map(str, value)))
     for name, shape, kind in tensors:
         written += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, 0)
     return written + bytes(-len(written) % 32) + bytes(data)

