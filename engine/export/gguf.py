@@ -28,7 +28,7 @@ from engine.gguf import headers, llama_cpp, pre_tokenizers
 from engine.render import Coder, NotWritten, coder
 from engine.render.encode import conversations
 from engine.runs import store
-from engine.words import Problem, joined, later, t
+from engine.words import Problem, joined, t
 from engine.workspace import Workspace, clear_scratch, find_struct, scratch, write_atomically
 
 # As many of the run's own texts at most, so long each.
@@ -339,8 +339,8 @@ def problems(values: dict[str, Any], folder: Path, own: Coder, answer: dict[str,
     if (coder.own_template(folder) or "") != (values.get("tokenizer.chat_template") or ""):
         found.append(Problem(rule="gguf-read-template", severity="warning"))
     if bool(answer["begins"]) != own.starts_with_bos:
-        begun = {"begins": later("begins") if answer["begins"] else later("does not begin")}
-        found.append(Problem(rule="gguf-read-begins", severity="warning", parameters={**begun}))
+        rule = "gguf-read-bos-added" if answer["begins"] else "gguf-read-bos-missing"
+        found.append(Problem(rule=rule, severity="warning"))
     silent = [own.tokenizer.id_to_token(one) for one in own.stops if one not in answer["ends"]]
     if silent:
         found.append(Problem(rule="gguf-read-ends", severity="warning", parameters={"marks": joined(*silent)}))
