@@ -146,7 +146,7 @@ def make(workspace: Workspace, run_id: str, folder: Path, job: Job, state: State
     clear_scratch(target)
     log = workspace.run_dir(run_id) / "export.log"
     log.write_bytes(b"")
-    file, whole = (target / f"{run_id}-{kind}.gguf" for kind in (job.quantization, "f16"))
+    file, whole = target / f"{run_id}-{job.quantization}.gguf", file_of(workspace, run_id, "f16")
     with tempfile.TemporaryDirectory(dir=target, prefix=scratch("gguf")) as made:
         work = _Work(there, Path(made), log, state, tell)
         asked, before = _texts(workspace, run_id, folder), read(whole)
