@@ -23,7 +23,7 @@ def test_three_clicks_lead_from_a_finished_run_to_its_q4_k_m(
 ) -> None:
     if gguf.parts(None) is None:
         pytest.skip("llama.cpp is not here: `make gguf` has not been run")
-    shutil.copytree(trained_home, server.home)
+    shutil.copytree(trained_home, server.home, dirs_exist_ok=True)
     workspace = Workspace(server.home)
     run_id = store.list_all(workspace)[0].id
     page.goto(f"{server.url}/runs?run={run_id}")
