@@ -13,7 +13,7 @@ from engine.export import gguf, ollama
 from engine.export import job as export_job
 from engine.runs import store
 from engine.spec import OBJECTIVES
-from engine.words import Problem, t
+from engine.words import Problem, joined, t
 from engine.workspace import Workspace
 from pages import _ui, _use_loss
 
@@ -57,11 +57,11 @@ def show(here: Workspace, run_id: str, *, busy: bool, start: Callable[[export_jo
         _make(busy, start, kind)
         return
     _download(file, written.size_bytes)
-    lines = written.lines()
+    said = _ui.plain(joined(*written.lines()))
     if written.is_same:
-        st.caption(":material/check: " + _ui.plain(" ".join(lines)))
+        st.caption(f":material/check: {said}")
     else:
-        st.warning(_ui.plain(" ".join(lines)))
+        st.warning(said)
     _use_loss.show(here, run_id, kind, busy=busy, ask=lambda: start(_job("ask", kind)))
     _ollama(file, ollama.name_of(run_id, kind), busy, lambda: start(_job("ollama", kind)))
 

@@ -29,7 +29,7 @@ from engine.quantised import asking
 from engine.render import Coder, NotWritten, coder
 from engine.render.encode import conversations
 from engine.runs import store
-from engine.words import Problem, joined, later, t
+from engine.words import Problem, joined, t
 from engine.workspace import Workspace, clear_scratch, find_struct, scratch, write_atomically
 
 # As many of the run's own texts at most, so long each.
@@ -147,7 +147,7 @@ def make(workspace: Workspace, run_id: str, folder: Path, job: Job, state: State
     clear_scratch(target)
     log = workspace.run_dir(run_id) / "export.log"
     log.write_bytes(b"")
-    file, whole = (target / f"{run_id}-{kind}.gguf" for kind in (job.quantization, "f16"))
+    file, whole = target / f"{run_id}-{job.quantization}.gguf", file_of(workspace, run_id, "f16")
     with tempfile.TemporaryDirectory(dir=target, prefix=scratch("gguf")) as made:
         work = _Work(there, Path(made), log, state, tell)
         asked, before = _texts(workspace, run_id, folder), read(whole)
@@ -354,8 +354,8 @@ def problems(values: dict[str, Any], folder: Path, own: Coder, answer: dict[str,
     if (coder.own_template(folder) or "") != (values.get("tokenizer.chat_template") or ""):
         found.append(Problem(rule="gguf-read-template", severity="warning"))
     if bool(answer["begins"]) != own.starts_with_bos:
-        begun = {"begins": later("begins") if answer["begins"] else later("does not begin")}
-        found.append(Problem(rule="gguf-read-begins", severity="warning", parameters={**begun}))
+        rule = "gguf-read-bos-added" if answer["begins"] else "gguf-read-bos-missing"
+        found.append(Problem(rule=rule, severity="warning"))
     silent = [own.tokenizer.id_to_token(one) for one in own.stops if one not in answer["ends"]]
     if silent:
         found.append(Problem(rule="gguf-read-ends", severity="warning", parameters={"marks": joined(*silent)}))

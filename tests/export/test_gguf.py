@@ -134,9 +134,13 @@ def test_what_the_file_says_otherwise_than_the_model_is_said(workspace, tmp_path
     written = gguf.read(Path(job_runner.run(workspace, RUN, Job(what="gguf"))))
     assert written is not None and not written.is_same
     rules = [one.rule for one in written.problems]
-    assert rules == ["gguf-read-template", "gguf-read-begins", "gguf-read-ends"]
+    assert rules == ["gguf-read-template", "gguf-read-bos-added", "gguf-read-ends"]
     said = " ".join(written.lines())
-    assert "a text begins with" in said and "not in llama.cpp: <|end|>" in said and "become other tokens" in said
+    assert (
+        "puts a beginning-of-text token" in said
+        and "not in llama.cpp: <|end|>" in said
+        and "become other tokens" in said
+    )
 
 
 def test_an_added_token_that_became_another_is_said():
