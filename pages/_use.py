@@ -19,7 +19,7 @@ from engine.runs import store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, joined, t
 from engine.workspace import Workspace
-from pages import _failures, _ui
+from pages import _failures, _ui, _use_serve
 
 REFRESH_S = 1.0
 CHECKOUT_EXAMPLE = "~/llama.cpp"
@@ -39,7 +39,7 @@ def show(here: Workspace, run_id: str) -> None:
     adapter = made.name == "adapter"
     names = {"take": t("Adapter") if adapter else t("Model")}
     names |= {"merged": t("Merged model")} if adapter else {}
-    names |= {"ollama": t("GGUF, Ollama"), "hub": t("Hub")}
+    names |= {"ollama": t("GGUF, Ollama"), "serve": t("Serve it"), "hub": t("Hub")}
     if store.load_spec(here, run_id).kind == "train":  # a recipe that nobody knows cannot be written for others
         names |= {"trainers": t("Other trainers")}
     chosen = st.radio(
@@ -55,6 +55,8 @@ def show(here: Workspace, run_id: str) -> None:
         _merged(here, run_id)
     elif chosen == "ollama":
         _ollama(here, run_id)
+    elif chosen == "serve":
+        _use_serve.show(here, run_id)
     elif chosen == "hub":
         _hub(here, run_id, adapter)
     else:
