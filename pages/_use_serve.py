@@ -77,7 +77,7 @@ def _lines(here: Workspace, one: serving.Serving) -> None:
     st.caption(t("Its key, which each request must bring:"))
     st.code(one.key, language=None)
     ways = {"Python": (lines.python(one), "python"), "curl": (lines.curl(one), "bash")}
-    if (ollama := lines.ollama(here, one.run)) is not None:
+    if (ollama := lines.ollama(here, one)) is not None:
         ways["Ollama"] = (ollama, "bash")
     for tab, (text, language) in zip(st.tabs(list(ways)), ways.values(), strict=True):
         tab.code(text, language=language, wrap_lines=True)

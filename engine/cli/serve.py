@@ -82,7 +82,7 @@ def _follow(arguments: argparse.Namespace, workspace: Workspace) -> int:
     print(t("key: {key}", key=one.key))
     print(t("model: {name}", name=one.run))
     print(f"\n{lines.curl(one)}\n\n{lines.python(one)}\n")
-    if (ollama := lines.ollama(workspace, one.run)) is not None:
+    if (ollama := lines.ollama(workspace, one)) is not None:
         print(f"{ollama}\n")
     print(t("It goes on until: tunebook serve --stop {id}", id=one.run), file=sys.stderr)
     return EXIT_OK

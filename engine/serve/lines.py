@@ -6,6 +6,7 @@ import json
 import shlex
 
 from engine.export.usage import QUESTION
+from engine.serve import programs
 from engine.serve.serving import Serving
 from engine.workspace import Workspace
 
@@ -35,12 +36,13 @@ def python(serving: Serving) -> str:
     )
 
 
-def ollama(workspace: Workspace, run_id: str) -> str | None:
-    """Return the commands that take the run into Ollama, which serves it by itself; None where it has no Modelfile yet."""
-    modelfile = workspace.run_dir(run_id) / "gguf" / "Modelfile"
-    if not modelfile.is_file():
+def ollama(workspace: Workspace, serving: Serving) -> str | None:
+    """Return the commands that take the run into Ollama, which serves it by itself: with the GGUF file that is served, or
+    the first there is; None where none has a Modelfile beside it."""
+    folder = workspace.run_dir(serving.run) / "gguf"
+    names = [name for name in (serving.quantization, *programs.QUANTIZATIONS) if name is not None]
+    files = [path for path in (folder / f"{serving.run}-{name}.Modelfile" for name in names) if path.is_file()]
+    if not files:
         return None
-    name = f"tunebook-{run_id}"
-    return "\n".join(
-        [shlex.join(["ollama", "create", name, "-f", str(modelfile)]), shlex.join(["ollama", "run", name, QUESTION])]
-    )
+    create = shlex.join(["ollama", "create", files[0].stem.lower(), "-f", str(files[0])])
+    return "\n".join([create, shlex.join(["ollama", "run", files[0].stem.lower(), QUESTION])])

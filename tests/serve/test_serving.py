@@ -299,10 +299,12 @@ def test_the_lines_to_copy_name_the_true_address_key_and_model(workspace, run_di
     for line in (lines.curl(one), lines.python(one)):
         assert "http://127.0.0.1:8705/v1" in line and "k-e_y" in line and RUN in line
     compile(lines.python(one), "lines", "exec")
-    assert lines.ollama(workspace, RUN) is None
-    (run_dir / "gguf").mkdir()
-    (run_dir / "gguf" / "Modelfile").write_text("FROM ./x.gguf")
-    assert f"ollama run tunebook-{RUN}" in (lines.ollama(workspace, RUN) or "")
+    assert lines.ollama(workspace, one) is None
+    for name in ("q8_0", "q4_k_m"):
+        gguf(run_dir, name).with_suffix(".Modelfile").write_text("FROM ./x.gguf")
+    assert f"ollama run {RUN}-q8_0 " in (lines.ollama(workspace, one) or "")
+    one.quantization = "q4_k_m"
+    assert f"ollama run {RUN}-q4_k_m " in (lines.ollama(workspace, one) or "")
 
 
 def command(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
