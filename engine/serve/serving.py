@@ -75,7 +75,7 @@ def chosen(workspace: Workspace, run_id: str, quantization: str | None) -> progr
     if wanted:
         return wanted[0]
     if quantization in programs.QUANTIZATIONS:
-        raise NotServed(Problem(rule="serve-quantization", parameters={"name": quantization, "run": run_id}))
+        raise NotServed(Problem(rule="serve-quantization", parameters={"name": quantization}))
     raise NotServed(Problem(rule="serve-none"))
 
 
