@@ -50,7 +50,7 @@ def _offer(here: Workspace, run_id: str) -> None:
         st.info(_ui.plain(error))
         return
     if len(found) > 1:
-        first = st.selectbox(t("What answers"), found, format_func=lambda one: _ui.plain(one.title), key="serve_with")
+        first = st.selectbox(t("What answers"), found, format_func=lambda one: one.title, key="serve_with")
     else:
         st.caption(_ui.say("It is answered with {what}.", what=first.title))
     if st.button(t("Serve it"), type="primary", key="serve"):

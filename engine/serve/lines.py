@@ -27,9 +27,13 @@ def python(serving: Serving) -> str:
         [
             "from openai import OpenAI",
             "",
-            f"client = OpenAI(base_url={serving.address!r}, api_key={serving.key!r})",
+            "client = OpenAI(",
+            f"    base_url={serving.address!r},",
+            f"    api_key={serving.key!r},",
+            ")",
             "answer = client.chat.completions.create(",
-            f"    model={serving.run!r}, messages=[{{'role': 'user', 'content': {QUESTION!r}}}]",
+            f"    model={serving.run!r},",
+            f"    messages=[{{'role': 'user', 'content': {QUESTION!r}}}],",
             ")",
             "print(answer.choices[0].message.content)",
         ]
