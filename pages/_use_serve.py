@@ -76,10 +76,12 @@ def _lines(here: Workspace, one: serving.Serving) -> None:
     st.success(_ui.say("It is served at {address}", address=one.address))
     st.caption(t("Its key, which each request must bring:"))
     st.code(one.key, language=None)
-    ways = {"Python": (lines.python(one), "python"), "curl": (lines.curl(one), "bash")}
+    in_python, by_curl, in_ollama = st.tabs(["Python", "curl", "Ollama"])
+    in_python.code(lines.python(one), language="python", wrap_lines=True)
+    by_curl.code(lines.curl(one), language="bash", wrap_lines=True)
     if (ollama := lines.ollama(here, one)) is not None:
-        ways["Ollama"] = (ollama, "bash")
-    for tab, (text, language) in zip(st.tabs(list(ways)), ways.values(), strict=True):
-        tab.code(text, language=language, wrap_lines=True)
+        in_ollama.code(ollama, language="bash", wrap_lines=True)
+    else:
+        in_ollama.caption(t('Ollama takes a GGUF file: make one under "GGUF, Ollama" first.'))
     st.caption(t("The same from the command line:"))
     st.code(f"tunebook serve {one.run}\ntunebook serve --stop {one.run}", language="bash")
