@@ -3,6 +3,7 @@ the command line of llama.cpp's; the process that keeps it is the real one."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,9 +18,10 @@ import psutil
 import pytest
 
 from engine import limits, machine, processes
+from engine.chat import child as chat_child
 from engine.cli import main
 from engine.export import artifacts
-from engine.runs import lifecycle
+from engine.runs import device_queue, lifecycle
 from engine.serve import keeper, lines, programs, serving
 from engine.spec import recipes, schema
 from engine.workspace import Workspace
@@ -208,6 +210,34 @@ def test_when_the_keeper_is_killed_the_program_ends_with_it(workspace, served):
     wait_until(lambda: processes.identify(program) is None)
     one = serving.now(workspace, RUN)
     assert one is not None and "ended from outside" in str(one.failure)
+
+
+def test_a_run_that_wants_the_card_gets_it_and_the_processor_answers(workspace, run_dir, built, monkeypatch):
+    slots: list[str] = []
+
+    def begin(*arguments: Any) -> Any:
+        slots.append(arguments[5])
+        return real(*arguments)
+
+    real = programs.begin
+    monkeypatch.setattr(programs, "begin", begin)
+    monkeypatch.setattr(chat_child, "free_slot", lambda: "cuda:0")
+    monkeypatch.setattr(device_queue, "wanted", lambda _device, slot: slot == "cuda:0")
+    kept = keeper.Keeper(
+        workspace,
+        serving.Serving(run=RUN, program="llama.cpp", key="k"),
+        programs.Choice("llama.cpp", "f16", gguf(run_dir, "f16")),
+    )
+
+    async def answers() -> None:
+        answer = asyncio.create_task(kept._answer())
+        async with asyncio.timeout(30):
+            while slots != ["cuda:0", "cpu"] or kept._front.behind is None:
+                await asyncio.sleep(0.02)
+        answer.cancel()
+        await asyncio.gather(answer, return_exceptions=True)
+
+    asyncio.run(answers())
 
 
 def test_a_file_that_cannot_be_loaded_is_said_with_what_the_program_said(workspace, run_dir, built):
