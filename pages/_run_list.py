@@ -11,6 +11,7 @@ import streamlit as st
 from engine import events, limits, machine
 from engine.models import bases
 from engine.runs import Run, device_queue, follow, lifecycle, store
+from engine.serve import serving
 from engine.spec import settings
 from engine.words import t
 from engine.workspace import Workspace
@@ -71,10 +72,12 @@ def queue(workspace: Workspace) -> None:
 
 def table(workspace: Workspace, found: list[Run]) -> None:
     """Show all runs; the row that is clicked is the run that is shown."""
+    served = serving.all_now(workspace)
+    words = {run.id: _ui.status_word(run.status) for run in found}
     shown = pd.DataFrame(
         {
             t("Name"): [run.name for run in found],
-            t("Status"): [_ui.status_word(run.status) for run in found],
+            t("Status"): [t("served") if run.id in served else words[run.id] for run in found],
             t("Done"): [run.progress for run in found],
             t("Recipe"): [run.recipe for run in found],
             t("Base"): [bases.short(run.base, workspace) for run in found],

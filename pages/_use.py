@@ -17,7 +17,7 @@ from engine.runs import store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, joined, t
 from engine.workspace import Workspace
-from pages import _failures, _ui, _use_gguf
+from pages import _failures, _ui, _use_gguf, _use_serve
 
 REFRESH_S = 1.0
 # Larger ones are packed when asked for: a copy of them is not made by looking at a page.
@@ -34,7 +34,7 @@ def show(here: Workspace, run_id: str) -> None:
     adapter = made.name == "adapter"
     names = {"take": t("Adapter") if adapter else t("Model")}
     names |= {"merged": t("Merged model")} if adapter else {}
-    names |= {"ollama": t("GGUF, Ollama"), "hub": t("Hub")}
+    names |= {"ollama": t("GGUF, Ollama"), "serve": t("Serve it"), "hub": t("Hub")}
     if store.load_spec(here, run_id).kind == "train":  # a recipe that nobody knows cannot be written for others
         names |= {"trainers": t("Other trainers")}
     chosen = st.radio(
@@ -50,6 +50,8 @@ def show(here: Workspace, run_id: str) -> None:
         _merged(here, run_id)
     elif chosen == "ollama":
         _use_gguf.show(here, run_id, busy=_busy(here, run_id), start=lambda job: _start(here, run_id, job))
+    elif chosen == "serve":
+        _use_serve.show(here, run_id)
     elif chosen == "hub":
         _hub(here, run_id, adapter)
     else:

@@ -1,5 +1,5 @@
 """The command line: tunebook check, grade, advise, fit, train, evaluate, sweep, runs, show, stop, resume, compare, export,
-app."""
+serve, app."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from engine import __version__, guard, limits, processes
-from engine.cli import advise, data, export, fit, forgetting, grade, runs, shared
+from engine.cli import advise, data, export, fit, forgetting, grade, runs, serve, shared
 from engine.cli.shared import EXIT_FAILED
 from engine.spec import recipes
 from engine.words import Problem, environment_language, languages, set_language
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
-    for group in (data, grade, advise, fit, runs, forgetting, export):
+    for group in (data, grade, advise, fit, runs, forgetting, export, serve):
         group.register(command)
     pages = command("app", app, as_json=False)
     pages.set_defaults(streamlit=[])

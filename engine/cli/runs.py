@@ -264,6 +264,7 @@ def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
     """List all runs, newest first; beside them what else of the home cannot be read."""
     from engine import damaged
     from engine.runs import follow, store
+    from engine.serve import serving
 
     found = store.list_every(workspace)
     turns = follow.turns(workspace) if any(run.status == "queued" for run in found) else {}
@@ -271,8 +272,9 @@ def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
         print_json(found)
     elif not found:
         print(t("No runs yet. Start one with: tunebook train lora --data new-facts --wait"))
+    served = {} if arguments.json else serving.all_now(workspace)
     for run in [] if arguments.json else found:
-        note = run.note or turns.get(run.id)
+        note = run.note or turns.get(run.id) or (served[run.id].sentence if run.id in served else None)
         print(f"{run.id}  {run.status:<11} {run.progress:4.0%}  {run.name}{f'  ({note})' if note else ''}")
     for one in damaged.find(workspace):
         print(f"{one.place}: {one.problem.sentence}", file=sys.stderr)

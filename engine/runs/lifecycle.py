@@ -209,6 +209,8 @@ def losses(workspace: Workspace, run_id: str) -> list[str]:
     """Return what would be lost with a run beside itself, line by line. Raises CannotDelete where it must stay."""
     if status(workspace, run_id) in LIVE or supervised(workspace.run_dir(run_id)):
         raise CannotDelete(t("The run still goes on; stop it first."))
+    if needs.is_served(workspace, run_id):
+        raise CannotDelete(t("It is served to other programs; end that first: tunebook serve --stop {id}", id=run_id))
     found = needs.of(workspace, run_id)
     if going := [one.sentence for one in found if one.going]:
         raise CannotDelete(t("Runs that wait or go on now need it; stop them first: {names}", names="; ".join(going)))

@@ -147,7 +147,21 @@ def _chains(workspace: Workspace, run_id: str) -> Iterator[Need]:
             yield Need(id=path.stem, name=str(told.get("name") or path.stem), how="chain")
 
 
-# --- an open chat ---
+# --- what is served, and an open chat ---
+
+SERVED = "serve.json"
+
+
+class _Served(msgspec.Struct, kw_only=True):
+    """serve.json of a run: the process that serves it (engine/serve)."""
+
+    process: processes.Identity
+
+
+def is_served(workspace: Workspace, run_id: str) -> bool:
+    """Whether other programs can ask a run now."""
+    told = find_struct(workspace.run_dir(run_id) / SERVED, _Served)
+    return told is not None and processes.alive(told.process)
 
 
 class _Open(msgspec.Struct, kw_only=True):

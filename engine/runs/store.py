@@ -5,7 +5,7 @@ events.jsonl   what happened                               summary.json  the sam
 pid.json       which process supervises it                 stop          asks it to stop
 worker.log     output of supervisor and child              reserve       freed when the disk is full
 checkpoints/   to resume from                              adapter/ or model/   what was made
-items/         every scored question, before and after
+items/         every scored question, before and after     serve.json    who serves it now (engine/serve)
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ FLOORS = (
     ("runs",),
     ("plan", "chat", "visitors", "remote", "quantised"),
     ("advise", "forgetting", "export", "damaged"),
+    ("serve",),
     ("cli", "worker", "train"),
     ("waiting",),
 )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 import pytest
 
+from engine import processes
 from engine.export import gguf, job_runner, ollama
 from engine.export import job as export_job
 from engine.gguf import llama_cpp
 from engine.processes import Identity
 from engine.quantised import lost
+from engine.serve import programs, serving
 from engine.workspace import Workspace, write_atomically
-from tests.apps import button, open_page, shown, texts
+from tests.apps import button, has_button, open_page, shown, texts
 
 pytestmark = pytest.mark.train
 
@@ -34,7 +38,7 @@ def chosen(app, section: str) -> None:
 def test_a_finished_run_offers_every_way_to_use_it(workspace, real_run, monkeypatch):
     app = open_page("runs", run=real_run)
     ways = next(w for w in app.radio if w.key == "use_section")
-    assert ways.options == ["Adapter", "Merged model", "GGUF, Ollama", "Hub", "Other trainers"]
+    assert ways.options == ["Adapter", "Merged model", "GGUF, Ollama", "Serve it", "Hub", "Other trainers"]
     assert "give the same" in texts(app) and "token ids as in training" in texts(app) and "PeftModel" in codes(app)
     started: list[export_job.Job] = []
     monkeypatch.setattr(job_runner, "start", lambda _here, _run, job, token=None: started.append(job))
@@ -114,3 +118,34 @@ def test_the_recipe_is_packed_with_its_rows(workspace, real_run):
     with zipfile.ZipFile(io.BytesIO(_use._packed(Workspace(workspace.root), real_run, "trl"))) as archive:
         names = archive.namelist()
     assert {"trl/train.py", "trl/train.jsonl", "trl/eval.jsonl", "trl/base/model.safetensors"} <= set(names)
+
+
+def test_a_run_is_served_seen_and_ended_on_its_page(workspace, real_run, monkeypatch):
+    begun = serving.Serving(run=real_run, program="transformers", key="the-key")
+    begun.process = processes.identify(os.getpid())
+    asked: list[str | None] = []
+
+    def start(_here: Workspace, _run: str, *, quantization: str | None) -> None:
+        asked.append(quantization)
+        serving.write(workspace, begun)
+
+    monkeypatch.setattr(serving, "start", start)
+    monkeypatch.setattr(programs, "MODULES", ("no_such_module",))
+    app = open_page("runs", run=real_run)
+    chosen(app, "serve")
+    assert "nothing on this machine can serve this run" in texts(app) and not has_button(app, "serve")
+    monkeypatch.setattr(programs, "MODULES", ("msgspec",))
+    app.run()
+    button(app, "serve").click().run()
+    assert asked == ["transformers"] and has_button(app, "serve_stop") and "Its key" not in texts(app)
+    begun.phase, begun.port = "serving", 8703
+    serving.write(workspace, begun)
+    app.run()
+    assert "It is served at http://127.0.0.1:8703/v1" in texts(app)
+    assert "the-key" in codes(app) and "from openai import OpenAI" in codes(app) and "curl" in codes(app)
+    monkeypatch.setattr(os, "kill", lambda *_: None)  # it is this very process that is said to serve
+    monkeypatch.setattr(processes, "alive", lambda _identity: False)
+    app.run()
+    assert "the program that answers was ended from outside" in texts(app) and has_button(app, "serve")
+    button(app, "serve_forget").click().run()
+    assert "ended from outside" not in texts(app) and serving.now(workspace, real_run) is None and not app.exception

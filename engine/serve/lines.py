@@ -1,0 +1,52 @@
+"""What to type, or to write in a program, to ask a run that is served: each with its true address, key and name."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from engine.export.usage import QUESTION
+from engine.serve import programs
+from engine.serve.serving import Serving
+from engine.workspace import Workspace
+
+
+def curl(serving: Serving) -> str:
+    """Return the command that asks it with curl."""
+    ask = {"model": serving.run, "messages": [{"role": "user", "content": QUESTION}]}
+    words = [
+        "curl", f"{serving.address}/chat/completions", "-H", f"Authorization: Bearer {serving.key}",
+        "-H", "Content-Type: application/json", "-d", json.dumps(ask),
+    ]  # fmt: skip
+    return shlex.join(words)
+
+
+def python(serving: Serving) -> str:
+    """Return the Python that asks it with OpenAI's client (pip install openai)."""
+    return "\n".join(
+        [
+            "from openai import OpenAI",
+            "",
+            "client = OpenAI(",
+            f"    base_url={serving.address!r},",
+            f"    api_key={serving.key!r},",
+            ")",
+            "answer = client.chat.completions.create(",
+            f"    model={serving.run!r},",
+            f"    messages=[{{'role': 'user', 'content': {QUESTION!r}}}],",
+            ")",
+            "print(answer.choices[0].message.content)",
+        ]
+    )
+
+
+def ollama(workspace: Workspace, serving: Serving) -> str | None:
+    """Return the commands that take the run into Ollama, which serves it by itself: with the GGUF file that is served, or
+    the first there is; None where none has a Modelfile beside it."""
+    folder = workspace.run_dir(serving.run) / "gguf"
+    names = [name for name in (serving.quantization, *programs.QUANTIZATIONS) if name is not None]
+    files = [path for path in (folder / f"{serving.run}-{name}.Modelfile" for name in names) if path.is_file()]
+    if not files:
+        return None
+    create = shlex.join(["ollama", "create", files[0].stem.lower(), "-f", str(files[0])])
+    return "\n".join([create, shlex.join(["ollama", "run", files[0].stem.lower(), QUESTION])])
