@@ -22,6 +22,7 @@ FLOORS = (
     ("runs",),
     ("plan", "chat", "visitors", "remote"),
     ("advise", "forgetting", "export", "damaged"),
+    ("room",),
     ("cli", "worker", "train"),
     ("waiting",),
 )
