@@ -124,7 +124,7 @@ def _of_runs(workspace: Workspace, runs: list[Run]) -> Iterator[Taken]:
             continue
         kept, pinned = run.note or _busy(workspace, run, runs), _pinned(run)
         for kind, path in there:
-            title = run.name if kind != "gguf" else f"{run.name}: {path.name}"
+            title = _named(run) if kind != "gguf" else path.name
             losses = pinned
             if kind == "checkpoints" and run.status != "finished":
                 losses = (*pinned, t("the run could not go on from where it was"))
@@ -143,7 +143,11 @@ def _busy(workspace: Workspace, run: Run, runs: list[Run]) -> str | None:
 
 
 def _named_by(runs: list[Run]) -> str:
-    return t("Runs that wait or go on now need it: {names}", names=", ".join(run.name for run in runs[:3]))
+    return t("Runs that wait or go on now need it: {names}", names=", ".join(map(_named, runs[:3])))
+
+
+def _named(run: Run) -> str:
+    return f"{run.name} ({run.id[-6:]})"
 
 
 def _pinned(run: Run) -> tuple[str, ...]:
@@ -165,16 +169,17 @@ def _bases(workspace: Workspace, runs: list[Run]) -> Iterator[Taken]:
         live = [run for run in users if run.status in store.LIVE]
         losses = [_without_base(workspace, run) for run in users[:3]]
         if len(users) > 3:
-            losses.append(t("so do {n} more runs", n=len(users) - 3))
-        losses += [one for run in users for one in _pinned(run)]
+            losses.append(t("more runs that came from it: {n}", n=len(users) - 3))
+        if pins := [run.pin for run in users if run.pin]:
+            losses.append(t("pinned runs among them: {names}", names=", ".join(pins)))
         yield _taken(workspace, folder, "base", folder.name, _named_by(live) if live else None, tuple(losses))
 
 
 def _without_base(workspace: Workspace, run: Run) -> str:
     output = made.made_by(workspace.run_dir(run.id))
     if output is not None and output.name == "model":
-        return t("{name} was made from it; it stays whole, and can be asked nothing more beside it", name=run.name)
-    return t("{name} stands on it; it could be neither chatted with, scored nor exported", name=run.name)
+        return t("{name} was made from it; it stays whole, and can be asked nothing more beside it", name=_named(run))
+    return t("{name} stands on it; it could be neither chatted with, scored nor exported", name=_named(run))
 
 
 def _replay(workspace: Workspace, runs: list[Run]) -> Iterator[Taken]:

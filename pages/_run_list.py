@@ -107,7 +107,7 @@ def table(workspace: Workspace, found: list[Run]) -> None:
 
 def room(workspace: Workspace) -> None:
     """List what takes room, with what needs it and one way to delete it. Looked for only while it is open."""
-    fold = st.expander(t("Room"), key="room", on_change="rerun")
+    fold = st.expander(t("Room on disk"), key="room", on_change="rerun")
     if not fold.open:
         return
     with fold:
