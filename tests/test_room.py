@@ -95,7 +95,8 @@ def test_a_base_that_runs_stand_on_and_what_is_pinned_ask_first(workspace: Works
     file(ran(workspace, "r2", "run:r1") / "model" / "model.safetensors")
     file(run / "merged" / "model.safetensors")
     lifecycle.pin(workspace, "r1", "helper")
-    with pytest.raises(room.MustBeAsked, match=r"r2 \(r2\) was made from it.*r1 \(r1\) stands on it.*pinned runs among them: helper v1"):
+    told = r"r2 \(r2\) was made from it.*r1 \(r1\) stands on it.*pinned runs among them: helper v1"
+    with pytest.raises(room.MustBeAsked, match=told):
         room.delete(workspace, "models/base-1")
     with pytest.raises(room.MustBeAsked, match="pinned as helper v1"):
         room.delete(workspace, "runs/r1/merged")
