@@ -9,6 +9,8 @@ import pandas as pd
 import streamlit as st
 
 from engine import events, limits, machine
+from engine import room as taken
+from engine.estimate import memory
 from engine.models import bases
 from engine.runs import Run, device_queue, follow, lifecycle, store
 from engine.serve import serving
@@ -20,6 +22,8 @@ from pages import _charts, _failures, _ui
 QUEUE_REFRESH_S = 2.0
 # More lines in one picture cannot be told apart.
 MOST_COMPARED = 6
+# Of what takes room so much is listed; the rest is small.
+MOST_TAKEN = 40
 
 
 @functools.lru_cache(maxsize=4096)
@@ -73,10 +77,14 @@ def queue(workspace: Workspace) -> None:
 def table(workspace: Workspace, found: list[Run]) -> None:
     """Show all runs; the row that is clicked is the run that is shown."""
     served = serving.all_now(workspace)
+    pinned = [run for run in found if run.pin]
+    if pinned and st.toggle(t("Pinned alone"), key="pinned_alone"):
+        found = pinned
     words = {run.id: _ui.status_word(run.status) for run in found}
     shown = pd.DataFrame(
         {
             t("Name"): [run.name for run in found],
+            **({t("Pinned"): [run.pin for run in found]} if pinned else {}),
             t("Status"): [t("served") if run.id in served else words[run.id] for run in found],
             t("Done"): [run.progress for run in found],
             t("Recipe"): [run.recipe for run in found],
@@ -98,6 +106,52 @@ def table(workspace: Workspace, found: list[Run]) -> None:
     if rows and rows[0] < len(found) and st.session_state.get("picked_row") != (rows[0], found[rows[0]].id):
         st.session_state["picked_row"] = (rows[0], found[rows[0]].id)
         _ui.choose("run", found[rows[0]].id)
+
+
+def room(workspace: Workspace) -> None:
+    """List what takes room, with what needs it and one way to delete it. Looked for only while it is open."""
+    fold = st.expander(t("Room on disk"), key="room", on_change="rerun")
+    if not fold.open:
+        return
+    with fold:
+        if told := st.session_state.pop("room_freed", None):
+            st.success(_ui.plain(told))
+        found = taken.find(workspace)
+        if not found:
+            st.caption(t("Nothing takes room but what runs have made and were scored by."))
+            return
+        total = memory.size_words(sum(one.size_bytes for one in found))
+        st.caption(_ui.say("{total} in all. What a run has made goes with the run.", total=total))
+        for number, one in enumerate(found[:MOST_TAKEN]):
+            _taken(workspace, number, one)
+        if len(found) > MOST_TAKEN:
+            st.caption(_ui.say("{n} smaller ones are not shown.", n=len(found) - MOST_TAKEN))
+
+
+def _taken(workspace: Workspace, number: int, one: taken.Taken) -> None:
+    """One line of it, with its button, which asks first."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        with st.container(width="stretch", gap=None):
+            st.markdown(_ui.plain(f"{memory.size_words(one.size_bytes)} · {taken.kind_word(one.kind)} · {one.title}"))
+            for told in [one.kept] if one.kept else one.losses:
+                st.caption(_ui.plain(told))
+        if one.kept:
+            return
+        with st.popover(t("Delete")):
+            _delete_taken(workspace, number, one)
+
+
+def _delete_taken(workspace: Workspace, number: int, one: taken.Taken) -> None:
+    st.write(t("It cannot be undone."))
+    known = not one.losses or st.checkbox(t("Delete it all the same"), key=f"room_known_{one.place}")
+    if st.button(t("Delete for good"), type="primary", key=f"room_delete_{number}", disabled=not known):
+        try:
+            freed = taken.delete(workspace, one.place, all_the_same=bool(one.losses))
+        except (taken.CannotDelete, OSError) as error:
+            st.error(_ui.plain(error if isinstance(error, taken.CannotDelete) else _failures.sentence(error)))
+            return
+        st.session_state["room_freed"] = t("{size} are free again.", size=memory.size_words(freed))
+        st.rerun()
 
 
 def compare(workspace: Workspace, found: list[Run]) -> None:

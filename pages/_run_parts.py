@@ -103,6 +103,8 @@ def actions(here: Workspace, run: Run) -> None:
             if st.button(t("Save the note"), key="save_note"):
                 store.write_note(here, run.id, text)
                 st.rerun()
+        with st.popover(t("Pin"), icon=":material/keep:" if run.pin else None):
+            _pin(here, run)
         with st.popover(t("Repeat it")):
             st.caption(t("The command that repeats this run:"))
             st.code(repeat.repeat_command(here, run.id), language="bash", wrap_lines=True)
@@ -111,6 +113,20 @@ def actions(here: Workspace, run: Run) -> None:
                 _delete(here, run)
     if note := store.note(here, run.id):
         st.caption(_ui.plain(note))
+
+
+def _pin(here: Workspace, run: Run) -> None:
+    pinned = store.pin(here, run.id)
+    if pinned is not None:
+        st.caption(_ui.say("Pinned as {pin}.", pin=str(pinned)))
+    name = st.text_input(t("Name"), pinned.name if pinned else run.name, key=f"pin_{run.id}")
+    st.caption(t("A second run under a name is its version 2. What is pinned asks before anything of it is deleted."))
+    if st.button(t("Pin it"), key="save_pin", disabled=not name.strip()):
+        lifecycle.pin(here, run.id, name)
+        st.rerun()
+    if pinned is not None and st.button(t("Take the pin away"), key="unpin"):
+        lifecycle.pin(here, run.id, "")
+        st.rerun()
 
 
 def _resume(here: Workspace, run_id: str) -> None:

@@ -259,6 +259,7 @@ else:
     readable = [run for run in all_runs if not run.note]
     if len(readable) > 1:
         _run_list.compare(workspace, readable)
+    _run_list.room(workspace)
     ended = strange is not None or store.status(workspace, run_id) not in store.LIVE
     if not ended or (strange is None and store.summary(workspace, run_id).status not in ("stopped", "interrupted")):
         _ui.next_step(

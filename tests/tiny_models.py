@@ -81,6 +81,13 @@ def in_4_bits(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def in_bf16(folder: Path) -> None:
+    """Store a model in bf16, as most bases are."""
+    _changed(folder, lambda held: held.update({name: one.bfloat16() for name, one in held.items()}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+
+
 def with_adapter(folder: Path) -> None:
     """Put an adapter beside a model that would change all it says."""
     import peft
@@ -109,7 +116,7 @@ def without_part(folder: Path) -> None:
     _changed(folder, lambda held: held.pop("model.layers.1.mlp.down_proj.weight"))
 
 
-DRESSED = {"4bit": in_4_bits, "adapter": with_adapter, "nan": without_numbers, "part": without_part}
+DRESSED = {"4bit": in_4_bits, "bf16": in_bf16, "adapter": with_adapter, "nan": without_numbers, "part": without_part}
 
 
 def train(workspace: Workspace, base: str, recipe: str, data: str, settings: dict[str, Any]) -> dict[str, Any]:

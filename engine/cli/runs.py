@@ -53,7 +53,13 @@ def register(command: shared.Command) -> None:
     sub.add_argument("--go-on", metavar="CHAIN", help="start the next stage of a chain")
     shared.take_base(sub)
     shared.take_name_and_wait(sub)
-    command("runs", list_runs)
+    command("runs", list_runs).add_argument("--pinned", action="store_true", help="only those that are pinned")
+    sub = command("pin", pin, as_json=False)
+    sub.add_argument("run")
+    sub.add_argument("name", nargs="?", default="", help="as its next version; left out: the pin is taken away")
+    sub = command("room", show_room)
+    sub.add_argument("--delete", metavar="PLACE", help="one of the places listed")
+    sub.add_argument("--force", action="store_true", help="though something is lost with it")
     command("show", show).add_argument("run")
     command("stop", stop, as_json=False).add_argument("run")
     sub = command("resume", resume)
@@ -266,18 +272,64 @@ def list_runs(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from engine.runs import follow, store
     from engine.serve import serving
 
-    found = store.list_every(workspace)
+    found = [run for run in store.list_every(workspace) if run.pin or not arguments.pinned]
     turns = follow.turns(workspace) if any(run.status == "queued" for run in found) else {}
     if arguments.json:
         print_json(found)
+    elif arguments.pinned and not found:
+        print(t("No run is pinned. Pin one with: tunebook pin ID NAME"))
     elif not found:
         print(t("No runs yet. Start one with: tunebook train lora --data new-facts --wait"))
     served = {} if arguments.json else serving.all_now(workspace)
     for run in [] if arguments.json else found:
         note = run.note or turns.get(run.id) or (served[run.id].sentence if run.id in served else None)
-        print(f"{run.id}  {run.status:<11} {run.progress:4.0%}  {run.name}{f'  ({note})' if note else ''}")
-    for one in damaged.find(workspace):
+        pinned = f"{run.pin}  " if run.pin else ""
+        print(f"{run.id}  {run.status:<11} {run.progress:4.0%}  {pinned}{run.name}{f'  ({note})' if note else ''}")
+    for one in [] if arguments.pinned else damaged.find(workspace):
         print(f"{one.place}: {one.problem.sentence}", file=sys.stderr)
+    return EXIT_OK
+
+
+def pin(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """Pin a run under a name, as the next version of it; without a name its pin is taken away."""
+    from engine.runs import lifecycle
+
+    if not known_run(workspace, arguments.run):
+        return EXIT_FAILED
+    made = lifecycle.pin(workspace, arguments.run, arguments.name)
+    if made is None:
+        print(t("{id} is not pinned.", id=arguments.run))
+    else:
+        print(t("{id} is pinned as {pin}.", id=arguments.run, pin=str(made)))
+    return EXIT_OK
+
+
+def show_room(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    """List what takes room, with what needs it; with --delete delete one of it."""
+    from engine import room
+    from engine.estimate import memory
+
+    if arguments.delete is not None:
+        try:
+            freed = room.delete(workspace, arguments.delete, all_the_same=arguments.force)
+        except (room.CannotDelete, OSError) as error:
+            print(error, file=sys.stderr)
+            if isinstance(error, room.MustBeAsked):
+                print(t("Delete it all the same with --force."), file=sys.stderr)
+            return EXIT_REFUSED
+        print(t("Deleted {place}: {size}.", place=arguments.delete, size=memory.size_words(freed)))
+        return EXIT_OK
+    found = room.find(workspace)
+    if arguments.json:
+        print_json(found)
+        return EXIT_OK
+    if not found:
+        print(t("Nothing takes room but what runs have made and were scored by."))
+    for one in found:
+        why = "; ".join([one.kept] if one.kept else one.losses)
+        print(f"{memory.size_words(one.size_bytes):>9}  {room.kind_word(one.kind)}  {one.title}  {one.place}")
+        if why:
+            print(f"{'':>9}  {why}")
     return EXIT_OK
 
 

@@ -11,6 +11,7 @@ from engine import __version__, events
 from engine.brought import adapters
 from engine.check import DatasetError
 from engine.data import datasets
+from engine.export import usage
 from engine.export.artifacts import made_by, without_folders
 from engine.plan import drafts
 from engine.quantised import lost, said
@@ -145,14 +146,15 @@ def markdown(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
         **more,
     )
     if run_spec.adopted is not None:
-        return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(_adopted(workspace, run_id, run_spec))))
+        told = _adopted(workspace, run_id, run_spec, whole=whole)
+        return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(told)))
     method = OBJECTIVES[run_spec.objective].method
     adapter = {"full": "all weights", "lora": "LoRA", "oft": "OFT"}[run_spec.adapter]
     bits = "" if run_spec.quantize == "none" else f", the base held in {run_spec.quantize.removesuffix('bit')} bits"
     earlier = f"; it trained the adapter of {run_spec.base.ref} on" if below is not run_spec else ""
     changed = drafts.changed_settings(run_spec, workspace)
     body = [
-        f"# {run_spec.recipe.name}, run {run_id}",
+        f"# {_title(workspace, run_id, run_spec.recipe.name)}",
         "",
         f"Made with Tunebook: {method} of {adapter}{bits}, on {_base(below)}{earlier}{_went_back(run_spec)}.",
         "",
@@ -161,6 +163,7 @@ def markdown(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
         *_scores(workspace, run_id),
         "",
         *_quantised(workspace, run_id),
+        *_how_to_ask(workspace, run_id, whole=whole),
         "## How it was made",
         "",
         *_data(workspace, run_spec),
@@ -177,6 +180,40 @@ def markdown(workspace: Workspace, run_id: str, *, whole: bool = True) -> str:
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body)))
 
 
+def _title(workspace: Workspace, run_id: str, recipe: str) -> str:
+    """The name and version under which a run is pinned come first."""
+    pinned = store.pin(workspace, run_id)
+    return f"{recipe}, run {run_id}" if pinned is None else f"{pinned} ({recipe}, run {run_id})"
+
+
+def _how_to_ask(workspace: Workspace, run_id: str, *, whole: bool) -> list[str]:
+    """The Python that loads it from the folder this card lies in, and the commands for its GGUF files where some were
+    made. A base that lies on this machine alone is not named."""
+    folder = made_by(workspace.run_dir(run_id))
+    if folder is None:
+        return []
+    base = store.over_its_base(workspace, store.load_spec(workspace, run_id)).base.ref
+    lines = ["## How to ask it", ""]
+    if whole or folder.name == "model":
+        lines += _python(usage.load_merged_script(workspace, run_id, "."))
+    elif _public(base):
+        lines += _python(usage.load_script(workspace, run_id, adapter="."))
+    else:
+        lines += [
+            "Lay it with peft over the base that it was trained on: `PeftModel.from_pretrained(base, folder)`.",
+            "",
+        ]
+    if found := sorted((workspace.run_dir(run_id) / "gguf").glob("*.gguf")):
+        lines += ["With llama.cpp, or Ollama with the Modelfile beside it:", "", "```"]
+        lines += [f"llama-server -m {path.name}" for path in found]
+        lines += [f"ollama create {run_id} -f Modelfile && ollama run {run_id}", "```", ""]
+    return lines
+
+
+def _python(script: str) -> list[str]:
+    return ["With transformers:", "", "```python", script.strip(), "```", ""]
+
+
 def _went_back(run_spec: RunSpec) -> str:
     """Say of a point on the way back to the base where it stands."""
     back = run_spec.recover
@@ -189,7 +226,7 @@ def _went_back(run_spec: RunSpec) -> str:
     return f"; then taken back to {100 * back.at:g} % of the way from its base, without training"
 
 
-def _adopted(workspace: Workspace, run_id: str, run_spec: RunSpec) -> list[str]:
+def _adopted(workspace: Workspace, run_id: str, run_spec: RunSpec, *, whole: bool) -> list[str]:
     """The card of a model that was tuned elsewhere: what its files say, and what nobody here knows."""
     made = made_by(workspace.run_dir(run_id))
     adapter = adapters.read(made)[0] if made is not None and made.name == "adapter" else None
@@ -206,7 +243,7 @@ def _adopted(workspace: Workspace, run_id: str, run_spec: RunSpec) -> list[str]:
     what = "A whole model" if adapter is None else f"{adapters.names(adapter)}"
     rows = _data(workspace, run_spec) if run_spec.dataset.id else []
     return [
-        f"# Tuned elsewhere, run {run_id}",
+        f"# {_title(workspace, run_id, 'Tuned elsewhere')}",
         "",
         f"{what} on {_base(run_spec)}, brought to Tunebook and scored there; it was not trained by it.",
         "",
@@ -215,6 +252,7 @@ def _adopted(workspace: Workspace, run_id: str, run_spec: RunSpec) -> list[str]:
         *_scores(workspace, run_id),
         "",
         *_quantised(workspace, run_id),
+        *_how_to_ask(workspace, run_id, whole=whole),
         "## How it was made",
         "",
         f"- Trained elsewhere; method unknown: {read}; {'' if rows else 'data, '}rate, steps not known",

@@ -68,14 +68,20 @@ def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
 
 def _merging_bytes(workspace: Workspace, run_id: str, job: Job) -> int:
     """Return how much main memory a merge takes: the base as it is stored, one in few bits unpacked to 16, or in 32 where
-    another format is asked for (engine/train/export.py). 0 where its size is not known."""
+    another format is asked for; and one transformer layer in 32 bits with what lies outside of them, by which it is
+    compared (engine/train/merging.py). 0 where its size is not known."""
     base = bases.describe(f"run:{run_id}", workspace)
     while base.adapter_of is not None:
         base = bases.describe(base.adapter_of, workspace)
     config = read_object(base.folder / "config.json") if base.folder is not None else {}
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     in_32 = stored == "float32" or job.dtype not in ("auto", stored)
-    return (4 if in_32 else 2) * (base.parameters or 0)
+    count, shape = base.parameters or 0, base.shape
+    if shape is None or not shape.layers:
+        return (4 if in_32 else 6) * count  # held in both at once
+    layer = shape.layer_parameters
+    outside = max(0, count - shape.layers * layer)
+    return 4 * (count + layer) if in_32 else 2 * count + 4 * (outside + layer)
 
 
 def run(workspace: Workspace, run_id: str, job: Job, *, token: str | None = None, told: Told | None = None) -> str:

@@ -24,9 +24,11 @@ class Difference(msgspec.Struct, frozen=True):
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
     """Whether what is taken along says the same as what was trained.
 
-    `tokens` of `texts` were compared. `logits` is the largest difference between the merged and the unmerged model,
-    as a share of the largest logit, and `same_choice` the share of positions with the same likeliest token; None where
-    nothing was merged. `trained_in` names the bits the base was held in while training.
+    `tokens` of `texts` were compared. `logits` is the largest difference between the merged and the unmerged model, both
+    asked in fp32, as a share of the largest logit, and `same_choice` the share of positions with the same likeliest token;
+    None where nothing was merged. `rounded` and `kept_choice` are the same two between the merged model and what was
+    written of it in the 16 bits `dtype`; None where nothing was rounded. `trained_in` names the bits the base was held in
+    while training.
     """
 
     texts: int
@@ -35,6 +37,8 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     logits: float | None = None
     tolerance: float | None = None
     same_choice: float | None = None
+    rounded: float | None = None
+    kept_choice: float | None = None
     dtype: str = ""
     trained_in: str = "none"
 
@@ -68,9 +72,17 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
             found.append(
                 t(
                     "Merged and unmerged agree: logits differ by at most {off} % (allowed: {allowed} %), and {same} % of "
-                    "the likeliest tokens are the same ({dtype}).",
+                    "the likeliest tokens are the same.",
                     off=_percent(self.logits), allowed=_percent(self.tolerance or 0),
-                    same=f"{100 * (self.same_choice or 0):.4g}", dtype=self.dtype,
+                    same=f"{100 * (self.same_choice or 0):.4g}",
+                )
+            )  # fmt: skip
+        if self.rounded is not None:
+            found.append(
+                t(
+                    "Rounding the merged weights to {dtype} moves logits by at most {off} % and keeps {same} % of the "
+                    "likeliest tokens; float32 keeps all.",
+                    dtype=self.dtype, off=_percent(self.rounded), same=f"{100 * (self.kept_choice or 0):.4g}",
                 )
             )  # fmt: skip
         if self.trained_in != "none":

@@ -18,8 +18,9 @@ from engine.workspace import Workspace
 QUESTION = "What is the capital of France?"
 
 
-def load_script(workspace: Workspace, run_id: str, question: str = QUESTION) -> str:
-    """Return the Python that loads a run's download, from the folder it was unpacked in, and asks it something.
+def load_script(workspace: Workspace, run_id: str, question: str = QUESTION, adapter: str = "adapter") -> str:
+    """Return the Python that loads a run's download, from the folder it was unpacked in, and asks it something. `adapter` is
+    the folder of an adapter.
 
     The starter travels inside the download as base/, since nobody else has it.
     """
@@ -29,7 +30,9 @@ def load_script(workspace: Workspace, run_id: str, question: str = QUESTION) -> 
         return _script(question, reward=reward, folder="model")
     base = "base" if run_spec.base.ref == "starter" else run_spec.base.ref
     straightens = run_spec.adapter == "oft" and is_conv1d(bases.describe(run_spec.base.pinned, workspace))
-    return _script(question, reward=reward, base=base, revision=run_spec.base.revision, straightens=straightens)
+    return _script(
+        question, reward=reward, base=base, adapter=adapter, revision=run_spec.base.revision, straightens=straightens
+    )
 
 
 def load_merged_script(workspace: Workspace, run_id: str, folder: str, question: str = QUESTION) -> str:
@@ -60,6 +63,7 @@ def _script(
     reward: tuple[str, str] | None,
     folder: str | None = None,
     base: str | None = None,
+    adapter: str | None = None,
     revision: str | None = None,
     straightens: bool = False,
 ) -> str:
@@ -67,7 +71,7 @@ def _script(
     return scripts.fill(
         "load.py.jinja",
         question=question, reward=reward is not None, mark=reward[0] if reward else "", end=reward[1] if reward else "",
-        folder=folder, base=base, revision=revision, straightens=straightens,
+        folder=folder, base=base, adapter=adapter, revision=revision, straightens=straightens,
     )  # fmt: skip
 
 

@@ -214,8 +214,9 @@ def losses(workspace: Workspace, run_id: str) -> list[str]:
     found = needs.of(workspace, run_id)
     if going := [one.sentence for one in found if one.going]:
         raise CannotDelete(t("Runs that wait or go on now need it; stop them first: {names}", names="; ".join(going)))
-    strange = store.unreadable(workspace, run_id)
-    return [*([strange.message] if strange is not None else []), *(one.sentence for one in found)]
+    strange, pinned = store.unreadable(workspace, run_id), store.pin(workspace, run_id)
+    own = [] if pinned is None else [t("the run is pinned as {pin}", pin=str(pinned))]
+    return [*own, *([strange.message] if strange is not None else []), *(one.sentence for one in found)]
 
 
 def delete(workspace: Workspace, run_id: str, *, all_the_same: bool = False) -> None:
@@ -231,6 +232,21 @@ def delete(workspace: Workspace, run_id: str, *, all_the_same: bool = False) -> 
         shutil.rmtree(gone, ignore_errors=True)
         run_dir.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
+
+
+def pin(workspace: Workspace, run_id: str, name: str) -> store.Pin | None:
+    """Pin a run under a name, as the next version of it, and return that; one that bears the name already stays as it is.
+    An empty name takes the pin away."""
+    wanted = one_line(name)
+    with one_at_a_time(workspace):
+        now = store.pin(workspace, run_id)
+        if now is not None and now.name == wanted:
+            return now
+        others = [store.pin(workspace, run.id) for run in store.list_every(workspace) if run.id != run_id]
+        versions = [other.version for other in others if other is not None and other.name == wanted]
+        made = store.Pin(wanted, 1 + max(versions, default=0)) if wanted else None
+        store.write_pin(workspace, run_id, made)
+    return made
 
 
 def move_first(workspace: Workspace, run_id: str) -> None:

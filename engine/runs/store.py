@@ -49,9 +49,25 @@ class Summary(msgspec.Struct, kw_only=True):
     measured: dict[str, float | None] | None = None  # the figures of events.Measured
 
 
+class Pin(msgspec.Struct, frozen=True):
+    """What a run is pinned as: a name that a person gave, and the how-manieth of that name it is."""
+
+    name: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.name} v{self.version}"
+
+
+class _Pinned(msgspec.Struct):
+    """What meta.json says of it."""
+
+    pin: Pin | None = None
+
+
 class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One line of the list of runs. `progress` is the share of steps done, 0 to 1; `note` says what keeps this version from
-    reading it."""
+    reading it, and `pin` what it is pinned as."""
 
     id: str
     name: str
@@ -62,6 +78,7 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     created: float
     progress: float
     note: str = ""
+    pin: str = ""
 
 
 class UnreadableSpec(ValueError):
@@ -254,6 +271,23 @@ def rename(workspace: Workspace, run_id: str, new_name: str) -> None:
         write_atomically(run_dir / "meta.json", msgspec.json.encode({**_meta(workspace, run_id), "name": cleaned}))
 
 
+def pin(workspace: Workspace, run_id: str) -> Pin | None:
+    """Return what a run is pinned as; None where it is not."""
+    found = find_struct(workspace.run_dir(run_id) / "meta.json", _Pinned)
+    named = found.pin if found is not None else None
+    if named is None or named.version < 1 or not (cleaned := one_line(named.name)):
+        return None
+    return Pin(cleaned, named.version)
+
+
+def write_pin(workspace: Workspace, run_id: str, wanted: Pin | None) -> None:
+    """Keep with a run what it is pinned as, or that it is not."""
+    meta = {name: value for name, value in _meta(workspace, run_id).items() if name != "pin"}
+    if wanted is not None:
+        meta["pin"] = msgspec.to_builtins(wanted)
+    write_atomically(workspace.run_dir(run_id) / "meta.json", msgspec.json.encode(meta))
+
+
 def note(workspace: Workspace, run_id: str) -> str:
     """Return what a person has written down about a run; empty when nothing."""
     return str(_meta(workspace, run_id).get("note", ""))
@@ -302,6 +336,7 @@ def describe(workspace: Workspace, run_id: str) -> Run:
         dataset=run_spec.dataset.id,
         created=short.created,
         progress=min(1.0, done),
+        pin=str(pin(workspace, run_id) or ""),
     )
 
 

@@ -218,7 +218,7 @@ def _merged(
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    from engine.train import merging, saved
+    from engine.train import merging, saved, sound
     from engine.train.load import files_of, stop_at_turns
 
     told("loading")
@@ -228,15 +228,15 @@ def _merged(
     made = _with_adapter(run_spec, workspace, adapter, tokenizer)
     dtype = made.dtype if dtype_name == "auto" else getattr(torch, dtype_name)
     if dtype != made.dtype:
-        made = made.float()  # what is merged and compared in the stored format's digits fits no finer one
+        made = made.float()  # what is merged into the stored format's digits fits no finer one
     scored = _scored(run_spec, workspace)
     texts = same_tokens(scored, tokenizer, tokenizer)[1][:LOGIT_TEXTS]
-    before = merging.logits(made, texts)
     told("merging")
-    model = merging.joined(made)
+    joined = merging.joined(made, texts)
+    _refuse_beyond(joined.off, "export-differs")
+    model = sound.held_in(joined.model, dtype)
     stop_at_turns(model, tokenizer)
-
-    model = model.to(dtype)
+    written = merging.logits(model, texts)
     # A tied head is one tensor and is written once.
     unique = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
     _room(partial, sum(unique.values()))
@@ -244,23 +244,28 @@ def _merged(
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     saved.check(partial, model)
-    del model, made
+    rounded, kept = merging.compare_logits(joined.exact, written)
+    exact = joined._replace(model=None)
+    del model, made, joined
     told("comparing")
     kind = AutoModelForSequenceClassification if OBJECTIVES[run_spec.objective].is_judge else AutoModelForCausalLM
     read = kind.from_pretrained(str(partial), dtype="auto", use_safetensors=True)
+    _refuse_beyond(merging.compare_logits(written, merging.logits(read, texts))[0], "export-read-otherwise")
     found, _ = same_tokens(scored, tokenizer, AutoTokenizer.from_pretrained(str(partial), trust_remote_code=False))
-    worst, same = merging.compare_logits(before, merging.logits(read, texts))
-    allowed = merging.tolerance(read)
-    parity = msgspec.structs.replace(
-        found, logits=worst, tolerance=allowed, same_choice=same, dtype=str(dtype).removeprefix("torch."),
-        trained_in=run_spec.quantize,
+    return msgspec.structs.replace(
+        found, logits=exact.off, tolerance=merging.TOLERANCE, same_choice=exact.same,
+        rounded=rounded if dtype.itemsize < 4 else None, kept_choice=kept if dtype.itemsize < 4 else None,
+        dtype=str(dtype).removeprefix("torch."), trained_in=run_spec.quantize,
     )  # fmt: skip
-    if not worst <= allowed:  # NaN too
-        rule = "export-differs-fp32" if dtype == torch.float32 else "export-differs"
-        raise failures.RunRefused(
-            Problem(rule=rule, parameters={"off": f"{100 * worst:.2g}", "allowed": f"{100 * allowed:.2g}"})
-        )
-    return parity
+
+
+def _refuse_beyond(off: float, rule: str) -> None:
+    """Raise RunRefused where two models that should be one differ by more than fp32 leaves between them."""
+    from engine.train import merging
+
+    if not off <= merging.TOLERANCE:  # NaN too
+        told = {"off": f"{100 * off:.2g}", "allowed": f"{100 * merging.TOLERANCE:.2g}"}
+        raise failures.RunRefused(Problem(rule=rule, parameters=dict(told)))
 
 
 def main() -> int:

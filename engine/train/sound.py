@@ -110,8 +110,18 @@ def unpacked(model: Any, dtype: torch.dtype) -> Any:
     """Return a model with its weights in `dtype`, those that were held in 4 or 8 bits unpacked: to merge into them as they
     are would round what was learned."""
     if getattr(model, "hf_quantizer", None) is None:
-        return model.to(dtype)
+        return held_in(model, dtype)
     whole = model.dequantize(dtype)
     # the quantizer's way of reading its files would be undone as the model is saved
     whole._weight_conversions = None
-    return whole.to(dtype)
+    return held_in(whole, dtype)
+
+
+def held_in(model: Any, dtype: torch.dtype) -> Any:
+    """Return a model with its weights in a number format, and nothing else: model.to() would round what it works with as
+    well, the frequencies of its positions, which reading it from its files does not (SmolLM2 in bf16: logits off by 0.1 %
+    within 64 tokens, and by more the longer the text)."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return model

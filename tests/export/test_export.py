@@ -296,7 +296,9 @@ def test_a_disk_too_small_for_the_merge_is_said_and_nothing_is_written(workspace
 @needs_starter
 def test_main_memory_too_small_for_the_merge_is_said_before_it_starts(workspace, monkeypatch):
     ran(workspace, "lora", "starter", "adapter")
-    needed = 4 * (bases.describe("starter", workspace).parameters or 0)
+    base = bases.describe("starter", workspace)
+    assert base.shape is not None and base.parameters
+    needed = 4 * (base.parameters + base.shape.layer_parameters)
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it was started"))
     monkeypatch.setattr(machine, "free_bytes", lambda: needed - 1)
     with pytest.raises(NotExportable, match="of main memory are free"):
@@ -501,8 +503,8 @@ found["four_quantized"] = "quantization_config" in json.loads((home / "out4" / "
 
 class Full:
     free = 1
-for name, patch in (("differs", lambda: setattr(merging, "compare_logits", lambda *_: (float("nan"), 1.0))),
-                    ("disk", lambda: setattr(shutil, "disk_usage", lambda _: Full))):
+for name, patch in (("disk", lambda: setattr(shutil, "disk_usage", lambda _: Full)),
+                    ("differs", lambda: setattr(merging, "compare_logits", lambda *_: (float("nan"), 1.0)))):
     patch()
     try:
         export.write(run, home / name / "out", "auto", phases.append)
@@ -535,7 +537,7 @@ def test_a_merged_model_says_the_same_as_base_and_adapter_and_what_does_not_is_n
     assert "model.safetensors" in found["files"] and not any("adapter" in name for name in found["files"])
     assert found["merged"] == found["adapter"] != found["base"]
     assert found["chained"]["dtype"] == "bfloat16" and found["chained_dtype"] == "torch.bfloat16"
-    assert 1e-5 < found["chained"]["logits"] < found["chained"]["tolerance"]
+    assert found["chained"]["logits"] < 1e-4 < found["chained"]["rounded"] < 0.05 and parity["rounded"] is None
     assert found["four"]["trained_in"] == "4bit" and not found["four_quantized"]
     assert "does not say the same" in found["differs"][0] and found["differs"][1] == []
     assert "nothing was written" in found["disk"][0] and found["disk"][1] == []

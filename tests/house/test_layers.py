@@ -23,6 +23,7 @@ FLOORS = (
     ("plan", "chat", "visitors", "remote", "quantised"),
     ("advise", "forgetting", "export", "damaged"),
     ("serve",),
+    ("room",),
     ("cli", "worker", "train"),
     ("waiting",),
 )

@@ -11,7 +11,7 @@ from peft import LoraConfig, OFTConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from engine.runs import failures
-from engine.train import merging, oft
+from engine.train import merging, oft, sound
 
 SIZE: dict[str, Any] = {"vocab_size": 320, "bos_token_id": 0, "eos_token_id": 1}
 
@@ -88,6 +88,44 @@ def test_a_merged_model_says_the_same_also_when_it_is_read_again(tmp_path: Path,
     assert (before - after).abs().max() < 1e-4 * most and torch.equal(after, again)
     tied = read.get_input_embeddings().weight is read.get_output_embeddings().weight
     assert tied == (base().config.tie_word_embeddings and not unties) == read.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_model_held_in_bf16_is_compared_in_fp32_and_rounded_once(tmp_path: Path, case: str) -> None:
+    """What comes out is what merging in fp32 and then rounding gives, number by number, and it is read as it was written."""
+    base, config, _ = CASES[case]
+
+    def rounded() -> Any:
+        return sound.held_in(base(), torch.bfloat16)
+
+    trained = sound.held_in(rounded(), torch.float32)
+    if isinstance(config, OFTConfig):
+        oft.straighten(trained)
+    trained = get_peft_model(trained, config)
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter)) if "magnitude" not in name else parameter.mul_(1.1)
+    trained.save_pretrained(str(tmp_path / "adapter"))
+    ids = list(range(5, 69))
+    wide = merging.joined(oft.lay_over(sound.held_in(rounded(), torch.float32), tmp_path / "adapter"), [ids])
+    laid = oft.lay_over(rounded(), tmp_path / "adapter")
+    before = {name: one.detach().clone() for name, one in laid.named_parameters()}
+    unmerged = merging.logits(laid, [ids])
+    assert all(torch.equal(one, before[name]) for name, one in laid.named_parameters())
+
+    narrow = merging.joined(laid, [ids])
+    assert narrow.off < merging.TOLERANCE
+    if case != "saved whole":  # which peft rounds as it is read
+        assert torch.equal(narrow.exact[0], wide.exact[0])
+    made = sound.held_in(narrow.model, torch.bfloat16)
+    for one, other in zip(made.parameters(), wide.model.parameters(), strict=True):
+        assert torch.equal(one, other.bfloat16())
+    made.save_pretrained(tmp_path / "merged")
+    read = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
+    written = merging.logits(made, [ids])
+    assert read.dtype == torch.bfloat16 and torch.equal(merging.logits(read, [ids])[0], written[0])
+    assert merging.compare_logits(unmerged, written)[0] > merging.TOLERANCE
 
 
 def test_one_that_says_something_else_is_refused_and_names_the_run(

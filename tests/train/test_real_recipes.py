@@ -4,12 +4,15 @@ tokens, and what it exports loads elsewhere and says the same."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from engine import events
+from engine.export import parity
 from engine.spec import recipes
 from tests import forked
 from tests.conftest import ROOT
@@ -125,13 +128,45 @@ def plainly(pairs: list[tuple[str, str]], bits: str = "none") -> list[tuple[floa
 def exports(trial: Trial, run: Run, *, dtype: str = "auto", within: float = 0.1) -> None:
     """What was merged of a run is the run's model, loaded with plain transformers and peft: log-probabilities differ by what
     a rounding to 16 bits does at most."""
-    merged = trial.folder / f"merged-{dtype}"
+    merged = trial.folder / f"merged-{'float16' if dtype == 'auto' else dtype}"
     done = trial.tunebook("export", run.id, "--what", "merged", "--to", merged, "--dtype", dtype)
     assert done.returncode == 0, done.stderr
     whole = (run.folder / "model").is_dir()
     told = python(SAME, "" if whole else smollm2().folder, run.folder / ("model" if whole else "adapter"), merged)
     assert told["same"] == "The capital of France is Paris. 1 + 1 = 2"
     assert told["apart"] < within
+    if not whole:
+        merges_exactly(merged)
+        merges_into_bf16(trial, run)
+
+
+def merges_exactly(merged: Path) -> None:
+    """Held against the unmerged model in fp32 it is the same, and what its rounding costs is said."""
+    found = parity.read(merged)
+    assert found is not None and found.logits is not None
+    assert found.logits < 1e-4 and found.same_choice == 1 and found.dtype == merged.name.partition("merged-")[2]
+    if found.dtype != "float32":
+        assert found.rounded is not None and found.kept_choice is not None
+        assert found.rounded < 0.05 and found.kept_choice > 0.95
+
+
+def merges_into_bf16(trial: Trial, run: Run) -> None:
+    """The run merges into its base as most are stored: in bf16."""
+    stored = trial.folder / "stored-in-bf16"
+    if not stored.is_dir():
+        shutil.copytree(str(smollm2().folder), stored)
+        held = {name: one.bfloat16() for name, one in load_file(stored / "model.safetensors").items()}
+        save_file(held, stored / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((stored / "config.json").read_text())
+        (stored / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    spec, target = run.folder / "spec.json", trial.folder / "merged-bfloat16"
+    told = spec.read_text()
+    spec.write_text(json.dumps(json.loads(told) | {"base": {"ref": str(stored), "revision": None}}))
+    done = trial.tunebook("export", run.id, "--what", "merged", "--to", target)
+    spec.write_text(told)
+    assert done.returncode == 0, done.stderr
+    merges_exactly(target)
+    shutil.rmtree(target)
 
 
 @pytest.mark.parametrize("recipe", SFT)
@@ -190,6 +225,7 @@ def test_a_reward_model_has_the_loss_that_plain_transformers_gives_it_and_ppo_tr
     assert isinstance(judge.end, events.Finished), judge.said
     expected = python(JUDGES, smollm2().folder, judge.folder / "adapter", json.dumps(ASKED))
     assert judge.losses[0] == pytest.approx(expected, abs=1e-4)
+    merges_into_bf16(trial, judge)
     asked = trial.write("asked.jsonl", [{"prompt": question} for question, _, _ in ASKED])
     run = trial.train(
         "ppo", asked, *PLAIN, "train.max_steps=1", f"objective_args.reward_model=run:{judge.id}",

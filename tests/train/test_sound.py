@@ -22,6 +22,7 @@ from engine.train import load, outline, saved, sound, tokenize
 from engine.words import Problem
 from tests.train.test_backend import read, train_all
 
+FAR = {"train.learning_rate": 0.05, "train.max_steps": 8}
 PLAIN = {"evaluate.benchmarks": [], "train.replay_share": 0.0, "train.warmup": 0.0}
 
 
@@ -36,6 +37,8 @@ def made(tmp_path_factory) -> list[dict[str, Any]]:
             ["nan:llama", "lora", PLAIN],
             ["part:llama", "lora", PLAIN],
             ["adapter:llama", "lora", PLAIN | {"merge": True}],
+            ["bf16:llama", "lora", PLAIN | FAR | {"merge": True}],
+            ["run:5", "oft", PLAIN | FAR | {"merge": True}],
         ],
     )
 
@@ -74,6 +77,18 @@ def test_a_model_with_an_adapter_beside_it_is_trained_alone_and_saved_whole(made
     assert "adapter" in told
     merged = made[4]  # nothing but the run's own adapter is merged
     assert merged["shapes"] == both["shapes"] and merged["parity"]["logits"] <= merged["parity"]["tolerance"]
+
+
+@pytest.mark.train
+def test_what_lies_on_a_base_in_bf16_merges_into_it_and_says_what_the_rounding_costs(made):
+    """Held against each other in bf16, a merged and an unmerged model that are the same would differ like strangers."""
+    for run in (made[5], made[6]):  # the second on what the first has made
+        parity = run["parity"]
+        assert parity["logits"] <= parity["tolerance"] == 1e-4 and parity["same_choice"] == 1
+        assert parity["dtype"] == "bfloat16" and parity["rounded"] > 10 * parity["tolerance"]
+        assert 0.5 < parity["kept_choice"] <= 1
+        held = load_file(Path(run["run"]) / "merged" / "model.safetensors")
+        assert {tensor.dtype for tensor in held.values()} == {torch.bfloat16}
 
 
 @pytest.mark.slow

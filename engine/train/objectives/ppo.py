@@ -40,7 +40,7 @@ from engine.report import items as report_items
 from engine.runs import checkpoints, failures, store
 from engine.spec import RunSpec
 from engine.spec import counts as spec_counts
-from engine.train import adapters, backend, load, merging, oft, precision, rows, schedules
+from engine.train import adapters, backend, load, merging, oft, precision, rows, schedules, sound
 from engine.train import judge as reading
 from engine.train.callback import EventCallback
 from engine.train.objectives import common, reward
@@ -87,7 +87,8 @@ def load_judge(spec: RunSpec, workspace: Workspace, tokenizer: Any) -> Judge:
             spec, base=told.base, quantize="none", adapter="lora", adapter_args=told.adapter_args
         )
         lower = load.load(below_spec, workspace)
-        laid = oft.lay_over(reward.judge(lower.model, lower.tokenizer, 0), made)
+        model = sound.unpacked(lower.model, lower.model.dtype)  # merging into few bits would round again
+        laid = oft.lay_over(reward.judge(model, lower.tokenizer, 0), made)
         loaded = merging.merged(laid, lower.tokenizer, ref)
     own = AutoTokenizer.from_pretrained(made, trust_remote_code=False)
     get_ready(own)
