@@ -143,7 +143,7 @@ def by_hand() -> list[str]:
     return [
         t(
             "H2O LLM Studio: wants a table with one question and one answer column (CSV or Parquet) and is set up on its "
-            "own page; take train.jsonl of the Axolotl export into such a table. It has no OFT and no training of "
+            "own page; take train.jsonl of the TRL export into such a table. It has no OFT and no training of "
             "single layers."
         ),
         t(
