@@ -127,7 +127,7 @@ def _model(recipe: PortableRecipe) -> dict[str, Any]:
 def _trained_weights(recipe: PortableRecipe) -> dict[str, Any]:
     run_spec, args = recipe.spec, recipe.spec.adapter_args
     chosen = portable_recipe.chosen_layers(recipe, TITLE)
-    targets = ",".join(_layers_named(recipe) or portable_recipe.target_modules(recipe) or ["all"])
+    targets = ",".join(_layers_named(recipe) or portable_recipe.target_modules(recipe) or _every_linear(recipe))
     if run_spec.adapter == "lora":
         return {
             "finetuning_type": "lora", "lora_rank": args.rank, "lora_alpha": args.alpha, "lora_dropout": args.dropout,
@@ -162,13 +162,23 @@ def _head(recipe: PortableRecipe) -> dict[str, Any]:
     return {"freeze_extra_modules": ",".join(filter(None, (embedding if shape.tied else own, norm)))}
 
 
+def _every_linear(recipe: PortableRecipe) -> list[str]:
+    """All linear layers: by name where "all" means others there, which looks for classes that are called linear and knows
+    an output layer as lm_head alone: none of GPT-2's, and one too many of GPT-NeoX's."""
+    if recipe.shape is not None and recipe.shape.layout in _HEADS:
+        return list(dict.fromkeys(one.name for one in recipe.shape.linears))
+    return ["all"]
+
+
 def _layers_named(recipe: PortableRecipe) -> list[str]:
     """The modules of the chosen layers by their full names, where these are known; none where all layers get an adapter."""
     chosen, shape = portable_recipe.chosen_layers(recipe, TITLE), recipe.shape
     if chosen is None or shape is None or shape.counted is not None or shape.layout in _HEADS:
         return []
-    inside = {one.name for one in shape.feed_forward}
-    wanted = portable_recipe.target_modules(recipe) or [one.name for one in shape.linears]
+    inside, every = {one.name for one in shape.feed_forward}, [one.name for one in shape.linears]
+    wanted = portable_recipe.target_modules(recipe) or every
+    if not set(wanted) <= set(every):
+        return []
     return [f"layers.{at}.{'mlp' if name in inside else 'self_attn'}.{name}" for at in chosen for name in wanted]
 
 

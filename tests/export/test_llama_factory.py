@@ -12,19 +12,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from engine import events, starter
 from engine.data import datasets
 from engine.export import NotExportable, other_trainers
+from engine.export.portable_recipe import PortableRecipe
 from engine.render import Coder, encode
 from engine.render.template import PLAIN_TEMPLATE
 from engine.runs import store
 from engine.spec import split
 from engine.workspace import Workspace
 from tests.conftest import tunebook
-from tests.export.test_other_trainers import CASES, ran, recipe
+from tests.export.test_other_trainers import CASES, QWEN, ran, recipe
 
 PROGRAM = Path(os.environ.get("TUNEBOOK_LLAMA_FACTORY") or Path(sys.prefix, "llama-factory", "bin", "llamafactory-cli"))
 needs_starter = pytest.mark.skipif(not starter.MODEL_DIR.is_dir(), reason="engine/starter/model has not been built")
@@ -296,7 +298,26 @@ def test_nothing_is_asked_of_a_card_that_may_not_be_there():
         assert not {"bf16", "fp16", "pure_bf16"} & set(told), name
 
 
+def settings_of(one: PortableRecipe) -> dict[str, Any]:
+    return yaml.safe_load(other_trainers.files(one, "llama-factory")["train.yaml"])
+
+
 def test_the_first_layers_are_a_count_below_none():
     one = recipe("full", "messages", layers=[0, 1, 2], train_head=False)
-    told = yaml.safe_load(other_trainers.files(one, "llama-factory")["train.yaml"])
-    assert told["freeze_trainable_layers"] == -3
+    assert settings_of(one)["freeze_trainable_layers"] == -3
+
+
+def test_the_layers_of_gpt2_are_named_since_all_leaves_them_out():
+    gpt2 = msgspec.structs.replace(QWEN, layout="gpt2", layers=12)
+    told = settings_of(recipe("lora", "messages")._replace(conv1d=True, shape=gpt2))
+    assert told["lora_target"] == "c_attn,c_proj,c_fc"
+    told = settings_of(recipe("freeze-top", "messages", depth=12)._replace(conv1d=True, shape=gpt2))
+    assert (told["freeze_trainable_layers"], told["freeze_extra_modules"]) == (3, "wte,ln_f")
+
+
+def test_modules_of_some_layers_that_are_not_known_by_name_are_said_to_be_of_all():
+    one = recipe("lora", "prompt", layers="top:0.1", adapter_args__target_modules="self_attn.q_proj")._replace(
+        shape=QWEN
+    )
+    assert "the adapter sits on all layers there" in other_trainers.files(one, "llama-factory")["train.yaml"]
+    assert settings_of(one)["lora_target"] == "self_attn.q_proj"
