@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine.export import axolotl, llama_factory, portable_recipe, trl
+from engine.export import axolotl, llama_factory, portable_recipe, trl, written_out
 from engine.export.artifacts import refused
 from engine.export.portable_recipe import EVALUATE, GENERAL, TRAIN, PortableRecipe
 from engine.models import bases
@@ -24,11 +24,13 @@ from engine.workspace import Workspace, scratch
 
 
 class Trainer(NamedTuple):
-    """Another trainer: what it is called, how its files are made (name -> text), and why it has no PPO."""
+    """Another trainer: what it is called, how its files are made (name -> text), why it has no PPO, and whether it is
+    handed rows as the base reads them (written_out.py), since it has chat templates of its own."""
 
     title: str
     files: Callable[[PortableRecipe], dict[str, str]]
     no_ppo: str
+    written_out: bool = False
 
 
 TRAINERS = {
@@ -42,6 +44,7 @@ TRAINERS = {
         llama_factory.TITLE,
         llama_factory.files,
         no_ppo="its stage ppo wants a reward model with a value head that was trained there",
+        written_out=True,
     ),
     "axolotl": Trainer(axolotl.TITLE, axolotl.files, no_ppo="it has no PPO"),
 }
@@ -57,21 +60,16 @@ def write_recipe(workspace: Workspace, recipe: PortableRecipe, trainer: str, tar
     """Write a recipe for a trainer as `write` does, whether or not it was a run."""
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise refused("export-in-the-way", folder=str(target))
-    texts = files(recipe, trainer)
+    files(recipe, trainer)  # refuses what cannot be done there before rows are read
     partial = target.with_name(f"{scratch(target.name)}partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        train, out = split.divide(
-            recipe.spec.dataset, lambda dataset_id: portable_recipe.read_rows(workspace, dataset_id)
-        )
-        _check_turns([*train, *out], TRAINERS[trainer].title)
-        _write_rows(partial / TRAIN, [portable_recipe.row_for(trainer, row, recipe.kind) for row in train])
-        if recipe.evaluates:
-            _write_rows(partial / EVALUATE, [portable_recipe.row_for(trainer, row, recipe.kind) for row in out])
-        if trainer == "trl" and portable_recipe.carries_replay(recipe):
-            _write_rows(partial / GENERAL, _general(workspace, recipe, len(train)))
-        for name, text in texts.items():
+        if TRAINERS[trainer].written_out and not OBJECTIVES[recipe.spec.objective].needs_judge:
+            recipe = recipe._replace(found=tuple(written_out.write(workspace, recipe.spec, partial)))
+        else:
+            _rows(workspace, recipe, trainer, partial)
+        for name, text in files(recipe, trainer).items():
             (partial / name).write_text(text, encoding="utf-8")
         base = bases.describe(recipe.spec.base.ref, workspace)
         if base.kind == "starter" and base.folder is not None:
@@ -83,6 +81,17 @@ def write_recipe(workspace: Workspace, recipe: PortableRecipe, trainer: str, tar
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return sorted(path for path in target.iterdir())
+
+
+def _rows(workspace: Workspace, recipe: PortableRecipe, trainer: str, folder: Path) -> None:
+    """Write the rows as a trainer reads them that goes by the base's own chat template."""
+    train, out = split.divide(recipe.spec.dataset, lambda dataset_id: portable_recipe.read_rows(workspace, dataset_id))
+    _check_turns([*train, *out], TRAINERS[trainer].title)
+    _write_rows(folder / TRAIN, [portable_recipe.row_for(trainer, row, recipe.kind) for row in train])
+    if recipe.evaluates:
+        _write_rows(folder / EVALUATE, [portable_recipe.row_for(trainer, row, recipe.kind) for row in out])
+    if trainer == "trl" and portable_recipe.carries_replay(recipe):
+        _write_rows(folder / GENERAL, _general(workspace, recipe, len(train)))
 
 
 def _check_turns(rows: list[dict[str, Any]], title: str) -> None:
@@ -134,7 +143,7 @@ def by_hand() -> list[str]:
     return [
         t(
             "H2O LLM Studio: wants a table with one question and one answer column (CSV or Parquet) and is set up on its "
-            "own page; take train.jsonl of the LLaMA-Factory export into such a table. It has no OFT and no training of "
+            "own page; take train.jsonl of the TRL export into such a table. It has no OFT and no training of "
             "single layers."
         ),
         t(
@@ -154,7 +163,7 @@ def _ppo(recipe: PortableRecipe, trainer: str) -> dict[str, str]:
         "learning_rate": run_spec.train.learning_rate, "batch_size": run_spec.train.batch_size,
         "accumulation": run_spec.train.accumulation, "epochs": run_spec.train.epochs, "seed": run_spec.train.seed,
     }  # fmt: skip
-    title, _, no_ppo = TRAINERS[trainer]
+    title, no_ppo = TRAINERS[trainer].title, TRAINERS[trainer].no_ppo
     why = f"PPO cannot be expressed here: {no_ppo}"
     head = portable_recipe.head(
         recipe,

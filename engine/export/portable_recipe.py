@@ -34,6 +34,8 @@ class PortableRecipe(NamedTuple):
     general: str = "own"  # where replayed rows come from: data, the starter's world, or the base's own answers
     conv1d: bool = False  # GPT-2's layers
     feed_forward: tuple[str, ...] = ()  # what the linear layers of the base's feed-forward part are called
+    shape: shapes.Shape | None = None
+    found: tuple[str, ...] = ()  # what of its rows is not as in the run, where they were written out
 
     @property
     def evaluates(self) -> bool:
@@ -85,7 +87,7 @@ def of_spec(workspace: Workspace, run_spec: RunSpec, run_id: str = "(not started
     inside = base.shape.feed_forward if base.shape is not None else ()
     return PortableRecipe(
         run_spec, run_id, named, kind, base.layers, bool(first.get("tools")), general, is_conv1d(base),
-        tuple(dict.fromkeys(shapes.feed_forward_target(one.name) for one in inside)),
+        tuple(dict.fromkeys(shapes.feed_forward_target(one.name) for one in inside)), base.shape,
     )  # fmt: skip
 
 

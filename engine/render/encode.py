@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from engine.render.coder import Coder
+from engine.render.coder import Coded, Coder
 from engine.render.template import Message, NotWritten
 from engine.render.turns import Turn
 from engine.words import Problem
@@ -122,10 +122,16 @@ def encode(row: dict[str, Any], coder: Coder) -> Encoded:
     if row.get("text") is not None:
         ids = coder.text_ids(row["text"])
         return Encoded(ids, list(ids), cut=False)
+    _, coded, labels, dropped = _conversation(row, coder)
+    return Encoded(coded.ids, labels, cut=False, dropped=dropped)
+
+
+def _conversation(row: dict[str, Any], coder: Coder) -> tuple[str, Coded, list[int], dict[str, int] | None]:
+    """A row of turns as text, its tokens, their labels, and what the template left out."""
     messages = conversation(row)
     written = coder.write(messages, row.get("tools"))
     first = 0 if row.get("messages") else len(row["prompt"])
-    ids, offsets = coder.code(written.text)
+    ids, offsets = coded = coder.code(written.text)
     labels, position = [IGNORED] * len(ids), 0
     for turn in written.turns:
         if not is_trained(turn, messages, first):
@@ -136,15 +142,23 @@ def encode(row: dict[str, Any], coder: Coder) -> Encoded:
             if offsets[position][1] > offsets[position][0]:
                 labels[position] = ids[position]
             position += 1
-    return Encoded(ids, labels, cut=False, dropped=written.dropped or None)
+    return written.text, coded, labels, written.dropped or None
 
 
 class _Answer(NamedTuple):
-    """A question with its answer as token ids, up to the end of the last turn, and where the answer begins."""
+    """A question with its answer as text and as tokens, up to the end of the last turn, and at which token the answer
+    begins."""
 
+    text: str
     ids: list[int]
+    offsets: list[tuple[int, int]]
     start: int
     dropped: dict[str, int]
+
+    def piece(self, first: int, end: int) -> str:
+        """The text of some of the tokens."""
+        begin = self.offsets[first][0] if first < len(self.ids) else len(self.text)
+        return self.text[begin : self.offsets[end - 1][1] if end > first else begin]
 
 
 def _answer(prompt: list[Message], answer: list[Message], tools: str | None, coder: Coder) -> _Answer:
@@ -153,13 +167,14 @@ def _answer(prompt: list[Message], answer: list[Message], tools: str | None, cod
     turns = [turn for turn in written.turns if turn.index >= len(prompt)]
     start, end = turns[0].start, turns[-1].end
     ids, offsets = coder.code(written.text)
-    kept = [(one, to) for one, (at, to) in zip(ids, offsets, strict=True) if at < end]
-    return _Answer([one for one, _ in kept], sum(to <= start for _, to in kept), written.dropped)
+    kept = [one for one, (at, _) in enumerate(offsets) if at < end]
+    ids, offsets = [ids[one] for one in kept], [offsets[one] for one in kept]
+    return _Answer(written.text[:end], ids, offsets, sum(to <= start for _, to in offsets), written.dropped)
 
 
-def encode_pair(row: dict[str, Any], coder: Coder) -> Pair:
-    """Return the token ids of one preference row. Raises NotWritten when the template refuses the row, or writes both
-    answers alike."""
+def _both(row: dict[str, Any], coder: Coder) -> tuple[_Answer, _Answer, int]:
+    """Both answers of a pair, and how many tokens they share as their question. Raises NotWritten where they are written
+    alike."""
     tools = row.get("tools")
     chosen = _answer(row["prompt"], row["chosen"], tools, coder)
     rejected = _answer(row["prompt"], row["rejected"], tools, coder)
@@ -167,15 +182,22 @@ def encode_pair(row: dict[str, Any], coder: Coder) -> Pair:
         raise NotWritten(Problem(rule="pair-written-alike"))
     # Where a token reaches across the seam, the two may part before the answers begin.
     both = zip(chosen.ids[: chosen.start], rejected.ids[: rejected.start], strict=False)
-    shared = sum(1 for _ in takewhile(lambda ids: ids[0] == ids[1], both))
+    return chosen, rejected, sum(1 for _ in takewhile(lambda ids: ids[0] == ids[1], both))
+
+
+def encode_pair(row: dict[str, Any], coder: Coder) -> Pair:
+    """Return the token ids of one preference row. Raises NotWritten when the template refuses the row, or writes both
+    answers alike."""
+    chosen, rejected, shared = _both(row, coder)
     dropped = {**chosen.dropped, **rejected.dropped} or None
     return Pair(chosen.ids[:shared], chosen.ids[shared:], rejected.ids[shared:], cut=False, dropped=dropped)
 
 
 def encode_marked(row: dict[str, Any], coder: Coder) -> Marked:
     """Return the token ids of one marked answer. Raises NotWritten when the template refuses the row."""
-    ids, start, dropped = _answer(row["prompt"], row["completion"], row.get("tools"), coder)
-    return Marked(ids[:start], ids[start:], row["label"], cut=False, dropped=dropped or None)
+    found = _answer(row["prompt"], row["completion"], row.get("tools"), coder)
+    ids, start = found.ids, found.start
+    return Marked(ids[:start], ids[start:], row["label"], cut=False, dropped=found.dropped or None)
 
 
 def encode_any(row: dict[str, Any], coder: Coder) -> Encoded | Pair | Marked:
@@ -192,3 +214,47 @@ def encode_any(row: dict[str, Any], coder: Coder) -> Encoded | Pair | Marked:
     text = coder.write(conversations(row)[0]).text if is_steps else coder.ask(prompt, row.get("tools"))
     ids = coder.code(text).ids
     return Encoded(ids, [IGNORED] * len(ids), cut=False)
+
+
+def texts(row: dict[str, Any], coder: Coder, max_length: int) -> list[str]:
+    """Return a row as the texts that encode_any() reads of it within a window: what is only read and what is trained, in
+    turn, up to the last trained token; of a pair the question and both answers. For who takes texts and writes no
+    template. The texts part where tokens part, so that each comes to the same tokens by itself wherever the tokenizer
+    allows it. Empty where nothing trained fits. Raises NotWritten."""
+    if row.get("chosen") is not None:
+        chosen, rejected, shared = _both(row, coder)
+        if shared >= max_length:
+            return []
+        sides = (one.piece(shared, min(len(one.ids), max_length)) for one in (chosen, rejected))
+        return [chosen.piece(0, shared), *sides]
+    if row.get("label") is not None:
+        found = _answer(row["prompt"], row["completion"], row.get("tools"), coder)
+        last = min(len(found.ids), max_length)
+        return [found.piece(0, found.start), found.piece(found.start, last)] if found.start < last else []
+    if row.get("text") is not None:
+        text = _marked_text(row["text"], coder)
+        coded = coder.code(text)
+        labels = list(coded.ids)
+        # No token foretells the first: it is only read, where the others are the same without it.
+        if coded.ids and coder.code(text[coded.offsets[0][1] :]).ids == coded.ids[1:]:
+            labels[0] = IGNORED
+    else:
+        text, coded, labels, _ = _conversation(row, coder)
+    found, begun = [""], 0
+    for (begin, end), label in list(zip(coded.offsets, labels, strict=True))[:max_length]:
+        if end > begin and (label != IGNORED) == bool(len(found) % 2):
+            found[-1], begun = text[begun:begin], begin
+            found.append("")
+        if len(found) % 2 == 0:
+            found[-1] = text[begun:end]
+    return found[: len(found) // 2 * 2]
+
+
+def _marked_text(text: str, coder: Coder) -> str:
+    """A plain text with the marks of its beginning and end that Coder.text_ids() gives it."""
+    ids, begin, end = coder.text_ids(text), coder.special.get("bos_token", ""), coder.special.get("eos_token", "")
+    while end and text.endswith(end + end):
+        text = text.removesuffix(end)
+    if coder.starts_with_bos and not text.startswith(begin):
+        text = begin + text
+    return text + end if ids[-1:] == [coder.end] and not text.endswith(end) else text
