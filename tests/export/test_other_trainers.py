@@ -54,6 +54,7 @@ CHATML = Writing("{{ '<|im_start|>' }} ... {{ '<|im_end|>' }}", False, "<|im_end
 PLAIN = Writing(PLAIN_TEMPLATE, True, "</s>", "</s>", False)
 SHAPE = shapes.read_shape({"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2,
                           "intermediate_size": 16, "vocab_size": 64, "tie_word_embeddings": True})  # fmt: skip
+GPT2 = shapes.read_shape({"model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "vocab_size": 64})
 
 CASES = {
     "trl-lora": ("trl", recipe("lora", "messages")),
@@ -64,6 +65,11 @@ CASES = {
     "trl-dpo": ("trl", recipe("dpo", "preference")),
     "trl-kto": ("trl", recipe("kto", "marked", objective_args__weights=[1.0, 1.3])),
     "trl-reward": ("trl", recipe("reward", "preference", train__report_to="trackio")),
+    "unsloth-lora": ("unsloth", recipe("lora", "prompt", train__early_stopping=3)),
+    "unsloth-qlora-layers": ("unsloth", recipe("qlora", "text", layers="top:0.25", train__gradient_checkpointing=True)),
+    "unsloth-full": ("unsloth", recipe("full", "messages", train__replay_share=0.0)),
+    "unsloth-freeze-top": ("unsloth", recipe("freeze-top", "messages")),
+    "unsloth-kto": ("unsloth", recipe("kto", "marked", objective_args__weights=[1.0, 1.3])),
     "llama-factory-lora": ("llama-factory", recipe("lora", "messages", train__early_stopping=2)),
     "llama-factory-qlora-replay": ("llama-factory", recipe("qlora", "prompt", base="me/own", train__replay_share=0.2)),
     "llama-factory-oft": ("llama-factory", recipe("oft", "text", layers=[1, 2])),
@@ -98,16 +104,20 @@ def test_the_files_for_other_trainers_are_as_they_were_agreed(name):
     assert made == path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("trl")])
+SCRIPTS = [name for name, (tool, _) in CASES.items() if tool in portable_recipe.BY_TRL]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_is_python_and_uses_all_it_imports(name):
-    text = other_trainers.files(CASES[name][1], "trl")["train.py"]
+    tool, one = CASES[name]
+    text = other_trainers.files(one, tool)["train.py"]
     compile(text, "train.py", "exec")
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,E9", "-"]
     done = subprocess.run(ruff, input=text, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("trl")])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in SCRIPTS])
 def test_every_settings_file_is_yaml_with_the_settings_of_the_run(name):
     tool, one = CASES[name]
     text = other_trainers.files(one, tool)["train.yaml"]
@@ -137,6 +147,10 @@ def test_what_cannot_be_said_stands_at_the_head():
     [
         ("axolotl", recipe("oft", "messages"), "no OFT"),
         ("axolotl", recipe("reward", "preference"), "one question and one answer"),
+        ("unsloth", recipe("oft", "messages"), "SFT, and DPO and KTO with LoRA"),
+        ("unsloth", recipe("reward", "preference"), "SFT, and DPO and KTO with LoRA"),
+        ("unsloth", recipe("qlora", "messages", quantize="8bit"), "16 or 4 bits"),
+        ("unsloth", recipe("lora", "messages")._replace(shape=GPT2), "no fast path"),
         ("axolotl", recipe("freeze-top", "messages", depth=None), "number of layers"),
         ("llama-factory", recipe("full", "messages", layers=[0, 3]), "last layers only"),
     ],
@@ -180,7 +194,7 @@ def test_the_file_of_a_ppo_run_says_that_it_cannot_be_expressed_and_keeps_what_w
     assert any("PPO cannot be expressed here: " in line for line in head)
     assert "# What the run was told:" in head and "#     beta: 0.07" in head
     assert "#     reward_model: run:20261124-101112-abcdef" in head
-    if tool == "trl":  # run by itself it says the same, and trains nothing
+    if tool in portable_recipe.BY_TRL:  # run by itself it says the same, and trains nothing
         done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
         assert done.returncode == 1 and "PPO cannot be expressed here" in done.stderr
     else:
@@ -340,6 +354,7 @@ def as_axolotl_reads(patterns: list[str]) -> list[re.Pattern[str]]:
     ],
 )
 def test_axolotl_trains_the_layers_that_the_run_did_and_no_others(embedding, layer, output, tied, head):
+    assert SHAPE is not None
     shape = msgspec.structs.replace(SHAPE, tied=tied)
     one = recipe("freeze-top", "prompt", layers=[1, 12], train_head=head)._replace(shape=shape)
     told = yaml.safe_load(other_trainers.files(one, "axolotl")["train.yaml"])
