@@ -11,7 +11,7 @@ from engine.cli.shared import EXIT_FAILED, EXIT_REFUSED, made_something
 from engine.words import t
 from engine.workspace import Workspace
 
-EXPORTS = ("merged", "adapter", "gguf", "modelfile", "card", "push", "trl", "llama-factory", "axolotl")
+EXPORTS = ("merged", "adapter", "gguf", "modelfile", "card", "push", "trl", "unsloth", "llama-factory", "axolotl")
 
 
 def register(command: shared.Command) -> None:

@@ -1,7 +1,8 @@
-"""Take a run's recipe to other trainers: a plain TRL script, LLaMA-Factory's and Axolotl's YAML, each with its rows.
+"""Take a run's recipe to other trainers: a TRL script, plain or by Unsloth, LLaMA-Factory's and Axolotl's YAML, each with
+its rows.
 
 What a trainer cannot say stands in the head of its file. Keys are those of TRL 1.12 (SFTConfig and its like),
-LLaMA-Factory 0.9.5 (src/llamafactory/hparams, data/README.md) and Axolotl (src/axolotl/utils/schemas, September 2026).
+LLaMA-Factory 0.9.5 (src/llamafactory/hparams, data/README.md) and Axolotl 0.19.0 (src/axolotl/utils/schemas).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine.export import axolotl, llama_factory, portable_recipe, trl, written_out
+from engine.export import axolotl, llama_factory, portable_recipe, trl, unsloth, written_out
 from engine.export.artifacts import refused
-from engine.export.portable_recipe import EVALUATE, GENERAL, TRAIN, PortableRecipe
+from engine.export.portable_recipe import BY_TRL, EVALUATE, GENERAL, TRAIN, PortableRecipe
 from engine.models import bases
 from engine.spec import OBJECTIVES, counts, split
 from engine.words import t
@@ -33,13 +34,13 @@ class Trainer(NamedTuple):
     written_out: bool = False
 
 
+_NO_PPO_BY_TRL = (
+    "TRL 1.12's PPOTrainer hears no stop, goes on from no checkpoint and drops questions at the end of a pass; "
+    "the run's own loop around it is no script"
+)
 TRAINERS = {
-    "trl": Trainer(
-        trl.TITLE,
-        trl.files,
-        no_ppo="TRL 1.12's PPOTrainer hears no stop, goes on from no checkpoint and drops questions at the end of a pass; "
-        "the run's own loop around it is no script",
-    ),
+    "trl": Trainer(trl.TITLE, trl.files, no_ppo=_NO_PPO_BY_TRL),
+    "unsloth": Trainer(unsloth.TITLE, unsloth.files, no_ppo=_NO_PPO_BY_TRL),
     "llama-factory": Trainer(
         llama_factory.TITLE,
         llama_factory.files,
@@ -90,7 +91,7 @@ def _rows(workspace: Workspace, recipe: PortableRecipe, trainer: str, folder: Pa
     _write_rows(folder / TRAIN, [portable_recipe.row_for(trainer, row, recipe.kind) for row in train])
     if recipe.evaluates:
         _write_rows(folder / EVALUATE, [portable_recipe.row_for(trainer, row, recipe.kind) for row in out])
-    if trainer == "trl" and portable_recipe.carries_replay(recipe):
+    if trainer in BY_TRL and portable_recipe.carries_replay(recipe):
         _write_rows(folder / GENERAL, _general(workspace, recipe, len(train)))
 
 
@@ -172,6 +173,6 @@ def _ppo(recipe: PortableRecipe, trainer: str) -> dict[str, str]:
         [why, *portable_recipe.common_differences(recipe)],
     )
     head += ["", "What the run was told:", *[f"    {name}: {value}" for name, value in told.items()]]
-    if trainer == "trl":
+    if trainer in BY_TRL:
         return {"train.py": portable_recipe.commented(head) + f"\nraise SystemExit({why!r})\n"}
     return {"train.yaml": portable_recipe.commented(head)}

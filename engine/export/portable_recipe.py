@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from engine import looker
 from engine.check import DatasetError
 from engine.data import datasets
 from engine.export.artifacts import NotExportable, is_conv1d, refused
-from engine.models import bases, shapes
-from engine.render import template
+from engine.models import Base, bases, shapes
+from engine.render import Coder, NoTokenizer, NotWritten, template
 from engine.runs import store
-from engine.spec import OBJECTIVES, RunSpec, counts
+from engine.spec import OBJECTIVES, RunSpec, counts, split
 from engine.words import t
 from engine.workspace import Workspace
 
 # How a row is laid out, by the type of the data; what is not named here lies as the person wrote it.
 _KINDS = {"preference": "preference", "unpaired-preference": "marked", "prompt-only": "question"}
+# Those that are a script for TRL.
+BY_TRL = ("trl", "unsloth")
 TRAIN, EVALUATE, GENERAL = "train.jsonl", "eval.jsonl", "general.jsonl"
+
+
+class Writing(NamedTuple):
+    """How a base writes conversations: by which chat template, whether that is one of Tunebook's own, since the base has
+    none, by which mark it ends an answer, "" for none, which token ends a text, and whether one begins every text."""
+
+    template: str
+    is_plain: bool
+    mark: str
+    end: str
+    starts_with_bos: bool
 
 
 class PortableRecipe(NamedTuple):
@@ -36,6 +51,16 @@ class PortableRecipe(NamedTuple):
     feed_forward: tuple[str, ...] = ()  # what the linear layers of the base's feed-forward part are called
     shape: shapes.Shape | None = None
     found: tuple[str, ...] = ()  # what of its rows is not as in the run, where they were written out
+    writing: Writing | None = None  # None where the base's files are not here
+    rows: int = 0  # that it trains on, all but for groups that are held out together; 0 where that is not known
+
+    @property
+    def warmup_steps(self) -> int | None:
+        """Over how many steps the rate rises; None where that hangs on how many rows there are, which is not known."""
+        warmup = self.spec.train.warmup
+        if 0 < warmup < 1 and not self.rows:
+            return None
+        return counts.warmup_steps(warmup, counts.optimizer_steps(self.spec.train, self.rows))
 
     @property
     def evaluates(self) -> bool:
@@ -78,25 +103,51 @@ def of_spec(workspace: Workspace, run_spec: RunSpec, run_id: str = "(not started
     """Return a training as other trainers need it, whether or not it was a run. Raises NotExportable when its data is
     gone."""
     base = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision)
-    first = _first_row(workspace, run_spec.dataset.id)
+    first, rows = _first_row(workspace, run_spec.dataset.id)
     kind = _KINDS.get(OBJECTIVES[run_spec.objective].data_types[0])
     if kind is None:
         kind = next((name for name in ("messages", "prompt") if first.get(name)), "text")
     named = "base" if base.kind in ("starter", "run") else base.ref
     general = "data" if run_spec.train.replay_data else "world" if base.is_toy else "own"
     inside = base.shape.feed_forward if base.shape is not None else ()
+    if run_spec.dataset.eval_id is None:
+        rows -= split.most_held_out(rows, run_spec.dataset.eval_share)
     return PortableRecipe(
         run_spec, run_id, named, kind, base.layers, bool(first.get("tools")), general, is_conv1d(base),
-        tuple(dict.fromkeys(shapes.feed_forward_target(one.name) for one in inside)), base.shape,
+        tuple(dict.fromkeys(shapes.feed_forward_target(one.name) for one in inside)), base.shape, _writing(base),
+        min(rows, run_spec.dataset.most_rows or rows),
     )  # fmt: skip
 
 
-def _first_row(workspace: Workspace, dataset_id: str) -> dict[str, Any]:
+def _writing(base: Base) -> Writing | None:
+    folder = base.folder or base.looked_at
+    try:
+        return looker.ask(_written, folder, at=folder) if folder is not None else None
+    except looker.Refused:
+        return None
+
+
+def _written(folder: Path) -> Writing | None:
+    try:
+        coder = Coder.of_folder(folder, folder.name)
+    except NoTokenizer:
+        return None
+    try:
+        mark = coder.turns.answer_marks[0]
+    except NotWritten:
+        mark = ""
+    return Writing(
+        coder.template.source, coder.is_plain, mark, coder.special.get("eos_token", ""), coder.starts_with_bos
+    )
+
+
+def _first_row(workspace: Workspace, dataset_id: str) -> tuple[dict[str, Any], int]:
+    """The first row of a data set, and how many there are."""
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(datasets.rows_path(workspace, dataset_id)) as file:
-            return next(file.iter_batches(batch_size=1)).to_pylist()[0]
+            return next(file.iter_batches(batch_size=1)).to_pylist()[0], file.metadata.num_rows
     except (DatasetError, OSError, ValueError, StopIteration) as error:
         raise refused("dataset-missing", id=dataset_id[:80]) from error
 
@@ -110,12 +161,19 @@ def read_rows(workspace: Workspace, dataset_id: str) -> list[dict[str, Any]]:
 
 
 def row_for(trainer: str, row: dict[str, Any], kind: str) -> dict[str, Any] | None:
-    """Return a canonical row as a trainer reads it; None where it cannot. TRL has its own layouts, all others that we
-    know read turns."""
+    """Return a canonical row as a trainer reads it; None where it cannot. TRL has its own layouts, which Axolotl hands it
+    for preferences and marked answers, all others that we know read turns."""
+    by_trl = trainer in BY_TRL
     if kind == "text" or row.get("text") is not None:
-        return {"text": row["text"]}
+        return (
+            {"messages": [{"role": "assistant", "content": row["text"]}]}
+            if trainer == "axolotl"
+            else {"text": row["text"]}
+        )
+    # arguments of several kinds are no column of one kind, which Axolotl's loader makes of them; it reads them as text
+    form = template.Form(text_arguments=trainer == "axolotl" and kind in ("messages", "prompt"))
     parts = {
-        name: template.for_template(row[name], template.Form())
+        name: template.for_template(row[name], form)
         for name in ("prompt", "completion", "chosen", "rejected", "messages")
         if row.get(name)
     }
@@ -123,22 +181,23 @@ def row_for(trainer: str, row: dict[str, Any], kind: str) -> dict[str, Any] | No
     if kind == "messages":
         return {"messages": parts.get("messages", []), **tools}
     if kind == "question":
-        return {"prompt" if trainer == "trl" else "messages": parts["prompt"], **tools}
+        return {"prompt" if by_trl else "messages": parts["prompt"], **tools}
     if kind == "marked":
-        if trainer == "trl":
+        if by_trl or trainer == "axolotl":
             return {"prompt": parts["prompt"], "completion": parts["completion"], "label": row["label"]}
         return {"messages": parts["prompt"] + parts["completion"], "label": row["label"]}
     if kind == "preference":
-        if trainer == "trl":
+        if by_trl or trainer == "axolotl":
             return {name: parts[name] for name in ("prompt", "chosen", "rejected")}
         if len(parts["chosen"]) != 1 or len(parts["rejected"]) != 1:
             return None
         return {"messages": parts["prompt"], "chosen": parts["chosen"][0], "rejected": parts["rejected"][0]}
-    if trainer == "trl":
+    if by_trl:
         return {"prompt": parts["prompt"], "completion": parts["completion"], **tools}
     turns = parts["prompt"] + parts["completion"]
-    if trainer == "axolotl":  # only the last answer is learned
-        turns = [{**m, "train": i == len(turns) - 1 and m["role"] == "assistant"} for i, m in enumerate(turns)]
+    if trainer == "axolotl":  # of the question nothing is learned
+        asked = len(parts["prompt"])
+        turns = [{**m, "train": i >= asked and m["role"] == "assistant"} for i, m in enumerate(turns)]
     return {"messages": turns, **tools}
 
 

@@ -19,6 +19,11 @@ _METHODS = {"sft": "SFT", "dpo": "DPO", "kto": "KTO", "reward": "Reward"}
 
 def files(recipe: PortableRecipe) -> dict[str, str]:
     """Return the script and what divides a model over cards, under the names of their files."""
+    return {"train.py": script(recipe), **divided.files(recipe)}
+
+
+def script(recipe: PortableRecipe, *, by_unsloth: bool = False) -> str:
+    """Return the script, plain or by Unsloth. Raises NotExportable."""
     run_spec, train = recipe.spec, recipe.spec.train
     if run_spec.objective not in _METHODS:
         raise portable_recipe.no_objective(recipe, TITLE)
@@ -30,7 +35,8 @@ def files(recipe: PortableRecipe) -> dict[str, str]:
         "method": _METHODS[run_spec.objective],
         "quantized": run_spec.quantize != "none",
         "plain_template": template.PLAIN_TEMPLATE,
-        "differences": _differences(recipe),
+        "differences": _differences(recipe, by_unsloth=by_unsloth),
+        "by_unsloth": by_unsloth,
         "shuffles": replays or kto,
         "replays": replays,
         "passes": math.ceil(train.epochs),
@@ -48,14 +54,13 @@ def files(recipe: PortableRecipe) -> dict[str, str]:
         "evaluation_share": 1 / train.evaluations if train.evaluations > 1 else 0.999999,
         "keeps_best": portable_recipe.keeps_best(recipe),
         "patience": train.early_stopping if recipe.evaluates else 0,
-        **_trained_weights(recipe),
+        **_trained_weights(recipe, by_unsloth=by_unsloth),
     }
     spec = msgspec.to_builtins(run_spec)
-    script = scripts.fill("trl.py.jinja", spec=spec, train=spec["train"], **values)
-    return {"train.py": script, **divided.files(recipe)}
+    return scripts.fill("trl.py.jinja", spec=spec, train=spec["train"], **values)
 
 
-def _trained_weights(recipe: PortableRecipe) -> dict[str, Any]:
+def _trained_weights(recipe: PortableRecipe, *, by_unsloth: bool) -> dict[str, Any]:
     """Which layers train, and which modules of them get an adapter: a list, or what the script finds out by itself."""
     run_spec, targets = recipe.spec, portable_recipe.target_modules(recipe)
     some_layers = run_spec.layers != "all"
@@ -66,9 +71,11 @@ def _trained_weights(recipe: PortableRecipe) -> dict[str, Any]:
         kind, _, share = run_spec.layers.partition(":")
         # 1 - 0.9 is a little less than 0.1
         top_share = float(f"{float(share) if kind == 'top' else 1 - float(share):g}")
-    finds_targets = some_layers and targets is None
+    # Unsloth wants them by name
+    finds_targets = (some_layers or by_unsloth) and targets is None and run_spec.adapter != "full"
     return {
         "some_layers": some_layers,
+        "finds_layers": finds_targets or (some_layers and run_spec.adapter == "full"),
         "layers": layers,
         "top_share": top_share,
         "target_modules": targets or "all-linear",
@@ -80,7 +87,7 @@ def _trained_weights(recipe: PortableRecipe) -> dict[str, Any]:
     }
 
 
-def _differences(recipe: PortableRecipe) -> list[str]:
+def _differences(recipe: PortableRecipe, *, by_unsloth: bool) -> list[str]:
     """What the script does otherwise than the run."""
     run_spec, train = recipe.spec, recipe.spec.train
     found = portable_recipe.common_differences(recipe)
@@ -100,4 +107,9 @@ def _differences(recipe: PortableRecipe) -> list[str]:
             else "off, and saves memory when it is on"
         )
         found.append(f"train.gradient_checkpointing was left open; it is {how}")
+    if by_unsloth:
+        found.append(
+            "how rows share a batch is left to Unsloth, whose kernels compute in another order than the run did"
+        )
+        found.append("not run so far: on a card; on a processor Unsloth takes no kernels of its own")
     return found

@@ -6,6 +6,7 @@ import ast
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,11 +24,12 @@ from engine.cli import main
 from engine.cli.export import EXPORTS
 from engine.data import datasets
 from engine.estimate import cards
-from engine.export import NotExportable, other_trainers, scripts
-from engine.export.portable_recipe import PortableRecipe
+from engine.export import NotExportable, other_trainers, portable_recipe, scripts
+from engine.export.portable_recipe import PortableRecipe, Writing
 from engine.models import shapes
+from engine.render.template import PLAIN_TEMPLATE
 from engine.runs import store
-from engine.spec import recipes, schema
+from engine.spec import counts, recipes, schema
 from engine.words import Problem
 from engine.workspace import Workspace
 from tests.conftest import tunebook
@@ -53,6 +55,11 @@ QWEN = shapes.Shape(
     layout="qwen3", layers=28, hidden=1024, intermediate=3072, vocabulary=151936, heads=16, kv_heads=8, head_dim=128,
     tied=True,
 )  # fmt: skip
+CHATML = Writing("{{ '<|im_start|>' }} ... {{ '<|im_end|>' }}", False, "<|im_end|>", "<|endoftext|>", False)
+PLAIN = Writing(PLAIN_TEMPLATE, True, "</s>", "</s>", False)
+SHAPE = shapes.read_shape({"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2,
+                          "intermediate_size": 16, "vocab_size": 64, "tie_word_embeddings": True})  # fmt: skip
+GPT2 = shapes.read_shape({"model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "vocab_size": 64})
 
 CASES = {
     "trl-lora": ("trl", recipe("lora", "messages")),
@@ -63,6 +70,11 @@ CASES = {
     "trl-dpo": ("trl", recipe("dpo", "preference")),
     "trl-kto": ("trl", recipe("kto", "marked", objective_args__weights=[1.0, 1.3])),
     "trl-reward": ("trl", recipe("reward", "preference", train__report_to="trackio")),
+    "unsloth-lora": ("unsloth", recipe("lora", "prompt", train__early_stopping=3)),
+    "unsloth-qlora-layers": ("unsloth", recipe("qlora", "text", layers="top:0.25", train__gradient_checkpointing=True)),
+    "unsloth-full": ("unsloth", recipe("full", "messages", train__replay_share=0.0)),
+    "unsloth-freeze-top": ("unsloth", recipe("freeze-top", "messages")),
+    "unsloth-kto": ("unsloth", recipe("kto", "marked", objective_args__weights=[1.0, 1.3])),
     "llama-factory-lora": ("llama-factory", recipe("lora", "messages", train__early_stopping=2)),
     "llama-factory-qlora-replay": ("llama-factory", recipe("qlora", "prompt", base="me/own", train__replay_share=0.2)),
     "llama-factory-oft": ("llama-factory", recipe("oft", "text", layers=[1, 2])),
@@ -80,6 +92,10 @@ CASES = {
     "llama-factory-keep": ("llama-factory", recipe("lora", "messages", objective_args__keep="entropy")),
     "axolotl-keep": ("axolotl", recipe("full", "messages", objective_args__keep="skip_surprising")),
     "axolotl-dpo": ("axolotl", recipe("dpo", "preference")),
+    "axolotl-kto": ("axolotl", recipe("kto", "marked", objective_args__weights=[1.0, 1.3])._replace(rows=100)),
+    "axolotl-chatml": ("axolotl", recipe("lora", "messages")._replace(writing=CHATML)),
+    "axolotl-plain": ("axolotl", recipe("full", "messages")._replace(writing=PLAIN)),
+    "axolotl-head": ("axolotl", recipe("freeze-top", "prompt", train_head=True)._replace(shape=SHAPE, writing=CHATML)),
 }
 
 
@@ -95,16 +111,20 @@ def test_the_files_for_other_trainers_are_as_they_were_agreed(name):
     assert made == path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("trl")])
+SCRIPTS = [name for name, (tool, _) in CASES.items() if tool in portable_recipe.BY_TRL]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_is_python_and_uses_all_it_imports(name):
-    text = other_trainers.files(CASES[name][1], "trl")["train.py"]
+    tool, one = CASES[name]
+    text = other_trainers.files(one, tool)["train.py"]
     compile(text, "train.py", "exec")
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,E9", "-"]
     done = subprocess.run(ruff, input=text, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("trl")])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in SCRIPTS])
 def test_every_settings_file_is_yaml_with_the_settings_of_the_run(name):
     tool, one = CASES[name]
     text = other_trainers.files(one, tool)["train.yaml"]
@@ -133,8 +153,11 @@ def test_what_cannot_be_said_stands_at_the_head():
     ("tool", "one", "said"),
     [
         ("axolotl", recipe("oft", "messages"), "no OFT"),
-        ("axolotl", recipe("kto", "marked"), "chat template"),
-        ("axolotl", recipe("reward", "preference"), "chat template"),
+        ("axolotl", recipe("reward", "preference"), "one question and one answer"),
+        ("unsloth", recipe("oft", "messages"), "SFT, and DPO and KTO with LoRA"),
+        ("unsloth", recipe("reward", "preference"), "SFT, and DPO and KTO with LoRA"),
+        ("unsloth", recipe("qlora", "messages", quantize="8bit"), "16 or 4 bits"),
+        ("unsloth", recipe("lora", "messages")._replace(shape=GPT2), "no fast path"),
         ("axolotl", recipe("freeze-top", "messages", depth=None), "number of layers"),
         ("llama-factory", recipe("full", "messages", layers=[0, 3]), "the last or the first layers only"),
     ],
@@ -145,7 +168,7 @@ def test_what_a_trainer_cannot_do_is_refused_in_words(tool, one, said):
 
 
 def test_the_settings_are_read_by_axolotls_own_schema():
-    """Seen with Axolotl 0.21.0. LLaMA-Factory reads its own in test_llama_factory.py."""
+    """Seen with Axolotl 0.19.0. LLaMA-Factory reads its own in test_llama_factory.py."""
     pytest.importorskip(
         "axolotl", reason="axolotl is not installed: its keys were read in its sources (other_trainers.py)"
     )
@@ -168,7 +191,7 @@ def test_the_file_of_a_ppo_run_says_that_it_cannot_be_expressed_and_keeps_what_w
     assert any("PPO cannot be expressed here: " in line for line in head)
     assert "# What the run was told:" in head and "#     beta: 0.07" in head
     assert "#     reward_model: run:20261124-101112-abcdef" in head
-    if tool == "trl":  # run by itself it says the same, and trains nothing
+    if tool in portable_recipe.BY_TRL:  # run by itself it says the same, and trains nothing
         done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
         assert done.returncode == 1 and "PPO cannot be expressed here" in done.stderr
     else:
@@ -316,6 +339,77 @@ def test_rows_and_base_lie_beside_and_no_character_is_lost(workspace, tmp_path, 
     assert len(lines(tmp_path / "out" / "eval.jsonl")) == 2
     with pytest.raises(NotExportable, match="there already"):
         other_trainers.write(workspace, run_id, tool, tmp_path / "out")
+
+
+def as_axolotl_reads(patterns: list[str]) -> list[re.Pattern[str]]:
+    """What Axolotl 0.19 makes of the patterns of what trains (utils/freeze.py): a dot is one, but before a plus."""
+    return [re.compile(re.sub(r"\.(?!\+)", "\\.", one)) for one in patterns]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize(
+    ("embedding", "layer", "output"),
+    [
+        ("model.embed_tokens.weight", "model.layers.{}.{}", ("model.norm.weight", "lm_head.weight")),
+        ("transformer.wte.weight", "transformer.h.{}.{}", ("transformer.ln_f.bias", "lm_head.weight")),
+    ],
+)
+def test_axolotl_trains_the_layers_that_the_run_did_and_no_others(embedding, layer, output, tied, head):
+    assert SHAPE is not None
+    shape = msgspec.structs.replace(SHAPE, tied=tied)
+    one = recipe("freeze-top", "prompt", layers=[1, 12], train_head=head)._replace(shape=shape)
+    told = yaml.safe_load(other_trainers.files(one, "axolotl")["train.yaml"])
+    inside = {
+        layer.format(n, part) for n in (0, 1, 2, 11, 12, 21) for part in ("input_layernorm.weight", "mlp.up.weight")
+    }
+    names = {embedding, *inside, *(output[:1] if tied else output)}
+    patterns = as_axolotl_reads(told["unfrozen_parameters"])
+    trained = {name for name in names if any(one.match(name) for one in patterns)}
+    of_layers = {name for name in inside if ".1." in name or ".12." in name}
+    assert trained == of_layers | ({output[0], embedding if tied else output[1]} if head else set())
+
+
+@needs_starter
+def test_what_ends_an_answer_of_a_base_is_named_and_a_template_given_to_one_that_has_none(workspace, tmp_path):
+    for name, end, own in (("chatml", "<|pad|>", True), ("plain", "<|end|>", False)):
+        folder = shutil.copytree(starter.MODEL_DIR, tmp_path / name)
+        told = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(told | {"eos_token": end}))
+        if not own:
+            (folder / "chat_template.jinja").unlink()
+    stored = datasets.add_sample(workspace, starter.sample("new-facts"))
+    written = {}
+    for base in ("starter", str(tmp_path / "chatml"), str(tmp_path / "plain")):
+        run_spec, problems = recipes.resolve(
+            recipes.recipes()["lora"], base=base, revision=None, parameters=1e6, dataset_id=stored.id, overrides={}
+        )
+        assert problems == []
+        made = other_trainers.files(portable_recipe.of_spec(workspace, run_spec), "axolotl")["train.yaml"]
+        told = yaml.safe_load(made)
+        written[Path(base).name] = (told["chat_template"], told.get("chat_template_jinja"), told.get("eot_tokens"))
+        steps = counts.optimizer_steps(run_spec.train, portable_recipe.of_spec(workspace, run_spec).rows)
+        assert told["warmup_steps"] == counts.warmup_steps(run_spec.train.warmup, steps) + 1
+    assert written == {
+        "starter": ("tokenizer_default", None, None),
+        "chatml": ("tokenizer_default", None, ["<|end|>"]),
+        "plain": ("jinja", PLAIN_TEMPLATE, None),
+    }
+
+
+def test_axolotl_reads_a_text_whole_pairs_as_trl_does_and_arguments_as_text():
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"n": 1}}}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    written = portable_recipe.row_for("axolotl", {"messages": turns}, "messages")
+    assert written is not None
+    assert json.loads(written["messages"][1]["tool_calls"][0]["function"]["arguments"]) == {"n": 1}
+    whole = portable_recipe.row_for("axolotl", {"text": "a b"}, "text")
+    assert whole == {"messages": [{"role": "assistant", "content": "a b"}]}
+    two = [{"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}]
+    pair = {"prompt": turns[:1], "chosen": two, "rejected": two[:1]}
+    assert portable_recipe.row_for("axolotl", pair, "preference") == portable_recipe.row_for("trl", pair, "preference")
+    long = portable_recipe.row_for("axolotl", {"prompt": turns[:1], "completion": [two[0], turns[0], two[1]]}, "prompt")
+    assert long is not None and [turn["train"] for turn in long["messages"]] == [False, True, False, True]
 
 
 @needs_starter
