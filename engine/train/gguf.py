@@ -35,8 +35,8 @@ def _distrust() -> None:
     for kind in (transformers.AutoTokenizer, transformers.AutoConfig):
         read = kind.from_pretrained
 
-        def cautiously(*where: Any, _read: Any = read, **how: Any) -> Any:
-            return _read(*where, **{**how, "trust_remote_code": False})
+        def cautiously(*where: Any, _read: Any = read, trust_remote_code: Any = None, **how: Any) -> Any:
+            return _read(*where, **how, trust_remote_code=False)
 
         kind.from_pretrained = cautiously
 
@@ -45,7 +45,7 @@ def _know_the_tokenizer(pre_tokenizer: str) -> None:
     """Give the converter a pre-tokenizer for where it knows none, and what begins and ends a text."""
     import gguf
 
-    base = importlib.import_module("conversion.base")
+    base: Any = importlib.import_module("conversion.base")
     recognise = base.TextModel.get_vocab_base_pre
 
     def named(self: Any, tokenizer: Any) -> str:
@@ -73,7 +73,7 @@ def _begins(folder: Path) -> bool:
 
 def _want_no_more_tokens() -> None:
     """Let no architecture ask for the layers that foretell more than the next token (MTP)."""
-    conversion = importlib.import_module("conversion")
+    conversion: Any = importlib.import_module("conversion")
     known = conversion.get_model_class
 
     def without_them(*which: Any, **how: Any) -> Any:
