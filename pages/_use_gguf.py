@@ -103,7 +103,7 @@ def _download(file: Path, size: int) -> None:
 
 def _ollama(file: Path, name: str, busy: bool, create: Callable[[], None]) -> None:
     if ollama.program() is not None:
-        if st.button(t("Ollama: create {name}", name=name), disabled=busy, key="ollama"):
+        if st.button(_ui.say("Ollama: create {name}", name=name), disabled=busy, key="ollama"):
             create()
         return
     modelfile = ollama.modelfile_of(file)

@@ -53,7 +53,7 @@ def convert() -> int:
     from engine.train import gguf
 
     sys.path[:0] = [sys.argv[1], f"{sys.argv[1]}/gguf-py"]
-    conversion = importlib.import_module("conversion")
+    conversion: Any = importlib.import_module("conversion")
     known = conversion.get_model_class
 
     def with_plain_tokens(*which: Any, **how: Any) -> Any:

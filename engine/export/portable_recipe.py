@@ -50,9 +50,9 @@ class PortableRecipe(NamedTuple):
     conv1d: bool = False  # GPT-2's layers
     feed_forward: tuple[str, ...] = ()  # what the linear layers of the base's feed-forward part are called
     shape: shapes.Shape | None = None
-    found: tuple[str, ...] = ()  # what of its rows is not as in the run, where they were written out
     writing: Writing | None = None  # None where the base's files are not here
     rows: int = 0  # that it trains on, all but for groups that are held out together; 0 where that is not known
+    found: tuple[str, ...] = ()  # what of its rows is not as in the run, where they were written out
 
     @property
     def warmup_steps(self) -> int | None:

