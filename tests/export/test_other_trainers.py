@@ -23,7 +23,7 @@ from engine import events, starter
 from engine.cli import main
 from engine.cli.export import EXPORTS
 from engine.data import datasets
-from engine.estimate import cards
+from engine.estimate import cards, machine_choices
 from engine.export import NotExportable, other_trainers, portable_recipe, scripts
 from engine.export.portable_recipe import PortableRecipe, Writing
 from engine.models import shapes
@@ -545,3 +545,21 @@ def test_every_recipe_trains_as_a_script(workspace, tmp_path, name, sample, more
     losses = [line["loss"] for line in run_script(tmp_path / "out") if "loss" in line]
     assert len(losses) == 3 and all(math.isfinite(loss) for loss in losses)
     assert list((tmp_path / "out" / "out" / "final").glob("*.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.train
+@needs_starter
+@pytest.mark.skipif(
+    not machine_choices.installed("unsloth"), reason="Unsloth is not installed: `make unsloth` brings it"
+)
+@pytest.mark.parametrize("name", ["lora", "full", "dpo"])
+def test_the_script_by_unsloth_gives_the_losses_of_the_plain_one(workspace, tmp_path, name):
+    """By its backend for processors. That the plain one's are the run's is tested above."""
+    stored = datasets.add_sample(workspace, starter.sample(recipes.recipes()[name].sample))
+    run_id = ran(workspace, name, stored.id, train__max_steps=2, train__evaluations=1)
+    losses = []
+    for trainer in portable_recipe.BY_TRL:
+        other_trainers.write(workspace, run_id, trainer, tmp_path / trainer)
+        losses.append([line["loss"] for line in run_script(tmp_path / trainer) if "loss" in line])
+    assert len(losses[0]) == 2 and losses[1] == pytest.approx(losses[0], abs=1e-3)
