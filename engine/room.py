@@ -14,7 +14,7 @@ import msgspec
 from engine import limits
 from engine.export import job_runner
 from engine.models import cache, made
-from engine.runs import Run, lifecycle, store
+from engine.runs import Run, lifecycle, needs, store
 from engine.words import t
 from engine.workspace import Workspace, scratch
 
@@ -72,8 +72,8 @@ def delete(workspace: Workspace, place: str, *, all_the_same: bool = False) -> i
             raise MustBeAsked("; ".join(one.losses))
         path = workspace.root / place
         paths = [path]
-        if one.kind == "gguf" and (scored := path.with_suffix(".loss")).is_dir():
-            paths.append(scored)
+        if one.kind == "gguf":  # with what was found of it, and its Modelfile
+            paths += [beside for beside in path.parent.glob(f"{path.stem}.*") if beside != path]
         gone = [_renamed(path) for path in paths]  # first: what is half deleted must not be taken for whole
     for path in gone:
         if path.is_dir() and not path.is_symlink():
@@ -138,6 +138,10 @@ def _busy(workspace: Workspace, run: Run, runs: list[Run]) -> str | None:
     job = job_runner.progress(workspace, run.id)
     if job is not None and not job.ended:
         return t("It is being exported; wait until that has ended.")
+    if needs.is_served(workspace, run.id):
+        return t("It is being served; stop that first.")
+    if needs.is_chatted_with(workspace, run.id):
+        return t("A chat has it open; close that first.")
     users = [one for one in runs if one.base == f"run:{run.id}" and one.status in store.LIVE]
     return _named_by(users) if users else None
 

@@ -13,7 +13,7 @@ import pytest
 
 from engine import events, processes, room
 from engine.export import card
-from engine.runs import lifecycle, store
+from engine.runs import lifecycle, needs, store
 from engine.spec import recipes, schema
 from engine.workspace import Workspace
 from tests.conftest import tunebook
@@ -57,6 +57,7 @@ def test_what_takes_room_is_listed_the_largest_first_and_each_is_deleted_alone(w
     file(run / "merged" / "model.safetensors", 4000)
     file(run / "gguf" / "r1-q8_0.gguf", 3000)
     file(run / "gguf" / "r1-q8_0.loss" / "items.jsonl", 5)
+    file(run / "gguf" / "r1-q8_0.Modelfile", 5)
     file(run / "gguf" / "r1-f16.gguf", 3500)
     kept = file(run / "adapter" / "adapter_model.safetensors")
     file(workspace.models_dir / "base-1" / "model.safetensors", 9000)
@@ -87,6 +88,17 @@ def test_what_goes_on_keeps_what_it_needs(workspace: Workspace) -> None:
         with pytest.raises(room.CannotDelete, match=r"still goes on|Runs that wait or go on now need it"):
             room.delete(workspace, place, all_the_same=True)
     assert len(places(workspace)) == 4 and replay.is_file()
+
+
+def test_what_is_served_or_chatted_with_keeps_its_files(workspace: Workspace) -> None:
+    run, me = ran(workspace, "r1"), processes.identify(os.getpid())
+    file(run / "gguf" / "r1-f16.gguf")
+    needs.hold(workspace, me, ["run:r1"])
+    with pytest.raises(room.CannotDelete, match="A chat has it open"):
+        room.delete(workspace, "runs/r1/gguf/r1-f16.gguf", all_the_same=True)
+    (run / needs.SERVED).write_bytes(msgspec.json.encode({"process": me}))
+    with pytest.raises(room.CannotDelete, match="being served"):
+        room.delete(workspace, "runs/r1/gguf/r1-f16.gguf", all_the_same=True)
 
 
 def test_a_base_that_runs_stand_on_and_what_is_pinned_ask_first(workspace: Workspace) -> None:

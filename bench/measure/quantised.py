@@ -68,15 +68,16 @@ def measure(workspace: Workspace, run_id: str, kind: str) -> Row | str:
         except NotExportable as error:
             return str(error)
     found = lost.read(file)
-    if found is None or found.lost.same is None:
+    same = found.lost.same if found is not None else None
+    if found is None or same is None:
         return str(found.lost.failure) if found is not None else "it was not asked"
     told, spec = found.lost, store.load_spec(workspace, run_id)
-    in_16_bits = told.same if kind == lost.PLAIN else told.same_in_16_bits
+    in_16_bits = same if kind == lost.PLAIN else told.same_in_16_bits
     return Row(
         run=run_id, base=bases.describe(spec.base.ref, workspace).title, recipe=spec.recipe.name, name=found.name,
         mb=told.size_bytes / 1e6, share=told.size_bytes / told.plain_bytes if told.plain_bytes else None,
-        points=_figure(found.points, 100), nats=_figure(found.nats, 1), same=told.same.n - len(told.same.differences),
-        prompts=told.same.n, in_16_bits=None if in_16_bits is None else in_16_bits.n - len(in_16_bits.differences),
+        points=_figure(found.points, 100), nats=_figure(found.nats, 1), same=same.n - len(same.differences),
+        prompts=same.n, in_16_bits=None if in_16_bits is None else in_16_bits.n - len(in_16_bits.differences),
         minutes=told.seconds / 60, rounded_bits=told.rounded_bits, versions=told.versions,
     )  # fmt: skip
 

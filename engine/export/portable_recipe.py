@@ -272,30 +272,6 @@ def keeps_less(recipe: PortableRecipe, carried: tuple[str, ...] = ()) -> list[st
     return [f"objective_args.keep = {keep}: all tokens of an answer are learned alike there"]
 
 
-def yaml_differences(recipe: PortableRecipe) -> list[str]:
-    """What neither LLaMA-Factory nor Axolotl does as the run did."""
-    found, train = common_differences(recipe), recipe.spec.train
-    if train.replay_share:
-        found.append(f"train.replay_share = {train.replay_share:g}: the general rows of each epoch are left out")
-    if recipe.kind == "preference":
-        found.append("pairs whose answers are more than one message are left out")
-    found.append("rows come in another order, and an answer may be marked a token longer or shorter")
-    if recipe.tools:
-        found.append("tool calls are written as OpenAI does; check that its template shows them")
-    if train.warmup:
-        found.append("the first step of its warm-up has a rate of 0, so a run of one step learns nothing")
-    if recipe.evaluates:
-        found.append(
-            "the held-out loss is the mean of its batches' means: other figures, and maybe another best checkpoint"
-        )
-    if OBJECTIVES[recipe.spec.objective].is_judge:
-        found.append("the reward is read at the last token that its own template writes, which may be a line break")
-        found.append("rewards are not kept around 0 (the run adds 0.01 times their squared sum)")
-    if recipe.base == "base" and not recipe.spec.base.ref.startswith("run:"):
-        found.append("the base is Tunebook's starter, a toy of a million weights that lies in base/")
-    return found
-
-
 def chosen_layers(recipe: PortableRecipe, title: str) -> list[int] | None:
     """The layers that train, by number; None for all. Raises NotExportable in the name of a trainer."""
     if recipe.spec.layers == "all":

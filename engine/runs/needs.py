@@ -183,7 +183,12 @@ def hold(workspace: Workspace, process: processes.Identity | None, models: list[
         write_atomically(_open_chat(workspace), msgspec.json.encode(_Open(process=process, models=models)))
 
 
-def _chat(workspace: Workspace, run_id: str) -> Iterator[Need]:
+def is_chatted_with(workspace: Workspace, run_id: str) -> bool:
+    """Whether a chat holds a run's model now."""
     told = find_struct(_open_chat(workspace), _Open)
-    if told is not None and f"run:{run_id}" in told.models and processes.alive(told.process):
+    return told is not None and f"run:{run_id}" in told.models and processes.alive(told.process)
+
+
+def _chat(workspace: Workspace, run_id: str) -> Iterator[Need]:
+    if is_chatted_with(workspace, run_id):
         yield Need(id="", name="", how="chat")
