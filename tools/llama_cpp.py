@@ -31,6 +31,8 @@ SETTINGS = {
 # Programs and libraries find each other beside them, wherever the folder lies.
 _BESIDE = "@loader_path;@loader_path/../lib" if sys.platform == "darwin" else "$ORIGIN;$ORIGIN/../lib"
 _LIBRARIES = "*.dylib" if sys.platform == "darwin" else "*.so*"
+# Where a virtual machine names AMX and does not run it, a quantised file ends the process (llama.cpp 0.5.0, SIGILL).
+_WITHOUT_AMX = ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
 _NO_COMPILER = (
     "Building llama.cpp needs a compiler for C++, and this machine has none. Install one and start again: "
     "apt install build-essential (Debian, Ubuntu), dnf install gcc-c++ (Fedora), xcode-select --install (Mac)."
@@ -49,13 +51,24 @@ def source(folder: Path) -> Path:
 def build(sources: Path, folder: Path) -> Path:
     """Build in `folder` and return where the programs and libraries lie. Ends the process where there is no compiler, or
     what is built does not compile."""
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if name):
+    names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
+    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
+    if compiler is None:
         raise SystemExit(_NO_COMPILER)
     tools = _tools(folder.parent / "tools")
-    settings = [f"-D{name}={value}" for name, value in {**SETTINGS, "CMAKE_INSTALL_RPATH": _BESIDE}.items()]
+    more = {"CMAKE_INSTALL_RPATH": _BESIDE}
+    if _takes(compiler, *_WITHOUT_AMX):
+        more |= {"CMAKE_C_FLAGS": " ".join(_WITHOUT_AMX), "CMAKE_CXX_FLAGS": " ".join(_WITHOUT_AMX)}
+    settings = [f"-D{name}={value}" for name, value in {**SETTINGS, **more}.items()]
     _run("cmake", "-G", "Ninja", "-S", str(sources / "vendor" / "llama.cpp"), "-B", str(folder), *settings, path=tools)
     _run("cmake", "--build", str(folder), "--target", *TARGETS, path=tools)
     return folder / "bin"
+
+
+def _takes(compiler: str, *flags: str) -> bool:
+    """Whether a compiler knows flags: those of x86 are unknown to others, and to old ones."""
+    done = subprocess.run([compiler, *flags, "-E", "-x", "c++", os.devnull], capture_output=True)  # noqa: S603 - a list
+    return done.returncode == 0
 
 
 def lay_out(sources: Path, built: Path, target: Path) -> None:
