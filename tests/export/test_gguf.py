@@ -16,6 +16,7 @@ from engine.export.job import Job
 from engine.gguf import llama_cpp
 from engine.quantised import asking
 from engine.spec import recipes, schema
+from engine.train import gguf as converter
 from engine.workspace import Workspace, scratch
 from tests.fakes import llama_cpp as fake
 
@@ -183,6 +184,15 @@ def test_a_disk_too_small_for_the_file_is_said_before_anything_is_written(worksp
     size = 10**9
     assert gguf.needed_bytes(Job(what="gguf"), size, tmp_path / "none") == size * 1.5
     assert gguf.needed_bytes(Job(what="gguf", quantization="f16"), size, tmp_path / "none") == size
+
+
+def test_settings_that_transformers_5_calls_otherwise_have_the_names_that_the_converter_reads():
+    turned = {"model_type": "gpt_neox", "rope_parameters": {"partial_rotary_factor": 0.25}}
+    assert converter._as_before(turned)["rotary_pct"] == 0.25
+    assert converter._as_before({"model_type": "gpt2", "n_positions": 64})["n_ctx"] == 64
+    mixed = {"model_type": "granitemoehybrid", "layer_types": ["linear_attention", "full_attention"]}
+    assert converter._as_before(mixed)["layer_types"] == ["linear_attention", "attention"]
+    assert converter._as_before({"model_type": "llama"}) == {"model_type": "llama"}
 
 
 # --- Ollama ------------------------------------------------------------------------------------------------------
