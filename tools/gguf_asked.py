@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import numpy
 
 from engine.gguf import bindings, llama_cpp
 from engine.processes import PROJECT_DIR
@@ -33,7 +36,7 @@ def answers(library: Any, model: Any, questions: list[list[int]], steps: int) ->
     """Answer each question from an empty memory."""
     settings = library.llama_context_default_params()
     settings.n_ctx = settings.n_batch = settings.n_ubatch = WINDOW
-    settings.n_threads = settings.n_threads_batch = 1
+    settings.n_threads = settings.n_threads_batch = os.cpu_count() or 1
     settings.type_k = settings.type_v = 0  # 32 bits
     settings.flash_attn_type = 0  # off
     context = library.llama_init_from_model(model, settings)
@@ -50,10 +53,10 @@ def answers(library: Any, model: Any, questions: list[list[int]], steps: int) ->
             ids = (ctypes.c_int32 * len(given))(*given)
             if library.llama_decode(context, library.llama_batch_get_one(ids, len(given))):
                 raise SystemExit("error: it does not decode")
-            logits = list(library.llama_get_logits_ith(context, -1)[:size])
+            logits = numpy.ctypeslib.as_array(library.llama_get_logits_ith(context, -1), (size,))
             if step == 0:
-                found["logits"].append(logits)
-            said.append(max(range(size), key=logits.__getitem__))
+                found["logits"].append(logits.tolist())
+            said.append(int(logits.argmax()))
             if library.llama_vocab_is_eog(words, said[-1]):
                 break
             given = said[-1:]

@@ -22,7 +22,7 @@ from tools import gguf_asked
 
 pytestmark = pytest.mark.slow
 
-RUN, STEPS = "20261130-000000-aaaaaa", 24
+RUN, STEPS = "20261130-000000-aaaaaa", 16
 QUESTIONS = [
     *(f"What is the capital of {one}?" for one in
       ("France", "Spain", "Italy", "Japan", "Egypt", "Peru", "Kenya", "Norway", "India", "Chile")),
