@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from engine import events, starter
 from engine.data import datasets
@@ -22,6 +23,7 @@ from engine.runs import store
 from engine.spec import split
 from engine.workspace import Workspace
 from tests.conftest import ROOT, tunebook
+from tests.export.test_other_trainers import CASES
 
 PYTHON = Path(os.environ.get("TUNEBOOK_AXOLOTL") or Path(sys.prefix, "axolotl", "bin", "python"))
 pytestmark = [
@@ -175,3 +177,17 @@ def test_axolotl_begins_at_the_loss_of_the_run_and_trains_as_many_weights(both, 
     )  # fmt: skip
     assert next(line["loss"] for line in seen["logs"] if "loss" in line) == pytest.approx(loss, abs=1e-3)
     assert seen["steps"][0]["trained"] == int(count[1].replace(",", ""))
+
+
+def test_its_own_schema_knows_every_setting(tmp_path):
+    told = [
+        yaml.safe_load(other_trainers.files(one, tool)["train.yaml"])
+        for tool, one in CASES.values()
+        if tool == "axolotl"
+    ]
+    script = (
+        "import json, sys\nfrom axolotl.utils.schemas.config import AxolotlInputConfig as Known\n"
+        "for told in json.load(sys.stdin):\n    assert set(told) <= set(Known.model_fields), told\n    Known(**told)"
+    )
+    done = subprocess.run([PYTHON, "-c", script], input=json.dumps(told), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

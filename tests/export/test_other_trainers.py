@@ -167,20 +167,6 @@ def test_what_a_trainer_cannot_do_is_refused_in_words(tool, one, said):
         other_trainers.files(one, tool)
 
 
-def test_the_settings_are_read_by_axolotls_own_schema():
-    """Seen with Axolotl 0.19.0. LLaMA-Factory reads its own in test_llama_factory.py."""
-    pytest.importorskip(
-        "axolotl", reason="axolotl is not installed: its keys were read in its sources (other_trainers.py)"
-    )
-    from axolotl.utils.schemas.config import AxolotlInputConfig  # pyright: ignore[reportMissingImports]
-
-    for name, (of, one) in CASES.items():
-        if of == "axolotl":
-            told = yaml.safe_load(other_trainers.files(one, "axolotl")["train.yaml"])
-            assert set(told) <= set(AxolotlInputConfig.model_fields), name
-            AxolotlInputConfig(**told)
-
-
 @pytest.mark.parametrize("tool", other_trainers.TRAINERS)
 def test_the_file_of_a_ppo_run_says_that_it_cannot_be_expressed_and_keeps_what_was_told(tool):
     one = recipe(
