@@ -36,10 +36,12 @@ serve: $(STAMP_SERVE)
 
 $(STAMP_SERVE): $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[test,serve]'
+	touch $@
+
 # Trainers that our recipes are written for and held against by `make test-all`, each in an environment of its own laid over
 # ours: what it lacks, torch above all, it takes from there. What cannot be installed says why, and its tests are skipped.
 # LLaMA-Factory imports torchaudio, of which not every torch has a build, to read sound alone: an empty one stands in.
-OTHER_TRAINERS := $(patsubst requirements-%.txt,%,$(wildcard requirements-llama-factory.txt requirements-axolotl.txt))
+OTHER_TRAINERS := llama-factory axolotl
 other-trainers: setup
 	@for name in $(OTHER_TRAINERS); do \
 	  $(MAKE) --no-print-directory $(VENV)/$$name/.set-up || echo "$$name could not be installed: its tests are skipped"; \

@@ -46,7 +46,7 @@ def show(here: Workspace, run_id: str, *, busy: bool, start: Callable[[export_jo
     }
     kind = st.radio(
         t("One file for llama.cpp, Ollama, LM Studio and the like"),
-        list(export_job.QUANTIZATIONS),
+        list(bits),
         format_func=lambda name: _ui.plain(bits[name]),
         horizontal=True,
         key="quantization",

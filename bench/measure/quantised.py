@@ -15,7 +15,8 @@ import msgspec
 
 from bench.measure import table
 from engine.export import NotExportable, gguf, job_runner
-from engine.export.job import QUANTIZATIONS, Job
+from engine.export.job import Job
+from engine.gguf import kinds
 from engine.models import bases
 from engine.quantised import lost
 from engine.report import Comparison, paired
@@ -140,8 +141,8 @@ def main() -> int:
     parser.add_argument("runs", nargs="*", help="finished runs of this home; none: write the page alone")
     failed = 0
     for run_id in parser.parse_args().runs:
-        for kind in QUANTIZATIONS:
-            if any((row.run, row.name) == (run_id, lost.QUANTIZATIONS[kind]) for row in read()):
+        for kind in reversed(kinds.KINDS):
+            if any((row.run, row.name) == (run_id, kinds.KINDS[kind].title) for row in read()):
                 continue
             found = measure(default_workspace(), run_id, kind)
             if isinstance(found, str):

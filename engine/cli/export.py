@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.cli import shared
 from engine.cli.shared import EXIT_FAILED, EXIT_REFUSED, made_something
+from engine.gguf import kinds
 from engine.words import t
 from engine.workspace import Workspace
 
@@ -21,8 +22,8 @@ def register(command: shared.Command) -> None:
     sub.add_argument("--to", metavar="FOLDER")
     sub.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"), default="auto",
                      help="merged: numbers of this kind; auto is what the base is stored in")  # fmt: skip
-    sub.add_argument("--quantization", choices=("q4_k_m", "q8_0", "f16"), default="q4_k_m",
-                     help="gguf: about 4, 8 or 16 bits a weight (%(default)s)")  # fmt: skip
+    sub.add_argument("--quantization", choices=tuple(kinds.KINDS), default="q4_k_m",
+                     help="gguf: 16, 8 or about 5 bits a weight (%(default)s)")  # fmt: skip
     sub.add_argument("--without-asking", action="store_true",
                      help="gguf: do not ask it what the run was asked, to see what it lost")  # fmt: skip
     sub.add_argument("--llama-cpp", metavar="FOLDER", help="gguf: a llama.cpp in place of the one that make gguf built")

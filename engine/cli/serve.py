@@ -11,6 +11,7 @@ import msgspec
 
 from engine.cli import shared
 from engine.cli.shared import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, known_run, print_json
+from engine.gguf import kinds
 from engine.words import t
 from engine.workspace import Workspace
 
@@ -25,7 +26,7 @@ def register(command: shared.Command) -> None:
     sub.add_argument("run", nargs="?", help="left out: what is served is listed")
     sub.add_argument("--port", type=int, help="of 127.0.0.1; else the first of 8701 to 8720 that is free")
     sub.add_argument(
-        "--quantization", choices=("f16", "q8_0", "q4_k_m", "transformers"),
+        "--quantization", choices=(*kinds.KINDS, "transformers"),
         help="which GGUF file of the run llama.cpp takes, or transformers with the whole model; else the first there is",
     )  # fmt: skip
     sub.add_argument("--stop", action="store_true", help="end it")

@@ -61,26 +61,16 @@ def _objective(recipe: PortableRecipe) -> dict[str, Any]:
 
 
 def _differences(recipe: PortableRecipe) -> list[str]:
-    found, train = portable_recipe.common_differences(recipe), recipe.spec.train
+    found, report_to = portable_recipe.common_differences(recipe), recipe.spec.train.report_to
     found += portable_recipe.keeps_less(recipe)
-    if train.replay_share:
-        found.append(f"train.replay_share = {train.replay_share:g}: the general rows of each epoch are left out")
-    found.append("rows come in another order, so a step's loss is that of other rows")
+    found += portable_recipe.differences_by_settings(recipe)
     found += _read_otherwise(recipe)
-    if train.warmup:
-        found.append("each rate of its warm-up comes one step later: its first step has a rate of 0 and learns nothing")
-    if recipe.evaluates:
-        found.append(
-            "the held-out loss is the mean of its batches' means: other figures, and maybe another best checkpoint"
-        )
     if recipe.spec.adapter == "lora":
         found.append("its own kernels for LoRA are off, since they start on cards alone; on one they may be turned on")
     if recipe.spec.layers != "all" and recipe.spec.train_head and recipe.shape is None:
         found.append("where the output layer is the embedding, it stays frozen there and trains in the run")
-    if train.report_to not in ("none", "tensorboard"):
-        found.append(f"train.report_to = {train.report_to}: set its own keys ({train.report_to}_project and the like)")
-    if recipe.base == "base" and not recipe.spec.base.ref.startswith("run:"):
-        found.append("the base is Tunebook's starter, a toy of a million weights that lies in base/")
+    if report_to not in ("none", "tensorboard"):
+        found.append(f"train.report_to = {report_to}: set its own keys ({report_to}_project and the like)")
     return [*found, *_not_run(recipe)]
 
 
@@ -184,9 +174,8 @@ def _trainer(recipe: PortableRecipe) -> dict[str, Any]:
         "optimizer": portable_recipe.optimizer(recipe), "learning_rate": train.learning_rate,
         "lr_scheduler": portable_recipe.schedule(recipe),
     }  # fmt: skip
-    rises = recipe.warmup_steps
-    settings |= {"warmup_ratio": train.warmup} if rises is None else {"warmup_steps": rises + 1 if rises else 0}
     settings |= {
+        **portable_recipe.warmup(recipe),
         "weight_decay": train.weight_decay, "max_grad_norm": train.max_grad_norm, "seed": train.seed, "bf16": "auto",
         "fp16": False,  # or that is what it takes on a processor
         "gradient_checkpointing": recipe.computes_twice, "logging_steps": 1, "output_dir": "out",

@@ -23,8 +23,8 @@ from engine.check import DatasetError
 from engine.data import datasets
 from engine.export import ollama, parity
 from engine.export.artifacts import refused
-from engine.export.job import QUANTIZATIONS, Job, State, Told
-from engine.gguf import headers, llama_cpp, pre_tokenizers
+from engine.export.job import Job, State, Told
+from engine.gguf import headers, kinds, llama_cpp, pre_tokenizers
 from engine.quantised import asking
 from engine.render import Coder, NotWritten, coder
 from engine.render.encode import conversations
@@ -99,7 +99,7 @@ class _Made(NamedTuple):
 
 def file_of(workspace: Workspace, run_id: str, quantization: str) -> Path:
     """Return where a run's file of a quantisation lies once it is made."""
-    return workspace.run_dir(run_id) / "gguf" / f"{run_id}-{quantization}.gguf"
+    return kinds.file_of(workspace.run_dir(run_id), quantization)
 
 
 def read(file: Path) -> Written | None:
@@ -131,7 +131,7 @@ def problem(job: Job) -> Problem | None:
 def needed_bytes(job: Job, size: int, file16: Path) -> int:
     """Return about how much room a file takes, with the 16 bits it is made of."""
     whole = 0 if job.quantization != "f16" and file16.is_file() else size
-    return whole + (0 if job.quantization == "f16" else round(size * QUANTIZATIONS[job.quantization]))
+    return whole + (0 if job.quantization == "f16" else round(size * kinds.KINDS[job.quantization].most_share))
 
 
 def make(workspace: Workspace, run_id: str, folder: Path, job: Job, state: State, tell: Told) -> Path:

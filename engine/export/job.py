@@ -16,8 +16,6 @@ from engine.workspace import nearest
 
 STATE = "export.json"
 SPARE_BYTES = 50 * 2**20
-# The kinds of GGUF files that are made, most wanted first, and what share of the size in 16 bits each takes at most.
-QUANTIZATIONS = {"q4_k_m": 0.5, "q8_0": 0.55, "f16": 1.0}
 
 
 def phase_words() -> dict[str, str]:

@@ -60,27 +60,17 @@ def _about(recipe: PortableRecipe) -> list[str]:
 
 
 def _differences(recipe: PortableRecipe) -> list[str]:
-    run_spec, train = recipe.spec, recipe.spec.train
+    run_spec = recipe.spec
     found = [*portable_recipe.common_differences(recipe), *recipe.found]
     found += portable_recipe.keeps_less(recipe, carried=("entropy",))
     if run_spec.objective_args.keep == "entropy":
         found.append("use_eaft_loss divides by 3 where the run divides by ln 20")
-    if train.replay_share:
-        found.append(f"train.replay_share = {train.replay_share:g}: the general rows of each epoch are left out")
-    if recipe.base == "base" and not run_spec.base.ref.startswith("run:"):
-        found.append("the base is Tunebook's starter, a toy of a million weights that lies in base/")
-    found.append("rows come in another order, so losses are of other rows at the same step")
+    found += portable_recipe.differences_by_settings(recipe)
     found.append("without bf16=true, which starts on a card alone, the weights that train are held in 32 bits")
     if run_spec.adapter != "full" or run_spec.layers != "all":
         found.append(
             "frozen weights compute in the bits of the base's files: SmolLM2 135M began at a loss of 3.2428 in its 16 bits, "
             "and at 3.2416 in 32"
-        )
-    if train.warmup:
-        found.append("the first step of its warm-up has a rate of 0, so a run of one step learns nothing")
-    if recipe.evaluates:
-        found.append(
-            "the held-out loss is the mean of its batches' means: other figures, and maybe another best checkpoint"
         )
     if OBJECTIVES[run_spec.objective].is_judge:
         found.append("rewards are not kept around 0 (the run adds 0.01 times their squared sum)")
@@ -228,8 +218,7 @@ def _trainer(recipe: PortableRecipe) -> dict[str, Any]:
     }  # fmt: skip
     if train.max_steps:
         settings["max_steps"] = train.max_steps
-    settings |= {"lr_scheduler_type": portable_recipe.schedule(recipe)}
-    settings |= {"warmup_ratio": train.warmup} if train.warmup < 1 else {"warmup_steps": int(train.warmup)}
+    settings |= {"lr_scheduler_type": portable_recipe.schedule(recipe), **portable_recipe.warmup(recipe)}
     settings |= {
         "weight_decay": train.weight_decay, "max_grad_norm": train.max_grad_norm, "seed": train.seed,
         "gradient_checkpointing": recipe.computes_twice,

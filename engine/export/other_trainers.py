@@ -104,14 +104,12 @@ def _check_turns(rows: list[dict[str, Any]], title: str) -> None:
             raise portable_recipe.cannot(title, reason, t("take the adapter or the merged model"))
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any] | None]) -> None:
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            if row is not None:
-                file.write(json.dumps(row) + "\n")
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def _general(workspace: Workspace, recipe: PortableRecipe, rows: int) -> list[dict[str, Any] | None]:
+def _general(workspace: Workspace, recipe: PortableRecipe, rows: int) -> list[dict[str, Any]]:
     """The general rows, in the order in which the run drew them (engine/train/rows.py)."""
     from engine.starter import world
 

@@ -160,16 +160,14 @@ def read_rows(workspace: Workspace, dataset_id: str) -> list[dict[str, Any]]:
         raise refused("dataset-missing", id=dataset_id[:80]) from error
 
 
-def row_for(trainer: str, row: dict[str, Any], kind: str) -> dict[str, Any] | None:
-    """Return a canonical row as a trainer reads it; None where it cannot. TRL has its own layouts, which Axolotl hands it
-    for preferences and marked answers, all others that we know read turns."""
+def row_for(trainer: str, row: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return a canonical row as a trainer reads it that goes by the base's own chat template. TRL has its own layouts, which
+    Axolotl hands it for preferences and marked answers; all else Axolotl reads as turns, and so does LLaMA-Factory the
+    questions of PPO."""
     by_trl = trainer in BY_TRL
     if kind == "text" or row.get("text") is not None:
-        return (
-            {"messages": [{"role": "assistant", "content": row["text"]}]}
-            if trainer == "axolotl"
-            else {"text": row["text"]}
-        )
+        turns = {"messages": [{"role": "assistant", "content": row["text"]}]}
+        return turns if trainer == "axolotl" else {"text": row["text"]}
     # arguments of several kinds are no column of one kind, which Axolotl's loader makes of them; it reads them as text
     form = template.Form(text_arguments=trainer == "axolotl" and kind in ("messages", "prompt"))
     parts = {
@@ -183,22 +181,14 @@ def row_for(trainer: str, row: dict[str, Any], kind: str) -> dict[str, Any] | No
     if kind == "question":
         return {"prompt" if by_trl else "messages": parts["prompt"], **tools}
     if kind == "marked":
-        if by_trl or trainer == "axolotl":
-            return {"prompt": parts["prompt"], "completion": parts["completion"], "label": row["label"]}
-        return {"messages": parts["prompt"] + parts["completion"], "label": row["label"]}
+        return {"prompt": parts["prompt"], "completion": parts["completion"], "label": row["label"]}
     if kind == "preference":
-        if by_trl or trainer == "axolotl":
-            return {name: parts[name] for name in ("prompt", "chosen", "rejected")}
-        if len(parts["chosen"]) != 1 or len(parts["rejected"]) != 1:
-            return None
-        return {"messages": parts["prompt"], "chosen": parts["chosen"][0], "rejected": parts["rejected"][0]}
+        return {name: parts[name] for name in ("prompt", "chosen", "rejected")}
     if by_trl:
         return {"prompt": parts["prompt"], "completion": parts["completion"], **tools}
+    asked = len(parts["prompt"])  # of the question nothing is learned
     turns = parts["prompt"] + parts["completion"]
-    if trainer == "axolotl":  # of the question nothing is learned
-        asked = len(parts["prompt"])
-        turns = [{**m, "train": i >= asked and m["role"] == "assistant"} for i, m in enumerate(turns)]
-    return {"messages": turns, **tools}
+    return {"messages": [{**m, "train": i >= asked and m["role"] == "assistant"} for i, m in enumerate(turns)], **tools}
 
 
 def carries_replay(recipe: PortableRecipe) -> bool:
@@ -226,6 +216,23 @@ def common_differences(recipe: PortableRecipe) -> list[str]:
             )
     if recipe.spec.adapter_args.target_modules == shapes.FEED_FORWARD and not recipe.feed_forward:
         found.append("the feed-forward layers of its base are not known here: all linear layers get an adapter there")
+    return found
+
+
+def differences_by_settings(recipe: PortableRecipe) -> list[str]:
+    """What is not as in the run where a trainer of its own is told by settings, beside common_differences()."""
+    train, found = recipe.spec.train, list[str]()
+    if train.replay_share:
+        found.append(f"train.replay_share = {train.replay_share:g}: the general rows of each epoch are left out")
+    found.append("rows come in another order, so a step's loss is that of other rows")
+    if train.warmup:
+        found.append("each rate of its warm-up comes one step later: its first step has a rate of 0 and learns nothing")
+    if recipe.evaluates:
+        found.append(
+            "the held-out loss is the mean of its batches' means: other figures, and maybe another best checkpoint"
+        )
+    if recipe.base == "base" and not recipe.spec.base.ref.startswith("run:"):
+        found.append("the base is Tunebook's starter, a toy of a million weights that lies in base/")
     return found
 
 
@@ -289,6 +296,15 @@ def schedule(recipe: PortableRecipe) -> str:
     """The name by which transformers knows the run's schedule; its constant one has no warm-up."""
     train = recipe.spec.train
     return "constant_with_warmup" if train.schedule == "constant" and train.warmup else train.schedule
+
+
+def warmup(recipe: PortableRecipe) -> dict[str, Any]:
+    """How transformers is told of the warm-up. Its first step has a rate of 0: with a step more the others have the rates of
+    the run (engine/train/schedules.py)."""
+    rises = recipe.warmup_steps
+    if rises is None:
+        return {"warmup_ratio": recipe.spec.train.warmup}
+    return {"warmup_steps": rises + 1 if rises else 0}
 
 
 def optimizer(recipe: PortableRecipe) -> str:

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Of llama.h, enum llama_ftype.
-KINDS = {"f16": 1, "q8_0": 7, "q4_k_m": 15}
+from engine.gguf.kinds import KINDS
+
 _STRING = 3  # enum llama_model_kv_override_type
 _ON_IT = re.compile(rb"\[\s*(\d+)/\s*(\d+)\]")
 
@@ -83,7 +83,7 @@ def vocabulary(library: Any, file: Path, pre_tokenizer: str | None = None) -> It
 def quantize(
     library: Any, source: Path, target: Path, kind: str, threads: int, told: Callable[[int, int], None]
 ) -> None:
-    """Write `source`, in 16 bits, as `target` in the kind of KINDS, telling which tensor of how many it is at. Raises
+    """Write `source`, in 16 bits, as `target` in the kind of kinds.KINDS, telling which tensor of how many it is at. Raises
     ValueError."""
 
     @library.llama_log_callback
@@ -95,6 +95,6 @@ def quantize(
 
     library.llama_log_set(hear, ctypes.c_void_p(0))
     parameters = library.llama_model_quantize_default_params()
-    parameters.nthread, parameters.ftype = threads, KINDS[kind]
+    parameters.nthread, parameters.ftype = threads, KINDS[kind].number
     if library.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(parameters)):
         raise ValueError(f"{source.name} could not be quantised")

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from engine.gguf import kinds
 from engine.report import Comparison, Item, items, paired
 from engine.words import Text
 from engine.workspace import find_struct
 
-QUANTIZATIONS = {"f16": "F16", "q8_0": "Q8_0", "q4_k_m": "Q4_K_M"}
 # Who was asked, as the files of items begin: the whole model through transformers, the file through llama.cpp, and the file
 # in 16 bits, of which only the answers are compared.
 MERGED, QUANTISED, PLAIN = "merged", "quantised", "f16"
@@ -84,7 +84,7 @@ class Found(NamedTuple):
 
     @property
     def name(self) -> str:
-        return QUANTIZATIONS.get(self.lost.quantization, self.lost.quantization)
+        return self.lost.quantization.upper()
 
 
 def folder_of(file: Path) -> Path:
@@ -112,7 +112,7 @@ def read(file: Path) -> Found | None:
 
 def every(run_dir: Path) -> list[Found]:
     """Return what each file of a run lost, the largest first."""
-    found = (read(run_dir / "gguf" / f"{run_dir.name}-{one}.gguf") for one in QUANTIZATIONS)
+    found = (read(kinds.file_of(run_dir, one)) for one in kinds.KINDS)
     return [one for one in found if one is not None]
 
 

@@ -18,13 +18,11 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from engine import processes
 from engine.export import artifacts
-from engine.gguf import llama_cpp
+from engine.gguf import kinds, llama_cpp
 from engine.runs import environment
 from engine.words import t
 from engine.workspace import Workspace, read_object
 
-# Those of a run's GGUF files, what is nearest to the run first.
-QUANTIZATIONS = ("f16", "q8_0", "q4_k_m")
 # What transformers' server wants beside transformers (transformers 5.17, is_serve_available): the extra [serve].
 MODULES = ("fastapi", "openai", "pydantic", "uvicorn")
 DEFAULT_TOKENS = 1024
@@ -53,7 +51,7 @@ def choices(workspace: Workspace, run_id: str) -> list[Choice]:
     found: list[Choice] = []
     built = llama_cpp.found()
     if built is not None and built.server is not None:
-        files = {name: workspace.run_dir(run_id) / "gguf" / f"{run_id}-{name}.gguf" for name in QUANTIZATIONS}
+        files = {name: kinds.file_of(workspace.run_dir(run_id), name) for name in kinds.KINDS}
         found = [Choice("llama.cpp", name, path) for name, path in files.items() if path.is_file()]
     if all(importlib.util.find_spec(name) is not None for name in MODULES):
         found.append(Choice("transformers"))

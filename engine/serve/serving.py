@@ -16,6 +16,7 @@ import msgspec
 from engine import limits, machine, processes
 from engine.estimate import memory
 from engine.export import artifacts, job_runner
+from engine.gguf import kinds
 from engine.runs import lifecycle, needs, store
 from engine.serve import programs
 from engine.spec import OBJECTIVES
@@ -74,7 +75,7 @@ def chosen(workspace: Workspace, run_id: str, quantization: str | None) -> progr
     wanted = [one for one in found if quantization in (None, one.quantization or one.program)]
     if wanted:
         return wanted[0]
-    if quantization in programs.QUANTIZATIONS:
+    if quantization in kinds.KINDS:
         raise NotServed(Problem(rule="serve-quantization", parameters={"name": quantization}))
     raise NotServed(Problem(rule="serve-none"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from engine import events, starter
-from engine.data import datasets
+from engine import starter
 from engine.export import other_trainers
-from engine.render import Coder, encode
-from engine.runs import store
-from engine.spec import split
+from engine.render import encode
 from engine.workspace import Workspace
-from tests.conftest import ROOT, tunebook
+from tests.conftest import ROOT
+from tests.export import our_runs
+from tests.export.test_other_trainers import CASES
 
 PYTHON = Path(os.environ.get("TUNEBOOK_AXOLOTL") or Path(sys.prefix, "axolotl", "bin", "python"))
 pytestmark = [
@@ -79,18 +78,10 @@ KINDS: dict[str, tuple[str, list[dict[str, Any]], list[str]]] = {
 
 
 def trained(home: Path, kind: str) -> str:
-    """Run a kind with us, all its rows in the one step, and return its id."""
-    name, rows, more = KINDS[kind]
-    path = home.parent / f"{kind}.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = ["train.batch_size=16", "train.accumulation=1", "train.max_steps=1", "dataset.eval_share=0",
-                "evaluate.limit=1", *([] if name in ("dpo", "kto") else ["train.replay_share=0"]), *more]  # fmt: skip
+    """Run a kind with us for a step, and return its id."""
+    recipe, rows, more = KINDS[kind]
     base = str(home.parent / "turns") if kind == "talks" else "starter"
-    words = [word for setting in settings for word in ("--set", setting)]
-    done = tunebook("train", name, "--data", str(path), "--base", base, "--wait", "--json", *words,
-                    home=home, machine=home.parent / "machine")  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)["id"]
+    return our_runs.trained(home, recipe, rows, *more, steps=1, base=base)
 
 
 @pytest.fixture(scope="module")
@@ -134,24 +125,6 @@ def rows_of(step: dict[str, Any]) -> list[tuple[tuple[int, ...], tuple[int, ...]
     return sorted(found)
 
 
-def rows_of_ours(workspace: Workspace, run_id: str) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    spec = store.load_spec(workspace, run_id)
-    folder = starter.MODEL_DIR if spec.base.ref == "starter" else Path(spec.base.ref)
-    coder = Coder.of_folder(folder, spec.base.ref, spec.day)
-    rows, _ = split.divide(spec.dataset, lambda one: datasets.read_rows(workspace, one))
-    found = []
-    for row in rows:
-        coded = encode.encode_any(row, coder).within(spec.train.max_length)
-        if isinstance(coded, encode.Encoded):
-            found.append((tuple(coded.input_ids), (encode.IGNORED, *coded.labels[1:])))
-            continue
-        assert coded is not None
-        for ids in coded[1:3] if isinstance(coded, encode.Pair) else coded[1:2]:
-            blank = [encode.IGNORED] * len(coded.prompt_ids)
-            found.append(((*coded.prompt_ids, *ids), (*blank, *ids)))
-    return sorted(found)
-
-
 def test_every_export_starts_as_written(both):
     assert {kind: seen["error"] for kind, (_, _, seen) in both.items()} == dict.fromkeys(KINDS)
 
@@ -159,19 +132,28 @@ def test_every_export_starts_as_written(both):
 @pytest.mark.parametrize("kind", KINDS)
 def test_axolotl_reads_and_learns_the_tokens_of_the_run(both, kind):
     workspace, run_id, seen = both[kind]
-    ours, theirs = rows_of_ours(workspace, run_id), rows_of(seen["steps"][0])
+    ours, theirs = our_runs.encoded(workspace, run_id), rows_of(seen["steps"][0])
     assert len(theirs) == (16 if kind == "dpo" else 8)
-    assert theirs == ours
+    assert theirs == sorted((tuple(ids), tuple(labels)) for ids, labels in ours)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_axolotl_begins_at_the_loss_of_the_run_and_trains_as_many_weights(both, kind):
     workspace, run_id, seen = both[kind]
-    found, _ = events.read(workspace.run_dir(run_id))
-    loss = next(one.loss for one in found if isinstance(one, events.Step) and one.loss is not None)
-    count = next(
-        match for one in found
-        if isinstance(one, events.Log) and (match := re.match(r"([\d,]+) of [\d,]+ weights train", str(one.text)))
-    )  # fmt: skip
-    assert next(line["loss"] for line in seen["logs"] if "loss" in line) == pytest.approx(loss, abs=1e-3)
-    assert seen["steps"][0]["trained"] == int(count[1].replace(",", ""))
+    losses, count = our_runs.learned(workspace, run_id)
+    assert next(line["loss"] for line in seen["logs"] if "loss" in line) == pytest.approx(losses[0], abs=1e-3)
+    assert seen["steps"][0]["trained"] == count
+
+
+def test_its_own_schema_knows_every_setting(tmp_path):
+    told = [
+        yaml.safe_load(other_trainers.files(one, tool)["train.yaml"])
+        for tool, one in CASES.values()
+        if tool == "axolotl"
+    ]
+    script = (
+        "import json, sys\nfrom axolotl.utils.schemas.config import AxolotlInputConfig as Known\n"
+        "for told in json.load(sys.stdin):\n    assert set(told) <= set(Known.model_fields), told\n    Known(**told)"
+    )
+    done = subprocess.run([PYTHON, "-c", script], input=json.dumps(told), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -16,16 +16,15 @@ import msgspec
 import pytest
 import yaml
 
-from engine import events, starter
+from engine import starter
 from engine.data import datasets
 from engine.export import NotExportable, other_trainers
 from engine.export.portable_recipe import PortableRecipe
 from engine.render import Coder, encode
 from engine.render.template import PLAIN_TEMPLATE
-from engine.runs import store
-from engine.spec import split
 from engine.workspace import Workspace
-from tests.conftest import tunebook
+from tests.export import our_runs
+from tests.export.our_runs import sample
 from tests.export.test_other_trainers import CASES, QWEN, ran, recipe
 
 PROGRAM = Path(os.environ.get("TUNEBOOK_LLAMA_FACTORY") or Path(sys.prefix, "llama-factory", "bin", "llamafactory-cli"))
@@ -66,11 +65,6 @@ WITH_TOOLS = """{%- for message in messages -%}
 TEXTS = [{"text": f"The {name} of the house is {name} in every room."} for name in ("colour", "floor", "roof", "door")]
 
 
-def sample(name: str, count: int) -> list[dict[str, Any]]:
-    lines = starter.sample(name).file.read_text("utf-8").splitlines()
-    return [json.loads(line) for line in lines[:count]]
-
-
 def with_tools(folder: Path) -> Path:
     """A base that is the starter with another template, as a folder of a person's own."""
     if not folder.exists():
@@ -94,38 +88,11 @@ KINDS: dict[str, tuple[str, Any, list[str]]] = {
 }
 
 
-def trained(home: Path, machine: Path, kind: str) -> str:
-    """Run a kind with us, all its rows in each of two steps, and return the id."""
-    name, rows, more = KINDS[kind]
-    told = rows()
-    path = home.parent / f"{kind}.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in told))
-    settings = [
-        f"train.batch_size={len(told)}", "train.accumulation=1", "train.max_steps=2", "dataset.eval_share=0",
-        "train.warmup=0", "evaluate.limit=1", *([] if name in ("dpo", "kto", "reward") else ["train.replay_share=0"]), *more,
-    ]  # fmt: skip
-    words = [word for setting in settings for word in ("--set", setting)]
+def trained(home: Path, kind: str) -> str:
+    """Run a kind with us for two steps, and return the id."""
+    recipe, rows, more = KINDS[kind]
     base = str(with_tools(home.parent / "with-tools")) if kind == "conversations" else "starter"
-    done = tunebook("train", name, "--data", str(path), "--base", base, "--wait", "--json", *words,
-                    home=home, machine=machine)  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)["id"]
-
-
-def ours(workspace: Workspace, run_id: str) -> tuple[list[float], int]:
-    found, _ = events.read(workspace.run_dir(run_id))
-    losses = [one.loss for one in found if isinstance(one, events.Step) and one.loss is not None]
-    said = (str(one.text) for one in found if isinstance(one, events.Log))
-    count = next(match for text in said if (match := re.match(r"([\d,]+) of [\d,]+ weights train", text)))
-    return losses, int(count[1].replace(",", ""))
-
-
-def our_rows(workspace: Workspace, run_id: str) -> list[Any]:
-    spec = store.load_spec(workspace, run_id)
-    folder = starter.MODEL_DIR if spec.base.ref == "starter" else Path(spec.base.ref)
-    coder = Coder.of_folder(folder, spec.base.ref, spec.day)
-    rows, _ = split.divide(spec.dataset, lambda one: datasets.read_rows(workspace, one))
-    return [encode.encode_any(row, coder) for row in rows]
+    return our_runs.trained(home, recipe, rows(), "train.warmup=0", *more, steps=2, base=base)
 
 
 def theirs(folder: Path) -> tuple[list[float], int]:
@@ -162,15 +129,6 @@ def learned(ids: list[int], labels: list[int]) -> tuple[list[int], list[int]]:
     return ids[:last], labels[:last]
 
 
-def as_theirs(coded: Any) -> list[tuple[list[int], list[int]]]:
-    """What of an encoded row is learned, in the form of theirs: one or two texts. Nothing foretells a first token."""
-    if isinstance(coded, encode.Encoded):
-        return [learned(coded.input_ids, [encode.IGNORED, *coded.labels[1:]])]
-    answers = coded[1:3] if isinstance(coded, encode.Pair) else coded[1:2]
-    blank = [encode.IGNORED] * len(coded.prompt_ids)
-    return [learned([*coded.prompt_ids, *ids], [*blank, *ids]) for ids in answers]
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("factory") / "home"
@@ -183,11 +141,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_llama_factory_starts_as_written_and_trains_the_same_tokens_at_the_same_loss(home, tmp_path, kind):
     workspace, folder = Workspace(home), tmp_path / "out"
-    run_id = trained(home, home.parent / "machine", kind)
+    run_id = trained(home, kind)
     other_trainers.write(workspace, run_id, "llama-factory", folder)
-    (our_losses, our_count), (their_losses, their_count) = ours(workspace, run_id), theirs(folder)
+    (our_losses, our_count), (their_losses, their_count) = our_runs.learned(workspace, run_id), theirs(folder)
 
-    wanted = [part for coded in our_rows(workspace, run_id) for part in as_theirs(coded)]
+    wanted = [learned(*one) for one in our_runs.encoded(workspace, run_id)]
     sides = ("chosen_", "rejected_") if kind in ("dpo", "reward") else ("",)
     found = [learned(row[f"{side}input_ids"], row[f"{side}labels"]) for row in their_rows(folder) for side in sides]
     assert sorted(found) == sorted(wanted)

@@ -33,6 +33,7 @@ from engine.spec import counts, recipes, schema
 from engine.words import Problem
 from engine.workspace import Workspace
 from tests.conftest import tunebook
+from tests.export import our_runs
 
 GOLDEN = Path(__file__).parent / "golden"
 HUB = "Qwen/Qwen3-0.6B"
@@ -165,20 +166,6 @@ def test_what_cannot_be_said_stands_at_the_head():
 def test_what_a_trainer_cannot_do_is_refused_in_words(tool, one, said):
     with pytest.raises(NotExportable, match=said):
         other_trainers.files(one, tool)
-
-
-def test_the_settings_are_read_by_axolotls_own_schema():
-    """Seen with Axolotl 0.19.0. LLaMA-Factory reads its own in test_llama_factory.py."""
-    pytest.importorskip(
-        "axolotl", reason="axolotl is not installed: its keys were read in its sources (other_trainers.py)"
-    )
-    from axolotl.utils.schemas.config import AxolotlInputConfig  # pyright: ignore[reportMissingImports]
-
-    for name, (of, one) in CASES.items():
-        if of == "axolotl":
-            told = yaml.safe_load(other_trainers.files(one, "axolotl")["train.yaml"])
-            assert set(told) <= set(AxolotlInputConfig.model_fields), name
-            AxolotlInputConfig(**told)
 
 
 @pytest.mark.parametrize("tool", other_trainers.TRAINERS)
@@ -520,6 +507,27 @@ def test_the_trl_script_alone_reaches_the_loss_of_the_run(trained_home, tmp_path
     assert len(ours) > 5 and max(abs(theirs[step] - loss) for step, loss in ours.items()) < 0.01
     held = [e.loss for e in found if isinstance(e, events.Eval)]
     assert held[-1] == pytest.approx([line["eval_loss"] for line in logged if "eval_loss" in line][-1], abs=0.01)
+
+
+TALKS = [
+    {"messages": [{"role": "system", "content": "Be short."}] * (i % 2) + [
+        {"role": "user", "content": f"What is {i}?"}, {"role": "assistant", "content": f"It is number {i}."},
+        {"role": "user", "content": "And then?"}, {"role": "assistant", "content": f"Then comes {i + 1}. " * (i + 1)},
+    ]} for i in range(8)
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.train
+@needs_starter
+@pytest.mark.parametrize("name", ["lora", "dpo", "kto"])
+def test_the_trl_script_learns_all_its_rows_at_the_losses_of_the_run(tmp_path, name):
+    """Of two steps: the second is at what was learned in the first."""
+    rows = TALKS if name == "lora" else our_runs.sample(recipes.recipes()[name].sample, 8)
+    run_id = our_runs.trained(tmp_path / "home", name, rows, "train.warmup=0", steps=2)
+    other_trainers.write(Workspace(tmp_path / "home"), run_id, "trl", tmp_path / "out")
+    losses = [line["loss"] for line in run_script(tmp_path / "out") if "loss" in line]
+    assert losses == pytest.approx(our_runs.learned(Workspace(tmp_path / "home"), run_id)[0], abs=1e-3)
 
 
 @pytest.mark.slow

@@ -52,6 +52,12 @@ def test_every_file_of_ours_that_a_text_names_is_there() -> None:
     assert sorted(gone) == []
 
 
+def test_what_make_set_up_once_it_does_not_set_up_again() -> None:
+    rules = re.findall(r"^(\$\((?:STAMP\w*|VENV)\)\S*):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    assert len(rules) >= 5
+    assert [target for target, steps in rules if not steps.endswith("\ttouch $@\n")] == []
+
+
 def files(*folders: str) -> list[Path]:
     return [path for folder in folders for path in sources(folder)]
 
