@@ -11,10 +11,11 @@ import msgspec
 
 from engine import machine, processes
 from engine.estimate import memory
+from engine.runs import needs
 from engine.words import Problem, Text, t
 from engine.workspace import nearest
 
-STATE = "export.json"
+STATE = needs.EXPORTED
 SPARE_BYTES = 50 * 2**20
 # The kinds of GGUF files that are made, most wanted first, and what share of the size in 16 bits each takes at most.
 QUANTIZATIONS = {"q4_k_m": 0.5, "q8_0": 0.55, "f16": 1.0}
