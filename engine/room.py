@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 
 from engine import limits
-from engine.export import job_runner
 from engine.models import cache, made
 from engine.runs import Run, lifecycle, needs, store
 from engine.words import t
@@ -135,8 +134,7 @@ def _busy(workspace: Workspace, run: Run, runs: list[Run]) -> str | None:
     """Why nothing of a run can be deleted now."""
     if run.status in store.LIVE or store.supervised(workspace.run_dir(run.id)):
         return t("The run still goes on; stop it first.")
-    job = job_runner.progress(workspace, run.id)
-    if job is not None and not job.ended:
+    if needs.is_exported(workspace, run.id):
         return t("It is being exported; wait until that has ended.")
     if needs.is_served(workspace, run.id):
         return t("It is being served; stop that first.")

@@ -96,8 +96,11 @@ def test_what_is_served_or_chatted_with_keeps_its_files(workspace: Workspace) ->
     needs.hold(workspace, me, ["run:r1"])
     with pytest.raises(room.CannotDelete, match="A chat has it open"):
         room.delete(workspace, "runs/r1/gguf/r1-f16.gguf", all_the_same=True)
-    (run / needs.SERVED).write_bytes(msgspec.json.encode({"process": me}))
+    (run / needs.SERVED).write_bytes(msgspec.json.encode({"run": "r1", "process": me}))
     with pytest.raises(room.CannotDelete, match="being served"):
+        room.delete(workspace, "runs/r1/gguf/r1-f16.gguf", all_the_same=True)
+    (run / needs.EXPORTED).write_bytes(msgspec.json.encode({"process": me}))
+    with pytest.raises(room.CannotDelete, match="being exported"):
         room.delete(workspace, "runs/r1/gguf/r1-f16.gguf", all_the_same=True)
 
 
@@ -213,11 +216,14 @@ def test_a_pinned_run_s_card_says_so_and_how_to_ask_it(workspace: Workspace) -> 
     run = ran(workspace, "r1", "owner/name")
     file(run / "adapter" / "adapter_config.json")
     file(run / "gguf" / "r1-q8_0.gguf")
+    file(run / "gguf" / "r1-q8_0.Modelfile")
     lifecycle.pin(workspace, "r1", "helper")
     text = card.markdown(workspace, "r1", whole=False)
     assert "# helper v1 (" in text and "## How to ask it" in text
     assert "PeftModel.from_pretrained(base, '.')" in text or 'PeftModel.from_pretrained(base, ".")' in text
-    assert "llama-server -m r1-q8_0.gguf" in text and "ollama run" in text
+    assert "llama-server -m r1-q8_0.gguf" in text
+    name = "tunebook-r1:q8_0"
+    assert f"ollama create {name} -f r1-q8_0.Modelfile && ollama run {name}" in text
     assert 'AutoModelForCausalLM.from_pretrained(".")' in card.markdown(workspace, "r1").replace("'", '"')
 
 

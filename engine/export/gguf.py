@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -45,7 +45,7 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
 
     quantization: str
     size_bytes: int
-    whole_bytes: int
+    whole_bytes: Annotated[int, msgspec.Meta(gt=0)]
     pre_tokenizer: str
     found: bool
     texts: int
@@ -103,8 +103,9 @@ def file_of(workspace: Workspace, run_id: str, quantization: str) -> Path:
 
 
 def read(file: Path) -> Written | None:
-    """Return how a file was made and read back, or None."""
-    return find_struct(file.with_suffix(".json"), Written) if file.is_file() else None
+    """Return how a file was made and read back; None where that is not known, or it is no longer so large."""
+    found = find_struct(file.with_suffix(".json"), Written) if file.is_file() else None
+    return found if found is not None and found.size_bytes == file.stat().st_size else None
 
 
 def parts(named: str | None) -> llama_cpp.LlamaCpp | None:
@@ -130,7 +131,7 @@ def problem(job: Job) -> Problem | None:
 
 def needed_bytes(job: Job, size: int, file16: Path) -> int:
     """Return about how much room a file takes, with the 16 bits it is made of."""
-    whole = 0 if job.quantization != "f16" and file16.is_file() else size
+    whole = 0 if job.quantization != "f16" and read(file16) is not None else size
     return whole + (0 if job.quantization == "f16" else round(size * kinds.KINDS[job.quantization].most_share))
 
 
@@ -334,9 +335,15 @@ class _Work(NamedTuple):
 
 
 def _offline() -> dict[str, str]:
-    """The environment of a process that reads a model: no network, no card, no token."""
+    """The environment of a process that reads a model: no network, no card, no token, and an end with ours."""
     kept = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}
-    return {**kept, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return {
+        **kept,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TUNEBOOK_SUPERVISOR": str(os.getpid()),
+    }
 
 
 def _difference(asked: _Made, ids: list[list[int]], first: pre_tokenizers.First) -> parity.Difference:

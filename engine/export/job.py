@@ -11,10 +11,11 @@ import msgspec
 
 from engine import machine, processes
 from engine.estimate import memory
+from engine.runs import needs
 from engine.words import Problem, Text, t
 from engine.workspace import nearest
 
-STATE = "export.json"
+STATE = needs.EXPORTED
 SPARE_BYTES = 50 * 2**20
 
 

@@ -124,7 +124,7 @@ def _environment(workspace: Workspace, run_dir: Path) -> dict[str, str]:
     chosen = environment.environment(run_dir, store.load_spec(workspace, run_dir.name))
     # it holds whole weights, and is soon done: freed blocks go back to the kernel (mallopt(3))
     chosen.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
-    return {name: value for name, value in chosen.items() if name != "TUNEBOOK_SUPERVISOR"}
+    return chosen
 
 
 def _merge(run_dir: Path, target: Path, job: Job, state: State, tell: Told) -> Path:

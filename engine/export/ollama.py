@@ -112,7 +112,9 @@ def template(source: str, tokens: dict[str, str]) -> tuple[str, str, str] | None
         return None
     # llama.cpp puts the first token of all in by itself.
     marks = marks._replace(begin=marks.begin.removeprefix(tokens.get("bos_token") or "\0"))
-    if any("{{" in part or '"""' in part for part in marks):
+    if any(
+        "{{" in part or part.endswith("{") or '"""' in part for part in marks
+    ):  # nor would a brace before ours stay text
         return None
     content = "{{ .Content }}"
     made = (

@@ -10,10 +10,12 @@ import json
 import sys
 from pathlib import Path
 
+from engine import processes
 from engine.gguf import bindings
 
 
 def main() -> int:
+    processes.die_with_parent()
     where, libraries, source, target, kind, threads = sys.argv[1:7]
     library = bindings.load(Path(where), Path(libraries))
 

@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from engine import processes
 from engine.gguf import bindings
 
 
 def main() -> int:
+    processes.die_with_parent()
     library = bindings.load(Path(sys.argv[1]), Path(sys.argv[2]))
     asked = json.loads(sys.stdin.read())
     for name in asked.get("pre_tokenizers") or [None]:

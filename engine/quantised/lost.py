@@ -54,7 +54,8 @@ class Same(msgspec.Struct, frozen=True):
 class Lost(msgspec.Struct, kw_only=True, frozen=True):
     """What was compared when. `size_bytes` and `mtime_ns` are those of the file then, `plain_bytes` the size of the one in
     16 bits, 0 while it is not known; `rounded_bits`: to so many bits the base had been rounded before; `asked` of
-    `questions` that the run was asked, in `budget_s`; `failure`: why nothing was compared."""
+    `questions` that the run was asked, in `budget_s`, and sets of them that cannot be put any more, `left`; `failure`: why
+    nothing was compared."""
 
     quantization: str
     size_bytes: int
@@ -66,6 +67,7 @@ class Lost(msgspec.Struct, kw_only=True, frozen=True):
     same_in_16_bits: Same | None = None
     asked: int = 0
     questions: int = 0
+    left: list[str] = []
     budget_s: float | None = None
     seconds: float = 0.0
     number_format: str = ""

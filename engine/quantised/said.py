@@ -53,6 +53,10 @@ def notes(found: Found, *, quotes: bool = True) -> list[str]:
             t("{n} of the {of} questions that the run was asked were asked, as many as fit into {seconds} s.",
               n=lost.asked, of=lost.questions, seconds=f"{lost.budget_s or 0:g}")
         )  # fmt: skip
+    if lost.left:
+        told.append(
+            t("Not asked, since it cannot be put any more as it was: {names}.", names=", ".join(lost.left)[:300])
+        )
     counted = [
         t("{n} questions", n=row.n) if scaled else t("{n} rows and texts", n=row.n)
         for row, scaled in ((found.points, True), (found.nats, False))

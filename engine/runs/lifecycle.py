@@ -209,6 +209,8 @@ def losses(workspace: Workspace, run_id: str) -> list[str]:
     """Return what would be lost with a run beside itself, line by line. Raises CannotDelete where it must stay."""
     if status(workspace, run_id) in LIVE or supervised(workspace.run_dir(run_id)):
         raise CannotDelete(t("The run still goes on; stop it first."))
+    if needs.is_exported(workspace, run_id):
+        raise CannotDelete(t("It is being exported; wait until that has ended."))
     if needs.is_served(workspace, run_id):
         raise CannotDelete(t("It is served to other programs; end that first: tunebook serve --stop {id}", id=run_id))
     found = needs.of(workspace, run_id)

@@ -147,21 +147,36 @@ def _chains(workspace: Workspace, run_id: str) -> Iterator[Need]:
             yield Need(id=path.stem, name=str(told.get("name") or path.stem), how="chain")
 
 
-# --- what is served, and an open chat ---
+# --- what is exported or served, and an open chat ---
 
-SERVED = "serve.json"
+EXPORTED, SERVED = "export.json", "serve.json"
+
+
+class _Exported(msgspec.Struct, kw_only=True):
+    """export.json of a run: the process that makes something of it (engine/export), and what it ended with."""
+
+    process: processes.Identity
+    made: Any = None
+    failure: Any = None
+
+
+def is_exported(workspace: Workspace, run_id: str) -> bool:
+    """Whether a process makes something of a run now."""
+    told = find_struct(workspace.run_dir(run_id) / EXPORTED, _Exported)
+    return told is not None and told.made is None and told.failure is None and processes.alive(told.process)
 
 
 class _Served(msgspec.Struct, kw_only=True):
-    """serve.json of a run: the process that serves it (engine/serve)."""
+    """serve.json of a run: its id, and the process that serves it (engine/serve)."""
 
+    run: str
     process: processes.Identity
 
 
 def is_served(workspace: Workspace, run_id: str) -> bool:
     """Whether other programs can ask a run now."""
     told = find_struct(workspace.run_dir(run_id) / SERVED, _Served)
-    return told is not None and processes.alive(told.process)
+    return told is not None and told.run == run_id and processes.alive(told.process)
 
 
 class _Open(msgspec.Struct, kw_only=True):

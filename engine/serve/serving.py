@@ -123,9 +123,12 @@ def write(workspace: Workspace, serving: Serving) -> None:
 
 
 def now(workspace: Workspace, run_id: str) -> Serving | None:
-    """Return how a run is served, or how that ended; None where it is not. What is gone without a word was killed."""
+    """Return how a run is served, or how that ended; None where it is not. What is gone without a word was killed, and
+    what another run's folder is a copy of says nothing of it."""
     serving = find_struct(workspace.run_dir(run_id) / STATE, Serving)
-    if serving is not None and serving.failure is None:
+    if serving is None or serving.run != run_id:
+        return None
+    if serving.failure is None:
         processes.reap()
         if not processes.alive(serving.process):
             serving.failure = failure("serve-killed")
@@ -147,7 +150,8 @@ def merging(workspace: Workspace, run_id: str) -> float | None:
 
 def all_now(workspace: Workspace) -> dict[str, Serving]:
     """Return all that is served, by run."""
-    found = {path.parent.name: now(workspace, path.parent.name) for path in workspace.runs_dir.glob(f"*/{STATE}")}
+    names = [path.parent.name for path in workspace.runs_dir.glob(f"*/{STATE}")]
+    found = {name: now(workspace, name) for name in names if store.exists(workspace, name)}
     return {name: one for name, one in sorted(found.items()) if one is not None and one.failure is None}
 
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from engine import events
+from engine.check import DatasetError
 from engine.runs import ScoredRun, failures, store
 from engine.train import adopted, objectives, rows
 from engine.train.run import Run
@@ -45,10 +46,12 @@ def _asked(run: Run, origin: ScoredRun, tokenizer: Any) -> Iterator[Question]:
 def _every(run: Run, origin: ScoredRun, tokenizer: Any) -> list[Question]:
     run.told.begin("loading", "rows")
     run.rows = rows.Rows([], [], [], [], [], [])
-    if run.spec.adopted is not None:
-        found = adopted.questions(run, tokenizer)[1]
+    found = scores.general(run.spec, run.workspace, run.base)
+    if run.spec.adopted is None:
+        found += _of_rows(run)
     else:
-        found = [*scores.general(run.spec, run.workspace, run.base), *_of_rows(run)]
+        with suppress(DatasetError):  # as in _of_rows
+            found = adopted.questions(run, tokenizer)[1]
     for one in origin.evaluations:
         if one.status == "finished":
             found += scores.general(store.load_spec(run.workspace, one.id), run.workspace, run.base)
@@ -56,9 +59,10 @@ def _every(run: Run, origin: ScoredRun, tokenizer: Any) -> list[Question]:
 
 
 def _of_rows(run: Run) -> list[Question]:
-    if not run.objective.needs_judge:
-        return own_rows.of_run(run)
-    with suppress(failures.RunRefused):  # where the judge is gone, general knowledge is asked all the same
+    # where the rows or the judge are gone, general knowledge is asked all the same
+    with suppress(failures.RunRefused, DatasetError):
+        if not run.objective.needs_judge:
+            return own_rows.of_run(run)
         objective = objectives.of(run.spec.objective)
         objective.prepare(run)
         return objective.questions(run)

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from engine import processes
 from engine.export import artifacts, job
 from engine.export import parity as export_parity
 from engine.models import Base, bases
@@ -271,6 +272,7 @@ def _refuse_beyond(off: float, rule: str) -> None:
 def main() -> int:
     import transformers
 
+    processes.die_with_parent()
     transformers.logging.set_verbosity_error()
     run_dir, target = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
 

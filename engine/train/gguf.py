@@ -19,6 +19,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from engine import processes
+
 # Any of llama.cpp's: what is written with it is read with each candidate in its place.
 PLACEHOLDER = "gpt-2"
 _AGAIN_S = 0.5
@@ -122,6 +124,7 @@ def _tell_bytes() -> None:
 
 
 def main() -> int:
+    processes.die_with_parent()
     llama_cpp, folder, outfile, what, *given = sys.argv[1:]
     sys.path[:0] = [llama_cpp, str(Path(llama_cpp) / "gguf-py")]
     sys.argv[1:] = [llama_cpp, folder]  # what its own functions look at is set below

@@ -104,10 +104,13 @@ class _Asking:
             sha256=_sha256(self.file), plain_bytes=0 if self.plain is None else self.plain.stat().st_size,
             rounded_bits=self._rounded_bits(), same=self._compared(lost.QUANTISED),
             same_in_16_bits=None if self.plain is None else self._compared(lost.PLAIN), asked=sum(n for _, n in asked),
-            questions=sum(one.size for one in self.asked), budget_s=budget_s, seconds=time.monotonic() - began_s,
-            number_format=str(_FORMAT).removeprefix("torch."),
+            questions=sum(one.size for one in self.asked), left=self._left(), budget_s=budget_s,
+            seconds=time.monotonic() - began_s, number_format=str(_FORMAT).removeprefix("torch."),
             versions={"transformers": transformers.__version__, "llama.cpp": llama_cpp.version()},
         )  # fmt: skip
+
+    def _left(self) -> list[str]:
+        return sorted(set(self.origin.joined) - {one.benchmark for one in self.asked})
 
     def _planned(self, file: Side, budget_s: float) -> dict[str, int]:
         """Return how many questions of each set are asked: as many as fit into the run's budget, by the pace of the file's

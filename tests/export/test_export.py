@@ -239,6 +239,7 @@ DROPS_REASONING = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content if loop.last else m.content[:4] }}</>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+BRACES = HEADINGS.replace(":\n", ": {{ '{' }}")
 TOKENS = {"bos_token": "<|begin|>", "eos_token": "</s>", "pad_token": "", "unk_token": ""}
 
 
@@ -261,7 +262,9 @@ def test_the_system_prompt_that_a_template_adds_by_itself_is_named(workspace):
     assert made is not None and made[1:] == ("You are helpful.", "<|im_end|>")
 
 
-@pytest.mark.parametrize("template", [NO_SYSTEM, DROPS_REASONING, "{% broken", "{{ messages[0].nothing.at_all }}"])
+@pytest.mark.parametrize(
+    "template", [NO_SYSTEM, DROPS_REASONING, BRACES, "{% broken", "{{ messages[0].nothing.at_all }}"]
+)
 def test_a_template_that_does_more_than_mark_turns_is_not_guessed_at(template, tmp_path):
     assert ollama.template(template, TOKENS) is None
     (tmp_path / "chat_template.jinja").write_text(template)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,13 @@ from engine.export import NotExportable, gguf, job_runner, ollama
 from engine.export.job import Job
 from engine.gguf import llama_cpp
 from engine.quantised import asking
+from engine.runs import lifecycle
 from engine.spec import recipes, schema
 from engine.train import gguf as converter
 from engine.workspace import Workspace, scratch
+from tests.conftest import ROOT
 from tests.fakes import llama_cpp as fake
+from tests.helpers import wait_until
 
 RUN = "20261130-000000-aaaaaa"
 
@@ -128,6 +132,43 @@ def test_what_a_killed_job_left_goes_when_the_next_begins(workspace, tmp_path, m
     (left / "f16.gguf").write_bytes(b"half")
     job_runner.run(workspace, RUN, Job(what="gguf"))
     assert not left.exists() and len(names(workspace)) == 3
+
+
+def test_a_job_that_is_killed_takes_its_processes_with_it_and_the_next_one_works(workspace, tmp_path, monkeypatch):
+    pid_file = tmp_path / "writing"
+    folder = fakes(tmp_path, monkeypatch, writing=str(pid_file))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    job_runner.run(workspace, RUN, Job(what="gguf", quantization="f16"))
+    job_runner.start(workspace, RUN, Job(what="gguf", quantization="q8_0"))
+    writer = wait_until(
+        lambda: pid_file.is_file() and pid_file.read_text() and processes.identify(int(pid_file.read_text()))
+    )
+    with pytest.raises(lifecycle.CannotDelete, match="is being exported"):
+        lifecycle.delete(workspace, RUN, all_the_same=True)
+    job = job_runner.progress(workspace, RUN)
+    assert job is not None and job.process is not None and processes.alive(writer)
+    os.kill(job.process.pid, signal.SIGKILL)
+    wait_until(lambda: not processes.alive(writer))
+    job = job_runner.progress(workspace, RUN)
+    assert job is not None and "was ended before it was done" in str(job.failure)
+    told = json.loads((folder / "says.json").read_text())
+    (folder / "says.json").write_text(json.dumps({name: value for name, value in told.items() if name != "writing"}))
+    job_runner.run(workspace, RUN, Job(what="gguf", quantization="q8_0"))
+    assert len(names(workspace)) == 6 and not any(name.startswith(".") for name in names(workspace))
+
+
+def test_sixteen_bits_that_were_cut_or_whose_record_is_damaged_are_made_anew(workspace, tmp_path, monkeypatch):
+    fakes(tmp_path, monkeypatch)
+    whole = Path(job_runner.run(workspace, RUN, Job(what="gguf", quantization="f16")))
+    size = whole.stat().st_size
+    os.truncate(whole, size // 2)
+    assert gguf.read(whole) is None
+    made = gguf.read(Path(job_runner.run(workspace, RUN, Job(what="gguf"))))
+    assert made is not None and made.whole_bytes == size
+    job_runner.run(workspace, RUN, Job(what="gguf", quantization="f16"))
+    told = json.loads(whole.with_suffix(".json").read_text())
+    whole.with_suffix(".json").write_text(json.dumps({**told, "whole_bytes": 0}))
+    assert gguf.read(whole) is None  # a size of which no share can be said
 
 
 def test_what_the_file_says_otherwise_than_the_model_is_said(workspace, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from tests.gguf import files
 MODEL_BYTES = 4096
 # The bindings: a text's tokens are those of the tokenizer where the file's way is right, else the first is another one.
 BINDINGS = """
-import ctypes, json, os, types
+import ctypes, json, os, time, types
 from pathlib import Path
 from engine.gguf import headers
 
@@ -67,6 +67,10 @@ def llama_vocab_get_add_bos(vocabulary): return SAYS.get("begins", False)
 def llama_vocab_is_eog(vocabulary, number): return number in SAYS.get("ends", [1])
 
 def llama_model_quantize(source, target, parameters):
+    if "writing" in SAYS:
+        Path(SAYS["writing"]).write_text(str(os.getpid()))
+        Path(target.decode()).write_bytes(b"half")
+        time.sleep(60)
     if "quantizing" in SAYS:
         _hear(2, SAYS["quantizing"].encode() + b"\\n", None)
         return 1
@@ -80,7 +84,8 @@ def llama_model_quantize(source, target, parameters):
 def lay_out(folder: Path, tokenizer: Path, **says: Any) -> Path:
     """Write the folder. `says`: the pre-tokenizer that is `right`, those that the library `aborts` at, ids that are `ends`,
     whether a text `begins` with a token, what the converter is `refusing` and whether the tokenizer is `unknown` to it,
-    what fails in `quantizing`, a `template` in place of the model's, a number of the `signal` that ends the converter."""
+    what fails in `quantizing`, or a file for its process to be named in, which goes on `writing`, a `template` in place of
+    the model's, a number of the `signal` that ends the converter."""
     (folder / "lib").mkdir(parents=True)
     (folder / "python" / "llama_cpp").mkdir(parents=True)
     for name in ("libllama.so", "libllama.dylib", "llama.dll"):

@@ -123,6 +123,11 @@ def test_of_a_base_that_was_rounded_before_the_loss_is_said_to_be_flattered(work
     assert not any("flattered" in note for note in said.notes(found(made(workspace, "q8_0"))))
 
 
+def test_what_could_not_be_asked_any_more_is_named(workspace):
+    path = made(workspace, left=["new task"])
+    assert "Not asked, since it cannot be put any more as it was: new task." in said.notes(found(path))
+
+
 def test_a_file_that_was_made_anew_has_no_loss_until_it_is_asked_again(workspace):
     path = made(workspace)
     os.utime(path, ns=(1, 1))

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.export import artifacts, job_runner
+from engine.export import artifacts, gguf, job_runner
 from engine.export.job import Job
 from engine.gguf import llama_cpp
 from engine.runs import store
@@ -77,7 +77,9 @@ def file_of(merged: tuple[Workspace, str], quantization: str) -> None:
     if importlib.util.find_spec("gguf") is None:
         pytest.skip("gguf is not installed: `make gguf`")
     workspace, run_id = merged
-    job_runner.run(workspace, run_id, msgspec.convert({"what": "gguf", "quantization": quantization}, Job))
+    if gguf.read(gguf.file_of(workspace, run_id, quantization)) is None:
+        job = {"what": "gguf", "quantization": quantization, "ask": False}
+        job_runner.run(workspace, run_id, msgspec.convert(job, Job))
 
 
 @pytest.fixture(params=["transformers", "f16", "q8_0"])

@@ -358,6 +358,17 @@ def test_the_command_line_serves_lists_and_ends(workspace, run_dir, built, capsy
     assert command("no-such-run", capsys=capsys)[0] == 1
 
 
+def test_a_folder_that_is_no_run_or_a_copy_of_one_hides_nothing_and_ends_nothing(workspace, shared, run_dir):
+    record = (shared.workspace.run_dir(RUN) / serving.STATE).read_bytes()
+    for name in (f".deleted-{RUN}", "A copy", "no-run"):
+        (workspace.runs_dir / name).mkdir()
+        (workspace.runs_dir / name / serving.STATE).write_bytes(record)
+    (made(workspace, run_id=f"{RUN}-copy") / serving.STATE).write_bytes(record)
+    assert serving.all_now(workspace) == {} and not serving.stop(workspace, f"{RUN}-copy")
+    assert lifecycle.losses(workspace, f"{RUN}-copy") == []
+    assert serving.all_now(shared.workspace).keys() == {RUN}
+
+
 def test_a_damaged_record_of_a_serving_is_none(workspace, run_dir):
     for content in (b"", b"{", b"[]", b'{"run": 1}', b"\xff" * 100, b'{"process": {"pid": 1' + b"0" * 30):
         (run_dir / serving.STATE).write_bytes(content)
