@@ -11,7 +11,7 @@ from engine import __version__, events
 from engine.brought import adapters
 from engine.check import DatasetError
 from engine.data import datasets
-from engine.export import usage
+from engine.export import ollama, usage
 from engine.export.artifacts import made_by, without_folders
 from engine.plan import drafts
 from engine.quantised import lost, said
@@ -204,9 +204,12 @@ def _how_to_ask(workspace: Workspace, run_id: str, *, whole: bool) -> list[str]:
             "",
         ]
     if found := sorted((workspace.run_dir(run_id) / "gguf").glob("*.gguf")):
-        lines += ["With llama.cpp, or Ollama with the Modelfile beside it:", "", "```"]
+        lines += ["With llama.cpp, or Ollama with the Modelfile beside the file:", "", "```"]
         lines += [f"llama-server -m {path.name}" for path in found]
-        lines += [f"ollama create {run_id} -f Modelfile && ollama run {run_id}", "```", ""]
+        for path in found:
+            name = ollama.name_of(run_id, path.stem.removeprefix(f"{run_id}-"))
+            lines.append(f"ollama create {name} -f {ollama.modelfile_of(path).name} && ollama run {name}")
+        lines += ["```", ""]
     return lines
 
 
