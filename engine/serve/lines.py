@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 
+from engine.export import gguf
+from engine.export import ollama as for_ollama
 from engine.export.usage import QUESTION
 from engine.serve import programs
 from engine.serve.serving import Serving
@@ -43,10 +45,10 @@ def python(serving: Serving) -> str:
 def ollama(workspace: Workspace, serving: Serving) -> str | None:
     """Return the commands that take the run into Ollama, which serves it by itself: with the GGUF file that is served, or
     the first there is; None where none has a Modelfile beside it."""
-    folder = workspace.run_dir(serving.run) / "gguf"
-    names = [name for name in (serving.quantization, *programs.QUANTIZATIONS) if name is not None]
-    files = [path for path in (folder / f"{serving.run}-{name}.Modelfile" for name in names) if path.is_file()]
-    if not files:
-        return None
-    create = shlex.join(["ollama", "create", files[0].stem.lower(), "-f", str(files[0])])
-    return "\n".join([create, shlex.join(["ollama", "run", files[0].stem.lower(), QUESTION])])
+    for kind in filter(None, (serving.quantization, *programs.QUANTIZATIONS)):
+        modelfile = for_ollama.modelfile_of(gguf.file_of(workspace, serving.run, kind))
+        if modelfile.is_file():
+            name = for_ollama.name_of(serving.run, kind)
+            create = shlex.join(["ollama", "create", name, "-f", str(modelfile)])
+            return "\n".join([create, shlex.join(["ollama", "run", name, QUESTION])])
+    return None
