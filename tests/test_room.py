@@ -217,7 +217,8 @@ def test_a_pinned_run_s_card_says_so_and_how_to_ask_it(workspace: Workspace) -> 
     text = card.markdown(workspace, "r1", whole=False)
     assert "# helper v1 (" in text and "## How to ask it" in text
     assert "PeftModel.from_pretrained(base, '.')" in text or 'PeftModel.from_pretrained(base, ".")' in text
-    assert "llama-server -m r1-q8_0.gguf" in text and "ollama run" in text
+    assert "llama-server -m r1-q8_0.gguf" in text
+    assert "ollama create tunebook-r1:q8_0 -f r1-q8_0.Modelfile && ollama run tunebook-r1:q8_0" in text
     assert 'AutoModelForCausalLM.from_pretrained(".")' in card.markdown(workspace, "r1").replace("'", '"')
 
 
