@@ -18,7 +18,7 @@ def fold(scored: ScoredRun, titled: dict[str, str]) -> None:
     found = lost.every(scored.folder)
     if not found:
         return
-    with st.expander(t("Out of the door: what its quantised files lost")):
+    with st.expander(t("What its quantised files lost")):
         _ui.bullets(said.spoken(found))
         if any(one.rows for one in found):
             st.dataframe(

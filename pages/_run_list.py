@@ -78,7 +78,7 @@ def table(workspace: Workspace, found: list[Run]) -> None:
     """Show all runs; the row that is clicked is the run that is shown."""
     served = serving.all_now(workspace)
     pinned = [run for run in found if run.pin]
-    if pinned and st.toggle(t("Pinned alone"), key="pinned_alone"):
+    if pinned and st.toggle(t("Only pinned ones"), key="pinned_alone"):
         found = pinned
     words = {run.id: _ui.status_word(run.status) for run in found}
     shown = pd.DataFrame(
@@ -99,7 +99,10 @@ def table(workspace: Workspace, found: list[Run]) -> None:
         on_select="rerun",
         selection_mode="single-row",
         key="run_table",
-        column_config={t("Done"): st.column_config.ProgressColumn(t("Done"), format="percent")},
+        column_config={
+            t("Done"): st.column_config.ProgressColumn(t("Done"), format="percent", width=110 if pinned else None),
+            t("Pinned"): st.column_config.TextColumn(width=130),  # a name and its version
+        },
         alt=t("All runs, newest first"),
     )
     rows = picked.selection.rows if picked else []

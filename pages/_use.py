@@ -86,9 +86,12 @@ def _job(here: Workspace, run_id: str) -> None:
         st.success(_ui.say("It is on the hub: {where}", where=state.made))
     elif state.job.what == "ollama":
         st.success(_ui.say("Ollama has it: ollama run {name}", name=state.made))
+    elif state.job.what == "merged":
+        st.success(t('The merged model is made: see "Merged model".'))
     else:
-        where = state.made if limits.on() else here.run_dir(run_id) / (state.made or "")
-        st.success(_ui.say("It is in {where}", where=where))
+        name = state.job.quantization.upper()
+        asked, made = t('What {name} lost is measured: see "GGUF, Ollama".'), t('{name} is made: see "GGUF, Ollama".')
+        st.success(_ui.say(asked if state.job.what == "ask" else made, name=name))
     if st.button(t("Put this note away"), key="export_forget"):
         job_runner.forget(here, run_id)
         st.rerun()
@@ -132,15 +135,14 @@ def _download(here: Workspace, run_id: str, *, merged: bool) -> None:
     archive = export_archive.write_zip(here, run_id, merged=merged)
     size_mb = archive.stat().st_size / 1e6
     what = t("merged model") if merged else t("adapter") if folder.name == "adapter" else t("model")
-    with archive.open("rb") as file:
-        st.download_button(
-            t("Download the {what} ({size} MB)", what=what, size=f"{size_mb:.1f}"),
-            file,
-            file_name=f"{run_id}-{archive.name}",
-            mime="application/zip",
-            on_click="ignore",
-            key=key,
-        )
+    st.download_button(
+        t("Download the {what} ({size} MB)", what=what, size=f"{size_mb:.1f}"),
+        archive.read_bytes,  # on a click: an open file would be read whole each time the page is shown
+        file_name=f"{run_id}-{archive.name}",
+        mime="application/zip",
+        on_click="ignore",
+        key=key,
+    )
 
 
 def _take(here: Workspace, run_id: str, adapter: bool) -> None:

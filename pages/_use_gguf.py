@@ -57,12 +57,12 @@ def show(here: Workspace, run_id: str, *, busy: bool, start: Callable[[export_jo
         _make(busy, start, kind)
         return
     _download(file, written.size_bytes)
+    _use_loss.show(here, run_id, kind, written.size(), busy=busy, ask=lambda: start(_job("ask", kind)))
     said = _ui.plain(joined(*written.lines()))
     if written.is_same:
         st.caption(f":material/check: {said}")
     else:
         st.warning(said)
-    _use_loss.show(here, run_id, kind, busy=busy, ask=lambda: start(_job("ask", kind)))
     _ollama(file, ollama.name_of(run_id, kind), busy, lambda: start(_job("ollama", kind)))
 
 
@@ -71,11 +71,11 @@ def _job(what: str, kind: str, folder: str | None = None, *, ask: bool = True) -
 
 
 def _make(busy: bool, start: Callable[[export_job.Job], None], kind: str) -> None:
-    lacking = gguf.problem(_job("gguf", kind))
+    folder = str(st.session_state.get("llama_cpp", "")).strip() or None
+    lacking = gguf.problem(_job("gguf", kind, folder))
     if lacking is not None:
         st.info(_ui.plain(lacking.sentence))
-    if st.button(t("Make the file"), type="primary", disabled=busy, key="gguf"):
-        folder = str(st.session_state.get("llama_cpp", "")).strip() or None
+    if st.button(t("Make the file"), type="primary", disabled=busy or lacking is not None, key="gguf"):
         start(_job("gguf", kind, folder, ask=not st.session_state.get("without_asking", False)))
     with st.expander(t("Without asking what it lost; another llama.cpp")):
         st.checkbox(
@@ -89,16 +89,15 @@ def _make(busy: bool, start: Callable[[export_job.Job], None], kind: str) -> Non
 def _download(file: Path, size: int) -> None:
     if too_large(file, size):
         return
-    with file.open("rb") as content:
-        st.download_button(
-            t("Download the file ({size} MB)", size=f"{size / 1e6:,.1f}"),
-            content,
-            file_name=file.name,
-            mime="application/octet-stream",
-            type="primary",
-            on_click="ignore",
-            key="download_gguf",
-        )
+    st.download_button(
+        t("Download the file ({size} MB)", size=f"{size / 1e6:,.1f}"),
+        file.read_bytes,  # on a click: an open file would be read whole each time the page is shown
+        file_name=file.name,
+        mime="application/octet-stream",
+        type="primary",
+        on_click="ignore",
+        key="download_gguf",
+    )
 
 
 def _ollama(file: Path, name: str, busy: bool, create: Callable[[], None]) -> None:

@@ -13,12 +13,12 @@ from engine.workspace import Workspace
 from pages import _ui
 
 
-def show(here: Workspace, run_id: str, kind: str, *, busy: bool, ask: Callable[[], None]) -> None:
-    """Say in one line what a file lost, and what has to be known of that; where that was not measured, offer it: `ask`
-    starts a job, and `busy` says that one is under way."""
+def show(here: Workspace, run_id: str, kind: str, size: str, *, busy: bool, ask: Callable[[], None]) -> None:
+    """Say in one line what a file lost, and what has to be known of that; where that was not measured, its size, and
+    offer it: `ask` starts a job, and `busy` says that one is under way."""
     found = lost.read(gguf.file_of(here, run_id, kind))
     if found is None:
-        st.caption(t("What it lost against the model was not measured yet."))
+        st.caption(_ui.plain(joined(size, t("What it lost against the model was not measured yet."))))
     else:
         st.markdown(f"**{_ui.plain(said.sentence(found))}**")
         st.caption(_ui.plain(joined(*said.notes(found))))

@@ -72,7 +72,7 @@ def _export(arguments: argparse.Namespace, workspace: Workspace) -> list[str]:
             found = lost.read(Path(made))
             return [
                 made,
-                *(written.lines() if written is not None else []),
+                *([written.size(), *written.lines()] if written is not None else []),
                 *([said.sentence(found), *said.notes(found)] if found is not None else []),
             ]
         folder = to if what == "merged" and to is not None else artifacts.whole(workspace, run_id)

@@ -205,7 +205,7 @@ def _how_to_ask(workspace: Workspace, run_id: str, *, whole: bool) -> list[str]:
             "",
         ]
     if found := sorted((workspace.run_dir(run_id) / "gguf").glob("*.gguf")):
-        lines += ["With llama.cpp, or Ollama with the Modelfile beside it:", "", "```"]
+        lines += ["With llama.cpp, or Ollama with the Modelfile beside the file:", "", "```"]
         lines += [f"llama-server -m {path.name}" for path in found]
         for modelfile in filter(Path.is_file, map(ollama.modelfile_of, found)):
             name = ollama.name_of(run_id, modelfile.stem.removeprefix(f"{run_id}-"))

@@ -57,10 +57,14 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     def is_same(self) -> bool:
         return not self.differences and not self.problems
 
-    def lines(self) -> list[str]:
-        """Return what was found, in words."""
+    def size(self) -> str:
+        """Return how large the file is, in words."""
         size, share = f"{self.size_bytes / 1e6:,.1f}", f"{self.size_bytes / self.whole_bytes:.2f}"
-        said = [t("{size} MB, {share} of the size in 16 bits.", size=size, share=share)]
+        return t("{size} MB, {share} of the size in 16 bits.", size=size, share=share)
+
+    def lines(self) -> list[str]:
+        """Return what was read back from the file, in words."""
+        said: list[str] = []
         if self.found:
             said.append(
                 t(
@@ -81,8 +85,9 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
             ]  # fmt: skip
         else:
             said.append(
-                t("{texts} texts give the same {tokens} token ids in llama.cpp.", texts=self.texts, tokens=self.tokens)
-            )
+                t("{texts} texts give the same {tokens} token ids in llama.cpp.", texts=self.texts,
+                  tokens=f"{self.tokens:,}")
+            )  # fmt: skip
         said += [one.sentence for one in self.problems]
         if not self.problems:
             said.append(t("Chat template, end marks and added tokens read back from the file are the model's."))

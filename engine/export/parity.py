@@ -65,7 +65,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
                 t(
                     "{texts} texts give the same {tokens} token ids as in training.",
                     texts=self.texts,
-                    tokens=self.tokens,
+                    tokens=f"{self.tokens:,}",
                 )
             ]
         if self.logits is not None:

@@ -17,11 +17,13 @@ def sentence(found: Found) -> str:
     if found.points is not None and not paired.too_few(found.points):
         told.append(t("{change} points", change=_change(found.points, 100, 1)))
     if found.nats is not None and not paired.too_few(found.nats):
-        told.append(t("{change} nats a token (more is worse)", change=_change(found.nats, 1, 3)))
+        told.append(t("{change} nats per token (more is worse)", change=_change(found.nats, 1, 3)))
     if not told and lost.same is not None:
         same = lost.same.n - len(lost.same.differences)
         told.append(t("{same} of {n} greedy answers are the same", same=same, n=lost.same.n))
-    said = "; ".join(told) or t("too few questions to say")
+    if len(told) > 1:
+        told = [t("{points}; {nats}", points=told[0], nats=told[1])]
+    said = told[0] if told else t("too few questions to say")
     if lost.quantization == PLAIN or not lost.plain_bytes:
         return t("{name}: {lost}", name=found.name, lost=said)
     share = f"{lost.size_bytes / lost.plain_bytes:.2f}"
@@ -62,11 +64,13 @@ def notes(found: Found, *, quotes: bool = True) -> list[str]:
         for row, scaled in ((found.points, True), (found.nats, False))
         if row is not None
     ]
+    if len(counted) > 1:
+        counted = [t("{questions}, {rows}", questions=counted[0], rows=counted[1])]
     if counted:
         told.append(
             t("Asked: {counted}, the same of both, in pairs; 95 % intervals. The merged model answers through transformers "
               "({form}), the file through llama.cpp on the processor, with keys and values in fp32.",
-              counted=", ".join(counted), form=lost.number_format)
+              counted=counted[0], form=lost.number_format)
         )  # fmt: skip
     return told
 

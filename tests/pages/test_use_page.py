@@ -6,6 +6,7 @@ import os
 
 import msgspec
 import pytest
+import streamlit as st
 
 from engine import processes
 from engine.export import gguf, job_runner, ollama
@@ -52,6 +53,9 @@ def test_a_finished_run_offers_every_way_to_use_it(workspace, real_run, monkeypa
     chosen(app, "ollama")
     kinds = next(w for w in app.radio if w.key == "quantization").options
     assert "make gguf" in texts(app) and shown(kinds[0]) == "Q4_K_M, about 5 bits"
+    assert button(app, "gguf").disabled
+    monkeypatch.setattr(gguf, "problem", lambda job: None)
+    app.run()
     button(app, "gguf").click().run()
     assert started[-1] == export_job.Job(what="gguf", quantization="q4_k_m") and not app.exception
 
@@ -60,7 +64,7 @@ def test_a_folder_that_holds_no_llama_cpp_is_said_on_the_page(workspace, real_ru
     app = open_page("runs", run=real_run)
     chosen(app, "ollama")
     next(w for w in app.text_input if w.key == "llama_cpp").set_value(str(tmp_path)).run()
-    button(app, "gguf").click().run()
+    assert button(app, "gguf").disabled
     assert "there is no llama.cpp in" in texts(app) and "make gguf" in texts(app)
 
 
@@ -78,7 +82,8 @@ def test_a_file_that_was_made_is_downloaded_with_what_was_read_back_of_it_and_tw
     monkeypatch.setattr(ollama, "program", lambda: None)
     app = open_page("runs", run=real_run)
     chosen(app, "ollama")
-    assert "0.40 of the size in 16 bits. llama.cpp does not know this tokenizer" in texts(app)
+    assert "0.40 of the size in 16 bits. What it lost against the model was not measured yet." in texts(app)
+    assert "llama.cpp does not know this tokenizer" in texts(app)
     assert f"ollama create tunebook-{real_run}:q4_k_m -f {real_run}-q4_k_m.Modelfile" in codes(app)
     assert "FROM ./it.gguf" in codes(app) and "Download the file" in str(app.get("download_button")[0].proto)
     started: list[export_job.Job] = []
@@ -93,13 +98,12 @@ def test_a_file_that_was_made_is_downloaded_with_what_was_read_back_of_it_and_tw
     write_atomically(lost.folder_of(file) / lost.LOST, msgspec.json.encode(told))
     app.run()
     assert "Q4_K_M: 20 of 20 greedy answers are the same at 0.40 of the size" in texts(app)
+    assert "of the size in 16 bits" not in texts(app)  # once
     button(app, "ollama").click().run()
     assert started == [export_job.Job(what="ollama", quantization="q4_k_m")] and not app.exception
 
 
 def test_how_a_job_ended_is_said_once_and_can_be_put_away(workspace, real_run):
-    import msgspec
-
     run_dir = workspace.run_dir(real_run)
     state = export_job.State(job=export_job.Job(what="merged"), process=Identity(2**22 + 1, 1.0, "x"))
     write_atomically(run_dir / export_job.STATE, msgspec.json.encode(state))
@@ -107,6 +111,36 @@ def test_how_a_job_ended_is_said_once_and_can_be_put_away(workspace, real_run):
     assert "the export was ended before it was done" in texts(app)
     button(app, "export_forget").click().run()
     assert "the export was ended" not in texts(app) and not (run_dir / export_job.STATE).exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "note"),
+    [
+        ("merged", 'The merged model is made: see "Merged model".'),
+        ("gguf", 'Q8_0 is made: see "GGUF, Ollama".'),
+        ("ask", 'What Q8_0 lost is measured: see "GGUF, Ollama".'),
+    ],
+)
+def test_what_was_made_is_called_by_its_name_and_not_by_its_folder(workspace, real_run, what, note):
+    state = export_job.State(job=export_job.Job(what=what, quantization="q8_0"), made="gguf/it.gguf")
+    write_atomically(workspace.run_dir(real_run) / export_job.STATE, msgspec.json.encode(state))
+    app = open_page("runs", run=real_run)
+    assert note in texts(app) and "it.gguf" not in texts(app)
+
+
+def test_looking_at_a_download_reads_none_of_it(workspace, real_run, monkeypatch):
+    file = gguf.file_of(workspace, real_run, "q4_k_m")
+    file.parent.mkdir()
+    file.write_bytes(b"GGUF")
+    written = gguf.Written(
+        quantization="q4_k_m", size_bytes=4, whole_bytes=10, pre_tokenizer="gpt-2", found=True, texts=5, tokens=50
+    )
+    write_atomically(file.with_suffix(".json"), msgspec.json.encode(written))
+    offered: dict[str, object] = {}
+    monkeypatch.setattr(st, "download_button", lambda _, data, *, key, **__: offered.update({key: data}))
+    app = open_page("runs", run=real_run)
+    chosen(app, "ollama")
+    assert set(offered) == {"download", "download_gguf"} and all(map(callable, offered.values()))
 
 
 def test_the_recipe_is_packed_with_its_rows(workspace, real_run):
