@@ -88,10 +88,11 @@ def _job(here: Workspace, run_id: str) -> None:
         st.success(_ui.say("Ollama has it: ollama run {name}", name=state.made))
     elif state.job.what == "merged":
         st.success(t('The merged model is made: see "Merged model".'))
-    else:
+    elif state.job.what == "ask":
         name = state.job.quantization.upper()
-        asked, made = t('What {name} lost is measured: see "GGUF, Ollama".'), t('{name} is made: see "GGUF, Ollama".')
-        st.success(_ui.say(asked if state.job.what == "ask" else made, name=name))
+        st.success(_ui.say('What {name} lost is measured: see "GGUF, Ollama".', name=name))
+    else:
+        st.success(_ui.say('{name} is made: see "GGUF, Ollama".', name=state.job.quantization.upper()))
     if st.button(t("Put this note away"), key="export_forget"):
         job_runner.forget(here, run_id)
         st.rerun()

@@ -78,7 +78,7 @@ def _lines(here: Workspace, one: serving.Serving) -> None:
     st.success(_ui.say("It is served at {address}", address=one.address))
     st.caption(t("Its key, which each request must bring:"))
     st.code(one.key, language=None)
-    in_python, by_curl, in_ollama = st.tabs(list(NAMES))
+    in_python, by_curl, in_ollama = st.tabs([_ui.plain(name) for name in NAMES])
     in_python.code(lines.python(one), language="python", wrap_lines=True)
     by_curl.code(lines.curl(one), language="bash", wrap_lines=True)
     if (ollama := lines.ollama(here, one)) is not None:
