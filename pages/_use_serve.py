@@ -11,7 +11,7 @@ from pages import _failures, _ui
 
 REFRESH_S = 1.0
 # What they are called is the same in every language.
-NAMES = ("Python", "curl", "Ollama")
+PYTHON, CURL, OLLAMA = "Python", "curl", "Ollama"
 
 
 def show(here: Workspace, run_id: str) -> None:
@@ -78,7 +78,7 @@ def _lines(here: Workspace, one: serving.Serving) -> None:
     st.success(_ui.say("It is served at {address}", address=one.address))
     st.caption(t("Its key, which each request must bring:"))
     st.code(one.key, language=None)
-    in_python, by_curl, in_ollama = st.tabs([_ui.plain(name) for name in NAMES])
+    in_python, by_curl, in_ollama = st.tabs([_ui.plain(PYTHON), _ui.plain(CURL), _ui.plain(OLLAMA)])
     in_python.code(lines.python(one), language="python", wrap_lines=True)
     by_curl.code(lines.curl(one), language="bash", wrap_lines=True)
     if (ollama := lines.ollama(here, one)) is not None:
