@@ -114,6 +114,9 @@ def words() -> list[str]:
         "builds, on a processor: a tiny random model of each with the starter's tokenizer is converted to 16 bits and asked",
         f"four questions, {STEPS} tokens each. The difference of the first token's logits is a share of the largest; up to",
         f"{ALLOWED:.0%} comes of 16 bits. Random weights make near ties, so that an answer may differ where logits agree.",
+        "Each model's tokens are written as GPT-2's here, so that this says nothing of tokenizers: families whose",
+        "converter wants a `tokenizer.model` (Gemma 1 and 2, Phi-3) or a Llama tokenizer (Gemma 4) are refused, in words,",
+        "where the folder has none.",
     ]
 
 
