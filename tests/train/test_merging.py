@@ -61,10 +61,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_merged_model_says_the_same_also_when_it_is_read_again(tmp_path: Path, case: str) -> None:
-    base, config, unties = CASES[case]
-    model = base()
+def save_adapter(model: Any, config: Any, folder: Path) -> None:
+    """Save an adapter of a model as if it had learned: each of its weights is moved."""
     if isinstance(config, OFTConfig):
         oft.straighten(model)
     trained = get_peft_model(model, config)
@@ -72,7 +70,13 @@ def test_a_merged_model_says_the_same_also_when_it_is_read_again(tmp_path: Path,
         for name, parameter in trained.named_parameters():
             if parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn_like(parameter)) if "magnitude" not in name else parameter.mul_(1.1)
-    trained.save_pretrained(str(tmp_path / "adapter"))
+    trained.save_pretrained(str(folder))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_merged_model_says_the_same_also_when_it_is_read_again(tmp_path: Path, case: str) -> None:
+    base, config, unties = CASES[case]
+    save_adapter(base(), config, tmp_path / "adapter")
 
     laid = oft.lay_over(base(), tmp_path / "adapter")
     ids = torch.arange(5, 305)[None, ::5]
@@ -98,15 +102,7 @@ def test_a_model_held_in_bf16_is_compared_in_fp32_and_rounded_once(tmp_path: Pat
     def rounded() -> Any:
         return sound.held_in(base(), torch.bfloat16)
 
-    trained = sound.held_in(rounded(), torch.float32)
-    if isinstance(config, OFTConfig):
-        oft.straighten(trained)
-    trained = get_peft_model(trained, config)
-    with torch.no_grad():
-        for name, parameter in trained.named_parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.3 * torch.randn_like(parameter)) if "magnitude" not in name else parameter.mul_(1.1)
-    trained.save_pretrained(str(tmp_path / "adapter"))
+    save_adapter(sound.held_in(rounded(), torch.float32), config, tmp_path / "adapter")
     ids = list(range(5, 69))
     wide = merging.joined(oft.lay_over(sound.held_in(rounded(), torch.float32), tmp_path / "adapter"), [ids])
     laid = oft.lay_over(rounded(), tmp_path / "adapter")
