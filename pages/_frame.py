@@ -1,16 +1,19 @@
 """The frame of every page: language, navigation, and what is being worked on."""
 
+import runpy
+
 import streamlit as st
 
 from engine.words import t
-from pages import _failures, _ui, _visitor
+from pages import _failures, _home, _opening, _ui, _visitor
 
 st.set_page_config(page_title="Tunebook", page_icon=str(_ui.PAGES / "icon.png"), layout="wide")
 
 
-def _home() -> None:
-    """The bare address leads to the first step."""
-    st.switch_page(_ui.PAGES / "data.py", query_params=_ui.link_parameters())
+def _first() -> None:
+    """The bare address: what this is and what comes next, and below it the first step."""
+    _home.card(_ui.workspace())
+    runpy.run_path(str(_ui.PAGES / "data.py"))
 
 
 _ui.speak()
@@ -20,7 +23,7 @@ if asked is None:
 # No icons: a page icon would make the browser fetch a picture for its tab from another host.
 page = st.navigation(
     [
-        st.Page(_home, title="Tunebook", default=True, visibility="hidden"),
+        st.Page(_first, title="Tunebook", default=True, visibility="hidden"),
         st.Page(_ui.PAGES / "data.py", title=t("Data"), url_path="data"),
         st.Page(_ui.PAGES / "advisor.py", title=t("Advisor"), url_path="advisor"),
         st.Page(_ui.PAGES / "train.py", title=t("Train"), url_path="train"),
@@ -36,7 +39,9 @@ if asked is not None:
     with st.sidebar:
         _ui.language_switch()
 else:
-    _ui.demo_notice(first=page.url_path == "data")
+    st.html(_ui.PAGES / "style.css")
+    _opening.page(page.url_path, page.title)
+    _ui.demo_notice(first=page.url_path in ("", "data"))
     _failures.run(page.run)
     with _failures.said():
         _ui.sidebar()

@@ -302,6 +302,13 @@ def link_parameters() -> dict[str, str]:
     return {**working_on, "lang": st.session_state["language"]} if "lang" in st.query_params else working_on
 
 
+def heading(title: str, text: str) -> None:
+    """The page's one heading, and what it is for. Below the first page's card it is a section of that page."""
+    (st.header if st.session_state.get("has_heading") else st.title)(plain(title))
+    st.session_state["has_heading"] = True
+    st.write(plain(text))
+
+
 def next_step(page: str, label: str, *, reason: str | None = None, is_first: bool = True, **parameters: str) -> None:
     """Show the one button that leads on; with a reason it is disabled and says why. Where the page has a button of its own
     for what is to be done first, this one does not shine beside it."""

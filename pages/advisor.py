@@ -9,8 +9,7 @@ from engine.plan import Plan, drafts, plans
 from engine.words import t
 from pages import _advisor_facts, _advisor_guide, _advisor_ways, _base, _forgetting_examples, _ui
 
-st.title(t("Advisor"))
-st.write(t("Which recipe suits your data, your machine and your goal, and why."))
+_ui.heading(t("Advisor"), t("Which recipe suits your data, your machine and your goal, and why."))
 
 workspace = _ui.workspace()
 

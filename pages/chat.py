@@ -15,8 +15,9 @@ from engine.runs import store
 from engine.words import t
 from pages import _failures, _forgetting_recover, _ui
 
-st.title(t("Chat"))
-st.write(t("Ask the base and your runs the same thing and see what changed. Your votes become rows to train on."))
+_ui.heading(
+    t("Chat"), t("Ask the base and your runs the same thing and see what changed. Your votes become rows to train on.")
+)
 
 if limits.on():
     st.info(

@@ -18,8 +18,9 @@ from pages import _damaged, _data_grader, _data_mask, _data_profile, _data_rows,
 # Larger files are left where they are: a download lies in memory while it is sent.
 DOWNLOAD_BYTES = 500 << 20
 
-st.title(t("Data"))
-st.write(t("Bring the rows your model should learn from. Every row is checked, and every bad one is named."))
+_ui.heading(
+    t("Data"), t("Bring the rows your model should learn from. Every row is checked, and every bad one is named.")
+)
 
 workspace = _ui.workspace()
 

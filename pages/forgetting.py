@@ -33,8 +33,7 @@ def _going_on(run_id: str) -> None:
     _run_parts.how_far(workspace, run_id, state, found.others, found.steps[-1] if found.steps else None)
 
 
-st.title(t("Forgetting"))
-st.write(t("What the model gained, and what it cost: the same questions, before and after."))
+_ui.heading(t("Forgetting"), t("What the model gained, and what it cost: the same questions, before and after."))
 
 workspace = _ui.workspace()
 _damaged.show(workspace, "questions")

@@ -18,12 +18,12 @@ from engine.spec import settings as spec_settings
 from engine.words import t
 from pages import _ui
 
-st.title(t("Guide"))
-st.write(
+_ui.heading(
+    t("Guide"),
     t(
         "The fine-tuning guide behind the advisor, rule by rule, in its own words. Each rule was held against papers and "
         "sources; where it does not hold, you see what Tunebook uses instead."
-    )
+    ),
 )
 
 workspace = _ui.workspace()

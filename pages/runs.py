@@ -23,8 +23,7 @@ REFRESH_S, LATER_REFRESH_S, DETAILS_REFRESH_S = 1.0, 2.0, 5.0
 YOUNG_S = 180.0
 LIST_LENGTH = 500
 
-st.title(t("Runs"))
-st.write(t("Every run goes on by itself: you may close this page, or even the server, and come back."))
+_ui.heading(t("Runs"), t("Every run goes on by itself: you may close this page, or even the server, and come back."))
 
 workspace = _ui.workspace()
 

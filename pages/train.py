@@ -19,8 +19,7 @@ from engine.spec import recipes as spec_recipes
 from engine.words import t
 from pages import _base, _damaged, _ready, _train_chain, _train_plan, _train_settings, _ui
 
-st.title(t("Train"))
-st.write(t("Choose a base and a recipe. The defaults are good; change what you understand, and start."))
+_ui.heading(t("Train"), t("Choose a base and a recipe. The defaults are good; change what you understand, and start."))
 
 workspace = _ui.workspace()
 

@@ -1,0 +1,146 @@
+"""The card of the first screen: what Tunebook does, where this person is on the way, the one next step, recent runs."""
+
+from __future__ import annotations
+
+import html
+from contextlib import suppress
+
+import streamlit as st
+
+from engine import starter
+from engine.advise import for_data, handoff
+from engine.check import DatasetError
+from engine.data import Dataset, datasets
+from engine.forgetting import evaluations, summary
+from engine.models import bases
+from engine.plan import drafts
+from engine.runs import Run, scored, store
+from engine.words import t
+from engine.workspace import Workspace
+from pages import _failures, _ui
+
+SAMPLE, BASE = "new-facts", "starter"
+RECENT = 3
+# Where somebody is: what comes next is the first of these that is not done.
+DATA, ADVISOR, TRAINING, REPORT = range(4)
+
+_PICTURE = """
+<ol class="tunebook-way" aria-label="{label}">{steps}</ol>
+"""
+_STEP = '<li class="{state}"{current}><b>{title}</b><span>{text}</span></li>'
+
+
+def card(workspace: Workspace) -> None:
+    """Show the card."""
+    with st.container(border=True, key="home"):
+        _ui.heading("Tunebook", t("Teach a language model your own rows, and see what it gained and what it forgot."))
+        runs = [run for run in store.list_all(workspace)[:50] if run.recipe != evaluations.RECIPE.name]
+        chosen = _ui.current_dataset()
+        is_new = chosen is not None and all(run.dataset != chosen.id for run in runs)
+        dataset = chosen if is_new or runs else next(iter(datasets.list_all(workspace)), None)
+        here = _where(dataset, [] if is_new else runs)
+        _way(here)
+        _next(workspace, here, dataset, runs)
+        _recent(workspace, [run for run in runs if run.status not in store.LIVE][:RECENT])
+
+
+def _where(dataset: Dataset | None, runs: list[Run]) -> int:
+    """Return the first step of the way that is not done."""
+    if runs:
+        return TRAINING if runs[0].status != "finished" else REPORT
+    return ADVISOR if dataset is not None and dataset.trainable else DATA
+
+
+def _way(here: int) -> None:
+    """The picture: four steps, and the one that is next."""
+    steps = [
+        (t("Data"), t("Every bad row is named, with its line.")),
+        (t("Advisor"), t("Which recipe fits your rows and your machine, and why.")),
+        (t("Train"), t("It goes on by itself; close the page if you like.")),
+        (t("Forgetting"), t("What it gained, what it forgot, and the way back.")),
+    ]
+    shown = "".join(
+        _STEP.format(
+            state="done" if number < here else "here" if number == here else "next",
+            current=' aria-current="step"' if number == here else "",
+            title=html.escape(title),
+            text=html.escape(text),
+        )
+        for number, (title, text) in enumerate(steps)
+    )
+    st.html(_PICTURE.format(label=html.escape(t("The way from rows to a report"), quote=True), steps=shown))
+
+
+def _next(workspace: Workspace, here: int, dataset: Dataset | None, runs: list[Run]) -> None:
+    """The one next step as the button that shines, and the sample beside it as long as nothing was trained."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if here in (TRAINING, REPORT):
+            label = t("See what the last run gained and forgot") if here == REPORT else t("Look at the last run")
+            if _shining(_ui.plain(label)):
+                _open(runs[0], "forgetting" if here == REPORT else "runs")
+        elif dataset is not None:
+            is_ready = here == ADVISOR
+            label = _ui.say("Ask what suits {name}" if is_ready else "Mend {name}", name=dataset.name)
+            if _shining(label):
+                _ui.choose("dataset", dataset.id)
+                _ui.go("advisor" if is_ready else "data")
+        if not runs and st.button(
+            t("Try it in two minutes"),
+            type="primary" if dataset is None else "secondary",
+            icon=":material/timer:",
+            key="try_it",
+            help=t("Facts that no model knows, and the small model that comes with Tunebook: all on this machine."),
+        ):
+            _try_it(workspace)
+        if dataset is None and not runs:
+            st.caption(t("Or bring your own rows below."))
+
+
+def _shining(label: str) -> bool:
+    return st.button(label, type="primary", icon=":material/arrow_forward:", key="home_next")
+
+
+def _try_it(workspace: Workspace) -> None:
+    """Take the sample to Train with what the Advisor says of it."""
+    with _failures.said():
+        dataset = datasets.add_sample(workspace, starter.sample(SAMPLE))
+        _ui.choose("dataset", dataset.id)
+        _ui.choose("base", BASE)
+        case, advice = for_data.for_data(workspace, base=bases.describe(BASE, workspace), data=dataset, said={})
+        made = handoff.draft(advice, case, dataset=dataset.id)
+        if made is None:
+            _ui.go("train")
+        else:
+            _ui.go("train", draft=drafts.save(workspace, made))
+
+
+def _open(run: Run, page: str) -> None:
+    _ui.choose("run", run.id)
+    _ui.go(page)
+
+
+def _recent(workspace: Workspace, runs: list[Run]) -> None:
+    """The last runs, each with the first sentence of its report; its name leads there."""
+    if not runs:
+        return
+    st.markdown(f"**{_ui.plain(t('Recent runs'))}**")
+    for run in runs:
+        told = _headline(str(workspace.root), run.id, run.status)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if st.button(_ui.plain(run.name), type="tertiary", key=f"recent_{run.id}"):
+                _open(run, "forgetting" if told else "runs")
+            st.caption(_ui.plain(told or _ui.status_word(run.status)), width="stretch")
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def _told(root: str, run_id: str, status: str, language: str) -> str:
+    """The headline of a finished run's report, or nothing where it has none. What has ended changes no more."""
+    with suppress(OSError, ValueError, RecursionError, DatasetError):
+        found = scored.of(Workspace(root), run_id)
+        if found.rows:
+            return summary.of(found, ways=[]).headline
+    return ""
+
+
+def _headline(root: str, run_id: str, status: str) -> str:
+    return _told(root, run_id, status, st.session_state["language"]) if status == "finished" else ""
