@@ -76,12 +76,12 @@ def _next(workspace: Workspace, here: int, dataset: Dataset | None, runs: list[R
     with st.container(horizontal=True, vertical_alignment="center"):
         if here in (TRAINING, REPORT):
             label = t("See what the last run gained and forgot") if here == REPORT else t("Look at the last run")
-            if _shining(_ui.plain(label)):
+            if _shining(label):
                 _open(runs[0], "forgetting" if here == REPORT else "runs")
         elif dataset is not None:
             is_ready = here == ADVISOR
-            label = _ui.say("Ask what suits {name}" if is_ready else "Mend {name}", name=dataset.name)
-            if _shining(label):
+            words = {"name": dataset.name}
+            if _shining(t("Ask what suits {name}", **words) if is_ready else t("Mend {name}", **words)):
                 _ui.choose("dataset", dataset.id)
                 _ui.go("advisor" if is_ready else "data")
         if not runs and st.button(
@@ -97,7 +97,7 @@ def _next(workspace: Workspace, here: int, dataset: Dataset | None, runs: list[R
 
 
 def _shining(label: str) -> bool:
-    return st.button(label, type="primary", icon=":material/arrow_forward:", key="home_next")
+    return st.button(_ui.plain(label), type="primary", icon=":material/arrow_forward:", key="home_next")
 
 
 def _try_it(workspace: Workspace) -> None:

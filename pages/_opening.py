@@ -7,8 +7,8 @@ import json
 import streamlit as st
 
 # Each page opens at its top with the heading in focus, wherever the one before was left: a browser knows nothing of a change
-# of page within one document. The heading is waited for, since what is drawn before it may come later than this. What scrolls
-# can be reached with the keyboard, whenever it is drawn: Streamlit's tables and code cannot.
+# of page within one document. The heading is waited for, since what is drawn before it may come later than this. What
+# scrolls can be reached with the keyboard, whenever it is drawn: Streamlit's tables and code cannot.
 _AT_THE_TOP = """
 <script>
 (() => {

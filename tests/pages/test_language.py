@@ -207,7 +207,7 @@ def shown(app: AppTest) -> Iterator[str]:
 def english_in(app: AppTest) -> list[str]:
     quoted = [phrase for rule in guide.rules().values() for phrase in rule.phrases if ENGLISH.search(phrase)]
     not_ours = re.compile("|".join([*map(re.escape, quoted), NOT_OURS.pattern]))
-    texts = (re.sub(r"`[^`]*`|\\(?=\W)", "", text) for text in shown(app))
+    texts = (re.sub(r"(?s)<(style|script)>.*?</\1>|`[^`]*`|\\(?=\W)", "", text) for text in shown(app))
     return sorted({found.group() for text in texts for found in ENGLISH.finditer(not_ours.sub("", text))})
 
 
