@@ -3,8 +3,8 @@
 Real pages in a headless Chromium against `streamlit run app.py`, in this order:
 1. a training alone, for its seconds a step; 2. the same training while one person watches it: the server's processor time;
 3. the same while N visitors click from page to page: their latency, the server's memory, the training's slowdown;
-4. the list of 200 finished runs, opened cold and again. `--only watch` does 1 and 2, `--only list` 4. `--first-visit` does
-only this: a new visitor of a hosted demo takes a sample, trains and reads the forgetting report.
+4. every page in a home of 200 finished runs and 50 data sets, cold and again. `--only watch` does 1 and 2, `--only many` 4.
+`--first-visit` does only this: a new visitor of a hosted demo takes a sample, trains and reads the forgetting report.
 
 Browser, server and training share the machine's cores, so the figures are an upper bound of what the server costs.
 Run it with nothing else going on.
@@ -33,11 +33,12 @@ import psutil
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from engine import events, processes
+from engine.data import datasets
 from engine.runs import follow, lifecycle, store
 from engine.workspace import Workspace, new_run_id
 
 ROOT = processes.PROJECT_DIR
-PAGES = ("Data", "Advisor", "Train", "Runs", "Forgetting", "Guide")
+PAGES = ("Data", "Advisor", "Train", "Runs", "Chat", "Forgetting", "Guide")
 SLOW_MS = 120_000
 SAMPLE_EVERY_S = 2.0
 # A visitor reads before the next click.
@@ -185,7 +186,7 @@ async def load(arguments: argparse.Namespace, folder: Path, browser: Browser) ->
     runs_dir = folder / "home" / "runs"
     try:
         alone = train(server, 150, "--wait")
-        if arguments.only == "list":
+        if arguments.only == "many":
             return runs_dir / alone
         alone_s = step_s(runs_dir / alone)
         print(f"training alone: {1000 * alone_s:.0f} ms a step")
@@ -235,40 +236,60 @@ def tunebook_stop(server: Server, run_id: str) -> None:
     follow.wait_for_end(workspace.run_dir(run_id), 60)
 
 
-async def many_runs(arguments: argparse.Namespace, folder: Path, browser: Browser, template: Path) -> None:
-    """Open the list of many finished runs, made of copies of one real run."""
-    workspace = Workspace(folder / "home")
+def many(workspace: Workspace, template: Path, runs: int, data_sets: int) -> tuple[str, str]:
+    """Fill a home with copies of one real run, each under its own id, and with data sets; return one of each."""
     small = [path for path in template.iterdir() if path.is_file() and path.stat().st_size < 1 << 20]
-    for number in range(arguments.runs):
-        target = workspace.run_dir(new_run_id(1_700_000_000 + 60 * number))
+    run_id = data_id = ""
+    for number in range(runs):
+        run_id = new_run_id(1_700_000_000 + 60 * number)
+        target = workspace.run_dir(run_id)
         target.mkdir(parents=True)
         for path in small:
             shutil.copy2(path, target)
         shutil.copytree(template / "items", target / "items")
         short = json.loads((target / "summary.json").read_bytes())
         (target / "summary.json").write_text(
-            json.dumps({**short, "id": target.name, "created": 1_700_000_000 + 60 * number})
+            json.dumps({**short, "id": run_id, "created": 1_700_000_000 + 60 * number})
         )
+    for number in range(data_sets):
+        with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as rows:
+            for row in range(200):
+                rows.write(
+                    json.dumps({"prompt": f"What is {number} and {row}?", "completion": f"{number + row}"}) + "\n"
+                )
+            rows.flush()
+            data_id = datasets.add(workspace, Path(rows.name), f"sums {number}.jsonl").id
+    return run_id, data_id
+
+
+async def many_runs(arguments: argparse.Namespace, folder: Path, browser: Browser, template: Path) -> None:
+    """Open each page in a home of many finished runs and data sets."""
+    workspace = Workspace(folder / "home")
+    run_id, data_id = many(workspace, template, arguments.runs, arguments.data_sets)
     began_s = time.monotonic()
     found = len(store.list_all(workspace))
     print(f"the engine lists {found} runs in {time.monotonic() - began_s:.2f} s")
     server = Server(folder)
     try:
-        context = await browser.new_context()
-        page = await context.new_page()
-        await page.goto(f"{server.url}/guide")  # the libraries of the pages are loaded by a first visit of any page
+        page = await (await browser.new_context()).new_page()
+        page.set_default_timeout(SLOW_MS)
+        # the libraries of the pages are loaded by a first visit of any page
+        await page.goto(f"{server.url}/guide?run={run_id}&dataset={data_id}")
         await settled(page, "Guide")
-        for opened in range(5):
-            began_s, before_s = time.monotonic(), server.cpu_s()
-            await page.get_by_test_id("stSidebarNav").get_by_role("link", name="Runs", exact=True).click()
-            await settled(page, "Runs")
-            await expect(page.get_by_test_id("stDataFrame").first).to_be_visible(timeout=SLOW_MS)
-            took_s = time.monotonic() - began_s
-            spent_s = server.cpu_s() - before_s
-            print(f"Runs with {found} finished runs, {'first' if not opened else 'again'}: {took_s:.2f} s", end=", ")
-            print(f"of which the server worked {spent_s:.2f} s")
-            await page.get_by_test_id("stSidebarNav").get_by_role("link", name="Data", exact=True).click()
-            await settled(page, "Data")
+        print(
+            f"pages with {found} finished runs and {arguments.data_sets} data sets, in seconds (of the server's processor):"
+        )
+        for name in PAGES[:-1]:
+            took = []
+            for _ in range(4):
+                began_s, before_s = time.monotonic(), server.cpu_s()
+                await page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
+                await settled(page, name)
+                took.append((time.monotonic() - began_s, server.cpu_s() - before_s))
+                await page.get_by_test_id("stSidebarNav").get_by_role("link", name="Guide", exact=True).click()
+                await settled(page, "Guide")
+            wall_s, cpu_s = (statistics.median(one[part] for one in took[1:]) for part in (0, 1))
+            print(f"  {name:10} first {took[0][0]:.2f} ({took[0][1]:.2f}), again {wall_s:.2f} ({cpu_s:.2f})")
     finally:
         server.close()
 
@@ -313,8 +334,9 @@ async def main() -> None:
     parser.add_argument("--visitors", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--watch-s", type=float, default=20.0, help="how long one watcher is measured")
-    parser.add_argument("--runs", type=int, default=200, help="finished runs in the list")
-    parser.add_argument("--only", choices=["watch", "list"], help="one watcher, or the list of many runs")
+    parser.add_argument("--runs", type=int, default=200, help="finished runs of the full home")
+    parser.add_argument("--data-sets", type=int, default=50, help="data sets of the full home")
+    parser.add_argument("--only", choices=["watch", "many"], help="one watcher, or every page in a full home")
     parser.add_argument("--first-visit", action="store_true", help="only the first visit of a hosted demo")
     arguments = parser.parse_args()
     browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
