@@ -12,6 +12,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import axe_playwright_python
 from playwright.sync_api import Dialog, Page, expect
 
 from tests import forked
@@ -62,6 +63,20 @@ CONTRAST = """
   return bad;
 }
 """
+
+
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+
+
+def faults(page: Page) -> list[str]:
+    """What axe-core finds wrong with a page, as rule, place and what is there."""
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{one['id']} {' '.join(map(str, node['target']))} {node['html'][:160]}"
+        for one in found["violations"]
+        for node in one["nodes"]
+    ]
 
 
 class Server:
