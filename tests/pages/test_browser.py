@@ -187,7 +187,7 @@ def test_a_broken_file_is_explained_and_mended_in_the_browser(server: Server, pa
     page.get_by_role("button", name="Keep this change").click()
     expect(page.get_by_text("2 rows with errors become 1")).to_be_visible()
     page.get_by_role("button", name="Leave out the bad rows").click()
-    expect(page.get_by_text("999 prompts with answers, ready to train on")).to_be_visible()
+    expect(page.get_by_text("999 questions with answers, ready to train on")).to_be_visible()
     expect(page.get_by_role("button", name="Next: ask the advisor")).to_be_enabled()
     assert opened == [] and page.locator('img[src="x"]').count() == 0  # what looks like a page stayed text
 

@@ -401,7 +401,7 @@ def test_a_large_file_is_shown_at_once_while_a_job_makes_its_rows(
     ended: list[jobs.Result] = []
     monkeypatch.setattr(jobs, "result", lambda folder: ended[0] if ended else None)
     app = open_page("data", {"current_dataset": dataset.id}, dataset=dataset.id)
-    assert "30 prompts with answers, ready to train on" in texts(app) and len(started) == 1
+    assert "30 questions with answers, ready to train on" in texts(app) and len(started) == 1
     assert started[0].rows and started[0].dataset == dataset.id
     look = next(r for r in app.radio if str(r.key).startswith("look_"))
     assert len(look.options) == 1 and not button(app, "next_step").disabled
@@ -548,7 +548,7 @@ def test_like_lines_are_one_group_and_left_out_in_one_go(workspace: Workspace) -
     assert "The same in lines 14-446" in texts(app)
     assert "Leave out 437 rows that repeat an earlier one: 9 rows stay" in texts(app)
     button(app, "drop_repeats").click().run()
-    assert not app.exception and "9 prompts with answers, ready to train on" in texts(app)
+    assert not app.exception and "9 questions with answers, ready to train on" in texts(app)
 
 
 @pytest.mark.parametrize("container", ["jsonl", "json", "csv"])
@@ -670,7 +670,7 @@ def test_hostile_text_stays_text_wherever_the_page_shows_it(workspace: Workspace
 def test_a_path_on_this_machine_is_checked_and_a_wrong_one_explained(workspace: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(lines_of(good_rows(12)))
-    for typed, said in (("/nowhere/at/all.jsonl", "there is no file"), (str(file), "12 prompts with answers, ready")):
+    for typed, said in (("/nowhere/at/all.jsonl", "there is no file"), (str(file), "12 questions with answers, ready")):
         app = open_page("data")
         next(r for r in app.radio if r.key == "way").set_value("path").run()
         next(i for i in app.text_input if i.key == "path").set_value(typed)
