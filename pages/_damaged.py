@@ -32,7 +32,7 @@ def show(workspace: Workspace, *kinds: damaged.Kind) -> None:
             st.markdown(f"**{_ui.plain(words[one.kind])}** {_ui.plain(place)}")
             st.caption(_ui.plain(one.problem.sentence))
             runs = datasets.users(workspace, one.place.name) if one.kind == "data" else []
-            _delete.popover(
+            _delete.offer(
                 f"damaged_{one.kind}_{one.place.name}",
                 t("This deletes what is left of it."),
                 partial(damaged.delete, one),

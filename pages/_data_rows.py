@@ -65,12 +65,14 @@ def one(
     says which of the places it is shown in, for one may be shown twice. A row that waits to be applied shows no fault."""
     place = t("line {line}", line=f"{row.line:,}") if row.line else t("row {row}", row=f"{row.row:,}")
     changed = edits(dataset).get(row.row)
-    if changed is None:
-        said, text = f"**{_ui.plain(told or place)}**", row.text
-        spot = one_row.spot(text, problem) if problem is not None else spot
-    else:
+    text = row.text if changed is None else changed
+    if changed is not None:
         state = t("written anew, not yet applied") if changed else t("to be deleted, not yet applied")
-        said, text, spot = f"{_ui.plain(place)}: :green[{_ui.plain(state)}]", changed, None
+        said = f"{_ui.plain(place)}: :green[{_ui.plain(state)}]"
+        spot = None
+    else:
+        said = f"**{_ui.plain(told or place)}**"
+        spot = one_row.spot(text, problem) if problem is not None else spot
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"{said} {excerpt(text, spot)}")
         if row.whole and st.button(t("Edit"), key=f"edit_{where}", width="content", help=_ui.plain(place)):

@@ -17,7 +17,7 @@ from pages import _failures, _ui
 MOST_NAMED = 6
 
 
-def popover(
+def offer(
     name: str,
     what: str,
     delete: Callable[[], None],
@@ -51,7 +51,7 @@ def inside(
         st.write(t("What would be lost with it:"))
         _ui.bullets(depends[:MOST_NAMED])
         if len(depends) > MOST_NAMED:
-            st.caption(t("and {n} more", n=len(depends) - MOST_NAMED))
+            st.caption(_ui.say("and {n} more", n=len(depends) - MOST_NAMED))
     if stays:
         st.info(_ui.plain(stays))
         return

@@ -11,7 +11,7 @@ from engine.estimate import memory
 from engine.models import bases
 from engine.read import formats
 from engine.runs import store
-from engine.words import t
+from engine.words import joined, t
 from pages import (
     _damaged,
     _data_bring,
@@ -83,7 +83,7 @@ def _undo(dataset: Dataset) -> None:
 def _what_it_teaches(dataset: Dataset) -> None:
     """What the rows are, in a line, and what of them is learned."""
     report = dataset.report
-    told = [f"{title}." for title in [_data_problems.kinds().get(report.kind or "")] if title]
+    told = []
     if report.kind == "texts":
         told.append(t("All of a text is learned."))
     elif report.kind in ("conversations", "prompt-completion"):
@@ -93,8 +93,9 @@ def _what_it_teaches(dataset: Dataset) -> None:
         told.append(t("Of the rows without errors, {good} are marked good and {bad} marked bad.", good=good, bad=bad))
     if dataset.eval_id:
         told.append(t("Scored before and after with the questions that belong to this data."))
-    if told:
-        st.caption(_ui.plain(" ".join(told)))
+    title = _data_problems.kinds().get(report.kind or "")
+    if title is not None:
+        st.caption(f"**{_ui.plain(title)}** {_ui.plain(joined(*told))}")
     for note in report.notes:
         st.caption(_ui.plain(note))
 
@@ -214,7 +215,7 @@ def _remove(dataset: Dataset) -> None:
     runs = [store.name(workspace, run_id) or run_id for run_id in datasets.users(workspace, dataset.id)]
     named = ", ".join(runs[: _delete.MOST_NAMED]) + (" …" if len(runs) > _delete.MOST_NAMED else "")
     scored = [one.name for one in datasets.list_all(workspace) if one.eval_id == dataset.id]
-    _delete.popover(
+    _delete.offer(
         f"data_{dataset.id}",
         t("This deletes “{name}”: the file that was brought and all that was made of it.", name=dataset.name),
         delete,
