@@ -45,9 +45,7 @@ def show(workspace: Workspace, dataset: Dataset) -> None:
 @_failures.fragment(run_every=POLL_S)
 def _watch() -> None:
     def said(percent: int) -> str:
-        if percent < 100:
-            return t("Reading the rows: {percent} %", percent=percent)
-        return t("Comparing the rows: some seconds, up to a minute for 5,000 of them")
+        return t("Looking at the rows together: {percent} %", percent=percent)
 
     result = _jobs.followed(_JOB, said, "closer_again")
     if result is None:

@@ -74,7 +74,8 @@ def one(
         said = f"**{_ui.plain(told or place)}**"
         spot = one_row.spot(text, problem) if problem is not None else spot
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"{said} {excerpt(text, spot)}")
+        with st.container(width="stretch"):
+            st.markdown(f"{said} {excerpt(text, spot)}")
         if row.whole and st.button(t("Edit"), key=f"edit_{where}", width="content", help=_ui.plain(place)):
             _open(dataset, row.row, where)
     _editor(workspace, dataset, row, where)
@@ -83,7 +84,8 @@ def one(
 def excerpt(text: str, where: tuple[int, int] | None) -> str:
     """The part of a row around the spot, the spot marked, as text."""
     if where is None:
-        return _ui.plain(text[: 2 * AROUND_SPOT]) + ("…" if len(text) > 2 * AROUND_SPOT else "")
+        start = " ".join(text[: 8 * AROUND_SPOT].split())  # an indented row has more blanks than words
+        return _ui.plain(start[: 2 * AROUND_SPOT]) + ("…" if len(text) > 2 * AROUND_SPOT else "")
     start, end = where
     marked = text[start : min(end, start + AROUND_SPOT)]
     begin, stop = max(0, start - AROUND_SPOT), min(len(text), end + AROUND_SPOT)

@@ -323,14 +323,18 @@ def _take(result: jobs.Result) -> None:
     if result.dataset:
         _ui.choose("dataset", result.dataset)
         st.session_state.pop("data_problem", None)
-        st.session_state.pop(f"edits_{changing}", None)  # they are applied
+        if changing:
+            st.session_state.pop(f"edits_{changing}", None)  # they are applied
+            st.session_state["mended"] = True
     elif result.problem:
         st.session_state["data_problem"] = result.problem
     st.rerun()
 
 
 def problem() -> None:
-    """Say, once, what was wrong with the last file."""
+    """Say, once, what was wrong with the last file, or that it was mended: a click far down the page changes its top."""
+    if st.session_state.pop("mended", False):
+        st.toast(t("Mended. “Undo” stands at the top."), icon=":material/check_circle:")
     found = st.session_state.pop("data_problem", None)
     if found is not None:
         st.error(_ui.plain(found.sentence))

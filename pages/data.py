@@ -221,7 +221,7 @@ def _remove(dataset: Dataset) -> None:
         delete,
         size=_delete.size_of(dataset.folder),
         depends=[
-            t("“{name}” is scored on these rows, and would be on a part of its own", name=name) for name in scored
+            t("“{name}” is scored on these rows: other ones are to be chosen for it then", name=name) for name in scored
         ],
         stays=t("Runs use it: {names}. Delete these first.", names=named) if runs else "",
     )

@@ -111,12 +111,12 @@ def look(workspace: Workspace, dataset_id: str, progress: OnProgress | None = No
 
     dataset = datasets.load(workspace, dataset_id)
     try:
-        rows, total = _rows(workspace, dataset, progress)
+        rows, total = _rows(workspace, dataset, _part(progress, 0))
         repeated = _repeated(dataset)
     except (OSError, pyarrow.ArrowException) as error:
         raise DatasetError(Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})) from error
     said = [_words(row.text) for row in rows]
-    alike, groups = _by_words(rows, said, repeated)
+    alike, groups = _by_words(rows, said, repeated, progress)
     longest = sorted(rows, key=lambda row: -row.characters)[:MOST_SHOWN]
     found = Closer(
         rows=total,
@@ -132,7 +132,7 @@ def look(workspace: Workspace, dataset_id: str, progress: OnProgress | None = No
     return found
 
 
-def _rows(workspace: Workspace, dataset: datasets.Dataset, progress: OnProgress | None) -> tuple[list[_Row], int]:
+def _rows(workspace: Workspace, dataset: datasets.Dataset, progress: OnProgress) -> tuple[list[_Row], int]:
     """Good rows spread over the file, with their texts and places, and how many there are in all."""
     import pyarrow.parquet as parquet
 
@@ -151,7 +151,7 @@ def _rows(workspace: Workspace, dataset: datasets.Dataset, progress: OnProgress 
     found = []
     with opened(dataset.folder / "original", dataset.mapping) as file:
         for number, (line, _) in enumerate(file.records(), start=1):
-            if progress is not None and not number % 1000:
+            if not number % 1000:
                 progress(number, dataset.report.rows)
             text = texts.get(line or 0 if file.has_lines else number)
             if text is not None:
@@ -159,16 +159,28 @@ def _rows(workspace: Workspace, dataset: datasets.Dataset, progress: OnProgress 
     return found, total
 
 
+def _part(progress: OnProgress | None, number: int) -> OnProgress:
+    """Tell the progress of one of three parts of the look as that of all of it."""
+
+    def told(done: int, total: int) -> None:
+        if progress is not None:
+            progress(1_000 * number + 1_000 * done // max(1, total), 3_000)
+
+    return told
+
+
 def _text(row: dict[str, Any]) -> tuple[str, int]:
-    """What is said in a row, without what a system message says to all of them, and its length in characters."""
+    """What is said in a row by itself, and its length in characters: without a system message, which says the same to all,
+    and of a question that comes after others without these, which may be rows of their own."""
     said = [row[name] for name in ("text", "prompt") if isinstance(row.get(name), str)]
+    length = sum(map(len, said))
     for name in ("messages", "prompt", "completion", "chosen", "rejected"):
-        turns = row.get(name)
-        for turn in turns if isinstance(turns, list) else ():
-            if turn.get("role") != "system":
-                said += [turn.get("content") or "", turn.get("tool_calls") or ""]
-    whole = "\n".join([*filter(None, said), *(row.get("completions") or ())])
-    return whole[:ROW_CHARACTERS], len(whole)
+        turns = row[name] if isinstance(row.get(name), list) else []
+        texts = [turn.get("content") or turn.get("tool_calls") or "" for turn in turns if turn.get("role") != "system"]
+        length += sum(map(len, texts))
+        said += texts[-1:] if name == "prompt" else texts
+    steps = row.get("completions") or ()
+    return "\n".join([*said, *steps])[:ROW_CHARACTERS], length + sum(map(len, steps))
 
 
 def _repeated(dataset: datasets.Dataset) -> set[int]:
@@ -195,7 +207,7 @@ def _words(text: str) -> list[str]:
 
 
 def _by_words(
-    rows: list[_Row], said: list[list[str]], repeated: set[int]
+    rows: list[_Row], said: list[list[str]], repeated: set[int], progress: OnProgress | None
 ) -> tuple[tuple[Alike, ...], tuple[Group, ...]]:
     """The rows that are nearly like an earlier one, and the groups that the rows fall into."""
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -209,16 +221,17 @@ def _by_words(
     places = [rows[at].place for at in chosen]
     alike = tuple(
         Alike(places[later], places[earlier], min(1.0, round(share, 3)))
-        for later, earlier, share in _pairs(weights)
+        for later, earlier, share in _pairs(weights, _part(progress, 1))
     )  # fmt: skip
-    return alike, tuple(_groups(weights, counting.get_feature_names_out(), places))
+    return alike, tuple(_groups(weights, counting.get_feature_names_out(), places, _part(progress, 2)))
 
 
-def _pairs(weights: Any) -> Iterator[tuple[int, int, float]]:
+def _pairs(weights: Any, progress: OnProgress) -> Iterator[tuple[int, int, float]]:
     """Yield each row that is nearly like an earlier one that is none itself, with that one and how alike they are."""
     others = weights.T.tocsc()
     left_out: set[int] = set()
     for start in range(0, weights.shape[0], _BLOCK_ROWS):
+        progress(start, weights.shape[0])
         block = (weights[start : start + _BLOCK_ROWS] @ others).tocsr()
         for at in range(block.shape[0]):
             inside = slice(block.indptr[at], block.indptr[at + 1])
@@ -233,7 +246,7 @@ def _pairs(weights: Any) -> Iterator[tuple[int, int, float]]:
                 yield start + at, other, share
 
 
-def _groups(weights: Any, names: Any, places: list[Place]) -> Iterator[Group]:
+def _groups(weights: Any, names: Any, places: list[Place], progress: OnProgress) -> Iterator[Group]:
     """Yield the groups that the rows fall into, the largest first; none where there are no clear ones."""
     import numpy
     from sklearn.cluster import KMeans
@@ -246,6 +259,7 @@ def _groups(weights: Any, names: Any, places: list[Place]) -> Iterator[Group]:
     reduced: Any = normalize(TruncatedSVD(min(50, weights.shape[1] - 1), random_state=0).fit_transform(weights))
     best: tuple[float, Any] = (CLEAR_GROUPS, None)
     for count in GROUPS:
+        progress(count - GROUPS.start, len(GROUPS))
         if len(numpy.unique(reduced.round(6), axis=0)) <= count:
             break
         found = KMeans(count, random_state=0).fit(reduced)
