@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from engine import damaged, limits
+from engine.data import datasets
+from engine.runs import store
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _ui
+from pages import _delete, _ui
 
 
 def show(workspace: Workspace, *kinds: damaged.Kind) -> None:
@@ -26,10 +30,22 @@ def show(workspace: Workspace, *kinds: damaged.Kind) -> None:
         for one in found:
             place = one.place.relative_to(workspace.root) if limits.on() else one.place
             st.markdown(f"**{_ui.plain(words[one.kind])}** {_ui.plain(place)}")
-            left, right = st.columns([5, 1], vertical_alignment="center")
-            left.caption(_ui.plain(one.problem.sentence))
-            with right.popover(t("Delete")):
-                st.write(t("It cannot be undone."))
-                if st.button(t("Delete for good"), type="primary", key=f"delete_damaged_{one.kind}_{one.place.name}"):
-                    damaged.delete(one)
-                    st.rerun()
+            st.caption(_ui.plain(one.problem.sentence))
+            runs = datasets.users(workspace, one.place.name) if one.kind == "data" else []
+            _delete.offer(
+                f"damaged_{one.kind}_{one.place.name}",
+                t("This deletes what is left of it."),
+                partial(damaged.delete, one),
+                size=_delete.size_of(one.place),
+                depends=[
+                    t(
+                        "the run {name} uses it, and can be neither resumed nor repeated then",
+                        name=_named(workspace, run),
+                    )
+                    for run in runs
+                ],
+            )
+
+
+def _named(workspace: Workspace, run_id: str) -> str:
+    return store.name(workspace, run_id) or run_id

@@ -13,7 +13,7 @@ from engine.data import Dataset, datasets, profile
 from engine.models import Base, bases
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _ui
+from pages import _data_rows, _ui
 
 BARS = 30
 HELD_OUT_SHOWN = 10
@@ -135,15 +135,15 @@ def division(workspace: Workspace, dataset: Dataset) -> None:
         )
     )
     if found.groups < total:
-        st.caption(t("{n} rows repeat the question of another row.", n=f"{total - found.groups:,}"))
+        again = total - found.groups
+        many = t("{n} rows repeat the question of another row.", n=f"{again:,}")
+        st.caption(t("1 row repeats the question of another row.") if again == 1 else many)
     if not out:
         st.warning(t("Nothing is held out: every row asks the same question."))
         return
     st.write(t("The first rows that are held out:"))
     rows = [row for at in found.held_out[:HELD_OUT_SHOWN] for row in datasets.preview(workspace, dataset.id, at, 1)]
-    from pages._data_rows import table
-
-    st.dataframe(table(rows), hide_index=True, alt=t("Rows that are held out"))
+    st.dataframe(_data_rows.table(rows), hide_index=True, alt=t("Rows that are held out"))
 
 
 def _validation(workspace: Workspace, dataset: Dataset) -> None:

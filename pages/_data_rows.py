@@ -1,27 +1,20 @@
-"""The rows of a data set on the Data page: what is wrong with which, repairs, any row found, and one edited in place."""
+"""The rows of a data set on the Data page: any row found, and one written anew where it is shown."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pandas as pd
 import streamlit as st
 
-from engine.check import DatasetError, groups
-from engine.data import Dataset, datasets, fixes, one_row
-from engine.read import lines
+from engine.check import DatasetError
+from engine.data import Dataset, datasets, fixes, jobs, one_row
 from engine.words import Problem, t
-from engine.workspace import Workspace, read_lines
+from engine.workspace import Workspace
 from pages import _data_upload, _ui
 
-# More lines of one rule than this tell a person nothing new; the file with all of them can be downloaded.
-LINES_PER_RULE = 20
-SHOWN_SPOTS = 4
 AROUND_SPOT = 70
 PREVIEW_ROWS = 10
 SEARCH_BLOCK_ROWS = 5_000
@@ -32,87 +25,67 @@ MOST_EDITED_CHARACTERS = 2_000_000
 
 @st.cache_data(max_entries=50, show_spinner=False)
 def _rows(original: str, mapping: dict[str, str], numbers: tuple[int, ...]) -> dict[int, one_row.Row]:
-    """Rows of a stored file by number. An id names bytes, so what was read once stays true."""
-    found = one_row.find(_path(original), mapping, count=len(numbers), only=set(numbers)).rows
+    found = one_row.find(Path(original), mapping, count=len(numbers), only=set(numbers)).rows
     return {row.row: row for row in found}
+
+
+def by_number(dataset: Dataset, numbers: tuple[int, ...]) -> dict[int, one_row.Row]:
+    """Rows of a stored file by number. An id names bytes, so what was read once stays true."""
+    return _rows(_original(dataset), dataset.mapping, numbers)
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
 def _found(original: str, mapping: dict[str, str], start: int, text: str, only: tuple[int, ...] | None) -> Any:
-    return one_row.find(_path(original), mapping, start=start, count=PREVIEW_ROWS, text=text, only=only)
+    return one_row.find(Path(original), mapping, start=start, count=PREVIEW_ROWS, text=text, only=only)
 
 
-def _path(original: str) -> Any:
-    from pathlib import Path
-
-    return Path(original)
+@st.cache_data(max_entries=200, show_spinner=False)
+def _checked(original: str, mapping: dict[str, str], text: str) -> tuple[tuple[Problem, ...], dict[str, Any] | None]:
+    return one_row.check_row(Path(original), fixes.one_line(text), mapping)
 
 
 def _original(dataset: Dataset) -> str:
     return str(dataset.folder / "original")
 
 
-# --- problems -----------------------------------------------------------------------------------------------------
+# --- one row ------------------------------------------------------------------------------------------------------
 
 
-def problems(workspace: Workspace, dataset: Dataset) -> None:
-    """Every rule that is broken, with its count, the first lines with the spot marked, and all lines as a download."""
-    found = groups.grouped(dataset.report)
-    wanted = tuple(sorted({p.row for group in found for p in group.problems[:SHOWN_SPOTS] if p.row}))
-    texts = _rows(_original(dataset), dataset.mapping, wanted) if wanted else {}
-    for group in found:
-        _one_rule(workspace, dataset, group, texts)
-    _download_problems(dataset)
-
-
-def _one_rule(workspace: Workspace, dataset: Dataset, group: groups.Group, texts: dict[int, one_row.Row]) -> None:
-    is_error = group.severity == "error"
-    icon = ":material/error:" if is_error else ":material/warning:"
-    label = t("{n} × {what}", n=f"{group.count:,}", what=group.heading)
-    with st.expander(_ui.plain(label), expanded=is_error, icon=icon):
-        _what_to_do(workspace, dataset, group)
-        shown = group.problems[:SHOWN_SPOTS]
-        for number, problem in enumerate(shown):
-            row = texts.get(problem.row or 0)
-            place = f"{group.severity}_{group.rule}_{number}"
-            with st.container(horizontal=True):
-                alike = group.count > 1 and problem.message == group.heading  # the heading and the line below it say it
-                st.markdown(_ui.plain(groups.places([problem]) if alike else problem.sentence))
-                if row and row.whole and st.button(t("Edit"), key=f"edit_{place}", width="content"):
-                    _open(dataset, row.row, place)
-            if row and row.text:
-                st.caption(_excerpt(row.text, one_row.spot(row.text, problem)))
-            if row:
-                _editor(dataset, row, place)
-        rest = group.problems[SHOWN_SPOTS:]
-        if group.count <= LINES_PER_RULE:
-            _ui.problem_list(rest)
-            return
-        if rest:
-            st.caption(_ui.say("The same in {places}.", places=groups.places(rest)))
-        if more := group.count - len(group.problems):
-            st.caption(t("and {n} more; the download below has the lines.", n=f"{more:,}"))
-
-
-def _what_to_do(workspace: Workspace, dataset: Dataset, group: groups.Group) -> None:
-    """Say what to do about a group, with a button that leaves its rows out where that is sensible."""
-    fix = f"{group.problems[0].fix}." if len({problem.fix for problem in group.problems}) == 1 else ""
-    if fix:
-        st.caption(_ui.say("Rule {rule}. What to do: {fix}", rule=group.rule, fix=fix))
+def one(
+    workspace: Workspace,
+    dataset: Dataset,
+    row: one_row.Row,
+    where: str,
+    *,
+    told: str = "",
+    problem: Problem | None = None,
+    spot: tuple[int, int] | None = None,
+) -> None:
+    """A row with what is `told` of it, the spot of its problem marked, and a button that opens it for editing; `where`
+    says which of the places it is shown in, for one may be shown twice. A row that waits to be applied shows no fault."""
+    place = t("line {line}", line=f"{row.line:,}") if row.line else t("row {row}", row=f"{row.row:,}")
+    changed = edits(dataset).get(row.row)
+    text = row.text if changed is None else changed
+    if changed is not None:
+        state = t("written anew, not yet applied") if changed else t("to be deleted, not yet applied")
+        said = f"{_ui.plain(place)}: :green[{_ui.plain(state)}]"
+        spot = None
     else:
-        st.caption(_ui.say("Rule {rule}. What to do stands with each.", rule=group.rule))
-    leaving = fixes.leaving_out(dataset.report, group.rule) if group.severity == "warning" else None
-    if leaving in fixes.offers(dataset.report):
-        return  # it stands above
-    if leaving and st.button(t("Leave these rows out"), key=f"leave_out_{group.rule}"):
-        changed = tuple(fixes.Edit(row=row, text=text) for row, text in _edits(dataset).items())
-        _data_upload.change(workspace, dataset, fixes=(*changed, leaving))
+        said = f"**{_ui.plain(told or place)}**"
+        spot = one_row.spot(text, problem) if problem is not None else spot
+    with st.container(horizontal=True, vertical_alignment="center"):
+        with st.container(width="stretch"):
+            st.markdown(f"{said} {excerpt(text, spot)}")
+        if row.whole and st.button(t("Edit"), key=f"edit_{where}", width="content", help=_ui.plain(place)):
+            _open(dataset, row.row, where)
+    _editor(workspace, dataset, row, where)
 
 
-def _excerpt(text: str, where: tuple[int, int] | None) -> str:
+def excerpt(text: str, where: tuple[int, int] | None) -> str:
     """The part of a row around the spot, the spot marked, as text."""
     if where is None:
-        return _ui.plain(text[: 2 * AROUND_SPOT]) + ("…" if len(text) > 2 * AROUND_SPOT else "")
+        start = " ".join(text[: 8 * AROUND_SPOT].split())  # an indented row has more blanks than words
+        return _ui.plain(start[: 2 * AROUND_SPOT]) + ("…" if len(text) > 2 * AROUND_SPOT else "")
     start, end = where
     marked = text[start : min(end, start + AROUND_SPOT)]
     begin, stop = max(0, start - AROUND_SPOT), min(len(text), end + AROUND_SPOT)
@@ -123,156 +96,90 @@ def _excerpt(text: str, where: tuple[int, int] | None) -> str:
     return f"{_ui.plain(before)}:red-background[**{spot}**]{_ui.plain(after)}"
 
 
-def _download_problems(dataset: Dataset) -> None:
-    report = dataset.report
-    if not report.problem_count:
-        return
-    full = dataset.folder / (report.problems_file or "problems.jsonl")
-
-    def content() -> bytes:
-        if report.problems_file:
-            with suppress(OSError):  # it is gone: the first problems stand in the report
-                return full.read_bytes()
-        return json.dumps(report.to_json()["problems"], ensure_ascii=False, indent=1).encode()
-
-    name = "problems.jsonl" if report.problems_file else "problems.json"
-    st.download_button(t("Download the list of problems"), content, file_name=name, key="problems_download")
-
-
-# --- repairs ------------------------------------------------------------------------------------------------------
-
-
-def repairs(workspace: Workspace, dataset: Dataset) -> None:
-    """Offer the safe repairs and apply edited rows; each says what it does before it is done."""
-    labels = {
-        fixes.AS_TEXT: t("Make rows of the paragraphs"),
-        fixes.STRIP_BOM: t("Remove the mark"),
-        fixes.CONVERT_LABELS: t("Convert the labels"),
-        fixes.DROP_REPEATS: t("Leave out repeats"),
-        fixes.DROP_BAD_ROWS: t("Leave out the bad rows"),
-    }
-    report = dataset.report
-    offers = fixes.offers(report)
-    edits = _edits(dataset)
-    if offers or edits:
-        st.write(t("What can be repaired. The file you brought stays as it is; the repaired one is stored beside it."))
-    if edits:
-        _pending(workspace, dataset, edits)
-    for fix, effect in offers.items():
-        left, right = st.columns([5, 3], vertical_alignment="center")
-        if edits and fix == fixes.DROP_BAD_ROWS:
-            effect = t("Apply the changes, and leave out the rows that have errors even then.")
-        left.markdown(_ui.plain(effect))
-        wanted = fixes.DROP_BAD_ROWS if fixes.DROP_BAD_ROWS in offers else next(iter(offers))
-        kind = "primary" if fix == wanted and not edits and report.errors else "secondary"
-        if right.button(_ui.plain(labels.get(fix, t("Repair"))), type=kind, key=fix):
-            changed = tuple(fixes.Edit(row=row, text=text) for row, text in edits.items())
-            _data_upload.change(workspace, dataset, fixes=(*changed, fix))
-
-
-def _edits(dataset: Dataset) -> dict[int, str]:
-    """Rows that were written anew and wait to be applied: row -> text, blank for a row to be deleted."""
-    return st.session_state.setdefault(f"edits_{dataset.id}", {})
-
-
-def _pending(workspace: Workspace, dataset: Dataset, edits: dict[int, str]) -> None:
-    with st.container(border=True):
-        rows = ", ".join(f"{row:,}" for row in sorted(edits)[:12]) + (" …" if len(edits) > 12 else "")
-        st.markdown(_ui.say("**{n} changed, not yet applied:** rows {rows}", n=len(edits), rows=rows))
-        bad = {p.row for p in dataset.report.problems if p.severity == "error" and p.row}
-        still = {row for row, text in edits.items() if text and _is_bad(dataset, text)}
-        after = dataset.report.bad_rows - len(bad & edits.keys()) + len(still)
-        st.caption(
-            _ui.say(
-                "Effect: {deleted} rows deleted, {changed} written anew; {before} rows with errors become {after}.",
-                deleted=sum(not text for text in edits.values()),
-                changed=sum(bool(text) for text in edits.values()),
-                before=f"{dataset.report.bad_rows:,}",
-                after=f"{after:,}",
-            )
-        )
-        buttons = st.container(horizontal=True)
-        if buttons.button(t("Apply the changes"), type="primary", key="apply_edits"):
-            changed = tuple(fixes.Edit(row=row, text=text) for row, text in edits.items())
-            _data_upload.change(workspace, dataset, fixes=changed)
-        if buttons.button(t("Forget them"), key="forget_edits"):
-            st.session_state[f"edits_{dataset.id}"] = {}
-            st.rerun()
-
-
-def _is_bad(dataset: Dataset, text: str) -> bool:
-    found, _ = _checked(_original(dataset), dataset.mapping, text)
-    return any(problem.severity == "error" for problem in found)
-
-
-@st.cache_data(max_entries=200, show_spinner=False)
-def _checked(original: str, mapping: dict[str, str], text: str) -> tuple[tuple[Problem, ...], dict[str, Any] | None]:
-    return one_row.check_row(_path(original), fixes.one_line(text), mapping)
-
-
-# --- one row ------------------------------------------------------------------------------------------------------
-
-
 def _open(dataset: Dataset, row: int | None, place: str = "") -> None:
     """Open a row for editing where it is shown, or close the one that is open."""
     st.session_state[f"open_row_{dataset.id}"] = (row, place)
     st.rerun()
 
 
-def _editor(dataset: Dataset, row: one_row.Row, where: str) -> None:
-    """The row, where it was opened: its text as it stands in the file, checked when a person asks."""
+def _editor(workspace: Workspace, dataset: Dataset, row: one_row.Row, where: str) -> None:
+    """The row, where it was opened: its text as it stands in the file, checked when it is saved."""
     if st.session_state.get(f"open_row_{dataset.id}") != (row.row, where):
         return
-    number = row.row
+    number, kept = row.row, edits(dataset)
+    with st.form(f"edit_form_{dataset.id}_{number}"):
+        text = st.text_area(
+            t("Row {row} as it stands in the file", row=f"{number:,}"),
+            kept.get(number) or row.text,
+            height=160,
+            key=f"edit_text_{dataset.id}_{number}",
+        )
+        with st.container(horizontal=True):
+            saved = st.form_submit_button(t("Save"), type="primary", key="save_edit")
+            removed = st.form_submit_button(t("Delete this row"), key="delete_row")
+            closed = st.form_submit_button(t("Close"), key="close_edit")
+    if closed or (saved and text == row.text):
+        _open(dataset, None)
+    if removed:
+        _keep(workspace, dataset, number, "")
+    if not saved:
+        return
+    room = MOST_EDITED_CHARACTERS - sum(len(other) for at, other in kept.items() if at != number)
+    if len(text) > min(room, one_row.EDITABLE_CHARACTERS):
+        st.error(t("This is too long to be kept here: apply the other changes first, or change it in the file itself."))
+        return
+    faults = [one for one in _checked(_original(dataset), dataset.mapping, text)[0] if one.severity == "error"]
+    if not faults:
+        _keep(workspace, dataset, number, text)
+    st.error("  \n".join(_ui.plain(fault.sentence) for fault in faults))
+    spot = next((found for fault in faults if (found := one_row.spot(text, fault))), None)
+    if spot:
+        st.caption(excerpt(text, spot))
+
+
+# --- rows written anew --------------------------------------------------------------------------------------------
+
+
+def edits(dataset: Dataset) -> dict[int, str]:
+    """Rows that were written anew and wait to be applied: row -> text, blank for a row to be deleted."""
+    return st.session_state.setdefault(f"edits_{dataset.id}", {})
+
+
+def as_fixes(written: dict[int, str]) -> tuple[fixes.Edit, ...]:
+    """Return rows that were written anew as the fixes that apply them."""
+    return tuple(fixes.Edit(row=row, text=text) for row, text in written.items())
+
+
+def _keep(workspace: Workspace, dataset: Dataset, number: int, text: str) -> None:
+    """Take a row as it was written: at once, or in a large file, which takes long to be checked anew, with the others."""
+    edits(dataset)[number] = text
+    st.session_state[f"open_row_{dataset.id}"] = (None, "")
+    if (dataset.size_bytes or 0) <= jobs.SMALL_BYTES:
+        _data_upload.change(workspace, dataset, fixes=as_fixes(edits(dataset)))
+    st.rerun()
+
+
+def pending(workspace: Workspace, dataset: Dataset, written: dict[int, str]) -> None:
+    """What was written anew and waits, with what it will change."""
     with st.container(border=True):
-        place = t("Row {row}, line {line}", row=f"{row.row:,}", line=f"{row.line:,}") if row.line else ""
-        st.markdown(f"**{_ui.plain(place or t('Row {row}', row=f'{row.row:,}'))}**")
-        edits = _edits(dataset)
-        with st.form(f"edit_form_{dataset.id}_{number}", border=False):
-            text = st.text_area(
-                t("The row as it stands in the file"),
-                edits.get(number) or row.text,
-                height=160,
-                key=f"edit_text_{dataset.id}_{number}",
+        rows = ", ".join(f"{row:,}" for row in sorted(written)[:12]) + (" …" if len(written) > 12 else "")
+        st.markdown(_ui.say("**Not yet applied:** changes of rows {rows}", rows=rows))
+        bad = {p.row for p in dataset.report.problems if p.severity == "error" and p.row}
+        st.caption(
+            _ui.say(
+                "Written anew: {changed}. Deleted: {deleted}. Rows with errors: {before} now, {after} then.",
+                changed=sum(bool(text) for text in written.values()),
+                deleted=sum(not text for text in written.values()),
+                before=f"{dataset.report.bad_rows:,}",
+                after=f"{dataset.report.bad_rows - len(bad & written.keys()):,}",
             )
-            st.form_submit_button(t("Check this row"), key="check_edit")
-        room = MOST_EDITED_CHARACTERS - sum(len(kept) for other, kept in edits.items() if other != number)
-        if len(text) > min(room, one_row.EDITABLE_CHARACTERS):
-            st.error(
-                t("This is too long to be kept here: apply the other changes first, or change it in the file itself.")
-            )
-            if st.button(t("Close"), key="close_edit"):
-                _open(dataset, None)
-            return
-        before, _ = _checked(_original(dataset), dataset.mapping, row.text)
-        after, trained = _checked(_original(dataset), dataset.mapping, text)
-        if text != row.text:
-            st.caption(_ui.say("Before: {what}", what=_short(before)))
-        if any(problem.severity == "error" for problem in after):
-            st.error("  \n".join(_ui.plain(problem.sentence) for problem in after))
-            spot = next((s for problem in after if (s := one_row.spot(text, problem))), None)
-            if spot:
-                st.caption(_excerpt(text, spot))
-        else:
-            st.success(t("No errors: this row can be trained on."))
-            _ui.problem_list(after)
-            if trained:
-                shown = {name: value for name, value in trained.items() if name != "line"}
-                st.dataframe(table([shown]), hide_index=True, alt=t("The row as it is trained"))
+        )
         buttons = st.container(horizontal=True)
-        same = text == row.text or not lines.parses(fixes.one_line(text))
-        if buttons.button(t("Keep this change"), type="primary", disabled=same, key="keep_edit"):
-            edits[number] = text
-            _open(dataset, None)
-        if buttons.button(t("Delete this row"), key="delete_row"):
-            edits[number] = ""
-            _open(dataset, None)
-        if buttons.button(t("Close"), key="close_edit"):
-            _open(dataset, None)
-
-
-def _short(found: Iterable[Problem]) -> str:
-    return "; ".join(problem.message for problem in found) or t("no errors")
+        if buttons.button(t("Apply the changes"), type="primary", key="apply_edits"):
+            _data_upload.change(workspace, dataset, fixes=as_fixes(written))
+        if buttons.button(t("Discard"), key="discard_edits"):
+            st.session_state[f"edits_{dataset.id}"] = {}
+            st.rerun()
 
 
 # --- any row ------------------------------------------------------------------------------------------------------
@@ -283,7 +190,7 @@ def browse(workspace: Workspace, dataset: Dataset) -> None:
     report = dataset.report
     if not report.rows:
         return
-    bad = _bad_rows(dataset)
+    bad = _bad_rows(dataset) if report.bad_rows else ()
     views = {}
     if dataset.good_rows and report.type and dataset.has_rows:
         views["trained"] = t("As they are trained")
@@ -301,13 +208,7 @@ def browse(workspace: Workspace, dataset: Dataset) -> None:
     with st.spinner(t("Searching ...")):
         page = _found(_original(dataset), dataset.mapping, first, searched, bad if view == "bad" else None)
     for row in page.rows:
-        changed = t(" (changed)") if row.row in _edits(dataset) else ""
-        place = t("line {line}: ", line=f"{row.line:,}") if row.line else t("row {row}: ", row=f"{row.row:,}")
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"**{_ui.plain((place + changed).strip())}** {_excerpt(row.text, _hit(row.text, searched))}")
-            if row.whole and st.button(t("Edit"), key=f"edit_row_{row.row}", width="content"):
-                _open(dataset, row.row, "row")
-        _editor(dataset, row, "row")
+        _one_of(workspace, dataset, row, searched)
     if page.next_row:
         st.caption(t("More from row {row} on.", row=f"{page.next_row:,}"))
     elif not page.rows:
@@ -316,32 +217,23 @@ def browse(workspace: Workspace, dataset: Dataset) -> None:
         st.caption(t("No more from there on."))
 
 
-def _hit(text: str, searched: str) -> tuple[int, int] | None:
-    at = text.lower().find(searched.lower()) if searched else -1
-    return (at, at + len(searched)) if at >= 0 else None
-
-
-class _Listed(msgspec.Struct):
-    """What is looked for in a line of a file of problems."""
-
-    severity: str
-    row: int | None
+def _one_of(workspace: Workspace, dataset: Dataset, row: one_row.Row, searched: str) -> None:
+    at = row.text.lower().find(searched.lower()) if searched else -1
+    one(workspace, dataset, row, f"row_{row.row}", spot=(at, at + len(searched)) if at >= 0 else None)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _listed_rows(path: str, changed: int) -> tuple[int, ...]:
+def _listed_rows(_dataset: Dataset, every: str, changed: int) -> tuple[int, ...]:
     """The rows with errors of a file of problems, which a check of today may have replaced at the time `changed`."""
-    found = read_lines(Path(path), _Listed)
-    return tuple(one.row for one in found if one.severity == "error" and one.row)
+    found = fixes.broken_rows(_dataset.report, Path(every))
+    return tuple(sorted({row for _, severity, row in found if severity == "error"}))
 
 
 def _bad_rows(dataset: Dataset) -> tuple[int, ...]:
     """The rows with errors: all of them, from the file of problems where the report holds only the first."""
-    full = dataset.folder / (dataset.report.problems_file or "")
-    first = {problem.row for problem in dataset.report.problems if problem.severity == "error" and problem.row}
-    if dataset.report.problems_file and full.exists():
-        first |= set(_listed_rows(str(full), full.stat().st_mtime_ns))
-    return tuple(row for row in sorted(first) if 0 < row <= dataset.report.rows)
+    every = dataset.folder / (dataset.report.problems_file or "problems.jsonl")
+    changed = every.stat().st_mtime_ns if every.exists() else 0
+    return _listed_rows(dataset, str(every), changed)
 
 
 def _trained(workspace: Workspace, dataset: Dataset, first: int, searched: str) -> None:

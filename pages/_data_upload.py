@@ -14,6 +14,7 @@ from engine import limits
 from engine.check import DatasetError, text_files
 from engine.data import Dataset, jobs, uploads
 from engine.data import fixes as data_fixes
+from engine.estimate import memory
 from engine.plan import take_along
 from engine.words import language, t
 from engine.workspace import Workspace
@@ -143,7 +144,7 @@ _uploader = component("tunebook_upload", html=_HTML, css=_CSS, js=_JS)
 def widget(workspace: Workspace) -> None:
     """Let a person bring a file, by choosing or dropping it, and check it."""
     if uploads.route() is not None:
-        size = _size(uploads.limit_bytes())
+        size = memory.size_words(uploads.limit_bytes())
         if limits.on():
             rows = f"{limits.limits().rows:,}"
             st.caption(
@@ -236,10 +237,6 @@ def received(
     return files
 
 
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes >> 30} GiB" if size_bytes >= 1 << 30 else f"{size_bytes >> 20} MiB"
-
-
 def _fallback(workspace: Workspace, key: str, label: str) -> list[tuple[Path, str]]:
     upload = st.file_uploader(_ui.plain(label), key=key)
     if upload is None or st.session_state.get(f"taken_{key}") == upload.file_id:
@@ -275,6 +272,7 @@ def change(
 ) -> None:
     """Store a repaired or differently read copy of a data set and go on with it."""
     call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, fixes=fixes, mapping=mapping)
+    st.session_state["changing"] = dataset.id
     _begin(call, (dataset.folder / "original").stat().st_size)
 
 
@@ -321,16 +319,22 @@ def watch(job: Path) -> None:
 
 def _take(result: jobs.Result) -> None:
     """Go on with what was made, or keep what is wrong for the page that is drawn next."""
+    changing = st.session_state.pop("changing", None)
     if result.dataset:
         _ui.choose("dataset", result.dataset)
         st.session_state.pop("data_problem", None)
+        if changing:
+            st.session_state.pop(f"edits_{changing}", None)  # they are applied
+            st.session_state["mended"] = True
     elif result.problem:
         st.session_state["data_problem"] = result.problem
     st.rerun()
 
 
 def problem() -> None:
-    """Say, once, what was wrong with the last file."""
+    """Say, once, what was wrong with the last file, or that it was mended: a click far down the page changes its top."""
+    if st.session_state.pop("mended", False):
+        st.toast(t("Mended. “Undo” stands at the top."), icon=":material/check_circle:")
     found = st.session_state.pop("data_problem", None)
     if found is not None:
         st.error(_ui.plain(found.sentence))

@@ -13,6 +13,7 @@ from engine.plan import drafts, plans, repeat
 from engine.runs import Run, failures, follow, lifecycle, store
 from engine.words import Problem, joined, t
 from engine.workspace import Workspace
+from pages import _delete as _deleting
 from pages import _run_list, _ui
 
 
@@ -159,29 +160,24 @@ def unreadable(here: Workspace, run: Run, problem: Problem) -> None:
 
 
 def _delete(here: Workspace, run: Run) -> None:
-    size = _run_list.size(here, run)
-    st.write(
-        _ui.say(
-            "This deletes the run, its checkpoints, its log and what it made: {size}. It cannot be undone.", size=size
-        )
-    )
+    lost, stays = list[str](), ""
     try:
         lost = lifecycle.losses(here, run.id)
     except lifecycle.CannotDelete as error:
-        st.error(_ui.plain(error))
-        return
-    if lost:
-        st.write(t("What would be lost with it:"))
-        _ui.bullets(lost)
-    known = not lost or st.checkbox(t("Delete it all the same"), key=f"all_the_same_{run.id}")
-    if st.button(t("Delete for good"), type="primary", icon=":material/delete:", key="delete", disabled=not known):
-        try:
-            lifecycle.delete(here, run.id, all_the_same=bool(lost))
-        except lifecycle.CannotDelete as error:
-            st.error(_ui.plain(error))
-        else:
-            _ui.choose("run", None)
-            st.rerun()
+        stays = str(error)
+
+    def delete() -> None:
+        lifecycle.delete(here, run.id, all_the_same=bool(lost))
+        _ui.choose("run", None)
+
+    _deleting.inside(
+        f"run_{run.id}",
+        t("This deletes the run “{name}”, its checkpoints, its log and what it made.", name=run.name),
+        delete,
+        size=_run_list.size(here, run),
+        depends=lost,
+        stays=stays,
+    )
 
 
 def outcome(here: Workspace, run_id: str, short: store.Summary) -> None:

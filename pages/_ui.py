@@ -302,11 +302,12 @@ def link_parameters() -> dict[str, str]:
     return {**working_on, "lang": st.session_state["language"]} if "lang" in st.query_params else working_on
 
 
-def heading(title: str, text: str) -> None:
-    """The page's one heading, and what it is for. Below the first page's card it is a section of that page."""
+def heading(title: str, text: str = "") -> None:
+    """The page's one heading, and what it is for where that is not plain. Below the first page's card it is a section of that page."""
     (st.header if st.session_state.get("has_heading") else st.title)(plain(title))
     st.session_state["has_heading"] = True
-    st.write(plain(text))
+    if text:
+        st.write(plain(text))
 
 
 def next_step(page: str, label: str, *, reason: str | None = None, is_first: bool = True, **parameters: str) -> None:

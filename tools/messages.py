@@ -37,7 +37,7 @@ LOOKED_UP = {"t", "later", "say", "words.t", "words.later", "_ui.say"}
 # Keys of a YAML whose texts a person reads. The guide's own Chinese words (phrase, also) are shown as they stand.
 RECIPE_KEYS = {"title", "about", "when", "trade", "says", "value_used", "why", "source", "guide", "measured"}
 EARLIER = "said by a rule of an earlier version"
-RULE_KEYS = {"says", "do", "help"}
+RULE_KEYS = {"says", "do", "help", "rows"}
 # the same safe loader, in C where PyYAML was built with it: ten times faster
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Always the same, so that a catalogue changes only where a message does.

@@ -248,6 +248,7 @@ class _Check:
             bad_rows=totals.bad_rows,
             errors=dict(sorted(totals.errors.items())),
             warnings=dict(sorted(totals.warnings.items())),
+            rows_with={rule: count for rule, count in sorted(totals.rows_with.items()) if count},
             problems=self._with_lines(totals.first()),
             problems_file=totals.problems_file(),
             bytes=self.file.size,

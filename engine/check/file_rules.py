@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 
 from xxhash import xxh3_64_intdigest as hash64
 
@@ -74,15 +73,14 @@ def _repetitions(file: OpenFile, totals: Totals) -> None:
     against = totals.repeats.contradictions(limit)
     for row, line, first in against:
         totals.warn("contradiction", row=row + 1, line=line if file.has_lines else None, first=first)
-    totals.warnings["contradiction"] += max(0, against.count - len(against))
-    totals.warnings += Counter()  # drops what was found 0 times
+    totals.count_more("contradiction", against.count - len(against))
 
 
 def _warn_places(file: OpenFile, totals: Totals, rule: str, places: Places) -> None:
     for row, line, first in places:
         shown = later("line {line}", line=first) if file.has_lines else later("row {row}", row=first)
         totals.warn(rule, row=row + 1, line=line if file.has_lines else None, first=shown)
-    totals.warnings[rule] += max(0, places.count - len(places))
+    totals.count_more(rule, places.count - len(places))
 
 
 def _near_repetitions(file: OpenFile, totals: Totals, near: array[int], limit: int | None) -> Places:

@@ -20,6 +20,8 @@ class Found(Protocol):
     @property
     def warnings(self) -> dict[str, int]: ...
     @property
+    def rows_with(self) -> dict[str, int]: ...
+    @property
     def problems(self) -> tuple[Problem, ...]: ...
     @property
     def whole_file_problem(self) -> Problem | None: ...
@@ -32,6 +34,17 @@ class Group(NamedTuple):
     severity: str
     count: int
     problems: tuple[Problem, ...]
+    rows: int = 0  # in how many rows it is broken; none for what is about the whole file
+
+    @property
+    def title(self) -> str:
+        """The group in one line, with how many rows it is about, or the place of the only one."""
+        known = rules.rules().get(self.rule)
+        if self.rows > 1 and known is not None and known.rows:
+            return t(known.rows, n=f"{self.rows:,}")
+        if self.rows == 1 and self.problems:
+            return t("{place}: {what}", place=places(self.problems[:1]), what=self.heading)
+        return self.heading if self.count == 1 else t("{n} × {what}", n=f"{self.count:,}", what=self.heading)
 
     @property
     def heading(self) -> str:
@@ -56,7 +69,8 @@ def grouped(report: Found) -> list[Group]:
         for rule, count in sorted(counts.items(), key=lambda entry: -entry[1]):
             held = tuple(p for p in report.problems if p.rule == rule and p.severity == severity)
             if not held or held[0] is not report.whole_file_problem:
-                found.append(Group(rule, severity, count, held))
+                rows = report.rows_with.get(rule) or len({p.row for p in held if p.row})
+                found.append(Group(rule, severity, count, held, rows))
     return found
 
 
@@ -94,7 +108,7 @@ def printed(report: Found) -> list[str]:
 def _in_one_line(group: Group) -> str:
     more = group.count - len(group.problems)
     mark = t("warning: ") if group.severity == "warning" else ""
-    text = mark + t("{n} × {what}", n=f"{group.count:,}", what=group.heading)
+    text = mark + group.title
     if not group.places:
         return text
     if more:

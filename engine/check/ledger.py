@@ -26,6 +26,8 @@ class Ledger:
     def clear(self) -> None:
         self.errors: Counter[str] = Counter()
         self.warnings: Counter[str] = Counter()
+        self.rows_with: Counter[str] = Counter()  # rule -> in how many rows it is broken
+        self._last: dict[str, int | None] = {}  # rule -> the row it was broken in last
         self.kept_errors: list[Problem] = []
         self.kept_warnings: list[Problem] = []
 
@@ -33,6 +35,7 @@ class Ledger:
         if self.has_cells and rule == "null-field":  # an empty cell
             rule, parameters = "blank-field", {}
         self.errors[rule] += 1
+        self._count_row(rule)
         if len(self.kept_errors) < PROBLEMS_KEPT or self.every:
             self._keep(self.kept_errors, self._problem(rule, "error", where, parameters))
 
@@ -44,8 +47,14 @@ class Ledger:
         if good:
             for problem in self.pending:
                 self.warnings[problem.rule] += 1
+                self._count_row(problem.rule)
                 self._keep(self.kept_warnings, problem)
         self.pending.clear()
+
+    def _count_row(self, rule: str) -> None:
+        if self._last.get(rule, 0) != self.row:
+            self._last[rule] = self.row
+            self.rows_with[rule] += 1
 
     def _problem(self, rule: str, severity: str, where: str | None, parameters: dict[str, Any]) -> Problem:
         return Problem(rule=rule, severity=severity, where=where, line=self.line, row=self.row, parameters=parameters)

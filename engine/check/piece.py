@@ -62,6 +62,7 @@ class Piece(msgspec.Struct, kw_only=True):
     has_answers: bool = False  # a file of prompts has an answer: the rest of the piece was not read
     errors: dict[str, int] = {}
     warnings: dict[str, int] = {}
+    rows_with: dict[str, int] = {}
     kept_errors: list[Problem] = []
     kept_warnings: list[Problem] = []
     columns: list[str] = []

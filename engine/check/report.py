@@ -47,6 +47,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     sharegpt: bool = False
     label_changes: dict[str, int] = {}  # what converting the labels would do, and in how many places
     plain_text: bool = False  # no rows, but text that could be trained on
+    rows_with: dict[str, int] = {}  # rule -> in how many rows it is broken; none of a whole file
 
     @property
     def trainable(self) -> bool:
@@ -121,8 +122,8 @@ _PRINTED = ("file", "container", "layout", "type", "conversational", "rows", "ba
 _KINDS = {
     "texts": ("1 text", "{rows} texts"),
     "conversations": ("1 conversation", "{rows} conversations"),
-    "prompt-only": ("1 prompt without an answer", "{rows} prompts without answers"),
-    "prompt-completion": ("1 prompt with its answer", "{rows} prompts with answers"),
+    "prompt-only": ("1 question without an answer", "{rows} questions without answers"),
+    "prompt-completion": ("1 question with its answer", "{rows} questions with answers"),
     "preference": ("1 pair of a better and a worse answer", "{rows} pairs of a better and a worse answer"),
     "unpaired-preference": ("1 answer with a label", "{rows} answers with labels"),
     "stepwise": ("1 answer with a label for each step", "{rows} answers with a label for each step"),

@@ -98,6 +98,7 @@ class RowChecks:
             lines=lines,
             errors=dict(ledger.errors),
             warnings=dict(ledger.warnings),
+            rows_with=dict(ledger.rows_with),
             kept_errors=ledger.kept_errors,
             kept_warnings=ledger.kept_warnings,
             ends=hashes.ends.tobytes(),

@@ -25,6 +25,7 @@ class Totals:
         self.rows = self.bad_rows = self.lines = 0
         self.errors: Counter[str] = Counter()
         self.warnings: Counter[str] = Counter()
+        self.rows_with: Counter[str] = Counter()
         self.kept_errors: list[Problem] = []
         self.kept_warnings: list[Problem] = []
         self.columns: dict[str, None] = {}
@@ -50,6 +51,7 @@ class Totals:
         self.repeats.extend(piece.hashes(self.per_row), lines)
         self.errors.update(piece.errors)
         self.warnings.update(piece.warnings)
+        self.rows_with.update(piece.rows_with)
         for kept, more in ((self.kept_errors, piece.kept_errors), (self.kept_warnings, piece.kept_warnings)):
             kept += [_moved(problem, rows, lines) for problem in more[: PROBLEMS_KEPT - len(kept)]]
         for known, names in ((self.columns, piece.columns), (self.layout_columns, piece.layout_columns)):
@@ -86,6 +88,7 @@ class Totals:
     def _note(self, problem: Problem) -> None:
         is_error = problem.severity == "error"
         (self.errors if is_error else self.warnings)[problem.rule] += 1
+        self.rows_with[problem.rule] += problem.row is not None
         kept = self.kept_errors if is_error else self.kept_warnings
         if len(kept) < PROBLEMS_KEPT:
             kept.append(problem)
@@ -94,6 +97,12 @@ class Totals:
     def _write(self, problem: Problem) -> None:
         if self.file is not None:
             self.file.write(msgspec.json.encode(problem_to_json(problem)) + b"\n")
+
+    def count_more(self, rule: str, count: int) -> None:
+        """Count rows with a warning that are not kept one by one."""
+        if count > 0:
+            self.warnings[rule] += count
+            self.rows_with[rule] += count
 
     def first(self) -> tuple[Problem, ...]:
         """The first 1,000 problems: errors have precedence; in the order of the file, whole-file ones in front."""

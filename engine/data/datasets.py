@@ -24,7 +24,7 @@ from engine import graders, limits, looker
 from engine.benchmarks import library
 from engine.check import DatasetError, Report, apart, checked_mapping, text_files
 from engine.data import making
-from engine.data.fixes import AS_TEXT, DROP_BAD_ROWS, FIXES, Edit
+from engine.data.fixes import AS_TEXT, DROP_BAD_ROWS, Edit, in_order
 from engine.graders import offers
 from engine.read import OnProgress, lines, texts
 from engine.spec import schema
@@ -59,6 +59,7 @@ __all__ = [
     "rename",
     "rows_path",
     "tried",
+    "users",
 ]
 
 
@@ -164,7 +165,7 @@ class _How(msgspec.Struct, frozen=True):
 
 
 def _add(workspace: Workspace, source: Path, name: str, how: _How, progress: OnProgress | None = None) -> str:
-    kept, mapping = _in_order(how.fixes), checked_mapping(how.mapping)
+    kept, mapping = in_order(how.fixes), checked_mapping(how.mapping)
     with making.told(source):
         if limits.on():  # first: whether a file is there is nobody's business
             limits.check_source(workspace, source)
@@ -181,12 +182,6 @@ def _add(workspace: Workspace, source: Path, name: str, how: _How, progress: OnP
     if how.wait_for_rows:
         make_rows(workspace, dataset_id, progress)
     return dataset_id
-
-
-def _in_order(fixes: tuple[str | Edit, ...]) -> tuple[str | Edit, ...]:
-    """The fixes as they are applied: the latest edit of each row, then each other one once."""
-    edits = {fix.row: fix for fix in fixes if isinstance(fix, Edit)}
-    return (*(edits[row] for row in sorted(edits)), *(fix for fix in FIXES if fix in fixes))
 
 
 def _store(workspace: Workspace, source: Path, fill: Callable[[Path], str], *, move: bool) -> str:
@@ -330,16 +325,21 @@ def _graders_for(root: Path, dataset_id: str, _made: int) -> list[graders.Offer]
     return graders.offer(preview(Workspace(root), dataset_id, 0, offers.MOST_TRIED))
 
 
+def users(workspace: Workspace, dataset_id: str) -> list[str]:
+    """Return the ids of the runs that use a dataset, readable or not, for training or evaluation, the first one first."""
+    found = []
+    for spec in sorted(workspace.runs_dir.glob("*/spec.json")):
+        with suppress(OSError):
+            if dataset_id.encode() in spec.read_bytes():
+                found.append(spec.parent.name)
+    return found
+
+
 def delete(workspace: Workspace, dataset_id: str) -> None:
     """Remove a dataset. Raises DatasetError while a run uses it for training or evaluation."""
     folder = _folder(workspace, dataset_id)
-    for spec in sorted(workspace.runs_dir.glob("*/spec.json")):
-        try:
-            used = dataset_id.encode() in spec.read_bytes()
-        except OSError:
-            continue
-        if used:
-            raise DatasetError(Problem(rule="dataset-in-use", parameters={"run": spec.parent.name}))
+    if used := users(workspace, dataset_id):
+        raise DatasetError(Problem(rule="dataset-in-use", parameters={"run": used[0]}))
     with making.told(folder):
         # Renamed first: a list made meanwhile sees the whole dataset or none.
         grave = Path(tempfile.mkdtemp(prefix=scratch("old"), dir=workspace.datasets_dir))

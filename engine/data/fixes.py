@@ -7,7 +7,7 @@ before it is applied. Leaving rows out is the one repair that needs a check.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import msgspec
 from engine.check import DatasetError, Report, check_file, opened
 from engine.read import OnProgress, faults, formats, lines
 from engine.read import source as read_source
-from engine.words import Problem, t
+from engine.words import Problem, rules, t
+from engine.workspace import read_lines
 
 
 def repair(original: Path, fixes: tuple[str | Edit, ...], mapping: dict[str, str], progress: OnProgress | None) -> None:
@@ -29,8 +30,8 @@ def repair(original: Path, fixes: tuple[str | Edit, ...], mapping: dict[str, str
     for fix in (fix for fix in fixes if isinstance(fix, str)):
         if fix == DROP_BAD_ROWS:
             _drop_bad_rows(original, mapping, progress)
-        elif fix in LEFT_OUT:
-            _leave_out(original, LEFT_OUT[fix], mapping, progress)
+        elif broken := _left_out(fix):
+            _leave_out(original, broken, mapping, progress)
         else:
             apply(fix, original, fixed, mapping)
             os.replace(fixed, original)
@@ -47,17 +48,12 @@ def _drop_bad_rows(original: Path, mapping: dict[str, str], progress: OnProgress
     os.replace(kept_path, original)
 
 
-def _leave_out(original: Path, rules: tuple[str, ...], mapping: dict[str, str], progress: OnProgress | None) -> None:
-    """Replace the file by its rows in which none of these rules was broken, as JSON Lines."""
+def _leave_out(original: Path, broken: tuple[str, ...], mapping: dict[str, str], progress: OnProgress | None) -> None:
+    """Replace the file by its rows in which none of these rules is broken, as JSON Lines."""
     every, kept = original.with_name("every"), original.with_name("kept")
     report = check_file(original, progress=progress, problems_path=every, mapping=mapping)
-    if report.problems_file:
-        with every.open("rb") as file:
-            found = [msgspec.json.decode(line, type=_Broken) for line in file]
-        every.unlink()
-    else:
-        found = [_Broken(rule=problem.rule, row=problem.row) for problem in report.problems]
-    left_out = {one.row for one in found if one.rule in rules and one.row}
+    left_out = {row for rule, _, row in broken_rows(report, every) if rule in broken}
+    every.unlink(missing_ok=True)
     if report.rows <= len(left_out):
         raise DatasetError(Problem(rule="nothing-to-keep"))
     with opened(original, mapping) as file, kept.open("wb") as out:
@@ -71,7 +67,17 @@ class _Broken(msgspec.Struct):
     """What the list of all problems has to say of one: its rule and its row, None for one of the whole file."""
 
     rule: str
+    severity: str = "error"
     row: int | None = None
+
+
+def broken_rows(report: Report, every: Path) -> list[tuple[str, str, int]]:
+    """Return rule, severity and row of each problem of a row: of all of them where `every`, the list that a check has
+    written, is there, else of those that the report holds."""
+    found: Iterable[Problem | _Broken] = report.problems
+    if report.problems_file and every.is_file():
+        found = read_lines(every, _Broken)
+    return [(one.rule, one.severity, one.row) for one in found if one.row and one.row <= report.rows]
 
 
 class _KeptLines:
@@ -109,8 +115,28 @@ LEFT_OUT = {
     "drop_questions_in_answers": ("prompt-in-answer",),
     "drop_personal_data": ("personal-data",),
 }
+# Others are named by their rule: every error of a row, and these.
+LEAVE_OUT = "leave_out:"
+_WARNINGS_LEFT_OUT = ("nearly-equal-pair", "unclosed-think", "cell-cut", "drive-letter")
 # In the order in which they are applied, after all edits: what is repaired first need not be dropped.
 FIXES = (AS_TEXT, STRIP_BOM, CONVERT_LABELS, *LEFT_OUT, DROP_BAD_ROWS)
+
+
+def in_order(fixes: Iterable[str | Edit]) -> tuple[str | Edit, ...]:
+    """Return the fixes as they are applied: the latest edit of each row, then each other one once."""
+    kept = list(fixes)
+    edits = {fix.row: fix for fix in kept if isinstance(fix, Edit)}
+    named = {fix for fix in kept if isinstance(fix, str)}
+    by_rule = sorted(fix for fix in named if fix.startswith(LEAVE_OUT) and _left_out(fix))
+    known = [fix for fix in FIXES if fix in named]
+    dropping = [fix for fix in known if fix == DROP_BAD_ROWS]  # the last: what is left of errors then
+    return (*(edits[row] for row in sorted(edits)), *(fix for fix in known if fix not in dropping), *by_rule, *dropping)
+
+
+def _left_out(fix: str) -> tuple[str, ...]:
+    """Return the rules of which a fix leaves the rows out; none for another fix."""
+    rule = fix.removeprefix(LEAVE_OUT)
+    return LEFT_OUT.get(fix) or ((rule,) if rule != fix and rule in rules.rules() else ())
 
 
 class Edit(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +183,10 @@ def offers(report: Report) -> dict[str, str]:
     if report.errors.get("not-data") and report.plain_text:
         found[AS_TEXT] = t("Train on it as text: every paragraph becomes a row.")
     if report.label_changes:
-        changes = ", ".join(t("{change} in {n} rows", change=change, n=n) for change, n in report.label_changes.items())
+        changes = ", ".join(
+            t("{change} in 1 row", change=change) if n == 1 else t("{change} in {n} rows", change=change, n=f"{n:,}")
+            for change, n in report.label_changes.items()
+        )
         found[CONVERT_LABELS] = t("Convert the labels: {changes}.", changes=changes)
     if report.warnings.get("bom"):
         found[STRIP_BOM] = t("Remove the byte order mark: 3 bytes at the start, no text.")
@@ -175,8 +204,11 @@ def offers(report: Report) -> dict[str, str]:
 
 def leaving_out(report: Report, rule: str) -> str | None:
     """Return the fix that leaves out the rows in which a rule was broken, where that is sensible and rows would stay."""
-    fix = next((name for name, rules in LEFT_OUT.items() if rule in rules), None)
-    return fix if fix is not None and report.type and report.warnings.get(rule, 0) < report.rows else None
+    rows = report.rows_with.get(rule) or report.warnings.get(rule, 0)
+    if not report.type or not 0 < rows < report.rows:
+        return None
+    fix = next((name for name, broken in LEFT_OUT.items() if rule in broken), None)
+    return fix or (f"{LEAVE_OUT}{rule}" if rule in report.errors or rule in _WARNINGS_LEFT_OUT else None)
 
 
 def apply(fix: str, source: Path, target: Path, mapping: dict[str, str]) -> None:

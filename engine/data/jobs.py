@@ -25,7 +25,7 @@ import msgspec
 
 from engine import limits, looker, processes, read
 from engine.check import DatasetError, text_files
-from engine.data import copies, datasets, hub_data, making, readiness, recheck
+from engine.data import closer, copies, datasets, hub_data, making, readiness, recheck
 from engine.data.fixes import Edit
 from engine.models import bases, hub, hub_client
 from engine.render import NoTokenizer
@@ -46,9 +46,10 @@ SILENT_CPU_S = 60
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a job does: store the file at `source`, or several `texts`, each a path and the name it is shown by; with
     `dataset` make a fixed or mapped copy of stored data, with `rows` the rows of a large file that training reads, with
-    `again` a report by today's check, with `base` how that base reads every row; fetch the hub's `model` into its cache,
-    or its `data` (hf:owner/name[:config][:split]) and store that; read a `gguf` file into a folder of the workspace, with
-    the `tokenizer` of another folder where one is named (engine/train/read_gguf.py)."""
+    `again` a report by today's check, with `closer` a closer look at the rows, with `base` how that base reads every row;
+    fetch the hub's `model` into its cache, or its `data` (hf:owner/name[:config][:split]) and store that; read a `gguf`
+    file into a folder of the workspace, with the `tokenizer` of another folder where one is named
+    (engine/train/read_gguf.py)."""
 
     workspace: str
     source: str | None = None
@@ -58,6 +59,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     dataset: str | None = None
     rows: bool = False
     again: bool = False
+    closer: bool = False
     base: str | None = None
     fixes: tuple[str | Edit, ...] = ()
     mapping: dict[str, str] | None = None
@@ -118,6 +120,9 @@ def carry_out(call: Call, progress: read.OnProgress | None = None) -> Result:
             made = datasets.load(workspace, call.dataset)
         elif call.base is not None:
             readiness.count(workspace, call.dataset, bases.describe(call.base, workspace), progress)
+            made = datasets.load(workspace, call.dataset)
+        elif call.closer:
+            closer.look(workspace, call.dataset, progress)
             made = datasets.load(workspace, call.dataset)
         elif call.again:
             made = recheck.check_again(workspace, call.dataset, progress)

@@ -18,7 +18,7 @@ import pyarrow
 
 from engine import looker
 from engine.check import DatasetError
-from engine.data import datasets
+from engine.data import closer, datasets
 from engine.models import Base
 from engine.render import Coder, outcome
 from engine.spec import schema
@@ -100,6 +100,11 @@ def describe(workspace: Workspace, dataset_id: str, base: Base) -> Statistics:
         with suppress(OSError):  # on a disk that takes nothing it is counted anew each time
             write_atomically(kept, msgspec.json.encode(found))
     return found
+
+
+def closer_look(workspace: Workspace, dataset_id: str) -> closer.Closer | None:
+    """What a closer look at all rows together has found, where it was taken: a job takes it (jobs.Call.closer)."""
+    return closer.kept(workspace, dataset_id)
 
 
 def key(base: Base) -> str:

@@ -14,12 +14,12 @@ from filelock import FileLock
 
 from engine import looker
 from engine.check import apart
-from engine.data import datasets, making
+from engine.data import closer, datasets, making
 from engine.read import OnProgress
 from engine.workspace import Workspace, scratch
 
-# What profile.py and readiness.py keep of the rows.
-MADE_OF_ROWS = ("statistics-*.json", "readiness-*.bin")
+# What profile.py, closer.py and readiness.py keep of the rows.
+MADE_OF_ROWS = ("statistics-*.json", "readiness-*.bin", closer.NAME)
 
 
 def check_again(workspace: Workspace, dataset_id: str, progress: OnProgress | None = None) -> datasets.Dataset:

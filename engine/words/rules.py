@@ -18,11 +18,13 @@ Sentence = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a rule says, as texts to be looked up. `help` is for `tunebook check --rules`."""
+    """What a rule says, as texts to be looked up. `help` is for `tunebook check --rules`; `rows` is what is true of
+    several rows that break it, of which there are {n}."""
 
     says: Sentence
     do: Sentence
     help: str = ""
+    rows: str = ""
 
 
 @lru_cache(maxsize=1)

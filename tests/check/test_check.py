@@ -421,7 +421,7 @@ def test_one_broken_line_among_a_thousand_is_found(tmp_path):
     report = report_of(tmp_path, rows)
     assert (report.rows, report.bad_rows) == (1_000, 1)
     assert faults(report) == [(617, "not-json", None)]
-    assert report.sentence == "1,000 prompts with answers, 1 with errors: correct or drop these rows before training"
+    assert report.sentence == "1,000 questions with answers, 1 with errors: correct or drop these rows before training"
 
 
 @pytest.mark.parametrize("first", ['{"prompt": "oops', "oops", "{'prompt': 'a', 'completion': 'b'}", "{"])
@@ -607,7 +607,7 @@ def test_rows_of_an_array_on_one_line_are_named_by_their_number(tmp_path):
         (CHAT, "conversations", "2 conversations, ready"),
         ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "conversations",
          "2 conversations, ready"),
-        ({"prompt": "a", "completion": "b"}, "prompt-completion", "2 prompts with answers, ready"),
+        ({"prompt": "a", "completion": "b"}, "prompt-completion", "2 questions with answers, ready"),
     ],
 )  # fmt: skip
 def test_chats_are_conversations_and_never_texts(tmp_path, row, kind, words):
@@ -624,7 +624,7 @@ def test_how_many_are_marked_good_is_not_how_many_are_ready(tmp_path):
 def test_many_like_problems_are_one_line_with_a_heading_true_of_all(tmp_path):
     rows = [{"prompt": f"question {n % 9}", "completion": "a"} for n in range(446)]
     assert report_of(tmp_path, rows).lines()[1:] == [
-        "warning: 437 × A row that repeats an earlier one exactly: lines 10-446",
+        "warning: 437 rows repeat an earlier row: lines 10-446",
         "  the first: line 10: this row repeats line 1 exactly; delete it unless the repetition is meant",
     ]
     alike = [{"prompt": f"### Instruction: {n}", "completion": "a"} for n in range(30)]
@@ -656,9 +656,9 @@ def test_more_than_a_thousand_problems_are_counted_and_kept_in_a_file(tmp_path):
     report = check_file(path, problems_path=tmp_path / "all.jsonl")
     assert len(report.problems) == 1_000 and report.errors == {"not-json": 1_500}
     assert report.problem_count == 3_100 and report.lines()[1:] == [
-        "1,500 × The record is not JSON; what the parser stumbled on and how to mend it: lines 1-1,000 and 500 more",
+        "1,500 rows are not JSON: lines 1-1,000 and 500 more",
         f"  the first: {report.problems[0].sentence}",
-        "warning: 1,600 × A row that repeats an earlier one exactly",
+        "warning: 1,600 rows repeat an earlier row",
     ]
     assert report.problems_file == str(tmp_path / "all.jsonl")
     kept = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
@@ -688,7 +688,7 @@ def test_nothing_in_a_message_can_steer_a_terminal(tmp_path):
 
 def test_a_file_without_one_good_row_says_so(tmp_path):
     report = report_of(tmp_path, [{"prompt": "a", "completion": ""}])
-    assert report.sentence == "1 prompt with its answer, none without errors: correct the file before training"
+    assert report.sentence == "1 question with its answer, none without errors: correct the file before training"
 
 
 def test_a_file_name_that_is_no_text_is_shown_all_the_same(tmp_path):

@@ -220,7 +220,7 @@ def test_labels_that_are_clear_are_converted_and_the_rest_stays_an_error(tmp_pat
     assert dataset.report.label_changes == {
         '"true" becomes true': 1, "1 becomes true": 1, '"no" becomes false': 1, "0 becomes false": 1,
     }  # fmt: skip
-    assert '"no" becomes false in 1 rows' in fixes.offers(dataset.report)["convert_labels"]
+    assert '"no" becomes false in 1 row' in fixes.offers(dataset.report)["convert_labels"]
     fixed = copies.fixed(workspace, dataset.id, fixes=["convert_labels"])
     assert fixed.parent == dataset.id and fixed.report.bad_rows == 2 and fixed.report.rows == 7
     assert fixed.report.label_counts == {"true": 3, "false": 2}

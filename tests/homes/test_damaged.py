@@ -203,6 +203,10 @@ def test_what_cannot_be_read_is_listed_with_its_place_and_can_be_deleted(
     place = there if there.parent in (here.chains_dir, here.drafts_dir) else there.parent
     app = opened(page, {}, asked)
     assert str(place) in texts(app) and place in {one.place for one in damaged.find(here)}
+    for box in app.checkbox:  # what a run uses is said, and asks for a tick
+        if str(box.key).startswith("delete_anyway_damaged_data"):
+            assert f"the run {store.name(here, homes.RUN)} uses it" in texts(app)
+            app = box.check().run()
     app = button(app, f"delete_damaged_{damaged.find(here)[0].kind}_{place.name}").click().run()
     assert not place.exists() and str(place) not in texts(app)
     assert not failed and damaged.find(here) == []
@@ -211,9 +215,9 @@ def test_what_cannot_be_read_is_listed_with_its_place_and_can_be_deleted(
 def test_a_run_whose_spec_is_gone_is_listed_and_can_be_deleted(here: Workspace, failed: list[str]) -> None:
     (here.run_dir(homes.RUN) / "spec.json").unlink()
     app = opened("runs", {}, {"run": homes.RUN})
-    assert "cannot be read" in texts(app) and has_button(app, "delete")
-    check = next(one for one in app.checkbox if one.key == f"all_the_same_{homes.RUN}")
-    app = button(check.set_value(True).run(), "delete").click().run()
+    assert "cannot be read" in texts(app) and has_button(app, f"delete_run_{homes.RUN}")
+    check = next(one for one in app.checkbox if one.key == f"delete_anyway_run_{homes.RUN}")
+    app = button(check.set_value(True).run(), f"delete_run_{homes.RUN}").click().run()
     assert not here.run_dir(homes.RUN).exists() and not failed
 
 

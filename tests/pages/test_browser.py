@@ -179,7 +179,7 @@ def test_a_broken_file_is_explained_and_mended_in_the_browser(server: Server, pa
     chooser.value.set_files(broken)
     expect(page.get_by_text("line 613").first).to_be_visible()
     expect(page.get_by_text("line 41: completion is null")).to_be_visible()
-    expect(page.get_by_role("button", name="Next: ask the advisor")).to_be_disabled()
+    expect(page.get_by_role("button", name="Next: ask the advisor")).to_have_count(0)
     page.get_by_role("button", name="Edit").first.click()
     row = page.get_by_role("textbox", name="The row as it stands in the file")
     expect(row).to_have_value(lines[612])
@@ -189,7 +189,7 @@ def test_a_broken_file_is_explained_and_mended_in_the_browser(server: Server, pa
     page.get_by_role("button", name="Keep this change").click()
     expect(page.get_by_text("2 rows with errors become 1")).to_be_visible()
     page.get_by_role("button", name="Leave out the bad rows").click()
-    expect(page.get_by_text("999 prompts with answers, ready to train on")).to_be_visible()
+    expect(page.get_by_text("999 questions with answers, ready to train on")).to_be_visible()
     expect(page.get_by_role("button", name="Next: ask the advisor")).to_be_enabled()
     assert opened == [] and page.locator('img[src="x"]').count() == 0  # what looks like a page stayed text
 

@@ -401,10 +401,9 @@ def test_a_large_file_is_shown_at_once_while_a_job_makes_its_rows(
     ended: list[jobs.Result] = []
     monkeypatch.setattr(jobs, "result", lambda folder: ended[0] if ended else None)
     app = open_page("data", {"current_dataset": dataset.id}, dataset=dataset.id)
-    assert "30 prompts with answers, ready to train on" in texts(app) and len(started) == 1
+    assert "30 questions with answers, ready to train on" in texts(app) and len(started) == 1
     assert started[0].rows and started[0].dataset == dataset.id
-    look = next(r for r in app.radio if str(r.key).startswith("look_"))
-    assert len(look.options) == 1 and not button(app, "next_step").disabled
+    assert len(looks(app).options) == 1 and has_button(app, "next_step")
     view = next(s for s in app.selectbox if str(s.key).startswith("view_"))
     assert len(view.options) == 1  # as they stand in the file
     app.run()
@@ -414,8 +413,7 @@ def test_a_large_file_is_shown_at_once_while_a_job_makes_its_rows(
     assert "the disk is full" in texts(app) and has_button(app, "rows_again") and len(started) == 1
     assert jobs.carry_out(started[0]) == jobs.Result(dataset=dataset.id)
     app.run()
-    look = next(r for r in app.radio if str(r.key).startswith("look_"))
-    assert len(look.options) == 4 and not has_button(app, "rows_again")
+    assert len(looks(app).options) == 4 and not has_button(app, "rows_again")
 
 
 def made_before(dataset: Dataset, **changes: Any) -> None:
@@ -468,35 +466,68 @@ def test_what_is_written_anew_is_bounded_for_a_row_and_in_all(workspace, monkeyp
     monkeypatch.setattr(_data_rows, "MOST_EDITED_CHARACTERS", several)
     box = next(a for a in app.text_area if str(a.key).startswith("edit_text_"))
     box.set_value('{"prompt": "q4", "completion": "mended"}')
-    button(app, "check_edit").click().run()
-    assert "too long to be kept here" in texts(app) and not keys(app, "keep_edit")
+    button(app, "save_edit").click().run()
+    assert "too long to be kept here" in texts(app) and len(datasets.list_all(workspace)) == 1
     assert not button(app, "close_edit").click().run().exception
 
 
-def test_a_bad_row_is_edited_in_place_and_its_effect_seen_before_it_is_applied(workspace: Workspace) -> None:
+def test_a_bad_row_is_mended_in_three_acts_and_the_step_before_is_one_click_away(workspace: Workspace) -> None:
+    parent = broken(workspace)
+    app = open_page("data", dataset=parent.id)
+    assert not has_button(app, "next_step") and not has_button(app, "undo")
+    button(app, "edit_error_null-field_0").click().run()
+    box = next(a for a in app.text_area if str(a.key).startswith("edit_text_"))
+    box.set_value('{"prompt": "q4", "completion": 7}')
+    button(app, "save_edit").click().run()
+    assert "completion is a number instead of" in texts(app) and len(datasets.list_all(workspace)) == 1
+    next(a for a in app.text_area if str(a.key).startswith("edit_text_")).set_value(
+        '{"prompt": "q4", "completion": "x"}'
+    )
+    button(app, "save_edit").click().run()
+    assert not app.exception and "null" not in texts(app) and "30 questions with answers, 1 with errors" in texts(app)
+    assert not has_button(app, "edit_error_null-field_0") and has_button(app, "edit_error_not-json_0")
+    button(app, "edit_error_not-json_0").click().run()
+    button(app, "delete_row").click().run()
+    assert "29 questions with answers, ready to train on" in texts(app) and has_button(app, "next_step")
+    assert "1 row was left out, 29 stay" in texts(app)
+    button(app, "undo").click().run()
+    assert "30 questions with answers, 1 with errors" in texts(app)
+    button(app, "undo").click().run()
+    assert "30 questions with answers, 2 with errors" in texts(app) and not has_button(app, "undo")
+    assert app.session_state["current_dataset"] == parent.id and "not yet applied" not in texts(app)
+
+
+def test_rows_of_a_large_file_wait_and_are_applied_together_or_discarded(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "SMALL_BYTES", 0)
     parent = broken(workspace)
     app = open_page("data", dataset=parent.id)
     assert "line 5: completion is null" in texts(app) and ":red-background[**null**]" in texts(app)
     button(app, "edit_error_null-field_0").click().run()
     box = next(a for a in app.text_area if str(a.key).startswith("edit_text_"))
     assert box.value == '{"prompt": "q4", "completion": null}'
-    assert button(app, "keep_edit").disabled
     assert box.form_id  # it is sent on the button alone, not with each change
-    box.set_value('{"prompt": "q4", "completion": 7}')
-    button(app, "check_edit").click().run()
-    assert "completion is a number instead of" in texts(app)
-    box = next(a for a in app.text_area if str(a.key).startswith("edit_text_"))
     box.set_value('{"prompt": "q4", "completion": "mended"}')
-    button(app, "check_edit").click().run()
-    assert "No errors: this row can be trained on." in texts(app)
-    button(app, "keep_edit").click().run()
-    assert "2 rows with errors become 1" in texts(app)
+    button(app, "save_edit").click().run()
+    assert "Rows with errors: 2 now, 1 then" in texts(app)
+    assert "written anew, not yet applied" in texts(app) and ":red-background[**null**]" not in texts(app)
     assert len(datasets.list_all(workspace)) == 1  # nothing is stored before it is applied
     button(app, "edit_error_not-json_0").click().run()
     button(app, "delete_row").click().run()
-    assert "2 rows with errors become 0" in texts(app)
+    assert "Rows with errors: 2 now, 0 then" in texts(app)
+    button(app, "discard_edits").click().run()
+    assert "not yet applied" not in texts(app) and not app.exception
+    button(app, "edit_error_not-json_0").click().run()
+    button(app, "delete_row").click().run()
+    button(app, "edit_error_null-field_0").click().run()
+    next(a for a in app.text_area if str(a.key).startswith("edit_text_")).set_value(
+        '{"prompt": "q4", "completion": "m"}'
+    )
+    button(app, "save_edit").click().run()
+    monkeypatch.setattr(jobs, "SMALL_BYTES", 2 << 20)  # so that the page waits for it
     button(app, "apply_edits").click().run()
-    assert not app.exception and not button(app, "next_step").disabled
+    assert not app.exception and has_button(app, "next_step")
     fixed = next(d for d in datasets.list_all(workspace) if d.parent)
     assert fixed.parent == parent.id and fixed.report.rows == 29 and fixed.trainable
 
@@ -508,11 +539,15 @@ def test_rows_with_errors_are_found_and_shown_as_they_stand_in_the_file(workspac
     next(s for s in app.selectbox if str(s.key).startswith("view_")).set_value("written").run()
     next(s for s in app.text_input if str(s.key).startswith("search_")).set_value("QUESTION 27").run()
     assert keys(app, "edit_row_") == ["edit_row_28"] and ":red-background[**question 27**]" in texts(app)
-    assert "**line 28:** " in texts(app)
+    assert "**line 28** " in texts(app)
+
+
+def looks(app: AppTest) -> Any:
+    return next(r for r in app.segmented_control if str(r.key).startswith("look_"))
 
 
 def look(app: AppTest, name: str) -> AppTest:
-    return next(r for r in app.radio if str(r.key).startswith("look_")).set_value(name).run()
+    return looks(app).set_value(name).run()
 
 
 def test_the_numbers_have_a_table_behind_every_chart(workspace: Workspace) -> None:
@@ -533,7 +568,7 @@ def test_the_split_is_shown_as_training_draws_it_and_other_rows_can_be_validated
     app = look(open_page("data", dataset=dataset.id), "division")
     values = [m.value for m in app.metric]
     assert "37" in values and "4" in values and "40" in values
-    assert "1 rows repeat the question of another row" in texts(app)
+    assert "1 row repeats the question of another row" in texts(app)
     chosen = next(s for s in app.selectbox if str(s.key).startswith("validation_"))
     assert chosen.options == ["a part of these rows, held out", "validation.jsonl"]
     chosen.set_value(other.id).run()
@@ -544,11 +579,11 @@ def test_the_split_is_shown_as_training_draws_it_and_other_rows_can_be_validated
 def test_like_lines_are_one_group_and_left_out_in_one_go(workspace: Workspace) -> None:
     rows = [{"prompt": f"question {n % 9}", "completion": "a"} for n in range(446)]
     app = open_page("data", dataset=stored(workspace, lines_of(rows)).id)
-    assert "437 × A row that repeats an earlier one exactly" in [e.label for e in app.expander]
-    assert "The same in lines 14-446" in texts(app)
-    assert "Leave out 437 rows that repeat an earlier one: 9 rows stay" in texts(app)
+    assert "437 rows repeat an earlier row" in [e.label for e in app.expander]
+    assert "The same in lines 14-446" in texts(app) and "9 rows stay" in texts(app)
+    assert button(app, "drop_repeats").label == "Leave out all 437"
     button(app, "drop_repeats").click().run()
-    assert not app.exception and "9 prompts with answers, ready to train on" in texts(app)
+    assert not app.exception and "9 questions with answers, ready to train on" in texts(app)
 
 
 @pytest.mark.parametrize("container", ["jsonl", "json", "csv"])
@@ -582,9 +617,8 @@ def test_a_dataset_is_renamed_and_deleted_only_when_a_person_is_sure(workspace: 
     next(i for i in app.text_input if str(i.key).startswith("name_")).set_value(XSS).run()
     button(app, "rename_dataset").click().run()
     assert not app.exception and datasets.load(workspace, dataset.id).name == XSS
-    assert button(app, "delete_dataset").disabled
-    next(c for c in app.checkbox if str(c.key).startswith("sure_")).check().run()
-    button(app, "delete_dataset").click().run()
+    assert "This deletes “" in texts(app) and "It frees" in texts(app) and not app.checkbox  # nothing depends on it
+    button(app, f"delete_data_{dataset.id}").click().run()
     assert not app.exception and datasets.list_all(workspace) == [] and "No data yet" in texts(app)
 
 
@@ -594,9 +628,8 @@ def test_a_dataset_that_a_run_uses_is_kept(workspace: Workspace) -> None:
     run.mkdir(parents=True)
     (run / "spec.json").write_text(json.dumps({"dataset": {"id": dataset.id}}))
     app = open_page("data", dataset=dataset.id)
-    next(c for c in app.checkbox if str(c.key).startswith("sure_")).check().run()
-    button(app, "delete_dataset").click().run()
-    assert "uses this dataset" in texts(app) and len(datasets.list_all(workspace)) == 1
+    assert "Runs use it: 20260101-000000-abcdef. Delete these first." in texts(app)
+    assert not has_button(app, f"delete_data_{dataset.id}") and len(datasets.list_all(workspace)) == 1
 
 
 def test_a_report_of_an_earlier_version_is_made_anew_on_a_click(workspace: Workspace) -> None:
@@ -633,8 +666,7 @@ def test_a_large_file_is_checked_again_beside_the_page(workspace: Workspace, mon
 def test_steps_are_said_to_have_no_recipe(workspace: Workspace) -> None:
     rows = [{"prompt": f"p{n}", "completions": ["a", "b"], "labels": [True, False]} for n in range(5)]
     app = open_page("data", dataset=stored(workspace, lines_of(rows)).id)
-    assert "no recipe trains on step labels yet" in texts(app) and button(app, "next_step").disabled
-    assert "No recipe trains on step labels yet." in texts(app)
+    assert "no recipe trains on step labels yet" in texts(app) and not has_button(app, "next_step")
     look(app, "mask")
     assert "no token of them is trained" in texts(app)
 
@@ -670,7 +702,7 @@ def test_hostile_text_stays_text_wherever_the_page_shows_it(workspace: Workspace
 def test_a_path_on_this_machine_is_checked_and_a_wrong_one_explained(workspace: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(lines_of(good_rows(12)))
-    for typed, said in (("/nowhere/at/all.jsonl", "there is no file"), (str(file), "12 prompts with answers, ready")):
+    for typed, said in (("/nowhere/at/all.jsonl", "there is no file"), (str(file), "12 questions with answers, ready")):
         app = open_page("data")
         next(r for r in app.radio if r.key == "way").set_value("path").run()
         next(i for i in app.text_input if i.key == "path").set_value(typed)

@@ -66,10 +66,10 @@ def test_an_uploaded_file_is_checked_and_every_bad_row_named(workspace: Workspac
     app.file_uploader[0].upload("../evil name.jsonl", "\n".join(lines).encode()).run()
     assert not app.exception
     assert "line 17: completion is null" in texts(app)
-    assert button(app, "next_step").disabled
+    assert not has_button(app, "next_step")
     button(app, "drop_bad_rows").click().run()
     assert not app.exception
-    assert not button(app, "next_step").disabled
+    assert has_button(app, "next_step")
     assert len(datasets.list_all(workspace)) == 2  # the original stays beside the fixed one
     assert not (workspace.root.parent / "evil name.jsonl").exists()
 
@@ -78,12 +78,12 @@ def test_columns_with_names_of_their_own_are_mapped_on_the_page(workspace: Works
     rows = [json.dumps({"id": n, "ask": f"q{n}", "reply": f"a{n}"}) for n in range(20)]
     app = open_page("data")
     app.file_uploader[0].upload("mine.jsonl", "\n".join(rows).encode()).run()
-    assert button(app, "next_step").disabled
+    assert not has_button(app, "next_step")
     for name, column in (("prompt", "ask"), ("completion", "reply")):
         next(s for s in app.selectbox if s.key == f"map_prompt_completion_{name}").set_value(column)
     button(app, "map_submit").click().run()
     assert not app.exception
-    assert not button(app, "next_step").disabled
+    assert has_button(app, "next_step")
     assert [d.mapping for d in datasets.list_all(workspace) if d.trainable] == [
         {"ask": "prompt", "reply": "completion"}
     ]
@@ -95,7 +95,7 @@ def test_labels_are_converted_on_the_page_after_their_effect_is_shown(workspace:
     app.file_uploader[0].upload("mine.jsonl", "\n".join(rows).encode()).run()
     assert '"yes" becomes true in 10 rows' in texts(app)
     button(app, "convert_labels").click().run()
-    assert not app.exception and not button(app, "next_step").disabled
+    assert not app.exception and has_button(app, "next_step")
 
 
 def test_rows_can_be_paged_and_searched(workspace: Workspace) -> None:
@@ -517,7 +517,7 @@ def test_the_preview_shows_what_a_run_left_out(workspace: Workspace, new_facts: 
     (run_dir / "spec.json").write_bytes(schema.encode(made))
     skipped.write(run_dir, skipped.About(2.5, 1000, 310, 2), {part.key: trained[:2]})
     app = open_page("data", dataset=new_facts.id)
-    next(r for r in app.radio if str(r.key).startswith("look_")).set_value("mask").run()
+    next(r for r in app.segmented_control if str(r.key).startswith("look_")).set_value("mask").run()
     chosen = next(s for s in app.selectbox if str(s.key).startswith("learned_by_"))
     assert "are left out" not in texts(app)
     chosen.set_value(run_dir.name).run()

@@ -209,9 +209,13 @@ def test_the_page_names_what_is_lost_before_it_deletes(workspace) -> None:
     args = schema.ObjectiveArgs(reward_model=f"run:{needed}")
     written(workspace, 2, objective="ppo", objective_args=args)
     app = open_page("runs", run=needed)
-    assert "run 2" in texts(app) and "trained by its judgement" in texts(app) and button(app, "delete").disabled
-    next(box for box in app.checkbox if box.key == f"all_the_same_{needed}").check().run()
-    button(app, "delete").click().run()
+    assert (
+        "run 2" in texts(app)
+        and "trained by its judgement" in texts(app)
+        and button(app, f"delete_run_{needed}").disabled
+    )
+    next(box for box in app.checkbox if box.key == f"delete_anyway_run_{needed}").check().run()
+    button(app, f"delete_run_{needed}").click().run()
     assert not store.exists(workspace, needed)
 
 
@@ -300,7 +304,7 @@ def test_the_runs_page_shows_a_later_run_and_offers_nothing_with_it_but_to_delet
     changed(workspace, run_id, LATER["a setting more"])
     app = open_page("runs", run=run_id)
     assert "later version of Tunebook" in texts(app)
-    assert {one.key for one in app.button} == {"delete"}
+    assert {one.key for one in app.button} == {f"delete_run_{run_id}"}
 
 
 # --- stopped before step 1 ---------------------------------------------------------------------------------------
@@ -314,7 +318,7 @@ def test_a_run_that_was_stopped_before_its_first_step_leads_to_go_on_or_delete_a
     run_id = written(workspace, 1, *STOPPED, makes="")
     app = open_page("runs", run=run_id)
     assert "nothing was trained" in texts(app)
-    assert {one.key for one in app.button} == {"resume", "delete"}
+    assert {one.key for one in app.button} == {"resume", f"delete_run_{run_id}"}
     assert "nothing was trained" in texts(open_page("forgetting", run=run_id))
 
 

@@ -529,6 +529,6 @@ def test_the_page_of_a_failed_run_starts_again_with_what_would_help_and_deletes_
     draft = drafts.load(workspace, next((workspace.root / "drafts").glob("*.json")).stem)
     assert draft is not None and draft.overrides["train.batch_size"] == 4
     app = open_page("runs", run=run_id)
-    assert has_button(app, "delete")
-    button(app, "delete").click().run()
+    assert has_button(app, f"delete_run_{run_id}")
+    button(app, f"delete_run_{run_id}").click().run()
     assert not workspace.run_dir(run_id).exists()

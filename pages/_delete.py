@@ -1,0 +1,78 @@
+"""One way to delete anything: what is lost and what it takes on disk stand above one button, which does it for good."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import streamlit as st
+
+from engine.estimate import memory
+from engine.words import t
+from pages import _failures, _ui
+
+# So many of what depends on something are named.
+MOST_NAMED = 6
+
+
+def offer(
+    name: str,
+    what: str,
+    delete: Callable[[], None],
+    *,
+    size: str = "",
+    depends: Sequence[str] = (),
+    stays: str = "",
+) -> None:
+    """Offer to delete something. `name` is its kind and id, of which the keys are made; the rest as in inside()."""
+    with st.popover(t("Delete"), icon=":material/delete:", key=f"deleting_{name}"):
+        inside(name, what, delete, size=size, depends=depends, stays=stays)
+
+
+def inside(
+    name: str,
+    what: str,
+    delete: Callable[[], None],
+    *,
+    size: str = "",
+    depends: Sequence[str] = (),
+    stays: str = "",
+) -> None:
+    """Say `what` is lost, a sentence, and its `size` on disk, and offer the button that calls `delete`.
+
+    What `depends` on it is named, a line each, and asks for a tick first. `stays` is why it cannot be deleted now: it is
+    said instead of the button. What `delete` raises is said in its place.
+    """
+    st.write(_ui.plain(what))
+    st.caption(_ui.say("It frees {size}. It cannot be undone.", size=size) if size else t("It cannot be undone."))
+    if depends:
+        st.write(t("What would be lost with it:"))
+        _ui.bullets(depends[:MOST_NAMED])
+        if len(depends) > MOST_NAMED:
+            st.caption(_ui.say("and {n} more", n=len(depends) - MOST_NAMED))
+    if stays:
+        st.info(_ui.plain(stays))
+        return
+    known = not depends or st.checkbox(t("Delete it all the same"), key=f"delete_anyway_{name}")
+    if st.button(
+        t("Delete for good"), type="primary", icon=":material/delete:", key=f"delete_{name}", disabled=not known
+    ):
+        with _failures.said():
+            delete()
+            st.rerun()
+
+
+def size_of(place: Path) -> str:
+    """Return in words what a file or folder takes on disk, without what links in it lead to."""
+    total = 0
+    if place.is_dir() and not place.is_symlink():
+        for folder, _, names in os.walk(place):
+            for name in names:
+                with suppress(OSError):  # it may be renamed while we look
+                    total += os.lstat(os.path.join(folder, name)).st_size
+    else:
+        with suppress(OSError):
+            total = place.lstat().st_size
+    return memory.size_words(total)
