@@ -20,6 +20,14 @@ from engine.workspace import read_regular
 RECIPES_DIR = processes.PROJECT_DIR / "recipes"
 
 
+class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From where to where a setting is known to work for bases of a size, and who says so."""
+
+    low: float
+    high: float
+    source: str
+
+
 class Default(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A recipe's value for one path, where it comes from, what the guide says when that differs, and what was measured with
     Tunebook (docs/measured/)."""
@@ -28,6 +36,7 @@ class Default(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str
     guide: str | None = None  # the guide's own value, with the id of its rule
     measured: str | None = None
+    range: Known | None = None  # where it differs from that of the guide's rules (ranges.py)
 
 
 class Size(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,14 +96,14 @@ def load_recipe(path: Path) -> Recipe:
 
 
 # the same safe loader, in C where PyYAML was built with it: ten times faster
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @lru_cache(maxsize=256)  # pages ask for all recipes several times a click; a changed file is other content
 def _recipe(file: str, data: bytes) -> Recipe:
     path = Path(file)
     try:
-        recipe = msgspec.convert(yaml.load(data, _Loader), Recipe)  # noqa: S506 - a safe loader
+        recipe = msgspec.convert(yaml.load(data, LOADER), Recipe)  # noqa: S506 - a safe loader
         groups = [recipe.defaults, *(size.set for size in recipe.sizes), *recipe.adapters.values()]
         paths = {*recipe.basic, *(path for group in groups for path in group)}
         unknown = sorted(paths - set(fields()))
