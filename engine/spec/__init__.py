@@ -19,6 +19,7 @@ __all__ = [
     "OBJECTIVES",
     "RunSpec",
     "counts",
+    "groups",
     "objectives",
     "ranges",
     "recipes",

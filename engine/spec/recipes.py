@@ -96,14 +96,14 @@ def load_recipe(path: Path) -> Recipe:
 
 
 # the same safe loader, in C where PyYAML was built with it: ten times faster
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @lru_cache(maxsize=256)  # pages ask for all recipes several times a click; a changed file is other content
 def _recipe(file: str, data: bytes) -> Recipe:
     path = Path(file)
     try:
-        recipe = msgspec.convert(yaml.load(data, LOADER), Recipe)  # noqa: S506 - a safe loader
+        recipe = msgspec.convert(yaml.load(data, _Loader), Recipe)  # noqa: S506 - a safe loader
         groups = [recipe.defaults, *(size.set for size in recipe.sizes), *recipe.adapters.values()]
         paths = {*recipe.basic, *(path for group in groups for path in group)}
         unknown = sorted(paths - set(fields()))

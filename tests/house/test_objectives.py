@@ -39,7 +39,8 @@ questions = sft.questions
 '''
 ENTRY = """
 OBJECTIVES["selected"] = Objective(
-    name="selected", label="Selected", method="fine-tuning on good answers", data_types=("unpaired-preference",)
+    name="selected", label="Selected", method="fine-tuning on good answers", goal="Answer as the good rows do",
+    data_types=("unpaired-preference",)
 )
 """
 NAME = "selected"
