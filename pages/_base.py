@@ -36,7 +36,7 @@ def select(workspace: Workspace, opened: str = "") -> Base:
     ]
     current = _ui.current("base") or "starter"
     here = limits.limits().models if limits.on() else [*cache.cached()[:50], *shortlist.folders(workspace)[:50]]
-    options = list(dict.fromkeys(["starter", current, *made[:20], *here]))
+    options = list(dict.fromkeys(["starter", current, *here, *made[:20]]))
     ref = st.selectbox(
         t("Model to start from"),
         options,
@@ -135,7 +135,6 @@ def state(workspace: Workspace, base: Base) -> None:
     elif base.shape is not None and base.shape.is_estimated:
         st.caption(t("An estimate as of a usual model of these dimensions: what this model has was not counted."))
     _ui.toy_note(base)
-    _ui.rounding_note(base)
     if limits.on():
         return
     if base.kind == "hub" and base.folder is None:
@@ -154,6 +153,7 @@ def others(workspace: Workspace, base: Base, plan: Plan | None) -> None:
     title = t("About this base") if limits.on() else t("About this base, and other models")
     with st.expander(title, icon=":material/database:"):
         _ui.bullets(facts)
+        _ui.rounding_note(base)
         if not limits.on():
             _find(workspace, plan)
 

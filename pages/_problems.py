@@ -13,13 +13,15 @@ from engine.words import Problem, t
 _NAMES_WITHOUT_A_DOT = ("quantize", "train_head")
 
 
-def in_titles(problem: Problem) -> str:
-    """Return the sentence of a problem, what is wrong and what to do, with each setting called as its field is."""
+def in_titles(problem: Problem, *, only_what: bool = False) -> str:
+    """Return the sentence of a problem, what is wrong and what to do, or `only_what` is wrong where a button does the
+    rest; each setting is called as its field is."""
     field = settings.fields().get(problem.where or "")
     if field is not None:
         named = {"where": t(field.title), **problem.parameters}
         problem = msgspec.structs.replace(problem, parameters=named)
-    return _paths().sub(lambda found: f"“{t(settings.fields()[found[0]].title)}”", problem.sentence)
+    said = problem.message if only_what else problem.sentence
+    return _paths().sub(lambda found: f"“{t(settings.fields()[found[0]].title)}”", said)
 
 
 @lru_cache(maxsize=1)

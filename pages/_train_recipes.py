@@ -8,7 +8,7 @@ from engine.data import Dataset
 from engine.models import Base
 from engine.plan import plans
 from engine.spec import OBJECTIVES, objectives, recipes
-from engine.words import language, t
+from engine.words import t
 from engine.workspace import Workspace
 from pages import _problems, _ready, _ui
 
@@ -84,14 +84,10 @@ def _group(
 
 
 def _reason(recipe: recipes.Recipe, workspace: Workspace, dataset: Dataset | None, base: Base) -> str:
-    """Why a recipe cannot run here, and what to do about it; empty where it can. Kept, as all are asked at every click."""
+    """Why a recipe cannot run here, and what to do about it; empty where it can."""
     if not _reads(recipe, dataset):
         wanted = objectives.rows_words(recipe.data_types[0])
         return t("learns from {wanted}; take a sample of them on Data, or bring your own", wanted=wanted)
-    kept = st.session_state.setdefault("recipe_reasons", {})
-    key = (recipe.sha256, base.ref, base.parameters, dataset.id if dataset is not None else "", language())
-    if key not in kept:
-        plan = plans.make(workspace, recipe.name, base=base, dataset=dataset, overrides={})
-        own = [one for one in plan.problems if one.where not in _OF_THE_DATA and one not in base.problems]
-        kept[key] = _problems.in_titles(own[0]) if own else ""
-    return kept[key]
+    plan = plans.make(workspace, recipe.name, base=base, dataset=dataset, overrides={})
+    own = [one for one in plan.problems if one.where not in _OF_THE_DATA and one not in base.problems]
+    return _problems.in_titles(own[0]) if own else ""

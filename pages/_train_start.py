@@ -35,7 +35,7 @@ def bar(plan: Plan, problems: list[Problem], overrides: dict[str, Any], name: st
 def _lines(lines: list[Problem], plan: Plan, overrides: dict[str, Any]) -> None:
     """One line each; a warning has a button that puts its setting right."""
     for one in lines:
-        said = _problems.in_titles(one)
+        said = _problems.in_titles(one, only_what=one.severity == "warning")
         if one.severity != "warning":
             st.markdown(":red[:material/error:] " + _ui.plain(said))
             continue

@@ -84,7 +84,7 @@ def _ask_data() -> Dataset | None:
         t("Rows to learn from"),
         ids,
         index=ids.index(found.id) if found is not None and found.id in ids else None,
-        format_func=lambda i: f"{stored[i].name} · {t('{n} rows', n=stored[i].report.rows)}",
+        format_func=lambda i: f"{stored[i].name} · {t('{n} rows', n=f'{stored[i].report.rows:,}')}",
         placeholder=t("Choose data"),
     )
     if chosen_id and (found is None or chosen_id != found.id):
