@@ -17,9 +17,10 @@ _OF_THE_DATA = ("dataset", "dataset.eval_id")
 
 
 def chosen(known: dict[str, recipes.Recipe], dataset: Dataset | None) -> str:
-    """Return the recipe that is chosen: by a click or a draft, else the usual one for the kind of the data."""
-    name = st.session_state.get("chosen_recipe")
-    if name in known:
+    """Return the recipe that is chosen, by a click or a draft; the usual one for the kind of the data where none is, or
+    where other data was taken since, which it cannot read."""
+    name, chosen_for = st.session_state.get("chosen_recipe"), st.session_state.get("recipe_chosen_for")
+    if name in known and (_reads(known[name], dataset) or (dataset is not None and dataset.id == chosen_for)):
         return str(name)
     usual = _ready.usual_recipe(dataset)
     return usual if usual in known else next(iter(known))

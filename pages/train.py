@@ -50,6 +50,7 @@ def _open_draft() -> drafts.Draft | None:
         _ui.choose("base", draft.base, only_named=only_named)
         if draft.dataset:
             _ui.choose("dataset", draft.dataset, only_named=only_named)
+        st.session_state["recipe_chosen_for"] = _ui.current("dataset")
     return draft
 
 

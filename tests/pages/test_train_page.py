@@ -151,6 +151,20 @@ def test_the_data_chooses_the_recipe_and_what_cannot_learn_from_it_has_a_reason_
         assert any(title in line and ":material/block:" in line for line in said.splitlines()), name
 
 
+def test_other_data_takes_its_own_recipe_and_a_draft_keeps_the_one_it_names(
+    workspace: Workspace, new_facts: Dataset
+) -> None:
+    pairs = datasets.add_sample(workspace, starter.sample("preference-pairs"))
+    app = open_page("train", dataset=new_facts.id)
+    button(app, "recipe_oft").click().run()
+    next(one for one in app.selectbox if one.label == "Rows to learn from").set_value(pairs.id).run()
+    assert not app.exception and '"name": "dpo"' in app.code[0].value and not button(app, "start").disabled
+    draft = drafts.Draft(recipe="lora", dataset=pairs.id)
+    app = open_page("train", draft=drafts.save(workspace, draft))
+    assert '"name": "lora"' in app.code[0].value and button(app, "start").disabled
+    assert "this recipe learns from questions with answers, or plain texts or conversations" in texts(app)
+
+
 def test_a_recipe_without_its_judge_says_how_to_get_one(workspace: Workspace) -> None:
     data = datasets.add_sample(workspace, starter.sample("ppo-prompts"))
     said = texts(open_page("train", dataset=data.id))
