@@ -1,5 +1,5 @@
 """The base picker of Train and Advisor: what is on this machine, a short list, the hub; what is known of the chosen one,
-whether it fits, and its download. Also what each device can do.
+whether it fits, and its download.
 
 A token stays in this server process, in the memory of the visitor's session, and goes to a download by its environment.
 """
@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pandas as pd
 import streamlit as st
 
-from engine import limits, machine
+from engine import limits
 from engine.data import jobs
-from engine.estimate import cards, machine_choices, memory
+from engine.estimate import memory
 from engine.gguf import tokenizers
 from engine.models import Base, bases, cache, hub, hub_client, shortlist
 from engine.plan import Plan, plans
@@ -37,7 +36,7 @@ def select(workspace: Workspace, opened: str = "") -> Base:
     ]
     current = _ui.current("base") or "starter"
     here = limits.limits().models if limits.on() else [*cache.cached()[:50], *shortlist.folders(workspace)[:50]]
-    options = list(dict.fromkeys(["starter", current, *made[:20], *here]))
+    options = list(dict.fromkeys(["starter", current, *here, *made[:20]]))
     ref = st.selectbox(
         t("Model to start from"),
         options,
@@ -112,9 +111,17 @@ def problems(base: Base) -> list[Problem]:
 
 # --- what is known ---------------------------------------------------------------------------------------------------
 def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
-    """Say all that is known of the chosen base and how the planned run fits, offer its download, and ways to another."""
+    """Say what the chosen base needs done, and in a fold all that is known of it and the ways to another."""
+    state(workspace, base)
+    others(workspace, base, plan)
+
+
+def state(workspace: Workspace, base: Base) -> None:
+    """Say in a line what the chosen base is, and what has to be done before it can be trained: a click on what an address
+    named, a download, the reading of a file."""
     seen = _looks().get(base.ref)
-    _ui.bullets(_facts(base, seen if isinstance(seen, hub.Model) else None, plan))
+    if line := _in_short(base, seen if isinstance(seen, hub.Model) else None):
+        st.caption(_ui.plain(line))
     unseen = base.kind == "hub" and base.folder is None and base.ref not in _looks()
     named = _ui.only_named("base") and (
         unseen or (not base.problems and (base.shape is None or base.shape.is_estimated))
@@ -128,7 +135,6 @@ def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
     elif base.shape is not None and base.shape.is_estimated:
         st.caption(t("An estimate as of a usual model of these dimensions: what this model has was not counted."))
     _ui.toy_note(base)
-    _ui.rounding_note(base)
     if limits.on():
         return
     if base.kind == "hub" and base.folder is None:
@@ -136,8 +142,20 @@ def panel(workspace: Workspace, base: Base, plan: Plan | None) -> None:
             _download(workspace, base, seen)
     elif base.ref.startswith("gguf:"):
         _gguf(workspace, base)
-    with st.expander(t("Find another model")):
-        _find(workspace, plan)
+
+
+def others(workspace: Workspace, base: Base, plan: Plan | None) -> None:
+    """All that is known of the chosen base, and ways to another, in a fold."""
+    seen = _looks().get(base.ref)
+    facts = _facts(base, seen if isinstance(seen, hub.Model) else None, plan)
+    if limits.on() and not facts:
+        return
+    title = t("About this base") if limits.on() else t("About this base, and other models")
+    with st.expander(title, icon=":material/database:"):
+        _ui.bullets(facts)
+        _ui.rounding_note(base)
+        if not limits.on():
+            _find(workspace, plan)
 
 
 def _named(base: Base) -> None:
@@ -158,7 +176,7 @@ def _counting(base: Base, workspace: Workspace) -> None:
     st.caption(t("A first estimate: what this model has is being counted on the model itself, without its weights."))
 
 
-def _facts(base: Base, seen: hub.Model | None, plan: Plan | None) -> list[str]:
+def _in_short(base: Base, seen: hub.Model | None) -> str:
     facts = []
     if base.parameters:
         facts.append(_size(base.parameters))
@@ -166,7 +184,11 @@ def _facts(base: Base, seen: hub.Model | None, plan: Plan | None) -> list[str]:
         facts.append(t("reads {n} tokens", n=f"{base.window_tokens:,}"))
     if seen is not None and seen.licence:
         facts.append(t("licence {name}", name=seen.licence))
-    lines = [" · ".join(facts)] if facts else []
+    return " · ".join(facts)
+
+
+def _facts(base: Base, seen: hub.Model | None, plan: Plan | None) -> list[str]:
+    lines = []
     if base.kind == "hub":
         commit = (base.revision or (seen.commit if seen is not None else ""))[:10]
         if base.folder is not None:
@@ -411,28 +433,3 @@ def _folder(workspace: Workspace) -> None:
                 if not found.problems:
                     shortlist.remember_folder(workspace, found.ref)
                 _pick(found.ref)
-
-
-# --- devices ---------------------------------------------------------------------------------------------------------
-def devices() -> None:
-    """What each kind of device can do, and which one runs take here, and why."""
-    facts = machine.facts()
-    st.markdown(_ui.plain(cards.device_reason(facts)))
-    _ui.bullets(cards.more(facts))
-    st.caption(
-        t("AMD's cards are not used yet. On Windows, Tunebook runs in Linux under WSL2, which sees NVIDIA's cards.")
-    )
-    here, yes, no, names = facts.device.partition(":")[0], t("yes"), t("no"), machine_choices.device_words()
-    table = pd.DataFrame(
-        {
-            t("Device"): [("→ " if one.name == here else "") + names[one.name] for one in machine_choices.ABILITIES],
-            t("Number format"): [t("bf16 from compute capability 8.0 on, else fp16") if one.bf16 else "fp32"
-                                 for one in machine_choices.ABILITIES],
-            t("4-bit and 8-bit bases"): [yes if one.quantized else no for one in machine_choices.ABILITIES],
-            "Unsloth": [
-                (yes if machine_choices.installed("unsloth") else t("yes, not installed")) if one.unsloth else no
-                for one in machine_choices.ABILITIES
-            ],
-        }
-    )  # fmt: skip
-    st.table(_ui.cells(table), hide_index=True)

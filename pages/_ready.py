@@ -22,15 +22,19 @@ POLL_S = 0.5
 _JOB = "readiness_job"
 
 
+def usual_recipe(dataset: Dataset | None) -> str:
+    """Return the recipe that most take for such rows."""
+    return RECIPES.get((dataset.report.type if dataset is not None else None) or "", "lora")
+
+
 def usual_plan(workspace: Workspace, dataset: Dataset, base: Base) -> Plan:
     """The plan of a usual recipe for the data, with its defaults."""
-    recipe = RECIPES.get(dataset.report.type or "", "lora")
-    return plans.make(workspace, recipe, base=base, dataset=dataset, overrides={})
+    return plans.make(workspace, usual_recipe(dataset), base=base, dataset=dataset, overrides={})
 
 
-def show(plan: Plan, *, problems_below: bool = False) -> None:
-    """Say which rows the base refuses, which are cut, and what its chat template leaves out. With `problems_below` the
-    page names what keeps the run from starting itself."""
+def show(plan: Plan, *, only_what_is_wrong: bool = False) -> None:
+    """Say which rows the base refuses, which are cut, and what its chat template leaves out. With `only_what_is_wrong` a
+    page that names what keeps the run from starting itself is told no more than what else is not as it should be."""
     dataset, base = plan.dataset, plan.base
     if dataset is None or not dataset.trainable or not dataset.has_rows:
         return
@@ -52,11 +56,13 @@ def show(plan: Plan, *, problems_below: bool = False) -> None:
     window = plan.window
     stops = found.stops(window)
     told = [str(one) for one in found.warnings(window)]
+    if only_what_is_wrong and not told:
+        return
     with st.container(border=True, key=f"readiness_{dataset.id}"):
         st.markdown(
             _ui.say("**With {base}**, rows of at most {length} tokens:", base=base.title, length=f"{window.length:,}")
         )
-        if stops is not None and not problems_below:
+        if stops is not None and not only_what_is_wrong:
             st.error(_ui.plain(stops.sentence))
         if told:
             st.warning("\n".join(f"- {_ui.plain(one)}" for one in told))

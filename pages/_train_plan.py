@@ -13,14 +13,41 @@ from engine.words import t
 from pages import _ui
 
 
+def answer(plan: Plan) -> None:
+    """Say in one sentence what will happen."""
+    if plan.dataset is None or not plan.dataset.report.trainable or plan.rows is None:
+        st.markdown(t("Choose data, and this says how many steps it takes, how long that is, and whether it fits."))
+        return
+    told = {
+        "recipe": _recipe_title(plan), "base": plan.base.title, "rows": f"{plan.rows:,}", "data": plan.dataset.name,
+        "steps": f"{plan.steps:,}", "fits": memory.room_words()[plan.room],
+    }  # fmt: skip
+    if plan.time is None:
+        said = _ui.say(
+            "{recipe} teaches {base} **{rows} rows** of {data} in **{steps} steps**. How long that takes is not known. "
+            "Memory: **{fits}**.", **told,
+        )  # fmt: skip
+    else:
+        told["time"] = duration.between_words(plan.time.low_s, plan.time.high_s)
+        said = _ui.say(
+            "{recipe} teaches {base} **{rows} rows** of {data} in **{steps} steps**. It takes **{time}**, scoring included. "
+            "Memory: **{fits}**.", **told,
+        )  # fmt: skip
+    st.markdown(said)
+
+
+def _recipe_title(plan: Plan) -> str:
+    return t(plan.recipe.title) if plan.recipe is not None else plan.spec.recipe.name
+
+
 def show(plan: Plan) -> None:
-    """Say what will happen."""
-    st.subheader(t("What will happen"))
-    if plan.dataset is not None and plan.dataset.report.trainable:
-        _steps(plan)
-    _weights(plan)
-    _forgetting(plan)
-    _memory(plan)
+    """Say what will happen in detail, folded."""
+    with st.expander(t("In detail: rows, time, memory, forgetting"), icon=":material/query_stats:"):
+        if plan.dataset is not None and plan.dataset.report.trainable:
+            _steps(plan)
+        _weights(plan)
+        _forgetting(plan)
+        _memory(plan)
 
 
 def _forgetting(plan: Plan) -> None:

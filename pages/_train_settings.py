@@ -1,67 +1,114 @@
-"""The Train page's settings: the recipe's own first, all others behind "Advanced", each with its source."""
+"""The Train page's settings: what is asked of every run, and all others in a fold, each with its source."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from engine.data import datasets
 from engine.plan import Plan, checks, judges, plans
-from engine.spec import OBJECTIVES, recipes, schema, settings, tolerances
+from engine.spec import OBJECTIVES, groups, ranges, schema, settings, tolerances
 from engine.words import Problem, joined, t
 from pages import _ui
 
 SHARE, KEEP = "train.replay_share", "objective_args.keep"
 USUAL_SHARE = 0.1  # of the recipes that mix in general rows
-# So many controls stand before "Advanced" (the page budget): the dial, the ways to keep, and the recipe's first settings.
-FIRST = 6
-# Settings that the page decides elsewhere, or that a form field cannot hold.
-HIDDEN = {
-    "objective", "adapter", "adapter_args.continue", "dataset.eval_id", "dataset.grader", "train.tolerance",
-    "objective_args.weights",
-}  # fmt: skip
+COLUMNS = 3
 
 
-def show(recipe: recipes.Recipe, plain: Plan, overrides: dict[str, Any]) -> None:
-    """Show every setting of a recipe and keep in `overrides` those that differ from `plain`, the plan without changes."""
-    objective = OBJECTIVES[recipe.objective]
-    st.subheader(t("Settings"))
+def ask(plain: Plan, overrides: dict[str, Any]) -> None:
+    """The one or two questions that are asked of every run: how much it may forget, and of PPO, who judges. What differs
+    from `plain`, the plan without changes, is kept in `overrides`."""
+    objective = OBJECTIVES[plain.spec.objective]
     if objective.needs_judge:
         _judge(plain, overrides)
     if objective.is_scored_on_its_way:
         _dial(plain, overrides)
-    taken = _taken(plain, overrides)
-    columns = st.columns(3)
-    basic = [path for path in recipe.basic if path not in taken and not (objective.replays and path == SHARE)]
-    room = FIRST - objective.is_scored_on_its_way - objective.replays - 2 * objective.needs_judge
-    for number, path in enumerate(basic[:room]):
-        with columns[number % 3]:
-            _field(path, plain, overrides)
-    if objective.replays:
-        _keeping(plain, overrides)
-    with st.expander(t("Advanced")):
-        unused = "adapter_args." if recipe.adapter == "full" else "adapter_args.block_size"
+
+
+def show(plain: Plan, overrides: dict[str, Any]) -> dict[str, DeltaGenerator]:
+    """Show all other settings that a run of this kind reads, folded, in named groups that can be searched. Returns the
+    places of the fields by path, for what is wrong with each."""
+    places: dict[str, DeltaGenerator] = {}
+    if any(isinstance(settings.convert_setting(path, value), Problem) for path, value in overrides.items()):
+        st.session_state["settings_open"] = True  # and left so: it is not to close under the hands that mend it
+    with st.expander(t("Settings"), icon=":material/tune:", expanded=bool(st.session_state.get("settings_open"))):
+        asked = st.text_input(t("Find a setting"), placeholder=t("epochs, memory, questions ..."), key="find_setting")
+        taken = _taken(plain, overrides)
         if plans.offers_to_continue(plain):
             _field(plans.CONTINUE, plain, overrides)
-            if _taken(plain, overrides) != taken:  # fields above come or go
+            if _taken(plain, overrides) != taken:  # fields below come or go
                 for path in plans.TAKEN:
                     overrides.pop(path, None)
                 st.rerun()
         if taken:
             st.caption(_ui.say("Kind, rank and modules of the adapter are those of {run}.", run=plain.base.title))
-        others = [
-            path
-            for path in settings.fields()
-            if path not in basic and path not in {*HIDDEN, *taken} and not path.startswith(("objective_args.", unused))
-        ]
-        columns = st.columns(3)
-        for number, path in enumerate([*basic[room:], *others, *objective.fields]):
-            with columns[number % 3]:
+        found = _found(plain, overrides, taken, asked)
+        for name, paths in found.items():
+            st.markdown(f"**{_ui.plain(_group_words()[name])}**")
+            if name == "rows" and OBJECTIVES[plain.spec.objective].replays and not asked:
+                _keeping(plain, overrides)
+            _grid(paths, plain, overrides, places)
+        if not found:
+            st.caption(t("No setting of this recipe is called that, or speaks of it."))
+    if overrides:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(_changes(plain, overrides))
+            if st.button(t("Back to the defaults"), type="tertiary", icon=":material/undo:", key="reset"):
+                forget_changes()
+                st.rerun()
+    return places
+
+
+def _group_words() -> dict[str, str]:
+    return {
+        "learning": t("Learning"), "rows": t("Rows and length"), "adapter": t("Adapter and memory"),
+        "machine": t("Scoring and machine"),
+    }  # fmt: skip
+
+
+def _found(plain: Plan, overrides: dict[str, Any], taken: tuple[str, ...], asked: str) -> dict[str, list[str]]:
+    """The settings to show by group: those that apply, of which the recipe's own come first, and that answer the search."""
+
+    def given(path: str) -> Any:
+        value = overrides.get(path, schema.value_at(plain.spec, path))
+        return (
+            schema.value_at(plain.spec, path) if isinstance(settings.convert_setting(path, value), Problem) else value
+        )
+
+    def answers(path: str) -> bool:
+        field = settings.fields()[path]
+        spoken = " ".join((path, field.title, field.help, t(field.title), t(field.help))).casefold()
+        return all(word in spoken for word in asked.casefold().split())
+
+    first = plain.recipe.basic if plain.recipe is not None else []
+    found = {}
+    for name, paths in groups.GROUPS.items():
+        shown = [path for path in paths if path not in taken and groups.applies(path, given) and answers(path)]
+        if shown:
+            found[name] = sorted(shown, key=lambda path: path not in first)
+    return found
+
+
+def _grid(paths: list[str], plain: Plan, overrides: dict[str, Any], places: dict[str, DeltaGenerator]) -> None:
+    """Fields side by side, row by row, so that a line more under one of them moves nothing beside it."""
+    for number in range(0, len(paths), COLUMNS):
+        for column, path in zip(st.columns(COLUMNS), paths[number : number + COLUMNS], strict=False):
+            places[path] = column.container()
+            with places[path]:
                 _field(path, plain, overrides)
-    if overrides and st.button(t("Back to the defaults"), key="reset"):
-        forget_changes()
-        st.rerun()
+
+
+def _changes(plain: Plan, overrides: dict[str, Any]) -> str:
+    """What was changed, each setting with its default, in one line."""
+    told = [
+        t("{name} {value} (default {default})", name=t(settings.fields()[path].title), value=_ui.show_value(value),
+          default=_ui.show_value(schema.value_at(plain.spec, path)))
+        for path, value in overrides.items() if path in settings.fields()
+    ]  # fmt: skip
+    return _ui.say("Changed: {changes}", changes=" · ".join(told))
 
 
 def _keeping(plain: Plan, overrides: dict[str, Any]) -> None:
@@ -81,8 +128,8 @@ def _keeping(plain: Plan, overrides: dict[str, Any]) -> None:
         format_func=lambda way: _ui.plain(words[way]),
         horizontal=True, key=f"keep~{now}~{st.session_state.get('form', 0)}",
         help=_ui.plain(t(
-            "Training on new rows alone makes a model forget. General rows are learned beside them, in a share set under "
-            "Advanced. Held to the base, what it would have said instead stays as likely as it was: nothing is mixed in, "
+            "Training on new rows alone makes a model forget. General rows are learned beside them, in the share "
+            "set below. Held to the base, what it would have said instead stays as likely as it was: nothing is mixed in, "
             "and a step takes about a third longer."
         )),
     )  # fmt: skip
@@ -185,13 +232,35 @@ def _field(path: str, plain: Plan, overrides: dict[str, Any]) -> None:
             parts.append(t("The guide says {guide}.", guide=t(given.guide)))
         if given.measured:
             parts.append(t("Measured: {measured}.", measured=t(given.measured)))
-    key, label, help_text = f"set_{path}~{st.session_state.get('form', 0)}", t(field.title), "\n\n".join(parts)
-    new = _widget(path, default, value, plain, key=key, label=label, help_text=help_text)
+    known = (
+        ranges.of(plain.spec, plain.recipe, plain.base.parameters) if plain.recipe and path in ranges.WATCHED else []
+    )
+    for one in known:
+        if one.path == path:
+            parts.append(
+                t(
+                    "Known to work: {low} to {high} ({source}).",
+                    low=f"{one.low:g}",
+                    high=f"{one.high:g}",
+                    source=t(one.source),
+                )
+            )
+    key, help_text = f"set_{path}~{st.session_state.get('form', 0)}", "\n\n".join(parts)
+    new = _widget(path, default, value, plain, key=key, label=_label(path), help_text=help_text)
     if new == default:
         overrides.pop(path, None)
     else:
         overrides[path] = new
-        st.caption(_ui.say("Changed from the default {value}", value=_ui.show_value(default)))
+
+
+def _label(path: str) -> str:
+    """What a setting is called, and what 0 means where that is no number."""
+    zero = {
+        "train.max_steps": t("0: as the epochs ask"), "train.early_stopping": t("0: off"), "dataset.most_rows": t("0: all"),
+        "evaluate.limit": t("0: all"), "evaluate.along": t("0: none"), "train.threads": t("0: all cores"),
+    }  # fmt: skip
+    title = t(settings.fields()[path].title)
+    return t("{title} ({zero})", title=title, zero=zero[path]) if path in zero else title
 
 
 def _widget(path: str, default: Any, value: Any, plain: Plan, *, key: str, label: str, help_text: str) -> Any:
@@ -249,26 +318,21 @@ def _parsed(path: str, typed: str, default: Any) -> Any:
 
 
 def _judge(plain: Plan, overrides: dict[str, Any]) -> None:
-    """PPO's reward model, with the data it was made from: one of the same rows, or the one that is chosen; and how good it
-    must be."""
+    """PPO's reward model, with the data it was made from: one of the same rows, or the one that is chosen."""
     path, workspace = "objective_args.reward_model", plain.workspace
     default = schema.value_at(plain.spec, path)
     named = overrides.get(path, default)
     options = list(dict.fromkeys([*([named] if named else []), *judges.candidates(workspace)]))
-    left, right = st.columns(2)
-    with left:
-        chosen = st.selectbox(
-            t("Reward model"),
-            options,
-            index=options.index(named) if named else None,
-            format_func=lambda ref: judges.title(workspace, ref),
-            placeholder=t("Choose one") if options else t("None yet: train the recipe Reward model first"),
-            key=f"judge~{st.session_state.get('form', 0)}",
-            help=_ui.plain(t(settings.fields()[path].help)),
-        )
+    chosen = st.selectbox(
+        t("Reward model"),
+        options,
+        index=options.index(named) if named else None,
+        format_func=lambda ref: judges.title(workspace, ref),
+        placeholder=t("Choose one") if options else t("None yet: train the recipe Reward model first"),
+        key=f"judge~{st.session_state.get('form', 0)}",
+        help=_ui.plain(t(settings.fields()[path].help)),
+    )
     if chosen and chosen != default:
         overrides[path] = chosen
     else:
         overrides.pop(path, None)
-    with right:
-        _field("objective_args.least_reward_accuracy", plain, overrides)

@@ -65,7 +65,9 @@ def _in_tables() -> Iterator[tuple[str, str]]:
     for field in settings.fields().values():
         yield from (("engine/spec/settings.py", text) for text in (field.title, field.help))
     for objective in OBJECTIVES.values():
-        yield from (("engine/spec/objectives.py", text) for text in (objective.label, objective.loss_unit))
+        yield from (
+            ("engine/spec/objectives.py", text) for text in (objective.label, objective.goal, objective.loss_unit)
+        )
     for sample in starter.SAMPLES:
         yield from (("engine/starter/stored.py", text) for text in (sample.title, sample.description))
     for texts in [("1 row", "{rows} rows"), *report._KINDS.values()]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import yaml
 
-from engine.spec import recipes
+from engine.spec import ranges
 
-GUIDE_DIR = recipes.RECIPES_DIR / "guide"
+GUIDE_DIR = ranges.GUIDE_DIR
 
 Verdict = Literal["agree", "incomplete", "disputed", "unproven", "wrong", "outdated", "vendor claim", "contradiction"]
 # What each verdict means; the closed set of Verdict, in the order a page lists them.
@@ -42,34 +42,6 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     imbalance_above: float | None = None  # the more frequent label over the rarer one
 
 
-class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What Tunebook uses for one setting where a rule of the guide speaks of it, and for which choices.
-
-    `path` is a dotted path of the spec, or `effective_batch`: rows per optimizer step, batch size x accumulation.
-    Empty lists mean all. `guide` is the guide's own value when it differs.
-    """
-
-    path: str
-    value: Any
-    low: float | None = None
-    high: float | None = None
-    guide: str | None = None
-    objectives: tuple[str, ...] = ()
-    adapters: tuple[str, ...] = ()
-    recipes: tuple[str, ...] = ()
-    at_least_parameters: float = 0
-    below_parameters: float = float("inf")
-
-    def stands_for(self, *, objective: str, adapter: str, recipe: str, parameters: float) -> bool:
-        """Whether this is the value for such a run on a base of so many parameters."""
-        return (
-            (not self.objectives or objective in self.objectives)
-            and (not self.adapters or adapter in self.adapters)
-            and (not self.recipes or recipe in self.recipes)
-            and self.at_least_parameters <= parameters < self.below_parameters
-        )
-
-
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One rule: `when` it applies, what the guide `says` (English), its own `phrase` (Chinese, verbatim; `also` where it
     spans several lines), the `verdict`, the `value_used` instead or the same, and `why`, with the `source`.
@@ -89,7 +61,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     also: tuple[str, ...] = ()
     recommends: tuple[str, ...] = ()
     condition: Condition | None = None
-    settings: tuple[Setting, ...] = ()
+    settings: tuple[ranges.Setting, ...] = ()
 
     @property
     def phrases(self) -> tuple[str, ...]:
@@ -156,7 +128,7 @@ def table(name: str) -> list[Rule]:
 
 
 @lru_cache(maxsize=1)
-def settings() -> tuple[tuple[Rule, Setting], ...]:
+def settings() -> tuple[tuple[Rule, ranges.Setting], ...]:
     """Return every setting that stands in a rule, with its rule."""
     return tuple((rule, setting) for rule in rules().values() for setting in rule.settings)
 

@@ -110,6 +110,8 @@ def _print(plan: Plan, probed: dict[str, Any] | None) -> None:
         print(f"{phases.title(line.phase):<40} {duration.between_words(line.low_s, line.high_s):>20}")
     if probed is not None:
         print(probed["sentence"])
+    for warning in plan.warnings:
+        print(t("warning: ") + warning.sentence)
     for problem in plan.problems:
         if problem.rule == "memory-too-small":
             print(f"  - {problem.fix}")

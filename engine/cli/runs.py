@@ -103,7 +103,7 @@ def train(arguments: argparse.Namespace, workspace: Workspace) -> int:
         return refuse(problems)
     for note in plan.base.notes:
         print(note, file=sys.stderr)
-    for warning in [*plan.evaluation_notes, *plan.row_warnings]:
+    for warning in [*(one.sentence for one in plan.warnings), *plan.evaluation_notes, *plan.row_warnings]:
         print(t("warning: ") + str(warning), file=sys.stderr)
     for note in plan.step_notes:
         print(note, file=sys.stderr)

@@ -281,7 +281,9 @@ def _check_replay(checks: _Checks) -> None:
         checks.fault("replay-data", where, id=name[:80], reason=later("there is no such data set"))
         return
     if report.type not in replay_types():
-        checks.fault("replay-data", where, id=name[:80], reason=later("it is {type}", type=report.type or "unknown"))
+        checks.fault(
+            "replay-data", where, id=name[:80], reason=later("it has {type}", type=objectives.rows_words(report.type))
+        )
     elif not report.trainable:
         reason = later("{n} of its rows are bad", n=report.bad_rows)
         checks.fault("replay-data", where, id=name[:80], reason=reason)
@@ -431,7 +433,7 @@ def _check_data(checks: _Checks) -> None:
     report, fault = dataset.report, checks.fault
     wanted = recipe.data_types if plan.spec.objective == recipe.objective else checks.objective.data_types
     if report.type not in wanted:
-        fault("data-type", "dataset", type=report.type or "unknown", wanted=" or ".join(wanted))
+        fault("data-type", "dataset", type=objectives.rows_words(report.type), wanted=objectives.rows_words(*wanted))
     elif not report.trainable:
         fault("data-bad-rows", "dataset", bad=report.bad_rows, rows=report.rows)
     elif report.rows < 2:

@@ -18,7 +18,7 @@ from engine.plan import bounded_scoring
 from engine.plan import steps as planned_steps
 from engine.plan.targets import Target
 from engine.render import NoTokenizer
-from engine.spec import OBJECTIVES, RunSpec, counts, recipes
+from engine.spec import OBJECTIVES, RunSpec, counts, ranges, recipes, settings
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace
 
@@ -55,6 +55,21 @@ class Plan:
     def problems(self) -> list[Problem]:
         """Everything that keeps the run from starting, all at once."""
         return [*self.wrong, *(self.look(self) if self.look is not None else ())]
+
+    @cached_property
+    def warnings(self) -> list[Problem]:
+        """What does not keep the run from starting, and should be looked at before: a setting that lies outside of what is
+        known to work. `put_right` mends them."""
+        return [_outside(one, value) for one, value in self._outside]
+
+    @property
+    def put_right(self) -> dict[str, Any]:
+        """The settings that the warnings speak of, each with the value that is usual."""
+        return {one.path: one.usual for one, _ in self._outside}
+
+    @cached_property
+    def _outside(self) -> list[tuple[ranges.Range, float]]:
+        return ranges.outside(self.spec, self.recipe, self.base.parameters) if self.recipe is not None else []
 
     # --- rows ---
 
@@ -314,6 +329,20 @@ class Plan:
             self.base.shape, self.setup, self.job, device=self.target.name, known=self._known, card=self.target.card,
             memory_gib=self.target.memory_gib, general_s=general_s,
         )  # fmt: skip
+
+
+def _outside(known: ranges.Range, value: float) -> Problem:
+    """Say that a setting lies outside of what is known to work."""
+    if known.path == "train.learning_rate":
+        rule = "rate-too-high" if value > known.high else "rate-too-low"
+    else:
+        rule = "setting-outside"
+    between = later("{low} to {high}", low=f"{known.low:g}", high=f"{known.high:g}")
+    told = {
+        "title": later(settings.fields()[known.path].title), "value": f"{value:g}", "usual": f"{known.usual:g}",
+        "known": f"{known.low:g}" if known.low == known.high else between,
+    }  # fmt: skip
+    return Problem(rule=rule, severity="warning", where=known.path, parameters=told)
 
 
 @lru_cache(maxsize=64)

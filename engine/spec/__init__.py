@@ -1,6 +1,7 @@
 """What a run is: one typed spec of two axes, and the recipes that fill it in.
 
 RunSpec is spec.json; settings.fields() lists the paths that may be set; recipes.resolve(recipe, ...) makes a spec;
+ranges says which values are known to work;
 counts and split say what follows from one; versions tells a spec of a later version; OBJECTIVES what a run can optimise.
 """
 
@@ -18,7 +19,9 @@ __all__ = [
     "OBJECTIVES",
     "RunSpec",
     "counts",
+    "groups",
     "objectives",
+    "ranges",
     "recipes",
     "schema",
     "settings",

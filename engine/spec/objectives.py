@@ -5,9 +5,11 @@ To add one: an entry here, a file of its name in engine/train/objectives/ (the c
 
 from __future__ import annotations
 
+from functools import reduce
+
 import msgspec
 
-from engine.words import t
+from engine.words import Text, later, t
 
 ADAPTERS = ("full", "lora", "oft")
 QUANTIZE = ("none", "8bit", "4bit")
@@ -29,14 +31,15 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
     `least_batch` rows are compared with each other; `padding_free`: rows can be laid end to end; `shares_devices`:
     several devices learn the same as one, which was tried; `unsloth_adapters`: with which Unsloth was run here.
 
-    What is said of it: `usual_beta`, how closely a run is held to its reference when nothing else is said (None: nothing
-    holds it); `loss_unit`; `loss_falls`: the loss says how it goes; `is_scored_on_its_way`: points along a run can be
-    scored; `fields`: settings of its own, among the advanced ones.
+    What is said of it: `goal`, what a person wants who takes it, which groups the recipes; `usual_beta`, how closely a run
+    is held to its reference when nothing else is said (None: nothing holds it); `loss_unit`; `loss_falls`: the loss says
+    how it goes; `is_scored_on_its_way`: points along a run can be scored.
     """
 
     name: str
     label: str
     method: str
+    goal: str
     data_types: tuple[str, ...]
     weighs_labels: bool = False
     replays: bool = False
@@ -55,7 +58,6 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
     loss_unit: str = "loss"
     loss_falls: bool = True
     is_scored_on_its_way: bool = True
-    fields: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -75,6 +77,7 @@ OBJECTIVES: dict[str, Objective] = {
             name="sft",
             label="SFT",
             method="supervised fine-tuning",
+            goal="Answer as your rows do",
             data_types=("prompt-completion", "language-modeling"),
             replays=True,
             chunks_logits=True,
@@ -87,6 +90,7 @@ OBJECTIVES: dict[str, Objective] = {
             name="dpo",
             label="DPO",
             method="DPO",
+            goal="Prefer the better answers",
             data_types=("preference",),
             usual_beta=0.1,  # arXiv 2305.18290, appendix B; DPOConfig of TRL 1.12
             texts_per_row=2,
@@ -98,6 +102,7 @@ OBJECTIVES: dict[str, Objective] = {
             name="kto",
             label="KTO",
             method="KTO",
+            goal="Prefer the better answers",
             data_types=("unpaired-preference",),
             weighs_labels=True,
             usual_beta=0.1,  # arXiv 2402.01306, section 4.3; KTOConfig of TRL 1.12
@@ -109,6 +114,7 @@ OBJECTIVES: dict[str, Objective] = {
             name="reward",
             label="Reward model",
             method="reward model",
+            goal="Judge answers, and learn from the judge",
             data_types=("preference",),
             texts_per_row=2,
             trained_passes=2,
@@ -119,6 +125,7 @@ OBJECTIVES: dict[str, Objective] = {
             name="ppo",
             label="PPO",
             method="PPO",
+            goal="Judge answers, and learn from the judge",
             data_types=("prompt-only",),
             usual_beta=0.05,  # PPOConfig of TRL 1.12 (kl_coef); arXiv 2203.02155, appendix C.4, takes 0.02
             trained_passes=PPO_EPOCHS,
@@ -127,10 +134,23 @@ OBJECTIVES: dict[str, Objective] = {
             is_scored_on_its_way=False,
             writes_answers=True,
             needs_judge=True,
-            fields=("objective_args.temperature", "objective_args.ppo_epochs", "objective_args.missing_end_penalty"),
         ),
     )
 }
+
+
+def rows_words(*data_types: str | None) -> Text:
+    """Return what rows of a type, or of one of several, are in words."""
+    words = {
+        "prompt-completion": later("questions with answers"),
+        "language-modeling": later("plain texts or conversations"),
+        "preference": later("pairs of a better and a worse answer"),
+        "unpaired-preference": later("single answers marked good or bad"),
+        "prompt-only": later("questions alone"),
+        "stepwise": later("answers with a label for each step"),
+    }
+    found = [words.get(one or "", later("rows of another kind")) for one in data_types]
+    return reduce(lambda one, other: later("{one}, or {other}", one=one, other=other), found)
 
 
 def feeds(data_type: str | None) -> tuple[str, ...]:

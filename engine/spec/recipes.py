@@ -20,6 +20,14 @@ from engine.workspace import read_regular
 RECIPES_DIR = processes.PROJECT_DIR / "recipes"
 
 
+class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From where to where a setting is known to work for bases of a size, and who says so."""
+
+    low: float
+    high: float
+    source: str
+
+
 class Default(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A recipe's value for one path, where it comes from, what the guide says when that differs, and what was measured with
     Tunebook (docs/measured/)."""
@@ -28,6 +36,7 @@ class Default(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str
     guide: str | None = None  # the guide's own value, with the id of its rule
     measured: str | None = None
+    range: Known | None = None  # where it differs from that of the guide's rules (ranges.py)
 
 
 class Size(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -572,6 +572,16 @@ def test_fit_prints_the_parts_and_the_range(tunebook):
 
 
 @needs_starter
+def test_train_and_fit_say_of_a_rate_that_breaks_a_model_what_the_train_page_says(tunebook, started):
+    asked = ("lora", "--data", "new-facts", "--set", "train.learning_rate=0.5")
+    warned = "a learning rate of 0.5 is above what is known to work here, 0.000375 to 0.006, and can break the model"
+    said = tunebook("train", *asked)
+    assert said.code == 0 and f"warning: {warned}; set it to 0.003" in said.err and len(started) == 1
+    assert warned in tunebook("fit", *asked).out
+    assert "warning" not in tunebook("train", "lora", "--data", "new-facts").err
+
+
+@needs_starter
 def test_fit_says_when_it_cannot_fit_and_what_would(tunebook):
     said = tunebook("fit", "lora", "--set", "train.batch_size=65536")
     assert said.code == 1 and "does not fit" in said.out and "this would fit: train.batch_size = " in said.out

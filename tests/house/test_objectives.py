@@ -39,7 +39,8 @@ questions = sft.questions
 '''
 ENTRY = """
 OBJECTIVES["selected"] = Objective(
-    name="selected", label="Selected", method="fine-tuning on good answers", data_types=("unpaired-preference",)
+    name="selected", label="Selected", method="fine-tuning on good answers", goal="Answer as the good rows do",
+    data_types=("unpaired-preference",)
 )
 """
 NAME = "selected"
@@ -102,7 +103,8 @@ for page in ("train", "advisor", "forgetting"):
     app.query_params["dataset"], app.query_params["run"] = dataset_id, run_id
     app.run()
     assert not app.exception, (page, app.exception)
-    print(page, [one.options for one in app.selectbox], *[one.value for one in (*app.markdown, *app.info)])
+    print(page, [one.options for one in app.selectbox], [one.label for one in app.button])
+    print(*[one.value for one in (*app.markdown, *app.info)])
 """
 
 

@@ -157,7 +157,7 @@ def bare(node: ast.expr) -> Iterator[str]:
     """Yield the literal texts with letters in an expression that no call has looked up."""
     match node:
         case ast.Constant(value=str() as value):
-            shown = re.sub(r":material/\w+:", "", value)
+            shown = re.sub(r":material/\w+:|:(red|orange|small)\[", "", value)  # icons and colours
             if LETTER.search(shown) and not shown.startswith("/") and shown not in NAMES_OF_THEIR_OWN:
                 yield value
         case ast.JoinedStr(values=values):

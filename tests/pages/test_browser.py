@@ -114,6 +114,28 @@ def started_on_the_page(server: Server, page: Page, **overrides: object) -> str:
     return store.list_all(workspace)[0].id
 
 
+CONTROLS = ", ".join(
+    f'[data-testid="st{one}"]'
+    for one in ("Selectbox", "Radio", "TextInput", "NumberInput", "Checkbox", "Button", "Popover", "DownloadButton")
+)
+
+
+def test_train_shows_at_most_six_controls_and_start_wherever_it_is_scrolled(server: Server, page: Page) -> None:
+    dataset = datasets.add_sample(Workspace(server.home), starter.sample("new-facts"))
+    page.goto(f"{server.url}/train?dataset={dataset.id}")
+    settled(page)
+    shown = page.get_by_test_id("stMainBlockContainer").locator(CONTROLS)
+    assert 3 <= sum(one.is_visible() for one in shown.all()) <= 6
+    page.get_by_text("Settings", exact=True).click()
+    main = page.get_by_test_id("stMain")
+    for width, height in ((1440, 900), (390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        for top in (0, 700, 10**6):
+            main.evaluate("(node, top) => { node.scrollTop = top; }", top)
+            expect(page.get_by_role("button", name="Start", exact=True)).to_be_in_viewport(ratio=1)
+        assert main.evaluate("node => node.scrollWidth <= node.clientWidth")
+
+
 @pytest.mark.slow
 def test_a_refresh_a_second_tab_and_a_server_that_ends_or_is_killed_all_show_the_same_run_going_on(
     server: Server, page: Page, browser: Browser

@@ -176,8 +176,7 @@ def test_pairs_lead_from_the_advisor_to_dpo(workspace: Workspace) -> None:
 def test_train_shows_the_weights_of_kto_and_where_they_come_from(workspace: Workspace) -> None:
     marked = datasets.add_sample(workspace, starter.sample("good-bad"))
     st_app = open_page("train", dataset=marked.id)
-    next(s for s in st_app.selectbox if (s.key or "").startswith("recipe~")).set_value("kto").run()
-    said = texts(st_app)
+    said = texts(st_app)  # KTO is what such rows are for
     assert "1 for each of the 240 answers marked good, 3.478 for each of the 60 marked bad" in said
     assert not button(st_app, "start").disabled
 
@@ -189,7 +188,9 @@ def test_train_lists_every_reason_at_once_and_start_is_disabled(new_facts: Datas
     field(app, "text_input", "train.learning_rate").set_value("fast").run()
     assert button(app, "start").disabled
     said = texts(app)
-    assert "train.epochs" in said and "train.learning_rate" in said
+    for wrong in ("Epochs cannot be 0", "Learning rate cannot be fast"):
+        assert said.count(wrong) == 2  # at its field, and above Start
+    assert "train.epochs" not in said and "train.learning_rate" not in said
 
 
 def test_train_shows_what_changed_and_what_follows_from_it(new_facts: Dataset) -> None:
@@ -197,7 +198,7 @@ def test_train_shows_what_changed_and_what_follows_from_it(new_facts: Dataset) -
     steps = next(m for m in app.metric if m.label == "Steps").value
     field(app, "text_input", "train.epochs").set_value("1").run()
     assert not app.exception
-    assert "Changed from the default" in texts(app)
+    assert "Changed: Epochs 1 (default 10)" in texts(app)
     assert next(m for m in app.metric if m.label == "Steps").value != steps
     assert '"epochs": 1.0' in app.code[0].value
 

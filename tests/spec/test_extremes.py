@@ -152,4 +152,4 @@ def test_train_opens_with_extreme_numbers_in_a_draft_and_says_what_is_wrong(work
     if len(text) == 30:  # no number of any file of ours: the draft itself cannot be read
         assert "not here, or cannot be read" in texts(app)
     elif text not in ("null", "true"):
-        assert "train.epochs cannot be" in texts(app) and button(app, "start").disabled
+        assert "Epochs cannot be" in texts(app) and button(app, "start").disabled
