@@ -30,7 +30,6 @@ def show(case: Case, advice: Advice) -> None:
     found = advice.alternatives
     if not found:
         return
-    st.subheader(t("What each way takes"))
     chosen = advice.advised.title if advice.advised is not None else ""
     titles = [one.title[0].upper() + one.title[1:] for one in found]
     names = [f"✓ {title}" if one.title == chosen else title for title, one in zip(titles, found, strict=True)]
@@ -42,13 +41,10 @@ def show(case: Case, advice: Advice) -> None:
             alt=t("The memory of each way, part by part, beside all there is"),
         )
         st.caption(
-            t(
-                "The line across a bar's end is the range. Where many rows at a time do not fit, fewer are taken. Train "
-                "shows the same figures for the run."
-            )
+            t("Where many rows at a time do not fit, fewer are taken. Train shows the same figures for the run.")
         )
     else:
-        st.info(t("The memory of each way is not known: name the size of the base under Plan."))
+        st.info(t("The memory of each way is not known: name the size of the base under Model."))
     table = pd.DataFrame(
         {
             t("Way"): names,
@@ -59,34 +55,19 @@ def show(case: Case, advice: Advice) -> None:
         }
     )
     st.table(_ui.cells(table, mark="✓"), hide_index=True)
-    _time_caption(advice)
+    if len({one.time.basis for one in found if one.time}) > 1:
+        st.caption(t("Times that stand on different things are not to be held against each other."))
 
 
 def _memory_words(one: Alternative) -> str:
     if not one.memory.parts:
-        return "?"
+        return t("not known")
     return _between(*_sizes(one))
 
 
 def _time_words(one: Alternative) -> str:
     """Return how long it takes, and whether that was measured: rows of one table must not be taken for alike."""
     if one.time is None:
-        return "?"
-    basis = {"measured": t("measured"), "scaled": t("scaled"), "assumed": t("assumed")}[one.time.basis]
+        return t("not known")
+    basis = duration.basis_words()[one.time.basis]
     return f"{_between(duration.duration_words(one.time.low_s), duration.duration_words(one.time.high_s))} ({basis})"
-
-
-def _time_caption(advice: Advice) -> None:
-    chosen = advice.advised.title if advice.advised is not None else ""
-    timed = next((one.time for one in advice.alternatives if one.time and one.title == chosen), None)
-    if timed is None:
-        return
-    st.caption(_ui.say("{name}: {text}", name=chosen, text=timed.sentence))
-    minutes = advice.facts.time_budget_minutes
-    if minutes is not None and timed.low_s > 60 * minutes:
-        st.warning(
-            _ui.say(
-                "That is more than the {minutes} minutes you have: take fewer rows, one epoch, or a smaller base.",
-                minutes=f"{minutes:g}",
-            )
-        )

@@ -38,6 +38,14 @@ class Bar(NamedTuple):
 
 def show(plan: Plan, key: str = "memory") -> None:
     """Say how a plan fits, draw it, and fold its parts."""
+    picture(plan, key)
+    if plan.memory.parts is not None:
+        with st.expander(t("Memory, part by part")):
+            values(plan)
+
+
+def picture(plan: Plan, key: str = "memory") -> None:
+    """Say how a plan fits, and draw it."""
     found, memory_bytes = plan.memory, plan.target.memory_bytes
     st.markdown(_ui.say("**{name}**: {text}", name=t("Memory"), text=memory.verdict(found, memory_bytes)))
     if held := cards.held_words(plan.target.held):
@@ -45,18 +53,24 @@ def show(plan: Plan, key: str = "memory") -> None:
     if found.parts is None:
         return
     draw([Bar(found)], memory_bytes, key=key, alt=t("The memory the run needs, part by part, beside all there is"))
-    with st.expander(t("Memory, part by part")):
-        st.table(_ui.cells(_table(found, memory_bytes)), hide_index=True)
-        if found.runs:
-            st.caption(_ui.say("Corrected by {n} finished runs of this kind on this machine.", n=found.runs))
-        else:
-            st.caption(
-                t(
-                    "An estimate from the base's shape, for rows as long as the longest here. No run of this kind has "
-                    "finished on this machine yet; the first one corrects it."
-                )
+
+
+def values(plan: Plan) -> None:
+    """The values of the picture, and what they stand on."""
+    found = plan.memory
+    if found.parts is None:
+        return
+    st.table(_ui.cells(_table(found, plan.target.memory_bytes)), hide_index=True)
+    if found.runs:
+        st.caption(_ui.say("Corrected by {n} finished runs of this kind on this machine.", n=found.runs))
+    else:
+        st.caption(
+            t(
+                "An estimate from the base's shape, for rows as long as the longest here. No run of this kind has "
+                "finished on this machine yet; the first one corrects it."
             )
-        st.caption(t("Before the first step the longest batch is tried once, so that running out shows at once."))
+        )
+    st.caption(t("Before the first step the longest batch is tried once, so that running out shows at once."))
 
 
 def draw(bars: list[Bar], memory_bytes: float, *, key: str, alt: str) -> None:
@@ -84,7 +98,7 @@ def figure(bars: list[Bar], memory_bytes: float) -> go.Figure:
         x = memory_bytes / unit_bytes
         drawn.add_shape(type="line", x0=x, x1=x, y0=place - 0.34, y1=place + 0.34, line={"color": text, "width": 3})
     drawn.update_layout(
-        barmode="stack", height=165 + 52 * len(bars), margin={"l": 12, "r": 12, "t": 30, "b": 12},
+        barmode="stack", height=118 + 52 * len(bars), margin={"l": 12, "r": 12, "t": 30, "b": 12},
         legend={"orientation": "h", "traceorder": "normal", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         annotations=[_end(memory_bytes, most, unit_bytes, unit), *_titles(bars)],
         font={"color": text, "size": 13},

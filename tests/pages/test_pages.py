@@ -20,7 +20,7 @@ from engine.runs import lifecycle
 from engine.spec import schema
 from engine.workspace import Workspace
 from pages import _charts
-from tests.apps import PAGES, button, field, has_button, open_page, preference_run, texts
+from tests.apps import PAGES, button, field, has_button, open_page, preference_run, shown, texts
 from tests.conftest import SHARED_DATA
 from tests.helpers import planned
 
@@ -129,14 +129,25 @@ def test_every_sample_is_one_click_away_and_ready(sample: str) -> None:
     assert not button(app, "next_step").disabled
 
 
+def why(dataset: str, part: str, **parameters: str) -> AppTest:
+    """The Advisor with a part of its fold opened."""
+    named = {"dataset": dataset} if dataset else {}
+    return open_page("advisor", state={"why": True, "why_part": part}, **named, **parameters)
+
+
+def chips(block: Any) -> list[str]:
+    """What the popovers below a block are called."""
+    below = [one for child in getattr(block, "children", {}).values() for one in chips(child)]
+    return [shown(block.proto.popover.label), *below] if getattr(block, "type", "") == "popover" else below
+
+
 def test_the_advisor_answers_from_the_file_and_opens_train_with_a_draft(
     workspace: Workspace, new_facts: Dataset
 ) -> None:
     app = open_page("advisor", dataset=new_facts.id)
-    said = texts(app)
-    assert "LoRA" in said and "C3" in said and "< 10k" not in said.split("C3")[0][-3:]
-    assert "LoRA + 参数冻结 + 偏好对齐" in said  # the guide's own words
-    assert "no rule about GPU memory applies" in said
+    assert "Take LoRA of rank 16: on this machine it fits, and takes" in texts(app)
+    assert "no rule about GPU memory applies" in texts(why(new_facts.id, "reasons"))
+    assert "There are 240 rows, so this applies." in texts(why(new_facts.id, "guide"))
     button(app, "use_this").click().run()
     assert not app.exception
     saved = list((workspace.root / "drafts").glob("*.json"))
@@ -151,8 +162,8 @@ def test_somebody_on_a_laptop_can_plan_for_another_machine(new_facts: Dataset) -
     next(n for n in app.number_input if n.key == "plan_billions").set_value(7.0).run()
     assert not app.exception
     said = texts(app)
-    assert "QLoRA" in said and "Your card has 8 GB" in said
-    assert "GPU: 8 GB, as planned below" in said and "Base: 7B, as planned below" in said and "No GPU" not in said
+    assert "QLoRA of rank 16: on a card of 8 GB it fits" in said and "No GPU" not in said and "processor" not in said
+    assert chips(app.main)[:2] == ["Card: 8 GB, planned", "Model: 7B, planned"]
 
 
 def test_questions_alone_start_nothing_and_the_page_says_what_would_help(workspace: Workspace) -> None:
@@ -160,7 +171,7 @@ def test_questions_alone_start_nothing_and_the_page_says_what_would_help(workspa
     app = open_page("advisor", dataset=prompts.id)
     said = texts(app)
     assert "Questions alone train nothing without a reward model or answers." in said
-    assert "With a reward model and questions" in said and not [one for one in app.button if one.key == "use_this"]
+    assert "With a reward model and questions" in texts(why(prompts.id, "others")) and not has_button(app, "use_this")
 
 
 def test_pairs_lead_from_the_advisor_to_dpo(workspace: Workspace) -> None:
@@ -342,29 +353,33 @@ def test_the_guide_has_methods_paths_practice_questions_and_both_sides_of_what_i
 
 # --- the advisor: what each way takes, links, other machines --------------------------------------------------------
 def test_a_scenario_in_the_address_is_answered_without_any_data() -> None:
-    app = open_page(
-        "advisor", plan_rows="20000", plan_gpu_gb="24", plan_billions="8", plan_data="unpaired-preference",
-        plan_good="18000", plan_bad="2000",
-    )  # fmt: skip
+    planned_for = {
+        "plan_rows": "20000", "plan_gpu_gb": "24", "plan_billions": "8", "plan_data": "unpaired-preference",
+        "plan_good": "18000", "plan_bad": "2000",
+    }  # fmt: skip
+    app = open_page("advisor", **planned_for)
     said = texts(app)
-    assert "KTO with" in said and "7.826" in said and "C10" in said
+    assert "Take KTO with" in said
     assert has_button(app, "empty_state")  # data is still wanted
     assert not any(str(b.key) == "next_step" for b in app.button)
-    ways = app.table[0].value
+    assert "7.826" in texts(why("", "reasons", **planned_for))
+    ways = why("", "takes", **planned_for).table[0].value
     assert {"Way", "Fits", "Memory", "Time", "What one trades"} <= set(ways.columns)
     assert len(ways) >= 4 and all("–" in text for text in [*ways["Memory"], *ways["Time"]])  # ranges
     assert sum(str(way).startswith("✓") for way in ways["Way"]) == 1
-    assert "Align" in said and "this step" in said  # the plan in stages
-    rows = [rule for table in app.table[1:] for rule in table.value["Rule"]]
-    assert {"→\u00a0C2", "C1", "→\u00a0C6", "→\u00a0C10"} <= set(rows)  # whole tables, the rows that apply marked
+    staged = texts(why("", "stages", **planned_for))
+    assert "Align" in staged and "this step" in staged
+    rules = guide.rules()
+    rows = [shown(one) for table in why("", "guide", **planned_for).table for one in table.value["When"]]
+    marked = {f"→\u00a0{rules[rule].when}" for rule in ("C2", "C6", "C10")}
+    assert marked | {rules["C1"].when} <= set(rows)  # whole tables, the rows that apply marked
+    said = texts(why("", "others", **planned_for))
     assert "Prefix tuning" in said and "modules_to_save" in said and "multi-task" in said
 
 
 def test_nonsense_in_the_address_is_left_aside() -> None:
-    said = texts(
-        open_page("advisor", plan_data="<b>x", plan_forget="never", goal="world", plan_rows="-5", plan_gpu_gb="x")
-    )
-    assert "No file is chosen yet" in said
+    nonsense = {"plan_data": "<b>x", "plan_forget": "never", "goal": "world", "plan_rows": "-5", "plan_gpu_gb": "x"}
+    assert "No file is chosen yet" in texts(why("", "reasons", **nonsense))
 
 
 def test_a_card_and_a_size_lead_to_a_named_base_without_any_data(workspace: Workspace) -> None:
@@ -372,7 +387,8 @@ def test_a_card_and_a_size_lead_to_a_named_base_without_any_data(workspace: Work
     next(n for n in app.number_input if n.key == "plan_gpu_gb").set_value(8)
     next(n for n in app.number_input if n.key == "plan_billions").set_value(7.0).run()
     said = texts(app)
-    assert not app.exception and "unsloth/mistral-7b-v0.3" in said and "accumulation" in said and "QLoRA" in said
+    assert not app.exception and "unsloth/mistral-7b-v0.3" in said and "QLoRA" in said
+    assert "1,000 rows of usual length are assumed" in said  # no advice is held back for a number
     button(app, "use_this").click().run()
     (saved,) = (workspace.root / "drafts").glob("*.json")
     draft = drafts.load(workspace, saved.stem)
@@ -381,7 +397,7 @@ def test_a_card_and_a_size_lead_to_a_named_base_without_any_data(workspace: Work
 
 
 def test_a_runner_up_can_be_taken_instead(workspace: Workspace, new_facts: Dataset) -> None:
-    app = open_page("advisor", dataset=new_facts.id)
+    app = why(new_facts.id, "others")
     button(app, "use_0").click().run()
     assert not app.exception
     (saved,) = (workspace.root / "drafts").glob("*.json")
@@ -392,7 +408,7 @@ def test_a_runner_up_can_be_taken_instead(workspace: Workspace, new_facts: Datas
 def test_a_base_that_cannot_be_read_does_not_stop_the_advice(new_facts: Dataset) -> None:
     app = open_page("advisor", dataset=new_facts.id, base="owner/not..here")
     said = texts(app)
-    assert "The base cannot be read" in said and "Advice: LoRA" in said
+    assert "The base cannot be read" in said and "Take LoRA" in said
 
 
 def test_time_that_is_too_short_is_said(new_facts: Dataset) -> None:
