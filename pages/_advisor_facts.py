@@ -85,8 +85,7 @@ def card(place: Any) -> dict[str, Any]:
     """Ask for the card to plan for, which may be another than this machine's: facts by name."""
     words = {gb: t("{gb} GB", gb=gb) if gb else t("No card") for gb in CARDS_GB}
     with place:
-        st.caption(t("Plan for this machine, or for one you think of."))
-        _presets(words, t("Card to plan for"), "plan_gpu_gb", whole=True)
+        _presets(words, t("This machine"), t("Card to plan for"), "plan_gpu_gb")
         planned = st.number_input(
             t("Another size, in GB"), *_limits("gpu_memory_gib"), value=None, step=1, key="plan_gpu_gb",
             bind="query-params", placeholder=t("as on this machine"),
@@ -97,7 +96,7 @@ def card(place: Any) -> dict[str, Any]:
 def model(base: Base) -> dict[str, Any]:
     """Ask for the size of another base, below the list of those that are here: facts by name."""
     words = {size: f"{size:g}B" for size in SIZES}
-    _presets(words, t("Or only a size"), "plan_billions", whole=False)
+    _presets(words, t("the one above"), t("Or only a size"), "plan_billions")
     planned = st.number_input(
         t("Another size, in billions of parameters"), 0.01, advise_facts.LIMITS["base_parameters"][1] / 1e9, value=None,
         key="plan_billions", bind="query-params",
@@ -170,21 +169,23 @@ def _dataset(workspace: Workspace, dataset: Dataset | None) -> None:
 
 
 # --- fields ----------------------------------------------------------------------------------------------------------
-def _presets(words: dict[Any, str], label: str, key: str, *, whole: bool) -> None:
-    """Offer the usual numbers of a field with one click each; once more on the same one takes it back."""
+def _presets(words: dict[Any, str], none: str, label: str, key: str) -> None:
+    """Offer the usual numbers of a field with one click each, and `none` of them."""
     told = st.session_state.get(key, st.query_params.get(key))
     try:
         now = None if told in (None, "") else float(told)
     except ValueError:
         now = None
-    picked = f"{key}_preset"
-    st.session_state[picked] = next((one for one in words if one == now), None)
+    picked, asked = f"{key}_preset", ["", *words]
+    st.session_state[picked] = "" if now is None else now if now in words else None
 
     def taken() -> None:
-        value = st.session_state[picked]
-        st.session_state[key] = value if value is None or not whole else int(value)
+        st.session_state[key] = st.session_state[picked] if st.session_state[picked] != "" else None
 
-    st.pills(_ui.plain(label), list(words), format_func=words.__getitem__, key=picked, on_change=taken)
+    st.radio(
+        _ui.plain(label), asked, format_func=lambda one: _ui.plain(none if one == "" else words[one]), key=picked,
+        on_change=taken, horizontal=True,
+    )  # fmt: skip
 
 
 def _choice(label: str, words: dict[str, str], key: str, known: str | None = None) -> str | None:

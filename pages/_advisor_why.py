@@ -39,8 +39,9 @@ def fold(case: Case, advice: Advice) -> None:
         "guide": t("The guide"),
     }
     with place:
-        part = st.segmented_control(
-            t("Part"), list(parts), default="reasons", required=True, format_func=parts.__getitem__, key="why_part",
+        # not tabs or segments: on dark the name of a chosen one has too little contrast
+        part = st.radio(
+            t("Part"), list(parts), format_func=lambda one: _ui.plain(parts[one]), key="why_part", horizontal=True,
             label_visibility="collapsed",
         )  # fmt: skip
         if part == "others":

@@ -305,26 +305,30 @@ def test_the_help_of_a_setting_is_made_literal_once(workspace: Workspace, new_fa
 
 
 def test_the_guide_shows_every_rule_with_its_verdict_and_finds_one_by_its_words() -> None:
+    shown_rules = {label.split(" ")[0] for name in guide.tables() for label in rule_labels(table=name)}
+    assert shown_rules == set(guide.rules())
     app = open_page("guide")
-    assert f"{len(guide.rules())} of {len(guide.rules())} rules" in texts(app)
-    assert len(app.latex) == 7  # one formula for each method
     next(x for x in app.text_input if x.key == "search").set_value("5e-4 dpo").run()
-    table = app.dataframe[0].value
-    assert "I5" in set(table["Rule"]) and "wrong" in set(
-        table["Verdict"]
-    )  # the harmful rate, with its verdict beside it
+    found = [shown(one.label) for one in app.expander]
+    assert any(one.startswith("I5 ") and one.endswith("wrong") for one in found)  # the harmful rate, with its verdict
     next(x for x in app.text_input if x.key == "search").set_value("no rule says this").run()
     assert "No rule says that" in texts(app)
 
 
 @pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_step_of_the_learning_paths_is_a_run_that_could_start(workspace: Workspace, all_of_them: bool) -> None:
-    app = open_page("guide")
-    keys = [str(b.key) for b in app.button if str(b.key).startswith(("step_", "try_"))]
+    opened = [{"section": "methods", "method": f"B{number}"} for number in range(1, 8)]
+    opened += [{"section": "paths", "path": name} for name in ("beginners", "advanced", "practice")]
+    keys = {
+        str(b.key): where
+        for where in opened
+        for b in open_page("guide", **where).button
+        if str(b.key).startswith(("step_", "try_"))
+    }
     assert len(keys) >= 20
-    clicked = keys if all_of_them else ["step_O7_kto", "try_qlora", "try_ppo"]
+    clicked = list(keys) if all_of_them else ["step_O7_kto", "try_qlora", "try_ppo"]
     for key in clicked:
-        app.switch_page("guide.py").run()
+        app = open_page("guide", **keys[key])
         button(app, key).click().run()
         assert not app.exception
     made = [drafts.load(workspace, path.stem) for path in (workspace.root / "drafts").glob("*.json")]
@@ -339,16 +343,43 @@ def test_every_step_of_the_learning_paths_is_a_run_that_could_start(workspace: W
 
 
 def test_the_guide_has_methods_paths_practice_questions_and_both_sides_of_what_is_disputed() -> None:
-    app = open_page("guide")
-    said = texts(app)
-    assert [h.value for h in app.header] == [
-        "Methods", "Learning paths", "Good practice", "Questions", "Disputed", "Every rule",
-    ]  # fmt: skip
-    for rule in (*guide.table("faq"), *guide.table("practice"), *guide.table("methods")):
-        assert rule.phrase.replace("\n", " ") in said, rule.id
-    disputed = [rule for rule in guide.rules().values() if rule.verdict not in ("agree", "incomplete")]
-    shown = {name for table in app.table if "Rule" in table.value for name in table.value["Rule"]}
-    assert {rule.id for rule in disputed} <= shown
+    for name, title, rules in (
+        ("methods", "Methods", guide.table("methods")[:1]),
+        ("practice", "Good practice", guide.table("practice")),
+        ("questions", "Questions", guide.table("faq")),
+    ):
+        app = open_page("guide", section=name)
+        assert [one.value for one in app.header] == [title]  # one section at a time
+        assert all(rule.phrase.replace("\n", " ") in texts(app) for rule in rules)
+    assert len(open_page("guide").latex) == 1  # the formula of the method that is shown
+    parted = [rule for rule in guide.rules().values() if rule.verdict == "outdated"]
+    assert {label.split(" ")[0] for label in rule_labels("disputed", verdict="outdated")} == {one.id for one in parted}
+
+
+def test_the_address_of_a_rule_opens_it_where_it_stands() -> None:
+    app = open_page("guide", rule="C4")
+    assert [one.value for one in app.header] == ["Every rule"]
+    assert [shown(one.label)[:2] for one in app.expander if one.proto.expanded] == ["C4"]
+    assert "LLaMA-Factory" in texts(app)  # its source
+    assert open_page("guide", rule="<b>").header[0].value == "Methods"
+
+
+def test_somebody_who_reads_the_guides_words_is_told_them_once() -> None:
+    rule = guide.rules()["C3"]
+    for language, told in (("en", True), ("zh", False)):
+        said = texts(open_page("guide", rule="C3", lang=language)).splitlines()
+        assert (f"“{rule.spoken}”" in said) != told and any(one.startswith(f"“{rule.spoken}”") for one in said)
+
+
+def test_a_learning_path_ends_with_what_its_runs_have_measured(workspace: Workspace, real_run: str) -> None:
+    assert "Nothing yet" in texts(open_page("guide", section="paths", path="advanced"))
+    said = texts(open_page("guide", section="paths", path="beginners"))
+    assert "You saw" in said and "Nothing yet" not in said and "It learned the task." in said
+
+
+def rule_labels(section: str = "rules", **where: str) -> list[str]:
+    """What the rules of a section are called."""
+    return [shown(one.label) for one in open_page("guide", section=section, **where).expander]
 
 
 # --- the advisor: what each way takes, links, other machines --------------------------------------------------------
