@@ -14,13 +14,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engine import machine, words
-from engine.advise import Advice, Case, Facts, guide, ways
+from engine.advise import Advice, Case, Facts, evidence, guide, ways
 from engine.advise import case as advise_case
 from engine.advise import facts as advise_facts
 from engine.advise.advice import advise
 from engine.advise.handoff import draft
 from engine.advise.ways import Way
+from engine.estimate import duration
 from engine.models import Base
+from engine.plan import plans
 from engine.read import formats
 from engine.spec import counts, objectives, recipes
 from engine.spec import settings as spec_settings
@@ -697,7 +699,26 @@ def test_a_card_of_8_gb_and_7b_name_a_base_and_the_settings_that_fit() -> None:
     assert any("unsloth/mistral-7b-v0.3" in one for one in advice.stands_in)
     plan = case.plan(advice.advised)
     assert plan.fits and plan.spec.train.batch_size * plan.spec.train.accumulation == 16
+    assert made.overrides["train.gradient_checkpointing"] is True  # this machine would leave it off
+    handed = plans.make(case.workspace, made.recipe, base=plan.base, dataset=None, overrides=made.overrides,
+                        target=case.target)  # fmt: skip
+    assert handed.memory == plan.memory and handed.spec.train.batch_size == plan.spec.train.batch_size
+    assert "on a card of 8 GB it fits" in advice.sentence and any("1,000 rows" in said for said in advice.stands_in)
     assert [p.rule for p in plan.problems if p.rule.startswith("memory")] == []
+
+
+def test_a_time_is_never_said_without_what_it_stands_on_and_a_judge_is_no_better_model() -> None:
+    advice = ask(rows=500, data_type=SFT_ROWS, base_parameters=1e9)
+    assert any(words in advice.sentence for words in duration.basis_words().values())
+    pairs = ask(rows=3000, data_type="preference", gpu_memory_gib=15.7, base_parameters=1e9)
+    (judge,) = [one for one in pairs.alternatives if one.way.objective == "reward"]
+    assert "judge of answers" in judge.trade
+
+
+def test_how_often_runs_like_the_advised_one_were_right_is_counted_and_never_a_word_alone() -> None:
+    assert "No run like this" in ask(rows=500, data_type=SFT_ROWS, base_parameters=1e6).evidence
+    seen = [evidence.Seen(run=str(n), name="", learned=n > 0, lost=n == 1) for n in range(4)]
+    assert evidence.sentence(tuple(seen)).startswith("Right in 2 of 4 runs like this here")
 
 
 def test_what_no_setting_makes_fit_is_said_in_one_sentence() -> None:

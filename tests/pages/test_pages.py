@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from engine.data import Dataset, datasets, readiness
 from engine.models import bases
 from engine.plan import drafts
 from engine.render import preview, skipped
-from engine.runs import lifecycle
+from engine.runs import lifecycle, store
 from engine.spec import schema
 from engine.workspace import Workspace
 from pages import _charts
@@ -322,13 +323,13 @@ def test_every_step_of_the_learning_paths_is_a_run_that_could_start(workspace: W
     keys = {
         str(b.key): where
         for where in opened
-        for b in open_page("guide", **where).button
+        for b in open_page("guide", None, **where).button
         if str(b.key).startswith(("step_", "try_"))
     }
     assert len(keys) >= 20
     clicked = list(keys) if all_of_them else ["step_O7_kto", "try_qlora", "try_ppo"]
     for key in clicked:
-        app = open_page("guide", **keys[key])
+        app = open_page("guide", None, **keys[key])
         button(app, key).click().run()
         assert not app.exception
     made = [drafts.load(workspace, path.stem) for path in (workspace.root / "drafts").glob("*.json")]
@@ -379,7 +380,7 @@ def test_a_learning_path_ends_with_what_its_runs_have_measured(workspace: Worksp
 
 def rule_labels(section: str = "rules", **where: str) -> list[str]:
     """What the rules of a section are called."""
-    return [shown(one.label) for one in open_page("guide", section=section, **where).expander]
+    return [shown(one.label) for one in open_page("guide", None, section=section, **where).expander]
 
 
 # --- the advisor: what each way takes, links, other machines --------------------------------------------------------
@@ -388,7 +389,7 @@ def test_a_scenario_in_the_address_is_answered_without_any_data() -> None:
         "plan_rows": "20000", "plan_gpu_gb": "24", "plan_billions": "8", "plan_data": "unpaired-preference",
         "plan_good": "18000", "plan_bad": "2000",
     }  # fmt: skip
-    app = open_page("advisor", **planned_for)
+    app = open_page("advisor", None, **planned_for)
     said = texts(app)
     assert "Take KTO with" in said
     assert has_button(app, "empty_state")  # data is still wanted
@@ -425,6 +426,28 @@ def test_a_card_and_a_size_lead_to_a_named_base_without_any_data(workspace: Work
     draft = drafts.load(workspace, saved.stem)
     assert draft is not None and (draft.base, draft.recipe) == ("unsloth/mistral-7b-v0.3", "qlora")
     assert draft.overrides["train.batch_size"] * draft.overrides["train.accumulation"] == 16
+
+
+@pytest.mark.parametrize("part", ["reasons", "others", "takes", "stages", "guide"])
+def test_no_rule_has_a_code_on_the_advisor(new_facts: Dataset, part: str) -> None:
+    app = why(new_facts.id, part, plan_gpu_gb="8", plan_billions="7", goal="knowledge")
+    told = texts(app) + "".join(str(one.value.to_dict()) for one in app.table)
+    assert {code for code in re.findall(r"\b[A-OX]\d{1,2}\b", told) if code in guide.rules()} == set()
+
+
+def test_the_advisors_first_screen_is_three_chips_one_sentence_and_one_button(new_facts: Dataset) -> None:
+    app = open_page("advisor", dataset=new_facts.id)
+    assert len(chips(app.main)) == 3 and len(app.header) == 1
+    first = [one.key for one in app.main.children.values() if one.type == "button"]
+    assert first == ["use_this"] and [one.label for one in app.expander if one.label != "Find another model"] == [
+        "Why?", "Should you tune at all?",
+    ]  # fmt: skip
+
+
+def test_runs_like_the_advised_one_are_counted(workspace: Workspace, real_run: str) -> None:
+    run = store.load_spec(workspace, real_run)
+    said = texts(open_page("advisor", dataset=run.dataset.id))
+    assert re.search(r"[●◐○] Right in [01] of 1 runs like this here", said)
 
 
 def test_a_runner_up_can_be_taken_instead(workspace: Workspace, new_facts: Dataset) -> None:
