@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import plotly.graph_objects as go
 import streamlit as st
 
-from engine.estimate import cards, duration, memory, phases
+from engine.estimate import duration, phases
 from engine.forgetting import foresight
 from engine.plan import Plan, drafts, tries
 from engine.spec import OBJECTIVES
 from engine.words import t
-from pages import _ui
+from pages import _memory, _ui
 
 
 def answer(plan: Plan) -> None:
@@ -47,7 +46,7 @@ def show(plan: Plan) -> None:
             _steps(plan)
         _weights(plan)
         _forgetting(plan)
-        _memory(plan)
+        _memory.show(plan)
 
 
 def _forgetting(plan: Plan) -> None:
@@ -139,52 +138,3 @@ def _weights(plan: Plan) -> None:
             n_bad=counts.get("false", 0),
         )
     )
-
-
-def _memory(plan: Plan) -> None:
-    estimate, memory_bytes = plan.memory, plan.target.memory_bytes
-    st.markdown(_ui.say("**{name}**: {text}", name=t("Memory"), text=memory.verdict(estimate, memory_bytes)))
-    if held := cards.held_words(plan.target.held):
-        st.caption(_ui.plain(held))
-    if estimate.parts is None:
-        return
-    st.plotly_chart(
-        _ui.figure(_memory_bar(estimate, memory_bytes)),
-        key="memory",
-        alt=t("The memory the run needs, part by part, beside all there is"),
-    )
-    with st.expander(t("Memory, part by part")):
-        words = memory.part_words()
-        _ui.bullets(
-            t("{name}: {text}", name=words[name], text=memory.size_words(size)) for name, size in estimate.parts.items()
-        )
-        if estimate.runs:
-            st.caption(_ui.say("Corrected by {n} finished runs of this kind on this machine.", n=estimate.runs))
-        else:
-            st.caption(
-                t(
-                    "An estimate from the base's shape, for rows as long as the longest here. No run of this kind has "
-                    "finished on this machine yet; the first one corrects it."
-                )
-            )
-        st.caption(t("Before the first step the longest batch is tried once, so that running out shows at once."))
-
-
-def _memory_bar(estimate: memory.Estimate, memory_bytes: int) -> go.Figure:
-    """One bar of the parts, and a line where the memory of the device ends."""
-    figure, words = go.Figure(), memory.part_words()
-    for name, size_bytes in (estimate.parts or {}).items():
-        hover = f"{words[name]}: {memory.size_words(size_bytes)}<extra></extra>"
-        figure.add_bar(
-            x=[size_bytes / 2**30], y=[""], name=words[name], orientation="h", width=0.5, hovertemplate=hover
-        )
-    figure.add_vline(x=memory_bytes / 2**30, line_dash="dot", line_color="gray", annotation_text=t("all there is"))
-    figure.update_layout(
-        barmode="stack",
-        xaxis_title="GiB",
-        height=190,
-        margin={"l": 8, "r": 8, "t": 24, "b": 8},
-        legend={"orientation": "h", "traceorder": "normal", "y": -0.9},
-    )
-    figure.update_xaxes(range=[0, 1.15 * max(memory_bytes, estimate.total_bytes) / 2**30])
-    return figure

@@ -7,29 +7,31 @@ nothing is left it says so and `advised` is None.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
-from engine.advise import alternatives, stages
+from engine.advise import alternatives, evidence, stages
 from engine.advise import reasons as advise_reasons
 from engine.advise import tables as advise_tables
 from engine.advise.alternatives import Alternative, RunnerUp
 from engine.advise.case import Case
+from engine.advise.evidence import Seen
 from engine.advise.facts import Facts
 from engine.advise.reasons import Overruled
 from engine.advise.stages import Stage
 from engine.advise.tables import TableRow
 from engine.advise.ways import Way, named
+from engine.estimate import duration, memory
 from engine.words import Problem, t
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict. `advised` is None when nothing fits or the data feeds nothing. `stands_in` says whose figures these
-    are where they are not those of the base and the machine that are here."""
+    """The verdict. `advised` is None when nothing fits or the data feeds nothing; `sentence` says all that a person wants
+    to know first. `stands_in` says whose figures these are where they are not those of the base and the machine that are
+    here, and what was assumed; `doubts` what leaves the advice less sure, and `seen` what runs like it came to here."""
 
     facts: Facts
     headline: str
+    sentence: str
     advised: Way | None
     tables: dict[str, tuple[TableRow, ...]]
     reasons: tuple[str, ...]
@@ -39,11 +41,16 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     runners_up: tuple[RunnerUp, ...]
     alternatives: tuple[Alternative, ...]
     plan: tuple[Stage, ...]
-    confidence: Literal["high", "medium", "low"]
-    confidence_reason: str
+    doubts: tuple[str, ...]
+    seen: tuple[Seen, ...]
     replay_share: float
     stands_in: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def evidence(self) -> str:
+        """How often runs like the advised one were right here."""
+        return evidence.sentence(self.seen)
 
     @property
     def fired(self) -> tuple[str, ...]:
@@ -59,10 +66,10 @@ def advise(case: Case) -> Advice:
     tables = advise_tables.tables(facts)
     fired = [row.rule for rows in tables.values() for row in rows if row.fired]
     speaking = advise_reasons.speaking(facts, advised, fired)
-    confidence, confidence_reason = advise_reasons.confidence(case, advised, speaking)
     return Advice(
         facts=facts,
         headline=_headline(advised, case),
+        sentence=_sentence(advised, case),
         advised=advised,
         tables=tables,
         reasons=tuple(advise_reasons.reasons(case, advised)),
@@ -72,8 +79,8 @@ def advise(case: Case) -> Advice:
         runners_up=tuple(alternatives.runners_up(advised, fitting, fired)),
         alternatives=tuple(alternatives.alternatives(case)),
         plan=tuple(stages.plan(facts, advised)),
-        confidence=confidence,
-        confidence_reason=confidence_reason,
+        doubts=tuple(advise_reasons.doubts(case, advised, speaking)),
+        seen=evidence.of(case, advised),
         replay_share=(advised.value("train.replay_share") or 0.0) if advised else 0.0,
         stands_in=tuple(case.stands_in),
         problems=case.problems,
@@ -88,3 +95,18 @@ def _headline(advised: Way | None, case: Case) -> str:
     if case.facts.data_type == "prompt-only":
         return t("Questions alone train nothing without a reward model or answers.")
     return t("No method of Tunebook learns from rows of this kind.")
+
+
+def _sentence(advised: Way | None, case: Case) -> str:
+    """Return the advice in one sentence: what to take, how it fits, how long it takes, and what that stands on."""
+    if advised is None:
+        return _headline(advised, case)
+    plan = case.plan(advised)
+    told = {"choice": named(advised), "machine": case.machine_words, "how": memory.room_words()[plan.room]}
+    if plan.time is None:
+        if plan.room == "unknown":
+            return t("Take {choice}; whether it fits {machine} is not known, as the shape of this base is not.", **told)
+        return t("Take {choice}: on {machine} it {how}.", **told)
+    told |= {"low": duration.duration_words(plan.time.low_s), "high": duration.duration_words(plan.time.high_s)}
+    told["basis"] = duration.basis_words()[plan.time.basis]
+    return t("Take {choice}: on {machine} it {how}, and takes {low} to {high} ({basis}).", **told)

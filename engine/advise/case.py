@@ -25,6 +25,8 @@ from engine.workspace import Workspace
 LEAST_USUAL_PARAMETERS, MOST_USUAL_PARAMETERS = 1e8, 1e12
 # Rows are not made shorter than this to make a run fit: answers of usual length must have room.
 LEAST_ROW_TOKENS = 256
+# Where nobody has said how many rows there will be, the time is that of so many.
+ASSUMED_ROWS = 1000
 
 
 @dataclass(eq=False)
@@ -60,6 +62,13 @@ class Case:
     def target(self) -> targets.Target:
         """The machine that is planned for."""
         return targets.of_memory(self.facts.gpu_memory_gib)
+
+    @property
+    def machine_words(self) -> str:
+        """The machine that is planned for, as a sentence names it."""
+        if self.target.is_here:
+            return t("this machine")
+        return t("a card of {gb} GB", gb=machine.marketed_gb(self.facts.gpu_memory_gib or 0))
 
     @property
     def starts_with(self) -> Base:
@@ -128,6 +137,8 @@ class Case:
     def _plan(self, way: Way) -> Plan:
         rows = self.facts.rows
         planned = rows if self.dataset is None or rows != self.dataset.good_rows else None
+        if self.dataset is None and rows is None:
+            planned = ASSUMED_ROWS
         return plans.make(
             self.workspace,
             ways.recipe_for(way).name,
@@ -188,9 +199,8 @@ class Case:
             else:
                 text = t("The figures are those of a usual model of {size}.", size=size)
             said.append(text)
-        if not self.target.is_here:
-            gb = machine.marketed_gb(self.facts.gpu_memory_gib or 0)
-            said.append(t("The figures are those of a card of {gb} GB, not of this machine.", gb=gb))
+        if self.dataset is None and self.facts.rows is None:
+            said.append(t("No data yet: {rows} rows of usual length are assumed.", rows=f"{ASSUMED_ROWS:,}"))
         return said
 
 

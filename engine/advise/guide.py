@@ -14,6 +14,7 @@ import msgspec
 import yaml
 
 from engine.spec import ranges
+from engine.words import t
 
 GUIDE_DIR = ranges.GUIDE_DIR
 
@@ -67,6 +68,11 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def phrases(self) -> tuple[str, ...]:
         """Every piece of the guide this rule stands on."""
         return (self.phrase, *self.also)
+
+    @property
+    def words(self) -> str:
+        """What it says, without codes: a contradiction is told by those of the places it stands in."""
+        return t("Two places of the guide say different things") if self.verdict == "contradiction" else t(self.says)
 
     @property
     def spoken(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from engine.advise import ways
 from engine.advise.advice import Advice
 from engine.advise.alternatives import method_trade
@@ -17,15 +19,24 @@ def draft(advice: Advice, case: Case, *, dataset: str | None, way: Way | None = 
     chosen = way or advice.advised
     if chosen is None:
         return None
-    reasons, rules = [advice.headline, *advice.reasons], list(advice.rules)
+    reasons, rules = [advice.sentence, *advice.stands_in, *advice.reasons], list(advice.rules)
     if way is not None:
         reasons, rules = [t("You chose {choice} instead of the advice.", choice=way.title), method_trade(way)], []
     return drafts.Draft(
         recipe=ways.recipe_for(chosen).name,
         base=case.starts_with.ref or "starter",
         dataset=dataset,
-        overrides=case.overrides(chosen),
+        overrides=_overrides(case, chosen),
         reasons=reasons,
         rules=rules,
         came_from="advisor",
     )
+
+
+def _overrides(case: Case, way: Way) -> dict[str, Any]:
+    """Return what the run has otherwise than its recipe. What is planned for another machine keeps what makes it fit there:
+    left open, this machine would decide it anew."""
+    found, plan = case.overrides(way), case.plan(way)
+    if not case.target.is_here and plan.setup.gradient_checkpointing:
+        found["train.gradient_checkpointing"] = True
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 
@@ -66,7 +65,7 @@ def reasons(case: Case, advised: Way | None) -> list[str]:
             said.append(
                 t(
                     "The base was tuned before. OFT turns the weights without stretching them, and forgot a little less "
-                    "than LoRA in the one independent comparison; measure it here (F6)."
+                    "than LoRA in the one independent comparison; measure it here."
                 )
             )
         else:
@@ -114,7 +113,8 @@ def _no_feed(facts: Facts) -> str:
 def _memory(case: Case) -> str:
     if case.facts.gpu_memory_gib is None:
         return t("this machine has {have}", have=memory.size_words(case.target.memory_bytes))
-    return t("the card has {gb} GB", gb=machine.marketed_gb(case.facts.gpu_memory_gib))
+    told = {"gb": machine.marketed_gb(case.facts.gpu_memory_gib), "have": memory.size_words(case.target.memory_bytes)}
+    return t("a card sold as {gb} GB has {have}", **told)
 
 
 def _size(case: Case) -> str:
@@ -153,9 +153,10 @@ def _fit_reasons(case: Case, advised: Way) -> list[str]:
     better = next(iter(case.ways[: case.ways.index(advised)]), None)
     if better is not None:
         text = t(
-            "{better} comes first for such data, but needs {need}, which does not fit.",
+            "{better} comes first for such data, but needs {need}, which {how}.",
             better=named(better, capital=True),
             need=case.need(better),
+            how=memory.room_words()[case.plan(better).room],
         )
         said.append(text)
     train = case.plan(advised).spec.train
@@ -316,7 +317,7 @@ def _why_not(case: Case, advised: Way, rule: guide.Rule) -> str:
     if wanted == {"qlora"}:
         return t("This base fits without being held in 4 bits, and each step is faster so.")
     if advised.adapter == "oft" and tuned_again(case.facts):
-        return t("The base was tuned before, which speaks for OFT (F6); of LoRA's advice the small adapter stays.")
+        return t("The base was tuned before, which speaks for OFT; of LoRA's advice the small adapter stays.")
     return t(rule.why)
 
 
@@ -330,42 +331,36 @@ def _why_in_part(facts: Facts, advised: Way, rule: str) -> str:
     return " ".join(said)
 
 
-_Level = Literal["high", "medium", "low"]
-
-
-def confidence(case: Case, advised: Way | None, speaking_rules: Sequence[str] = ()) -> tuple[_Level, str]:
-    """Return how sure the advice is: each fact that is missing, thin evidence, and a rule it stands on that the sources
-    do not bear out, make it less so."""
-    level, reason = _confidence(case, advised)
-    against = [rule for rule in map(guide.rules().__getitem__, speaking_rules) if rule.verdict in UNSETTLED]
-    if not against:
-        return level, reason
-    told = [_disagrees(rule) for rule in against[:MOST_DISAGREEING]]
-    if len(against) > MOST_DISAGREEING:
-        told.append(t("Not settled either: {rules}.", rules=", ".join(rule.id for rule in against[MOST_DISAGREEING:])))
-    return ("medium", " ".join(told)) if level == "high" else (level, " ".join([reason, *told]))
+def doubts(case: Case, advised: Way | None, speaking_rules: Sequence[str] = ()) -> list[str]:
+    """Return what leaves the advice less sure: facts that are missing, thin evidence, and rules it stands on that the
+    sources do not bear out. Empty where nothing is advised: that follows from the facts alone."""
+    if advised is None:
+        return []
+    rules = map(guide.rules().__getitem__, speaking_rules)
+    return [
+        *_missing(case, advised),
+        *_thin(case, advised),
+        *(_disagrees(one) for one in rules if one.verdict in UNSETTLED),
+    ]
 
 
 # Verdicts of rules that leave advice less sure: somebody says otherwise, or too few say so.
 UNSETTLED = ("disputed", "wrong", "outdated", "unproven", "vendor claim", "contradiction")
-MOST_DISAGREEING = 2
 
 
 def _disagrees(rule: guide.Rule) -> str:
     """Say of one rule what speaks against it; its source stands with the rule."""
-    figures = {"rule": rule.id, "why": t(rule.why)}
     if rule.verdict == "contradiction":
-        return t("The guide disagrees with itself on {rule}: {why}", **figures)
+        return t("Two places of the guide say different things. {why}", why=t(rule.why))
+    told = {"says": t(rule.says).rstrip(".。"), "why": t(rule.why)}
     if rule.verdict in ("unproven", "vendor claim"):
-        return t("Little speaks for {rule}: {why}", **figures)
-    return t("The sources disagree with the guide on {rule}: {why}", **figures)
+        return t("Little speaks for “{says}”: {why}", **told)
+    return t("The sources disagree with the guide on “{says}”: {why}", **told)
 
 
-def _confidence(case: Case, advised: Way | None) -> tuple[_Level, str]:
-    facts = case.facts
-    if advised is None:
-        return "high", t("This follows from the facts alone.")
-    missing = []
+def _missing(case: Case, advised: Way) -> list[str]:
+    """Return the facts that are not known and that the advice hangs on, in one sentence."""
+    facts, missing = case.facts, []
     if facts.data_type is None:
         missing.append(t("the form of the data"))
     if facts.rows is None and advised.objective == "sft":
@@ -374,18 +369,20 @@ def _confidence(case: Case, advised: Way | None) -> tuple[_Level, str]:
         missing.append(t("the size of the base"))
     if advised.objective == "kto" and advise_facts.imbalance(facts) is None:
         missing.append(t("how many labels are good and bad"))
-    if missing:
-        listed = ", ".join(missing)
-        level = "low" if len(missing) > 1 or facts.data_type is None else "medium"
-        return level, t("Not known: {missing}.", missing=listed)
+    return [t("Not known: {missing}.", missing=", ".join(missing))] if missing else []
+
+
+def _thin(case: Case, advised: Way) -> list[str]:
+    """Return where little is known of the way that is advised."""
+    facts, said = case.facts, []
     if advised.adapter == "oft":
-        return "medium", t("OFT's lead over LoRA rests on little evidence; the runner-up may do as well.")
+        said.append(t("OFT's lead over LoRA rests on little evidence; the runner-up may do as well."))
     if advised.objective == "ppo":
-        return "medium", t("PPO is hard to tune: it fails silently when the reward model is weak.")
+        said.append(t("PPO is hard to tune: it fails silently when the reward model is weak."))
     if new_domain(facts) and (facts.rows or 0) > VERY_MANY_ROWS:
-        return "medium", t("Full fine-tuning and high ranks are close here, and the sources disagree.")
+        said.append(t("Full fine-tuning and high ranks are close here, and the sources disagree."))
     if facts.gpu_memory_gib is None and (facts.base_parameters or 0) >= 1e9:
-        return "low", t("The method is right, but a processor is too slow for a base of this size.")
+        said.append(t("The method is right, but a processor is too slow for a base of this size."))
     if case.plan(advised).room == "tight":
-        return "medium", t("The memory is tight: keep rows short.")
-    return "high", t("The sources and the guide agree on this for such data.")
+        said.append(t("The memory is tight: keep rows short."))
+    return said

@@ -37,15 +37,14 @@ def _rows_row(rule: guide.Rule, facts: Facts) -> TableRow:
         return TableRow(rule=rule.id, fired=False, reason=t("The number of rows is not known."))
     fired = _within(facts.rows, condition.rows_above, condition.rows_at_most)
     if not fired:
-        reason = t("Your file has {rows} rows; {rule} is for {when}.", rows=count(facts.rows), **_of(rule))
+        reason = t("There are {rows} rows; this is for {when}.", rows=count(facts.rows), when=t(rule.when))
     elif facts.rows == condition.rows_at_most:
         reason = t(
-            "Your file has exactly {rows} rows, where two classes meet; ties go to the smaller one, so {rule} applies.",
+            "There are exactly {rows} rows, where two classes meet; ties go to the smaller one, so this applies.",
             rows=count(facts.rows),
-            rule=rule.id,
         )
     else:
-        reason = t("Your file has {rows} rows, so {rule} applies.", rows=count(facts.rows), rule=rule.id)
+        reason = t("There are {rows} rows, so this applies.", rows=count(facts.rows))
     return TableRow(rule=rule.id, fired=fired, reason=reason)
 
 
@@ -56,15 +55,14 @@ def _memory_row(rule: guide.Rule, facts: Facts) -> TableRow:
     size = machine.marketed_gb(facts.gpu_memory_gib)
     fired = _within(size, condition.memory_above_gb, condition.memory_at_most_gb)
     if not fired:
-        reason = t("Your card has {gb} GB; {rule} is for {when}.", gb=size, **_of(rule))
+        reason = t("The card has {gb} GB; this is for {when}.", gb=size, when=t(rule.when))
     elif size == condition.memory_at_most_gb:
         reason = t(
-            "Your card has {gb} GB, where two classes meet; ties go to the smaller one, so {rule} applies.",
+            "The card has {gb} GB, where two classes meet; ties go to the smaller one, so this applies.",
             gb=size,
-            rule=rule.id,
         )
     else:
-        reason = t("Your card has {gb} GB, so {rule} applies.", gb=size, rule=rule.id)
+        reason = t("The card has {gb} GB, so this applies.", gb=size)
     return TableRow(rule=rule.id, fired=fired, reason=reason)
 
 
@@ -74,29 +72,24 @@ def _alignment_row(rule: guide.Rule, facts: Facts) -> TableRow:
     if kind is None:
         return TableRow(rule=rule.id, fired=False, reason=t("It is not known whether people have judged answers."))
     if kind not in condition.alignment:
-        said = t("You have {found}; {rule} is for {when}.", found=_judgement(kind), **_of(rule))
+        said = t("You have {found}; this is for {when}.", found=_judgement(kind), when=t(rule.when))
         return TableRow(rule=rule.id, fired=False, reason=said)
     if condition.imbalance_above is None:
-        reason = t("You have {found}, so {rule} applies.", found=_judgement(kind), rule=rule.id)
+        reason = t("You have {found}, so this applies.", found=_judgement(kind))
         return TableRow(rule=rule.id, fired=True, reason=reason)
     imbalance = advise_facts.imbalance(facts)
     if imbalance is None:
         reason = t(
-            "You have good/bad labels, and only these can be unbalanced, so {rule} applies; how many of each is not known.",
-            rule=rule.id,
+            "You have good/bad labels, and only these can be unbalanced, so this applies; how many of each is not known."
         )
         return TableRow(rule=rule.id, fired=True, reason=reason)
-    counts = {"good": count(facts.good_rows), "bad": count(facts.bad_rows), "rule": rule.id}
+    counts = {"good": count(facts.good_rows), "bad": count(facts.bad_rows)}
     fired = imbalance > condition.imbalance_above
     if fired:
-        reason = t("Your labels are {good} good and {bad} bad, so {rule} applies.", **counts)
+        reason = t("Your labels are {good} good and {bad} bad, so this applies.", **counts)
     else:
-        reason = t("Your labels are {good} good and {bad} bad, which is no severe imbalance ({rule}).", **counts)
+        reason = t("Your labels are {good} good and {bad} bad, which is no severe imbalance.", **counts)
     return TableRow(rule=rule.id, fired=fired, reason=reason)
-
-
-def _of(rule: guide.Rule) -> dict[str, str]:
-    return {"rule": rule.id, "when": t(rule.when)}
 
 
 def _judgement(kind: str) -> str:

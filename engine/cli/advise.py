@@ -78,15 +78,22 @@ def advise(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 
 def _print(advice: Advice, problems: list[Problem]) -> None:
-    print(advice.headline)
+    from engine.advise import guide
+
+    print(advice.sentence)
     for problem in problems:
         print(f"  ! {problem.sentence}")
     for reason in [*advice.reasons, *advice.stands_in]:
         print(f"  - {reason}")
-    print(t("Rules of the guide: {rules}", rules=", ".join(advice.rules) or "-"))
+    if advice.advised is not None:
+        print(advice.evidence)
+    for doubt in advice.doubts:
+        print(f"  ~ {doubt}")
+    rules = guide.rules()
+    for rule in advice.rules:
+        print(f"  + {rules[rule].words} ({rule})")
     for overruled in advice.overruled:
-        print(f"  x {overruled.rule}: {overruled.why}")
-    print(t("Confidence: {level}. {reason}", level=advice.confidence, reason=advice.confidence_reason))
+        print(f"  x {rules[overruled.rule].words} ({overruled.rule}): {overruled.why}")
     for sentence in advice.would_change:
         print(f"  ? {sentence}")
     for one in advice.alternatives:
@@ -107,11 +114,13 @@ def _range_words(one: Alternative) -> str:
     from engine.estimate import duration, memory
 
     room = memory.room_words()
-    parts = [room[one.room] if one.room != "unknown" else room["fits"] if one.fits else room["none"]]
+    parts = [room[one.room]]
     if one.memory.parts:
         parts.append(f"{memory.size_words(one.memory.low_bytes)} - {memory.size_words(one.memory.high_bytes)}")
     if one.time is not None:
-        parts.append(f"{duration.duration_words(one.time.low_s)} - {duration.duration_words(one.time.high_s)}")
+        basis = duration.basis_words()[one.time.basis]
+        low, high = duration.duration_words(one.time.low_s), duration.duration_words(one.time.high_s)
+        parts.append(f"{low} - {high} ({basis})")
     return ", ".join(parts)
 
 

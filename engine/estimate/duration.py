@@ -80,6 +80,15 @@ OF_THE_BASE = ("loading", "replay", "scoring base", "scoring tuned", "on the way
 Basis = Literal["measured", "scaled", "assumed"]
 
 
+def basis_words() -> dict[Basis, str]:
+    """Return what a time stands on, in a word or two: figures of different kinds are never shown without it."""
+    return {
+        "measured": t("measured here"),
+        "scaled": t("worked out from other runs here"),
+        "assumed": t("a guess: nothing like it has run here"),
+    }
+
+
 class Time(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of a whole run: the sums of its `lines`, one for each phase. `basis`: measured on runs of the same kind and
     base, scaled by FLOPs from runs of another base or kind, or assumed; `sentence` says it in words. `runs`: how many

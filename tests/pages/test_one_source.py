@@ -86,16 +86,23 @@ def test_every_figure_that_is_shown_twice_has_one_source(
         text = texts(open_page("data", dataset=dataset.id))
         said["weight of bad rows"]["check"] = told(r"a weight of ([\d.]+) for the undesirable answers", text)[0]
 
+    def why(part: str) -> AppTest:
+        state = {"current_base": ref, "why": True, "why_part": part}
+        return open_page("advisor", state=state, dataset=dataset.id)
+
     # a folder is not taken from an address
     advisor = open_page("advisor", state={"current_base": ref}, dataset=dataset.id)
     text = texts(advisor)
     memory_words = rf"It needs {SIZE} to {SIZE}"
-    said["memory"]["advisor: its panel"] = told(memory_words, text)
-    said["time"]["advisor"] = told(rf"It takes {SPAN}", text)
+    said["memory"]["advisor: its bar and the model's chip"] = told(memory_words, text)
+    said["time"]["advisor"] = told(rf"and takes {SPAN}", text)
+    text = texts(why("reasons"))
+    said["memory"]["advisor: why"] = re.findall(rf"needs {SIZE} to {SIZE} at", text)[-1]
+    advisor = why("takes")
     chosen = table(advisor).iloc[:, 0].str.startswith("✓")
     row = table(advisor)[chosen].iloc[0]
     said["memory"]["advisor: its table"] = sizes(row)
-    in_table = {sizes(row) for _, row in table(advisor).iterrows()}
+    in_table = {sizes(one) for _, one in table(advisor).iterrows()}
     in_reasons = re.findall(rf"needs {SIZE} to {SIZE} at", text)
     assert in_reasons and set(in_reasons) <= in_table  # those of a way that does not fit, too
     time_words = row.iloc[3].replace("\u00a0", " ").partition(" (")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from engine.data import Dataset, datasets, readiness
 from engine.models import bases
 from engine.plan import drafts
 from engine.render import preview, skipped
-from engine.runs import lifecycle
+from engine.runs import lifecycle, store
 from engine.spec import schema
 from engine.workspace import Workspace
 from pages import _charts
-from tests.apps import PAGES, button, field, has_button, open_page, preference_run, texts
+from tests.apps import PAGES, button, field, has_button, open_page, preference_run, shown, texts
 from tests.conftest import SHARED_DATA
 from tests.helpers import planned
 
@@ -129,14 +130,25 @@ def test_every_sample_is_one_click_away_and_ready(sample: str) -> None:
     assert not button(app, "next_step").disabled
 
 
+def why(dataset: str, part: str, **parameters: str) -> AppTest:
+    """The Advisor with a part of its fold opened."""
+    named = {"dataset": dataset} if dataset else {}
+    return open_page("advisor", state={"why": True, "why_part": part}, **named, **parameters)
+
+
+def chips(block: Any) -> list[str]:
+    """What the popovers below a block are called."""
+    below = [one for child in getattr(block, "children", {}).values() for one in chips(child)]
+    return [shown(block.proto.popover.label), *below] if getattr(block, "type", "") == "popover" else below
+
+
 def test_the_advisor_answers_from_the_file_and_opens_train_with_a_draft(
     workspace: Workspace, new_facts: Dataset
 ) -> None:
     app = open_page("advisor", dataset=new_facts.id)
-    said = texts(app)
-    assert "LoRA" in said and "C3" in said and "< 10k" not in said.split("C3")[0][-3:]
-    assert "LoRA + 参数冻结 + 偏好对齐" in said  # the guide's own words
-    assert "no rule about GPU memory applies" in said
+    assert "Take LoRA of rank 16: on this machine it fits, and takes" in texts(app)
+    assert "no rule about GPU memory applies" in texts(why(new_facts.id, "reasons"))
+    assert "There are 240 rows, so this applies." in texts(why(new_facts.id, "guide"))
     button(app, "use_this").click().run()
     assert not app.exception
     saved = list((workspace.root / "drafts").glob("*.json"))
@@ -151,8 +163,8 @@ def test_somebody_on_a_laptop_can_plan_for_another_machine(new_facts: Dataset) -
     next(n for n in app.number_input if n.key == "plan_billions").set_value(7.0).run()
     assert not app.exception
     said = texts(app)
-    assert "QLoRA" in said and "Your card has 8 GB" in said
-    assert "GPU: 8 GB, as planned below" in said and "Base: 7B, as planned below" in said and "No GPU" not in said
+    assert "QLoRA of rank 16: on a card of 8 GB it fits" in said and "No GPU" not in said and "processor" not in said
+    assert chips(app.main)[:2] == ["Card: 8 GB, planned", "Model: 7B, planned"]
 
 
 def test_questions_alone_start_nothing_and_the_page_says_what_would_help(workspace: Workspace) -> None:
@@ -160,7 +172,7 @@ def test_questions_alone_start_nothing_and_the_page_says_what_would_help(workspa
     app = open_page("advisor", dataset=prompts.id)
     said = texts(app)
     assert "Questions alone train nothing without a reward model or answers." in said
-    assert "With a reward model and questions" in said and not [one for one in app.button if one.key == "use_this"]
+    assert "With a reward model and questions" in texts(why(prompts.id, "others")) and not has_button(app, "use_this")
 
 
 def test_pairs_lead_from_the_advisor_to_dpo(workspace: Workspace) -> None:
@@ -295,26 +307,30 @@ def test_the_help_of_a_setting_is_made_literal_once(workspace: Workspace, new_fa
 
 
 def test_the_guide_shows_every_rule_with_its_verdict_and_finds_one_by_its_words() -> None:
+    shown_rules = {label.split(" ")[0] for name in guide.tables() for label in rule_labels(table=name)}
+    assert shown_rules == set(guide.rules())
     app = open_page("guide")
-    assert f"{len(guide.rules())} of {len(guide.rules())} rules" in texts(app)
-    assert len(app.latex) == 7  # one formula for each method
     next(x for x in app.text_input if x.key == "search").set_value("5e-4 dpo").run()
-    table = app.dataframe[0].value
-    assert "I5" in set(table["Rule"]) and "wrong" in set(
-        table["Verdict"]
-    )  # the harmful rate, with its verdict beside it
+    found = [shown(one.label) for one in app.expander]
+    assert any(one.startswith("I5 ") and one.endswith("wrong") for one in found)  # the harmful rate, with its verdict
     next(x for x in app.text_input if x.key == "search").set_value("no rule says this").run()
     assert "No rule says that" in texts(app)
 
 
 @pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_step_of_the_learning_paths_is_a_run_that_could_start(workspace: Workspace, all_of_them: bool) -> None:
-    app = open_page("guide")
-    keys = [str(b.key) for b in app.button if str(b.key).startswith(("step_", "try_"))]
+    opened = [{"section": "methods", "method": f"B{number}"} for number in range(1, 8)]
+    opened += [{"section": "paths", "path": name} for name in ("beginners", "advanced", "practice")]
+    keys = {
+        str(b.key): where
+        for where in opened
+        for b in open_page("guide", None, **where).button
+        if str(b.key).startswith(("step_", "try_"))
+    }
     assert len(keys) >= 20
-    clicked = keys if all_of_them else ["step_O7_kto", "try_qlora", "try_ppo"]
+    clicked = list(keys) if all_of_them else ["step_O7_kto", "try_qlora", "try_ppo"]
     for key in clicked:
-        app.switch_page("guide.py").run()
+        app = open_page("guide", None, **keys[key])
         button(app, key).click().run()
         assert not app.exception
     made = [drafts.load(workspace, path.stem) for path in (workspace.root / "drafts").glob("*.json")]
@@ -329,43 +345,74 @@ def test_every_step_of_the_learning_paths_is_a_run_that_could_start(workspace: W
 
 
 def test_the_guide_has_methods_paths_practice_questions_and_both_sides_of_what_is_disputed() -> None:
-    app = open_page("guide")
-    said = texts(app)
-    assert [h.value for h in app.header] == [
-        "Methods", "Learning paths", "Good practice", "Questions", "Disputed", "Every rule",
-    ]  # fmt: skip
-    for rule in (*guide.table("faq"), *guide.table("practice"), *guide.table("methods")):
-        assert rule.phrase.replace("\n", " ") in said, rule.id
-    disputed = [rule for rule in guide.rules().values() if rule.verdict not in ("agree", "incomplete")]
-    shown = {name for table in app.table if "Rule" in table.value for name in table.value["Rule"]}
-    assert {rule.id for rule in disputed} <= shown
+    for name, title, rules in (
+        ("methods", "Methods", guide.table("methods")[:1]),
+        ("practice", "Good practice", guide.table("practice")),
+        ("questions", "Questions", guide.table("faq")),
+    ):
+        app = open_page("guide", section=name)
+        assert [one.value for one in app.header] == [title]  # one section at a time
+        assert all(rule.phrase.replace("\n", " ") in texts(app) for rule in rules)
+    assert len(open_page("guide").latex) == 1  # the formula of the method that is shown
+    parted = [rule for rule in guide.rules().values() if rule.verdict == "outdated"]
+    assert {label.split(" ")[0] for label in rule_labels("disputed", verdict="outdated")} == {one.id for one in parted}
+
+
+def test_the_address_of_a_rule_opens_it_where_it_stands() -> None:
+    app = open_page("guide", rule="C4")
+    assert [one.value for one in app.header] == ["Every rule"]
+    assert [shown(one.label)[:2] for one in app.expander if one.proto.expanded] == ["C4"]
+    assert "LLaMA-Factory" in texts(app)  # its source
+    assert open_page("guide", rule="<b>").header[0].value == "Methods"
+
+
+def test_somebody_who_reads_the_guides_words_is_told_them_once() -> None:
+    rule = guide.rules()["C3"]
+    for language, told in (("en", True), ("zh", False)):
+        said = texts(open_page("guide", rule="C3", lang=language)).splitlines()
+        assert (f"“{rule.spoken}”" in said) != told and any(one.startswith(f"“{rule.spoken}”") for one in said)
+
+
+def test_a_learning_path_ends_with_what_its_runs_have_measured(workspace: Workspace, real_run: str) -> None:
+    assert "Nothing yet" in texts(open_page("guide", section="paths", path="advanced"))
+    said = texts(open_page("guide", section="paths", path="beginners"))
+    assert "You saw" in said and "Nothing yet" not in said and "It learned the task." in said
+
+
+def rule_labels(section: str = "rules", **where: str) -> list[str]:
+    """What the rules of a section are called."""
+    return [shown(one.label) for one in open_page("guide", None, section=section, **where).expander]
 
 
 # --- the advisor: what each way takes, links, other machines --------------------------------------------------------
 def test_a_scenario_in_the_address_is_answered_without_any_data() -> None:
-    app = open_page(
-        "advisor", plan_rows="20000", plan_gpu_gb="24", plan_billions="8", plan_data="unpaired-preference",
-        plan_good="18000", plan_bad="2000",
-    )  # fmt: skip
+    planned_for = {
+        "plan_rows": "20000", "plan_gpu_gb": "24", "plan_billions": "8", "plan_data": "unpaired-preference",
+        "plan_good": "18000", "plan_bad": "2000",
+    }  # fmt: skip
+    app = open_page("advisor", None, **planned_for)
     said = texts(app)
-    assert "KTO with" in said and "7.826" in said and "C10" in said
+    assert "Take KTO with" in said
     assert has_button(app, "empty_state")  # data is still wanted
     assert not any(str(b.key) == "next_step" for b in app.button)
-    ways = app.table[0].value
+    assert "7.826" in texts(why("", "reasons", **planned_for))
+    ways = why("", "takes", **planned_for).table[0].value
     assert {"Way", "Fits", "Memory", "Time", "What one trades"} <= set(ways.columns)
     assert len(ways) >= 4 and all("–" in text for text in [*ways["Memory"], *ways["Time"]])  # ranges
     assert sum(str(way).startswith("✓") for way in ways["Way"]) == 1
-    assert "Align" in said and "this step" in said  # the plan in stages
-    rows = [rule for table in app.table[1:] for rule in table.value["Rule"]]
-    assert {"→\u00a0C2", "C1", "→\u00a0C6", "→\u00a0C10"} <= set(rows)  # whole tables, the rows that apply marked
+    staged = texts(why("", "stages", **planned_for))
+    assert "Align" in staged and "this step" in staged
+    rules = guide.rules()
+    rows = [shown(one) for table in why("", "guide", **planned_for).table for one in table.value["When"]]
+    marked = {f"→\u00a0{rules[rule].when}" for rule in ("C2", "C6", "C10")}
+    assert marked | {rules["C1"].when} <= set(rows)  # whole tables, the rows that apply marked
+    said = texts(why("", "others", **planned_for))
     assert "Prefix tuning" in said and "modules_to_save" in said and "multi-task" in said
 
 
 def test_nonsense_in_the_address_is_left_aside() -> None:
-    said = texts(
-        open_page("advisor", plan_data="<b>x", plan_forget="never", goal="world", plan_rows="-5", plan_gpu_gb="x")
-    )
-    assert "No file is chosen yet" in said
+    nonsense = {"plan_data": "<b>x", "plan_forget": "never", "goal": "world", "plan_rows": "-5", "plan_gpu_gb": "x"}
+    assert "No file is chosen yet" in texts(why("", "reasons", **nonsense))
 
 
 def test_a_card_and_a_size_lead_to_a_named_base_without_any_data(workspace: Workspace) -> None:
@@ -373,7 +420,8 @@ def test_a_card_and_a_size_lead_to_a_named_base_without_any_data(workspace: Work
     next(n for n in app.number_input if n.key == "plan_gpu_gb").set_value(8)
     next(n for n in app.number_input if n.key == "plan_billions").set_value(7.0).run()
     said = texts(app)
-    assert not app.exception and "unsloth/mistral-7b-v0.3" in said and "accumulation" in said and "QLoRA" in said
+    assert not app.exception and "unsloth/mistral-7b-v0.3" in said and "QLoRA" in said
+    assert "1,000 rows of usual length are assumed" in said  # no advice is held back for a number
     button(app, "use_this").click().run()
     (saved,) = (workspace.root / "drafts").glob("*.json")
     draft = drafts.load(workspace, saved.stem)
@@ -381,8 +429,30 @@ def test_a_card_and_a_size_lead_to_a_named_base_without_any_data(workspace: Work
     assert draft.overrides["train.batch_size"] * draft.overrides["train.accumulation"] == 16
 
 
-def test_a_runner_up_can_be_taken_instead(workspace: Workspace, new_facts: Dataset) -> None:
+@pytest.mark.parametrize("part", ["reasons", "others", "takes", "stages", "guide"])
+def test_no_rule_has_a_code_on_the_advisor(new_facts: Dataset, part: str) -> None:
+    app = why(new_facts.id, part, plan_gpu_gb="8", plan_billions="7", goal="knowledge")
+    told = texts(app) + "".join(str(one.value.to_dict()) for one in app.table)
+    assert {code for code in re.findall(r"\b[A-OX]\d{1,2}\b", told) if code in guide.rules()} == set()
+
+
+def test_the_advisors_first_screen_is_three_chips_one_sentence_and_one_button(new_facts: Dataset) -> None:
     app = open_page("advisor", dataset=new_facts.id)
+    assert len(chips(app.main)) == 3 and len(app.header) == 1
+    first = [one.key for one in app.main.children.values() if one.type == "button"]
+    assert first == ["use_this"] and [one.label for one in app.expander if one.label != "Find another model"] == [
+        "Why?", "Should you tune at all?",
+    ]  # fmt: skip
+
+
+def test_runs_like_the_advised_one_are_counted(workspace: Workspace, real_run: str) -> None:
+    run = store.load_spec(workspace, real_run)
+    said = texts(open_page("advisor", dataset=run.dataset.id))
+    assert re.search(r"[●◐○] Right in [01] of 1 runs like this here", said)
+
+
+def test_a_runner_up_can_be_taken_instead(workspace: Workspace, new_facts: Dataset) -> None:
+    app = why(new_facts.id, "others")
     button(app, "use_0").click().run()
     assert not app.exception
     (saved,) = (workspace.root / "drafts").glob("*.json")
@@ -393,7 +463,7 @@ def test_a_runner_up_can_be_taken_instead(workspace: Workspace, new_facts: Datas
 def test_a_base_that_cannot_be_read_does_not_stop_the_advice(new_facts: Dataset) -> None:
     app = open_page("advisor", dataset=new_facts.id, base="owner/not..here")
     said = texts(app)
-    assert "The base cannot be read" in said and "Advice: LoRA" in said
+    assert "The base cannot be read" in said and "Take LoRA" in said
 
 
 def test_time_that_is_too_short_is_said(new_facts: Dataset) -> None:

@@ -20,7 +20,8 @@ from engine.models import bases, shortlist
 from engine.plan import targets
 from engine.runs import store
 from engine.spec import RunSpec, schema
-from tests.apps import button, has_button, open_page, table, texts
+from tests import apps
+from tests.apps import button, has_button, open_page, texts
 from tests.gguf import files as gguf_files
 from tests.helpers import planned, wait_until
 from tests.hub import TOKEN, Hub, Repository
@@ -185,7 +186,7 @@ def test_the_table_of_devices_marks_the_one_that_is_used_and_why(monkeypatch) ->
         assert said in cards.device_reason(facts)
     monkeypatch.setattr(machine, "facts", lambda: APPLE)
     app = open_page("train")
-    devices = table(app)
+    devices = next(one.value.map(apps.shown).rename(columns=apps.shown) for one in app.table if "Device" in one.value)
     assert [row for row in devices["Device"] if row.startswith("→")] == [f"→ {machine_choices.device_words()['mps']}"]
     assert "shares main memory" in texts(app)
     yes = {one.name: "yes" if one.quantized else "no" for one in machine_choices.ABILITIES}
