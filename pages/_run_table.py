@@ -266,11 +266,11 @@ def _tinted(frame: pd.DataFrame, column: str) -> pd.DataFrame | Styler:
 def _columns() -> dict[str, Any]:
     config = st.column_config
     return {
-        t("Run"): config.TextColumn(width="large"),
+        t("Run"): config.TextColumn(width=330),
         t("Loss"): config.NumberColumn(
             format="%.3f", help=t("On held-out rows; where there are none, on trained ones.")
         ),
         t("Minutes"): config.NumberColumn(format="%.1f", help=t("Without waiting.")),
-        t("Gained"): config.TextColumn(help=t("On held-out rows of its own data, against the base.")),
-        t("Lost"): config.TextColumn(help=t("What it knew before: the benchmark that fell most.")),
+        t("Gained"): config.TextColumn(width=110, help=t("On held-out rows of its own data, against the base.")),
+        t("Lost"): config.TextColumn(width=130, help=t("What it knew before: the benchmark that fell most.")),
     }

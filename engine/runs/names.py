@@ -80,7 +80,8 @@ def shown(workspace: Workspace, stored: str, run_id: str) -> str:
     if not stored.startswith(earlier):
         return stored
     now = " · ".join(part for part in parts(workspace, dataset=data, recipe=recipe, base=base) if part)
-    return one_line(now + stored.removeprefix(earlier))
+    rest = stored.removeprefix(earlier)
+    return one_line(t("Way back of {name}", name=now) if rest == ", the way back" else now + rest)
 
 
 _KEYS = ("name", "ref", "id")

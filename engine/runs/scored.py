@@ -166,8 +166,11 @@ def brief(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> Brief:
         row = headline.asked(run.rows)
         found.gained = _change(row) if row is not None else None
         known = [_change(one.row) for one in run.judged() if one.verdict not in ("at chance", "too few")]
-        shares = [one for one in known if one.unit == "%"] or known  # points and nats cannot be held against each other
-        found.lost = min(shares, key=lambda one: one.better, default=None)
+        # Points, nats and bits cannot be held against each other.
+        alike = next(
+            (some for unit in ("%", "nats/token") if (some := [one for one in known if one.unit == unit])), known
+        )
+        found.lost = min(alike, key=lambda one: one.better, default=None)
     with suppress(OSError):  # a home that is full or read-only: it is worked out again
         write_atomically(folder / BRIEF, msgspec.json.encode(found))
     return found
