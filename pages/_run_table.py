@@ -24,6 +24,8 @@ REFRESH_S = 2.0
 # What an opening of the list may take for runs whose figures were never worked out; the others follow as it stays open.
 MOST_WORK_S = 0.3
 HEIGHT = 460
+# What a button reads as a picture, and what is shown of it when it is part of a name.
+_ICON, _NO_ICON = ":material/", ":\u2060material/"
 # Washes that read on light and on dark alike; more values than these share them.
 _WASHES = ("59,91,219", "194,65,12", "15,118,110", "147,51,234", "161,98,7", "190,24,93", "77,124,15", "71,85,105")
 
@@ -69,16 +71,21 @@ def _show(workspace: Workspace, was_live: bool, count: int) -> None:
     specs = _specs(workspace, rows) if colour in settings.fields() else {}
     served = serving.all_now(workspace)
     frame = _frame(rows, served, colour, specs)
-    ids = [row.run.id for row in rows]
+    _table(_tinted(frame, _heading(colour)), [row.run.id for row in rows], t("All runs"), most_height=HEIGHT)
+
+
+def _table(frame: pd.DataFrame | Styler, ids: Sequence[str], alt: str, *, most_height: int) -> None:
+    """Show runs, each name a button that opens its run, and each row to be marked, which the keyboard does with Shift and
+    Space. What was clicked is looked up in these very rows, which may be others when they are shown anew."""
+    key = f"open_{hash(tuple(ids))}"
+    clicked = st.session_state.get(key)
     picked = st.dataframe(
-        _tinted(frame, _heading(colour)),
-        hide_index=True, height=min(HEIGHT, 38 + 35 * len(rows)), on_select="rerun", selection_mode="single-row",
-        placeholder="", key=f"run_table_{hash(tuple(ids))}", row_height=35, column_config=_columns(),
-        alt=t("All runs"),
+        frame, hide_index=True, height=min(most_height, 38 + 35 * len(ids)), row_height=35, placeholder="",
+        column_config=_columns(key), alt=alt, key=f"{key}_table", on_select="rerun", selection_mode="single-row",
     )  # fmt: skip
-    chosen = picked.selection.rows if picked else []
-    if chosen and chosen[0] < len(ids):
-        _run_list.look(ids[chosen[0]])
+    rows = [clicked["row"]] if clicked else picked.selection.rows if picked else []
+    if rows and rows[0] < len(ids):
+        _run_list.look(str(ids[rows[0]]))
 
 
 def _briefs(workspace: Workspace, runs: list[Run]) -> dict[str, runs_scored.Brief]:
@@ -189,13 +196,7 @@ def children(workspace: Workspace, sweep: Run, runs: list[Run]) -> None:
         Row(run, store.made_of(workspace, run), store.summary(workspace, run.id), briefs.get(run.id)) for run in found
     ]
     st.markdown(f"**{_ui.plain(t('Its runs ({n})', n=len(rows)))}**")
-    picked = st.dataframe(
-        _frame(rows, {}, None, {}), hide_index=True, on_select="rerun", selection_mode="single-row",
-        key=f"sweep_runs_{len(rows)}", placeholder="", column_config=_columns(), alt=t("The runs of this sweep"),
-    )  # fmt: skip
-    chosen = picked.selection.rows if picked else []
-    if chosen and chosen[0] < len(rows):
-        _run_list.look(rows[chosen[0]].run.id)
+    _table(_frame(rows, {}, None, {}), [row.run.id for row in rows], t("The runs of this sweep"), most_height=HEIGHT)
 
 
 def _specs(workspace: Workspace, rows: Sequence[Row]) -> dict[str, RunSpec]:
@@ -217,7 +218,7 @@ def _frame(
     pinned = any(row.run.pin for row in rows)
     losses = [row.summary.eval_loss if row.summary.eval_loss is not None else row.summary.loss for row in rows]
     table: dict[str, list[Any]] = {
-        t("Run"): [("↳ " if row.inside else "") + row.run.name for row in rows],
+        t("Run"): [("↳ " if row.inside else "") + row.run.name.replace(_ICON, _NO_ICON) for row in rows],
         **({t("Pinned"): [row.run.pin for row in rows]} if pinned else {}),
         t("Status"): [_state(row, served) for row in rows],
         t("Gained"): [_change(row.brief.gained if row.brief is not None else None) for row in rows],
@@ -263,10 +264,10 @@ def _tinted(frame: pd.DataFrame, column: str) -> pd.DataFrame | Styler:
     )
 
 
-def _columns() -> dict[str, Any]:
+def _columns(key: str) -> dict[str, Any]:
     config = st.column_config
     return {
-        t("Run"): config.TextColumn(width=330),
+        t("Run"): config.ButtonColumn(width=330, type="tertiary", alignment="left", key=key),
         t("Loss"): config.NumberColumn(
             format="%.3f", help=t("On held-out rows; where there are none, on trained ones.")
         ),
