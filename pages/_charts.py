@@ -66,7 +66,14 @@ def _chart(lines: Sequence[Line], steps: float | None, below: str) -> dict[str, 
         }
         for line in lines
     ]  # fmt: skip
-    axis: dict[str, Any] = {"type": "value", "name": below, "nameLocation": "middle", "nameGap": 24, "min": 0}
+    axis: dict[str, Any] = {
+        "type": "value",
+        "name": below,
+        "nameLocation": "middle",
+        "nameGap": 24,
+        "min": 0,
+        "minInterval": 1,
+    }
     return {
         "tooltip": {"trigger": "axis", "confine": True},
         "legend": {"show": len(lines) > 1, "top": 0, "left": 0, "right": 48, "type": "scroll", **_readable()},
@@ -98,7 +105,14 @@ def first(
     if objective.loss_falls:
         trained = [[e.step, round(e.loss, 5)] for e in steps if e.loss is not None]
         held = Line(t("held-out rows"), [[e.step, round(e.loss, 5)] for e in evals], dots=True)
-        found.append(("loss", t("Loss"), t(objective.loss_unit), (Line(t("trained rows"), trained), held)))
+        found.append(
+            (
+                "loss",
+                t("Loss"),
+                "" if objective.loss_unit == "loss" else t(objective.loss_unit),
+                (Line(t("trained rows"), trained), held),
+            )
+        )
     if watched is not None:
         found.append(("general", t("General text"), t("nats per token"), _general(steps, evals, watched)))
     if objective.writes_answers:

@@ -28,7 +28,7 @@ def show(samples: Sequence[events.Sample]) -> None:
         by_prompt.setdefault(sample.prompt, []).append(sample)
     if not by_prompt:
         return
-    st.subheader(t("Answers as it trains"))
+    st.header(t("Answers as it trains"))
     st.caption(t("What is underlined was not in the first answer."))
     for prompt, answers in by_prompt.items():
         with st.container(border=True):

@@ -79,6 +79,4 @@ def _changed(here: Workspace, run_id: str, spec: RunSpec) -> None:
     fields = settings.fields()
     told = [f"{t(fields[path].title)} {_ui.show_value(value)}" for path, value in changed.items()]
     more = t(", and {n} more", n=len(told) - MOST_SETTINGS) if len(told) > MOST_SETTINGS else ""
-    st.caption(
-        _ui.say("Set otherwise than the recipe: {settings}{more}", settings="; ".join(told[:MOST_SETTINGS]), more=more)
-    )
+    st.caption(_ui.say("Set otherwise than the recipe: {settings}", settings="; ".join(told[:MOST_SETTINGS]) + more))

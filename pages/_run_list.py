@@ -46,7 +46,7 @@ def _queue(workspace: Workspace, shown: list[str]) -> None:
     mine = [run_id for run_id in there if store.exists(workspace, run_id)]
     if mine != shown:
         st.rerun()
-    st.subheader(t("Waiting"))
+    st.header(t("Waiting"))
     st.caption(t("One run per device, first come first served, whether or not this page or its server is open."))
     if turns[mine[0]] and mine[0] != _ui.current("run"):  # whose own part of the page says it
         st.caption(_ui.plain(turns[mine[0]]))
@@ -76,7 +76,7 @@ def queue(workspace: Workspace) -> None:
 
 def back(count: int) -> None:
     """Lead from one run to the list of all."""
-    if st.button(t("All runs ({n})", n=count), icon=":material/arrow_back:", type="tertiary", key="all_runs"):
+    if st.button(_ui.say("All runs ({n})", n=count), icon=":material/arrow_back:", type="tertiary", key="all_runs"):
         st.query_params[VIEW] = LIST
         st.rerun()
 

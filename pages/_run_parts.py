@@ -146,7 +146,7 @@ def untrained(here: Workspace, run: Run) -> None:
 
 def unreadable(here: Workspace, run: Run, problem: Problem) -> None:
     """A run of a later version, or one whose spec is cut or damaged: what is known of it, and what can be done."""
-    st.subheader(_ui.plain(f"{run.name} · {_ui.status_word(run.status)}"), icon=_ui.STATUS_ICONS.get(run.status))
+    st.header(_ui.plain(f"{run.name} · {_ui.status_word(run.status)}"), icon=_ui.STATUS_ICONS.get(run.status))
     st.caption(_ui.plain(run.id))
     st.warning(_ui.plain(problem.sentence))
     if not store.supervised(here.run_dir(run.id)):

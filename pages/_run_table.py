@@ -132,8 +132,9 @@ def _filtered(rows: list[Row]) -> list[Row]:
 
 
 def _one_of(label: str, key: str, words: Mapping[str, str]) -> list[str]:
+    name = f"runs_{key}"
     return st.multiselect(
-        label, sorted(words), format_func=lambda one: words[one], key=f"runs_{key}", placeholder=t("all")
+        _ui.plain(label), sorted(words), format_func=lambda one: words[one], key=name, placeholder=t("all")
     )
 
 

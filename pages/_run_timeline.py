@@ -112,7 +112,7 @@ def _number(value: float) -> str:
 def _grid(run_id: str, shown: Sequence[_charts.Panel]) -> None:
     for start in range(0, len(shown), 2):
         pair = shown[start : start + 2]
-        for column, panel in zip(st.columns(len(pair)), pair, strict=True):
+        for column, panel in zip(st.columns(min(2, len(shown))), pair, strict=False):
             with column:
                 unit = f", {panel.unit}" if panel.unit else ""
                 now = [(line.name, line.points[-1][1]) for line in panel.lines]

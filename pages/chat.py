@@ -262,7 +262,7 @@ def _votes() -> None:
             t("Thumbs up and down become rows of good and bad answers (KTO); “A is better” becomes pairs (DPO).")
         )
         return
-    st.subheader(t("Your votes as data"))
+    st.header(t("Your votes as data"))
     good = sum(row["label"] for row in marked)
     kinds: list[tuple[votes.Kind, int, str, str]] = [
         ("votes", len(marked), t("{good} good and {bad} bad answers", good=good, bad=len(marked) - good),

@@ -142,13 +142,15 @@ def _show_details(run_id: str) -> None:
 def _heading(run: Run, spec: RunSpec) -> None:
     """What a run is: its name, its state, and what it was made of."""
     title = f"{run.name} · {_ui.status_word(run.status)}"
-    st.subheader(_ui.plain(title), icon=_ui.STATUS_ICONS.get(run.status))
+    st.header(_ui.plain(title), icon=_ui.STATUS_ICONS.get(run.status))
     of = store.made_of(workspace, run)
     if spec.kind == "adopted":
         told = [t("tuned elsewhere, on {base}", base=of.base)]
     else:
         told = [t("{recipe} on {base}", recipe=of.recipe, base=of.base), of.data]
     st.caption(_ui.plain(" · ".join([part for part in told if part] + [_ui.ago(run.created)])))
+    if note := store.note(workspace, run.id):
+        st.caption(_ui.plain(note))
     _run_parts.tab_title(run)
 
 
@@ -189,8 +191,6 @@ def _ended(run: Run, runs: list[Run], spec: RunSpec) -> None:
         if is_done:
             _run_card.buttons(workspace, run, spec)
         _run_parts.actions(workspace, run)
-    if note := store.note(workspace, run.id):
-        st.caption(_ui.plain(note))
     if is_done:
         _use.show(workspace, run.id)
     _show_figures(run.id)

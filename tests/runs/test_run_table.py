@@ -35,7 +35,7 @@ def test_several_runs_are_a_list_and_one_is_opened_by_its_address(workspace, spe
     app = open_page("runs")
     assert len(listed(app)) == 2 and not has_button(app, "next_step")
     app = open_page("runs", run="20260101-000001-abcdef")
-    assert not app.dataframe and "finished" in str(app.subheader[0].value)
+    assert not app.dataframe and "finished" in str(app.header[0].value)
     button(app, "all_runs").click().run()
     assert len(listed(app)) == 2 and _run_list.LIST in app.query_params[_run_list.VIEW]
 
