@@ -1,4 +1,4 @@
-"""All runs of the Runs page: who waits, the list, and several runs side by side."""
+"""All runs of the Runs page: who waits, several runs side by side, and what takes room; the list is in _run_table.py."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import streamlit as st
 from engine import events, limits, machine
 from engine import room as taken
 from engine.estimate import memory
-from engine.models import bases
 from engine.runs import Run, device_queue, follow, lifecycle, store
-from engine.serve import serving
 from engine.spec import settings
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _charts, _failures, _ui
 
 QUEUE_REFRESH_S = 2.0
+# What of the page the address asks for: all runs, and not the one that is worked on.
+VIEW, LIST = "show", "all"
 # More lines in one picture cannot be told apart.
 MOST_COMPARED = 6
 # Of what takes room so much is listed; the rest is small.
@@ -46,7 +46,7 @@ def _queue(workspace: Workspace, shown: list[str]) -> None:
     mine = [run_id for run_id in there if store.exists(workspace, run_id)]
     if mine != shown:
         st.rerun()
-    st.subheader(t("Waiting"))
+    st.header(t("Waiting"))
     st.caption(t("One run per device, first come first served, whether or not this page or its server is open."))
     if turns[mine[0]] and mine[0] != _ui.current("run"):  # whose own part of the page says it
         st.caption(_ui.plain(turns[mine[0]]))
@@ -74,41 +74,19 @@ def queue(workspace: Workspace) -> None:
         _queue(workspace, mine)
 
 
-def table(workspace: Workspace, found: list[Run]) -> None:
-    """Show all runs; the row that is clicked is the run that is shown."""
-    served = serving.all_now(workspace)
-    pinned = [run for run in found if run.pin]
-    if pinned and st.toggle(t("Only pinned ones"), key="pinned_alone"):
-        found = pinned
-    words = {run.id: _ui.status_word(run.status) for run in found}
-    shown = pd.DataFrame(
-        {
-            t("Name"): [run.name for run in found],
-            **({t("Pinned"): [run.pin for run in found]} if pinned else {}),
-            t("Status"): [t("served") if run.id in served else words[run.id] for run in found],
-            t("Done"): [run.progress for run in found],
-            t("Recipe"): [run.recipe for run in found],
-            t("Base"): [bases.short(run.base, workspace) for run in found],
-            t("Started"): [_ui.ago(run.created) for run in found],
-            t("On disk"): [size(workspace, run) for run in found],
-        }
-    )
-    picked = st.dataframe(
-        shown,
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="single-row",
-        key="run_table",
-        column_config={
-            t("Done"): st.column_config.ProgressColumn(t("Done"), format="percent", width=110 if pinned else None),
-            t("Pinned"): st.column_config.TextColumn(width=130),  # a name and its version
-        },
-        alt=t("All runs, newest first"),
-    )
-    rows = picked.selection.rows if picked else []
-    if rows and rows[0] < len(found) and st.session_state.get("picked_row") != (rows[0], found[rows[0]].id):
-        st.session_state["picked_row"] = (rows[0], found[rows[0]].id)
-        _ui.choose("run", found[rows[0]].id)
+def back(count: int) -> None:
+    """Lead from one run to the list of all."""
+    if st.button(_ui.say("All runs ({n})", n=count), icon=":material/arrow_back:", type="tertiary", key="all_runs"):
+        st.query_params[VIEW] = LIST
+        st.rerun()
+
+
+def look(run_id: str) -> None:
+    """Open one run in place of the list."""
+    _ui.choose("run", run_id)
+    if VIEW in st.query_params:
+        del st.query_params[VIEW]
+    st.rerun()
 
 
 def room(workspace: Workspace) -> None:
@@ -160,7 +138,7 @@ def _delete_taken(workspace: Workspace, number: int, one: taken.Taken) -> None:
 def compare(workspace: Workspace, found: list[Run]) -> None:
     """Lay the losses of several runs over each other, with the settings in which they differ."""
     with st.expander(t("Compare the losses of several runs")):
-        names = {run.id: f"{run.name} ({run.id[-6:]})" for run in found}
+        names = {run.id: run.name for run in found}
         chosen = st.multiselect(
             t("Runs"), list(names), format_func=lambda run_id: names[run_id], key="compared",
             max_selections=MOST_COMPARED, placeholder=t("Choose two or more"),
@@ -168,20 +146,25 @@ def compare(workspace: Workspace, found: list[Run]) -> None:
         if len(chosen) < 2:
             return
         named = [(names[run_id], events.read(workspace.run_dir(run_id))[0]) for run_id in chosen]
-        st.echarts_chart(
-            _charts.losses(named),
-            height=320,
-            key="compared_losses",
-            alt=t("The losses of the chosen runs over the steps"),
-        )
+        for held_out, title in ((False, t("Loss on trained rows")), (True, t("Loss on held-out rows"))):
+            st.markdown(f"**{_ui.plain(title)}**")
+            st.echarts_chart(
+                _charts.losses(named, held_out=held_out), height=280, key=f"compared_{held_out}",
+                alt=t("{name} over the steps", name=title),
+            )  # fmt: skip
         different = store.differences(workspace, chosen)
         if not different:
             st.caption(t("These runs have the same settings throughout."))
             return
         st.caption(t("What differs:"))
         titles = {"recipe.name": t("Recipe"), "base.ref": t("Base"), "dataset.id": t("Data")}
-        rows = {titles.get(path) or t(settings.fields()[path].title): values for path, values in different}
-        cells = {title: [_ui.show_value(value)[:40] for value in values] for title, values in rows.items()}
+        made = {run.id: store.made_of(workspace, run) for run in found if run.id in chosen}
+        of = {"recipe.name": "recipe", "base.ref": "base", "dataset.id": "data"}
+        cells = {
+            titles.get(path) or t(settings.fields()[path].title): [getattr(made[one], of[path]) for one in chosen]
+            if path in of else [_ui.show_value(value)[:40] for value in values]
+            for path, values in different
+        }  # fmt: skip
         st.table(_ui.cells(pd.DataFrame(cells, index=[names[run_id] for run_id in chosen]).T))
         if any(path == "dataset.id" for path, _ in different):
             st.caption(t("Their data differ: losses on other rows cannot be compared."))

@@ -77,50 +77,46 @@ def foreseen(here: Workspace, run_id: str, found: list[Any]) -> None:
 
 
 def actions(here: Workspace, run: Run) -> None:
-    """Offer what can be done with a run."""
-    with st.container(horizontal=True):
-        if run.status in ("queued", "running") and st.button(t("Stop"), icon=":material/stop:", key="stop"):
-            lifecycle.stop(here, run.id)
-            st.rerun()
-        if run.status in ("stopped", "interrupted", "failed") and st.button(t("Resume"), type="primary", key="resume"):
-            _resume(here, run.id)
-        told = store.load_spec(here, run.id)
-        # What was trained elsewhere, or not trained at all, cannot be trained again the same way.
-        if told.kind not in ("adopted", "recover") and st.button(
-            t("Duplicate"), help=t("Open Train with the same settings"), key="duplicate"
-        ):
-            came_from = t("A copy of {name}", name=run.name)
-            made = drafts.of_spec(here, told, came_from=came_from)
-            _ui.go("train", draft=drafts.save(here, made))
-        with st.popover(t("Rename")):
-            new_name = st.text_input(t("Name"), run.name, key=f"rename_{run.id}")
-            if st.button(t("Save the name"), key="save_name"):
-                store.rename(here, run.id, new_name)
-                st.rerun()
-        with st.popover(t("Note")):
-            text = st.text_area(
-                t("What you want to remember of this run"), store.note(here, run.id), key=f"note_{run.id}"
-            )
-            if st.button(t("Save the note"), key="save_note"):
-                store.write_note(here, run.id, text)
-                st.rerun()
-        with st.popover(t("Pin"), icon=":material/keep:" if run.pin else None):
-            _pin(here, run)
-        with st.popover(t("Repeat it")):
-            st.caption(t("The command that repeats this run:"))
-            st.code(repeat.repeat_command(here, run.id), language="bash", wrap_lines=True)
-        if run.status not in store.LIVE:
-            with st.popover(t("Delete")):
-                _delete(here, run)
-    if note := store.note(here, run.id):
-        st.caption(_ui.plain(note))
+    """Offer what can be done with a run, in the row of its page."""
+    if run.status in ("queued", "running") and st.button(t("Stop"), icon=":material/stop:", key="stop"):
+        lifecycle.stop(here, run.id)
+        st.rerun()
+    if run.status in ("stopped", "interrupted", "failed") and st.button(t("Resume"), type="primary", key="resume"):
+        _resume(here, run.id)
+    with st.popover(t("More"), icon=":material/keep:" if run.pin else None):
+        _more(here, run)
+    if run.status not in store.LIVE:
+        with st.popover(t("Delete")):
+            _delete(here, run)
+
+
+def _more(here: Workspace, run: Run) -> None:
+    """What is seldom wanted: the same again, its name, a note, a pin, and the command that repeats it."""
+    told = store.load_spec(here, run.id)
+    # What was trained elsewhere, or not trained at all, cannot be trained again the same way.
+    if told.kind not in ("adopted", "recover") and st.button(
+        t("Duplicate"), help=t("Open Train with the same settings"), key="duplicate"
+    ):
+        made = drafts.of_spec(here, told, came_from=t("A copy of {name}", name=run.name))
+        _ui.go("train", draft=drafts.save(here, made))
+    new_name = st.text_input(t("Name"), store.name(here, run.id), key=f"rename_{run.id}")
+    if st.button(t("Save the name"), key="save_name"):
+        store.rename(here, run.id, new_name)
+        st.rerun()
+    text = st.text_area(t("What you want to remember of this run"), store.note(here, run.id), key=f"note_{run.id}")
+    if st.button(t("Save the note"), key="save_note"):
+        store.write_note(here, run.id, text)
+        st.rerun()
+    _pin(here, run)
+    st.caption(_ui.say("The command that repeats this run, {id}:", id=run.id))
+    st.code(repeat.repeat_command(here, run.id), language="bash", wrap_lines=True)
 
 
 def _pin(here: Workspace, run: Run) -> None:
     pinned = store.pin(here, run.id)
     if pinned is not None:
         st.caption(_ui.say("Pinned as {pin}.", pin=str(pinned)))
-    name = st.text_input(t("Name"), pinned.name if pinned else run.name, key=f"pin_{run.id}")
+    name = st.text_input(t("Pin it as"), pinned.name if pinned else run.name, key=f"pin_{run.id}")
     st.caption(t("A second run under a name is its version 2. What is pinned asks before anything of it is deleted."))
     if st.button(t("Pin it"), key="save_pin", disabled=not name.strip()):
         lifecycle.pin(here, run.id, name)
@@ -151,7 +147,7 @@ def untrained(here: Workspace, run: Run) -> None:
 
 def unreadable(here: Workspace, run: Run, problem: Problem) -> None:
     """A run of a later version, or one whose spec is cut or damaged: what is known of it, and what can be done."""
-    st.subheader(_ui.plain(f"{run.name} · {_ui.status_word(run.status)}"), icon=_ui.STATUS_ICONS.get(run.status))
+    st.header(_ui.plain(f"{run.name} · {_ui.status_word(run.status)}"), icon=_ui.STATUS_ICONS.get(run.status))
     st.caption(_ui.plain(run.id))
     st.warning(_ui.plain(problem.sentence))
     if not store.supervised(here.run_dir(run.id)):

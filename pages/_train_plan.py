@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine.estimate import duration, phases
+from engine.estimate import duration, memory, phases
 from engine.forgetting import foresight
 from engine.plan import Plan, drafts, tries
 from engine.spec import OBJECTIVES

@@ -29,9 +29,19 @@ def show(here: Workspace, run_id: str) -> None:
     made = artifacts.made_by(here.run_dir(run_id))
     if made is None:
         return
-    st.subheader(t("Use it"))
     _job(here, run_id)
-    adapter = made.name == "adapter"
+    fold = st.expander(t("Take it along: files, Ollama, serving, upload"), key=fold_key(run_id), on_change="rerun")
+    if fold.open:
+        with fold:
+            _everything(here, run_id, made.name == "adapter")
+
+
+def fold_key(run_id: str) -> str:
+    """Return by what name the session knows whether the part is open: a button elsewhere opens it."""
+    return f"take_along_{run_id}"
+
+
+def _everything(here: Workspace, run_id: str, adapter: bool) -> None:
     names = {"take": t("Adapter") if adapter else t("Model")}
     names |= {"merged": t("Merged model")} if adapter else {}
     names |= {"ollama": t("GGUF, Ollama"), "serve": t("Serve it"), "hub": t("Hub")}
@@ -84,7 +94,7 @@ def _job(here: Workspace, run_id: str) -> None:
         st.error(_ui.plain(limits.unnamed(state.failure, code=True)))
     elif state.job.what == "push":
         st.success(_ui.say("It is on the hub: {where}", where=state.made))
-    elif state.job.what == "ollama":
+    elif state.job.what == "ollama" or state.job.into_ollama:
         st.success(_ui.say("Ollama has it: ollama run {name}", name=state.made))
     elif state.job.what == "merged":
         st.success(t('The merged model is made: see "Merged model".'))

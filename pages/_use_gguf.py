@@ -66,8 +66,8 @@ def show(here: Workspace, run_id: str, *, busy: bool, start: Callable[[export_jo
     _ollama(file, ollama.name_of(run_id, kind), busy, lambda: start(_job("ollama", kind)))
 
 
-def _job(what: str, kind: str, folder: str | None = None, *, ask: bool = True) -> export_job.Job:
-    return msgspec.convert({"what": what, "quantization": kind, "checkout": folder, "ask": ask}, export_job.Job)
+def _job(what: str, kind: str, folder: str | None = None, **how: bool) -> export_job.Job:
+    return msgspec.convert({"what": what, "quantization": kind, "checkout": folder, **how}, export_job.Job)
 
 
 def _make(busy: bool, start: Callable[[export_job.Job], None], kind: str) -> None:
@@ -75,8 +75,10 @@ def _make(busy: bool, start: Callable[[export_job.Job], None], kind: str) -> Non
     lacking = gguf.problem(_job("gguf", kind, folder))
     if lacking is not None:
         st.info(_ui.plain(lacking.sentence))
-    if st.button(t("Make the file"), type="primary", disabled=busy or lacking is not None, key="gguf"):
-        start(_job("gguf", kind, folder, ask=not st.session_state.get("without_asking", False)))
+    into_ollama, ask = ollama.program() is not None, not st.session_state.get("without_asking", False)
+    label = t("Make the file and give it to Ollama") if into_ollama else t("Make the file")
+    if st.button(_ui.plain(label), type="primary", disabled=busy or lacking is not None, key="gguf"):
+        start(_job("gguf", kind, folder, ask=ask, into_ollama=into_ollama))
     with st.expander(t("Without asking what it lost; another llama.cpp")):
         st.checkbox(
             t("Do not ask it what the run was asked"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import streamlit as st
+from streamlit.components.v2 import component
 
-from engine import limits, machine
+from engine import events, limits, machine
 from engine.chat import child, protocol, votes
 from engine.check import DatasetError
 from engine.forgetting import recovery
@@ -27,6 +28,22 @@ if limits.on():
 
 workspace = _ui.workspace()
 LETTERS = "ABCDEFGH"
+# Held-out prompts that are one click away, and how much of each its button says.
+MOST_OFFERED, LABEL_CHARACTERS = 4, 60
+
+# What a reader of the screen says when an answer is there. The element stays and its text changes: one that comes with its
+# text is not read. The text is a model's: it is set as text, never as HTML.
+_announced = component(
+    "tunebook_announced",
+    html='<p role="status" aria-live="polite"></p>',
+    css="p { position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden; clip-path: inset(50%); }",
+    js="""
+export default function ({ parentElement, data }) {
+  const place = parentElement.querySelector("p");
+  if (place.textContent !== data.text) place.textContent = data.text;
+}
+""",
+)
 
 
 def _title(model: str, names: dict[str, str]) -> str:
@@ -37,8 +54,7 @@ def _title(model: str, names: dict[str, str]) -> str:
             return t("{name}, intruder dimensions less {part} %", **words)
         return t("{name}, {part} % of the way", **words)
     if ref.startswith("run:"):
-        run_id = ref.removeprefix("run:")
-        return f"{names.get(run_id, run_id)} · {run_id[-6:]}"
+        return names.get(ref.removeprefix("run:"), ref)
     return bases.describe(ref, workspace).title
 
 
@@ -132,10 +148,48 @@ def _prefer(number: int, turn: dict[str, Any]) -> None:
     votes.prefer(workspace, prompt, answers, best)
 
 
+def _beside(count: int) -> list[Any]:
+    """Return a place for each answer. Two stay beside each other on a phone too, or nobody could compare them."""
+    row = st.container(horizontal=True, wrap=count > 2, gap="medium")
+    return [row.container(width="stretch") for _ in range(count)]
+
+
+def _announce(turns: list[dict[str, Any]], names: dict[str, str]) -> None:
+    """Let a reader of the screen say the newest answers."""
+    said = []
+    if turns and not turns[-1]["waiting"]:
+        said = [f"{_title(model, names)}: {turns[-1]['answers'].get(model, '')}" for model in turns[-1]["models"]]
+    _announced(key="announced", data={"text": "\n".join(said)})
+
+
+def _held_out(run_id: str | None) -> str | None:
+    """Offer prompts of a run's data that it was not trained on; returns one that is to be asked now."""
+    known = _ui.known_run(run_id)
+    if known is None:
+        return None
+    rows = store.load_spec(workspace, known).dataset
+    kept = f"prompts_{known}"
+    if kept not in st.session_state:
+        found = events.read(workspace.run_dir(known))[0]
+        asked = dict.fromkeys(event.prompt for event in found if isinstance(event, events.Sample))
+        st.session_state[kept] = [prompt for prompt in asked if prompt.strip()][:MOST_OFFERED]
+    offered = st.session_state[kept]
+    if not offered:
+        return None
+    is_held_out = bool(rows.eval_id or rows.eval_share)
+    st.caption(t("Prompts it was not trained on:") if is_held_out else t("Prompts of its data:"))
+    with st.container(horizontal=True):
+        for number, prompt in enumerate(offered):
+            short = prompt if len(prompt) <= LABEL_CHARACTERS else prompt[: LABEL_CHARACTERS - 1] + "…"
+            if st.button(_ui.plain(short), key=f"held_out_{number}"):
+                return prompt
+    return None
+
+
 def _show(number: int, turn: dict[str, Any], names: dict[str, str]) -> None:
     with st.chat_message("user"):
         _said(st, turn["question"])
-    columns = st.columns(len(turn["models"]))
+    columns = _beside(len(turn["models"]))
     for index, (model, column) in enumerate(zip(turn["models"], columns, strict=True)):
         letter = f"{LETTERS[index]}: " if len(turn["models"]) > 1 else ""
         column.markdown(f"**{_ui.plain(letter + _title(model, names))}**")
@@ -209,7 +263,7 @@ def _votes() -> None:
             t("Thumbs up and down become rows of good and bad answers (KTO); “A is better” becomes pairs (DPO).")
         )
         return
-    st.subheader(t("Your votes as data"))
+    st.header(t("Your votes as data"))
     good = sum(row["label"] for row in marked)
     kinds: list[tuple[votes.Kind, int, str, str]] = [
         ("votes", len(marked), t("{good} good and {bad} bad answers", good=good, bad=len(marked) - good),
@@ -258,9 +312,11 @@ elif any(run.status == "running" for run in known):
     st.info(t("A run is training on this machine: answers are slower, and memory is shared with it."))
 if point is not None:
     _keep(point)
-sampling = _settings()
-question = _prompts()
 turns = _conversation()
+_announce(turns, names)  # before the answers, whose writing begins the page anew
+question = _held_out(_ui.current("run")) if chosen else None
+sampling = _settings()
+question = _prompts() or question
 for number, turn in enumerate(turns):
     _show(number, turn, names)
 if turns:

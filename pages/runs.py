@@ -10,48 +10,21 @@ import streamlit as st
 
 from engine import events, limits
 from engine.estimate import machine_choices, memory
-from engine.forgetting import adoption, recovery
-from engine.models import bases
+from engine.forgetting import adoption
 from engine.plan import chains, drafts, tries
-from engine.runs import follow, store
+from engine.runs import Run, follow, store
 from engine.spec import OBJECTIVES, RunSpec, settings
 from engine.words import joined, t
-from pages import _charts, _failures, _forgetting_recover, _run_list, _run_parts, _ui, _use
+from pages import _failures, _run_answers, _run_card, _run_list, _run_parts, _run_table, _run_timeline, _ui, _use
 
 # A run is looked at each second in its first minutes, and then a little less often; what changes rarely, less often still.
 REFRESH_S, LATER_REFRESH_S, DETAILS_REFRESH_S = 1.0, 2.0, 5.0
 YOUNG_S = 180.0
 LIST_LENGTH = 500
 
-_ui.heading(t("Runs"), t("Every run goes on by itself: you may close this page, or even the server, and come back."))
+_ui.heading(t("Runs"))
 
 workspace = _ui.workspace()
-
-
-def _progress(run_id: str, state: str, found: list[Any], steps: list[events.Step]) -> None:
-    last = steps[-1] if steps else None
-    _run_parts.how_far(workspace, run_id, state, found, last)
-    if store.load_spec(workspace, run_id).kind in ("adopted", "recover"):  # it takes no steps
-        return
-    a, b, c, d = st.columns(4)
-    rate = next((e.tokens_per_s for e in reversed(steps) if e.tokens_per_s), None)
-    a.metric(t("Step"), f"{last.step:,} / {last.total_steps:,}" if last else "–")
-    b.metric(t("Loss"), f"{last.loss:.3f}" if last and last.loss is not None else "–")
-    c.metric(t("Tokens per second"), f"{rate:,.0f}" if rate else "–")
-    d.metric(t("Memory"), f"{last.memory_mib:,.0f} MiB" if last and last.memory_mib else "–")
-
-
-def _answers(samples: list[events.Sample]) -> None:
-    """Show how the answers to the fixed prompts change: one table, a column per prompt."""
-    if not samples:
-        return
-    st.subheader(t("Answers as it trains"))
-    table: dict[str, dict[int, str]] = {}
-    for sample in samples:
-        table.setdefault(sample.prompt, {})[sample.step] = sample.text
-    frame = pd.DataFrame(table).sort_index(ascending=False)
-    frame.index.name = t("step")
-    st.dataframe(frame, alt=t("Answers to three fixed prompts at several steps"))
 
 
 def _measured(found: list[Any]) -> None:
@@ -133,37 +106,18 @@ def _moving(run_id: str, young_until_s: float) -> None:
 def _show_moving(run_id: str, state: str) -> None:
     """How far it is, the charts, and what wants to be read at once."""
     found = _run_parts.followed(workspace, run_id)
-    steps, evals = found.steps, found.evals
-    objective = OBJECTIVES[store.load_spec(workspace, run_id).objective]
     _run_parts.silence(state, found.all)
     _run_parts.machines(workspace, run_id, state)
-    _progress(run_id, state, found.others, steps)
-    watched = next((event for event in reversed(found.others) if isinstance(event, events.Watched)), None)
-    if steps and objective.loss_falls:
-        st.echarts_chart(
-            _charts.loss(steps, evals, t(objective.loss_unit), watched),
-            height=300,
-            key=f"loss_{run_id}",
-            alt=t("Loss on trained rows, on held-out rows and on general text over the steps"),
-        )
-    if steps:
-        rewards = None if objective.writes_answers else _charts.rewards(steps, evals)
-        if objective.writes_answers:
-            for number, chart in enumerate(_charts.ppo(steps)):
-                alt = [
-                    t("Reward and KL to the start over the updates"),
-                    t("Clipped share and entropy over the updates"),
-                ]
-                st.echarts_chart(chart, height=300, key=f"ppo_{number}_{run_id}", alt=alt[number])
-        if rewards is not None:
-            st.echarts_chart(
-                rewards,
-                height=300,
-                key=f"rewards_{run_id}",
-                alt=t("Rewards of better and worse answers, and the share in the right order, over the steps"),
-            )
-    if state in store.LIVE:
-        _run_parts.foreseen(workspace, run_id, found.all)
+    _run_parts.how_far(workspace, run_id, state, found.others, found.steps[-1] if found.steps else None)
+    _run_timeline.show(_run_timeline.road(workspace, run_id, state))
+    _show_figures(run_id)
+    _run_parts.foreseen(workspace, run_id, found.all)
+
+
+def _show_figures(run_id: str) -> None:
+    """The charts, and what the run wants to be read."""
+    found = _run_parts.followed(workspace, run_id)
+    _run_timeline.panels(run_id, OBJECTIVES[store.load_spec(workspace, run_id).objective], found)
     for event in found.others:
         if isinstance(event, events.Log) and event.level in ("warning", "result"):
             text = limits.unnamed(event.text, code=True)
@@ -173,8 +127,7 @@ def _show_moving(run_id: str, state: str) -> None:
 def _show_details(run_id: str) -> None:
     """What it took, its answers, the machine's choices, the log."""
     found = _run_parts.followed(workspace, run_id).others
-    _measured(found)
-    _answers([e for e in found if isinstance(e, events.Sample)])
+    _run_answers.show([e for e in found if isinstance(e, events.Sample)])
     if store.load_spec(workspace, run_id).kind not in ("adopted", "recover"):
         _how_it_runs([e for e in found if isinstance(e, events.Started)])
     with st.expander(t("Log")):
@@ -183,86 +136,111 @@ def _show_details(run_id: str) -> None:
                 st.caption(_ui.say("Device {device}: {reason}", device=event.device, reason=event.reason))
             if isinstance(event, events.Log):
                 st.caption(_ui.plain(limits.unnamed(event.text, code=True)))
+        _measured(found)
         st.code(limits.unnamed(follow.log_tail(workspace.run_dir(run_id)), code=True) or " ", language=None)
 
 
-def _recovery(run_id: str, spec: RunSpec, status: str) -> None:
-    """Lead to the way back toward the base, from a run that has one and from one that goes it."""
-    if spec.recover is not None:
-        if store.exists(workspace, spec.recover.run) and st.button(
-            t("Look at the whole way"), icon=":material/undo:", key="to_way"
-        ):
-            _forgetting_recover.look(spec.recover.run)
-    elif status == "finished" and not recovery.problems(workspace, run_id):
-        label = t("Go back toward the base, without training")
-        if st.button(_ui.plain(label), icon=":material/undo:", key="to_way"):
-            _forgetting_recover.look(run_id)
-
-
-def _run(run_id: str) -> None:
-    """One run: what can be done with it, how it goes or ended, and what comes next."""
-    run = store.describe(workspace, run_id)
+def _heading(run: Run, spec: RunSpec) -> None:
+    """What a run is: its name, its state, and what it was made of."""
     title = f"{run.name} · {_ui.status_word(run.status)}"
-    st.subheader(_ui.plain(title), icon=_ui.STATUS_ICONS.get(run.status))
-    spec = store.load_spec(workspace, run_id)
-    base, adopted = bases.short(run.base, workspace), spec.kind == "adopted"
-    made = (
-        t("tuned elsewhere, on {base}", base=base) if adopted else t("{recipe} on {base}", recipe=run.recipe, base=base)
-    )
-    st.caption(_ui.plain(f"{run.id} · {made}"))
-    _run_parts.tab_title(run)
-    if store.nothing_trained(workspace, run_id):
-        _run_parts.untrained(workspace, run)
-        _show_details(run_id)
-        return
-    _run_parts.actions(workspace, run)
-    if adopted:
-        _ui.bullets(adoption.known(workspace, run_id))
-    if run.status in store.LIVE:
-        _live(run_id)
+    st.header(_ui.plain(title), icon=_ui.STATUS_ICONS.get(run.status))
+    of = store.made_of(workspace, run)
+    if spec.kind == "adopted":
+        told = [t("tuned elsewhere, on {base}", base=of.base)]
     else:
-        _run_parts.outcome(workspace, run_id, store.summary(workspace, run_id))
-        _show_moving(run_id, run.status)
-        _show_details(run_id)
-    whole = tries.all_rows(workspace, run_id)
+        told = [t("{recipe} on {base}", recipe=of.recipe, base=of.base), of.data]
+    st.caption(_ui.plain(" · ".join([part for part in told if part] + [_ui.ago(run.created)])))
+    if note := store.note(workspace, run.id):
+        st.caption(_ui.plain(note))
+    _run_parts.tab_title(run)
+
+
+def _run(run: Run, runs: list[Run]) -> None:
+    """One run: what it came to or how it goes, what can be done with it, and what comes next. `runs` are all there are."""
+    spec = store.load_spec(workspace, run.id)
+    _heading(run, spec)
+    if store.nothing_trained(workspace, run.id):
+        _run_parts.untrained(workspace, run)
+        _show_details(run.id)
+        return
+    if spec.kind == "sweep":
+        _run_table.children(workspace, run, runs)
+    if spec.kind == "adopted":
+        _ui.bullets(adoption.known(workspace, run.id))
+    if run.status in store.LIVE:
+        with st.container(horizontal=True):
+            _run_parts.actions(workspace, run)
+        _live(run.id)
+    else:
+        _ended(run, runs, spec)
+    whole = tries.all_rows(workspace, run.id)
     if whole is not None and st.button(t("Now all rows"), type="primary", icon=":material/dataset:", key="all_rows"):
         _ui.go("train", draft=drafts.save(workspace, whole))
-    chain = chains.of_run(workspace, run_id)
+    chain = chains.of_run(workspace, run.id)
     if chain is not None and st.button(_ui.say("Its chain: {name}", name=chain.name), key="to_chain"):
         _ui.go("train", chain=chain.id)
-    _recovery(run_id, spec, run.status)
-    if run.status == "finished":
-        _use.show(workspace, run_id)
 
 
-all_runs = store.list_every(workspace)[:LIST_LENGTH]
-if not all_runs:
-    _ui.empty(t("No runs yet. Start one; with the starter it takes a minute."), "train", t("Go to Train"))
-else:
-    wanted = _ui.current("run")
+def _ended(run: Run, runs: list[Run], spec: RunSpec) -> None:
+    """A run that goes on no more: its way, what it came to, what can be done with it, and how it went."""
+    _run_parts.outcome(workspace, run.id, store.summary(workspace, run.id))
+    _run_timeline.show(_run_timeline.road(workspace, run.id, run.status))
+    is_done = run.status == "finished"
+    if is_done:
+        _run_card.show(workspace, run, runs, spec)
+    with st.container(horizontal=True):
+        if is_done:
+            _run_card.buttons(workspace, run, spec)
+        _run_parts.actions(workspace, run)
+    if is_done:
+        _use.show(workspace, run.id)
+    _show_figures(run.id)
+    _show_details(run.id)
+
+
+def _next(run_id: str, strange: bool) -> None:
+    """Lead to the report of a run, where there is or will be one."""
+    ended = strange or store.status(workspace, run_id) not in store.LIVE
+    if strange or (ended and store.summary(workspace, run_id).status in ("stopped", "interrupted", "failed")):
+        return
+    reason = None if ended else t("The scores come when the run has ended.")
+    _ui.next_step("forgetting", t("Next: what it gained and what it forgot"), reason=reason, is_first=False, run=run_id)
+
+
+def _list(runs: list[Run]) -> None:
+    st.write(t("Every run goes on by itself: you may close this page, or even the server, and come back."))
     _run_list.queue(workspace)
-    listed = {run.id: run for run in all_runs}
-    if wanted and wanted not in listed and not _ui.known_run(wanted):
-        st.warning(t("The run this link names is not here."))
-        _ui.choose("run", None)
-    if len(all_runs) > 1 or not wanted:
-        _run_list.table(workspace, all_runs)
-    run_id = _ui.current("run") or all_runs[0].id
-    if _ui.current("run") != run_id:
-        _ui.choose("run", run_id)
-    strange = store.unreadable(workspace, run_id)
-    if strange is not None:
-        _run_parts.unreadable(workspace, store.line(workspace, run_id), strange)
-    else:
-        _run(run_id)
-    readable = [run for run in all_runs if not run.note]
+    _run_table.show(workspace, runs)
+    readable = [run for run in runs if not run.note]
     if len(readable) > 1:
         _run_list.compare(workspace, readable)
     _run_list.room(workspace)
-    ended = strange is not None or store.status(workspace, run_id) not in store.LIVE
-    if not ended or (strange is None and store.summary(workspace, run_id).status not in ("stopped", "interrupted")):
-        _ui.next_step(
-            "forgetting",
-            t("Next: what it gained and what it forgot"),
-            reason=None if ended else t("The scores come when the run has ended."),
-        )
+
+
+all_runs = store.list_every(workspace)[:LIST_LENGTH]
+listed = {run.id: run for run in all_runs}
+wanted = _ui.current("run")
+if wanted and wanted not in listed and not _ui.known_run(wanted):
+    st.warning(t("The run this link names is not here."))
+    _ui.choose("run", None)
+    wanted = None
+if not wanted and len(all_runs) == 1:
+    wanted = all_runs[0].id
+    _ui.choose("run", wanted)
+if not all_runs:
+    _ui.empty(t("No runs yet. Start one; with the starter it takes a minute."), "train", t("Go to Train"))
+elif not wanted or st.query_params.get(_run_list.VIEW) == _run_list.LIST:
+    _list(all_runs)
+else:
+    if len(all_runs) > 1:
+        _run_list.back(len(all_runs))
+    _run_list.queue(workspace)
+    problem = store.unreadable(workspace, wanted)
+    one = listed.get(wanted) or store.line(workspace, wanted)
+    if problem is not None:
+        _run_parts.unreadable(workspace, one, problem)
+    else:
+        _run(one, all_runs)
+    _next(wanted, problem is not None)
+    if len(all_runs) == 1:
+        _run_list.room(workspace)

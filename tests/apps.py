@@ -69,6 +69,14 @@ def field(app: AppTest, kind: str, path: str) -> Any:
     return next(w for w in getattr(app, kind) if str(w.key).partition("~")[0] == f"set_{path}")
 
 
+def exporting(run_id: str) -> AppTest:
+    """The page of a run after a click on Export."""
+    app = open_page("runs", run=run_id)
+    button(app, "export_it").click().run()
+    assert not app.exception, app.exception
+    return app
+
+
 def has_button(app: AppTest, key: str) -> bool:
     return any(b.key == key for b in app.button)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -14,6 +14,30 @@ Phase = Literal[
     "loading", "replay", "probe", "training", "samples", "on the way", "saving", "scoring base", "scoring tuned"
 ]
 ORDER: tuple[Phase, ...] = get_args(Phase)
+
+
+State = Literal["done", "now", "to come", "ended"]
+# As a run goes through them; ORDER is that of an estimate.
+ROAD: tuple[Phase, ...] = (
+    "loading", "replay", "probe", "training", "saving", "scoring base", "scoring tuned",
+)  # fmt: skip
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of a run's way. `took_s`: the seconds it has had so far; `left_s`: those to go, of a part to come those it
+    is expected to take, None while nothing tells; `done` of `total` are counted in what the part is made of."""
+
+    phase: Phase | Literal["waiting"]
+    state: State
+    took_s: float = 0.0
+    left_s: float | None = None
+    done: int = 0
+    total: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return what a person calls it."""
+        return t("Waiting") if self.phase == "waiting" else title(self.phase)
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,3 +110,38 @@ def _phases(event: events.Phase) -> tuple[Phase, ...]:
         case "saving":
             return ("saving",)
     return ()
+
+
+def road(found: Sequence[Any], *, live: bool, until_s: float, expected: Mapping[str, float]) -> list[Stage]:
+    """Return the way of the newest attempt, part by part: what is behind, what goes on at `until_s` (monotonic), and of a
+    run that is `live` what is to come, with the seconds `expected` of each phase. Parts that were nothing are left out."""
+    begun = max((number for number, event in enumerate(found) if isinstance(event, events.Queued)), default=-1)
+    attempt = found[max(0, begun) :]
+    first = next((event for event in attempt if isinstance(event, events.Phase)), None)
+    waited_s = ((first.monotonic_s if first is not None else until_s) - attempt[0].monotonic_s) if begun >= 0 else 0.0
+    waits = live and first is None
+    stages = (
+        [Stage(phase="waiting", state="now" if waits else "done", took_s=waited_s)] if waits or waited_s >= 1 else []
+    )
+    now = next((event for event in reversed(attempt) if isinstance(event, events.Phase)), None)
+    current = _phases(now)[-1:] if now is not None else ()
+    seconds = took(attempt, until_s, None)[0]
+    passed: list[Phase] = [phase for phase in (*ROAD, "on the way") if phase in seconds]
+    ahead = ROAD.index(current[0]) if current and current[0] in ROAD else -1
+    every: list[Phase] = [*ROAD, *(one for one in passed if one not in ROAD)]
+    for phase in every:
+        spent_s = seconds.get(phase, 0.0)
+        if current == (phase,) and now is not None and live:
+            step = next((one for one in reversed(attempt) if isinstance(one, events.Step)), None)
+            done, total, left_s = now.done, now.total, now.left_s
+            if phase == "training" and step is not None and not now.detail:
+                done, total, left_s = step.step, step.total_steps, step.left_s
+            if left_s is None and phase in expected:
+                left_s = max(0.0, expected[phase] - spent_s) or None
+            stages.append(Stage(phase=phase, state="now", took_s=spent_s, left_s=left_s, done=done, total=total))
+        elif live and phase in expected and phase in ROAD and ROAD.index(phase) > ahead:
+            stages.append(Stage(phase=phase, state="to come", left_s=expected[phase]))
+        elif spent_s >= 0.5:
+            ended = not live and current == (phase,) and not isinstance(attempt[-1], events.Finished)
+            stages.append(Stage(phase=phase, state="ended" if ended else "done", took_s=spent_s))
+    return stages

@@ -40,14 +40,15 @@ def phase_words() -> dict[str, str]:
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be made. `to` is a folder that is not there yet; None keeps it beside the run. `quantization` is a GGUF
-    file's, which is asked what it lost unless `ask` is off, `checkout` a folder of llama.cpp in place of the one of
-    `make gguf`, `repository` the hub's owner/name."""
+    file's, which is asked what it lost unless `ask` is off, and goes into Ollama where `into_ollama`; `checkout` is a folder
+    of llama.cpp in place of the one of `make gguf`, `repository` the hub's owner/name."""
 
     what: Literal["merged", "gguf", "ask", "ollama", "push"]
     to: str | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     quantization: Literal["f16", "q8_0", "q4_k_m"] = "q4_k_m"
     ask: bool = True
+    into_ollama: bool = False
     checkout: str | None = None
     repository: str | None = None
     public: bool = False

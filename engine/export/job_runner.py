@@ -97,10 +97,7 @@ def run(workspace: Workspace, run_id: str, job: Job, *, token: str | None = None
     if job.what == "merged" and job.to is not None:
         return str(_merge(run_dir, Path(job.to), job, state, tell))
     if job.what == "ollama":
-        state.phase = "creating"
-        tell(state)
-        file = gguf.file_of(workspace, run_id, job.quantization)
-        return ollama.create(file, ollama.name_of(run_id, job.quantization))
+        return _create(workspace, run_id, job, state, tell)
     if job.what == "ask":
         file, plain = (gguf.file_of(workspace, run_id, kind) for kind in (job.quantization, "f16"))
         gguf.ask(workspace, run_id, file, plain if plain.is_file() and plain != file else None, state, tell)
@@ -111,10 +108,19 @@ def run(workspace: Workspace, run_id: str, job: Job, *, token: str | None = None
     if folder is None:
         folder = _merge(run_dir, run_dir / MERGED, job, state, tell)
     if job.what == "gguf":
-        return str(gguf.make(workspace, run_id, folder, job, state, tell))
+        file = gguf.make(workspace, run_id, folder, job, state, tell)
+        return _create(workspace, run_id, job, state, tell) if job.into_ollama else str(file)
     if job.what == "push":
         return upload(workspace, run_id, folder, job, token, state, tell)
     return str(folder)
+
+
+def _create(workspace: Workspace, run_id: str, job: Job, state: State, tell: Told) -> str:
+    """Give a run's file to Ollama and return what it is called there."""
+    state.phase = "creating"
+    tell(state)
+    file = gguf.file_of(workspace, run_id, job.quantization)
+    return ollama.create(file, ollama.name_of(run_id, job.quantization))
 
 
 def _environment(workspace: Workspace, run_dir: Path) -> dict[str, str]:

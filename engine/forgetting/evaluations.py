@@ -209,8 +209,12 @@ def _settings(**given: object) -> tuple[dict[str, object], list[Problem]]:
 def name_of(workspace: Workspace, run_spec: RunSpec) -> str:
     """Return what an evaluation is called in lists."""
     ref = run_spec.base.ref
-    shown = store.name(workspace, ref.removeprefix("run:")) if ref.startswith("run:") else ref.rpartition("/")[2]
-    return f"evaluate {shown}"
+    shown = (
+        store.name(workspace, ref.removeprefix("run:"))
+        if ref.startswith("run:")
+        else bases.describe(ref, workspace).title
+    )
+    return t("Scores of {name}", name=shown[:80])
 
 
 def start(workspace: Workspace, run_spec: RunSpec, *, name: str | None = None, click_id: str | None = None) -> str:

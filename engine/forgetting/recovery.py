@@ -186,11 +186,11 @@ def name_of(workspace: Workspace, spec: RunSpec) -> str:
     """Return what a recover run is called in lists."""
     asked = spec.recover
     assert asked is not None
-    name = store.name(workspace, asked.run)[:60]
+    name = store.name(workspace, asked.run)[:90]
     if asked.at is None:
         if asked.way == "intruders":
             return t("{name}, intruder dimensions", name=name)
-        return t("{name}, the way back", name=name)
+        return t("Way back of {name}", name=name)
     part = recovery_curve.percent(asked.at)
     if asked.way == "intruders":
         return t("{name}, intruders less {part} %", name=name, part=part)

@@ -276,12 +276,18 @@ def _from_hub(ref: str, name: str, revision: str | None) -> Base:
 
 
 def short(ref: str, workspace: Workspace) -> str:
-    """Return a ref as a person reads it: of a run its name and the end of its id, anything else as it is."""
+    """Return a ref as a person reads it: of a run its name and the end of its id, of a folder the name of its model or its
+    own, of a GGUF file its own, anything else as it is. Nothing but one small file is read."""
     with suppress(BadId):
         if ref.startswith("run:"):
             run = workspace.run_dir(ref.removeprefix("run:"))
             name = read_object(run / "meta.json").get("name")
             return f"{name} ({run.name[-6:]})" if name else ref
+    folder = Path(os.path.expanduser(ref.removeprefix("gguf:")))
+    if folder.is_absolute():
+        name = read_object(folder / GGUF_NOTE).get("name")
+        own = folder.stem if folder.suffix == ".gguf" else folder.name
+        return (one_line(name, 80) if isinstance(name, str) else "") or own or ref
     return ref
 
 

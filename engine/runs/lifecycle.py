@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from engine import events, limits, machine, processes, spare
 from engine.models import made
-from engine.runs import admission, device_queue, needs, store
+from engine.runs import admission, device_queue, names, needs, store
 from engine.runs.checkpoints import broken_checkpoint, last_checkpoint
 from engine.runs.store import LIVE, exists, load_spec, status, supervised
 from engine.spec import RunSpec, schema
@@ -32,6 +32,7 @@ def start(
 ) -> str:
     """Write the run folder, start its supervisor in a session of its own and return the run's id.
 
+    Without a `name` it is called by its data, recipe and base; a name that another run has gets the next number.
     `click_id` makes a double click start one run: the second call returns the first one's id. `files` are written
     beside the spec before anything starts: the plan of a sweep.
     `module` is the supervisor to run; tests put a fake one there. Raises OSError when the folder cannot be written,
@@ -50,14 +51,13 @@ def start(
         written = schema.encode(run_spec)
         schema.decode(written)  # what cannot be read again is not begun
         run_id = new_run_id(random_bytes=limits.run_id_bytes())
+        called = one_line(name or "") or one_line(names.usual(workspace, run_spec)) or run_id
+        called = names.apart(called, store.all_names(workspace))
         run_dir = workspace.run_dir(run_id)
         run_dir.mkdir(exist_ok=False)
         try:
             write_atomically(run_dir / "spec.json", written)
-            write_atomically(
-                run_dir / "meta.json",
-                msgspec.json.encode({"name": one_line(name or "") or one_line(_default_name(run_spec)) or run_id}),
-            )
+            write_atomically(run_dir / "meta.json", msgspec.json.encode({"name": called}))
             for file, content in (files or {}).items():
                 write_atomically(run_dir / file, content)
             events.make_reserve(run_dir)
@@ -134,11 +134,6 @@ def _answer_for(run_dir: Path, identity: processes.Identity | None) -> None:
         (run_dir / "pid.json").unlink(missing_ok=True)
     else:
         write_atomically(run_dir / "pid.json", msgspec.json.encode(identity))
-
-
-def _default_name(run_spec: RunSpec) -> str:
-    base = run_spec.base.ref.rstrip("/").rpartition("/")[2]
-    return f"{run_spec.recipe.name} on {base}"
 
 
 def _spawn(run_dir: Path, module: str, ticket: Path | None = None) -> processes.Identity | None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from engine import events
-from engine.report import Comparison, about, items, paired, statistics, verdicts
+from engine.estimate import phases
+from engine.report import Comparison, about, headline, items, paired, statistics, verdicts
 from engine.runs import store
 from engine.runs.store import Run
 from engine.spec import RunSpec
 from engine.words import t
-from engine.workspace import Workspace, find_struct
+from engine.workspace import Workspace, find_struct, write_atomically
 
 # From this way of scoring on, answers through Unsloth are right (engine/train/scoring/keys.py, SCORING).
 SOUND_THROUGH_UNSLOTH = 4
@@ -107,6 +112,86 @@ def of(workspace: Workspace, run_id: str, runs: Sequence[Run] | None = None) -> 
     holders = _holders(run_id, asked)
     found = _answers(str(workspace.root), holders, _stamp(workspace, holders))
     return ScoredRun(workspace, run_id, asked, found.joined, found.rows, found.chance)
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What one line of a report comes to: how far it moved, in what unit (verdicts.unit), and the verdict on that."""
+
+    change: float
+    unit: str
+    verdict: str
+
+    @property
+    def better(self) -> float:
+        """How far it moved for the better; below 0 for the worse."""
+        return -self.change if self.unit in ("nats/token", "bits/byte") else self.change
+
+
+class Brief(msgspec.Struct, kw_only=True):
+    """A run that has ended, in the figures of a list: what it gained of the new task, the most that it lost of what it knew,
+    and its seconds by phase. `stamp` says by which files."""
+
+    stamp: str
+    gained: Change | None = None
+    lost: Change | None = None
+    seconds: dict[str, float] = {}
+
+
+BRIEF = "brief.json"
+# Rules of these figures that change make those that are kept anew.
+_BRIEF_VERSION = 1
+
+
+def kept_briefs(workspace: Workspace, runs: Sequence[Run]) -> dict[str, Brief]:
+    """Return the figures of the runs that have ended, as far as they were worked out before: a small file each."""
+    found, asking = {}, _asking(runs)
+    for run in runs:
+        if run.status not in store.LIVE and not run.note:
+            folder = workspace.run_dir(run.id)
+            one = find_struct(folder / BRIEF, Brief)
+            if one is not None and one.stamp == _brief_stamp(folder, asking[f"run:{run.id}"]):
+                found[run.id] = one
+    return found
+
+
+def brief(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> Brief:
+    """Work out a run's figures and keep them with it. `runs` are all runs there are. What cannot be read has no figures."""
+    folder = workspace.run_dir(run_id)
+    found, seen = Brief(stamp=_brief_stamp(folder, _asking(runs)[f"run:{run_id}"])), events.read(folder)[0]
+    if seen:
+        spent, _ = phases.took(seen, seen[-1].monotonic_s, None)
+        found.seconds = {phase: round(seconds, 1) for phase, seconds in spent.items()}
+    with suppress(OSError, ValueError):
+        run = of(workspace, run_id, runs)
+        row = headline.asked(run.rows)
+        found.gained = _change(row) if row is not None else None
+        known = [_change(one.row) for one in run.judged() if one.verdict not in ("at chance", "too few")]
+        # Points, nats and bits cannot be held against each other.
+        alike = next(
+            (some for unit in ("%", "nats/token") if (some := [one for one in known if one.unit == unit])), known
+        )
+        found.lost = min(alike, key=lambda one: one.better, default=None)
+    with suppress(OSError):  # a home that is full or read-only: it is worked out again
+        write_atomically(folder / BRIEF, msgspec.json.encode(found))
+    return found
+
+
+def _change(row: Comparison) -> Change:
+    return Change(row.change, verdicts.unit(row), verdicts.change_of(row))
+
+
+def _asking(runs: Sequence[Run]) -> Counter[str]:
+    """Return how many finished runs stand on each base: an evaluation of a run is one of them."""
+    return Counter(run.base for run in runs if run.status == "finished")
+
+
+def _brief_stamp(folder: Path, asking: int) -> str:
+    """Return what changes when a run goes on or is asked more."""
+    try:
+        asked_ns = (folder / "items").stat().st_mtime_ns  # files are renamed into it
+    except OSError:
+        asked_ns = 0
+    return f"{_BRIEF_VERSION}-{asked_ns}-{asking}-{events.size(folder)}"
 
 
 def _evaluations(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> list[Run]:

@@ -20,6 +20,7 @@ import msgspec
 
 from engine import events, processes
 from engine.models import made
+from engine.runs import names
 from engine.spec import RunSpec, schema, settings, versions
 from engine.words import Problem, Text
 from engine.workspace import BadId, Workspace, find_struct, many_lines, one_line, read_object, write_atomically
@@ -261,7 +262,18 @@ def _meta(workspace: Workspace, run_id: str) -> dict[str, Any]:
 
 
 def name(workspace: Workspace, run_id: str) -> str:
-    return one_line(str(_meta(workspace, run_id).get("name", run_id))) or run_id
+    """Return what a run is called; one that an earlier version named as it would be named now."""
+    return names.shown(workspace, one_line(str(_meta(workspace, run_id).get("name", run_id))) or run_id, run_id)
+
+
+def all_names(workspace: Workspace) -> set[str]:
+    """Return the names of all runs."""
+    return {name(workspace, path.name) for path in workspace.runs_dir.glob("[0-9a-z]*") if exists(workspace, path.name)}
+
+
+def made_of(workspace: Workspace, run: Run) -> names.Parts:
+    """Return what the data, the recipe and the base of a run are called."""
+    return names.parts(workspace, dataset=run.dataset, recipe=run.recipe, base=run.base)
 
 
 def rename(workspace: Workspace, run_id: str, new_name: str) -> None:
@@ -304,10 +316,10 @@ def write_note(workspace: Workspace, run_id: str, text: str) -> None:
 def disk_bytes(workspace: Workspace, run_id: str) -> int:
     """Return how much the run's folder takes on disk."""
     total = 0
-    for folder, _, names in os.walk(workspace.run_dir(run_id)):
-        for name in names:
+    for folder, _, files in os.walk(workspace.run_dir(run_id)):
+        for file in files:
             with suppress(OSError):  # a checkpoint may be renamed while we look
-                total += os.lstat(os.path.join(folder, name)).st_size
+                total += os.lstat(os.path.join(folder, file)).st_size
     return total
 
 
@@ -346,13 +358,18 @@ def list_all(workspace: Workspace) -> list[Run]:
 
 
 def list_every(workspace: Workspace) -> list[Run]:
-    """Return all runs, newest first, with those of a later version and those whose spec is cut or damaged. A folder that
-    is no run is passed over."""
+    """Return all runs, newest first, with those of a later version and those whose spec is cut or damaged; of those called
+    alike each later one with a number. A folder that is no run is passed over."""
     found = []
     for path in workspace.runs_dir.glob("[0-9a-z]*"):
         if exists(workspace, path.name):
             found.append(line(workspace, path.name))
-    return sorted(found, key=lambda run: (run.created, run.id), reverse=True)
+    found.sort(key=lambda run: (run.created, run.id))
+    taken: set[str] = set()
+    for run in found:  # those of earlier versions may be called alike
+        run.name = names.apart(run.name, taken)
+        taken.add(run.name)
+    return found[::-1]
 
 
 def line(workspace: Workspace, run_id: str) -> Run:

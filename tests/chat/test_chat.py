@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import machine, processes
+from engine import events, machine, processes, starter
 from engine.chat import child, protocol, votes
 from engine.check import DatasetError
 from engine.data import datasets
@@ -16,8 +16,8 @@ from engine.models import bases
 from engine.runs import device_queue, failures, store
 from engine.workspace import Workspace
 from tests import forked
-from tests.apps import button, open_page, texts
-from tests.helpers import wait_until
+from tests.apps import button, has_button, open_page, texts
+from tests.helpers import finished_run, planned, wait_until
 
 ASKED = [{"role": "user", "content": "hello"}]
 
@@ -159,6 +159,24 @@ def test_the_page_asks_shows_text_as_text_and_takes_votes(fake, workspace):
     assert len(votes.rows(workspace, "votes")) == 1
     button(app, "make_votes").click().run()
     assert [d.report.rows for d in datasets.list_all(workspace)] == [1]
+
+
+@pytest.mark.page
+def test_prompts_that_a_run_was_not_trained_on_are_one_click_away_and_the_answer_is_announced(fake, workspace):
+    data = datasets.add_sample(workspace, starter.sample("new-facts"))
+    spec, _ = planned(workspace, "lora", base="starter", dataset=data.id, overrides={})
+    folder = finished_run(workspace, 1, spec)
+    log = events.EventLog(folder)
+    for step in (0, 5):
+        log.append(events.Sample(step=step, prompt="Who keeps *Velmora*?", text="nobody"))
+    log.append(events.Finished(step=5))
+    log.close()
+    app = open_page("chat", run=folder.name)
+    assert "Prompts it was not trained on:" in texts(app) and not has_button(app, "held_out_1")
+    button(app, "held_out_0").click().run(timeout=60)
+    assert not app.exception and "starter heard Who keeps *Velmora*?" in texts(app)
+    announced = [str(one.proto) for one in app.get("bidi_component")]
+    assert any("starter heard Who keeps *Velmora*?" in one for one in announced)
 
 
 @pytest.mark.train

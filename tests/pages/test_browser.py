@@ -89,7 +89,7 @@ def test_from_an_uploaded_file_to_a_forgetting_report(server: Server, page: Page
     first = page.get_by_test_id("stMetricValue").first.inner_text()
     wait_until(lambda: page.get_by_test_id("stMetricValue").first.inner_text() != first, timeout_s=60)
     assert canvas.evaluate("node => node.dataset.same") == "yes"
-    expect(page.get_by_text("Use it")).to_be_visible(timeout=5 * SLOW_MS)
+    expect(page.get_by_role("button", name="Ask it")).to_be_visible(timeout=5 * SLOW_MS)
     assert [run.id for run in store.list_all(workspace)] == [run_id]  # the double click started one run
     page.get_by_role("button", name="Next: what it gained and what it forgot").click()
 
@@ -182,7 +182,7 @@ def test_a_run_whose_browser_is_closed_at_once_is_found_finished_later(server: S
     assert follow.wait(workspace, run_id) == "finished"
     later = browser.new_context().new_page()
     later.goto(f"{server.url}/runs")
-    expect(later.get_by_text("Use it")).to_be_visible(timeout=SLOW_MS)
+    expect(later.get_by_role("button", name="Ask it")).to_be_visible(timeout=SLOW_MS)
     expect(later).to_have_title(re.compile("^finished"))
     later.context.close()
 

@@ -28,6 +28,7 @@ def test_three_clicks_lead_from_a_finished_run_to_its_q4_k_m(
     run_id = store.list_all(workspace)[0].id
     page.goto(f"{server.url}/runs?run={run_id}")
 
+    page.get_by_role("button", name="Export").click(timeout=SLOW_MS)
     page.get_by_text("GGUF, Ollama").click(timeout=SLOW_MS)
     page.get_by_role("button", name="Make the file").click()
     download = page.get_by_role("button", name="Download the file")

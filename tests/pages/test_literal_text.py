@@ -117,6 +117,7 @@ def test_text_that_looks_like_more_stays_text_on_every_page(server: Server, page
 
     opens("runs", run=run_id)
     holds(NAME, TEXT)
+    opens("runs", run=run_id, show="all")
     page.get_by_text("Compare the losses of several runs").click()
     runs, compared = page.get_by_role("combobox", name="Runs"), page.get_by_test_id("stTable")
 

@@ -18,7 +18,7 @@ from engine.models import bases
 from engine.plan import drafts
 from engine.render import preview, skipped
 from engine.runs import lifecycle, store
-from engine.spec import schema
+from engine.spec import OBJECTIVES, schema
 from engine.workspace import Workspace
 from pages import _charts
 from tests.apps import PAGES, button, field, has_button, open_page, preference_run, shown, texts
@@ -247,19 +247,35 @@ def test_the_chart_draws_general_text_from_the_base_on_with_its_limit() -> None:
     steps = [events.Step(step=n, total_steps=20, epoch=1.0, loss=2.0) for n in (1, 10, 20)]
     evals = [events.Eval(step=n, loss=1.5, metrics={"general_loss": 1.0 + n / 100}) for n in (10, 20)]
     watched = events.Watched(step=0, general_loss=1.0, texts=8, limit=0.4)
-    chart = _charts.loss(steps, evals, "nats per token", watched)
-    general = chart["series"][2]
-    assert general["data"] == [[0, 1.0], [10, 1.1], [20, 1.2]] and general["yAxisIndex"] == 1
-    assert general["markLine"]["data"] == [{"yAxis": 1.4, "name": "your limit"}] and chart["yAxis"][1]["max"] > 1.4
-    assert len(_charts.loss(steps, evals, "nats per token")["series"]) == 2
+    loss, general = _charts.first(OBJECTIVES["sft"], steps, evals, watched)
+    told, limit = general.chart["series"]
+    assert told["data"] == [[0, 1.0], [10, 1.1], [20, 1.2]] and limit["data"] == [[0, 1.4], [20, 1.4]]
+    assert limit["name"] == "your limit" and limit["lineStyle"]["type"] == "dashed"
+    assert [one.key for one in _charts.first(OBJECTIVES["sft"], steps, evals, None)] == ["loss"] and len(
+        loss.lines
+    ) == 2
 
 
-def test_the_axis_of_general_text_is_as_long_as_what_is_drawn_on_it() -> None:
-    evals = [events.Eval(step=10, loss=1.5, metrics={"general_loss": 3.21})]
-    watched = events.Watched(step=0, general_loss=3.2, texts=8, limit=0.02)
-    steps = [events.Step(step=10, total_steps=10, epoch=1.0, loss=2.0)]
-    axis = _charts.loss(steps, evals, "nats per token", watched)["yAxis"][1]
-    assert 3.22 < axis["max"] < 3.23  # of a real base, whose limit is a hundredth of its loss
+def test_no_panel_has_more_than_two_lines_nor_a_colour_of_its_own() -> None:
+    metrics = {
+        "rewards/chosen": 0.1,
+        "rewards/rejected": -0.1,
+        "rewards/accuracies": 0.6,
+        "rewards/margins": 0.2,
+        "kl": 0.1,
+    }
+    metrics |= {"reward": 0.1, "reward_less_kl": 0.1, "clip_fraction": 0.1, "ended_share": 1.0, "entropy": 0.5}
+    more = {"learning_rate": 1e-4, "grad_norm": 1.0, "tokens_per_s": 10.0, "memory_mib": 2048.0, "metrics": metrics}
+    steps = [events.Step(step=n, total_steps=20, epoch=1.0, loss=2.0, **more) for n in (1, 10, 20)]
+    evals = [events.Eval(step=n, loss=1.5, metrics=metrics) for n in (10, 20)]
+    for objective in OBJECTIVES.values():
+        panels = [*_charts.first(objective, steps, evals, None), *_charts.others(steps)]
+        assert panels and all(1 <= len(panel.lines) <= 2 for panel in panels)
+        assert not any("color" in series for panel in panels for series in panel.chart["series"])
+        assert len({panel.title for panel in panels}) == len(panels)
+        values = _charts.rows(panels, 40)
+        assert all(len(column) == len(values["step"]) for column in values.values()) and values["step"][-1] == "20"
+    assert _charts.others(steps)[-1].lines[0].points[0] == [1, 2.0]  # GiB
 
 
 def test_settings_of_a_toy_do_not_travel_to_a_real_model(
@@ -496,9 +512,18 @@ def test_a_finished_run_is_shown_with_its_answers_and_can_be_taken_along(workspa
     app = open_page("runs", run=real_run)
     said = texts(app)
     assert "A real run" in said and "finished" in said
-    assert any("PeftModel.from_pretrained" in code.value for code in app.code)
-    assert len(app.dataframe) >= 1  # the answers as it trained
+    assert (
+        "It learned" in said
+        and "**Gained**: " in said
+        and "**Forgotten**: " in said
+        and "Set otherwise than the recipe" in said
+    )
+    written = "".join(str(element.proto) for element in app.get("html"))
+    assert "Training" in written and "<mark" in written  # its way, and its answers with what has changed
     assert not button(app, "next_step").disabled
+    assert not any("PeftModel" in code.value for code in app.code)
+    button(app, "export_it").click().run()
+    assert any("PeftModel.from_pretrained" in code.value for code in app.code)
     button(app, "duplicate").click().run()
     assert not app.exception
     draft = drafts.load(workspace, next((workspace.root / "drafts").glob("*.json")).stem)
@@ -530,9 +555,9 @@ def test_real_rows_go_from_upload_to_advice(workspace: Workspace) -> None:
 def test_a_preference_run_has_a_chart_of_its_rewards(workspace: Workspace) -> None:
     app = open_page("runs", run=preference_run(workspace))
     charts = [str(element.proto) for element in app.get("echarts_chart")]
-    assert len(charts) == 2
-    assert "reward, better answers" in charts[1] and "right order (share)" in charts[1]
-    assert "nats per token" not in charts[0]
+    assert len(charts) == 3  # the loss, the rewards, the order
+    assert "better answers" in charts[1] and "worse answers" in charts[1] and "held-out rows" in charts[2]
+    assert "In the right order, share of pairs" in texts(app) and "nats per token" not in charts[0]
 
 
 def test_a_preference_run_that_forgot_offers_a_higher_beta(workspace: Workspace) -> None:

@@ -16,7 +16,7 @@ from engine.processes import Identity
 from engine.quantised import lost
 from engine.serve import programs, serving
 from engine.workspace import Workspace, write_atomically
-from tests.apps import button, has_button, open_page, shown, texts
+from tests.apps import button, exporting, has_button, shown, texts
 
 pytestmark = pytest.mark.train
 
@@ -37,7 +37,7 @@ def chosen(app, section: str) -> None:
 
 
 def test_a_finished_run_offers_every_way_to_use_it(workspace, real_run, monkeypatch):
-    app = open_page("runs", run=real_run)
+    app = exporting(real_run)
     ways = next(w for w in app.radio if w.key == "use_section")
     assert ways.options == ["Adapter", "Merged model", "GGUF, Ollama", "Serve it", "Hub", "Other trainers"]
     assert "give the same" in texts(app) and "token ids as in training" in texts(app) and "PeftModel" in codes(app)
@@ -61,7 +61,7 @@ def test_a_finished_run_offers_every_way_to_use_it(workspace, real_run, monkeypa
 
 
 def test_a_folder_that_holds_no_llama_cpp_is_said_on_the_page(workspace, real_run, tmp_path):
-    app = open_page("runs", run=real_run)
+    app = exporting(real_run)
     chosen(app, "ollama")
     next(w for w in app.text_input if w.key == "llama_cpp").set_value(str(tmp_path)).run()
     assert button(app, "gguf").disabled
@@ -80,7 +80,7 @@ def test_a_file_that_was_made_is_downloaded_with_what_was_read_back_of_it_and_tw
     )
     write_atomically(file.with_suffix(".json"), msgspec.json.encode(written))
     monkeypatch.setattr(ollama, "program", lambda: None)
-    app = open_page("runs", run=real_run)
+    app = exporting(real_run)
     chosen(app, "ollama")
     assert "0.40 of the size in 16 bits. What it lost against the model was not measured yet." in texts(app)
     assert "llama.cpp does not know this tokenizer" in texts(app)
@@ -107,7 +107,7 @@ def test_how_a_job_ended_is_said_once_and_can_be_put_away(workspace, real_run):
     run_dir = workspace.run_dir(real_run)
     state = export_job.State(job=export_job.Job(what="merged"), process=Identity(2**22 + 1, 1.0, "x"))
     write_atomically(run_dir / export_job.STATE, msgspec.json.encode(state))
-    app = open_page("runs", run=real_run)
+    app = exporting(real_run)
     assert "the export was ended before it was done" in texts(app)
     button(app, "export_forget").click().run()
     assert "the export was ended" not in texts(app) and not (run_dir / export_job.STATE).exists()
@@ -124,7 +124,7 @@ def test_how_a_job_ended_is_said_once_and_can_be_put_away(workspace, real_run):
 def test_what_was_made_is_called_by_its_name_and_not_by_its_folder(workspace, real_run, what, note):
     state = export_job.State(job=export_job.Job(what=what, quantization="q8_0"), made="gguf/it.gguf")
     write_atomically(workspace.run_dir(real_run) / export_job.STATE, msgspec.json.encode(state))
-    app = open_page("runs", run=real_run)
+    app = exporting(real_run)
     assert note in texts(app) and "it.gguf" not in texts(app)
 
 
@@ -138,7 +138,7 @@ def test_looking_at_a_download_reads_none_of_it(workspace, real_run, monkeypatch
     write_atomically(file.with_suffix(".json"), msgspec.json.encode(written))
     offered: dict[str, object] = {}
     monkeypatch.setattr(st, "download_button", lambda _, data, *, key, **__: offered.update({key: data}))
-    app = open_page("runs", run=real_run)
+    app = exporting(real_run)
     chosen(app, "ollama")
     assert set(offered) == {"download", "download_gguf"} and all(map(callable, offered.values()))
 
@@ -165,7 +165,7 @@ def test_a_run_is_served_seen_and_ended_on_its_page(workspace, real_run, monkeyp
 
     monkeypatch.setattr(serving, "start", start)
     monkeypatch.setattr(programs, "MODULES", ("no_such_module",))
-    app = open_page("runs", run=real_run)
+    app = exporting(real_run)
     chosen(app, "serve")
     assert "nothing on this machine can serve this run" in texts(app) and not has_button(app, "serve")
     monkeypatch.setattr(programs, "MODULES", ("msgspec",))

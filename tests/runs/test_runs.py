@@ -70,7 +70,7 @@ def test_a_finished_run_has_the_files_that_everybody_reads(home):
     assert store.load_spec(home.workspace, run_id) == written
     assert home.supervisor(run_id) is not None
     assert msgspec.json.decode((folder / "summary.json").read_bytes(), type=store.Summary).status == "finished"
-    assert msgspec.json.decode((folder / "meta.json").read_bytes()) == {"name": "finishes on starter"}
+    assert msgspec.json.decode((folder / "meta.json").read_bytes()) == {"name": "finishes · Starter"}
     assert (folder / "reserve").stat().st_size == events.RESERVE_BYTES
     assert (folder / "worker.log").exists()
     assert not (folder / "stop").exists()

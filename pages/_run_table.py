@@ -1,0 +1,278 @@
+"""The list of all runs: what each is of and came to, filters, an order, a colour for any setting; a sweep is one row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import pandas as pd
+import streamlit as st
+from pandas.io.formats.style import Styler
+
+from engine.forgetting import sweep_drive, sweep_plan
+from engine.runs import Run, store
+from engine.runs import scored as runs_scored
+from engine.serve import serving
+from engine.spec import RunSpec, schema, settings
+from engine.words import t
+from engine.workspace import Workspace
+from pages import _failures, _run_list, _ui
+
+REFRESH_S = 2.0
+# What an opening of the list may take for runs whose figures were never worked out; the others follow as it stays open.
+MOST_WORK_S = 0.3
+HEIGHT = 460
+# What a button reads as a picture, and what is shown of it when it is part of a name.
+_ICON, _NO_ICON = ":material/", ":\u2060material/"
+# Washes that read on light and on dark alike; more values than these share them.
+_WASHES = ("59,91,219", "194,65,12", "15,118,110", "147,51,234", "161,98,7", "190,24,93", "77,124,15", "71,85,105")
+
+
+class Row(NamedTuple):
+    """One run as it is listed. `inside`: of an open sweep."""
+
+    run: Run
+    of: Any
+    summary: store.Summary
+    brief: runs_scored.Brief | None
+    inside: bool = False
+
+    @property
+    def seconds(self) -> float | None:
+        return sum(self.brief.seconds.values()) if self.brief is not None and self.brief.seconds else None
+
+
+def show(workspace: Workspace, runs: list[Run]) -> None:
+    """Show all runs; while one of them goes on, or figures are missing, the list is read again by itself."""
+    live = any(run.status in store.LIVE for run in runs)
+    kept = runs_scored.kept_briefs(workspace, runs)
+    missing = any(run.id not in kept and run.status not in store.LIVE and not run.note for run in runs)
+    _failures.fragment(run_every=REFRESH_S if live or missing else None)(_show)(workspace, live, len(runs))
+
+
+def _show(workspace: Workspace, was_live: bool, count: int) -> None:
+    runs = store.list_every(workspace)
+    live = any(run.status in store.LIVE for run in runs)
+    briefs = _briefs(workspace, runs)
+    if live != was_live or len(runs) != count:
+        st.rerun()
+    wanted = _ui.current("run")
+    rows = [
+        Row(run, store.made_of(workspace, run), store.summary(workspace, run.id), briefs.get(run.id)) for run in runs
+    ]
+    rows = _ordered(_filtered(rows))
+    rows = _folded(workspace, rows, wanted)
+    if not rows:
+        st.info(t("No run fits what is looked for."))
+        return
+    colour = st.session_state.get("runs_colour")
+    specs = _specs(workspace, rows) if colour in settings.fields() else {}
+    served = serving.all_now(workspace)
+    frame = _frame(rows, served, colour, specs)
+    _table(_tinted(frame, _heading(colour)), [row.run.id for row in rows], t("All runs"), most_height=HEIGHT)
+
+
+def _table(frame: pd.DataFrame | Styler, ids: Sequence[str], alt: str, *, most_height: int) -> None:
+    """Show runs, each name a button that opens its run, and each row to be marked, which the keyboard does with Shift and
+    Space. What was clicked is looked up in these very rows, which may be others when they are shown anew."""
+    key = f"open_{hash(tuple(ids))}"
+    clicked = st.session_state.get(key)
+    picked = st.dataframe(
+        frame, hide_index=True, height=min(most_height, 38 + 35 * len(ids)), row_height=35, placeholder="",
+        column_config=_columns(key), alt=alt, key=f"{key}_table", on_select="rerun", selection_mode="single-row",
+    )  # fmt: skip
+    rows = [clicked["row"]] if clicked else picked.selection.rows if picked else []
+    if rows and rows[0] < len(ids):
+        _run_list.look(str(ids[rows[0]]))
+
+
+def _briefs(workspace: Workspace, runs: list[Run]) -> dict[str, runs_scored.Brief]:
+    """Return the figures of runs that have ended; of those that were never worked out as many as there is time for."""
+    found, began_s = runs_scored.kept_briefs(workspace, runs), time.monotonic()
+    for run in runs:
+        if run.id in found or run.status in store.LIVE or run.note:
+            continue
+        if time.monotonic() - began_s > MOST_WORK_S:
+            break
+        found[run.id] = runs_scored.brief(workspace, run.id, runs)
+    return found
+
+
+def _filtered(rows: list[Row]) -> list[Row]:
+    """Offer to look for runs, and return those that fit. Of few runs there is nothing to look for."""
+    if len(rows) < 4:
+        return rows
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        text = st.text_input(
+            t("Find"), key="runs_find", placeholder=t("name, data, base, recipe"), icon=":material/search:"
+        ).casefold()
+        with st.popover(t("Filter"), icon=":material/filter_list:"):
+            kept = [
+                _one_of(t("Status"), "status", {row.run.status: _ui.status_word(row.run.status) for row in rows}),
+                _one_of(t("Data"), "data", {row.of.data: row.of.data for row in rows if row.of.data}),
+                _one_of(t("Base"), "base", {row.of.base: row.of.base for row in rows if row.of.base}),
+                _one_of(t("Recipe"), "recipe", {row.of.recipe: row.of.recipe for row in rows}),
+            ]
+            pinned = st.toggle(t("Only pinned ones"), key="pinned_alone") if any(row.run.pin for row in rows) else False
+        with st.popover(t("Order and colour"), icon=":material/palette:"):
+            st.selectbox(t("Order"), list(_orders()), format_func=lambda one: _orders()[one], key="runs_order")
+            st.selectbox(
+                t("Colour by"), [None, *_coloured()], format_func=lambda one: t("nothing") if one is None else _heading(one),
+                key="runs_colour",
+            )  # fmt: skip
+    return [
+        row for row in rows
+        if all(not some or value in some for some, value in
+               zip(kept, (row.run.status, row.of.data, row.of.base, row.of.recipe), strict=True))
+        and text in " ".join((row.run.name, row.of.data, row.of.base, row.of.recipe, row.run.pin)).casefold()
+        and (row.run.pin or not pinned)
+    ]  # fmt: skip
+
+
+def _one_of(label: str, key: str, words: Mapping[str, str]) -> list[str]:
+    name = f"runs_{key}"
+    return st.multiselect(
+        _ui.plain(label), sorted(words), format_func=lambda one: words[one], key=name, placeholder=t("all")
+    )
+
+
+def _orders() -> dict[str, str]:
+    return {
+        "newest": t("newest first"), "gained": t("most gained"), "lost": t("least lost"), "loss": t("lowest loss"),
+        "minutes": t("shortest"), "name": t("by name"),
+    }  # fmt: skip
+
+
+def _ordered(rows: list[Row]) -> list[Row]:
+    last = float("inf")
+
+    def better(change: runs_scored.Change | None) -> tuple[bool, float]:
+        return (True, 0.0) if change is None else (change.unit != "%", -change.better)  # points before nats
+
+    keys: dict[str, Callable[[Row], Any]] = {
+        "gained": lambda row: better(row.brief.gained if row.brief is not None else None),
+        "lost": lambda row: better(row.brief.lost if row.brief is not None else None),
+        "loss": lambda row: last if row.summary.eval_loss is None else row.summary.eval_loss,
+        "minutes": lambda row: last if row.seconds is None else row.seconds,
+        "name": lambda row: row.run.name.casefold(),
+    }
+    key = keys.get(st.session_state.get("runs_order", "newest"))
+    return sorted(rows, key=key) if key is not None else rows
+
+
+def _folded(workspace: Workspace, rows: list[Row], wanted: str | None) -> list[Row]:
+    """Return the rows with the runs of each sweep behind it: shown below it where it, or one of them, was opened last."""
+    inside: dict[str, str] = {}
+    for row in rows:
+        if row.run.recipe == sweep_plan.RECIPE.name:
+            inside |= dict.fromkeys(trials(workspace, row.run.id), row.run.id)
+    opened = inside.get(wanted or "", wanted)
+    found = []
+    for row in rows:
+        if row.run.id in inside:
+            continue
+        found.append(row)
+        if row.run.id == opened:
+            found += [one._replace(inside=True) for one in rows if inside.get(one.run.id) == opened]
+    return found
+
+
+def trials(workspace: Workspace, sweep_id: str) -> list[str]:
+    """Return the runs of a sweep that were started."""
+    with suppress(OSError, ValueError):
+        return [trial.run for trial in sweep_drive.load(workspace, sweep_id).trials if trial.run is not None]
+    return []
+
+
+def children(workspace: Workspace, sweep: Run, runs: list[Run]) -> None:
+    """Show the runs of a sweep on its page, each with what it came to; a click opens one."""
+    own = set(trials(workspace, sweep.id))
+    found = [run for run in runs if run.id in own]
+    if not found:
+        return
+    briefs = _briefs(workspace, found)
+    rows = [
+        Row(run, store.made_of(workspace, run), store.summary(workspace, run.id), briefs.get(run.id)) for run in found
+    ]
+    st.markdown(f"**{_ui.plain(t('Its runs ({n})', n=len(rows)))}**")
+    _table(_frame(rows, {}, None, {}), [row.run.id for row in rows], t("The runs of this sweep"), most_height=HEIGHT)
+
+
+def _specs(workspace: Workspace, rows: Sequence[Row]) -> dict[str, RunSpec]:
+    return {row.run.id: store.load_spec(workspace, row.run.id) for row in rows if not row.run.note}
+
+
+def _coloured() -> list[str]:
+    return ["status", "data", "base", "recipe", *settings.fields()]
+
+
+def _heading(colour: str | None) -> str:
+    own = {"status": t("Status"), "data": t("Data"), "base": t("Base"), "recipe": t("Recipe")}
+    return own.get(colour or "") or (t(settings.fields()[colour].title) if colour in settings.fields() else "")
+
+
+def _frame(
+    rows: Sequence[Row], served: Mapping[str, Any], colour: str | None, specs: Mapping[str, RunSpec]
+) -> pd.DataFrame:  # fmt: skip
+    pinned = any(row.run.pin for row in rows)
+    losses = [row.summary.eval_loss if row.summary.eval_loss is not None else row.summary.loss for row in rows]
+    table: dict[str, list[Any]] = {
+        t("Run"): [("↳ " if row.inside else "") + row.run.name.replace(_ICON, _NO_ICON) for row in rows],
+        **({t("Pinned"): [row.run.pin for row in rows]} if pinned else {}),
+        t("Status"): [_state(row, served) for row in rows],
+        t("Gained"): [_change(row.brief.gained if row.brief is not None else None) for row in rows],
+        t("Lost"): [_change(row.brief.lost if row.brief is not None else None) for row in rows],
+        t("Loss"): losses,
+        t("Minutes"): [None if row.seconds is None else row.seconds / 60 for row in rows],
+        t("Data"): [row.of.data for row in rows],
+        t("Base"): [row.of.base for row in rows],
+        t("Recipe"): [row.of.recipe for row in rows],
+        t("Started"): [_ui.ago(row.run.created) for row in rows],
+    }
+    if specs and colour:
+        values = [schema.value_at(specs[row.run.id], colour) if row.run.id in specs else None for row in rows]
+        shown = ["" if value is None else _ui.show_value(value) for value in values]
+        table = {t("Run"): table[t("Run")], _heading(colour): shown, **table}
+    return pd.DataFrame(table)
+
+
+def _state(row: Row, served: Mapping[str, Any]) -> str:
+    if row.run.id in served:
+        return t("served")
+    word = _ui.status_word(row.run.status)
+    return f"{word} {100 * row.run.progress:.0f} %" if row.run.status == "running" else word
+
+
+def _change(change: runs_scored.Change | None) -> str:
+    """Return a change in a few words; one that is not beyond noise, or too small to matter, says so."""
+    if change is None or change.verdict == "too few":
+        return ""
+    told = t("{n} points", n=f"{100 * change.change:+.0f}") if change.unit == "%" else f"{change.change:+.2f}"
+    if change.unit == "nats/token":
+        told = t("loss {n}", n=told)
+    return told if change.verdict in ("better", "worse") else t("{change}, unsure", change=told)
+
+
+def _tinted(frame: pd.DataFrame, column: str) -> pd.DataFrame | Styler:
+    """Return the table with the cells of one column coloured by their value."""
+    if column not in frame:
+        return frame
+    values = {value: index for index, value in enumerate(dict.fromkeys(frame[column]))}
+    return frame.style.map(
+        lambda value: f"background-color: rgba({_WASHES[values[value] % len(_WASHES)]}, 0.28)", subset=[column]
+    )
+
+
+def _columns(key: str) -> dict[str, Any]:
+    config = st.column_config
+    return {
+        t("Run"): config.ButtonColumn(width=330, type="tertiary", alignment="left", key=key),
+        t("Loss"): config.NumberColumn(
+            format="%.3f", help=t("On held-out rows; where there are none, on trained ones.")
+        ),
+        t("Minutes"): config.NumberColumn(format="%.1f", help=t("Without waiting.")),
+        t("Gained"): config.TextColumn(width=110, help=t("On held-out rows of its own data, against the base.")),
+        t("Lost"): config.TextColumn(width=130, help=t("What it knew before: the benchmark that fell most.")),
+    }

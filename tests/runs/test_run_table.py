@@ -1,0 +1,128 @@
+"""The list of runs and the page of one, as a person reads them."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from engine import events, starter
+from engine.data import datasets
+from engine.forgetting import sweep_plan
+from engine.plan import plans
+from engine.runs import scored, store
+from engine.spec import RunSpec, schema
+from engine.workspace import Workspace
+from pages import _run_answers, _run_list
+from tests.apps import button, has_button, open_page, texts
+from tests.helpers import finished_run, planned
+
+
+@pytest.fixture
+def spec(workspace: Workspace) -> RunSpec:
+    data = datasets.add_sample(workspace, starter.sample("new-facts"))
+    found, problems = planned(workspace, "lora", base="starter", dataset=data.id, overrides={})
+    assert not problems
+    return found
+
+
+def listed(app) -> list[str]:
+    return list(app.dataframe[0].value["Run"])
+
+
+def test_several_runs_are_a_list_and_one_is_opened_by_its_address(workspace, spec):
+    for number in (1, 2):
+        finished_run(workspace, number, spec)
+    app = open_page("runs")
+    assert len(listed(app)) == 2 and not has_button(app, "next_step")
+    app = open_page("runs", run="20260101-000001-abcdef")
+    assert not app.dataframe and "finished" in str(app.header[0].value)
+    button(app, "all_runs").click().run()
+    assert len(listed(app)) == 2 and _run_list.LIST in app.query_params[_run_list.VIEW]
+
+
+def test_the_list_is_looked_through_ordered_and_coloured_by_any_setting(workspace, spec):
+    for number, rate in enumerate((1e-4, 3e-4, 2e-4, 1e-4), 1):
+        train = msgspec.structs.replace(spec.train, learning_rate=rate)
+        folder = finished_run(workspace, number, msgspec.structs.replace(spec, train=train))
+        (folder / "meta.json").write_text(f'{{"name": "run {number}"}}')
+        log = events.EventLog(folder)
+        log.append(events.Eval(step=1, loss=float(10 - number)))
+        log.append(events.Finished(step=1))
+        log.close()
+    app = open_page("runs")
+    assert listed(app) == ["run 4", "run 3", "run 2", "run 1"]
+    field = {one.key: one for one in [*app.selectbox, *app.text_input, *app.multiselect]}
+    field["runs_order"].set_value("name").run()
+    assert listed(app) == ["run 1", "run 2", "run 3", "run 4"]
+    field["runs_order"].set_value("loss").run()
+    assert listed(app)[0] == "run 4"
+    field["runs_colour"].set_value("train.learning_rate").run()
+    assert list(app.dataframe[0].value["Learning rate"]) == ["0.0001", "0.0002", "0.0003", "0.0001"]
+    field["runs_find"].set_value("RUN 3").run()
+    assert listed(app) == ["run 3"]
+    field["runs_find"].set_value("nothing of that kind").run()
+    assert not app.dataframe and "No run fits" in texts(app)
+
+
+def test_a_sweep_is_one_row_that_opens(workspace, spec):
+    inside = [finished_run(workspace, number, spec).name for number in (1, 2)]
+    finished_run(workspace, 3, spec)
+    sweep = workspace.run_dir("20260101-000009-abcdef")
+    sweep.mkdir()
+    told = msgspec.structs.replace(spec, kind="sweep", recipe=sweep_plan.RECIPE)
+    (sweep / "spec.json").write_bytes(schema.encode(told))
+    (sweep / "meta.json").write_text('{"name": "two seeds"}')
+    trials = [sweep_plan.Trial(recipe="lora", seed=n, run=run) for n, run in enumerate(inside)]
+    made = sweep_plan.Sweep(title="two seeds", data=spec.dataset.id, base="starter", trials=trials)
+    (sweep / "sweep.json").write_bytes(msgspec.json.encode(made))
+    log = events.EventLog(sweep)
+    log.append(events.Finished(step=2))
+    log.close()
+    assert len(listed(open_page("runs"))) == 2
+    opened = listed(open_page("runs", run=inside[0], show="all"))
+    assert opened[0] == "two seeds" and [name.startswith("↳") for name in opened] == [False, True, True, False]
+    page = open_page("runs", run=sweep.name)
+    assert "Its runs (2)" in texts(page) and len(listed(page)) == 2
+
+
+def test_a_list_that_lacks_figures_works_out_no_more_than_it_has_time_for(workspace, spec, monkeypatch):
+    from pages import _run_table
+
+    for number in range(1, 6):
+        finished_run(workspace, number, spec)
+    monkeypatch.setattr(_run_table, "MOST_WORK_S", -1.0)
+    assert len(listed(open_page("runs"))) == 5 and not scored.kept_briefs(workspace, store.list_every(workspace))
+    monkeypatch.setattr(_run_table, "MOST_WORK_S", 60.0)
+    open_page("runs")
+    assert len(scored.kept_briefs(workspace, store.list_every(workspace))) == 5
+
+
+def test_what_differs_from_the_first_answer_is_marked_and_nothing_of_it_is_html():
+    told = _run_answers.marked("The capital is <b>.", "The capital is <i>Pesk</i>.")
+    assert "<i>" not in told and "&lt;" in told and told.startswith("The capital is")
+    assert "<mark" in told and "text-decoration:underline" in told and "Pesk" in told.partition("<mark")[2]
+    assert _run_answers.marked("same words", "same words") == "same words"
+    assert _run_answers.marked("首都是上海", "首都是北京").startswith("首都是<mark")  # letter by letter
+
+
+def test_of_many_answers_the_first_the_middle_and_the_newest_are_shown_in_full():
+    answers = [events.Sample(step=n, prompt="p", text=f"answer {n} " * 50) for n in range(0, 70, 10)]
+    assert [one.step for one in _run_answers.picked(answers)] == [0, 30, 60]
+    assert _run_answers.picked(answers[:2]) == answers[:2]
+
+
+def test_a_run_that_goes_on_says_what_is_behind_and_what_is_to_come_by_the_plan_it_was_started_with(workspace, spec):
+    from pages import _run_timeline
+
+    folder = finished_run(workspace, 1, spec)
+    (folder / "events.jsonl").unlink()
+    log = events.EventLog(folder)
+    for event in (events.Queued(device="cpu"), events.Phase(phase="loading"), events.Phase(phase="training"),
+                  events.Step(step=3, total_steps=9, epoch=1, loss=1, left_s=42.0)):  # fmt: skip
+        log.append(event)
+    log.close()
+    assert plans.of_spec(workspace, spec).time is not None
+    road = _run_timeline.road(workspace, folder.name, "running")
+    assert [one.phase for one in road if one.state == "now"] == ["training"]
+    ahead = [one for one in road if one.state == "to come"]
+    assert "scoring tuned" in [one.phase for one in ahead] and all(one.left_s for one in ahead)
