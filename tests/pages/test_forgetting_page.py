@@ -6,8 +6,10 @@ import csv
 import functools
 import io
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import events, limits, starter
+from engine.benchmarks import library
 from engine.data import datasets
 from engine.forgetting import evaluations, remedies, sweep_drive
 from engine.models import bases
@@ -23,7 +26,7 @@ from engine.report import Item, blind, files, paired
 from engine.report import items as report_items
 from engine.runs import lifecycle, scored, store
 from engine.spec import RunSpec, schema
-from engine.words import Problem
+from engine.words import Problem, set_language
 from engine.workspace import Workspace
 from pages import _forgetting_frontier, _forgetting_report
 from tests.apps import button, has_button, open_page, preference_run, shown, texts
@@ -280,6 +283,35 @@ def test_the_html_report_holds_no_script_and_asks_no_host() -> None:
     assert not any(name in ("src", "href") or name.startswith("on") for _, found in tags for name in found)
     assert "default-src 'none'" in page and "http://" not in page and "https://" not in page
     assert shown.count(EVIL) == 8  # as it is wherever it stands: title, heading, sentence, line, chart, table thrice
+    names = [tag for tag, _ in tags]
+    assert names.count("h1") == names.count("main") == 1 and ("html", {"lang": "en"}) in tags
+    places = [found for tag, found in tags if found.get("class") == "wide"]
+    assert len(places) == 2 and all(one["tabindex"] == "0" and one["aria-label"] for one in places)  # chart and table
+
+
+def test_a_report_that_is_made_in_a_thread_of_its_own_is_in_the_reader_s_language(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = scored.of(workspace, preference_run(workspace))
+    made: list[Any] = []
+    monkeypatch.setattr(_forgetting_report.st, "download_button", lambda _, data, **__: made.append(data))
+    set_language("zh")
+    try:
+        _forgetting_report.downloads(one, one.judged(), {})
+    finally:
+        set_language("en")
+    with ThreadPoolExecutor(1) as pool:  # as the server does
+        page = pool.submit(made[-1]).result().decode()
+    assert '<html lang="zh">' in page and "微调后" in page and "Tuned said" not in page
+
+
+def test_a_benchmark_of_the_pack_has_its_title_in_the_reader_s_language(workspace: Workspace) -> None:
+    set_language("zh")
+    try:
+        assert "General text" not in library.titles(workspace).values()
+    finally:
+        set_language("en")
+    assert library.titles(workspace)["general-text"] == "General text"
 
 
 def test_a_spreadsheet_takes_no_text_for_a_formula() -> None:
