@@ -54,7 +54,7 @@ def table(app: AppTest) -> pd.DataFrame:
 def texts(app: AppTest) -> str:
     """Everything a person reads on the page, without Markdown's escapes."""
     parts: list[str] = []
-    for kind in ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success"):
+    for kind in ("title", "header", "subheader", "markdown", "caption", "info", "warning", "error", "success"):
         parts += [str(element.value) for element in getattr(app, kind)]
     return shown("\n".join(parts))
 
