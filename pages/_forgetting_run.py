@@ -148,10 +148,12 @@ def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str,
     line = stages.of(scored, runs)
     line = line if line is not None and line.changes else None
     walked = scored.spec.kind == "train" and OBJECTIVES[scored.spec.objective].is_scored_on_its_way
-    titles = [t("Scores"), t("Question by question"), *([t("Stage by stage")] if line is not None else []),
-              *([t("Along the run")] if walked else []), t("Every figure"), t("How it was asked")]  # fmt: skip
+    staged = [t("Stage by stage")] if line is not None else []
+    on_the_way = [t("Along the run")] if walked else []
+    first = [t("Scores"), t("Question by question")]
+    last = [t("Every figure"), t("How it was asked")]
     with st.expander(t("Every score and question")):
-        places = iter(st.tabs([_ui.plain(title) for title in titles]))
+        places = iter(st.tabs(first + staged + on_the_way + last))
         with next(places):
             _scores(scored, judged, titled)
         with next(places):

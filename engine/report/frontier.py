@@ -156,14 +156,15 @@ def seed_note(points: Sequence[Point]) -> str:
     kept = _by_chance([(one.change_low, one.change_high) for one in single])
     if gained is not None and kept is not None:
         return t(
-            "One seed cannot tell which is better: a difference under {gained} points gained, or {kept} points of general knowledge, may be chance "
-            "of the questions alone, and another seed may turn the order round. Run each with three seeds or more.",
+            "One seed cannot tell which is better: a difference under {gained} points gained, or {kept} points of general "
+            "knowledge, may be chance of the questions alone, and another seed may turn the order round. Run each with three "
+            "seeds or more.",
             gained=f"{100 * gained:.0f}", kept=f"{100 * kept:.0f}",
         )  # fmt: skip
     if gained is not None or kept is not None:
         return t(
-            "One seed cannot tell which is better: a difference under {points} points may be chance of the questions alone, and another seed may "
-            "turn the order round. Run each with three seeds or more.",
+            "One seed cannot tell which is better: a difference under {points} points may be chance of the questions alone, "
+            "and another seed may turn the order round. Run each with three seeds or more.",
             points=f"{100 * (gained if gained is not None else kept or 0.0):.0f}",
         )  # fmt: skip
     return t(
