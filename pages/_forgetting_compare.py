@@ -108,7 +108,7 @@ def _link(chosen: Sequence[str]) -> None:
         return
     address = st.context.url.partition("?")[0]
     st.caption(t("A link to this comparison, for whoever has this home:"))
-    st.code(f"{address}?view=compare&runs={','.join(chosen)}", language=None)
+    st.code(f"{address}?view=compare&runs={','.join(chosen)}", language=None, wrap_lines=True)
 
 
 def _nothing(workspace: Workspace, scored: list[Run], usual: Sequence[str], runs: Sequence[Run]) -> None:

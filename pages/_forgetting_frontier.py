@@ -110,6 +110,8 @@ def frontier_figure(trades: Sequence[Trade], picked: frontier.Point | None) -> g
 def _gain_title(measure: str | None) -> str:
     if frontier.in_points(measure):
         return t("gained on the new task, points")
+    if measure == items.LOSS:
+        return t("fall of the loss on the new task")
     return t("gained on the new task, reward") if measure == items.ANSWERS else t("gained on the new task")
 
 
@@ -365,6 +367,7 @@ def numbers_table(trades: Sequence[Trade]) -> pd.DataFrame:
     points = [one.point for one in trades]
     known, in_text, found = _known(points), frontier.by_text(points), []
     title = t("General text, loss") if in_text else t("General, points")
+    gained = t("Loss fell by") if any(one.measure == items.LOSS for one in known) else t("Gained")
     for one in (trade for trade in trades if trade.mark):
         point = one.point
         scale = 100 if frontier.in_points(point.measure) else 1
@@ -373,7 +376,7 @@ def numbers_table(trades: Sequence[Trade]) -> pd.DataFrame:
             {
                 t("No."): f"{shape} {one.mark}".strip(),
                 t("Run"): point.name,
-                t("Gained"): figure_with(point.gain, point.gain_low, point.gain_high, scale, signed=True),
+                gained: figure_with(point.gain, point.gain_low, point.gain_high, scale, signed=True),
                 title: figure_with(*_kept(point, True), 1, signed=True)
                 if in_text
                 else figure_with(point.change, point.change_low, point.change_high, 100, signed=True),

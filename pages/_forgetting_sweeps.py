@@ -18,6 +18,7 @@ from engine.spec import recipes as spec_recipes
 from engine.words import Problem, joined, t
 from engine.workspace import Workspace
 from pages import _failures, _forgetting_ask, _forgetting_frontier, _forgetting_parallel, _ui
+from pages import _forgetting_tables as tables
 
 SETTINGS_EXAMPLE = "train.replay_share=0, 0.05\ntrain.learning_rate=0.001, 0.0005"
 
@@ -36,7 +37,7 @@ def show(workspace: Workspace) -> None:
         _new(workspace)
     if not found:
         return
-    names = {run.id: f"{run.name} · {run.id}" for run in found}
+    names = tables.names(found)
     ids = list(names)
     wanted = made or _ui.current("run")
     if made:

@@ -157,8 +157,8 @@ def seed_note(points: Sequence[Point]) -> str:
     if gained is not None and kept is not None:
         return t(
             "One seed cannot tell which is better: a difference under {gained} points gained, or {kept} points of general "
-            "knowledge, may be chance of the questions alone, and another seed may turn the order round. Run each with three "
-            "seeds or more.",
+            "knowledge, may be chance of the questions alone, and another seed may turn the order round. Run each with "
+            "three seeds or more.",
             gained=f"{100 * gained:.0f}", kept=f"{100 * kept:.0f}",
         )  # fmt: skip
     if gained is not None or kept is not None:

@@ -434,6 +434,20 @@ def test_a_headline_three_sentences_and_one_button_come_first_and_all_else_is_fo
     assert app.radio(key="forgetting_view").value == "compare" and not app.exception
 
 
+def test_a_preference_that_moved_below_the_likelier_answer_is_said_to_have_moved(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    folder = workspace.run_dir(run_id) / "items"
+    for model, better in (("base", -9.0), ("tuned", -6.0)):  # the worse answer, at -5, stays the likelier one
+        told = [
+            Item(item=str(n), family=report_items.UNSEEN, prompt_sha="p", choices=["a", "b"], gold=0, correct=False,
+                 loglikelihoods=[better, -5.0])
+            for n in range(60)
+        ]  # fmt: skip
+        report_items.write_items(folder / f"{model}-new-task-preference.jsonl", told)
+    said = texts(open_page("forgetting", run=run_id)).replace("**", "").partition("Lost:")[0]
+    assert "0 % → 0 %" in said and "In 100 % of the 60 pairs the better answer gained on the worse one" in said
+
+
 def test_chat_opens_with_the_run_of_the_report(workspace: Workspace) -> None:
     run_id = preference_run(workspace)
     app = open_page("forgetting", run=run_id)
