@@ -61,6 +61,11 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
         help=t("At first: all on the same rows and base."), placeholder=t("Choose two or more"),
     )  # fmt: skip
     _address(chosen)
+    if len(chosen) < 2 and len(usual) > 1:
+        st.info(
+            t("Choose two runs or more. Another run on the same rows, with other settings, is what to compare with.")
+        )
+        return
     if len(chosen) < 2:
         _nothing(workspace, scored, usual, runs)
         return

@@ -448,6 +448,25 @@ def test_a_preference_that_moved_below_the_likelier_answer_is_said_to_have_moved
     assert "0 % → 0 %" in said and "In 100 % of the 60 pairs the better answer gained on the worse one" in said
 
 
+def test_how_it_was_asked_is_said_in_words_without_keys_of_the_machine(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    told = {
+        "questions": 60,
+        "chance": 0.5,
+        "form": None,
+        "base_key": "f" * 64,
+        "tuned_key": "e" * 64,
+        "window_tokens": 512,
+    }
+    (workspace.run_dir(run_id) / "items" / "settings.json").write_text(json.dumps({"toy-world": told}))
+    app = open_page("forgetting", run=run_id)
+    asked = app.table[-1].value.map(shown).rename(columns=shown).iloc[0].to_dict()
+    assert asked == {
+        "Questions": "toy-world knowledge", "Asked": "60", "Right by guessing": "50 %", "Examples": "–", "Template": "–",
+        "Window, tokens": "512",
+    }  # fmt: skip
+
+
 def test_chat_opens_with_the_run_of_the_report(workspace: Workspace) -> None:
     run_id = preference_run(workspace)
     app = open_page("forgetting", run=run_id)
