@@ -178,7 +178,7 @@ def _own(workspace: Workspace) -> None:
     """Take a person's own questions; what is wrong with a file is named line by line."""
     st.markdown(f"**{t('Your own questions')}**")
     st.caption(t("JSON Lines, one question a line, all in one of these forms:"))
-    st.code(OWN_FORMS, language="json")
+    st.code(OWN_FORMS, language="json", wrap_lines=True)
     found = _data_upload.received(workspace, "own_questions", t("A file of questions"), limit_bytes=own.MOST_BYTES)
     if not found:
         return

@@ -8,17 +8,25 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
+from engine import limits
 from engine.benchmarks import library
-from engine.forgetting import evaluations, sweep_plan
+from engine.forgetting import evaluations, remedies, sweep_plan
+from engine.plan import drafts
 from engine.report import Comparison, files, frontier, headline, items
 from engine.runs import Run, ScoredRun, store
 from engine.runs import scored as runs_scored
 from engine.spec import RunSpec, schema, settings, tolerances
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _failures, _forgetting_frontier, _ui
+from pages import _failures, _forgetting_frontier, _forgetting_lines, _ui
 from pages import _forgetting_tables as tables
+from pages._forgetting_frontier import Trade
+
+CHOSEN = "compared_runs"
+# As many as have lines that can be told apart; and of an address no more is read than names of so many.
+MOST_COMPARED, MOST_LETTERS = _forgetting_lines.MOST_LINES, 1_000
 
 
 def alike(workspace: Workspace, scored: list[Run], run_id: str | None) -> list[str]:
@@ -31,40 +39,141 @@ def alike(workspace: Workspace, scored: list[Run], run_id: str | None) -> list[s
     return [name for name, one in trained.items() if one.dataset.id == own.dataset.id and one.base.ref == own.base.ref]
 
 
+def others(workspace: Workspace, scored: list[Run], run_id: str) -> int:
+    """Return how many other runs of the same rows and base were scored."""
+    same = alike(workspace, scored, run_id)
+    return len(same) - 1 if run_id in same else 0
+
+
 def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequence[Run]) -> None:
     """Let a person pick from the scored runs, and show where they stand. `runs` are all there are."""
-    names = {run.id: f"{run.name} · {run.id[-6:]}" for run in scored if run.recipe != evaluations.RECIPE.name}
-    usual = alike(workspace, scored, run_id)[:30]
-    chosen = st.multiselect(
-        t("Runs"), list(names), default=[one for one in usual if one in names], format_func=lambda i: names[i],
-        key=f"compared_{run_id}", help=t("At first: all on the same rows and base."),
+    names = tables.names(run for run in scored if run.recipe != evaluations.RECIPE.name)
+    usual = [one for one in alike(workspace, scored, run_id) if one in names]
+    if len(names) < 2:
+        _nothing(workspace, scored, usual, runs)
+        return
+    if CHOSEN not in st.session_state:
+        st.session_state[CHOSEN] = (_asked(names) or usual)[:MOST_COMPARED]
+    st.session_state[CHOSEN] = [one for one in st.session_state[CHOSEN] if one in names]
+    left, right = st.columns([5, 1], vertical_alignment="bottom")
+    chosen = left.multiselect(
+        t("Runs"), list(names), format_func=lambda i: names[i], key=CHOSEN, max_selections=MOST_COMPARED,
+        help=t("At first: all on the same rows and base."), placeholder=t("Choose two or more"),
     )  # fmt: skip
-    if len(chosen) < 2:
+    _address(chosen)
+    if len(chosen) < 2 and len(usual) > 1:
         st.info(
             t("Choose two runs or more. Another run on the same rows, with other settings, is what to compare with.")
         )
-        if not chosen:
-            return
-    lines, compared = {}, {}
-    specs = {one: store.load_spec(workspace, one) for one in chosen}
+        return
+    if len(chosen) < 2:
+        _nothing(workspace, scored, usual, runs)
+        return
+    compared = _read(workspace, chosen, names, runs)
+    if len(compared) < 2:
+        return
+    marks = {one: str(number) for number, one in enumerate(compared, 1)}
+    trades = _trades(compared, names, marks, right)
+
+    def look(picked: frontier.Point) -> None:
+        if len(picked.runs) == 1 and picked.runs[0] != run_id:
+            label = _ui.say("Look at {name}", name=picked.name)
+            st.button(label, key="look_at_picked", on_click=_look_at, args=(picked.runs[0],), type="primary")
+
+    _forgetting_frontier.trade(trades, "compare", look)
+    _forgetting_lines.show(workspace, marks)
+    with st.expander(t("Every change, side by side")):
+        lines = {one: found.rows for one, found in compared.items()}
+        specs = {one: found.spec for one, found in compared.items()}
+        beside = _beside(_comparable(lines, specs), marks, library.titles(workspace))
+        st.dataframe(beside, hide_index=True, alt=t("Changes of each run"))
+        st.caption(t("Change of each run against its base, with the 95 % interval."))
+        _downloads([one.point for one in trades])
+    _link(chosen)
+
+
+def _asked(names: Mapping[str, str]) -> list[str]:
+    """Return the runs that the address names, as far as they are here; it is never more than looked up."""
+    named = st.query_params.get("runs", "")[:MOST_LETTERS].split(",")
+    return [one for one in dict.fromkeys(named) if one in names]
+
+
+def _address(chosen: Sequence[str]) -> None:
+    """Let the address hold what is compared, so that a refresh or a link opens it again."""
+    st.query_params["view"] = "compare"
+    if chosen:
+        st.query_params["runs"] = ",".join(chosen)
+    else:
+        st.query_params.pop("runs", None)
+
+
+def _link(chosen: Sequence[str]) -> None:
+    """Offer the address of this view to be copied. Not in a demo, where it would open nothing for others, or all."""
+    if limits.on() or not st.context.url:
+        return
+    address = st.context.url.partition("?")[0]
+    st.caption(t("A link to this comparison, for whoever has this home:"))
+    st.code(f"{address}?view=compare&runs={','.join(chosen)}", language=None, wrap_lines=True)
+
+
+def _nothing(workspace: Workspace, scored: list[Run], usual: Sequence[str], runs: Sequence[Run]) -> None:
+    """Say that there is nothing to compare with yet, with the click that makes it: a run again with one thing changed."""
+    if not usual:
+        _ui.empty(t("Two runs are needed, on the same rows and base."), "train", t("Start a run"))
+        return
+    found = runs_scored.of(workspace, usual[0], runs)
+    ways = remedies.of(found.spec, workspace)
+    change = ways[0].title if ways else t("Another seed")
+    st.info(
+        _ui.say(
+            "Two runs are needed to compare. Run {name} again with one thing changed, and both stand here: {change}.",
+            name=found.name, change=change,
+        )
+    )  # fmt: skip
+    if st.button(t("Set that run up"), type="primary", icon=":material/arrow_forward:", key="empty_state"):
+        if ways:
+            made = remedies.draft(found, ways[0])
+        else:
+            told = t("The same as {name}: {change}", name=found.name, change=change)
+            changes = {"train.seed": found.spec.train.seed + 1}
+            made = drafts.of_spec(workspace, found.spec, came_from=told, changes=changes)
+        _ui.go("train", draft=drafts.save(workspace, made))
+
+
+def _read(
+    workspace: Workspace, chosen: Sequence[str], names: dict[str, str], runs: Sequence[Run]
+) -> dict[str, ScoredRun]:
+    """Return the runs that can be compared; of the others it is said why not."""
+    compared = {}
     for one in chosen:
         try:
             found = runs_scored.of(workspace, one, runs)
+            found.spec  # noqa: B018 - read now, so that what is broken is said here
         except (OSError, ValueError) as error:
             st.error(_ui.say("{name} cannot be compared: {reason}", name=names[one], reason=error))
             continue
         if found.rows:
-            lines[one], compared[one] = found.rows, found
-    measure = headline.common_measure(lines.values())
+            compared[one] = found
+    return compared
+
+
+def _trades(
+    compared: dict[str, ScoredRun], names: dict[str, str], marks: dict[str, str], place: DeltaGenerator
+) -> list[Trade]:  # fmt: skip
+    """Return where runs stand, with the mark of each; seeds of one recipe as one point, and steps on the way, as chosen."""
+    measure = headline.common_measure(found.rows for found in compared.values())
     points = [frontier.point(names[one], found.rows, found.chance, measure) for one, found in compared.items()]
-    groups = _recipes({one: specs[one] for one in lines})
-    if any(len(group) > 1 for group in groups.values()) and st.toggle(
-        t("Runs that differ only in their seed are one point"), value=True, key="by_seed"
-    ):
-        by_run = {point.runs[0]: point for point in points}
-        points = [frontier.over_seeds(label, [by_run[one] for one in group]) for label, group in groups.items()]
+    groups = _recipes({one: found.spec for one, found in compared.items()})
     walked = {one: _along(found, measure) for one, found in compared.items()}
-    if any(walked.values()) and st.toggle(
+    has_seeds, has_ways = any(len(group) > 1 for group in groups.values()), any(walked.values())
+    options = place.popover(t("Options")) if has_seeds or has_ways else place
+    if has_seeds and options.toggle(t("Runs that differ only in their seed are one point"), value=True, key="by_seed"):
+        by_run = {point.runs[0]: point for point in points}
+        points = [
+            frontier.over_seeds(names[group[0]] if len(group) < 2 else label, [by_run[one] for one in group])
+            for label, group in groups.items()
+        ]
+    if has_ways and options.toggle(
         t("With the points along each run"), value=True, key="with_along",
         help=t("Runs that were scored on their way; each step is a point, joined by a line."),
     ):  # fmt: skip
@@ -73,21 +182,8 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
             if one in shown and steps:  # its end is the last of them
                 points = [point for point in points if point.runs != [one]] + steps
     points = frontier.frontier(points)
-    if not points:
-        return
-    picked = _forgetting_frontier.trade(points, "compare")
-    if picked is not None and len(picked.runs) == 1 and picked.runs[0] != run_id:
-        st.button(
-            _ui.say("Look at {name}", name=picked.name), key="look_at_picked", on_click=_look_at, args=(picked.runs[0],)
-        )
-    st.subheader(t("Side by side"))
-    st.dataframe(
-        _beside(_comparable(lines, specs), names, library.titles(workspace)),
-        hide_index=True,
-        alt=t("Changes of each run"),
-    )
-    st.caption(t("Change of each run against its base, with the 95 % interval."))
-    _downloads(points)
+    ends = {run: point for point in points for run in point.runs}  # of the steps on a way the last
+    return [Trade(one, ", ".join(marks[run] for run in one.runs if ends[run] is one)) for one in points]
 
 
 def _downloads(points: list[frontier.Point]) -> None:
@@ -118,7 +214,9 @@ def _along(run: ScoredRun, measure: str | None) -> list[frontier.Point]:
         return []
 
 
-def _comparable(lines: dict[str, list[Comparison]], specs: dict[str, RunSpec]) -> dict[str, list[Comparison]]:
+def _comparable(
+    lines: Mapping[str, Sequence[Comparison]], specs: dict[str, RunSpec]
+) -> Mapping[str, Sequence[Comparison]]:
     """Return the lines of runs without their distance from the base, unless all were scored on the same rows: it is read on
     a run's own, and says nothing between others."""
     rows = set()
@@ -160,7 +258,9 @@ def _differing(specs: list[RunSpec]) -> list[str]:
     return found
 
 
-def _beside(lines: Mapping[str, Sequence[Comparison]], names: dict[str, str], titled: dict[str, str]) -> pd.DataFrame:
+def _beside(
+    lines: Mapping[str, Sequence[Comparison]], names: Mapping[str, str], titled: dict[str, str]
+) -> pd.DataFrame:
     """Return a line per benchmark with every run's change beside the others."""
     told: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for run_id, rows in lines.items():

@@ -1,10 +1,10 @@
-"""The Forgetting page's trade of gain against what was kept: the chart, its two sliders, and the table behind it."""
+"""The Forgetting page's trade of gain against what was kept: the answer, the chart with its numbers, the list beside it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -12,14 +12,48 @@ import streamlit as st
 
 from engine.report import frontier, items, statistics, verdicts
 from engine.words import t
+from pages import _forgetting_tables as tables
 from pages import _ui
-from pages._forgetting_tables import STRONG
-from pages._forgetting_tables import name as name_of
+from pages._forgetting_tables import BAD, NEITHER, STRONG
 
-GREY = "#8b93a5"
-PICKED = "#e8590c"
-# About what is left for the points of the frontier between its title and its axis, and the height of a name there.
-PLOT_PIXELS, LINE_PIXELS = 330, 17
+# Points nearer than a mark is wide share one mark: of about so many pixels of a chart across and upward.
+MARK_PIXELS, PLOT_PIXELS = 24, (440, 330)
+# White numbers are read on it in both themes.
+STRONG_MARK = "#4263eb"
+# The shapes of what is on the frontier and what is not, on the chart and in the list.
+ON, OFF = ("circle", "●"), ("square", "■")
+
+
+class Trade(NamedTuple):
+    """A point of the chart and the number or step that stands for it there; a step on the way may have none."""
+
+    point: frontier.Point
+    mark: str
+
+
+def numbered(points: Sequence[frontier.Point]) -> list[Trade]:
+    """Return points with marks: the step of those along a run, else their number."""
+    return [Trade(one, str(number if one.step is None else one.step)) for number, one in enumerate(points, 1)]
+
+
+class _Kept(NamedTuple):
+    """What was kept of a point, with its ends: a share, or the rise of the loss on general text."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def _kept(one: frontier.Point, in_text: bool) -> _Kept:
+    if in_text:
+        return _Kept(one.text_loss, one.text_loss_low, one.text_loss_high)
+    return _Kept(one.retention, one.retention_low, one.retention_high)
+
+
+def _known(points: Sequence[frontier.Point]) -> list[frontier.Point]:
+    """Return the points that have a place on the chart."""
+    in_text = frontier.by_text(points)
+    return [one for one in points if one.gain is not None and _kept(one, in_text).value is not None]
 
 
 def figure_with(value: float | None, low: float | None, high: float | None, scale: float, *, signed: bool) -> str:
@@ -32,45 +66,53 @@ def figure_with(value: float | None, low: float | None, high: float | None, scal
     return f"{form.format(scale * value)} [{form.format(scale * low)} … {form.format(scale * high)}]"
 
 
-def frontier_figure(points: Sequence[frontier.Point], picked: frontier.Point | None) -> go.Figure:
-    """Draw gain against retention: the frontier joined by a line, dominated points grey, the picked one ringed."""
-    known = [one for one in points if one.gain is not None and one.retention is not None]
-    measure = known[0].measure if known else None
-    scale = 100 if frontier.in_points(measure) else 1
-    paths = _paths(known)
+class _Chart(NamedTuple):
+    """The scales of a chart: of the gain, of what was kept, and by which of two figures that is told."""
+
+    gain: float
+    kept: float
+    in_text: bool
+
+    def x(self, one: frontier.Point) -> float:
+        return self.gain * (one.gain or 0.0)
+
+    def y(self, one: frontier.Point) -> float:
+        return self.kept * (_kept(one, self.in_text).value or 0.0)
+
+
+def frontier_figure(trades: Sequence[Trade], picked: frontier.Point | None) -> go.Figure:
+    """Draw gain against what was kept: the frontier joined by a line, each point by its mark, the picked one ringed. Up is
+    better: a loss on general text falls upward."""
+    known = _known([one.point for one in trades])
+    measure, in_text = (known[0].measure if known else None), frontier.by_text(known)
+    chart = _Chart(100 if frontier.in_points(measure) else 1, 1 if in_text else 100, in_text)
     figure = go.Figure()
     best = sorted((one for one in known if one.on_frontier), key=lambda one: one.gain or 0.0)
-    _line(figure, best, scale, {"dash": "dot", "color": STRONG})
-    for path in paths.values():
-        _line(figure, path, scale, {"width": 1.5, "color": GREY})
-    _markers(figure, known, scale)
-    if picked is not None and picked.gain is not None and picked.retention is not None:
+    _line(figure, best, chart, {"dash": "dot", "color": STRONG})
+    for path in _paths(known).values():
+        _line(figure, path, chart, {"width": 1.5, "color": NEITHER})
+    _points(figure, known, chart)
+    across, upward = _ranges(known, chart)
+    if picked is not None and picked in known:
         figure.add_scatter(
-            x=[scale * picked.gain],
-            y=[100 * picked.retention],
-            mode="markers",
-            name=t("to pick"),
-            marker={"size": 20, "color": PICKED, "symbol": "circle-open", "line": {"width": 3}},
-            hoverinfo="skip",
-        )
-    across, upward = _ranges(known, scale)
-    named = [
-        (scale * (one.gain or 0.0), 100 * (one.retention or 0.0), name)
-        for one in known
-        if (name := _label(one, paths, len(known)))
-    ]
-    _names(figure, named, across, upward)
-    figure.update_xaxes(range=across)
-    figure.update_yaxes(range=upward)
-    in_nats = t("gained on the new task, reward") if measure == items.ANSWERS else t("gained on the new task, nats")
-    figure.update_layout(
-        xaxis_title=t("gained on the new task, points") if scale == 100 else in_nats,
-        yaxis_title=t("general knowledge kept, %"),
-        height=440,
-        margin={"l": 8, "r": 8, "t": 30, "b": 8},
-        legend={"orientation": "h", "y": 1.12},
-    )
+            x=[chart.x(picked)], y=[chart.y(picked)], mode="markers", name=t("to pick"), hoverinfo="skip",
+            marker={"size": 30, "color": BAD, "symbol": "circle-open", "line": {"width": 3}},
+        )  # fmt: skip
+    _marks(figure, [one for one in trades if one.mark and one.point in known], chart, across, upward)
+    figure.update_xaxes(range=across, title=_gain_title(measure))
+    kept = t("loss on general text, change (up is better)") if in_text else t("general knowledge kept, %")
+    figure.update_yaxes(range=upward, title=kept)
+    legend = {"orientation": "h", "y": -0.24, "yanchor": "top", "x": 0}
+    figure.update_layout(height=440, margin={"l": 8, "r": 8, "t": 12, "b": 8}, legend=legend, dragmode=False)
     return figure
+
+
+def _gain_title(measure: str | None) -> str:
+    if frontier.in_points(measure):
+        return t("gained on the new task, points")
+    if measure == items.LOSS:
+        return t("fall of the loss on the new task")
+    return t("gained on the new task, reward") if measure == items.ANSWERS else t("gained on the new task")
 
 
 def _paths(known: Sequence[frontier.Point]) -> dict[str, list[frontier.Point]]:
@@ -84,10 +126,10 @@ def _paths(known: Sequence[frontier.Point]) -> dict[str, list[frontier.Point]]:
     return paths
 
 
-def _line(figure: go.Figure, points: Sequence[frontier.Point], scale: float, line: dict[str, Any]) -> None:
+def _line(figure: go.Figure, points: Sequence[frontier.Point], chart: _Chart, line: dict[str, Any]) -> None:
     figure.add_scatter(
-        x=[scale * (one.gain or 0) for one in points],
-        y=[100 * (one.retention or 0) for one in points],
+        x=list(map(chart.x, points)),
+        y=list(map(chart.y, points)),
         mode="lines",
         line=line,
         hoverinfo="skip",
@@ -95,95 +137,90 @@ def _line(figure: go.Figure, points: Sequence[frontier.Point], scale: float, lin
     )
 
 
-def _markers(figure: go.Figure, known: Sequence[frontier.Point], scale: float) -> None:
+def _points(figure: go.Figure, known: Sequence[frontier.Point], chart: _Chart) -> None:
     """Draw the points with their bars, those that are beaten first. A path's beaten points would hide it behind their
     bars; the table has them."""
-    groups = ((False, GREY, t("beaten by another"), "circle-open"), (True, STRONG, t("on the frontier"), "circle"))
-    for on_frontier, colour, legend, symbol in groups:
+    groups = ((False, NEITHER, t("beaten by another"), OFF), (True, STRONG, t("on the frontier"), ON))
+    for on_frontier, colour, legend, (symbol, _) in groups:
         some = [one for one in known if one.on_frontier == on_frontier]
         if not some:
             continue
         nothing = (None, None, None)
         gains = [(one.gain, one.gain_low, one.gain_high) if _barred(one) else nothing for one in some]
-        kept = [(one.retention, one.retention_low, one.retention_high) if _barred(one) else nothing for one in some]
+        kept = [_kept(one, chart.in_text) if _barred(one) else nothing for one in some]
         figure.add_scatter(
-            x=[scale * (one.gain or 0) for one in some],
-            y=[100 * (one.retention or 0) for one in some],
+            x=list(map(chart.x, some)),
+            y=list(map(chart.y, some)),
             mode="markers",
             name=legend,
-            marker={"size": 11, "color": colour, "symbol": symbol},
-            error_x=_bars(gains, scale, colour),
-            error_y=_bars(kept, 100, colour),
+            marker={"size": 9, "color": colour, "symbol": symbol},
+            error_x=_bars(gains, chart.gain, colour),
+            error_y=_bars(kept, chart.kept, colour),
             customdata=[one.name for one in some],
-            hovertemplate="%{customdata}<br>%{x:+.2f} / %{y:.1f} %<extra></extra>",
+            hovertemplate="%{customdata}<br>%{x:+.2f} / %{y:.3g}<extra></extra>",
         )
 
 
-def _ranges(known: Sequence[frontier.Point], scale: float) -> tuple[list[float], list[float]]:
-    """Return what both axes span, with room for the names beside the outermost points."""
-    ends = [scale * (one.gain or 0.0) for one in known] or [0.0]
-    room = 0.3 * (max(ends) - min(ends)) or 5.0 * scale / 100
-    ends += [scale * end for one in known for end in (one.gain_low, one.gain_high) if end and not math.isinf(end)]
-    kept = [100 * (one.retention or 0.0) for one in known] or [0.0]
+def _marks(
+    figure: go.Figure, marked: Sequence[Trade], chart: _Chart, across: Sequence[float], upward: Sequence[float]
+) -> None:  # fmt: skip
+    """Write the number of each point on it, over all bars; points that lie upon each other share a mark."""
+    places = [
+        (
+            PLOT_PIXELS[0] * (chart.x(one.point) - across[0]) / (across[1] - across[0]),
+            PLOT_PIXELS[1] * (chart.y(one.point) - upward[0]) / (upward[1] - upward[0]),
+        )
+        for one in marked
+    ]
+    for group in together(places, MARK_PIXELS):
+        first = marked[group[0]].point
+        on = any(marked[number].point.on_frontier for number in group)
+        text = ", ".join(dict.fromkeys(marked[number].mark for number in group))
+        figure.add_scatter(
+            x=[chart.x(first)], y=[chart.y(first)], mode="markers+text", text=[text],
+            textfont={"color": "#ffffff", "size": 12}, cliponaxis=False, hoverinfo="skip", showlegend=False,
+            marker={"size": MARK_PIXELS - 2 + 5 * max(0, len(text) - 2), "opacity": 1,
+                    "symbol": (ON if on else OFF)[0], "color": STRONG_MARK if on else NEITHER},
+        )  # fmt: skip
+
+
+def together(places: Sequence[tuple[float, float]], least: float) -> list[list[int]]:
+    """Return the numbers of places in groups: each with the first group whose first place is nearer than `least`."""
+    groups: list[list[int]] = []
+    for number, place in enumerate(places):
+        near = (group for group in groups if math.dist(place, places[group[0]]) < least)
+        found = next(near, None)
+        if found is None:
+            groups.append([number])
+        else:
+            found.append(number)
+    return groups
+
+
+def _ranges(known: Sequence[frontier.Point], chart: _Chart) -> tuple[list[float], list[float]]:
+    """Return what both axes span, with room for the marks of the outermost points."""
+    gains = list(map(chart.x, known)) or [0.0]
+    gains += [chart.gain * end for one in known for end in (one.gain_low, one.gain_high) if end and not math.isinf(end)]
+    kept = list(map(chart.y, known)) or [0.0]
     kept += [
-        100 * end
+        chart.kept * end
         for one in known
         if _barred(one)
-        for end in (one.retention_low, one.retention_high)
+        for end in _kept(one, chart.in_text)[1:]
         if end is not None and not math.isinf(end)
     ]
-    spare = 0.08 * (max(kept) - min(kept)) or 5.0
-    return [min(ends) - room, max(ends) + room], [min(kept) - spare, max(kept) + spare]
-
-
-def _names(
-    figure: go.Figure, named: Sequence[tuple[float, float, str]], across: list[float], upward: list[float]
-) -> None:
-    """Write each name beside its point, on the side with more room, so that none lies over another."""
-    (left, right), (bottom, top) = across, upward
-    for side in (1, -1):
-        some = [one for one in named if (one[0] < (left + right) / 2 + 0.1 * (right - left)) == (side > 0)]
-        some.sort(key=lambda one: -one[1])
-        heights = [(top - y) / (top - bottom) * PLOT_PIXELS for _, y, _ in some]
-        for (x, y, name), height, place in zip(some, heights, apart(heights, LINE_PIXELS), strict=True):
-            figure.add_annotation(
-                x=x, y=y, text=name, ax=40 * side, ay=place - height,
-                xanchor="left" if side > 0 else "right", showarrow=True, arrowhead=0, arrowwidth=1, arrowcolor=GREY,
-                standoff=7,
-            )  # fmt: skip
-
-
-def apart(places: Sequence[float], least: float) -> list[float]:
-    """Return ascending places moved as little as can be, in least squares, so that neighbours are `least` apart: isotonic
-    regression by pooling adjacent violators (Barlow and others, 1972), on what is left after the distance is taken off."""
-    pools: list[tuple[float, int]] = []
-    for number, place in enumerate(places):
-        pool = (place - number * least, 1)
-        while pools and pools[-1][0] > pool[0]:
-            value, count = pools.pop()
-            pool = ((value * count + pool[0] * pool[1]) / (count + pool[1]), count + pool[1])
-        pools.append(pool)
-    values = [value for value, count in pools for _ in range(count)]
-    return [value + number * least for number, value in enumerate(values)]
+    room = 0.08 * (max(gains) - min(gains)) or 0.05 * chart.gain
+    spare = 0.08 * (max(kept) - min(kept)) or 0.05 * chart.kept
+    upward = [min(kept) - spare, max(kept) + spare]
+    return [min(gains) - room, max(gains) + room], upward[::-1] if chart.in_text else upward
 
 
 def _barred(one: frontier.Point) -> bool:
     return one.on_frontier or one.step is None
 
 
-def _label(one: frontier.Point, paths: dict[str, list[frontier.Point]], points: int) -> str:
-    """Return what stands beside a point. Of a path the ends are named, and what is on the frontier; where it is the only
-    one its steps say enough."""
-    path = paths.get(one.runs[0], []) if one.step is not None else []
-    if path and len(path) == points:
-        return t("step {step}", step=one.step) if one.on_frontier or one in (path[0], path[-1]) else ""
-    if path and not one.on_frontier and one is not path[-1]:
-        return ""
-    return one.name if len(one.name) <= 40 else one.name[:39] + "…"
-
-
 def _bars(
-    values: list[tuple[float | None, float | None, float | None]], scale: float, colour: str
+    values: Sequence[tuple[float | None, float | None, float | None]], scale: float, colour: str
 ) -> dict[str, object]:
     """Return error bars; an interval without bounds (one seed of several) has none."""
 
@@ -226,8 +263,11 @@ def points_table(points: Sequence[frontier.Point], weight: float | None) -> pd.D
 
 def _left_out(points: Sequence[frontier.Point]) -> None:
     """Say what is not on the chart or in its figures, and why."""
-    missing = [one.name for one in points if one.gain is None or one.retention is None]
-    if missing:
+    known = _known(points)
+    missing = [one.name for one in points if one not in known]
+    if len(missing) == len(points):
+        st.caption(t("No chart: what they gained or lost was not scored, or not alike."))
+    elif missing:
         st.caption(
             _ui.say(
                 "Not on the chart, since the new task or general knowledge was not scored, or not as in the others: "
@@ -248,24 +288,47 @@ def _left_out(points: Sequence[frontier.Point]) -> None:
             _ui.say(
                 "Too few questions to say anything (fewer than {least}): {names}.",
                 least=statistics.LEAST_QUESTIONS,
-                names=", ".join(name_of(one, {}) for one in few),
+                names=", ".join(tables.name(one, {}) for one in few),
             )
         )
 
 
-def trade(points: Sequence[frontier.Point], key: str) -> frontier.Point | None:
-    """Show the frontier with its two sliders and the table behind it; returns the point to pick."""
-    left, right = st.columns(2)
-    tolerance = left.slider(
-        t("I accept losing at most (points)"), 0.0, 20.0, 1.0, 0.5, key=f"tolerance_{key}",
-        help=t("Counted at the bad end of the interval, so that luck does not decide."),
-    )  # fmt: skip
-    weight = right.slider(
-        t("Weight of the new task in the score (%)"), 0, 100, 50, 5, key=f"weight_{key}",
-        help=t("The guide's weighted mean (M8): this share of the new task's score, the rest of what was kept."),
-    )  # fmt: skip
-    picked = frontier.pick(points, tolerance / 100)
+def trade(
+    trades: Sequence[Trade], key: str, picks: Callable[[frontier.Point], None] | None = None
+) -> frontier.Point | None:  # fmt: skip
+    """Show which point to take, the frontier and the list of its numbers, and returns that point. `picks` adds what can be
+    done with it, beside the answer."""
+    points, answer, tolerance = [one.point for one in trades], st.container(), 0.0
+    in_text = frontier.by_text(points)
+    if not in_text:
+        tolerance = st.slider(
+            t("I accept losing at most (points)"), 0.0, 20.0, 1.0, 0.5, key=f"tolerance_{key}",
+            help=t("Counted at the bad end of the interval, so that luck does not decide."),
+        )  # fmt: skip
+    picked = None if in_text else frontier.pick(points, tolerance / 100)
+    with answer:
+        if in_text:
+            _answer_by_text(points)
+        else:
+            _answer(points, picked, tolerance)
+        if note := frontier.seed_note(points):
+            st.caption(_ui.plain(note))
+        if picked is not None and picks is not None:
+            picks(picked)
+    if _known(points):
+        st.plotly_chart(
+            _ui.figure(frontier_figure(trades, picked)), key=f"frontier_{key}", config=tables.STILL,
+            alt=t("Gain on the new task against what was kept"),
+        )  # fmt: skip
+    st.table(_ui.cells(numbers_table(trades)), hide_index=True, border="horizontal")
+    _left_out(points)
+    if st.toggle(t("Every figure, with a score for both"), key=f"every_{key}"):
+        _every(points, key)
+    return picked
 
+
+def _answer(points: Sequence[frontier.Point], picked: frontier.Point | None, tolerance: float) -> None:
+    """Say which to take, and what one seed cannot tell."""
     if picked is not None:
         st.success(
             _ui.say(
@@ -281,18 +344,56 @@ def trade(points: Sequence[frontier.Point], key: str) -> frontier.Point | None:
             if least is not None and not math.isinf(least)
             else t("None is that safe: with so little measured, each may have lost any amount.")
         )
-    if note := frontier.seed_note(points):
-        st.caption(_ui.plain(note))
-    if any(one.gain is not None and one.retention is not None for one in points):
-        st.plotly_chart(
-            _ui.figure(frontier_figure(points, picked)),
-            key=f"frontier_{key}",
-            alt=t("Gain on the new task against what was kept"),
+
+
+def _answer_by_text(points: Sequence[frontier.Point]) -> None:
+    """Name the ends of the frontier, where nothing says what was lost in points."""
+    best = sorted((one for one in _known(points) if one.on_frontier), key=lambda one: one.gain or 0.0)
+    if not best:
+        return
+    if len(best) == 1:
+        st.success(_ui.say("{name} gained the most, and kept general text best.", name=best[0].name))
+    else:
+        st.info(
+            _ui.say("{most} gained the most; {least} kept general text best.", most=best[-1].name, least=best[0].name)
         )
+    st.caption(
+        t("What was kept is told by the loss on general text alone: this base knows none of the benchmarks asked.")
+    )
+
+
+def numbers_table(trades: Sequence[Trade]) -> pd.DataFrame:
+    """Return what each mark of the chart stands for, in four columns that a phone shows whole."""
+    points = [one.point for one in trades]
+    known, in_text, found = _known(points), frontier.by_text(points), []
+    title = t("General text, loss") if in_text else t("General, points")
+    gained = t("Loss fell by") if any(one.measure == items.LOSS for one in known) else t("Gained")
+    for one in (trade for trade in trades if trade.mark):
+        point = one.point
+        scale = 100 if frontier.in_points(point.measure) else 1
+        shape = (ON if point.on_frontier else OFF)[1] if point in known else ""
+        found.append(
+            {
+                t("No."): f"{shape} {one.mark}".strip(),
+                t("Run"): point.name,
+                gained: figure_with(point.gain, point.gain_low, point.gain_high, scale, signed=True),
+                title: figure_with(*_kept(point, True), 1, signed=True)
+                if in_text
+                else figure_with(point.change, point.change_low, point.change_high, 100, signed=True),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def _every(points: Sequence[frontier.Point], key: str) -> None:
+    """All figures, with the weighted score."""
+    weight = st.slider(
+        t("Weight of the new task in the score (%)"), 0, 100, 50, 5, key=f"weight_{key}",
+        help=t("The guide's weighted mean: this share of the new task's score, the rest of what was kept."),
+    )  # fmt: skip
     st.dataframe(
         points_table(points, weight / 100), hide_index=True, alt=t("Runs with their gain, what was kept and the score")
     )
-    _left_out(points)
     st.caption(
         _ui.say(
             "Score: {new} % of the new task's score and {kept} % of what was kept; none where the new task is a loss "
@@ -302,4 +403,3 @@ def trade(points: Sequence[frontier.Point], key: str) -> frontier.Point | None:
             kept=100 - weight,
         )
     )
-    return picked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -120,23 +121,22 @@ def settings(scored: ScoredRun, titled: dict[str, str]) -> None:
     if not told:
         st.caption(t("This run left no record of it."))
         return
-    words = {"shots": t("Examples"), "template": t("Template"), "window": t("Window, tokens"), "items": t("Asked"),
-             "questions": t("Asked"), "chance": t("Right by guessing")}  # fmt: skip
-    st.dataframe(
-        pd.DataFrame(
-            [
-                {
-                    t("Questions"): tables.name(benchmark, titled),
-                    **{
-                        words.get(k, k): _ui.show_value(v)
-                        for k, v in settings.items()
-                        if k not in ("tuned_key", "scoring")
-                    },
-                }
-                for benchmark, settings in told.items()
-            ]
-        ),
-        hide_index=True,
-        alt=t("Settings of each benchmark"),
-    )
+    st.table(
+        _ui.cells(pd.DataFrame([_asked(tables.name(name, titled), one) for name, one in told.items()])),
+        hide_index=True, border="horizontal",
+    )  # fmt: skip
     st.caption(t("Base and tuned are asked the same questions in the same words under the same settings."))
+
+
+def _asked(name: str, settings: dict[str, Any]) -> dict[str, str]:
+    """Return how a benchmark was asked, in words; what only tells scores apart for the machine is left out."""
+    templates = {"chat": t("chat template"), "none": t("none")}
+    chance, template = settings.get("chance"), settings.get("template")
+    found = {
+        t("Asked"): settings.get("questions", settings.get("items")),
+        t("Right by guessing"): f"{100 * chance:.0f} %" if isinstance(chance, float) and chance > 0 else None,
+        t("Examples"): settings.get("shots"),
+        t("Template"): None if template is None else templates.get(str(template), template),
+        t("Window, tokens"): settings.get("window_tokens"),
+    }
+    return {t("Questions"): name, **{key: "–" if one is None else _ui.show_value(one) for key, one in found.items()}}

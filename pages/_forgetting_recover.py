@@ -22,7 +22,7 @@ from pages import _failures, _run_parts, _ui
 from pages import _forgetting_tables as tables
 
 REFRESH_S = 2.0
-GENERAL, BEHAVIOUR = "#e8590c", "#2f9e44"
+GENERAL, BEHAVIOUR = tables.BAD, tables.GOOD
 STEP_PERCENT = 5
 
 
@@ -70,7 +70,10 @@ def show(scored: ScoredRun, titled: dict[str, str] | None = None) -> None:
         st.write(_ui.plain(sentence))
     at = _handle(curve)
     st.plotly_chart(
-        _ui.figure(drawn(curve, at)), key="way_back", alt=t("Gain and general knowledge along the way to the base")
+        _ui.figure(drawn(curve, at)),
+        key="way_back",
+        config=tables.STILL,
+        alt=t("Gain and general knowledge along the way to the base"),
     )
     _here(workspace, curve, at)
     _details(workspace, curve, titled or {})
@@ -194,7 +197,7 @@ def _columns(curve: Curve, point: Point) -> list[tuple[str, str]]:
         found.append((name, _told(point.gain, curve.in_points)))
     if point.general is not None:
         in_points = curve.general_in == "points"
-        name = t("General knowledge, points") if in_points else t("General text, nats (higher is better)")
+        name = t("General knowledge, points") if in_points else t("General text: fall of the loss, nats")
         found.append((name, _told(point.general, in_points)))
     if point.behaviour is not None:
         found.append((t("Behaviour, points"), _told(point.behaviour, True)))
@@ -274,8 +277,8 @@ def drawn(curve: Curve, at: float) -> go.Figure:
     across = t("intruder dimensions taken away, %") if curve.way == "intruders" else t("base 0 %, this run 100 %")
     figure.update_layout(
         xaxis_title=across, yaxis_title=t("change, points") if curve.in_points else t("change of the new task"),
-        height=320, margin={"l": 8, "r": 8, "t": 30, "b": 8}, legend={"orientation": "h", "y": 1.14},
-        hovermode="x unified",
+        height=340, margin={"l": 8, "r": 8, "t": 8, "b": 8}, hovermode="x unified", dragmode=False,
+        legend={"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0},
     )  # fmt: skip
     if apart:
         figure.update_layout(

@@ -10,7 +10,7 @@ from engine.models import bases
 from engine.quantised import lost, said
 from engine.report import files, questions, verdicts
 from engine.runs import ScoredRun
-from engine.words import t
+from engine.words import language, set_language, t
 from pages import _forgetting_tables as tables
 from pages import _ui
 
@@ -21,7 +21,10 @@ def downloads(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str
     """Offer the figures and the report as files."""
     found = files.records(scored.rows, judged, titled)
 
+    spoken = language()
+
     def page() -> bytes:
+        set_language(spoken)  # it is made in a thread of its own, which begins in English
         return as_html(scored, judged, titled)
 
     kinds = (

@@ -17,6 +17,7 @@ from engine.spec import OBJECTIVES
 from engine.words import t
 from engine.workspace import Workspace
 from pages import (
+    _failures,
     _forgetting_ask,
     _forgetting_blind,
     _forgetting_chart,
@@ -31,8 +32,9 @@ from pages import (
 from pages import _forgetting_tables as tables
 
 
-def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
-    """Show one run, from its items alone: what it comes to first, all else in folds. `runs` are all runs there are."""
+def show(workspace: Workspace, run_id: str, runs: Sequence[Run], others: int = 0) -> None:
+    """Show one run, from its items alone: what it comes to first, all else in folds. `runs` are all there are, `others`
+    how many stand on the same rows."""
     try:
         scored = runs_scored.of(workspace, run_id, runs)
         beside = examples.beside(scored, runs)
@@ -43,7 +45,7 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
     run_spec, objective, titled = scored.spec, OBJECTIVES[scored.spec.objective], library.titles(workspace)
     judged, ways = scored.judged(titled), summary.to_try(scored)
     if scored.rows:
-        _first(scored, judged, titled, beside, ways)
+        _first(scored, judged, titled, beside, ways, others)
     elif by_itself:
         _alone(by_itself, titled)
     _forgetting_recover.fold(scored, titled)
@@ -51,16 +53,14 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> None:
         _what_to_do(scored, ways)
     if not objective.is_judge:
         _forgetting_blind.show(scored)
+    if scored.rows:
+        _figures(scored, judged, titled, runs)
+    _forgetting_quantised.fold(scored, titled)
     if _forgetting_examples.can_be_asked(workspace, run_spec):
         with st.expander(t("Should you tune at all? The base with examples in its context")):
             if beside is not None:
                 st.markdown(_ui.plain(beside.sentence))
             _forgetting_examples.show(workspace, run_spec)
-    if scored.rows:
-        _figures(scored, judged, titled, runs)
-    _forgetting_quantised.fold(scored, titled)
-    if scored.rows and run_spec.kind == "train" and objective.is_scored_on_its_way:
-        _along(scored)
     if not objective.is_judge:
         _forgetting_ask.show(scored, titled)
     if scored.rows:
@@ -79,21 +79,39 @@ def _alone(found: Sequence[runs_scored.Alone], titled: dict[str, str]) -> None:
 
 def _first(
     scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str], beside: examples.Beside | None,
-    ways: list[remedies.Remedy],
+    ways: list[remedies.Remedy], others: int,
 ) -> None:  # fmt: skip
-    """The first screen: a headline, three sentences, one button and one chart."""
+    """The first screen: a headline, three sentences, what to do next, and one chart in two halves."""
     found = summary.of(scored, ways)
-    st.subheader(_ui.plain(found.headline))
+    st.header(_ui.plain(found.headline))
     told = ((t("Gained"), found.gained), (t("Lost"), found.lost), (t("What to do"), found.to_do))
     st.markdown("  \n".join(_ui.say("**{name}**: {text}", name=title, text=text) for title, text in told))
-    _button(scored, found.action, remedies.best(ways) if found.action == "remedy" else None)
-    figure = _forgetting_chart.figure(scored.rows, judged, titled, beside)
-    if figure is not None:
-        alt = t("The new task before and after, and the changes of what it knew with 95 % intervals")
-        st.plotly_chart(_ui.figure(figure), key="changes", alt=alt)
-    base = bases.describe(scored.spec.base.ref, scored.workspace)
-    _ui.toy_note(base)
-    _ui.rounding_note(base)
+    with st.container(horizontal=True):
+        _button(scored, found.action, remedies.best(ways) if found.action == "remedy" else None)
+        can_chat = found.action != "chat" and not OBJECTIVES[scored.spec.objective].is_judge
+        if can_chat and st.button(t("Ask it"), icon=":material/chat:", key="ask_it"):
+            _chat(scored)
+        label = t("Compare with {n} others", n=others) if others > 1 else t("Compare with another")
+        st.button(_ui.plain(label), icon=":material/compare_arrows:", key="compare_it", on_click=_compare)
+    panels = _forgetting_chart.panels(scored.rows, judged, titled, beside)
+    columns = st.columns(len(panels), gap="medium") if panels else ()
+    alts = (t("The new task before and after"), t("What it knew, before and after"))
+    for number, (column, panel) in enumerate(zip(columns, panels, strict=True)):
+        with column:
+            st.markdown(f"**{_ui.plain(panel.title)}**")
+            st.plotly_chart(_ui.figure(panel.figure), key=f"changes_{number}", config=tables.STILL, alt=alts[number])
+    _ui.toy_note(bases.describe(scored.spec.base.ref, scored.workspace))
+
+
+def _chat(scored: ScoredRun) -> None:
+    _ui.choose("run", scored.run_id)
+    _ui.go("chat", run=scored.run_id)
+
+
+@_failures.kept
+def _compare() -> None:
+    """Open the view of several runs; before the page runs, since its switch is drawn first."""
+    st.session_state["forgetting_view"] = "compare"
 
 
 def _button(scored: ScoredRun, action: headline.Action, remedy: remedies.Remedy | None) -> None:
@@ -110,7 +128,7 @@ def _button(scored: ScoredRun, action: headline.Action, remedy: remedies.Remedy 
     if action == "use":
         _ui.go("runs", run=scored.run_id)
     elif action == "chat":
-        _ui.go("chat", run=scored.run_id)
+        _chat(scored)
     elif action == "recover":
         origin = scored.spec.recover
         _forgetting_recover.look(scored.run_id if origin is None else origin.run)
@@ -126,42 +144,63 @@ def _button(scored: ScoredRun, action: headline.Action, remedy: remedies.Remedy 
 
 
 def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str], runs: Sequence[Run]) -> None:
-    rows = scored.rows
-    whole = [row for row in rows if row.family in (items.ALL, items.SEEN, items.UNSEEN)]
-    with st.expander(t("Every score, with its interval and verdict")):
-        st.dataframe(
-            tables.table(whole, judged, titled),
-            hide_index=True,
-            alt=t("Scores of base and tuned model with their change"),
-        )
-        _ui.bullets([*(one.sentence for one in judged), *scored.about])
-        _distance(whole)
+    """All that was measured, in one fold: the scores, the single questions, the stages, the way there, how it was asked."""
     line = stages.of(scored, runs)
-    if line is not None and line.changes:
-        with st.expander(t("Stage by stage: what each cost, and all since {base}", base=_ui.plain(line.first))):
-            st.dataframe(
-                tables.stages(line, titled), hide_index=True, alt=t("Scores before and after each stage of this line")
-            )
-            _ui.bullets(map(str, line.notes))
-    with st.expander(t("Per family and subject, with every figure")):
-        asked = list(dict.fromkeys(row.benchmark for row in rows))
-        chosen = st.multiselect(t("Questions"), asked, format_func=lambda b: tables.name(b, titled), key="families_of")
-        shown = [row for row in rows if not chosen or row.benchmark in chosen]
-        st.dataframe(tables.table(shown, judged, titled, every=True), hide_index=True, alt=t("Scores per family"))
-        st.caption(
-            _ui.say(
-                "Change: tuned minus base on the same questions. Intervals: Bonett and Price 2012 for accuracies, "
-                "a bootstrap over rows for losses. A real drop is beyond noise after Holm's correction over all "
-                "benchmarks, and at least 1 point, or {nats} nats per token. Of fewer than {least} questions nothing is "
-                "said.",
-                nats=verdicts.MARGIN_NATS,
-                least=statistics.LEAST_QUESTIONS,
-            )
+    line = line if line is not None and line.changes else None
+    walked = scored.spec.kind == "train" and OBJECTIVES[scored.spec.objective].is_scored_on_its_way
+    staged = [t("Stage by stage")] if line is not None else []
+    on_the_way = [t("Along the run")] if walked else []
+    first = [t("Scores"), t("Question by question")]
+    last = [t("Every figure"), t("How it was asked")]
+    with st.expander(t("Every score and question")):
+        places = iter(st.tabs(first + staged + on_the_way + last))
+        with next(places):
+            _scores(scored, judged, titled)
+        with next(places):
+            _forgetting_questions.show(scored, titled)
+        if line is not None:
+            with next(places):
+                st.caption(t("What each cost, and all since {base}", base=_ui.plain(line.first)))
+                st.dataframe(
+                    tables.stages(line, titled),
+                    hide_index=True,
+                    alt=t("Scores before and after each stage of this line"),
+                )
+                _ui.bullets(map(str, line.notes))
+        if walked:
+            with next(places):
+                _along(scored)
+        with next(places):
+            _every(scored, judged, titled)
+        with next(places):
+            _forgetting_questions.settings(scored, titled)
+
+
+def _scores(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> None:
+    whole = [row for row in scored.rows if row.family in (items.ALL, items.SEEN, items.UNSEEN)]
+    st.table(_ui.cells(tables.short(whole, judged, titled)), hide_index=True, border="horizontal")
+    _ui.bullets([*(one.sentence for one in judged), *scored.about])
+    _ui.rounding_note(bases.describe(scored.spec.base.ref, scored.workspace))
+    _distance(whole)
+
+
+def _every(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> None:
+    """Per family and subject, with intervals, p-values and what could have been missed."""
+    rows = scored.rows
+    asked = list(dict.fromkeys(row.benchmark for row in rows))
+    chosen = st.multiselect(t("Questions"), asked, format_func=lambda b: tables.name(b, titled), key="families_of")
+    shown = [row for row in rows if not chosen or row.benchmark in chosen]
+    st.dataframe(tables.table(shown, judged, titled, every=True), hide_index=True, alt=t("Scores per family"))
+    st.caption(
+        _ui.say(
+            "Change: tuned minus base on the same questions. Intervals: Bonett and Price 2012 for accuracies, "
+            "a bootstrap over rows for losses. A real drop is beyond noise after Holm's correction over all "
+            "benchmarks, and at least 1 point, or {nats} nats per token. Of fewer than {least} questions nothing is "
+            "said.",
+            nats=verdicts.MARGIN_NATS,
+            least=statistics.LEAST_QUESTIONS,
         )
-    with st.expander(t("Question by question, base and tuned side by side")):
-        _forgetting_questions.show(scored, titled)
-    with st.expander(t("How it was asked: examples, template, window")):
-        _forgetting_questions.settings(scored, titled)
+    )
 
 
 def _distance(rows: list[Comparison]) -> None:
@@ -170,8 +209,8 @@ def _distance(rows: list[Comparison]) -> None:
     if distance is not None:
         st.caption(
             t(
-                "It moved {nats} nats per token away from the base on the new task (KL). Of runs on the same rows the one "
-                "that moved further usually forgot more (arXiv 2509.04259); between other rows the figure says nothing.",
+                "How far it moved from the base on the new task: {nats} nats per token (KL). Of runs on the same rows the "
+                "one that moved further usually forgot more (arXiv 2509.04259); between other rows the figure says nothing.",
                 nats=f"{distance.tuned:.3f}",
             )
         )
@@ -192,33 +231,31 @@ def _along(scored: ScoredRun) -> None:
         st.error(_ui.say("The points along this run cannot be compared: {reason}", reason=error))
         return
     if points:
-        with st.expander(t("Along the run: when was what learned and lost?")):
-            _points(scored, points)
+        _points(scored, points)
         return
-    with st.expander(t("Along the run: when was what learned and lost?")):
-        n, cost = evaluations.POINTS, evaluations.along_cost(scored)
+    n, cost = evaluations.POINTS, evaluations.along_cost(scored)
+    st.write(
+        _ui.say(
+            "Its checkpoints were removed when it had finished. Train it again, scored {n} times on the way, and each "
+            "of these steps is a point of gain against what was kept.",
+            n=n,
+        )
+    )
+    if cost is not None:
         st.write(
             _ui.say(
-                "Its checkpoints were removed when it had finished. Train it again, scored {n} times on the way, and each "
-                "of these steps is a point of gain against what was kept.",
-                n=n,
+                "It takes about {time}: the run's {run}, and {n} times {scoring} for scoring.",
+                time=_ui.duration(cost.run_s + n * cost.scoring_s), run=_ui.duration(cost.run_s), n=n,
+                scoring=_ui.duration(cost.scoring_s),
             )
-        )
-        if cost is not None:
-            st.write(
-                _ui.say(
-                    "It takes about {time}: the run's {run}, and {n} times {scoring} for scoring.",
-                    time=_ui.duration(cost.run_s + n * cost.scoring_s), run=_ui.duration(cost.run_s), n=n,
-                    scoring=_ui.duration(cost.scoring_s),
-                )
-            )  # fmt: skip
-        if st.button(t("Same run, scored on its way"), key="along_again"):
-            _ui.go("train", draft=drafts.save(scored.workspace, evaluations.along_draft(scored)))
+        )  # fmt: skip
+    if st.button(t("Same run, scored on its way"), key="along_again"):
+        _ui.go("train", draft=drafts.save(scored.workspace, evaluations.along_draft(scored)))
 
 
 def _points(scored: ScoredRun, points: list[frontier.Point]) -> None:
     """The points of a run that was scored on its way, and a shorter run like the one that is picked."""
-    picked = _forgetting_frontier.trade(points, "along")
+    picked = _forgetting_frontier.trade(_forgetting_frontier.numbered(points), "along")
     st.caption(
         t(
             "Only the weights of the end are kept. A run of fewer steps comes near an earlier point; its rate falls "

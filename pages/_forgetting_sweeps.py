@@ -17,7 +17,8 @@ from engine.runs import Run, lifecycle, store
 from engine.spec import recipes as spec_recipes
 from engine.words import Problem, joined, t
 from engine.workspace import Workspace
-from pages import _failures, _forgetting_ask, _forgetting_frontier, _ui
+from pages import _failures, _forgetting_ask, _forgetting_frontier, _forgetting_parallel, _ui
+from pages import _forgetting_tables as tables
 
 SETTINGS_EXAMPLE = "train.replay_share=0, 0.05\ntrain.learning_rate=0.001, 0.0005"
 
@@ -36,7 +37,7 @@ def show(workspace: Workspace) -> None:
         _new(workspace)
     if not found:
         return
-    names = {run.id: f"{run.name} · {run.id}" for run in found}
+    names = tables.names(found)
     ids = list(names)
     wanted = made or _ui.current("run")
     if made:
@@ -92,26 +93,11 @@ def _result(workspace: Workspace, sweep_id: str) -> None:
     if not result.configurations:
         st.caption(t("Nothing of it is finished yet."))
         return
-    st.subheader(_ui.plain(_sentence(result)))
-    _forgetting_frontier.trade([one.point for one in result.configurations], "sweep")
-    st.subheader(t("What the guide says about forgetting, and what this sweep says to it"))
-    words = {"confirmed": t("confirmed"), "partly confirmed": t("partly confirmed"),
-             "not confirmed": t("not confirmed"), "not tested": t("not tested")}  # fmt: skip
-    st.dataframe(
-        pd.DataFrame(
-            [
-                {t("Rule"): one.rule, t("The guide says"): one.claim, t("Verdict"): words[one.verdict],
-                 t("What was seen"): one.sentence}
-                for one in result.claims
-            ]
-        ),
-        hide_index=True,
-        column_config={t("What was seen"): st.column_config.TextColumn(width="large")},
-        alt=t("The guide's claims and what this sweep says to them"),
-    )  # fmt: skip
-    for one in result.claims:
-        if one.verdict != "not tested":
-            st.markdown(f"- **{_ui.plain(one.rule)}**, {_ui.plain(words[one.verdict])}: {_ui.plain(one.sentence)}")
+    st.header(_ui.plain(_sentence(result)))
+    trades = _forgetting_frontier.numbered([one.point for one in result.configurations])
+    _forgetting_frontier.trade(trades, "sweep")
+    _forgetting_parallel.show(result.configurations)
+    _claims(result)
     with st.expander(t("Its runs")):
         _trials(workspace, sweep_id)
     with st.container(horizontal=True):
@@ -124,13 +110,19 @@ def _result(workspace: Workspace, sweep_id: str) -> None:
             )
 
 
+def _claims(result: claims.Result) -> None:
+    """Say what the guide claims about forgetting, and what this sweep says to it; what it cannot test comes in one line."""
+    words = {"confirmed": t("confirmed"), "partly confirmed": t("partly confirmed"),
+             "not confirmed": t("not confirmed"), "not tested": t("not tested")}  # fmt: skip
+    with st.expander(t("What the guide says about forgetting, and what this sweep says to it")):
+        for one in result.claims:
+            st.markdown(f"- **{_ui.plain(one.claim)}**: {_ui.plain(words[one.verdict])}. {_ui.plain(one.sentence)}")
+
+
 def _sentence(result: claims.Result) -> str:
-    points = [one.point for one in result.configurations]
-    best = [one.name for one in points if one.on_frontier]
+    best = [one.point.name for one in result.configurations if one.point.on_frontier]
     told = t("{done} of {total} runs finished.", done=result.finished, total=result.total)
-    if note := frontier.seed_note(points):
-        return joined(told, note)
-    if not best:
+    if not best or frontier.seed_note([one.point for one in result.configurations]):
         return told
     return joined(told, t("On the frontier: {names}.", names="; ".join(best)))
 
@@ -159,7 +151,7 @@ def _new(workspace: Workspace) -> None:
             _ui.go("data")
         return
     base = _ui.current("base") or "starter"
-    st.caption(_ui.say("On {data}, base {base}.", data=dataset.name, base=base))
+    st.caption(_ui.say("On {data}, base {base}.", data=dataset.name, base=bases.describe(base, workspace).title))
     try:
         ready = sweep_plan.ready_made()
         recipes = spec_recipes.recipes()

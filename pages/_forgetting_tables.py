@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
+import streamlit as st
 
 from engine.forgetting import stages as of_stages
-from engine.report import Comparison, items, paired, statistics, verdicts
+from engine.report import Comparison, blind, items, paired, statistics, verdicts
+from engine.runs import Run
 from engine.words import t
 
-STRONG = "#4c6ef5"  # 3 : 1 and more on both grounds
+# Streamlit puts the first, third and second colour of the reader's theme in place of these: blue, green, orange.
+STRONG, GOOD, BAD = "#000001", "#000003", "#000002"
+NEITHER = "#6c757d"  # 3 : 1 and more on both grounds
+# What is read of charts stands in them: no toolbar that covers it, and no wheel that changes what is seen.
+STILL = {"displayModeBar": False, "scrollZoom": False}
+GENERAL_TEXTS = (items.GENERAL_TEXT, "general-text-zh")
+
+
+def ink() -> str | None:
+    """Return the colour of the reader's theme for words in a chart, whose own are too pale; None where it is not known."""
+    return {"light": "#14161a", "dark": "#f1f3f8"}.get(st.context.theme.type or "")
 
 
 def name(benchmark: str, titled: dict[str, str]) -> str:
@@ -22,11 +35,12 @@ def name(benchmark: str, titled: dict[str, str]) -> str:
         items.GRADED: t("new task, right by its grader"),
         items.LOSS: t("loss per token (lower is better)"),
         items.PREFERENCE: t("better answer likelier than the worse one"),
-        items.GAP: t("good minus bad answers, nats (higher is better)"),
+        items.GAP: t("good answers above bad ones (higher is better)"),
         items.REWARD: t("pairs judged as the person did"),
         items.ANSWERS: t("reward of its answers (higher is better)"),
         items.MARGIN: t("reward of better minus worse answers (higher is better)"),
-        items.KL: t("distance from the base: KL per token, nats"),
+        items.KL: t("distance from the base (KL per token, nats)"),
+        blind.TEXTS: t("answers to held-out prompts"),
     }
     base, _, _ = benchmark.partition(":")
     return names.get(benchmark) or verdicts.title(
@@ -91,6 +105,31 @@ def verdict_of(row: Comparison, judged: dict[str, verdicts.Judged]) -> str:
 
 def beyond(row: Comparison) -> str:
     return t("beyond noise") if paired.beyond_noise(row) else t("within noise")
+
+
+def names(runs: Iterable[Run]) -> dict[str, str]:
+    """Return what runs are called, by id; where two are called the same, the end of the id tells them apart."""
+    found = {run.id: run.name for run in runs}
+    often = Counter(found.values())
+    return {run_id: f"{name} · {run_id[-6:]}" if often[name] > 1 else name for run_id, name in found.items()}
+
+
+def short(rows: Sequence[Comparison], judged: Sequence[verdicts.Judged], titled: dict[str, str]) -> pd.DataFrame:
+    """Return a comparison in four columns, which a phone shows whole."""
+    about, found = {one.row.benchmark: one for one in judged}, []
+    for row in rows:
+        asked, change = name(row.benchmark, titled), number(row, row.change, signed=True)
+        part = "" if row.family == items.ALL else f" ({family(row.family)})"
+        told = verdict_of(row, about)
+        found.append(
+            {
+                t("Questions"): asked + part,
+                t("Base"): number(row, row.base),
+                t("Tuned"): number(row, row.tuned),
+                t("Verdict"): told if paired.too_few(row) else t("{verdict}, {change}", verdict=told, change=change),
+            }
+        )
+    return pd.DataFrame(found)
 
 
 def table(

@@ -16,6 +16,7 @@ from pages import (
     _forgetting_compare,
     _forgetting_run,
     _forgetting_sweeps,
+    _forgetting_tables,
     _run_parts,
     _ui,
 )
@@ -33,7 +34,7 @@ def _going_on(run_id: str) -> None:
     _run_parts.how_far(workspace, run_id, state, found.others, found.steps[-1] if found.steps else None)
 
 
-_ui.heading(t("Forgetting"), t("What the model gained, and what it cost: the same questions, before and after."))
+_ui.heading(t("Forgetting"))
 
 workspace = _ui.workspace()
 _damaged.show(workspace, "questions")
@@ -52,6 +53,9 @@ view = st.radio(
     t("What to look at"), list(views), format_func=lambda name: _ui.plain(views[name]),
     key="forgetting_view", horizontal=True, label_visibility="collapsed",
 )  # fmt: skip
+if view != "compare":
+    for name in ("view", "runs"):
+        st.query_params.pop(name, None)
 going_on = _ui.known_run(wanted)
 if going_on and store.status(workspace, going_on) not in store.LIVE:
     going_on = None
@@ -67,6 +71,7 @@ elif view == "run" and untrained and store.nothing_trained(workspace, untrained)
     text = t("This run ended before its first step: nothing was trained. Let it go on, or delete it.")
     _ui.empty(text, "runs", t("Go to Runs"))
 elif not told:
+    st.write(t("What the model gained, and what it cost: the same questions, before and after."))
     text = t("No run has been scored yet. The scores come at the end of each run.")
     if _ui.known_run(wanted):
         _ui.empty(text, "runs", t("Go to Runs"))
@@ -76,7 +81,7 @@ elif not told:
 elif view == "compare":
     _forgetting_compare.show(workspace, scored, wanted, runs)
 else:
-    names = {run.id: f"{run.name} · {run.id}" for run in known if run.id in told}
+    names = _forgetting_tables.names(run for run in known if run.id in told)
     ids = list(names)
     if wanted and wanted not in ids:
         strange = store.unreadable(workspace, wanted) if store.exists(workspace, wanted) else None
@@ -89,15 +94,7 @@ else:
     )
     if run_id != wanted and not going_on:  # what goes on stays in sight
         _ui.choose("run", run_id)
-    same = _forgetting_compare.alike(workspace, scored, run_id)
-    others = len(same) - 1 if run_id in same else 0
-    _forgetting_run.show(workspace, run_id, runs)
-    if others > 0:
-        st.caption(
-            _ui.say(
-                "{n} more runs on the same rows: see “Runs against each other” above for the trade between them.",
-                n=others,
-            )
-        )
+    others = _forgetting_compare.others(workspace, scored, run_id)
+    _forgetting_run.show(workspace, run_id, runs, others)
     _forgetting_adopt.show(workspace)
     _ui.next_step("train", t("Next: train again, with other settings"), is_first=False)

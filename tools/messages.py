@@ -36,6 +36,7 @@ LOCALES = ROOT / "engine" / "words" / "locales"
 LOOKED_UP = {"t", "later", "say", "words.t", "words.later", "_ui.say"}
 # Keys of a YAML whose texts a person reads. The guide's own Chinese words (phrase, also) are shown as they stand.
 RECIPE_KEYS = {"title", "about", "when", "trade", "says", "value_used", "why", "source", "guide", "measured"}
+PACK_KEYS = {"title", "about"}
 EARLIER = "said by a rule of an earlier version"
 RULE_KEYS = {"says", "do", "help", "rows"}
 # the same safe loader, in C where PyYAML was built with it: ten times faster
@@ -90,8 +91,11 @@ def _under(value: Any, keys: set[str]) -> Iterator[str]:
 
 
 def _in_data() -> Iterator[tuple[str, str]]:
-    """Yield file and text of the rules of the engine, and of the recipes and the guide."""
-    for files, keys in (("engine/**/sentences.yaml", RULE_KEYS), ("recipes/**/*.yaml", RECIPE_KEYS)):
+    """Yield file and text of the rules of the engine, of the recipes and the guide, and of the pack of benchmarks."""
+    kinds = (
+        ("engine/**/sentences.yaml", RULE_KEYS), ("recipes/**/*.yaml", RECIPE_KEYS), ("engine/benchmarks/*.yaml", PACK_KEYS),
+    )  # fmt: skip
+    for files, keys in kinds:
         for path in sorted(ROOT.glob(files)):
             content = yaml.load(path.read_bytes(), LOADER)  # noqa: S506 - a safe loader
             for text in _under(content, keys):

@@ -18,14 +18,15 @@ from engine import starter
 from engine.benchmarks import own as benchmarks_own
 from engine.benchmarks.own import Graders, Own, check, own_dir
 from engine.benchmarks.shipped import BEHAVIOUR, Benchmark, Kind, harness, missing, shipped, starters
-from engine.words import Problem
+from engine.words import Problem, t
 from engine.workspace import Workspace, decoded, one_line, write_atomically
 
 
 def available(workspace: Workspace | None = None) -> list[Benchmark]:
     """Return every benchmark that can be named: the starter's, the pack, a person's own, and the harness's."""
     own = benchmarks_own.own(workspace) if workspace is not None else []
-    return [starters(), *shipped(), *own, *harness()]
+    pack = [msgspec.structs.replace(one, title=t(one.title), about=t(one.about)) for one in shipped()]
+    return [starters(), *pack, *own, *harness()]
 
 
 def unknown(name: str, known: Iterable[str]) -> Problem:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
+import msgspec
+
 from engine.benchmarks import library
 from engine.forgetting import evaluations, recovery, remedies
-from engine.report import blind, headline
+from engine.report import about, blind, headline, items, verdicts
 from engine.runs import ScoredRun, store
+from engine.words import joined
 
 
 def of(run: ScoredRun, ways: Sequence[remedies.Remedy] | None = None) -> headline.Summary:
@@ -17,11 +20,17 @@ def of(run: ScoredRun, ways: Sequence[remedies.Remedy] | None = None) -> headlin
     best, wins = remedies.best(to_try(run) if ways is None else ways), None
     with suppress(OSError, ValueError):  # choices that cannot be read: the comparison itself says so
         wins = blind.result(run.folder, run.joined)
-    return headline.summary(
+    found = headline.summary(
         run.rows, moved=run.moved, chance=run.chance, titles=library.titles(run.workspace), blind=wins,
         can_recover=can_recover(run), can_compare=blind.has_texts(run.joined) or evaluations.has_prompts(run),
         remedy="" if best is None else f"{best.title}. {best.measured}", origin=_origin(run),
     )  # fmt: skip
+    row = headline.asked(run.rows)
+    if row is None or row.benchmark != items.PREFERENCE or verdicts.change_of(row) == "better":
+        return found
+    # Training showed another figure than this one, which did not move: both are said where it would look like nothing.
+    gained = joined(found.gained, about.moved(run.joined[items.PREFERENCE])).strip()
+    return msgspec.structs.replace(found, gained=gained)
 
 
 def _origin(run: ScoredRun) -> headline.Origin:

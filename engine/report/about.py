@@ -12,7 +12,7 @@ from engine.words import Text, later, t
 def lines(joined: Mapping[str, Joined]) -> list[str]:
     """Return the lines that apply, in order."""
     told = [_measured(name, one) for name, one in joined.items() if any(item.measure for item in one.tuned)]
-    if PREFERENCE in joined and (line := _moved(joined[PREFERENCE])):
+    if PREFERENCE in joined and (line := moved(joined[PREFERENCE])):
         told.append(line)
     if GRADED in joined and (line := _unseen_by_grader(joined[GRADED])):
         told.append(line)
@@ -66,7 +66,7 @@ def _unseen_by_grader(joined: Joined) -> str:
     return ""
 
 
-def _moved(joined: Joined) -> str:
+def moved(joined: Joined) -> str:
     """Say in how many pairs the better answer gained on the worse one, which is what DPO trains and its own accuracy
     counts (arXiv 2305.18290, equation 7: both answers relative to the reference, which is the base)."""
     base = {item.item: item for item in joined.base}

@@ -18,7 +18,7 @@ import msgspec
 
 from engine import __version__
 from engine.report import items, paired, verdicts
-from engine.words import t
+from engine.words import language, t
 
 if TYPE_CHECKING:
     import jinja2
@@ -94,10 +94,11 @@ def as_json(value: Any) -> bytes:
 def as_html(
     *, heading: str, sentence: str, about: Sequence[str], changes: Sequence[Interval], tables: Sequence[Table]
 ) -> bytes:
-    """Return one HTML page: a sentence first, the chart of changes, and every table."""
+    """Return one HTML page in the language of this thread: a sentence first, the chart of changes, and every table, which a
+    narrow screen and a keyboard scroll by themselves."""
     page = _page().render(
         heading=heading, sentence=sentence, about=about, chart=_chart(changes) if changes else None, tables=tables,
-        version=__version__,
+        version=__version__, lang=language(),
     )  # fmt: skip
     return page.encode("utf-8", "replace")
 

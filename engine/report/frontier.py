@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from engine.report import headline, statistics
-from engine.report.items import ANSWERS, GAP, LOSS
+from engine.report.items import ALL, ANSWERS, GAP, GENERAL_TEXT, LOSS
 from engine.report.paired import Comparison, too_few
 from engine.report.verdicts import judge
 from engine.words import t
@@ -19,7 +19,8 @@ class Point(msgspec.Struct, kw_only=True):
 
     `gain` is the change on the new task by `measure` (a benchmark; a loss counts as gained where it fell), `new_task`
     the tuned model's own score there. `change` is the mean change in accuracy over the general benchmarks that the base
-    knows, `retention` the mean share kept above chance; None where nothing general was asked. Intervals are over items
+    knows, `retention` the mean share kept above chance; None where nothing general was asked. `text_loss` is by how much the
+    loss on general text rose: what is left to go by where a base knows no benchmark. Intervals are over items
     for one run and over seeds for several. `left_out` names benchmarks at chance, `too_few` those of which so few questions
     were asked that nothing can be said; where the new task is one, the point is on no frontier. `step` is set for the
     points along one run, its end among them.
@@ -38,6 +39,9 @@ class Point(msgspec.Struct, kw_only=True):
     retention: float | None = None
     retention_low: float | None = None
     retention_high: float | None = None
+    text_loss: float | None = None
+    text_loss_low: float | None = None
+    text_loss_high: float | None = None
     left_out: list[str] = []
     too_few: list[str] = []
     on_frontier: bool = False
@@ -64,6 +68,10 @@ def point(name: str, rows: Sequence[Comparison], chance: Mapping[str, float], me
     found.too_few = [j.row.benchmark for j in judged if j.verdict == "too few"]
     if gained is not None and too_few(gained):
         found.too_few.append(gained.benchmark)
+    if text := next(
+        (row for row in rows if row.benchmark == GENERAL_TEXT and row.family == ALL and not too_few(row)), None
+    ):
+        found.text_loss, found.text_loss_low, found.text_loss_high = text.change, text.low, text.high
     told = [j for j in judged if j.retention is not None]
     if told:
         # Different benchmarks share no items, so that their errors are independent and add up as squares.
@@ -96,6 +104,7 @@ def over_seeds(name: str, points: Sequence[Point]) -> Point:
         found.new_task = _over(one.new_task for one in points)[0]
     found.change, found.change_low, found.change_high = _over(one.change for one in points)
     found.retention, found.retention_low, found.retention_high = _over(one.retention for one in points)
+    found.text_loss, found.text_loss_low, found.text_loss_high = _over(one.text_loss for one in points)
     found.left_out = sorted({benchmark for one in points for benchmark in one.left_out})
     found.too_few = sorted({benchmark for one in points for benchmark in one.too_few})
     return found
@@ -108,15 +117,26 @@ def _over(values: Iterable[float | None]) -> tuple[float | None, float | None, f
     return statistics.t_interval([value for value in known if value is not None])
 
 
+def by_text(points: Sequence[Point]) -> bool:
+    """Whether what was kept of these can only be told by the loss on general text: no benchmark of them was known."""
+    return all(one.retention is None for one in points) and any(one.text_loss is not None for one in points)
+
+
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """Return the points, marked where no other has at least as much gain and as much retention, and more of one. Points
-    without both are on no frontier. All are told by one measure."""
+    """Return the points, marked where no other has at least as much gain and kept as much, and more of one. Points without
+    both are on no frontier. All are told by one measure, and what was kept by one of two (by_text)."""
+    in_text = by_text(points)
+
+    def kept(one: Point) -> float | None:
+        if not in_text:
+            return one.retention
+        return None if one.text_loss is None else -one.text_loss
 
     def counts(one: Point) -> bool:
-        return one.gain is not None and one.retention is not None and _is_known(one)
+        return one.gain is not None and kept(one) is not None and _is_known(one)
 
     def beats(other: Point, one: Point) -> bool:
-        a, b = (other.gain or 0.0, other.retention or 0.0), (one.gain or 0.0, one.retention or 0.0)
+        a, b = (other.gain or 0.0, kept(other) or 0.0), (one.gain or 0.0, kept(one) or 0.0)
         return a != b and a[0] >= b[0] and a[1] >= b[1]
 
     rivals = [one for one in points if counts(one)]
@@ -131,9 +151,33 @@ def seed_note(points: Sequence[Point]) -> str:
     recipe from a luckier seed. Empty where seeds were repeated, or there is nothing to compare."""
     if len({tuple(one.runs) for one in points}) < 2 or all(len(one.runs) > 1 for one in points):
         return ""
+    single = [one for one in points if len(one.runs) == 1 and one.step is None] or points
+    gained = _by_chance([(one.gain_low, one.gain_high) for one in single if in_points(one.measure)])
+    kept = _by_chance([(one.change_low, one.change_high) for one in single])
+    if gained is not None and kept is not None:
+        return t(
+            "One seed cannot tell which is better: a difference under {gained} points gained, or {kept} points of general "
+            "knowledge, may be chance of the questions alone, and another seed may turn the order round. Run each with "
+            "three seeds or more.",
+            gained=f"{100 * gained:.0f}", kept=f"{100 * kept:.0f}",
+        )  # fmt: skip
+    if gained is not None or kept is not None:
+        return t(
+            "One seed cannot tell which is better: a difference under {points} points may be chance of the questions alone, "
+            "and another seed may turn the order round. Run each with three seeds or more.",
+            points=f"{100 * (gained if gained is not None else kept or 0.0):.0f}",
+        )  # fmt: skip
     return t(
         "One seed cannot tell which is better: another may turn the order round. Run each with three seeds or more."
     )
+
+
+def _by_chance(intervals: Iterable[tuple[float | None, float | None]]) -> float | None:
+    """Return the half width of the widest 95 % interval of a difference between two of these; None of fewer. The noise of
+    the questions adds up as squares; what both were asked alike makes it smaller, so this is the careful figure."""
+    halves = sorted((high - low) / 2 for low, high in intervals if low is not None and high is not None)
+    found = math.hypot(*halves[-2:]) if len(halves) > 1 else math.inf
+    return found if 0.005 <= found < math.inf else None  # half a point would be told as none
 
 
 def _is_known(one: Point) -> bool:

@@ -284,18 +284,18 @@ def _told_apart(row: Comparison) -> str:
     figures, change = {"nats": f"{abs(row.change):.1f}", "n": row.n}, change_of(row)
     if change == "better":
         return t(
-            "It learned to tell good from bad: on {n} held-out answers, good ones gained {nats} nats over bad ones.",
+            "It learned to tell good from bad: on {n} held-out answers, good ones gained {nats} on bad ones (logarithm).",
             **figures,
         )
     if change == "worse":
         return t(
-            "It learned the wrong way round: on {n} held-out answers, good ones lost {nats} nats against bad ones.",
+            "It learned the wrong way round: on {n} held-out answers, good ones lost {nats} to bad ones (logarithm).",
             **figures,
         )
     if change == "small":
         return t("It hardly changed: good and bad answers moved by less than matters, on {n} of them.", **figures)
     return t(
-        "No learning can be told from noise: on {n} answers, good and bad ones moved {nats} nats apart or together.",
+        "No learning can be told from noise: on {n} answers, good and bad ones moved {nats} apart or together.",
         **figures,
     )
 

@@ -26,6 +26,7 @@ GAP, REWARD, MARGIN = "new-task-gap", "new-task-reward", "new-task-margin"
 ANSWERS = "new-task-answers"
 # What a grader finds right of the run's own task.
 GRADED = "new-task-graded"
+GENERAL_TEXT = "general-text"
 CHOICES, EXACT, LOSS, PREFERENCE = "new-task-choices", "new-task-exact", "new-task-loss", "new-task-preference"
 
 

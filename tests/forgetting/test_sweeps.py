@@ -235,6 +235,10 @@ def test_one_seed_cannot_tell():
     (claim,) = [one for one in claims.claims(found) if one.rule == "M1"]
     assert claim.sentence.startswith("One seed cannot tell. lora, replay 0 changed by")
     assert "One seed cannot tell which is better" in frontier.seed_note([one.point for one in found])
+    noisy = [msgspec.structs.replace(one.point, gain_low=0.62, gain_high=0.78, change_low=-0.33, change_high=-0.27)
+             for one in found]  # fmt: skip
+    # half widths of 8 and 3 points, whose squares add up
+    assert "under 11 points gained, or 4 points of general knowledge, may be chance" in frontier.seed_note(noisy)
     repeated = [configuration("full", [-0.26, -0.25]), configuration("lora", [-0.07, -0.06])]
     assert frontier.seed_note([one.point for one in repeated]) == "" == frontier.seed_note([found[0].point])
 

@@ -300,18 +300,19 @@ def test_the_keyboard_alone_reaches_and_works_what_the_forgetting_page_offers(se
         raise AssertionError(f"Tab never reaches {to}")
 
     controls = (
-        "One run", "Run", "Recover what it lost", "Train it again with one thing changed", "Every score",
-        "Per family and subject", "Question by question", "How it was asked", "Along the run", "Ask it more benchmarks",
-        "Take it along", "Next: train",
+        "One run", "Run", "Recover what it lost", "Ask it", "Compare with another", "Train it again with one thing changed",
+        "Every score and question", "Ask it more benchmarks", "Take it along", "Next: train",
     )  # fmt: skip
     for control in controls:
         walk(control)  # each after the one before, in the order of the page
+    another = Workspace(server.home).run_dir("20260102-000000-abcdef")
+    shutil.copytree(Workspace(server.home).run_dir(run_id), another)
     page.goto(f"{server.url}/forgetting?run={run_id}")
     expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=SLOW_MS)
     settled(page)
     walk("One run")
     page.keyboard.press("ArrowRight")
-    expect(page.get_by_text("Choose two runs or more.")).to_be_visible(timeout=SLOW_MS)
+    expect(page.get_by_text("Settings that differ")).to_be_visible(timeout=SLOW_MS)
     settled(page)
     slider = page.get_by_role("slider", name="I accept losing at most (points)")
 

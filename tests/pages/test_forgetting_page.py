@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import json
+import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
-from itertools import pairwise
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import events, limits, starter
+from engine.benchmarks import library
 from engine.data import datasets
 from engine.forgetting import evaluations, remedies, sweep_drive
 from engine.models import bases
@@ -23,10 +27,10 @@ from engine.report import Item, blind, files, paired
 from engine.report import items as report_items
 from engine.runs import lifecycle, scored, store
 from engine.spec import RunSpec, schema
-from engine.words import Problem
+from engine.words import Problem, set_language
 from engine.workspace import Workspace
 from pages import _forgetting_frontier, _forgetting_report
-from tests.apps import button, has_button, open_page, preference_run, shown, texts
+from tests.apps import button, has_button, open_page, preference_run, shown, table, texts
 from tests.helpers import finished_run
 from tests.pages.test_language import made_run
 
@@ -54,14 +58,12 @@ def test_a_run_that_goes_on_is_shown_until_its_scores_are_there(workspace: Works
     assert app.selectbox(key="scored_run").value == run_id
 
 
-@given(st.lists(st.floats(-500, 500), max_size=12), st.floats(1, 50))
-def test_names_beside_points_are_moved_apart_and_no_further(places, least):
-    places = sorted(places)
-    moved = _forgetting_frontier.apart(places, least)
-    assert len(moved) == len(places)
-    assert all(b - a >= least - 1e-6 for a, b in pairwise(moved))
-    assert sum(moved) == pytest.approx(sum(places), abs=1e-6)
-    assert _forgetting_frontier.apart(moved, least) == pytest.approx(moved, abs=1e-6)
+@given(st.lists(st.tuples(st.floats(0, 440), st.floats(0, 330)), max_size=15))
+def test_marks_of_points_never_lie_upon_each_other_and_none_is_left_out(places):
+    groups = _forgetting_frontier.together(places, 24)
+    assert sorted(number for group in groups for number in group) == list(range(len(places)))
+    firsts = [places[group[0]] for group in groups]
+    assert all(math.dist(a, b) >= 24 for n, a in enumerate(firsts) for b in firsts[:n])
 
 
 def sft(**changes) -> RunSpec:
@@ -151,14 +153,75 @@ def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -
     # this one lost nothing
     (other / "items" / "tuned-toy-world.jsonl").write_bytes((source / "items" / "base-toy-world.jsonl").read_bytes())
     app = open_page("forgetting", run=run_id, view="compare")
-    table = app.dataframe[0].value
-    assert table["Seeds"].tolist() == [2]  # they differ in nothing, so they are two seeds of one
-    app.toggle[0].set_value(False).run()
+    assert table(app)["No."].tolist() == ["● 1, 2"]  # they differ in nothing, so they are two seeds of one
+    next(one for one in app.toggle if one.key == "by_seed").set_value(False).run()
     assert not app.exception
-    table = app.dataframe[0].value.set_index("Run")
-    assert sorted(table["Frontier"]) == ["", "yes"]
+    told = table(app).set_index("No.")["Run"]
+    assert [str(name)[0] for name in told.index] == ["●", "■"] and "abcdef" in told.iloc[0] + told.iloc[1]
     app.slider[0].set_value(20.0).run()
     assert any("Pick" in str(s.value) and "abcdef" in str(s.value) for s in app.success)
+    assert button(app, "look_at_picked").proto.type == "primary"
+
+
+def second_run(workspace: Workspace, run_id: str, name: str = "20260102-000000-abcdef") -> str:
+    shutil.copytree(workspace.run_dir(run_id), workspace.run_dir(name))
+    return name
+
+
+def test_with_one_run_the_comparison_is_only_the_click_that_makes_another(workspace: Workspace) -> None:
+    app = open_page("forgetting", run=preference_run(workspace), view="compare")
+    assert not app.multiselect and not app.slider and not app.get("plotly_chart") and not app.table
+    assert [one.key for one in app.main.button] == ["empty_state"] and "Two runs are needed" in texts(app)
+    button(app, "empty_state").click().run()
+    (saved,) = (workspace.root / "drafts").glob("*.json")
+    draft = drafts.load(workspace, saved.stem)
+    assert draft is not None and draft.overrides and not app.exception
+
+
+def test_an_address_opens_the_runs_that_it_names_and_nothing_else(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    others = [second_run(workspace, run_id, f"20260102-{n:06d}-abcdef") for n in range(3)]
+    named = f"{others[2]},../../etc,{run_id},{others[2]},<script>,20260909-000000-abcdef"
+    app = open_page("forgetting", view="compare", runs=named)
+    (chosen,) = [one for one in app.multiselect if one.key == "compared_runs"]
+    assert chosen.value == [others[2], run_id]
+    assert app.query_params["runs"] in (f"{others[2]},{run_id}", [f"{others[2]},{run_id}"])
+    usual = open_page("forgetting", view="compare", runs=",".join(["x" * 40] * 90))
+    assert len(next(one for one in usual.multiselect if one.key == "compared_runs").value) == 4
+    app.radio(key="forgetting_view").set_value("run").run()
+    assert "runs" not in app.query_params and "view" not in app.query_params and not app.exception
+
+
+def test_runs_whose_base_knows_no_benchmark_stand_against_each_other_by_the_loss_on_general_text(
+    workspace: Workspace,
+) -> None:
+    run_id = preference_run(workspace)
+    for path in workspace.run_dir(run_id).glob("items/*-toy-world.jsonl"):
+        path.unlink()
+
+    def write(name: str, rise: float) -> None:
+        for model, loss in (("base", 3.0), ("tuned", 3.0 + rise)):
+            told = [
+                Item(item=str(n), family="text", prompt_sha="p", loglikelihoods=[-10 * (loss + n % 5 / 50)], tokens=10)
+                for n in range(40)
+            ]
+            report_items.write_items(workspace.run_dir(name) / "items" / f"{model}-general-text.jsonl", told)
+
+    other = second_run(workspace, run_id)
+    write(run_id, 0.5)
+    write(other, 0.0)
+    slower = msgspec.structs.replace(store.load_spec(workspace, other).train, learning_rate=1e-6)
+    spec = msgspec.structs.replace(store.load_spec(workspace, other), train=slower)
+    (workspace.run_dir(other) / "spec.json").write_bytes(schema.encode(spec))
+    app = open_page("forgetting", run=run_id, view="compare")
+    assert not app.exception and not app.slider and "kept general text best" in texts(app)
+    told = table(app)
+    assert told["General text, loss"].str[:6].tolist() == ["+0.000", "+0.500"]
+    assert [name[0] for name in told["No."]] == ["●", "■"]
+    one = open_page("forgetting", run=run_id)
+    drawn = [json.loads(chart.proto.spec) for chart in one.get("plotly_chart")]
+    words = [note["text"] for figure in drawn for note in figure["layout"]["annotations"]]
+    assert "▼ Tuned: 3.540, real drop" in words  # the words stand above their bars, which nothing crosses
 
 
 @pytest.mark.parametrize(("split_seed", "shown"), [(0, True), (1, False)])
@@ -198,15 +261,22 @@ def test_the_points_along_a_run_stand_on_its_page_and_beside_other_runs(workspac
     assert [(p.step, round(p.change or 0, 2)) for p in points] == [(2, 0.0), (3, -0.67)]
     app = open_page("forgetting", run=run_id)
     assert not app.exception and not has_button(app, "along_again")
-    table = next(d.value for d in app.dataframe if "Frontier" in d.value.columns)
-    assert table["Frontier"].tolist() == ["yes", ""] and table["Run"].tolist()[0].endswith("step 2")
+    told = next(one.value.map(shown) for one in app.table if "No." in one.value.map(shown).rename(columns=shown))
+    told = told.rename(columns=shown)
+    assert told["No."].tolist() == ["● 2", "■ 3"] and told["Run"].tolist()[0].endswith("step 2")
     next(s for s in app.slider if s.key == "tolerance_along").set_value(10.0).run()
     button(app, "shorter_run").click().run()
     made = [drafts.load(workspace, path.stem) for path in (workspace.root / "drafts").glob("*.json")]
     assert 2 in [one.overrides.get("train.max_steps") for one in made if one is not None]
+    other = second_run(workspace, run_id)
+    spec = store.load_spec(workspace, other)
+    changed = msgspec.structs.replace(spec, train=msgspec.structs.replace(spec.train, max_steps=7))
+    (workspace.run_dir(other) / "spec.json").write_bytes(schema.encode(changed))
     compared = open_page("forgetting", run=run_id, view="compare")
-    table = compared.dataframe[0].value
-    assert [name.rpartition(", ")[2] for name in table["Run"]] == ["step 2", "step 3"]
+    assert [name.rpartition(", ")[2] for name in table(compared)["Run"]] == ["step 3", "step 3"]  # each way's end
+    next(one for one in compared.toggle if one.key == "every_compare").set_value(True).run()
+    every = next(d.value for d in compared.dataframe if "Frontier" in d.value.columns)
+    assert sorted(name.rpartition(", ")[2] for name in every["Run"]) == ["step 2", "step 2", "step 3", "step 3"]
 
 
 @pytest.mark.parametrize(
@@ -280,6 +350,35 @@ def test_the_html_report_holds_no_script_and_asks_no_host() -> None:
     assert not any(name in ("src", "href") or name.startswith("on") for _, found in tags for name in found)
     assert "default-src 'none'" in page and "http://" not in page and "https://" not in page
     assert shown.count(EVIL) == 8  # as it is wherever it stands: title, heading, sentence, line, chart, table thrice
+    names = [tag for tag, _ in tags]
+    assert names.count("h1") == names.count("main") == 1 and ("html", {"lang": "en"}) in tags
+    places = [found for tag, found in tags if found.get("class") == "wide"]
+    assert len(places) == 2 and all(one["tabindex"] == "0" and one["aria-label"] for one in places)  # chart and table
+
+
+def test_a_report_that_is_made_in_a_thread_of_its_own_is_in_the_reader_s_language(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = scored.of(workspace, preference_run(workspace))
+    made: list[Any] = []
+    monkeypatch.setattr(_forgetting_report.st, "download_button", lambda _, data, **__: made.append(data))
+    set_language("zh")
+    try:
+        _forgetting_report.downloads(one, one.judged(), {})
+    finally:
+        set_language("en")
+    with ThreadPoolExecutor(1) as pool:  # as the server does
+        page = pool.submit(made[-1]).result().decode()
+    assert '<html lang="zh">' in page and "微调后" in page and "Tuned said" not in page
+
+
+def test_a_benchmark_of_the_pack_has_its_title_in_the_reader_s_language(workspace: Workspace) -> None:
+    set_language("zh")
+    try:
+        assert "General text" not in library.titles(workspace).values()
+    finally:
+        set_language("en")
+    assert library.titles(workspace)["general-text"] == "General text"
 
 
 def test_a_spreadsheet_takes_no_text_for_a_formula() -> None:
@@ -321,13 +420,58 @@ def test_a_headline_three_sentences_and_one_button_come_first_and_all_else_is_fo
     (workspace.run_dir(run_id) / "adapter").mkdir()  # what it has made, from which the way back goes
     app = open_page("forgetting", run=run_id)
     said = texts(app)
-    assert app.subheader[0].value == "It learned the task\\. It lost some of what it knew\\."
+    assert app.header[0].value == "It learned the task\\. It lost some of what it knew\\."
     for words in ("Gained: It learned the preference", "Lost: It lost toy-world", "What to do: Recover"):
         assert words in said.replace("**", "")
     assert button(app, "to_do").label == "Recover what it lost"
     folded = [one for fold in app.expander for one in fold.dataframe]
-    assert len(folded) == len(app.dataframe) and len(app.subheader) == 1
+    assert len(folded) == len(app.dataframe) and len(app.header) == 1
     assert [one.key for one in app.button if one.proto.type == "primary"] == ["to_do"]
+    in_folds = {one.key for fold in app.expander for one in fold.button}
+    first = [one.key for one in app.main.button if one.key not in in_folds]
+    assert first == ["to_do", "ask_it", "compare_it", "next_step"]  # with the switch and the list: six
+    button(app, "compare_it").click().run()
+    assert app.radio(key="forgetting_view").value == "compare" and not app.exception
+
+
+def test_a_preference_that_moved_below_the_likelier_answer_is_said_to_have_moved(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    folder = workspace.run_dir(run_id) / "items"
+    for model, better in (("base", -9.0), ("tuned", -6.0)):  # the worse answer, at -5, stays the likelier one
+        told = [
+            Item(item=str(n), family=report_items.UNSEEN, prompt_sha="p", choices=["a", "b"], gold=0, correct=False,
+                 loglikelihoods=[better, -5.0])
+            for n in range(60)
+        ]  # fmt: skip
+        report_items.write_items(folder / f"{model}-new-task-preference.jsonl", told)
+    said = texts(open_page("forgetting", run=run_id)).replace("**", "").partition("Lost:")[0]
+    assert "0 % → 0 %" in said and "In 100 % of the 60 pairs the better answer gained on the worse one" in said
+
+
+def test_how_it_was_asked_is_said_in_words_without_keys_of_the_machine(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    told = {
+        "questions": 60,
+        "chance": 0.5,
+        "form": None,
+        "base_key": "f" * 64,
+        "tuned_key": "e" * 64,
+        "window_tokens": 512,
+    }
+    (workspace.run_dir(run_id) / "items" / "settings.json").write_text(json.dumps({"toy-world": told}))
+    app = open_page("forgetting", run=run_id)
+    asked = app.table[-1].value.map(shown).rename(columns=shown).iloc[0].to_dict()
+    assert asked == {
+        "Questions": "toy-world knowledge", "Asked": "60", "Right by guessing": "50 %", "Examples": "–", "Template": "–",
+        "Window, tokens": "512",
+    }  # fmt: skip
+
+
+def test_chat_opens_with_the_run_of_the_report(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    app = open_page("forgetting", run=run_id)
+    button(app, "ask_it").click().run()
+    assert app.title[0].value == "Chat" and app.query_params["run"] in (run_id, [run_id])
 
 
 def test_the_button_is_the_remedy_that_runs_of_this_home_support(workspace: Workspace) -> None:
@@ -404,7 +548,7 @@ def test_answers_are_judged_without_names_left_gone_on_with_and_then_named(works
     choose_tuned(gone_on, 1)
     button(gone_on, "blind_end").click().run()
     sentence = "Names hidden, the tuned model won 24 of 24 (100 % [86, 100]); ties: 0."
-    assert sentence in texts(gone_on) and sentence in shown(gone_on.subheader[0].value)
+    assert sentence in texts(gone_on) and sentence in shown(gone_on.header[0].value)
     assert sentence in files_of(workspace, run_id)
     assert not has_button(gone_on, "blind_left")
 

@@ -133,7 +133,7 @@ def test_text_that_looks_like_more_stays_text_on_every_page(server: Server, page
     opens("forgetting", run=run_id)
     holds()
     opens("forgetting", run=run_id, view="compare")
-    expect(page.locator(".js-plotly-plot .annotation-text").first).to_contain_text(NAME[:30])
+    expect(page.get_by_test_id("stTable").first).to_contain_text(NAME, use_inner_text=True)
     holds(NAME)
 
     opens("chat", run=run_id)

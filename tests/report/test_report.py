@@ -497,8 +497,14 @@ def judging(before: int, after: int, of: int = 60) -> list[Comparison]:
         ),
         (PAIRS_WORSE, "It moved away from the preference: the better answer is the likelier one in 92 % → 33 % of 60"),
         (PAIRS_SAME, "No learning can be told from noise: the better answer is the likelier one in 55 % → 57 % of 60"),
-        (gaps(5), "It learned to tell good from bad: on 40 held-out answers, good ones gained 5.0 nats over bad ones."),
-        (gaps(-5), "It learned the wrong way round: on 40 held-out answers, good ones lost 5.0 nats against bad ones."),
+        (
+            gaps(5),
+            "It learned to tell good from bad: on 40 held-out answers, good ones gained 5.0 on bad ones (logarithm).",
+        ),
+        (
+            gaps(-5),
+            "It learned the wrong way round: on 40 held-out answers, good ones lost 5.0 to bad ones (logarithm).",
+        ),
         (gaps(0), "No learning can be told from noise: on 40 answers"),
         (
             judging(28, 51),

@@ -1,0 +1,104 @@
+"""Several runs laid over each other on the Forgetting page: their losses, and the settings that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from engine import events
+from engine.check import DatasetError
+from engine.data import datasets
+from engine.models import bases
+from engine.runs import store
+from engine.spec import settings
+from engine.words import t
+from engine.workspace import Workspace
+from pages import _charts, _ui
+from pages import _forgetting_tables as tables
+
+# Streamlit puts the colours of the reader's theme in place of these; with the dashes 15 lines can be told apart.
+_COLOURS, _DASHES = ("#000001", "#000002", "#000003", "#000004", "#000005"), ("solid", "dash", "dot")
+MOST_LINES = len(_COLOURS) * len(_DASHES)
+
+Lines = list[tuple[str, list[list[float]]]]
+
+
+def show(workspace: Workspace, marks: Mapping[str, str]) -> None:
+    """Show the losses of runs, by id with the mark each has on the page, and the settings in which they differ."""
+    trained, general = losses(workspace, marks)
+    shown = [(t("Loss on trained rows"), trained), (t("Loss on general text"), general)]
+    shown = [(title, lines) for title, lines in shown if lines]
+    for number, (column, (title, lines)) in enumerate(zip(st.columns(len(shown) or 1), shown, strict=False)):
+        with column:
+            st.markdown(f"**{_ui.plain(title)}**")
+            st.plotly_chart(_ui.figure(drawn(lines)), key=f"losses_{number}", config=tables.STILL, alt=title)
+    st.markdown(f"**{_ui.plain(t('Settings that differ'))}**")
+    different = differing(workspace, list(marks))
+    if not different:
+        st.caption(t("These runs have the same settings throughout."))
+        return
+    cells = pd.DataFrame(
+        [{t("Setting"): title, **dict(zip(marks.values(), values, strict=True))} for title, values in different]
+    )
+    st.table(_ui.cells(cells), hide_index=True, border="horizontal")
+
+
+def losses(workspace: Workspace, marks: Mapping[str, str]) -> tuple[Lines, Lines]:
+    """Return for each run its loss on trained rows over the steps, and that on general text where it was watched."""
+    trained, general = [], []
+    for run_id, mark in marks.items():
+        found, _ = events.read(workspace.run_dir(run_id))
+        steps = [[e.step, e.loss] for e in found if isinstance(e, events.Step) and e.loss is not None]
+        watched = [[0, e.general_loss] for e in found if isinstance(e, events.Watched)][:1]
+        watched += [
+            [e.step, e.metrics["general_loss"]]
+            for e in found
+            if isinstance(e, events.Eval) and "general_loss" in e.metrics
+        ]
+        trained += [(mark, _charts.thinned(steps))] if steps else []
+        general += [(mark, watched)] if len(watched) > 1 else []
+    return trained, general
+
+
+def drawn(lines: Lines) -> go.Figure:
+    """Draw lines over the steps, each by its mark."""
+    figure = go.Figure()
+    for number, (mark, points) in enumerate(lines):
+        colour, dash = _COLOURS[number % len(_COLOURS)], _DASHES[number // len(_COLOURS) % len(_DASHES)]
+        steps, values = zip(*points, strict=True)
+        figure.add_scatter(
+            x=steps, y=values, mode="lines", name=mark, line={"color": colour, "dash": dash, "width": 1.8},
+            hovertemplate="%{y:.4g}",
+        )  # fmt: skip
+    figure.update_xaxes(title=t("step"))
+    figure.update_layout(
+        height=300, margin={"l": 8, "r": 8, "t": 8, "b": 8}, hovermode="x unified", showlegend=True, dragmode=False,
+        legend={"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0},
+    )  # fmt: skip
+    return figure
+
+
+def differing(workspace: Workspace, run_ids: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Return the settings in which runs differ, each by its title with every run's value in words."""
+    titles = {"recipe.name": t("Recipe"), "base.ref": t("Base"), "dataset.id": t("Data")}
+    found = []
+    for path, values in store.differences(workspace, list(run_ids)):
+        title = titles.get(path) or t(settings.fields()[path].title)
+        found.append((title, [_value(workspace, path, value) for value in values]))
+    return found
+
+
+def _value(workspace: Workspace, path: str, value: object) -> str:
+    if value is None or value == "":
+        return "–"
+    if path == "base.ref":
+        return bases.describe(str(value), workspace).title
+    if path == "dataset.id":
+        try:
+            return datasets.load(workspace, str(value)).name
+        except (DatasetError, OSError, ValueError):
+            return t("gone")
+    return _ui.show_value(value)[:40]
