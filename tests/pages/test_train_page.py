@@ -67,7 +67,8 @@ def test_start_and_what_keeps_it_stand_below_the_page_with_one_line_each(new_fac
     assert seen(below) == ["button start"]
     field(app, "text_input", "train.epochs").set_value("0").run()
     below = app._tree.children[3]
-    (said,) = [one.value for one in below.get("markdown")]
+    markdown: list[Any] = list(below.get("markdown"))
+    (said,) = [one.value for one in markdown]
     assert shown(said).startswith(":red[**:material/error:**] Epochs cannot be 0") and button(app, "start").disabled
 
 
