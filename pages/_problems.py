@@ -21,6 +21,8 @@ def in_titles(problem: Problem, *, only_what: bool = False) -> str:
         named = {"where": t(field.title), **problem.parameters}
         problem = msgspec.structs.replace(problem, parameters=named)
     said = problem.message if only_what else problem.sentence
+    if (problem.words or ("",))[0][:1].islower():  # begins with a word of ours, not with a name
+        said = said[:1].upper() + said[1:]
     return _paths().sub(lambda found: f"“{t(settings.fields()[found[0]].title)}”", said)
 
 

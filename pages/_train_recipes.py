@@ -34,7 +34,7 @@ def select(
         st.markdown(f":small[{t('How to train')}]")
         # a click inside leaves it open; under another key it begins anew, closed
         opened = st.popover(
-            _ui.plain(t(known[name].title)), width="stretch", icon=":material/school:",
+            _ui.plain(t(known[name].title)), width="stretch",
             key=f"recipes~{name}~{st.session_state.get('picked_recipe', 0)}",
         )  # fmt: skip
     with opened:

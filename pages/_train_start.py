@@ -37,12 +37,12 @@ def _lines(lines: list[Problem], plan: Plan, overrides: dict[str, Any]) -> None:
     for one in lines:
         said = _problems.in_titles(one, only_what=one.severity == "warning")
         if one.severity != "warning":
-            st.markdown(":red[:material/error:] " + _ui.plain(said))
+            st.markdown(":red[**:material/error:**] " + _ui.plain(said))
             continue
         path = str(one.where)
         usual = _ui.show_value(plan.put_right[path])
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.markdown(":orange[:material/warning:] " + _ui.plain(said), width="content")
+            st.markdown(":orange[**:material/warning:**] " + _ui.plain(said), width="content")
             label = t("Set {title} to {value}", title=t(settings.fields()[path].title), value=usual)
             if st.button(_ui.plain(label), key=f"put_right_{path}"):
                 overrides[path] = plan.put_right[path]

@@ -148,7 +148,7 @@ _base.others(workspace, base, plan)
 problems = [*plan.problems, *(one for one in _base.problems(base) if one not in plan.problems)]
 for one in problems:
     if one.where in fields:
-        fields[one.where].caption(f":red[{_ui.plain(_problems.in_titles(one))}]")
+        fields[one.where].markdown(f":red[**{_ui.plain(_problems.in_titles(one))}**]")
 # beside what a demo refuses stands the way on
 name = _train_more.show(plan, overrides, opened=limits.on() and bool(problems))
 _train_start.bar(plan, problems, overrides, name)

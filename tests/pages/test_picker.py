@@ -282,7 +282,7 @@ def test_a_base_of_a_layout_that_is_not_known_is_counted_and_says_so(workspace, 
     (path,) = (workspace.root / "shapes").iterdir()
     path.write_bytes(msgspec.json.encode({"reason": "ValueError: no heads", "begun_s": time.time()}))
     shown = texts(open_page("train", state={"current_base": str(folder)}))
-    assert "transformers cannot build the model" in shown and "no heads" in shown and len(started) == 1
+    assert "Transformers cannot build the model" in shown and "no heads" in shown and len(started) == 1
 
 
 def test_a_base_made_to_cost_is_a_sentence_on_the_train_page(workspace, tmp_path, monkeypatch):

@@ -67,8 +67,9 @@ def test_start_and_what_keeps_it_stand_below_the_page_with_one_line_each(new_fac
     assert seen(below) == ["button start"]
     field(app, "text_input", "train.epochs").set_value("0").run()
     below = app._tree.children[3]
-    (said,) = [one.value for one in below.get("markdown")]
-    assert shown(said).startswith(":red[:material/error:] Epochs cannot be 0") and button(app, "start").disabled
+    markdown: list[Any] = list(below.get("markdown"))
+    (said,) = [one.value for one in markdown]
+    assert shown(said).startswith(":red[**:material/error:**] Epochs cannot be 0") and button(app, "start").disabled
 
 
 def test_the_answer_is_one_sentence_above_all_controls_with_the_figures_of_the_plan(
@@ -86,7 +87,7 @@ def test_a_setting_outside_its_range_is_said_above_start_and_put_right_by_a_clic
     app = open_page("train", dataset=new_facts.id)
     assert not has_button(app, "put_right_train.learning_rate")
     field(app, "text_input", "train.learning_rate").set_value("0.5").run()
-    warned = "a learning rate of 0.5 is above what is known to work here, 0.000375 to 0.006, and can break the model"
+    warned = "A learning rate of 0.5 is above what is known to work here, 0.000375 to 0.006, and can break the model"
     assert warned in texts(app) and not button(app, "start").disabled  # it may be meant
     button(app, "put_right_train.learning_rate").click().run()
     assert not app.exception and warned not in texts(app) and app.session_state["overrides"] == {}
@@ -98,7 +99,7 @@ def test_dpo_at_the_guides_rate_is_warned_of_on_a_real_base(workspace: Workspace
     told = {"train.learning_rate": 5e-4}
     draft = drafts.Draft(recipe="dpo", base="HuggingFaceTB/SmolLM2-135M-Instruct", dataset=pairs.id, overrides=told)
     app = open_page("train", draft=drafts.save(workspace, draft))
-    assert "a learning rate of 0.0005 is above what is known to work here, 1e-06 to 5e-05" in texts(app)
+    assert "A learning rate of 0.0005 is above what is known to work here, 1e-06 to 5e-05" in texts(app)
     assert shown(button(app, "put_right_train.learning_rate").label) == "Set Learning rate to 5e-06"
 
 
@@ -162,7 +163,7 @@ def test_other_data_takes_its_own_recipe_and_a_draft_keeps_the_one_it_names(
     draft = drafts.Draft(recipe="lora", dataset=pairs.id)
     app = open_page("train", draft=drafts.save(workspace, draft))
     assert '"name": "lora"' in app.code[0].value and button(app, "start").disabled
-    assert "this recipe learns from questions with answers, or plain texts or conversations" in texts(app)
+    assert "This recipe learns from questions with answers, or plain texts or conversations" in texts(app)
 
 
 def test_a_recipe_without_its_judge_says_how_to_get_one(workspace: Workspace) -> None:
@@ -188,7 +189,7 @@ def test_no_two_recipes_share_a_sentence(key: str) -> None:
 @pytest.mark.parametrize(
     ("problem", "said"),
     [
-        (Problem(rule="replay-sft-only", where="train.replay_share"), "general rows can only be mixed"),
+        (Problem(rule="replay-sft-only", where="train.replay_share"), "General rows can only be mixed"),
         (Problem(rule="tolerance-objective", where="train.tolerance", parameters={"objective": "PPO"}), "“May forget”"),
         (Problem(rule="devices-kind", where="machine.devices", parameters={"setting": "adapter", "value": "oft",
                                                                           "sound": "lora"}), "“Devices”"),

@@ -297,7 +297,7 @@ def test_data_of_another_kind(workspace, base):
     rows = [{"prompt": "a", "chosen": f"good {i}", "rejected": "bad"} for i in range(5)]
     _, (problem,) = build(workspace, base, add(workspace, rows))
     assert problem.rule == "data-type"
-    assert "preference" in problem.message and "prompt-completion" in problem.message
+    assert "pairs of a better and a worse answer" in problem.message and "questions with answers" in problem.message
 
 
 def test_data_with_bad_rows_until_they_are_left_out(workspace, base):
