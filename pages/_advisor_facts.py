@@ -14,7 +14,7 @@ from engine.estimate import memory
 from engine.models import Base, bases
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _ui
+from pages import _failures, _ui
 
 # What is asked most: GB of memory of cards, and billions of parameters. 0 GB: no card.
 CARDS_GB = (0, 8, 12, 16, 24, 48, 80)
@@ -138,7 +138,7 @@ def data(place: Any, workspace: Workspace, dataset: Dataset | None) -> dict[str,
         good = bad = None
         if (kind or (report.type if report is not None else None)) == "unpaired-preference":
             good, bad = (
-                st.number_input(label, *_limits(name), value=None, step=1, key=key, bind="query-params")
+                st.number_input(_ui.plain(label), *_limits(name), value=None, step=1, key=key, bind="query-params")
                 for label, name, key in (
                     (t("Rows marked good"), "good_rows", "plan_good"),
                     (t("Rows marked bad"), "bad_rows", "plan_bad"),
@@ -179,6 +179,7 @@ def _presets(words: dict[Any, str], none: str, label: str, key: str) -> None:
     picked, asked = f"{key}_preset", ["", *words]
     st.session_state[picked] = "" if now is None else now if now in words else None
 
+    @_failures.kept
     def taken() -> None:
         st.session_state[key] = st.session_state[picked] if st.session_state[picked] != "" else None
 

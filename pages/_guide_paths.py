@@ -68,7 +68,9 @@ def show(name: str) -> None:
     for number, step in enumerate(steps, 1):
         rule = rules[step.rule]
         place = st.container(border=True, horizontal=True, vertical_alignment="center")
-        place.markdown(f"**{number:d}. {_guide_rules.said(rule)}**  \n{_ui.plain(step.look_at)}", width="stretch")
+        place.markdown(
+            f"**{number:d}. {_ui.plain(_guide_rules.said(rule))}**  \n{_ui.plain(step.look_at)}", width="stretch"
+        )
         base = _newest_answers(workspace, runs) if step.rule == "O8" else "starter"
         with place:
             _guide_rules.try_it(step.recipe, step.sample, step.settings, f"step_{step.rule}_{step.recipe}", base)
@@ -79,7 +81,7 @@ def show(name: str) -> None:
         _you_saw(workspace, number, run)
     left = len(steps) - len(seen)
     if seen and left:
-        st.caption(t("{n} of {total} steps are left.", n=left, total=len(steps)))
+        st.caption(_ui.say("{n} of {total} steps are left.", n=left, total=len(steps)))
     if name == "practice":
         st.subheader(t("And then"))
         for after in ("O11", "O12"):

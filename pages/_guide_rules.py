@@ -22,15 +22,15 @@ MOST_FOUND = 30
 
 
 def said(rule: guide.Rule) -> str:
-    """Return what a rule says as Markdown: the guide's own words, and what they mean. Who can read these words is not told
+    """Return what a rule says: the guide's own words, and what they mean. Who can read these words is not told
     them twice; where they are but a size or a formula, what it says stands beside them."""
-    own = _ui.plain(f"“{rule.spoken}”")
-    return own if language() == "zh" and _WORDS.search(rule.spoken) else f"{own} · {_ui.plain(t(rule.says))}"
+    own = f"“{rule.spoken}”"
+    return own if language() == "zh" and _WORDS.search(rule.spoken) else f"{own} · {t(rule.says)}"
 
 
 def card(rule: guide.Rule) -> None:
     """One rule to be read: the guide's words, when they hold, and what the sources say."""
-    st.markdown(said(rule))
+    st.markdown(_ui.plain(said(rule)))
     verdict = _ui.verdict_words()[rule.verdict]
     st.markdown(
         _ui.say(
@@ -49,11 +49,10 @@ def listed(rules: Sequence[guide.Rule], opened: str = "") -> None:
     """Rules one below the other, each by its words and verdict, to be opened; the one that was asked for is open."""
     words = _ui.verdict_words()
     for rule in rules[:MOST_FOUND]:
-        title = f"{rule.id} · {said(rule)} · {_ui.plain(words[rule.verdict])}"
-        with st.expander(title, expanded=rule.id == opened):
+        with st.expander(_ui.plain(f"{rule.id} · {said(rule)} · {words[rule.verdict]}"), expanded=rule.id == opened):
             card(rule)
     if len(rules) > MOST_FOUND:
-        st.caption(t("The first {n} of {total}: say one word more.", n=MOST_FOUND, total=len(rules)))
+        st.caption(_ui.say("The first {n} of {total}: say one word more.", n=MOST_FOUND, total=len(rules)))
 
 
 def try_it(recipe: str, sample: str, settings: dict[str, object], key: str, base: str = "starter") -> None:

@@ -17,7 +17,7 @@ workspace = _ui.workspace()
 
 def _answer(advice: Advice, case: Case, base: Base) -> None:
     """The advice in one sentence, whose figures these are, what runs like it came to, and the memory it takes."""
-    st.header(_ui.plain(advice.sentence))
+    st.header(_ui.plain(advice.sentence), anchor=False)
     if base.problems:
         st.warning(t("The base cannot be read, so its size is not known; the advice goes on without it."))
         _ui.problem_list(base.problems)

@@ -4,7 +4,6 @@ section is shown at a time, and the address names it."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import streamlit as st
 
@@ -17,18 +16,17 @@ PARTED = ("wrong", "disputed", "contradiction", "outdated", "unproven", "vendor 
 SCENARIOS = ("rows", "memory", "alignment")
 
 
-def _row(*options: Any, **more: Any) -> str | None:
-    """Offer a few beside each other."""
-    return st.radio(*options, horizontal=True, **more)
-
-
-def _chosen(label: str, words: dict[str, str], key: str, show: Callable[..., str | None] = _row) -> str:
+def _chosen(label: str, words: dict[str, str], key: str, *, as_list: bool = False) -> str:
     """Ask for one of a few, one always chosen; the answer stands in the address."""
     given = st.query_params.get(key)
     if st.session_state.get(key) not in words:
         st.session_state[key] = given if given in words else next(iter(words))
-    # not tabs, pills or segments: on dark the name of a chosen one has too little contrast
-    value = show(_ui.plain(label), list(words), format_func=lambda one: _ui.plain(words[one]), key=key)
+    if as_list:
+        value = st.selectbox(_ui.plain(label), list(words), format_func=lambda one: _ui.plain(words[one]), key=key)
+    else:  # not tabs, pills or segments: on dark the name of a chosen one has too little contrast
+        value = st.radio(
+            _ui.plain(label), list(words), format_func=lambda one: _ui.plain(words[one]), key=key, horizontal=True
+        )
     st.query_params[key] = value or next(iter(words))
     return st.query_params[key]
 
@@ -80,7 +78,7 @@ def _every_rule() -> None:
         home = guide.rules()[asked].table
         st.session_state.setdefault("table", "scenarios" if home in SCENARIOS else home)
     titles = {name: t(title) for name, title in guide.tables().items()}
-    table = _chosen(t("Table of the guide"), titles, "table", st.selectbox)
+    table = _chosen(t("Table of the guide"), titles, "table", as_list=True)
     tables = SCENARIOS if table == "scenarios" else (table,)
     _guide_rules.listed([rule for rule in guide.rules().values() if rule.table in tables], opened=asked)
 

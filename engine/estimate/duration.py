@@ -85,7 +85,7 @@ def basis_words() -> dict[Basis, str]:
     return {
         "measured": t("measured here"),
         "scaled": t("worked out from other runs here"),
-        "assumed": t("a guess: nothing like it has run here"),
+        "assumed": t("a guess: no run of this kind was timed here"),
     }
 
 

@@ -94,7 +94,7 @@ def test_the_scan_finds_texts_of_every_kind():
     found = messages.messages()
     for text in (
         "Start",  # a page
-        "{rule} was not followed: {why}",  # through _ui.say
+        "In part: {why}",  # through _ui.say
         "no GPU was found",  # through later
         "the disk is full",  # a problem's sentence
         "Learning rate",  # a setting's title

@@ -100,6 +100,7 @@ run_id, dataset_id = sys.argv[1:]
 for page in ("train", "advisor", "forgetting"):
     app = AppTest.from_file("pages/_frame.py", default_timeout=60)
     app.switch_page(f"{page}.py")
+    app.session_state["why"], app.session_state["why_part"] = True, "others"  # the advisor's other ways
     app.query_params["dataset"], app.query_params["run"] = dataset_id, run_id
     app.run()
     assert not app.exception, (page, app.exception)

@@ -65,8 +65,9 @@ def test_from_an_uploaded_file_to_a_forgetting_report(server: Server, page: Page
     expect(page.get_by_text("ready to train on")).to_be_visible()
     page.get_by_role("button", name="Next: ask the advisor").click()
 
-    expect(page.get_by_text("Advice: LoRA")).to_be_visible()
-    expect(page.get_by_text("LoRA + 参数冻结 + 偏好对齐", exact=True)).to_be_visible()
+    expect(page.get_by_role("heading", name=re.compile("Take LoRA"))).to_be_visible()
+    page.get_by_text("Why?", exact=True).click()
+    expect(page.get_by_role("link", name=re.compile("LoRA with freezing")).first).to_be_visible()
     page.get_by_role("button", name="Use this", exact=True).click()
 
     expect(page.get_by_text("From the advisor")).to_be_visible()
@@ -355,3 +356,21 @@ def test_another_base_brings_its_own_defaults_and_keeps_what_was_changed_by_hand
     expect(rate).to_have_value("0.0002")
     expect(page.get_by_role("textbox", name="Epochs")).to_have_value("7")
     expect(page.get_by_text("Your own changes were kept: Epochs")).to_be_visible()
+
+
+def test_a_card_of_8_gb_and_7b_are_four_clicks_and_the_answer_is_on_the_first_screen(
+    server: Server, page: Page
+) -> None:
+    page.goto(f"{server.url}/advisor")
+    settled(page)
+    for chip, choice in ((re.compile("card:|Card:"), "8 GB"), (re.compile("Model:"), "7B")):
+        page.get_by_role("button", name=chip).click()
+        page.get_by_text(choice, exact=True).click()
+        expect(page.get_by_role("button", name=re.compile(f"{choice}, planned"))).to_be_visible()
+    expect(page.get_by_role("heading", name=re.compile("QLoRA of rank 16: on a card of 8 GB it fits"))).to_be_visible()
+    page.keyboard.press("Escape")
+    settled(page)
+    expect(page.locator(".js-plotly-plot .legend")).to_be_visible()
+    controls = page.get_by_test_id("stMain").locator("button:visible, summary:visible, input:visible")
+    assert controls.count() <= 6
+    assert max(box["y"] + box["height"] for one in controls.all() if (box := one.bounding_box())) < 900
