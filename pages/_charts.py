@@ -66,30 +66,26 @@ def _chart(lines: Sequence[Line], steps: float | None, below: str) -> dict[str, 
         }
         for line in lines
     ]  # fmt: skip
-    axis: dict[str, Any] = {
-        "type": "value",
-        "name": below,
-        "nameLocation": "middle",
-        "nameGap": 24,
-        "min": 0,
-        "minInterval": 1,
-    }
+    colour = _text_colour()
+    axis: dict[str, Any] = {"type": "value", "axisLabel": {"color": colour}, "nameTextStyle": {"color": colour}}
+    across = {**axis, "name": below, "nameLocation": "middle", "nameGap": 24, "min": 0, "minInterval": 1}
     return {
         "tooltip": {"trigger": "axis", "confine": True},
-        "legend": {"show": len(lines) > 1, "top": 0, "left": 0, "right": 48, "type": "scroll", **_readable()},
+        "legend": {
+            "show": len(lines) > 1, "top": 0, "left": 0, "right": 48, "type": "scroll", "pageIconColor": colour,
+            "textStyle": {"color": colour}, "pageTextStyle": {"color": colour},
+        },
         "grid": {"left": 8, "right": 16, "top": 34 if len(lines) > 1 else 14, "bottom": 26, "containLabel": True},
-        "xAxis": {**axis, "max": steps} if steps else axis,
-        "yAxis": {"type": "value", "scale": True},
+        "xAxis": {**across, "max": steps} if steps else across,
+        "yAxis": {**axis, "scale": True},
         "dataZoom": [{"type": "inside"}],
         "series": series,
-    }
+    }  # fmt: skip
 
 
-def _readable() -> dict[str, Any]:
-    """Return the theme's own colour for a legend: ECharts' grey fails the contrast of small text on white."""
-    theme = "dark" if st.context.theme.type == "dark" else "light"
-    colour = st.get_option(f"theme.{theme}.textColor")
-    return {"textStyle": {"color": colour}, "pageTextStyle": {"color": colour}, "pageIconColor": colour}
+def _text_colour() -> str:
+    """Return the theme's own colour for small text: ECharts' grey fails the contrast on white."""
+    return st.get_option("theme.dark.textColor" if st.context.theme.type == "dark" else "theme.light.textColor")
 
 
 def _of(found: Sequence[Any], metric: str) -> Points:

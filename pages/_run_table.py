@@ -31,33 +31,49 @@ _WASHES = ("59,91,219", "194,65,12", "15,118,110", "147,51,234", "161,98,7", "19
 
 
 class Row(NamedTuple):
-    """One run as it is listed. `inside`: of an open sweep."""
+    """One run as it is listed. `mark` stands before the name of a sweep, closed or open, and of its runs."""
 
     run: Run
     of: Any
     summary: store.Summary
     brief: runs_scored.Brief | None
-    inside: bool = False
+    mark: str = ""
 
     @property
     def seconds(self) -> float | None:
         return sum(self.brief.seconds.values()) if self.brief is not None and self.brief.seconds else None
 
 
+class State(NamedTuple):
+    """What the list is shown anew for: how many runs there are, whether one goes on, whether figures are missing."""
+
+    count: int
+    live: bool
+    lack: bool
+
+    @property
+    def changes(self) -> bool:
+        return self.live or self.lack
+
+
 def show(workspace: Workspace, runs: list[Run]) -> None:
     """Show all runs; while one of them goes on, or figures are missing, the list is read again by itself."""
-    live = any(run.status in store.LIVE for run in runs)
-    kept = runs_scored.kept_briefs(workspace, runs)
-    missing = any(run.id not in kept and run.status not in store.LIVE and not run.note for run in runs)
-    _failures.fragment(run_every=REFRESH_S if live or missing else None)(_show)(workspace, live, len(runs))
+    state = _state_of(runs, runs_scored.kept_briefs(workspace, runs))
+    _failures.fragment(run_every=REFRESH_S if state.changes else None)(_show)(workspace, state)
 
 
-def _show(workspace: Workspace, was_live: bool, count: int) -> None:
+def _state_of(runs: list[Run], briefs: Mapping[str, runs_scored.Brief]) -> State:
+    live = {run.id for run in runs if run.status in store.LIVE}
+    lack = any(run.id not in briefs and run.id not in live and not run.note for run in runs)
+    return State(len(runs), bool(live), lack)
+
+
+def _show(workspace: Workspace, was: State) -> None:
     runs = store.list_every(workspace)
-    live = any(run.status in store.LIVE for run in runs)
-    briefs = _briefs(workspace, runs)
-    if live != was_live or len(runs) != count:
+    before = runs_scored.kept_briefs(workspace, runs)
+    if was.changes and _state_of(runs, before) != was:  # it is shown anew by itself no longer, or there is another run
         st.rerun()
+    briefs = _briefs(workspace, runs)
     wanted = _ui.current("run")
     rows = [
         Row(run, store.made_of(workspace, run), store.summary(workspace, run.id), briefs.get(run.id)) for run in runs
@@ -173,9 +189,10 @@ def _folded(workspace: Workspace, rows: list[Row], wanted: str | None) -> list[R
     for row in rows:
         if row.run.id in inside:
             continue
-        found.append(row)
+        own = [one for one in rows if inside.get(one.run.id) == row.run.id]
+        found.append(row._replace(mark="▾ " if row.run.id == opened else "▸ ") if own else row)
         if row.run.id == opened:
-            found += [one._replace(inside=True) for one in rows if inside.get(one.run.id) == opened]
+            found += [one._replace(mark="↳ ") for one in own]
     return found
 
 
@@ -219,7 +236,7 @@ def _frame(
     pinned = any(row.run.pin for row in rows)
     losses = [row.summary.eval_loss if row.summary.eval_loss is not None else row.summary.loss for row in rows]
     table: dict[str, list[Any]] = {
-        t("Run"): [("↳ " if row.inside else "") + row.run.name.replace(_ICON, _NO_ICON) for row in rows],
+        t("Run"): [row.mark + row.run.name.replace(_ICON, _NO_ICON) for row in rows],
         **({t("Pinned"): [row.run.pin for row in rows]} if pinned else {}),
         t("Status"): [_state(row, served) for row in rows],
         t("Gained"): [_change(row.brief.gained if row.brief is not None else None) for row in rows],

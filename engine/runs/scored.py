@@ -140,6 +140,7 @@ class Brief(msgspec.Struct, kw_only=True):
 BRIEF = "brief.json"
 # Rules of these figures that change make those that are kept anew.
 _BRIEF_VERSION = 1
+_unwritten: dict[Path, Brief] = {}
 
 
 def kept_briefs(workspace: Workspace, runs: Sequence[Run]) -> dict[str, Brief]:
@@ -148,7 +149,7 @@ def kept_briefs(workspace: Workspace, runs: Sequence[Run]) -> dict[str, Brief]:
     for run in runs:
         if run.status not in store.LIVE and not run.note:
             folder = workspace.run_dir(run.id)
-            one = find_struct(folder / BRIEF, Brief)
+            one = find_struct(folder / BRIEF, Brief) or _unwritten.get(folder)
             if one is not None and one.stamp == _brief_stamp(folder, asking[f"run:{run.id}"]):
                 found[run.id] = one
     return found
@@ -171,8 +172,10 @@ def brief(workspace: Workspace, run_id: str, runs: Sequence[Run]) -> Brief:
             (some for unit in ("%", "nats/token") if (some := [one for one in known if one.unit == unit])), known
         )
         found.lost = min(alike, key=lambda one: one.better, default=None)
-    with suppress(OSError):  # a home that is full or read-only: it is worked out again
+    try:
         write_atomically(folder / BRIEF, msgspec.json.encode(found))
+    except OSError:  # a home that is full or read-only
+        _unwritten[folder] = found
     return found
 
 

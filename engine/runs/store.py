@@ -6,6 +6,7 @@ pid.json       which process supervises it                 stop          asks it
 worker.log     output of supervisor and child              reserve       freed when the disk is full
 checkpoints/   to resume from                              adapter/ or model/   what was made
 items/         every scored question, before and after     serve.json    who serves it now (engine/serve)
+brief.json     what it gained and lost, in short (scored.py)
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from engine.plan import chains, drafts
 from engine.runs import store
 from engine.spec import schema
 from engine.workspace import Workspace, machine_dir
+from pages import _use
 from tests.apps import PAGES, open_page
 from tests.conftest import ROOT, VISITOR
 from tests.helpers import fake_spec
@@ -105,8 +106,9 @@ def held(texts: dict[str, bytes | str], wanted: list[str]) -> dict[str, str]:
     return found
 
 
-def looks(run: str, failed: str, learned: str, rows: str) -> Iterator[tuple[str, dict[str, str], dict[str, str]]]:
+def looks(run: str, failed: str, learned: str, rows: str) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
     """Each page, with what is chosen on it, and what its address names."""
+    opened = {_use.fold_key(run): True, f"works_{run}": True, f"values_{run}": True}
     of_run, of_failed = {"run": run, "dataset": learned}, {"run": failed, "dataset": rows}
     for page in PAGES:
         yield page, {}, of_run
@@ -114,10 +116,10 @@ def looks(run: str, failed: str, learned: str, rows: str) -> Iterator[tuple[str,
         yield page, {}, of_failed
     for look in ("numbers", "mask", "division"):
         yield "data", {f"look_{learned}": look}, of_run
-    for section in ("merged", "ollama", "hub"):
-        yield "runs", {"use_section": section}, of_run
+    for section in ("take", "merged", "ollama", "hub"):
+        yield "runs", {**opened, "use_section": section}, of_run
     for trainer in ("trl", "llama-factory", "axolotl"):
-        yield "runs", {"use_section": "trainers", "trainer": trainer}, of_run
+        yield "runs", {**opened, "use_section": "trainers", "trainer": trainer}, of_run
     for view in ("compare", "sweep"):
         yield "forgetting", {"forgetting_view": view}, of_run
 

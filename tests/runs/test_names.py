@@ -139,3 +139,10 @@ def test_the_way_of_a_run_that_has_ended_holds_no_more_than_it_took():
     ]  # fmt: skip
     done = [*told, events.Finished(step=1)]
     assert road(*done, live=False, until_s=30.0)[-1] == ("training", "done", 10.0)
+
+
+def test_in_a_home_that_cannot_be_written_figures_are_worked_out_once_all_the_same(workspace, monkeypatch):
+    run_id = finished_run(workspace, 1, facts(workspace)).name
+    monkeypatch.setattr(scored, "write_atomically", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
+    made = scored.brief(workspace, run_id, store.list_every(workspace))
+    assert scored.kept_briefs(workspace, store.list_every(workspace)) == {run_id: made}

@@ -78,9 +78,10 @@ def test_a_sweep_is_one_row_that_opens(workspace, spec):
     log = events.EventLog(sweep)
     log.append(events.Finished(step=2))
     log.close()
-    assert len(listed(open_page("runs"))) == 2
+    closed = listed(open_page("runs"))
+    assert len(closed) == 2 and closed[0] == "▸ two seeds"
     opened = listed(open_page("runs", run=inside[0], show="all"))
-    assert opened[0] == "two seeds" and [name.startswith("↳") for name in opened] == [False, True, True, False]
+    assert opened[0] == "▾ two seeds" and [name.startswith("↳") for name in opened] == [False, True, True, False]
     page = open_page("runs", run=sweep.name)
     assert "Its runs (2)" in texts(page) and len(listed(page)) == 2
 
