@@ -281,21 +281,25 @@ def _preferred(row: Comparison) -> str:
 
 
 def _told_apart(row: Comparison) -> str:
-    figures, change = {"nats": f"{abs(row.change):.1f}", "n": row.n}, change_of(row)
+    moved = abs(row.change)
+    times = t("over 1,000") if moved > math.log(1000) else f"{math.exp(moved):.3g}"
+    figures, change = {"times": times, "n": row.n}, change_of(row)
     if change == "better":
         return t(
-            "It learned to tell good from bad: on {n} held-out answers, good ones gained {nats} on bad ones (logarithm).",
+            "It learned to tell good from bad: on {n} held-out answers, good ones became {times} times as likely against "
+            "bad ones.",
             **figures,
         )
     if change == "worse":
         return t(
-            "It learned the wrong way round: on {n} held-out answers, good ones lost {nats} to bad ones (logarithm).",
+            "It learned the wrong way round: on {n} held-out answers, bad ones became {times} times as likely against good "
+            "ones.",
             **figures,
         )
     if change == "small":
         return t("It hardly changed: good and bad answers moved by less than matters, on {n} of them.", **figures)
     return t(
-        "No learning can be told from noise: on {n} answers, good and bad ones moved {nats} apart or together.",
+        "No learning can be told from noise: on {n} answers, good and bad ones hardly moved against each other.",
         **figures,
     )
 
