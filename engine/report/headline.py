@@ -384,7 +384,8 @@ def _lost_in_general(judged: Sequence[Judged]) -> str:
     real = [j for j in judged if j.verdict == "real drop"]
     if real:
         worst = min(real, key=lambda j: j.row.change if not is_loss(j.row) else math.inf)
-        return _and_others(worst.sentence, [one for one in real if one is not worst])
+        own = worst.row.benchmark.partition(":")[0]  # a further figure of the same text is no further loss
+        return _and_others(worst.sentence, [one for one in real if one.row.benchmark.partition(":")[0] != own])
     known = [j for j in judged if j.verdict not in ("at chance", "too few")] or judged
     told = [j for j in known if not is_loss(j.row)] or known
     return max(told, key=lambda j: j.could_have_lost).sentence if told else ""

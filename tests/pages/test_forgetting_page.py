@@ -23,7 +23,7 @@ from engine.data import datasets
 from engine.forgetting import claims, evaluations, remedies, sweep_drive
 from engine.models import bases
 from engine.plan import drafts
-from engine.report import Item, blind, files, frontier, paired
+from engine.report import Item, blind, files, frontier, headline, paired
 from engine.report import items as report_items
 from engine.runs import lifecycle, scored, store
 from engine.spec import RunSpec, schema
@@ -325,6 +325,18 @@ def test_a_sweep_is_planned_on_the_page_and_its_problems_are_named(workspace: Wo
 def test_an_empty_page_offers_the_way_on_and_a_sweep_needs_rows() -> None:
     assert has_button(open_page("forgetting"), "empty_state")
     assert has_button(open_page("forgetting", view="sweep"), "sweep_needs_data")
+
+
+def test_a_further_figure_of_the_same_text_is_no_further_loss() -> None:
+    def line(benchmark: str, change: float) -> paired.Comparison:
+        return paired.Comparison(
+            run="r", benchmark=benchmark, family=report_items.ALL, n=100, base=3.0, tuned=3.0 + change, change=change,
+            low=0.9 * change, high=1.1 * change, base_only_right=None, tuned_only_right=None,
+        )  # fmt: skip
+
+    rows = [line("general-text", 0.3), line("general-text:bits-per-byte", 0.1), line("general-text-zh", 0.2)]
+    lost = headline.summary(rows).lost
+    assert lost.startswith("General text: worse by 0.3") and lost.endswith("Also lost: General text, Chinese.")
 
 
 def test_a_sweep_is_drawn_through_the_settings_that_differ_and_what_they_came_to() -> None:
