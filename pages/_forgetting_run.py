@@ -88,8 +88,8 @@ def _first(
     st.markdown("  \n".join(_ui.say("**{name}**: {text}", name=title, text=text) for title, text in told))
     with st.container(horizontal=True):
         _button(scored, found.action, remedies.best(ways) if found.action == "remedy" else None)
-        can_chat = found.action != "chat" and not OBJECTIVES[scored.spec.objective].is_judge
-        if can_chat and st.button(t("Ask it"), icon=":material/chat:", key="ask_it"):
+        can_chat = scored.spec.kind != "evaluate" and not OBJECTIVES[scored.spec.objective].is_judge
+        if can_chat and found.action != "chat" and st.button(t("Ask it"), icon=":material/chat:", key="ask_it"):
             _chat(scored)
         label = t("Compare with {n} others", n=others) if others > 1 else t("Compare with another")
         st.button(_ui.plain(label), icon=":material/compare_arrows:", key="compare_it", on_click=_compare)

@@ -93,9 +93,9 @@ def _result(workspace: Workspace, sweep_id: str) -> None:
     if not result.configurations:
         st.caption(t("Nothing of it is finished yet."))
         return
-    st.header(_ui.plain(_sentence(result)))
     trades = _forgetting_frontier.numbered([one.point for one in result.configurations])
     _forgetting_frontier.trade(trades, "sweep")
+    st.caption(_ui.plain(_sentence(result)))
     _forgetting_parallel.show(result.configurations)
     _claims(result)
     with st.expander(t("Its runs")):

@@ -43,7 +43,11 @@ known = runs[:200]
 scored = [run for run in known if items.benchmarks_of(workspace.run_dir(run.id))]
 evaluated = {run.id for run in known if run.recipe == evaluations.RECIPE.name}
 told = {run.id for run in scored} | {one for one in evaluated if runs_scored.is_alone(workspace.run_dir(one))}
+# What was asked of a run later stands with that run, whose page has both.
+asked_of = {run.id: run.base.removeprefix("run:") for run in known if run.id in evaluated}
+told -= {one for one, run_id in asked_of.items() if run_id in told}
 wanted = _ui.current("run")
+meant = asked_of[wanted] if wanted in asked_of and asked_of[wanted] in told else wanted
 views = {"run": t("One run"), "compare": t("Runs against each other"), "sweep": t("Sweeps")}
 is_sweep = any(run.id == wanted and run.recipe == sweep_plan.RECIPE.name for run in known)
 if "forgetting_view" not in st.session_state:
@@ -62,8 +66,8 @@ if going_on and store.status(workspace, going_on) not in store.LIVE:
 if going_on and view == "run" and not is_sweep:
     st.session_state["waited_for"] = going_on
     _going_on(going_on)
-elif wanted == st.session_state.pop("waited_for", None) and wanted in told:
-    st.session_state["scored_run"] = wanted
+elif wanted == st.session_state.pop("waited_for", None) and meant in told:
+    st.session_state["scored_run"] = meant
 untrained = _ui.known_run(wanted)
 if view == "sweep":
     _forgetting_sweeps.show(workspace)
@@ -79,20 +83,20 @@ elif not told:
         _ui.empty(text, "train", t("Start a run"))
     _forgetting_adopt.show(workspace)
 elif view == "compare":
-    _forgetting_compare.show(workspace, scored, wanted, runs)
+    _forgetting_compare.show(workspace, scored, meant, runs)
 else:
     names = _forgetting_tables.names(run for run in known if run.id in told)
     ids = list(names)
-    if wanted and wanted not in ids:
+    if wanted and meant not in ids:
         strange = store.unreadable(workspace, wanted) if store.exists(workspace, wanted) else None
         if strange is not None:
             st.info(_ui.plain(strange.sentence))
         else:
             st.info(t("The run you were looking at has no scores yet; here is the newest that has."))
     run_id = st.selectbox(
-        t("Run"), ids, index=ids.index(wanted) if wanted in ids else 0, format_func=lambda i: names[i], key="scored_run"
+        t("Run"), ids, index=ids.index(meant) if meant in ids else 0, format_func=lambda i: names[i], key="scored_run"
     )
-    if run_id != wanted and not going_on:  # what goes on stays in sight
+    if run_id != meant and not going_on:  # what goes on stays in sight
         _ui.choose("run", run_id)
     others = _forgetting_compare.others(workspace, scored, run_id)
     _forgetting_run.show(workspace, run_id, runs, others)

@@ -281,21 +281,25 @@ def _preferred(row: Comparison) -> str:
 
 
 def _told_apart(row: Comparison) -> str:
-    figures, change = {"nats": f"{abs(row.change):.1f}", "n": row.n}, change_of(row)
+    moved = abs(row.change)
+    times = t("over 1,000") if moved > math.log(1000) else f"{math.exp(moved):.3g}"
+    figures, change = {"times": times, "n": row.n}, change_of(row)
     if change == "better":
         return t(
-            "It learned to tell good from bad: on {n} held-out answers, good ones gained {nats} on bad ones (logarithm).",
+            "It learned to tell good from bad: on {n} held-out answers, good ones became {times} times as likely against "
+            "bad ones.",
             **figures,
         )
     if change == "worse":
         return t(
-            "It learned the wrong way round: on {n} held-out answers, good ones lost {nats} to bad ones (logarithm).",
+            "It learned the wrong way round: on {n} held-out answers, bad ones became {times} times as likely against good "
+            "ones.",
             **figures,
         )
     if change == "small":
         return t("It hardly changed: good and bad answers moved by less than matters, on {n} of them.", **figures)
     return t(
-        "No learning can be told from noise: on {n} answers, good and bad ones moved {nats} apart or together.",
+        "No learning can be told from noise: on {n} answers, good and bad ones hardly moved against each other.",
         **figures,
     )
 
@@ -380,7 +384,8 @@ def _lost_in_general(judged: Sequence[Judged]) -> str:
     real = [j for j in judged if j.verdict == "real drop"]
     if real:
         worst = min(real, key=lambda j: j.row.change if not is_loss(j.row) else math.inf)
-        return _and_others(worst.sentence, [one for one in real if one is not worst])
+        own = worst.row.benchmark.partition(":")[0]  # a further figure of the same text is no further loss
+        return _and_others(worst.sentence, [one for one in real if one.row.benchmark.partition(":")[0] != own])
     known = [j for j in judged if j.verdict not in ("at chance", "too few")] or judged
     told = [j for j in known if not is_loss(j.row)] or known
     return max(told, key=lambda j: j.could_have_lost).sentence if told else ""

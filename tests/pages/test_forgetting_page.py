@@ -20,16 +20,16 @@ from hypothesis import strategies as st
 from engine import events, limits, starter
 from engine.benchmarks import library
 from engine.data import datasets
-from engine.forgetting import evaluations, remedies, sweep_drive
+from engine.forgetting import claims, evaluations, remedies, sweep_drive
 from engine.models import bases
 from engine.plan import drafts
-from engine.report import Item, blind, files, paired
+from engine.report import Item, blind, files, frontier, headline, paired
 from engine.report import items as report_items
 from engine.runs import lifecycle, scored, store
 from engine.spec import RunSpec, schema
 from engine.words import Problem, set_language
 from engine.workspace import Workspace
-from pages import _forgetting_frontier, _forgetting_report
+from pages import _forgetting_frontier, _forgetting_parallel, _forgetting_report
 from tests.apps import button, has_button, open_page, preference_run, shown, table, texts
 from tests.helpers import finished_run
 from tests.pages.test_language import made_run
@@ -327,6 +327,35 @@ def test_an_empty_page_offers_the_way_on_and_a_sweep_needs_rows() -> None:
     assert has_button(open_page("forgetting", view="sweep"), "sweep_needs_data")
 
 
+def test_a_further_figure_of_the_same_text_is_no_further_loss() -> None:
+    def line(benchmark: str, change: float) -> paired.Comparison:
+        return paired.Comparison(
+            run="r", benchmark=benchmark, family=report_items.ALL, n=100, base=3.0, tuned=3.0 + change, change=change,
+            low=0.9 * change, high=1.1 * change, base_only_right=None, tuned_only_right=None,
+        )  # fmt: skip
+
+    rows = [line("general-text", 0.3), line("general-text:bits-per-byte", 0.1), line("general-text-zh", 0.2)]
+    lost = headline.summary(rows).lost
+    assert lost.startswith("General text: worse by 0.3") and lost.endswith("Also lost: General text, Chinese.")
+
+
+def test_a_sweep_is_drawn_through_the_settings_that_differ_and_what_they_came_to() -> None:
+    def made(recipe: str, change: float, **chosen: Any) -> claims.Configuration:
+        point = frontier.Point(name=recipe, runs=[recipe], measure="new-task-choices", gain=0.7, change=change)
+        return claims.Configuration(name=recipe, recipe=recipe, set=chosen, point=point, seeds=[], spec=sft())
+
+    rate, replay = "train.learning_rate", "train.replay_share"
+    found = [made("full", -0.25, **{rate: 0.002, replay: 0.1}), made("lora", -0.01, **{rate: 0.0005, replay: 0.1})]
+    columns = _forgetting_parallel.axes(found)
+    assert columns == {
+        "Recipe": ["full", "lora"], "Learning rate": ["0.002", "0.0005"], "Gained, points": [70.0, 70.0],
+        "General, points": [-25.0, -1.0],
+    }  # fmt: skip
+    drawn = _forgetting_parallel.figure(columns, 2).to_plotly_json()["data"][0]["dimensions"]
+    assert [one["label"] for one in drawn] == list(columns)
+    assert list(drawn[1]["ticktext"]) == ["0.0005", "0.002"] and list(drawn[1]["values"]) == [1, 0]
+
+
 EVIL = "<script>alert(1)</script>\"'&"
 
 
@@ -446,6 +475,20 @@ def test_a_preference_that_moved_below_the_likelier_answer_is_said_to_have_moved
         report_items.write_items(folder / f"{model}-new-task-preference.jsonl", told)
     said = texts(open_page("forgetting", run=run_id)).replace("**", "").partition("Lost:")[0]
     assert "0 % → 0 %" in said and "In 100 % of the 60 pairs the better answer gained on the worse one" in said
+
+
+def test_what_was_asked_of_a_run_later_stands_with_that_run_and_not_as_one_of_its_own(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    spec = RunSpec(
+        kind="evaluate", recipe=evaluations.RECIPE, base=schema.BaseRef(f"run:{run_id}"), dataset=schema.DatasetRef(""),
+        evaluate=schema.Evaluate(benchmarks=["toy-world"]),
+    )  # fmt: skip
+    later = finished_run(workspace, 7, spec)
+    shutil.copytree(workspace.run_dir(run_id) / "items", later / "items")
+    for parameters in ({}, {"run": later.name}):
+        app = open_page("forgetting", None, **parameters)
+        assert app.selectbox(key="scored_run").value == run_id and len(app.selectbox(key="scored_run").options) == 1
+        assert "has no scores yet" not in texts(app)
 
 
 def test_how_it_was_asked_is_said_in_words_without_keys_of_the_machine(workspace: Workspace) -> None:

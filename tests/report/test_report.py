@@ -499,11 +499,11 @@ def judging(before: int, after: int, of: int = 60) -> list[Comparison]:
         (PAIRS_SAME, "No learning can be told from noise: the better answer is the likelier one in 55 % → 57 % of 60"),
         (
             gaps(5),
-            "It learned to tell good from bad: on 40 held-out answers, good ones gained 5.0 on bad ones (logarithm).",
+            "It learned to tell good from bad: on 40 held-out answers, good ones became 148 times as likely against",
         ),
         (
             gaps(-5),
-            "It learned the wrong way round: on 40 held-out answers, good ones lost 5.0 to bad ones (logarithm).",
+            "It learned the wrong way round: on 40 held-out answers, bad ones became 148 times as likely against good ones.",
         ),
         (gaps(0), "No learning can be told from noise: on 40 answers"),
         (
