@@ -141,12 +141,11 @@ def _look(dataset: Dataset) -> None:
     views = {"rows": t("Row by row")}
     if dataset.good_rows and report.type and dataset.has_rows:
         views |= {"numbers": t("Numbers"), "mask": t("What is trained"), "division": t("Training and validation")}
-    look = st.segmented_control(
+    look = st.radio(
         t("Look at"),
         list(views),
         format_func=lambda name: _ui.plain(views[name]),
-        default="rows",
-        required=True,
+        horizontal=True,
         key=f"look_{dataset.id}",
     )
     if look == "numbers":

@@ -543,7 +543,7 @@ def test_rows_with_errors_are_found_and_shown_as_they_stand_in_the_file(workspac
 
 
 def looks(app: AppTest) -> Any:
-    return next(r for r in app.segmented_control if str(r.key).startswith("look_"))
+    return next(r for r in app.radio if str(r.key).startswith("look_"))
 
 
 def look(app: AppTest, name: str) -> AppTest:
