@@ -211,7 +211,7 @@ def _remove(dataset: Dataset) -> None:
         datasets.delete(workspace, dataset.id)
         _ui.choose("dataset", None)
 
-    runs = [store.name(workspace, run_id) or run_id for run_id in datasets.users(workspace, dataset.id)]
+    runs = [store.name(workspace, run_id) for run_id in datasets.users(workspace, dataset.id)]
     named = ", ".join(runs[: _delete.MOST_NAMED]) + (" …" if len(runs) > _delete.MOST_NAMED else "")
     scored = [one.name for one in datasets.list_all(workspace) if one.eval_id == dataset.id]
     _delete.offer(

@@ -23,7 +23,8 @@ from engine.render import Coder, NoTokenizer, outcome, preview
 from engine.words import Problem
 from engine.workspace import Workspace
 from pages import _data_rows
-from tests.apps import button, has_button, open_page, shown, texts
+from tests.apps import button, has_button, open_page, texts
+from tests.apps import shown as as_read
 from tests.helpers import examples, wait_until
 
 XSS = "<img src=x onerror=alert(1)> **bold** [link](javascript:alert(1)) :red[x]"
@@ -617,7 +618,7 @@ def test_each_rule_has_its_number_of_rows_and_a_click_for_all_of_them(workspace:
     parent = several_faults(workspace)
     assert parent.report.errors["null-field"] == 5 and parent.report.rows_with == {"null-field": 4, "wrong-type": 1}
     app = open_page("data", dataset=parent.id)
-    folds = [shown(fold.label) for fold in app.expander]
+    folds = [as_read(fold.label) for fold in app.expander]
     assert "4 rows lack a field that is needed: it is null" in folds
     assert any(fold.startswith("line 9: completion is a number") for fold in folds)
     assert button(app, "drop_bad_rows").label == "Leave out all 5 rows with errors" and "15 rows stay." in texts(app)
@@ -676,7 +677,7 @@ def test_internal_names_stand_in_a_fold_and_plain_words_in_front(workspace: Work
     app = open_page("data", dataset=stored(workspace, lines_of(rows)).id)
     assert "**Pairs: a better and a worse answer**" in texts(app)
     internal = next(fold for fold in app.expander if fold.label == "How the file was read")
-    assert "Layout: sharegpt_ranking" in shown(internal.markdown[0].value)
+    assert "Layout: sharegpt_ranking" in as_read(internal.markdown[0].value)
     assert not any("sharegpt_ranking" in str(one.value) for one in [*app.caption, *app.success, *app.header])
 
 
