@@ -159,10 +159,12 @@ def _look(dataset: Dataset) -> None:
 
 
 def _manage(dataset: Dataset) -> None:
-    with st.expander(t("Rename, download or delete")):
-        _rename(dataset)
-        _download(dataset)
-        _remove(dataset)
+    fold = st.expander(t("Rename, download or delete"), key=f"manage_{dataset.id}", on_change="rerun")
+    if fold.open:  # who uses it is looked up in all runs and data
+        with fold:
+            _rename(dataset)
+            _download(dataset)
+            _remove(dataset)
     with st.expander(t("How the file was read")):
         report = dataset.report
         facts = {

@@ -664,7 +664,7 @@ def test_of_data_that_was_mended_the_latest_state_alone_is_listed(workspace: Wor
 def test_data_that_other_data_is_scored_on_asks_for_a_tick_before_it_goes(workspace: Workspace) -> None:
     scored_on = stored(workspace, lines_of(good_rows(7)), "validation")
     datasets.attach(workspace, stored(workspace, lines_of(good_rows(9)), "rows").id, scored_on.id)
-    app = open_page("data", dataset=scored_on.id)
+    app = open_page("data", {f"manage_{scored_on.id}": True}, dataset=scored_on.id)
     assert "“rows” is scored on these rows" in texts(app) and button(app, f"delete_data_{scored_on.id}").disabled
     next(c for c in app.checkbox if c.key == f"delete_anyway_data_{scored_on.id}").check().run()
     button(app, f"delete_data_{scored_on.id}").click().run()
@@ -691,7 +691,7 @@ def test_more_repeats_than_the_report_holds_are_all_left_out(workspace: Workspac
 
 def test_a_dataset_is_renamed_and_deleted_only_when_a_person_is_sure(workspace: Workspace) -> None:
     dataset = stored(workspace, lines_of(good_rows(5)))
-    app = open_page("data", dataset=dataset.id)
+    app = open_page("data", {f"manage_{dataset.id}": True}, dataset=dataset.id)
     next(i for i in app.text_input if str(i.key).startswith("name_")).set_value(XSS).run()
     button(app, "rename_dataset").click().run()
     assert not app.exception and datasets.load(workspace, dataset.id).name == XSS
@@ -705,7 +705,7 @@ def test_a_dataset_that_a_run_uses_is_kept(workspace: Workspace) -> None:
     run = workspace.runs_dir / "20260101-000000-abcdef"
     run.mkdir(parents=True)
     (run / "spec.json").write_text(json.dumps({"dataset": {"id": dataset.id}}))
-    app = open_page("data", dataset=dataset.id)
+    app = open_page("data", {f"manage_{dataset.id}": True}, dataset=dataset.id)
     assert "Runs use it: 20260101-000000-abcdef. Delete these first." in texts(app)
     assert not has_button(app, f"delete_data_{dataset.id}") and len(datasets.list_all(workspace)) == 1
 

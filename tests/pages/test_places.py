@@ -114,6 +114,7 @@ def looks(run: str, failed: str, learned: str, rows: str) -> Iterator[tuple[str,
         yield page, {}, of_failed
     for look in ("numbers", "mask", "division"):
         yield "data", {f"look_{learned}": look}, of_run
+    yield "data", {f"manage_{learned}": True}, of_run
     for section in ("merged", "ollama", "hub"):
         yield "runs", {"use_section": section}, of_run
     for trainer in ("trl", "llama-factory", "axolotl"):
