@@ -40,12 +40,8 @@ def show(workspace: Workspace, *kinds: damaged.Kind) -> None:
                 depends=[
                     t(
                         "the run {name} uses it, and can be neither resumed nor repeated then",
-                        name=_named(workspace, run),
+                        name=store.name(workspace, run),
                     )
                     for run in runs
                 ],
             )
-
-
-def _named(workspace: Workspace, run_id: str) -> str:
-    return store.name(workspace, run_id) or run_id

@@ -58,9 +58,9 @@ def _watch() -> None:
 def _findings(workspace: Workspace, dataset: Dataset, found: Any) -> None:
     seen, rows = f"{found.seen:,}", f"{found.rows:,}"
     if found.seen < found.rows:
-        st.caption(t("Looked at {seen} of {rows} rows, spread over the file.", seen=seen, rows=rows))
+        st.caption(_ui.say("Looked at {seen} of {rows} rows, spread over the file.", seen=seen, rows=rows))
     else:
-        st.caption(t("Looked at all rows without errors: {rows}.", rows=rows))
+        st.caption(_ui.say("Looked at all rows without errors: {rows}.", rows=rows))
     languages = [one for one in found.languages if one.rows < FEW * found.seen]
     places = [pair.place for pair in found.alike[:MOST_SHOWN]] + [group.typical for group in found.groups]
     places += [place for place, _ in found.longest] + [odd.place for odd in found.odd]

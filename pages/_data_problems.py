@@ -18,7 +18,8 @@ LINES_PER_RULE = 20
 SHOWN_SPOTS = 4
 # So many groups of errors stand open.
 MOST_OPEN = 2
-# Rule -> the fix that mends what is wrong and leaves nothing out.
+# The fixes that make a file one that can be trained on; and rule -> the fix that mends what is wrong in its place.
+REPAIRS = (fixes.AS_TEXT, fixes.CONVERT_LABELS, fixes.DROP_BAD_ROWS)
 MENDED_BY = {"label-not-boolean": fixes.CONVERT_LABELS, "bom": fixes.STRIP_BOM}
 
 
@@ -48,7 +49,7 @@ def repairs(workspace: Workspace, dataset: Dataset) -> None:
             "Leave out all {n} rows with errors", n=bad
         ),
     }  # fmt: skip
-    offers = {fix: effect for fix, effect in fixes.offers(report).items() if fix in labels}
+    offers = {fix: effect for fix, effect in fixes.offers(report).items() if fix in REPAIRS}
     for number, (fix, effect) in enumerate(offers.items()):
         if fix == fixes.DROP_BAD_ROWS:
             effect = _stay(report.rows - report.bad_rows)
@@ -77,9 +78,7 @@ def show(workspace: Workspace, dataset: Dataset) -> None:
     found = groups.grouped(dataset.report)
     wanted = tuple(sorted({p.row for group in found for p in group.problems[:SHOWN_SPOTS] if p.row}))
     texts = _data_rows.by_number(dataset, wanted) if wanted else {}
-    offered: set[str] = set()  # what repairs() offers, or another group
-    if dataset.report.errors:
-        offered |= set(fixes.offers(dataset.report)) - set(MENDED_BY.values()) - {fixes.DROP_REPEATS}
+    offered = {*REPAIRS} & {*fixes.offers(dataset.report)}  # a button each stands above, or in another group
     for number, group in enumerate(found):
         is_error = group.severity == "error"
         icon = ":material/error:" if is_error else ":material/warning:"

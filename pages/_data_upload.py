@@ -272,7 +272,6 @@ def change(
 ) -> None:
     """Store a repaired or differently read copy of a data set and go on with it."""
     call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, fixes=fixes, mapping=mapping)
-    st.session_state["changing"] = dataset.id
     _begin(call, (dataset.folder / "original").stat().st_size)
 
 
@@ -289,6 +288,7 @@ def check_again(workspace: Workspace, dataset: Dataset) -> None:
 
 def _begin(call: jobs.Call, size_bytes: int) -> None:
     """Do what takes a moment at once, and what takes longer in a process that is watched."""
+    st.session_state["mending"] = call.dataset if call.fixes else None
     if size_bytes <= jobs.SMALL_BYTES and not limits.on():  # in a demo a small file may cost the server much
         with st.spinner(t("Checking ...")):
             result = jobs.at_once(call)
@@ -319,12 +319,12 @@ def watch(job: Path) -> None:
 
 def _take(result: jobs.Result) -> None:
     """Go on with what was made, or keep what is wrong for the page that is drawn next."""
-    changing = st.session_state.pop("changing", None)
+    mending = st.session_state.pop("mending", None)
     if result.dataset:
         _ui.choose("dataset", result.dataset)
         st.session_state.pop("data_problem", None)
-        if changing:
-            st.session_state.pop(f"edits_{changing}", None)  # they are applied
+        if mending:
+            st.session_state.pop(f"edits_{mending}", None)  # they are applied
             st.session_state["mended"] = True
     elif result.problem:
         st.session_state["data_problem"] = result.problem

@@ -141,12 +141,11 @@ def _look(dataset: Dataset) -> None:
     views = {"rows": t("Row by row")}
     if dataset.good_rows and report.type and dataset.has_rows:
         views |= {"numbers": t("Numbers"), "mask": t("What is trained"), "division": t("Training and validation")}
-    look = st.segmented_control(
+    look = st.radio(
         t("Look at"),
         list(views),
         format_func=lambda name: _ui.plain(views[name]),
-        default="rows",
-        required=True,
+        horizontal=True,
         key=f"look_{dataset.id}",
     )
     if look == "numbers":
@@ -160,10 +159,12 @@ def _look(dataset: Dataset) -> None:
 
 
 def _manage(dataset: Dataset) -> None:
-    with st.expander(t("Rename, download or delete")):
-        _rename(dataset)
-        _download(dataset)
-        _remove(dataset)
+    fold = st.expander(t("Rename, download or delete"), key=f"manage_{dataset.id}", on_change="rerun")
+    if fold.open:  # who uses it is looked up in all runs and data
+        with fold:
+            _rename(dataset)
+            _download(dataset)
+            _remove(dataset)
     with st.expander(t("How the file was read")):
         report = dataset.report
         facts = {
@@ -212,7 +213,7 @@ def _remove(dataset: Dataset) -> None:
         datasets.delete(workspace, dataset.id)
         _ui.choose("dataset", None)
 
-    runs = [store.name(workspace, run_id) or run_id for run_id in datasets.users(workspace, dataset.id)]
+    runs = [store.name(workspace, run_id) for run_id in datasets.users(workspace, dataset.id)]
     named = ", ".join(runs[: _delete.MOST_NAMED]) + (" …" if len(runs) > _delete.MOST_NAMED else "")
     scored = [one.name for one in datasets.list_all(workspace) if one.eval_id == dataset.id]
     _delete.offer(

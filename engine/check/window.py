@@ -71,8 +71,10 @@ def _warn(
     totals: Totals, rule: str, lines: Sequence[int], count: int, has_lines: bool, **parameters: str | int | Text
 ) -> None:
     """Name the first of these rows and count the others."""
-    for line in lines[: outcome.LINES_NAMED]:
+    named = lines[: outcome.LINES_NAMED]
+    for line in named:
         place = {"line": line} if has_lines else {"row": line}
         totals.warn(rule, **place, **parameters)  # pyright: ignore[reportArgumentType]
     if count > outcome.LINES_NAMED:
         totals.warnings[rule] += count - outcome.LINES_NAMED
+    totals.rows_with[rule] += count - (0 if has_lines else len(named))  # what has a row is counted with it

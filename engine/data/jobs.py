@@ -39,6 +39,8 @@ LEFTOVER_AGE_S = 24 * 3600
 # In a hosted demo a job ends when no page has asked for it so long.
 UNWATCHED_S = 30.0
 WATCHED = "watched"
+# Scientific libraries set aside address space for each thread and for Arrow, 1.2 GiB of the 2 a job has; so 0.8 do.
+SPARING = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 # Processor time that a job may take without a word while a base's tokenizer and template read rows.
 SILENT_CPU_S = 60
 
@@ -224,6 +226,7 @@ def _start(call: Call, token: str | None) -> Path:
     with (folder / "log").open("wb") as log:
         # What it lays aside meanwhile lies in its folder: that counts as the visitor's, and goes with the job if it dies.
         environment = {**os.environ, "TMPDIR": str(folder), **({"HF_TOKEN": token} if token else {})}
+        environment |= SPARING if call.closer else {}
         module = "engine.train.read_gguf" if call.gguf else "engine.data.jobs"  # which needs torch
         _started[str(folder)] = processes.start(module, str(folder), stdout=log, stderr=log, env=environment)
     return folder

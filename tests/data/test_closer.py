@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from engine import processes
 from engine.data import Dataset, closer, datasets, jobs
 from engine.workspace import Workspace
 from tests.apps import button, has_button, open_page, texts
@@ -137,6 +138,17 @@ def test_the_question_alone_counts_where_others_came_before_it(workspace: Worksp
 def test_the_server_never_loads_what_the_look_needs() -> None:
     code = "import sys; from engine.data import closer, jobs, profile; assert 'sklearn' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_job_of_a_look_sets_aside_little_address_space(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A demo's jobs have 1 GiB of it, of which a thread pool of each library took 1.2."""
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(processes, "start", lambda *words, **how: given.append(how["env"]))
+    jobs.start(jobs.Call(workspace=str(workspace.root), dataset="a" * 64, closer=True))
+    jobs.start(jobs.Call(workspace=str(workspace.root), dataset="a" * 64, rows=True))
+    assert given[0].items() >= jobs.SPARING.items() and not given[1].items() >= jobs.SPARING.items()
 
 
 # --- the page -----------------------------------------------------------------------------------------------------

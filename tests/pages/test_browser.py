@@ -204,14 +204,12 @@ def test_a_broken_file_is_explained_and_mended_in_the_browser(server: Server, pa
     expect(page.get_by_text("line 41: completion is null")).to_be_visible()
     expect(page.get_by_role("button", name="Next: ask the advisor")).to_have_count(0)
     page.get_by_role("button", name="Edit").first.click()
-    row = page.get_by_role("textbox", name="The row as it stands in the file")
+    row = page.get_by_role("textbox", name="Row 613 as it stands in the file")
     expect(row).to_have_value(lines[612])
     row.fill(lines[612] + '2"}')
-    page.get_by_role("button", name="Check this row").click()
-    expect(page.get_by_text("No errors: this row can be trained on.")).to_be_visible()
-    page.get_by_role("button", name="Keep this change").click()
-    expect(page.get_by_text("2 rows with errors become 1")).to_be_visible()
-    page.get_by_role("button", name="Leave out the bad rows").click()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("1,000 questions with answers, 1 with errors")).to_be_visible()
+    page.get_by_role("button", name="Leave out the row with errors").click()
     expect(page.get_by_text("999 questions with answers, ready to train on")).to_be_visible()
     expect(page.get_by_role("button", name="Next: ask the advisor")).to_be_enabled()
     assert opened == [] and page.locator('img[src="x"]').count() == 0  # what looks like a page stayed text
@@ -224,6 +222,7 @@ def test_a_broken_file_is_explained_and_mended_in_the_browser(server: Server, pa
             return held;
         }"""
     )
+    page.get_by_text("Bring other data").click()
     page.locator(".zone").dispatch_event("drop", {"dataTransfer": dropped})
     expect(page.get_by_role("heading", name="dropped.jsonl")).to_be_visible()
     expect(page.get_by_text("2 texts, ready to train on")).to_be_visible()

@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 from engine import starter
 from engine.check import DatasetError, check_file
 from engine.data import Dataset, copies, datasets, jobs, making, one_row, profile, readiness
-from engine.data.fixes import DROP_BAD_ROWS, Edit, leaving_out, one_line
+from engine.data.fixes import DROP_BAD_ROWS, Edit, in_order, leaving_out, one_line
 from engine.data.one_row import check_row
 from engine.models import Base, bases
 from engine.render import Coder, NoTokenizer, outcome, preview
@@ -24,6 +24,7 @@ from engine.words import Problem
 from engine.workspace import Workspace
 from pages import _data_rows
 from tests.apps import button, has_button, open_page, texts
+from tests.apps import shown as as_read
 from tests.helpers import examples, wait_until
 
 XSS = "<img src=x onerror=alert(1)> **bold** [link](javascript:alert(1)) :red[x]"
@@ -543,7 +544,7 @@ def test_rows_with_errors_are_found_and_shown_as_they_stand_in_the_file(workspac
 
 
 def looks(app: AppTest) -> Any:
-    return next(r for r in app.segmented_control if str(r.key).startswith("look_"))
+    return next(r for r in app.radio if str(r.key).startswith("look_"))
 
 
 def look(app: AppTest, name: str) -> AppTest:
@@ -603,6 +604,83 @@ def test_rows_with_one_warning_are_left_out_and_no_others(workspace: Workspace, 
     assert "placeholder" not in fixed.report.warnings
 
 
+def several_faults(workspace: Workspace) -> Dataset:
+    """Rows 3, 4 and 6 have one error, row 9 another; row 12 has two of the first."""
+    rows: list[dict[str, Any]] = [{"prompt": f"q{n}", "completion": f"a{n}"} for n in range(1, 21)]
+    for row in (3, 4, 6):
+        rows[row - 1]["completion"] = None
+    rows[8]["completion"] = 7
+    rows[11] = {"prompt": None, "completion": None}
+    return stored(workspace, lines_of(rows))
+
+
+def test_each_rule_has_its_number_of_rows_and_a_click_for_all_of_them(workspace: Workspace) -> None:
+    parent = several_faults(workspace)
+    assert parent.report.errors["null-field"] == 5 and parent.report.rows_with == {"null-field": 4, "wrong-type": 1}
+    app = open_page("data", dataset=parent.id)
+    folds = [as_read(fold.label) for fold in app.expander]
+    assert "4 rows lack a field that is needed: it is null" in folds
+    assert any(fold.startswith("line 9: completion is a number") for fold in folds)
+    assert button(app, "drop_bad_rows").label == "Leave out all 5 rows with errors" and "15 rows stay." in texts(app)
+    assert button(app, "leave_out:null-field").label == "Leave out all 4" and "16 rows stay." in texts(app)
+    assert button(app, "leave_out:wrong-type").label == "Leave out this row"
+    button(app, "leave_out:null-field").click().run()
+    assert "16 questions with answers, 1 with errors" in texts(app) and "4 rows were left out, 16 stay" in texts(app)
+    assert not has_button(app, "leave_out:wrong-type")  # the button above leaves out the same row
+    button(app, "drop_bad_rows").click().run()
+    assert "15 questions with answers, ready to train on" in texts(app) and has_button(app, "next_step")
+    button(app, "undo").click().run()
+    button(app, "undo").click().run()
+    assert app.session_state["current_dataset"] == parent.id and "20 questions with answers, 5 with errors" in texts(
+        app
+    )
+
+
+def test_fixes_are_applied_in_one_order_and_what_is_no_fix_is_not_applied() -> None:
+    asked = ["leave_out:wrong-type", DROP_BAD_ROWS, "leave_out:no-such-rule", "drop_repeats", "leave_out:", "rm -rf"]
+    assert in_order(asked) == ("drop_repeats", "leave_out:wrong-type", DROP_BAD_ROWS)
+
+
+def test_labels_are_mended_with_a_click_that_says_what_becomes_of_them(workspace: Workspace) -> None:
+    rows = [{"prompt": f"q{n}", "completion": "a", "label": "yes" if n % 2 else "no"} for n in range(20)]
+    app = open_page("data", dataset=stored(workspace, lines_of(rows)).id)
+    assert button(app, "convert_labels").label == "Fix all labels"
+    assert '"yes" becomes true in 10 rows' in texts(app) and '"no" becomes false in 10 rows' in texts(app)
+    button(app, "convert_labels").click().run()
+    assert "10 marked good, 10 marked bad" in texts(app)
+
+
+def test_of_data_that_was_mended_the_latest_state_alone_is_listed(workspace: Workspace) -> None:
+    parent = several_faults(workspace)
+    fixed = copies.fixed(workspace, parent.id)
+    state = {"way": "stored"}
+    app = open_page("data", state)
+    assert has_button(app, f"open_{fixed.id}") and not has_button(app, f"open_{parent.id}")
+    button(app, f"open_{fixed.id}").click().run()
+    button(app, "undo").click().run()
+    assert has_button(app, f"open_{parent.id}")  # what is open is listed too
+
+
+def test_data_that_other_data_is_scored_on_asks_for_a_tick_before_it_goes(workspace: Workspace) -> None:
+    scored_on = stored(workspace, lines_of(good_rows(7)), "validation")
+    datasets.attach(workspace, stored(workspace, lines_of(good_rows(9)), "rows").id, scored_on.id)
+    app = open_page("data", {f"manage_{scored_on.id}": True}, dataset=scored_on.id)
+    assert "“rows” is scored on these rows" in texts(app) and button(app, f"delete_data_{scored_on.id}").disabled
+    next(c for c in app.checkbox if c.key == f"delete_anyway_data_{scored_on.id}").check().run()
+    button(app, f"delete_data_{scored_on.id}").click().run()
+    assert not app.exception and [one.name for one in datasets.list_all(workspace)] == ["rows"]
+
+
+def test_internal_names_stand_in_a_fold_and_plain_words_in_front(workspace: Workspace) -> None:
+    rows = [{"conversations": [{"from": "human", "value": f"q{n}"}], "chosen": {"from": "gpt", "value": "a"},
+             "rejected": {"from": "gpt", "value": "b"}} for n in range(9)]  # fmt: skip
+    app = open_page("data", dataset=stored(workspace, lines_of(rows)).id)
+    assert "**Pairs: a better and a worse answer**" in texts(app)
+    internal = next(fold for fold in app.expander if fold.label == "How the file was read")
+    assert "Layout: sharegpt_ranking" in as_read(internal.markdown[0].value)
+    assert not any("sharegpt_ranking" in str(one.value) for one in [*app.caption, *app.success, *app.header])
+
+
 def test_more_repeats_than_the_report_holds_are_all_left_out(workspace: Workspace) -> None:
     parent = stored(workspace, lines_of(good_rows(700) * 3))
     assert parent.report.problems_file and parent.report.warnings == {"duplicate-row": 1_400}
@@ -613,7 +691,7 @@ def test_more_repeats_than_the_report_holds_are_all_left_out(workspace: Workspac
 
 def test_a_dataset_is_renamed_and_deleted_only_when_a_person_is_sure(workspace: Workspace) -> None:
     dataset = stored(workspace, lines_of(good_rows(5)))
-    app = open_page("data", dataset=dataset.id)
+    app = open_page("data", {f"manage_{dataset.id}": True}, dataset=dataset.id)
     next(i for i in app.text_input if str(i.key).startswith("name_")).set_value(XSS).run()
     button(app, "rename_dataset").click().run()
     assert not app.exception and datasets.load(workspace, dataset.id).name == XSS
@@ -627,7 +705,7 @@ def test_a_dataset_that_a_run_uses_is_kept(workspace: Workspace) -> None:
     run = workspace.runs_dir / "20260101-000000-abcdef"
     run.mkdir(parents=True)
     (run / "spec.json").write_text(json.dumps({"dataset": {"id": dataset.id}}))
-    app = open_page("data", dataset=dataset.id)
+    app = open_page("data", {f"manage_{dataset.id}": True}, dataset=dataset.id)
     assert "Runs use it: 20260101-000000-abcdef. Delete these first." in texts(app)
     assert not has_button(app, f"delete_data_{dataset.id}") and len(datasets.list_all(workspace)) == 1
 

@@ -108,6 +108,7 @@ def test_text_that_looks_like_more_stays_text_on_every_page(server: Server, page
 
     opens("data", dataset=dataset_id)
     holds(NAME)
+    page.get_by_text("Bring other data").click()
     page.get_by_text("Data from before").click()
     holds(NAME)
     opens("advisor", dataset=dataset_id)

@@ -613,7 +613,7 @@ def test_the_preview_shows_what_a_run_left_out(workspace: Workspace, new_facts: 
     (run_dir / "spec.json").write_bytes(schema.encode(made))
     skipped.write(run_dir, skipped.About(2.5, 1000, 310, 2), {part.key: trained[:2]})
     app = open_page("data", dataset=new_facts.id)
-    next(r for r in app.segmented_control if str(r.key).startswith("look_")).set_value("mask").run()
+    next(r for r in app.radio if str(r.key).startswith("look_")).set_value("mask").run()
     chosen = next(s for s in app.selectbox if str(s.key).startswith("learned_by_"))
     assert "are left out" not in texts(app)
     chosen.set_value(run_dir.name).run()

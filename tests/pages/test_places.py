@@ -118,6 +118,7 @@ def looks(run: str, failed: str, learned: str, rows: str) -> Iterator[tuple[str,
         yield "data", {f"look_{learned}": look}, of_run
     for section in ("take", "merged", "ollama", "hub"):
         yield "runs", {**opened, "use_section": section}, of_run
+    yield "data", {f"manage_{learned}": True}, of_run
     for trainer in ("trl", "llama-factory", "axolotl"):
         yield "runs", {**opened, "use_section": "trainers", "trainer": trainer}, of_run
     for view in ("compare", "sweep"):
