@@ -14,7 +14,7 @@ from engine.estimate import memory
 from engine.models import Base, bases
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _failures, _ui
+from pages import _data_problems, _failures, _ui
 
 # What is asked most: GB of memory of cards, and billions of parameters. 0 GB: no card.
 CARDS_GB = (0, 8, 12, 16, 24, 48, 80)
@@ -22,15 +22,8 @@ SIZES = (0.5, 1.0, 3.0, 7.0, 14.0, 32.0, 70.0)
 
 
 def _data_words() -> dict[str, str]:
-    """Return what rows can be, by the kind that a report names."""
-    return {
-        "prompt-completion": t("Questions with answers"),
-        "conversations": t("Conversations"),
-        "texts": t("Plain texts"),
-        "preference": t("Pairs: a better and a worse answer"),
-        "unpaired-preference": t("Single answers marked good or bad"),
-        "prompt-only": t("Questions alone"),
-    }
+    """Return what rows can be, by the kind that a report names; no recipe learns from marked steps."""
+    return {name: word for name, word in _data_problems.kinds().items() if name != "stepwise"}
 
 
 def chips(workspace: Workspace, dataset: Dataset | None) -> tuple[Any, Any, Any]:

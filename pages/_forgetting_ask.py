@@ -38,7 +38,7 @@ def show(scored: ScoredRun, titled: dict[str, str]) -> None:
     """Ask a run and its base further benchmarks, with the time it takes said beforehand."""
     workspace, ref = scored.workspace, f"run:{scored.run_id}"
     if any(_is_going_on(run) for run in scored.evaluations):
-        st.subheader(t("Being asked"))
+        st.header(t("Being asked"))
         _watch(scored.run_id)
     for run in scored.evaluations:
         if run.status in ("stopped", "interrupted", "failed"):

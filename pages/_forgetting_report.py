@@ -10,7 +10,7 @@ from engine.models import bases
 from engine.quantised import lost, said
 from engine.report import files, questions, verdicts
 from engine.runs import ScoredRun
-from engine.words import language, set_language, t
+from engine.words import t
 from pages import _forgetting_tables as tables
 from pages import _ui
 
@@ -21,16 +21,10 @@ def downloads(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str
     """Offer the figures and the report as files."""
     found = files.records(scored.rows, judged, titled)
 
-    spoken = language()
-
-    def page() -> bytes:
-        set_language(spoken)  # it is made in a thread of its own, which begins in English
-        return as_html(scored, judged, titled)
-
     kinds = (
         (t("Figures (CSV)"), files.as_csv(found), "csv", "text/csv"),
         (t("Figures (JSON)"), files.as_json(found), "json", "application/json"),
-        (t("Report (HTML)"), page, "html", "text/html"),
+        (t("Report (HTML)"), _ui.spoken(lambda: as_html(scored, judged, titled)), "html", "text/html"),
     )
     with st.container(horizontal=True):
         for label, data, ending, mime in kinds:

@@ -74,7 +74,7 @@ def show(name: str) -> None:
         base = _newest_answers(workspace, runs) if step.rule == "O8" else "starter"
         with place:
             _guide_rules.try_it(step.recipe, step.sample, step.settings, f"step_{step.rule}_{step.recipe}", base)
-    st.subheader(t("You saw"))
+    st.header(t("You saw"))
     if not seen:
         st.caption(t("Nothing yet: each step takes about a minute, and what it measured will stand here."))
     for number, run in sorted(seen.items()):
@@ -83,7 +83,7 @@ def show(name: str) -> None:
     if seen and left:
         st.caption(_ui.say("{n} of {total} steps are left.", n=left, total=len(steps)))
     if name == "practice":
-        st.subheader(t("And then"))
+        st.header(t("And then"))
         for after in ("O11", "O12"):
             _guide_rules.card(rules[after])
 

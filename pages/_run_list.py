@@ -15,7 +15,7 @@ from engine.runs import Run, device_queue, follow, lifecycle, store
 from engine.spec import settings
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _charts, _failures, _ui
+from pages import _charts, _delete, _failures, _ui
 
 QUEUE_REFRESH_S = 2.0
 # What of the page the address asks for: all runs, and not the one that is worked on.
@@ -34,8 +34,7 @@ def _disk_bytes(root: str, run_id: str, status: str, minute: int) -> int:
 
 def size(workspace: Workspace, run: Run) -> str:
     """Return in words what a run takes on disk."""
-    megabytes = _disk_bytes(str(workspace.root), run.id, run.status, int(time.time() // 60)) / 1e6
-    return f"{megabytes / 1000:,.1f} GB" if megabytes >= 1000 else f"{megabytes:,.1f} MB"
+    return memory.size_words(_disk_bytes(str(workspace.root), run.id, run.status, int(time.time() // 60)))
 
 
 @_failures.fragment(run_every=QUEUE_REFRESH_S)
@@ -118,21 +117,18 @@ def _taken(workspace: Workspace, number: int, one: taken.Taken) -> None:
                 st.caption(_ui.plain(told))
         if one.kept:
             return
-        with st.popover(t("Delete")):
-            _delete_taken(workspace, number, one)
+        _delete.offer(
+            f"room_{number}",
+            one.title,
+            lambda: _delete_taken(workspace, one),
+            size=memory.size_words(one.size_bytes),
+            depends=one.losses,
+        )
 
 
-def _delete_taken(workspace: Workspace, number: int, one: taken.Taken) -> None:
-    st.write(t("It cannot be undone."))
-    known = not one.losses or st.checkbox(t("Delete it all the same"), key=f"room_known_{one.place}")
-    if st.button(t("Delete for good"), type="primary", key=f"room_delete_{number}", disabled=not known):
-        try:
-            freed = taken.delete(workspace, one.place, all_the_same=bool(one.losses))
-        except (taken.CannotDelete, OSError) as error:
-            st.error(_ui.plain(error if isinstance(error, taken.CannotDelete) else _failures.sentence(error)))
-            return
-        st.session_state["room_freed"] = t("{size} are free again.", size=memory.size_words(freed))
-        st.rerun()
+def _delete_taken(workspace: Workspace, one: taken.Taken) -> None:
+    freed = taken.delete(workspace, one.place, all_the_same=bool(one.losses))
+    st.session_state["room_freed"] = t("{size} are free again.", size=memory.size_words(freed))
 
 
 def compare(workspace: Workspace, found: list[Run]) -> None:

@@ -63,7 +63,7 @@ def _begin(workspace: Workspace, wanted: str) -> None:
         "kto": t("SFT, then KTO: answers marked good or bad"),
         "ppo": t("SFT, a judge, then PPO"),
     }
-    st.subheader(t("A chain: learn to answer, then what is better"))
+    st.header(t("A chain: learn to answer, then what is better"))
     road = st.radio(
         t("Which road"), list(roads), format_func=lambda name: _ui.plain(roads[name]), key="chain_road",
         index=list(roads).index(wanted) if wanted in roads else 0, horizontal=True,
@@ -136,7 +136,7 @@ def _start(workspace: Workspace, chain: str) -> bool:
 
 
 def _chain(workspace: Workspace, chain: chains.Chain) -> None:
-    st.subheader(_ui.plain(chain.name))
+    st.header(_ui.plain(chain.name))
     for number, (column, stage) in enumerate(zip(st.columns(3), chain.stages, strict=False), 1):
         with column.container(border=True):
             _stage(workspace, number, stage)

@@ -53,7 +53,7 @@ def _take_along(plan: Plan, overrides: dict[str, Any]) -> None:
     # A page that is shown anew by the click drops, now and then, the answer that says where the file lies (streamlit 1.67,
     # runtime/app_session.py: a new run of the script empties what is yet to be sent), and the button stays grey.
     st.download_button(
-        t("Take this along"), file, f"tunebook-{recipe_name}.zip", "application/zip", key="take_along",
+        t("Take this along"), _ui.spoken(file), f"tunebook-{recipe_name}.zip", "application/zip", key="take_along",
         icon=":material/luggage:", on_click="ignore",
     )  # fmt: skip
     about = t('Data and settings as one file: another Tunebook opens it on Data, or with "tunebook open".')

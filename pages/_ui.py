@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from engine.check import DatasetError
 from engine.data import Dataset, datasets, jobs
 from engine.models import Base, bases
 from engine.runs import store
-from engine.words import Problem, language_of, languages, set_language, t
+from engine.words import Problem, language, language_of, languages, set_language, t
 from engine.workspace import Workspace, default_workspace
 from pages import _visitor
 
@@ -417,6 +417,17 @@ def with_time_left(text: str, now: jobs.JobProgress) -> str:
     if now.left_s is None:
         return text
     return text + ", " + t("about {time} left", time=duration(max(1, now.left_s)))
+
+
+def spoken(make: Callable[[], bytes]) -> Callable[[], bytes]:
+    """Return what makes a file for a download button, which calls it in a thread of its own, in the reader's language."""
+    code = language()
+
+    def made() -> bytes:
+        set_language(code)
+        return make()
+
+    return made
 
 
 def show_value(value: Any) -> str:

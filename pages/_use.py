@@ -237,7 +237,7 @@ def _trainers(here: Workspace, run_id: str) -> None:
     else:
         st.download_button(
             t("Download with the rows"),
-            lambda: _packed(here, run_id, tool),
+            _ui.spoken(lambda: _packed(here, run_id, tool)),
             file_name=f"{run_id}-{tool}.zip",
             mime="application/zip",
             on_click="ignore",

@@ -77,9 +77,7 @@ def _how_it_runs(started: list[events.Started]) -> None:
             hide_index=True,
             alt=t("What the machine decided for this run, and why"),
         )
-        st.caption(
-            t("Decide it yourself under Advanced on the Train page, or with --set, as in machine.backend=plain.")
-        )
+        st.caption(t("Decide it yourself under Settings on Train, or with --set, as in machine.backend=plain."))
 
 
 def _live(run_id: str) -> None:
