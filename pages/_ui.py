@@ -304,7 +304,7 @@ def link_parameters() -> dict[str, str]:
 
 def heading(title: str, text: str = "") -> None:
     """The page's one heading, and what it is for where that is not plain; below the first page's card a section of it."""
-    (st.header if st.session_state.get("has_heading") else st.title)(plain(title))
+    (st.header if st.session_state.get("has_heading") else st.title)(plain(title), anchor=False)
     st.session_state["has_heading"] = True
     if text:
         st.write(plain(text))
