@@ -124,7 +124,8 @@ async def shown(page: Page, title: str) -> None:
     """Wait until a page is there. One that follows a run is never idle for long: its last part counts instead."""
     if title == "Runs":
         await expect(page.locator("#stMain h1").first).to_have_text(title, timeout=SLOW_MS)
-        await expect(page.get_by_role("button", name="Next: what it gained")).to_be_visible(timeout=SLOW_MS)
+        of_one = page.get_by_role("button", name="Next: what it gained")
+        await expect(of_one.or_(page.get_by_test_id("stDataFrame")).first).to_be_visible(timeout=SLOW_MS)
     else:
         await settled(page, title)
 

@@ -11,7 +11,7 @@ from engine.advise import Facts
 from engine.advise import facts as advise_facts
 from engine.data import Dataset, datasets
 from engine.estimate import memory
-from engine.models import Base, bases
+from engine.models import bases
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _data_problems, _failures, _ui
@@ -75,7 +75,8 @@ def _rows_words(dataset: Dataset | None) -> str:
 
 # --- the three places ------------------------------------------------------------------------------------------------
 def card(place: Any) -> dict[str, Any]:
-    """Ask for the card to plan for, which may be another than this machine's: facts by name."""
+    """Ask for the card to plan for, which may be another than this machine's, and for the size of another base: facts by
+    name."""
     words = {gb: t("{gb} GB", gb=gb) if gb else t("No card") for gb in CARDS_GB}
     with place:
         _presets(words, t("This machine"), t("Card to plan for"), "plan_gpu_gb")
@@ -83,22 +84,23 @@ def card(place: Any) -> dict[str, Any]:
             t("Another size, in GB"), *_limits("gpu_memory_gib"), value=None, step=1, key="plan_gpu_gb",
             bind="query-params", placeholder=t("as on this machine"),
         )  # fmt: skip
-    return {} if planned is None else {"gpu_memory_gib": planned or None}
+        # beside it, so that a card and a size are one place and one press of Tab
+        size = st.number_input(
+            t("Size of the model, in billions of parameters"), 0.01, advise_facts.LIMITS["base_parameters"][1] / 1e9,
+            value=None, key="plan_billions", bind="query-params", placeholder=t("as the model chosen"),
+        )  # fmt: skip
+    said = {} if planned is None else {"gpu_memory_gib": planned or None}
+    return said | ({"base_parameters": size * 1e9} if size else {})
 
 
-def model(base: Base) -> dict[str, Any]:
-    """Ask for the size of another base, below the list of those that are here: facts by name."""
+def model() -> dict[str, Any]:
+    """Offer the usual sizes of another base, below the list of those that are here, and ask what it was: facts by name."""
     words = {size: f"{size:g}B" for size in SIZES}
     _presets(words, t("the one above"), t("Or only a size"), "plan_billions")
-    planned = st.number_input(
-        t("Another size, in billions of parameters"), 0.01, advise_facts.LIMITS["base_parameters"][1] / 1e9, value=None,
-        key="plan_billions", bind="query-params",
-        placeholder=f"{base.parameters / 1e9:.3g}" if base.parameters else "",
-    )  # fmt: skip
     tuned = st.checkbox(
         t("The base was fine-tuned before, and that should stay"), key="plan_tuned", bind="query-params"
     )
-    return ({"base_parameters": planned * 1e9} if planned else {}) | ({"base_is_tuned": True} if tuned else {})
+    return {"base_is_tuned": True} if tuned else {}
 
 
 def data(place: Any, workspace: Workspace, dataset: Dataset | None) -> dict[str, Any]:

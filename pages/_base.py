@@ -151,7 +151,7 @@ def others(workspace: Workspace, base: Base, plan: Plan | None) -> None:
     if limits.on() and not facts:
         return
     title = t("About this base") if limits.on() else t("About this base, and other models")
-    with st.expander(title, icon=":material/database:"):
+    with st.expander(title, icon=":material/database:", key="base_fold"):
         _ui.bullets(facts)
         _ui.rounding_note(base)
         if not limits.on():

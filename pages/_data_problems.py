@@ -151,5 +151,9 @@ def _download(dataset: Dataset) -> None:
 
     name = "problems.jsonl" if report.problems_file else "problems.json"
     st.download_button(
-        t("Download the list of problems"), _ui.spoken(content), file_name=name, key="problems_download", type="tertiary"
+        t("Download the list of problems"),
+        _ui.spoken(content),
+        file_name=name,
+        key="problems_download",
+        type="tertiary",
     )

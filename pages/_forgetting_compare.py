@@ -18,6 +18,7 @@ from engine.report import Comparison, files, frontier, headline, items
 from engine.runs import Run, ScoredRun, store
 from engine.runs import scored as runs_scored
 from engine.spec import RunSpec, schema, settings, tolerances
+from engine.spec import recipes as spec_recipes
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _failures, _forgetting_frontier, _forgetting_lines, _ui
@@ -229,6 +230,11 @@ def _comparable(
     return {name: [row for row in found if row.benchmark != items.KL] for name, found in lines.items()}
 
 
+def _title(recipe: str) -> str:
+    known = spec_recipes.recipes().get(recipe)
+    return t(known.title) if known is not None else recipe
+
+
 def _recipes(specs: dict[str, RunSpec]) -> dict[str, list[str]]:
     """Group runs that differ in nothing but their seed, under the name of what they have in common."""
     groups: dict[bytes, list[str]] = defaultdict(list)
@@ -239,7 +245,7 @@ def _recipes(specs: dict[str, RunSpec]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for some in groups.values():
         one = specs[some[0]]
-        label = sweep_plan.label(one.recipe.name, {path: schema.value_at(one, path) for path in differing})
+        label = sweep_plan.label(_title(one.recipe.name), {path: schema.value_at(one, path) for path in differing})
         while label in found:  # what tells them apart is no setting: keep them apart
             label += " ·"
         found[label] = some

@@ -72,7 +72,7 @@ def _way(here: int) -> None:
 
 
 def _next(workspace: Workspace, here: int, dataset: Dataset | None, runs: list[Run]) -> None:
-    """The one next step as the button that shines, and the sample beside it as long as nothing was trained."""
+    """The one next step as the button that shines, and the sample beside it."""
     with st.container(horizontal=True, vertical_alignment="center"):
         if here in (TRAINING, REPORT):
             label = t("See what the last run gained and forgot") if here == REPORT else t("Look at the last run")
@@ -84,9 +84,9 @@ def _next(workspace: Workspace, here: int, dataset: Dataset | None, runs: list[R
             if _shining(t("Ask what suits {name}", **words) if is_ready else t("Mend {name}", **words)):
                 _ui.choose("dataset", dataset.id)
                 _ui.go("advisor" if is_ready else "data")
-        if not runs and st.button(
+        if st.button(
             t("Try it in two minutes"),
-            type="primary" if dataset is None else "secondary",
+            type="primary" if dataset is None and not runs else "secondary",
             icon=":material/timer:",
             key="try_it",
             help=t("Facts that no model knows, and the small model that comes with Tunebook: all on this machine."),

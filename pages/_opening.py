@@ -27,12 +27,15 @@ _AT_THE_TOP = """
     window.tunebookWatch.observe(document.body, {childList: true, subtree: true});
   }
   if (window.tunebookPage === page) return;
+  const first = window.tunebookPage === undefined;
   window.tunebookPage = page;
+  if (!first && matchMedia('(max-width: 768px)').matches)
+    document.querySelector('[data-testid="stSidebarCollapseButton"] button')?.click();
   let tries = 0;
   const look = () => {
-    const main = document.querySelector('[data-testid="stMain"]');
-    const heading = document.querySelector('#stMain h1, [data-testid="stMain"] h1');
-    if (!main || !heading || heading.dataset.stale === 'true') {
+    const main = document.getElementById('stMain');
+    const heading = main?.querySelector('h1');
+    if (!heading || heading.dataset.stale === 'true') {
       if (tries++ < 100) setTimeout(look, 50);
       return;
     }

@@ -87,7 +87,8 @@ def _show(workspace: Workspace, was: State) -> None:
     specs = _specs(workspace, rows) if colour in settings.fields() else {}
     served = serving.all_now(workspace)
     frame = _frame(rows, served, colour, specs)
-    _table(_tinted(frame, _heading(colour)), [row.run.id for row in rows], t("All runs"), most_height=HEIGHT)
+    with st.container(key="runs_table"):
+        _table(_tinted(frame, _heading(colour)), [row.run.id for row in rows], t("All runs"), most_height=HEIGHT)
 
 
 def _table(frame: pd.DataFrame | Styler, ids: Sequence[str], alt: str, *, most_height: int) -> None:
@@ -285,7 +286,7 @@ def _tinted(frame: pd.DataFrame, column: str) -> pd.DataFrame | Styler:
 def _columns(key: str) -> dict[str, Any]:
     config = st.column_config
     return {
-        t("Run"): config.ButtonColumn(width=330, type="tertiary", alignment="left", key=key),
+        t("Run"): config.ButtonColumn(width=290, type="tertiary", alignment="left", key=key),
         t("Loss"): config.NumberColumn(
             format="%.3f", help=t("On held-out rows; where there are none, on trained ones.")
         ),

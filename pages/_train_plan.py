@@ -41,7 +41,7 @@ def _recipe_title(plan: Plan) -> str:
 
 def show(plan: Plan) -> None:
     """Say what will happen in detail, folded."""
-    with st.expander(t("In detail: rows, time, memory, forgetting"), icon=":material/query_stats:"):
+    with st.expander(t("In detail: rows, time, memory, forgetting"), icon=":material/query_stats:", key="plan_fold"):
         if plan.dataset is not None and plan.dataset.report.trainable:
             _steps(plan)
         _weights(plan)

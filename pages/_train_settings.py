@@ -34,7 +34,8 @@ def show(plain: Plan, overrides: dict[str, Any]) -> dict[str, DeltaGenerator]:
     places: dict[str, DeltaGenerator] = {}
     if any(isinstance(settings.convert_setting(path, value), Problem) for path, value in overrides.items()):
         st.session_state["settings_open"] = True  # and left so: it is not to close under the hands that mend it
-    with st.expander(t("Settings"), icon=":material/tune:", expanded=bool(st.session_state.get("settings_open"))):
+    open_at_first = bool(st.session_state.get("settings_open"))
+    with st.expander(t("Settings"), icon=":material/tune:", expanded=open_at_first, key="settings_fold"):
         asked = st.text_input(t("Find a setting"), placeholder=t("epochs, memory, questions ..."), key="find_setting")
         taken = _taken(plain, overrides)
         if plans.offers_to_continue(plain):

@@ -114,6 +114,9 @@ def _follow(here: Workspace, run_id: str) -> None:
     if state is None or state.ended:
         st.rerun()
         return
+    if state.phase in ("asking", "creating") and st.session_state.get("export_phase") != (run_id, state.phase):
+        st.session_state["export_phase"] = run_id, state.phase
+        st.rerun()  # the file is made, and can be had while more is done
     share = state.done_bytes / state.total_bytes if state.total_bytes else 0.0
     st.progress(min(1.0, share), text=_ui.plain(export_job.phase_words().get(state.phase, state.phase)))
 

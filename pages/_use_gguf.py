@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,7 +109,11 @@ def _ollama(file: Path, name: str, busy: bool, create: Callable[[], None]) -> No
             create()
         return
     modelfile = ollama.modelfile_of(file)
-    with st.expander(t("For Ollama")):
-        st.caption(t("Put this file, {name}, beside it, then:", name=_ui.plain(modelfile.name)))
-        st.code(f"ollama create {name} -f {modelfile.name}\nollama run {name}", language="bash", wrap_lines=True)
-        st.code(modelfile.read_text("utf-8") if modelfile.is_file() else "", language=None, wrap_lines=True)
+    st.markdown(f"**{_ui.plain(t('For Ollama'))}**")
+    place = modelfile.name if limits.on() else shlex.quote(str(modelfile))
+    st.code(f"ollama create {name} -f {place}\nollama run {name}", language="bash", wrap_lines=True)
+    text = modelfile.read_text("utf-8") if modelfile.is_file() else ""
+    st.download_button(
+        t("Download the Modelfile, for another machine"), text, modelfile.name, "text/plain", type="tertiary",
+        on_click="ignore", key="download_modelfile", icon=":material/download:",
+    )  # fmt: skip

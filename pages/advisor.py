@@ -56,7 +56,7 @@ card, model, data = _advisor_facts.chips(workspace, dataset)
 said = _advisor_facts.card(card)
 with model:
     base = _base.select(workspace)
-    said |= _advisor_facts.model(base)
+    said |= _advisor_facts.model()
 said |= _advisor_facts.data(data, workspace, dataset)
 if _ui.current("base") != named:
     st.rerun()  # the chip above still names the one before

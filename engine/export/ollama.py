@@ -90,11 +90,12 @@ def _with_system(marks: _Marks, alone: str) -> _Marks | None:
     return marks if alone.endswith(question) else None
 
 
-def template(source: str, tokens: dict[str, str]) -> tuple[str, str, str] | None:
+def template(source: str, tokens: dict[str, str], *, begins: bool = True) -> tuple[str, str, str] | None:
     """Return a chat template in Ollama's language, the system prompt it adds by itself, and what ends an answer; None
     where the template does more than put marks around turns.
 
     The marks are read off conversations of known words, put together again, and compared with longer conversations.
+    `begins`: llama.cpp puts the first token of all in by itself, as the tokenizer does, so that the text is without it.
     """
     try:
         compiled = Template(source, tokens)
@@ -110,8 +111,8 @@ def template(source: str, tokens: dict[str, str]) -> tuple[str, str, str] | None
         return None
     if marks is None:
         return None
-    # llama.cpp puts the first token of all in by itself.
-    marks = marks._replace(begin=marks.begin.removeprefix(tokens.get("bos_token") or "\0"))
+    if begins:
+        marks = marks._replace(begin=marks.begin.removeprefix(tokens.get("bos_token") or "\0"))
     if any(
         "{{" in part or part.endswith("{") or '"""' in part for part in marks
     ):  # nor would a brace before ours stay text
@@ -141,11 +142,12 @@ def rendered(made: str, messages: list[dict[str, str]]) -> str:
 def _found(folder: Path) -> tuple[str, str, str] | None:
     """Return what `template` makes of a model's own, where both give the same token ids."""
     source, tokens = _template_of(folder)
-    found = template(source, tokens) if source else None
-    if found is None or not (folder / "tokenizer.json").is_file():
+    own = Coder.of_folder(folder, folder.name) if (folder / "tokenizer.json").is_file() else None
+    begins = own is None or own.starts_with_bos
+    found = template(source, tokens, begins=begins) if source else None
+    if found is None or own is None:
         return found
-    own = Coder.of_folder(folder, folder.name)
-    begin, system = tokens.get("bos_token") or "\0", {"role": "system", "content": found[1]}
+    begin, system = (tokens.get("bos_token") if begins else None) or "\0", {"role": "system", "content": found[1]}
     for messages in (_TALK[:2], _TALK[:4], _TALK[1:2]):
         # the system prompt that a template adds is the Modelfile's SYSTEM
         told = messages if messages[0]["role"] == "system" or not found[1] else [system, *messages]

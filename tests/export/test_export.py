@@ -262,6 +262,16 @@ def test_the_system_prompt_that_a_template_adds_by_itself_is_named(workspace):
     assert made is not None and made[1:] == ("You are helpful.", "<|im_end|>")
 
 
+def test_a_first_mark_that_llama_cpp_does_not_put_in_stays_in_the_template():
+    tokens = {**TOKENS, "bos_token": "<|im_start|>"}  # as SmolLM2's, whose tokenizer adds none
+    kept, taken = (ollama.template(CHATML, tokens, begins=begins) for begins in (False, True))
+    assert kept is not None and taken is not None
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    shown = Template(CHATML, tokens).render(messages, ask=True)
+    assert shown.startswith("<|im_start|>system") and ollama.rendered(kept[0], messages) == shown
+    assert ollama.rendered(taken[0], messages) == shown.removeprefix("<|im_start|>")
+
+
 @pytest.mark.parametrize(
     "template", [NO_SYSTEM, DROPS_REASONING, BRACES, "{% broken", "{{ messages[0].nothing.at_all }}"]
 )

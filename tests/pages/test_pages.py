@@ -456,7 +456,7 @@ def test_the_advisors_first_screen_is_three_chips_one_sentence_and_one_button(ne
     app = open_page("advisor", dataset=new_facts.id)
     assert len(chips(app.main)) == 3 and len(app.header) == 1
     first = [one.key for one in app.main.children.values() if one.type == "button"]
-    assert first == ["use_this"] and [one.label for one in app.expander if one.label != "Find another model"] == [
+    assert first == ["use_this"] and [one.proto.label for one in app.main.children.values() if one.type == "expander"] == [
         "Why?", "Should you tune at all?",
     ]  # fmt: skip
 
