@@ -202,7 +202,7 @@ def test_the_page_of_forgetting_opens_on_each_run_on_all_and_on_the_sweep(
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_page_of_data_opens_on_each(told: dict[str, Any], workspace: Workspace, language: str) -> None:
-    """What was wrong is said of each in today's words: the outcome in a line, and of the first problem what and what to do."""
+    """Each says its outcome in today's words, and of its first problem what is wrong and what to do."""
     set_language(language)
     app = seen(language, "data")
     for dataset_id, then in told["datasets"].items():
