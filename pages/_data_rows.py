@@ -257,7 +257,8 @@ def _trained(workspace: Workspace, dataset: Dataset, bad: tuple[int, ...], first
     is_known = len(bad) == dataset.report.bad_rows  # else the list of all problems is gone
     if is_known:
         shown.insert(0, t("Row"), numbers)
-    st.dataframe(shown, hide_index=True, alt=t("Rows of the data"))
+    narrow = {t("Row"): st.column_config.NumberColumn(width="small")}
+    st.dataframe(shown, hide_index=True, alt=t("Rows of the data"), column_config=narrow)
     if is_known and dataset.size_bytes is not None:
         _edit_one(workspace, dataset, numbers)
 
