@@ -6,7 +6,7 @@ import streamlit as st
 
 from engine import limits
 from engine.check import DatasetError
-from engine.data import Dataset, copies, datasets
+from engine.data import Dataset, datasets
 from engine.estimate import memory
 from engine.models import bases
 from engine.read import formats
@@ -210,13 +210,13 @@ def _download(dataset: Dataset) -> None:
 
 def _remove(dataset: Dataset) -> None:
     def delete() -> None:
-        copies.delete(workspace, dataset.id)
+        datasets.delete(workspace, dataset.id)
         _ui.choose("dataset", None)
 
     runs = [store.name(workspace, run_id) for run_id in datasets.users(workspace, dataset.id)]
     named = ", ".join(runs[: _delete.MOST_NAMED]) + (" …" if len(runs) > _delete.MOST_NAMED else "")
     scored = [one.name for one in datasets.list_all(workspace) if one.eval_id == dataset.id]
-    going, staying = copies.states(workspace, dataset.id)
+    going, staying = datasets.states(workspace, dataset.id)
     what = t("This deletes “{name}”: the file that was brought and all that was made of it.", name=dataset.name)
     if len(going) > 1:
         what = t(

@@ -198,9 +198,9 @@ def test_states_of_one_file_have_names_of_their_own(workspace, tmp_path):
 def test_deleting_any_state_of_a_file_deletes_all_of_them(workspace, tmp_path, number):
     chosen = mended_twice(workspace, tmp_path)[number]
     other = datasets.add(workspace, file_of(tmp_path, [PAIR], "other.jsonl"), "Other")
-    found = copies.states(workspace, chosen.id)
+    found = datasets.states(workspace, chosen.id)
     assert found.going[0] == chosen and len(found.going) == 4 and not found.staying
-    copies.delete(workspace, chosen.id)
+    datasets.delete(workspace, chosen.id)
     assert datasets.list_all(workspace) == [other]
 
 
@@ -209,22 +209,22 @@ def test_a_state_that_a_run_uses_or_other_data_needs_stays(workspace, tmp_path):
     used_by_a_run(workspace, first.id)
     scored = datasets.add(workspace, file_of(tmp_path, [PAIR], "scored.jsonl"), "Scored", eval_id=beside.id)
     made = datasets.add(workspace, file_of(tmp_path, [PAIR | {"prompt": "c"}]), "Made of it", parent=brought.id)
-    assert {one.id for one in copies.states(workspace, second.id).staying} == {brought.id, first.id, beside.id}
-    copies.delete(workspace, second.id)
+    assert {one.id for one in datasets.states(workspace, second.id).staying} == {brought.id, first.id, beside.id}
+    datasets.delete(workspace, second.id)
     assert {one.id for one in datasets.list_all(workspace)} == {brought.id, first.id, beside.id, scored.id, made.id}
 
 
 def test_of_data_that_a_run_uses_no_state_is_deleted(workspace, tmp_path):
     made = mended_twice(workspace, tmp_path)
     used_by_a_run(workspace, made[1].id)
-    assert problem_of(lambda: copies.delete(workspace, made[1].id)) == "dataset-in-use"
+    assert problem_of(lambda: datasets.delete(workspace, made[1].id)) == "dataset-in-use"
     assert len(datasets.list_all(workspace)) == 4
 
 
 def test_states_whose_first_one_is_gone_are_known_as_of_one_file(workspace, tmp_path):
     brought, _, second, _ = mended_twice(workspace, tmp_path)
-    datasets.delete(workspace, brought.id)
-    copies.delete(workspace, second.id)
+    shutil.rmtree(brought.folder)
+    datasets.delete(workspace, second.id)
     assert datasets.list_all(workspace) == []
 
 
