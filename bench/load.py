@@ -311,7 +311,7 @@ async def first_visit(folder: Path, browser: Browser) -> None:
         await settled(page, "Data")
         passed("the first page is there")
         await page.get_by_text("Try a sample").click()
-        await page.get_by_role("button", name="Use this sample").first.click()
+        await page.get_by_role("button", name="Use New facts").click()
         await expect(page.get_by_role("button", name="Next: ask the advisor")).to_be_visible(timeout=SLOW_MS)
         await settled(page, "Data")
         await page.get_by_test_id("stSidebarNav").get_by_role("link", name="Train", exact=True).click()

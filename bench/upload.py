@@ -65,7 +65,7 @@ def main() -> None:
             expect(page.get_by_text(re.compile(r"Checking: \d+ %"))).to_be_visible(timeout=PATIENCE_MS)
             sent_s = time.perf_counter() - began_s
             page.get_by_text("Try a sample").click()
-            expect(page.get_by_role("button", name="Use this sample").first).to_be_visible(timeout=PATIENCE_MS)
+            expect(page.get_by_role("button", name="Use New facts")).to_be_visible(timeout=PATIENCE_MS)
             alive_s = time.perf_counter() - began_s - sent_s
             expect(page.get_by_text(f"{rows:,} texts or conversations")).to_be_visible(timeout=PATIENCE_MS)
             report_s = time.perf_counter() - began_s

@@ -34,6 +34,7 @@ def show(workspace: Workspace, *kinds: damaged.Kind) -> None:
             runs = datasets.users(workspace, one.place.name) if one.kind == "data" else []
             _delete.offer(
                 f"damaged_{one.kind}_{one.place.name}",
+                f"{words[one.kind]} {one.place.name}",
                 t("This deletes what is left of it."),
                 partial(damaged.delete, one),
                 size=_delete.size_of(one.place),

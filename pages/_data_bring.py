@@ -62,7 +62,7 @@ def _samples(workspace: Workspace) -> None:
         with columns.pop(0).container(border=True, height="stretch"):
             st.markdown(f"**{_ui.plain(t(sample.title))}**")
             st.caption(_ui.plain(t(sample.description)))
-            if st.button(t("Use this sample"), key=f"sample_{sample.name}"):
+            if st.button(_ui.say("Use {name}", name=t(sample.title)), key=f"sample_{sample.name}"):
                 try:
                     made = datasets.add_sample(workspace, sample)
                 except DatasetError as error:

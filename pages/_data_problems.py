@@ -9,11 +9,12 @@ import streamlit as st
 
 from engine.check import groups
 from engine.data import Dataset, fixes, one_row
-from engine.words import t
+from engine.words import Problem, t
 from engine.workspace import Workspace
 from pages import _data_rows, _data_upload, _ui
 
-# More lines of one rule than this tell a person nothing new; the file with all of them can be downloaded.
+# More lines of one rule than this tell a person nothing new: the first few stand for all, and the file with all of them
+# can be downloaded.
 LINES_PER_RULE = 20
 SHOWN_SPOTS = 4
 # So many groups of errors stand open.
@@ -76,7 +77,7 @@ def _apply(workspace: Workspace, dataset: Dataset, fix: str) -> None:
 def show(workspace: Workspace, dataset: Dataset) -> None:
     """Every rule that is broken, with its count, the first lines with the spot marked, and all lines as a download."""
     found = groups.grouped(dataset.report)
-    wanted = tuple(sorted({p.row for group in found for p in group.problems[:SHOWN_SPOTS] if p.row}))
+    wanted = tuple(sorted({p.row for group in found for p in _listed(group) if p.row}))
     texts = _data_rows.by_number(dataset, wanted) if wanted else {}
     offered = {*REPAIRS} & {*fixes.offers(dataset.report)}  # a button each stands above, or in another group
     for number, group in enumerate(found):
@@ -88,11 +89,21 @@ def show(workspace: Workspace, dataset: Dataset) -> None:
     _download(dataset)
 
 
+def _listed(group: groups.Group) -> tuple[Problem, ...]:
+    """The problems of a group that get a line of their own."""
+    return group.problems if group.count <= LINES_PER_RULE else group.problems[:SHOWN_SPOTS]
+
+
+def _fix_of_all(group: groups.Group) -> str:
+    """What to do about each row of a group, where that is the same for all."""
+    fixes_told = {problem.fix for problem in group.problems}
+    return fixes_told.pop() if len(fixes_told) == 1 else ""
+
+
 def _what_to_do(workspace: Workspace, dataset: Dataset, group: groups.Group, offered: set[str]) -> None:
     """Say what to do about a group, with a button that does it for all its rows where that can be."""
-    fix = f"{group.problems[0].fix}." if len({problem.fix for problem in group.problems}) == 1 else ""
-    if fix:
-        st.caption(_ui.say("What to do: {fix}", fix=fix))
+    if fix := _fix_of_all(group):
+        st.caption(_ui.say("What to do: {fix}", fix=f"{fix}."))
     report, offers = dataset.report, fixes.offers(dataset.report)
     mends, leaves = MENDED_BY.get(group.rule), fixes.leaving_out(report, group.rule)
     if group.severity == "error" and group.rows == report.bad_rows:
@@ -117,21 +128,25 @@ def _what_to_do(workspace: Workspace, dataset: Dataset, group: groups.Group, off
 
 def _places(workspace: Workspace, dataset: Dataset, group: groups.Group, texts: dict[int, one_row.Row]) -> None:
     """The first rows of a group, each with its spot and a way to write it anew, and where the others are."""
-    for number, problem in enumerate(group.problems[:SHOWN_SPOTS]):
+    is_said = bool(_fix_of_all(group))  # what to do stands above, once
+    for number, problem in enumerate(_listed(group)):
         row = texts.get(problem.row or 0)
-        alike = problem.message == group.heading and (group.count > 1 or problem.row)  # the title says it
-        told = groups.places([problem]) if alike else problem.message if group.rows == 1 else problem.sentence
-        if row is None:
+        told, place = problem.sentence, groups.places([problem])
+        if problem.message == group.heading and is_said:
+            told = place  # the title says the rest
+        elif is_said:
+            told = (
+                t("{place}: {what}", place=place, what=problem.message)
+                if place and group.rows != 1
+                else problem.message
+            )
+        if row is None and told:
             st.markdown(_ui.plain(told))
-        else:
+        elif row is not None:
             _data_rows.one(
                 workspace, dataset, row, f"{group.severity}_{group.rule}_{number}", told=told, problem=problem
             )
-    rest = group.problems[SHOWN_SPOTS:]
-    if group.count <= LINES_PER_RULE:
-        _ui.problem_list(rest)
-        return
-    if rest:
+    if rest := group.problems[len(_listed(group)) :]:
         st.caption(_ui.say("The same in {places}.", places=groups.places(rest)))
     if more := group.count - len(group.problems):
         st.caption(t("and {n} more; the download below has the lines.", n=f"{more:,}"))

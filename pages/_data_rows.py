@@ -198,12 +198,17 @@ def browse(workspace: Workspace, dataset: Dataset) -> None:
     if bad:
         views["bad"] = t("Only those with errors")
     left, middle, right = st.columns([2, 1, 2])
+    if st.session_state.get(f"view_{dataset.id}") not in views:  # kept from the state before, in which it was one
+        st.session_state.pop(f"view_{dataset.id}", None)
     view = left.selectbox(t("Show the rows"), list(views), format_func=views.__getitem__, key=f"view_{dataset.id}")
     last = dataset.good_rows if view == "trained" else report.rows
-    first = int(middle.number_input(t("From row"), 1, max(1, last), 1, PREVIEW_ROWS, key=f"from_{dataset.id}"))
+    from_key = f"from_{dataset.id}"
+    if from_key in st.session_state:
+        st.session_state[from_key] = min(st.session_state[from_key], max(1, last))
+    first = int(middle.number_input(t("From row"), 1, max(1, last), 1, PREVIEW_ROWS, key=from_key))
     searched = right.text_input(t("Search for a text"), key=f"search_{dataset.id}")[:SEARCHED_CHARACTERS]
     if view == "trained":
-        _trained(workspace, dataset, first, searched)
+        _trained(workspace, dataset, bad, first, searched)
         return
     with st.spinner(t("Searching ...")):
         page = _found(_original(dataset), dataset.mapping, first, searched, bad if view == "bad" else None)
@@ -236,19 +241,51 @@ def _bad_rows(dataset: Dataset) -> tuple[int, ...]:
     return _listed_rows(dataset, str(every), changed)
 
 
-def _trained(workspace: Workspace, dataset: Dataset, first: int, searched: str) -> None:
-    rows: list[dict[str, Any]] = []
-    if not searched:
-        rows = datasets.preview(workspace, dataset.id, first - 1, PREVIEW_ROWS)
+def _trained(workspace: Workspace, dataset: Dataset, bad: tuple[int, ...], first: int, searched: str) -> None:
+    """The good rows from the first-th on as training reads them, and one of these for editing as it stands in the file."""
+    found: list[tuple[int, dict[str, Any]]] = []
     small, at = searched.casefold(), first - 1
-    while searched and at < dataset.good_rows and len(rows) < PREVIEW_ROWS:
-        block = datasets.preview(workspace, dataset.id, at, SEARCH_BLOCK_ROWS)
-        rows += [row for row in block if small in json.dumps(row, ensure_ascii=False).casefold()]
-        at += SEARCH_BLOCK_ROWS
-    if not rows:
+    block_rows = SEARCH_BLOCK_ROWS if searched else PREVIEW_ROWS
+    while at < dataset.good_rows and len(found) < PREVIEW_ROWS:
+        block = enumerate(datasets.preview(workspace, dataset.id, at, block_rows), start=at + 1)
+        found += [one for one in block if not small or small in json.dumps(one[1], ensure_ascii=False).casefold()]
+        at += block_rows
+    if not (found := found[:PREVIEW_ROWS]):
         st.caption(t("Nothing found from there on."))
         return
-    st.dataframe(table(rows[:PREVIEW_ROWS]), hide_index=True, alt=t("Rows of the data"))
+    shown, numbers = table([row for _, row in found]), [_in_the_file(number, bad) for number, _ in found]
+    is_known = len(bad) == dataset.report.bad_rows  # else the list of all problems is gone
+    if is_known:
+        shown.insert(0, t("Row"), numbers)
+    narrow = {t("Row"): st.column_config.NumberColumn(width="small")}
+    st.dataframe(shown, hide_index=True, alt=t("Rows of the data"), column_config=narrow)
+    if is_known and dataset.size_bytes is not None:
+        _edit_one(workspace, dataset, numbers)
+
+
+def _edit_one(workspace: Workspace, dataset: Dataset, numbers: list[int]) -> None:
+    """Offer to write one of these rows anew."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        number = st.selectbox(t("Row to edit"), numbers, key=f"row_to_edit_{dataset.id}", width=160)
+        if st.button(t("Edit"), key="edit_trained", help=_ui.say("row {row}", row=f"{number:,}")):
+            _open(dataset, number, "trained")
+    if st.session_state.get(f"open_row_{dataset.id}") != (number, "trained"):
+        return
+    for row in by_number(dataset, (number,)).values():
+        if row.whole:
+            _editor(workspace, dataset, row, "trained")
+        else:
+            st.caption(t("This row is too long to be edited here: change it in the file itself."))
+
+
+def _in_the_file(number: int, bad: tuple[int, ...]) -> int:
+    """The row of the file that is the number-th good one; `bad` are the others, in order."""
+    row = number
+    for one in bad:
+        if one > row:
+            break
+        row += 1
+    return row
 
 
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:

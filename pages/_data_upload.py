@@ -326,6 +326,9 @@ def _take(result: jobs.Result) -> None:
         if mending:
             st.session_state.pop(f"edits_{mending}", None)  # they are applied
             st.session_state["mended"] = True
+            for kept in ("look", "view", "from", "search"):  # where a person stands among the rows
+                if f"{kept}_{mending}" in st.session_state:
+                    st.session_state[f"{kept}_{result.dataset}"] = st.session_state[f"{kept}_{mending}"]
     elif result.problem:
         st.session_state["data_problem"] = result.problem
     st.rerun()
@@ -334,7 +337,7 @@ def _take(result: jobs.Result) -> None:
 def problem() -> None:
     """Say, once, what was wrong with the last file, or that it was mended: a click far down the page changes its top."""
     if st.session_state.pop("mended", False):
-        st.toast(t("Mended. “Undo” stands at the top."), icon=":material/check_circle:")
+        st.toast(t("Mended. “Undo” stands under the name of the data."), icon=":material/check_circle:")
     found = st.session_state.pop("data_problem", None)
     if found is not None:
         st.error(_ui.plain(found.sentence))

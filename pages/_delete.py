@@ -19,6 +19,7 @@ MOST_NAMED = 6
 
 def offer(
     name: str,
+    title: str,
     what: str,
     delete: Callable[[], None],
     *,
@@ -26,13 +27,15 @@ def offer(
     depends: Sequence[str] = (),
     stays: str = "",
 ) -> None:
-    """Offer to delete something. `name` is its kind and id, of which the keys are made; the rest as in inside()."""
+    """Offer to delete something. `name` is its kind and id, of which the keys are made, `title` what a person calls it; the
+    rest as in inside()."""
     with st.popover(t("Delete"), icon=":material/delete:", key=f"deleting_{name}"):
-        inside(name, what, delete, size=size, depends=depends, stays=stays)
+        inside(name, title, what, delete, size=size, depends=depends, stays=stays)
 
 
 def inside(
     name: str,
+    title: str,
     what: str,
     delete: Callable[[], None],
     *,
@@ -43,7 +46,7 @@ def inside(
     """Say `what` is lost, a sentence, and its `size` on disk, and offer the button that calls `delete`.
 
     What `depends` on it is named, a line each, and asks for a tick first. `stays` is why it cannot be deleted now: it is
-    said instead of the button. What `delete` raises is said in its place.
+    said instead of the button. What `delete` raises is said in its place; that it is done, by said() on the page that comes.
     """
     st.write(_ui.plain(what))
     st.caption(_ui.say("It frees {size}. It cannot be undone.", size=size) if size else t("It cannot be undone."))
@@ -61,11 +64,23 @@ def inside(
     ):
         with _failures.said():
             delete()
+            st.session_state["deleted"] = title
             st.rerun()
 
 
-def size_of(place: Path) -> str:
-    """Return in words what a file or folder takes on disk, without what links in it lead to."""
+def said() -> None:
+    """Say, once, what was deleted: where it stood there is nothing left to say it."""
+    title = st.session_state.pop("deleted", None)
+    if title is not None:
+        st.toast(_ui.say("Deleted: {name}", name=title), icon=":material/delete:")
+
+
+def size_of(*places: Path) -> str:
+    """Return in words what files or folders take on disk, without what links in them lead to."""
+    return memory.size_words(sum(_bytes_of(place) for place in places))
+
+
+def _bytes_of(place: Path) -> int:
     total = 0
     if place.is_dir() and not place.is_symlink():
         for folder, _, names in os.walk(place):
@@ -75,4 +90,4 @@ def size_of(place: Path) -> str:
     else:
         with suppress(OSError):
             total = place.lstat().st_size
-    return memory.size_words(total)
+    return total

@@ -5,7 +5,7 @@ import runpy
 import streamlit as st
 
 from engine.words import t
-from pages import _failures, _home, _opening, _ui, _visitor
+from pages import _delete, _failures, _home, _opening, _ui, _visitor
 
 st.set_page_config(page_title="Tunebook", page_icon=str(_ui.PAGES / "icon.png"), layout="wide")
 
@@ -13,7 +13,7 @@ st.set_page_config(page_title="Tunebook", page_icon=str(_ui.PAGES / "icon.png"),
 def _first() -> None:
     """The bare address: what this is and what comes next, and below it the first step."""
     _home.card(_ui.workspace())
-    runpy.run_path(str(_ui.PAGES / "data.py"))
+    runpy.run_path(str(_ui.PAGES / "data.py"), {"below_the_card": True})
 
 
 _ui.speak()
@@ -42,6 +42,7 @@ else:
     st.html(_ui.PAGES / "style.css")
     _opening.page(page.url_path, page.title)
     _ui.demo_notice(first=page.url_path in ("", "data"))
+    _delete.said()
     _failures.run(page.run)
     with _failures.said():
         _ui.sidebar()

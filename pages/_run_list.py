@@ -120,6 +120,7 @@ def _taken(workspace: Workspace, number: int, one: taken.Taken) -> None:
         _delete.offer(
             f"room_{number}",
             one.title,
+            one.title,
             lambda: _delete_taken(workspace, one),
             size=memory.size_words(one.size_bytes),
             depends=one.losses,

@@ -168,6 +168,7 @@ def _delete(here: Workspace, run: Run) -> None:
 
     _deleting.inside(
         f"run_{run.id}",
+        run.name,
         t("This deletes the run “{name}”, its checkpoints, its log and what it made.", name=run.name),
         delete,
         size=_run_list.size(here, run),

@@ -216,11 +216,23 @@ def _remove(dataset: Dataset) -> None:
     runs = [store.name(workspace, run_id) for run_id in datasets.users(workspace, dataset.id)]
     named = ", ".join(runs[: _delete.MOST_NAMED]) + (" …" if len(runs) > _delete.MOST_NAMED else "")
     scored = [one.name for one in datasets.list_all(workspace) if one.eval_id == dataset.id]
+    going, staying = datasets.states(workspace, dataset.id)
+    what = t("This deletes “{name}”: the file that was brought and all that was made of it.", name=dataset.name)
+    if len(going) > 1:
+        what = t(
+            "This deletes “{name}”: the file that was brought and all that was made of it, {n} states of the rows in all.",
+            name=dataset.name,
+            n=len(going),
+        )
+    if staying:
+        kept = ", ".join(f"“{one.name}”" for one in staying)
+        what = joined(what, t("What runs or other data need stays: {names}.", names=kept))
     _delete.offer(
         f"data_{dataset.id}",
-        t("This deletes “{name}”: the file that was brought and all that was made of it.", name=dataset.name),
+        dataset.name,
+        what,
         delete,
-        size=_delete.size_of(dataset.folder),
+        size=_delete.size_of(*(one.folder for one in going)),
         depends=[
             t("“{name}” is scored on these rows: other ones are to be chosen for it then", name=name) for name in scored
         ],
@@ -231,10 +243,8 @@ def _remove(dataset: Dataset) -> None:
 def _nothing_chosen() -> None:
     if datasets.list_all(workspace):
         st.caption(t("Nothing is chosen yet. Upload a file above, or open what is here under “Data from before”."))
-    else:
-        st.caption(
-            t('No data yet. Upload a file above, or try the sample "New facts" to see the whole path in two minutes.')
-        )
+    elif not globals().get("below_the_card"):  # the card of the first page says it
+        st.caption(t("No data yet. Upload a file above, or try a sample."))
 
 
 def _page() -> None:

@@ -349,7 +349,7 @@ def test_a_browser_finds_its_own_workspace_again_and_another_one_is_asked(
             assert not places.exists()  # nobody has stored anything
             assert guard.MARK not in page.evaluate("document.cookie")
             page.get_by_text("Try a sample").click()
-            page.get_by_role("button", name="Use this sample").first.click()
+            page.get_by_role("button", name="Use New facts").click()
             expect(page.get_by_role("heading", name="New facts")).to_be_visible()
             settled(page)
             page.reload()

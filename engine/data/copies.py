@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,7 +28,7 @@ def fixed(
     made = datasets.add(
         workspace,
         dataset.folder / "original",
-        f"{dataset.name.removesuffix(' (fixed)')[: NAME_CHARACTERS - 8]} (fixed)",
+        _name(workspace, dataset.name),
         fixes=fixes,
         mapping=dataset.mapping,
         parent=dataset_id,
@@ -46,3 +47,14 @@ def mapped(
     name = f"{dataset.name[: NAME_CHARACTERS - 9]} (mapped)"
     original = dataset.folder / "original"
     return datasets.add(workspace, original, name, mapping=mapping, parent=dataset_id, progress=progress, **how)
+
+
+def _name(workspace: Workspace, name: str) -> str:
+    """Return a name for a mended copy that no data set has: "x (fixed)", then "x (fixed 2)"."""
+    taken = {one.name for one in datasets.list_all(workspace)}
+    stem = re.sub(r" \(fixed( \d+)?\)$", "", name)[: NAME_CHARACTERS - 14]
+    number, found = 1, f"{stem} (fixed)"
+    while found in taken:
+        number += 1
+        found = f"{stem} (fixed {number})"
+    return found

@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from filelock import FileLock
 
 from engine import graders, limits, looker
-from engine.benchmarks import library
 from engine.check import DatasetError, Report, apart, checked_mapping, text_files
 from engine.data import making
 from engine.data.fixes import AS_TEXT, DROP_BAD_ROWS, Edit, in_order
@@ -50,7 +49,6 @@ __all__ = [
     "delete",
     "grade_by",
     "graders_for",
-    "language",
     "list_all",
     "load",
     "make_rows",
@@ -58,6 +56,7 @@ __all__ = [
     "problems",
     "rename",
     "rows_path",
+    "states",
     "tried",
     "users",
 ]
@@ -335,16 +334,42 @@ def users(workspace: Workspace, dataset_id: str) -> list[str]:
     return found
 
 
+class States(NamedTuple):
+    """The states of a file: those that go when one of them is deleted, it the first, and those that stay."""
+
+    going: list[Dataset]
+    staying: list[Dataset]
+
+
+def states(workspace: Workspace, dataset_id: str) -> States:
+    """Return the states of a data set's file: it, what it was mended of, and every other mending of that. Those stay that a
+    run uses, and those that other data is made of or scored on. Raises DatasetError when there is no such data set."""
+    chosen, known = load(workspace, dataset_id), list_all(workspace)
+    # a parent that is gone still tells that two are states of one file
+    links = [{one.id, one.parent} for one in known if one.parent and (one.fixes or one.mapping)]
+    chain = {dataset_id}
+    while more := {state for link in links if link & chain for state in link if state} - chain:
+        chain |= more
+    others = [one for one in known if one.id not in chain]
+    needed = {one.eval_id for one in others} | {one.parent for one in others}
+    rest = [one for one in known if one.id in chain - {dataset_id}]
+    staying = [one for one in rest if one.id in needed or users(workspace, one.id)]
+    return States([chosen, *(one for one in rest if one not in staying)], staying)
+
+
 def delete(workspace: Workspace, dataset_id: str) -> None:
-    """Remove a dataset. Raises DatasetError while a run uses it for training or evaluation."""
-    folder = _folder(workspace, dataset_id)
+    """Remove a dataset with the states of its file that nothing needs. Raises DatasetError while a run uses it itself."""
+    going = [_folder(workspace, dataset_id)]
     if used := users(workspace, dataset_id):
         raise DatasetError(Problem(rule="dataset-in-use", parameters={"run": used[0]}))
-    with making.told(folder):
-        # Renamed first: a list made meanwhile sees the whole dataset or none.
-        grave = Path(tempfile.mkdtemp(prefix=scratch("old"), dir=workspace.datasets_dir))
-        os.rename(folder, grave / "dataset")
-        shutil.rmtree(grave, ignore_errors=True)
+    with suppress(DatasetError):  # one that cannot be read goes alone
+        going += [one.folder for one in states(workspace, dataset_id).going[1:]]
+    for folder in going:
+        with making.told(folder):
+            # Renamed first: a list made meanwhile sees the whole dataset or none.
+            grave = Path(tempfile.mkdtemp(prefix=scratch("old"), dir=workspace.datasets_dir))
+            os.rename(folder, grave / "dataset")
+            shutil.rmtree(grave, ignore_errors=True)
 
 
 def rows_path(workspace: Workspace, dataset_id: str) -> Path:
@@ -387,28 +412,6 @@ def preview(workspace: Workspace, dataset_id: str, start: int = 0, count: int = 
     except (OSError, pyarrow.ArrowException) as error:
         raise DatasetError(Problem(rule="dataset-damaged", parameters={"dataset": dataset_id[:12]})) from error
     return rows
-
-
-# So many rows say which language a data set is in.
-_LANGUAGE_ROWS = 50
-
-
-def language(workspace: Workspace, dataset: Dataset) -> str | None:
-    """ "zh" where a data set is mostly Chinese, else None; decided on its first rows, those that are made."""
-    try:
-        return _language(workspace.root, dataset.id) if dataset.has_rows else None
-    except DatasetError:
-        return None  # damaged rows are named where they are trained on
-
-
-@lru_cache(maxsize=64)
-def _language(root: Path, dataset_id: str) -> str | None:
-    said: list[str] = []
-    for row in preview(Workspace(root), dataset_id, 0, _LANGUAGE_ROWS):
-        said.append(row.get("text") or "")
-        for turns in (row.get("messages"), row.get("completion"), row.get("chosen")):
-            said += [turn.get("content") or "" for turn in turns or ()]
-    return library.language_of(said)
 
 
 def problems(workspace: Workspace, dataset_id: str) -> tuple[Problem, ...]:

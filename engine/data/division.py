@@ -34,7 +34,9 @@ class Counts(NamedTuple):
         """What has to be said of the rows held out before anything is read off them."""
         told = [*self._scored(run_spec)]
         if self.repeated:
-            told.append(later("{n} repeated rows are scored once.", n=self.repeated))
+            told.append(
+                later("Repeats among the rows to be scored: {n}. Each such row is scored once.", n=self.repeated)
+            )
         if self.seen and self.given:
             told.append(
                 later(

@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections import Counter
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import msgspec
 import pyarrow
 
 from engine import looker
+from engine.benchmarks import library
 from engine.check import DatasetError
 from engine.data import closer, datasets
 from engine.models import Base
@@ -234,3 +236,25 @@ def _split(path: Path) -> Split:
         held_out=tuple(out),
         groups=len({spec_split.group_of(row) for row in rows}),
     )
+
+
+# So many rows say which language a data set is in.
+_LANGUAGE_ROWS = 50
+
+
+def language(workspace: Workspace, dataset: datasets.Dataset) -> str | None:
+    """ "zh" where a data set is mostly Chinese, else None; decided on its first rows, those that are made."""
+    try:
+        return _language(workspace.root, dataset.id) if dataset.has_rows else None
+    except DatasetError:
+        return None  # damaged rows are named where they are trained on
+
+
+@lru_cache(maxsize=64)
+def _language(root: Path, dataset_id: str) -> str | None:
+    said: list[str] = []
+    for row in datasets.preview(Workspace(root), dataset_id, 0, _LANGUAGE_ROWS):
+        said.append(row.get("text") or "")
+        for turns in (row.get("messages"), row.get("completion"), row.get("chosen")):
+            said += [turn.get("content") or "" for turn in turns or ()]
+    return library.language_of(said)

@@ -10,6 +10,7 @@ d the width, f the width of the feed-forward part, V the vocabulary, T the token
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -428,6 +429,8 @@ def smaller_settings(setup: Setup, fits: Callable[[Setup], bool]) -> dict[str, A
 def size_words(size_bytes: float) -> str:
     """Return a size with its unit and as many digits as say something."""
     size_gib = size_bytes / 2**30
+    if size_bytes < 2**20:
+        return t("{n} KiB", n=f"{math.ceil(size_bytes / 2**10):,}")
     if size_gib < 1:
         return t("{n} MiB", n=f"{size_bytes / 2**20:,.{0 if size_bytes >= 10 * 2**20 else 1}f}")
     return t("{n} GiB", n=f"{size_gib:,.{1 if size_gib < 100 else 0}f}")

@@ -12,7 +12,7 @@ import msgspec
 from engine import events, graders, machine
 from engine.benchmarks import library, shipped, speeds
 from engine.check import DatasetError
-from engine.data import datasets
+from engine.data import datasets, profile
 from engine.models import Base, bases
 from engine.plan import drafts
 from engine.report import blind, frontier, headline, items, paired
@@ -38,7 +38,7 @@ def sets(workspace: Workspace, ref: str) -> dict[str, library.Set]:
     if ref.startswith("run:"):
         with suppress(DatasetError, OSError, ValueError):  # data that is gone has no language
             data = store.load_spec(workspace, ref.removeprefix("run:")).dataset.id
-            language = datasets.language(workspace, datasets.load(workspace, data)) if data else None
+            language = profile.language(workspace, datasets.load(workspace, data)) if data else None
     return library.sets(toy=bases.describe(ref, workspace).is_toy, language=language)
 
 

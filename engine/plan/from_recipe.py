@@ -8,7 +8,7 @@ import msgspec
 
 from engine import starter
 from engine.benchmarks import library
-from engine.data import Dataset, datasets
+from engine.data import Dataset, profile
 from engine.models import Base
 from engine.plan import grading, judges
 from engine.runs import store
@@ -119,7 +119,7 @@ def _defaults(
     if base.is_toy:
         found["evaluate.benchmarks"] = [starter.BENCHMARK_NAME]
     else:
-        language = None if dataset is None else datasets.language(workspace, dataset)
+        language = None if dataset is None else profile.language(workspace, dataset)
         quick = library.sets(toy=False, language=language)["quick"]
         found["evaluate.benchmarks"], found["evaluate.limit"] = list(quick.benchmarks), quick.limit
         found["train.replay_budget_s"] = REPLAY_S

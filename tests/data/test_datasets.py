@@ -17,6 +17,7 @@ import pytest
 from engine.check import DatasetError, check_file
 from engine.check.canonical import ParquetSink, canonical, schema, target_characters
 from engine.data import copies, datasets, making, recheck
+from engine.data.fixes import Edit
 from engine.read.formats import BY_NAME, TYPES, Reading
 from engine.workspace import Workspace
 from tests.conftest import SHARED_DATA
@@ -171,6 +172,60 @@ def test_a_dataset_that_a_run_uses_is_kept(workspace, tmp_path):
     spec.unlink()
     datasets.delete(workspace, dataset.id)
     assert datasets.list_all(workspace) == [] and list(workspace.datasets_dir.iterdir()) == []
+
+
+def used_by_a_run(workspace: Workspace, dataset_id: str) -> None:
+    spec = workspace.run_dir(f"20260101-000000-{dataset_id[:6]}") / "spec.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"dataset": {"id": dataset_id}}))
+
+
+def mended_twice(workspace: Workspace, tmp_path: Path) -> tuple[datasets.Dataset, ...]:
+    """A file, a state of it in which a row was left out, one of that in which another was, and one beside these."""
+    brought = datasets.add(workspace, file_of(tmp_path, [PAIR | {"prompt": str(n)} for n in range(6)]), "Mine")
+    first = copies.fixed(workspace, brought.id, fixes=[Edit(row=1, text="")])
+    second = copies.fixed(workspace, first.id, fixes=[Edit(row=1, text="")])
+    beside = copies.fixed(workspace, brought.id, fixes=[Edit(row=6, text="")])
+    return brought, first, second, beside
+
+
+def test_states_of_one_file_have_names_of_their_own(workspace, tmp_path):
+    made = mended_twice(workspace, tmp_path)
+    assert [one.name for one in made] == ["Mine", "Mine (fixed)", "Mine (fixed 2)", "Mine (fixed 3)"]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_deleting_any_state_of_a_file_deletes_all_of_them(workspace, tmp_path, number):
+    chosen = mended_twice(workspace, tmp_path)[number]
+    other = datasets.add(workspace, file_of(tmp_path, [PAIR], "other.jsonl"), "Other")
+    found = datasets.states(workspace, chosen.id)
+    assert found.going[0] == chosen and len(found.going) == 4 and not found.staying
+    datasets.delete(workspace, chosen.id)
+    assert datasets.list_all(workspace) == [other]
+
+
+def test_a_state_that_a_run_uses_or_other_data_needs_stays(workspace, tmp_path):
+    brought, first, second, beside = mended_twice(workspace, tmp_path)
+    used_by_a_run(workspace, first.id)
+    scored = datasets.add(workspace, file_of(tmp_path, [PAIR], "scored.jsonl"), "Scored", eval_id=beside.id)
+    made = datasets.add(workspace, file_of(tmp_path, [PAIR | {"prompt": "c"}]), "Made of it", parent=brought.id)
+    assert {one.id for one in datasets.states(workspace, second.id).staying} == {brought.id, first.id, beside.id}
+    datasets.delete(workspace, second.id)
+    assert {one.id for one in datasets.list_all(workspace)} == {brought.id, first.id, beside.id, scored.id, made.id}
+
+
+def test_of_data_that_a_run_uses_no_state_is_deleted(workspace, tmp_path):
+    made = mended_twice(workspace, tmp_path)
+    used_by_a_run(workspace, made[1].id)
+    assert problem_of(lambda: datasets.delete(workspace, made[1].id)) == "dataset-in-use"
+    assert len(datasets.list_all(workspace)) == 4
+
+
+def test_states_whose_first_one_is_gone_are_known_as_of_one_file(workspace, tmp_path):
+    brought, _, second, _ = mended_twice(workspace, tmp_path)
+    shutil.rmtree(brought.folder)
+    datasets.delete(workspace, second.id)
+    assert datasets.list_all(workspace) == []
 
 
 # --- when something goes wrong -----------------------------------------------------------------------------------

@@ -109,14 +109,20 @@ def test_no_loss_is_spoken_of_where_none_is_measured_on_rows_held_out() -> None:
 def test_rows_that_are_held_out_twice_count_once_wherever_they_are_used() -> None:
     twice = [{**row, "line": 1000 + i} for i, row in enumerate(MANY[:4])]
     found = divided([pair("other", "y")], [*MANY[:28], *twice])
-    assert found.unseen == MANY[:28] and told(found) == ["4 repeated rows are scored once."]
+    assert found.unseen == MANY[:28] and told(found) == [
+        "Repeats among the rows to be scored: 4. Each such row is scored once."
+    ]
     assert len(rows.to_score(found.train, found.unseen, found.seen)) - len(found.train) == len(found.unseen)
     many = divided([pair("other", "y")], [*MANY, *twice])
     assert told(many) == [
-        "500 of 900 evaluation rows are scored, drawn by the split seed.", "4 repeated rows are scored once."
+        "500 of 900 evaluation rows are scored, drawn by the split seed.",
+        "Repeats among the rows to be scored: 4. Each such row is scored once."
     ]  # fmt: skip
     share = shared(MANY[:20] * 2)
-    assert (len(share.unseen), told(share)) == (10, ["10 repeated rows are scored once."])
+    assert (len(share.unseen), told(share)) == (
+        10,
+        ["Repeats among the rows to be scored: 10. Each such row is scored once."],
+    )
     assert len(share.train) == 20  # what is trained stays as it is given
 
 
@@ -124,7 +130,9 @@ def test_pairs_that_are_held_out_twice_count_once() -> None:
     good, bad = pair("", "a")["completion"], pair("", "b")["completion"]
     ranked = [{"prompt": pair(f"q{i}", "")["prompt"], "chosen": good, "rejected": bad} for i in (0, 1, 1, 2)]
     found = divided([pair("other", "y")], ranked)
-    assert len(found.unseen) == 3 and told(found) == ["1 repeated rows are scored once."]
+    assert len(found.unseen) == 3 and told(found) == [
+        "Repeats among the rows to be scored: 1. Each such row is scored once."
+    ]
 
 
 TRAINED = [pair(f"What is {i}?", f"Answer {i}") for i in range(10)]

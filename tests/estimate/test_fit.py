@@ -353,6 +353,7 @@ def test_a_range_in_words() -> None:
     assert "may be too much" in memory.verdict(found, found.total_bytes)
     assert memory.verdict(found, 80 * GIB).endswith("the GPU's memory is 80.0 GiB.")
     assert memory.size_words(GIB) == "1.0 GiB" and memory.size_words(5 * 2**20) == "5.0 MiB"
+    assert memory.size_words(700) == "1 KiB" and memory.size_words(50_000) == "49 KiB"
 
 
 @pytest.mark.parametrize(("gib", "recipe"), [(7.6, "qlora"), (23.6, "lora"), (79.1, "lora")])

@@ -341,7 +341,7 @@ def test_another_base_brings_its_own_defaults_and_keeps_what_was_changed_by_hand
     page.goto(f"{server.url}/data")
     settled(page)
     page.get_by_text("Try a sample").click()
-    page.get_by_role("button", name="Use this sample").first.click()
+    page.get_by_role("button", name="Use New facts").click()
     expect(page.get_by_text("ready to train on")).to_be_visible()
     page.get_by_test_id("stSidebarNav").get_by_role("link", name="Train").click()
     page.get_by_text("Settings", exact=True).click()

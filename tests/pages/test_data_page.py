@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from engine.models import Base, bases
 from engine.render import Coder, NoTokenizer, outcome, preview
 from engine.words import Problem
 from engine.workspace import Workspace
-from pages import _data_rows
+from pages import _data_rows, _delete
 from tests.apps import button, has_button, open_page, texts
 from tests.apps import shown as as_read
+from tests.conftest import ROOT
 from tests.helpers import examples, wait_until
 
 XSS = "<img src=x onerror=alert(1)> **bold** [link](javascript:alert(1)) :red[x]"
+STYLE = ROOT / "pages" / "style.css"
 FAST = settings(max_examples=examples(100))
 
 
@@ -351,11 +354,9 @@ def test_many_rows_are_read_beside_the_page_and_the_start_stays_possible(
     assert "refuses or cuts is not known yet" in texts(app) and not button(app, "start").disabled
     started.append(started[0])
     app.run()
-    assert (
-        not app.exception
-        and "All 30 rows can be read" in texts(app)
-        and "refuses or cuts is not known yet" not in texts(app)
-    )
+    assert not app.exception and not button(app, "start").disabled
+    assert "refuses or cuts is not known yet" not in texts(app)  # Train says no more where nothing is wrong
+    assert "All 30 rows can be read" in texts(open_page("data", dataset=dataset.id))
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------
@@ -543,6 +544,33 @@ def test_rows_with_errors_are_found_and_shown_as_they_stand_in_the_file(workspac
     assert "**line 28** " in texts(app)
 
 
+def test_any_row_is_edited_where_it_is_shown_as_it_is_trained_and_the_place_is_kept(workspace: Workspace) -> None:
+    """Rows 5 and 9 are bad, so that the 8th good one is row 10 of the file."""
+    dataset = broken(workspace)
+    app = open_page("data", dataset=dataset.id)
+    app.number_input(key=f"from_{dataset.id}").set_value(8).run()
+    assert list(app.dataframe[0].value["Row"]) == list(range(10, 20))
+    app.selectbox(key=f"row_to_edit_{dataset.id}").set_value(11).run()
+    button(app, "edit_trained").click().run()
+    assert app.text_area[0].value == '{"prompt": "question 10", "completion": "answer 10"}'
+    app.text_area[0].set_value('{"prompt": "question 10", "completion": "another answer"}')
+    button(app, "save_edit").click().run()
+    made = datasets.load(workspace, app.session_state["current_dataset"])
+    assert not app.exception and made.parent == dataset.id and app.number_input(key=f"from_{made.id}").value == 8
+    assert "another answer" in app.dataframe[0].value.to_string()
+
+
+def test_the_view_of_the_rows_is_kept_after_a_row_was_mended_as_long_as_it_is_one(workspace: Workspace) -> None:
+    app = open_page("data", dataset=broken(workspace).id)
+    view = next(s for s in app.selectbox if str(s.key).startswith("view_"))
+    for view_after in ("bad", "trained"):  # with the last bad row goes the view of the bad ones
+        view.set_value("bad").run()
+        button(app, keys(app, "edit_row_")[0]).click().run()
+        button(app, "delete_row").click().run()
+        view = next(s for s in app.selectbox if str(s.key).startswith("view_"))
+        assert not app.exception and view.value == view_after
+
+
 def looks(app: AppTest) -> Any:
     return next(r for r in app.radio if str(r.key).startswith("look_"))
 
@@ -585,6 +613,43 @@ def test_like_lines_are_one_group_and_left_out_in_one_go(workspace: Workspace) -
     assert button(app, "drop_repeats").label == "Leave out all 437"
     button(app, "drop_repeats").click().run()
     assert not app.exception and "9 questions with answers, ready to train on" in texts(app)
+
+
+def test_each_of_a_few_like_rows_can_be_edited_and_what_to_do_is_said_once(workspace: Workspace) -> None:
+    rows = [*good_rows(12), *good_rows(10)]
+    app = open_page("data", dataset=stored(workspace, lines_of(rows)).id)
+    assert len(keys(app, "edit_warning_duplicate-row_")) == 10
+    assert "**line 22: this row repeats line 10 exactly**" in texts(app)
+    assert texts(app).count("unless the repetition is meant") == 1
+
+
+def test_each_sample_has_a_button_of_its_own_name(workspace: Workspace) -> None:
+    app = open_page("data", {"way": "sample"})
+    assert [as_read(button(app, key).label) for key in keys(app, "sample_")] == [
+        f"Use {one.title}" for one in starter.SAMPLES
+    ]
+
+
+def test_the_first_page_says_once_how_to_begin(workspace: Workspace) -> None:
+    assert "No data yet" in texts(open_page("data"))
+    app = AppTest.from_file(str(ROOT / "pages" / "_frame.py"), default_timeout=60).run()
+    assert has_button(app, "try_it") and "No data yet" not in texts(app)
+
+
+def test_what_deletes_for_good_is_red_enough_to_read_on() -> None:
+    rule = re.search(
+        r'st-key-delete_"\] button\[kind="primary"\]:not\(:disabled\) \{([^}]*)\}', STYLE.read_text("utf-8")
+    )
+    assert rule is not None
+
+    def light(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    ground, ink = (re.search(rf"(?<!-){name}: (#\w{{6}})", rule[1]) for name in ("background", "color"))
+    assert ground is not None and ink is not None
+    assert (light(ink[1]) + 0.05) / (light(ground[1]) + 0.05) >= 4.5 and int(ground[1][1:3], 16) > 150
 
 
 @pytest.mark.parametrize("container", ["jsonl", "json", "csv"])
@@ -698,6 +763,22 @@ def test_a_dataset_is_renamed_and_deleted_only_when_a_person_is_sure(workspace: 
     assert "This deletes “" in texts(app) and "It frees" in texts(app) and not app.checkbox  # nothing depends on it
     button(app, f"delete_data_{dataset.id}").click().run()
     assert not app.exception and datasets.list_all(workspace) == [] and "No data yet" in texts(app)
+    assert [as_read(one.value) for one in app.toast] == [f"Deleted: {XSS}"]
+    assert not app.run().toast  # said once
+
+
+def test_deleting_mended_data_deletes_all_states_of_it_and_names_those_that_stay(workspace: Workspace) -> None:
+    parent = broken(workspace)
+    used = copies.fixed(workspace, parent.id, fixes=[Edit(row=5, text="")])
+    last = copies.fixed(workspace, used.id)
+    run = workspace.runs_dir / "20260101-000000-abcdef"
+    run.mkdir(parents=True)
+    (run / "spec.json").write_text(json.dumps({"dataset": {"id": used.id}}))
+    app = open_page("data", {f"manage_{last.id}": True}, dataset=last.id)
+    assert "2 states of the rows in all" in texts(app) and "need stays: “mine.jsonl (fixed)”" in texts(app)
+    assert f"It frees {_delete.size_of(parent.folder, last.folder)}." in texts(app)
+    button(app, f"delete_data_{last.id}").click().run()
+    assert not app.exception and datasets.list_all(workspace) == [used]
 
 
 def test_a_dataset_that_a_run_uses_is_kept(workspace: Workspace) -> None:

@@ -106,7 +106,7 @@ def test_from_an_empty_cache_to_an_answer_elsewhere(
     page.goto(f"{server.url}/data")
     settled(page)
     page.get_by_text("Try a sample").click()
-    page.get_by_role("button", name="Use this sample").first.click()
+    page.get_by_role("button", name="Use New facts").click()
     expect(page.get_by_text("ready to train on")).to_be_visible(timeout=SLOW_MS)
 
     go(page, "Train")

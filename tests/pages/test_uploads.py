@@ -227,7 +227,7 @@ def test_three_hundred_megabytes_go_from_the_browser_to_checked_rows_with_the_se
             expect(page.get_by_text(re.compile(r"Checking(, pass \d)?: \d+ %")).first).to_be_visible(timeout=120_000)
             sent_s = time.monotonic() - began_s
             page.get_by_text("Try a sample").click()  # the page is alive meanwhile
-            expect(page.get_by_role("button", name="Use this sample").first).to_be_visible(timeout=60_000)
+            expect(page.get_by_role("button", name="Use New facts")).to_be_visible(timeout=60_000)
             expect(page.get_by_text("307,200 questions with answers")).to_be_visible(timeout=300_000)
             checked_s = time.monotonic() - began_s
             ended.set()
