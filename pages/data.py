@@ -244,7 +244,7 @@ def _nothing_chosen() -> None:
     if datasets.list_all(workspace):
         st.caption(t("Nothing is chosen yet. Upload a file above, or open what is here under “Data from before”."))
     elif not globals().get("below_the_card"):  # the card of the first page says it
-        st.caption(t("No data yet. Upload a file above, or try a sample."))
+        st.caption(t("No data yet. Upload a file above, or take a sample."))
 
 
 def _page() -> None:
