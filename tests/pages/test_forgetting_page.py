@@ -519,9 +519,12 @@ def test_chat_opens_with_the_run_of_the_report(workspace: Workspace) -> None:
 
 def test_the_button_is_the_remedy_that_runs_of_this_home_support(workspace: Workspace) -> None:
     run_id = preference_run(workspace)
-    other = workspace.run_dir("20260102-000000-abcdef")
-    shutil.copytree(workspace.run_dir(run_id), other)
+    folder, other = workspace.run_dir(run_id), workspace.run_dir("20260102-000000-abcdef")
     spec = store.load_spec(workspace, run_id)
+    usual = msgspec.structs.replace(spec.train, learning_rate=2e-3)  # of the starter
+    spec = msgspec.structs.replace(spec, train=usual)
+    (folder / "spec.json").write_bytes(schema.encode(spec))
+    shutil.copytree(folder, other)
     slower = msgspec.structs.replace(spec.train, learning_rate=spec.train.learning_rate / 4)
     (other / "spec.json").write_bytes(schema.encode(msgspec.structs.replace(spec, train=slower)))
     items = other / "items"
