@@ -21,13 +21,13 @@ from engine.advise.advice import advise
 from engine.advise.handoff import draft
 from engine.advise.ways import Way
 from engine.estimate import duration
-from engine.models import Base
+from engine.models import Base, bases
 from engine.plan import plans
 from engine.read import formats
 from engine.spec import counts, objectives, recipes
 from engine.spec import settings as spec_settings
 from engine.workspace import Workspace
-from tests.helpers import examples
+from tests.helpers import examples, finished_run
 
 SFT_ROWS = "prompt-completion"
 STARTER = Base(ref="starter", kind="starter", title="", parameters=935_040)
@@ -718,7 +718,23 @@ def test_a_time_is_never_said_without_what_it_stands_on_and_a_judge_is_no_better
 def test_how_often_runs_like_the_advised_one_were_right_is_counted_and_never_a_word_alone() -> None:
     assert "No run like this" in ask(rows=500, data_type=SFT_ROWS, base_parameters=1e6).evidence
     seen = [evidence.Seen(run=str(n), name="", learned=n > 0, lost=n == 1) for n in range(4)]
-    assert evidence.sentence(tuple(seen)).startswith("Right in 2 of 4 runs like this here")
+    assert evidence.sentence(tuple(seen)) == (
+        "2 of 4 runs like this here learned their task without a loss that was found."
+    )
+
+
+def test_a_run_with_a_setting_outside_of_what_is_known_to_work_is_not_counted(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = advise_case.of(Facts(rows=500, data_type=SFT_ROWS), workspace, base=bases.describe("starter", workspace))
+    way = advise(case).advised
+    assert way is not None
+    spec = case.plan(way).spec
+    broke = msgspec.structs.replace(spec, train=msgspec.structs.replace(spec.train, learning_rate=0.5))
+    finished_run(workspace, 1, spec)
+    finished_run(workspace, 2, broke)
+    monkeypatch.setattr(evidence, "_came_to", lambda *_: (True, False))
+    assert [one.run[:15] for one in evidence.of(case, way)] == ["20260101-000001"]
 
 
 def test_what_no_setting_makes_fit_is_said_in_one_sentence() -> None:

@@ -449,7 +449,7 @@ def test_a_headline_three_sentences_and_one_button_come_first_and_all_else_is_fo
     (workspace.run_dir(run_id) / "adapter").mkdir()  # what it has made, from which the way back goes
     app = open_page("forgetting", run=run_id)
     said = texts(app)
-    assert app.header[0].value == "It learned the task\\. It lost some of what it knew\\."
+    assert app.header[0].value == "It learned the task\\. It lost most of what it knew\\."
     for words in ("Gained: It learned the preference", "Lost: It lost toy-world", "What to do: Recover"):
         assert words in said.replace("**", "")
     assert button(app, "to_do").label == "Recover what it lost"

@@ -464,7 +464,7 @@ def test_the_advisors_first_screen_is_three_chips_one_sentence_and_one_button(ne
 def test_runs_like_the_advised_one_are_counted(workspace: Workspace, real_run: str) -> None:
     run = store.load_spec(workspace, real_run)
     said = texts(open_page("advisor", dataset=run.dataset.id))
-    assert re.search(r"[●◐○] Right in [01] of 1 runs like this here", said)
+    assert re.search(r"[●◐○] [01] of 1 runs like this here learned", said)
 
 
 def test_a_runner_up_can_be_taken_instead(workspace: Workspace, new_facts: Dataset) -> None:
