@@ -90,7 +90,7 @@ def _print(advice: Advice, problems: list[Problem]) -> None:
     for doubt in advice.doubts:
         print(f"  ~ {doubt}")
     rules = guide.rules()
-    for rule in advice.rules:
+    for rule in advice.followed:
         print(f"  + {rules[rule].words} ({rule})")
     for overruled in advice.overruled:
         print(f"  x {rules[overruled.rule].words} ({overruled.rule}): {overruled.why}")

@@ -502,6 +502,16 @@ def test_a_rule_followed_in_part_says_which_part_was_not() -> None:
     assert not parts["G5"].partly
 
 
+@given(any_facts)
+@settings(max_examples=examples(60))
+def test_a_rule_stands_in_one_list_and_none_is_lost(facts: Facts) -> None:
+    advice = advise(case_of(facts))
+    words = {rule: guide.rules()[rule].words for rule in (*advice.rules, *(one.rule for one in advice.overruled))}
+    followed, against = {words[one] for one in advice.followed}, {words[one.rule] for one in advice.overruled}
+    assert not followed & against and followed | against == set(words.values())
+    assert len(followed) == len(advice.followed) and len(set(advice.doubts)) == len(advice.doubts)
+
+
 def test_a_base_of_unknown_size_goes_by_the_guides_rule_for_the_card() -> None:
     small = ask(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=7.6)
     assert small.advised and small.advised.recipe == "qlora" and small.doubts

@@ -461,6 +461,12 @@ def test_the_advisors_first_screen_is_three_chips_one_sentence_and_one_button(ne
     ]  # fmt: skip
 
 
+def test_a_rule_stands_once_among_the_reasons(new_facts: Dataset) -> None:
+    app = why(new_facts.id, "reasons")
+    rules = [one.proto.label for one in app.get("page_link") if "rule=" in one.proto.query_string]
+    assert rules and len(rules) == len(set(rules))
+
+
 def test_runs_like_the_advised_one_are_counted(workspace: Workspace, real_run: str) -> None:
     run = store.load_spec(workspace, real_run)
     said = texts(open_page("advisor", dataset=run.dataset.id))
