@@ -115,5 +115,5 @@ def _sentence(advised: Way | None, case: Case) -> str:
             return t("Take {choice}; whether it fits {machine} is not known, as the shape of this base is not.", **told)
         return t("Take {choice}: on {machine} it {how}.", **told)
     told |= {"low": duration.duration_words(plan.time.low_s), "high": duration.duration_words(plan.time.high_s)}
-    told["basis"] = duration.basis_words()[plan.time.basis]
+    told["basis"] = plan.time.stands_on
     return t("Take {choice}: on {machine} it {how}, and takes {low} to {high} ({basis}).", **told)
