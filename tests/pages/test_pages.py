@@ -20,7 +20,7 @@ from engine.render import preview, skipped
 from engine.runs import lifecycle, store
 from engine.spec import OBJECTIVES, schema
 from engine.workspace import Workspace
-from pages import _charts
+from pages import _charts, _train_settings
 from tests.apps import PAGES, button, field, has_button, open_page, preference_run, shown, texts
 from tests.conftest import SHARED_DATA
 from tests.helpers import planned
@@ -464,6 +464,10 @@ def test_a_rule_stands_once_among_the_reasons(new_facts: Dataset) -> None:
     app = why(new_facts.id, "reasons")
     rules = [one.proto.label for one in app.get("page_link") if "rule=" in one.proto.query_string]
     assert rules and len(rules) == len(set(rules))
+
+
+def test_a_setting_without_a_default_says_none_in_words() -> None:
+    assert _train_settings._default_words(None) == "none" and _train_settings._default_words(0.5) == "0.5"
 
 
 def test_runs_like_the_advised_one_are_counted(workspace: Workspace, real_run: str) -> None:
