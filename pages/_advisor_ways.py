@@ -55,7 +55,7 @@ def show(case: Case, advice: Advice) -> None:
         }
     )
     st.table(_ui.cells(table, mark="✓"), hide_index=True)
-    if len({one.time.basis for one in found if one.time}) > 1:
+    if len({one.time.stands_on for one in found if one.time}) > 1:
         st.caption(t("Times that stand on different things are not to be held against each other."))
 
 
@@ -69,5 +69,5 @@ def _time_words(one: Alternative) -> str:
     """Return how long it takes, and whether that was measured: rows of one table must not be taken for alike."""
     if one.time is None:
         return t("not known")
-    basis = duration.basis_words()[one.time.basis]
-    return f"{_between(duration.duration_words(one.time.low_s), duration.duration_words(one.time.high_s))} ({basis})"
+    between = _between(duration.duration_words(one.time.low_s), duration.duration_words(one.time.high_s))
+    return f"{between} ({one.time.stands_on})"

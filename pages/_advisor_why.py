@@ -64,9 +64,9 @@ def _reasons(advice: Advice) -> None:
         st.markdown(f"**{t('What is less sure')}**")
         _ui.bullets(advice.doubts)
     rules = guide.rules()
-    if advice.rules:
+    if advice.followed:
         st.markdown(f"**{t('Rules of the guide that speak for it')}**")
-        for rule in {rules[one].words: one for one in reversed(advice.rules)}.values():  # some say the same
+        for rule in advice.followed:
             _rule_link(rules[rule])
     if advice.overruled:
         st.markdown(f"**{t('Rules that apply and were not followed')}**")

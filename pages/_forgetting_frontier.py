@@ -100,7 +100,7 @@ def frontier_figure(trades: Sequence[Trade], picked: frontier.Point | None) -> g
         )  # fmt: skip
     _marks(figure, [one for one in trades if one.mark and one.point in known], chart, across, upward)
     figure.update_xaxes(range=across, title=_gain_title(measure))
-    kept = t("loss on general text, change (up is better)") if in_text else t("general knowledge kept, %")
+    kept = t("loss on general text, change (up is better)") if in_text else t("general knowledge kept above chance, %")
     figure.update_yaxes(range=upward, title=kept)
     legend = {"orientation": "h", "y": -0.24, "yanchor": "top", "x": 0}
     figure.update_layout(height=440, margin={"l": 8, "r": 8, "t": 12, "b": 8}, legend=legend, dragmode=False)
@@ -320,6 +320,8 @@ def trade(
             _ui.figure(frontier_figure(trades, picked)), key=f"frontier_{key}", config=tables.STILL,
             alt=t("Gain on the new task against what was kept"),
         )  # fmt: skip
+        if not in_text:
+            st.caption(t("Above chance: what guessing gets right is taken off, so it is no share of right answers."))
     st.table(_ui.cells(numbers_table(trades)), hide_index=True, border="horizontal")
     _left_out(points)
     if st.toggle(t("Every figure, with a score for both"), key=f"every_{key}"):

@@ -106,7 +106,7 @@ def _changes(plain: Plan, overrides: dict[str, Any]) -> str:
     """What was changed, each setting with its default, in one line."""
     told = [
         t("{name} {value} (default {default})", name=t(settings.fields()[path].title), value=_ui.show_value(value),
-          default=_ui.show_value(schema.value_at(plain.spec, path)))
+          default=_default_words(schema.value_at(plain.spec, path)))
         for path, value in overrides.items() if path in settings.fields()
     ]  # fmt: skip
     return _ui.say("Changed: {changes}", changes=" · ".join(told))
@@ -228,7 +228,7 @@ def _field(path: str, plain: Plan, overrides: dict[str, Any]) -> None:
     given = plain.recipe.default(path, plain.base.parameters, plain.spec.adapter) if plain.recipe is not None else None
     parts = [t(field.help)]  # made literal as a whole, by the widget
     if given is not None:
-        parts.append(t("Default {value}: {source}.", value=_ui.show_value(default), source=t(given.source)))
+        parts.append(t("Default {value}: {source}.", value=_default_words(default), source=t(given.source)))
         if given.guide:
             parts.append(t("The guide says {guide}.", guide=t(given.guide)))
         if given.measured:
@@ -252,6 +252,10 @@ def _field(path: str, plain: Plan, overrides: dict[str, Any]) -> None:
         overrides.pop(path, None)
     else:
         overrides[path] = new
+
+
+def _default_words(default: Any) -> str:
+    return t("none") if default is None else _ui.show_value(default)
 
 
 def _label(path: str) -> str:

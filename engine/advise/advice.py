@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.advise import alternatives, evidence, stages
+from engine.advise import alternatives, evidence, guide, stages
 from engine.advise import reasons as advise_reasons
 from engine.advise import tables as advise_tables
 from engine.advise.alternatives import Alternative, RunnerUp
@@ -51,6 +51,13 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     def evidence(self) -> str:
         """How often runs like the advised one were right here."""
         return evidence.sentence(self.seen)
+
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """The rules that speak for it and were followed in all they say, one of those that say the same."""
+        said = {rule: guide.rules()[rule].words for rule in (*self.rules, *(one.rule for one in self.overruled))}
+        against = {said[one.rule] for one in self.overruled}
+        return tuple({said[one]: one for one in reversed(self.rules) if said[one] not in against}.values())
 
     @property
     def fired(self) -> tuple[str, ...]:
@@ -108,5 +115,5 @@ def _sentence(advised: Way | None, case: Case) -> str:
             return t("Take {choice}; whether it fits {machine} is not known, as the shape of this base is not.", **told)
         return t("Take {choice}: on {machine} it {how}.", **told)
     told |= {"low": duration.duration_words(plan.time.low_s), "high": duration.duration_words(plan.time.high_s)}
-    told["basis"] = duration.basis_words()[plan.time.basis]
+    told["basis"] = plan.time.stands_on
     return t("Take {choice}: on {machine} it {how}, and takes {low} to {high} ({basis}).", **told)

@@ -10,7 +10,7 @@ from engine.advise.case import Case
 from engine.advise.ways import Way
 from engine.report import headline, verdicts
 from engine.runs import scored, store
-from engine.spec import RunSpec
+from engine.spec import RunSpec, ranges
 from engine.words import t
 from engine.workspace import Workspace
 
@@ -32,7 +32,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def of(case: Case, way: Way | None) -> tuple[Seen, ...]:
-    """Return what finished runs of a way came to on the base it is planned for, the newest first."""
+    """Return what finished runs of a way with usual settings came to on the base it is planned for, newest first."""
     if way is None or not case.base.ref:
         return ()
     planned, runs, found = case.plan(way).spec, store.list_all(case.workspace), []
@@ -40,7 +40,9 @@ def of(case: Case, way: Way | None) -> tuple[Seen, ...]:
         if run.status != "finished" or len(found) == MOST_RUNS:
             continue
         try:
-            if not _is_alike(store.load_spec(case.workspace, run.id), planned):
+            made = store.load_spec(case.workspace, run.id)
+            # one that broke by a setting that no way has says nothing of the way
+            if not _is_alike(made, planned) or not ranges.is_usual(made, case.base.parameters):
                 continue
             asked = tuple(one.id for one in runs if one.base == f"run:{run.id}" and one.status == "finished")
             came_to = _came_to(str(case.workspace.root), run.id, asked)
@@ -70,11 +72,11 @@ def _came_to(root: str, run_id: str, _evaluations: tuple[str, ...]) -> tuple[boo
 
 
 def sentence(seen: tuple[Seen, ...]) -> str:
-    """Return how often such a run was right here: a count, and no word without one."""
+    """Return how many such runs were right here: a count, and no word without one."""
     if not seen:
         return t("No run like this has been scored here yet.")
     return t(
-        "Right in {right} of {n} runs like this here: it learned its task, and no loss was found.",
+        "{right} of {n} runs like this here learned their task without a loss that was found.",
         right=sum(one.is_right for one in seen),
         n=len(seen),
     )

@@ -90,7 +90,7 @@ def _print(advice: Advice, problems: list[Problem]) -> None:
     for doubt in advice.doubts:
         print(f"  ~ {doubt}")
     rules = guide.rules()
-    for rule in advice.rules:
+    for rule in advice.followed:
         print(f"  + {rules[rule].words} ({rule})")
     for overruled in advice.overruled:
         print(f"  x {rules[overruled.rule].words} ({overruled.rule}): {overruled.why}")
@@ -118,9 +118,8 @@ def _range_words(one: Alternative) -> str:
     if one.memory.parts:
         parts.append(f"{memory.size_words(one.memory.low_bytes)} - {memory.size_words(one.memory.high_bytes)}")
     if one.time is not None:
-        basis = duration.basis_words()[one.time.basis]
         low, high = duration.duration_words(one.time.low_s), duration.duration_words(one.time.high_s)
-        parts.append(f"{low} - {high} ({basis})")
+        parts.append(f"{low} - {high} ({one.time.stands_on})")
     return ", ".join(parts)
 
 

@@ -92,7 +92,7 @@ def basis_words() -> dict[Basis, str]:
 class Time(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of a whole run: the sums of its `lines`, one for each phase. `basis`: measured on runs of the same kind and
     base, scaled by FLOPs from runs of another base or kind, or assumed; `sentence` says it in words. `runs`: how many
-    finished runs it stands on."""
+    finished runs it stands on. `repeats`: one of them did as many steps of as many rows on the same data."""
 
     low_s: float
     likely_s: float
@@ -101,7 +101,14 @@ class Time(msgspec.Struct, frozen=True, kw_only=True):
     basis: Basis
     runs: int
     sentence: str
+    repeats: bool = False
     lines: tuple[Line, ...] = ()
+
+    @property
+    def stands_on(self) -> str:
+        """What it stands on, in a word or two: of other data or steps even a speed that was measured is worked out."""
+        is_worked_out = self.basis == "measured" and not self.repeats
+        return t("worked out from runs here") if is_worked_out else basis_words()[self.basis]
 
 
 def forward_flops(shape: shapes.Shape, row_tokens: float, *, head: bool = True) -> float:
@@ -200,7 +207,8 @@ def estimate(
         train_s=train_s,
         basis=step.basis,
         runs=step.runs,
-        sentence=_sentence(low_s, high_s, step.basis, step.runs, step.assumption),
+        sentence=_sentence(low_s, high_s, step),
+        repeats=step.repeats,
         lines=tuple(lines),
     )
 
@@ -213,6 +221,7 @@ class _Step(NamedTuple):
     runs: int = 0
     wider: float = 1.0
     assumption: str = ""
+    repeats: bool = False
 
 
 def _step(
@@ -237,9 +246,10 @@ def _step(
     step_s = statistics.median((one.step_s or 0) * work / _work_of(one) for one in chosen)
     if not same:
         return _Step(step_s, "scaled", len(chosen))
-    return _Step(
-        step_s, "measured", len(chosen), wider=1 + 0.5 * apart(chosen[0])
-    )  # size is not only a matter of FLOPs
+    asked = (job.dataset, job.steps, job.rows_per_step)
+    repeats = any((one.dataset, one.steps, one.rows_per_step) == asked for one in chosen)
+    wider = 1 + 0.5 * apart(chosen[0])  # size is not only a matter of FLOPs
+    return _Step(step_s, "measured", len(chosen), wider, repeats=repeats)
 
 
 def _assumed_step(
@@ -388,18 +398,20 @@ def _work_of(one: Measurement) -> float:
     return _step_flops(one.shape, one.setup, one.rows_per_step, one.row_tokens)
 
 
-def _sentence(low_s: float, high_s: float, basis: str, runs: int, assumption: str) -> str:
-    words = {"low": duration_words(low_s), "high": duration_words(high_s), "n": runs}
-    if basis == "measured" and runs == 1:
+def _sentence(low_s: float, high_s: float, step: _Step) -> str:
+    words = {"low": duration_words(low_s), "high": duration_words(high_s), "n": step.runs}
+    if step.basis == "measured" and not step.repeats:
+        return t("It takes {low} to {high}: worked out from runs here of other data or steps ({n}).", **words)
+    if step.basis == "measured" and step.runs == 1:
         return t("It takes {low} to {high}: measured on one run like it on this machine.", **words)
-    if basis == "measured":
+    if step.basis == "measured":
         return t("It takes {low} to {high}: measured on {n} runs like it on this machine.", **words)
-    if basis == "scaled":
+    if step.basis == "scaled":
         return t("It takes {low} to {high}: scaled by arithmetic from other runs on this machine.", **words)
     return t(
         "It takes {low} to {high}: a wide range, since no run like it has finished here yet; {what}. The first one makes "
         "it narrow.",
-        what=assumption,
+        what=step.assumption,
         **words,
     )
 

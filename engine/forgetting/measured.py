@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 import yaml
 
+from engine.models import bases
 from engine.report import items, verdicts
 from engine.runs import store
-from engine.spec import RunSpec
+from engine.spec import RunSpec, ranges
 from engine.words import t
 from engine.workspace import Workspace
 
@@ -99,7 +100,9 @@ def _here(run_spec: RunSpec, workspace: Workspace) -> dict[str, Effect]:
 
 
 def _runs(run_spec: RunSpec, workspace: Workspace) -> list[tuple[RunSpec, float]]:
-    """Return the finished trainings on the same rows and base, each with its change in general accuracy."""
+    """Return the finished trainings on the same rows and base, each with its change in general accuracy. One with a
+    setting outside of what is known to work is left out: what became of it says nothing of a usual run."""
+    parameters = bases.describe(run_spec.base.ref, workspace, run_spec.base.revision).parameters
     alike = [
         run for run in store.list_all(workspace)
         if run.status == "finished" and (run.dataset, run.base) == (run_spec.dataset.id, run_spec.base.ref)
@@ -107,7 +110,7 @@ def _runs(run_spec: RunSpec, workspace: Workspace) -> list[tuple[RunSpec, float]
     found = []
     for run in alike[:MOST_RUNS]:
         spec, folder = store.load_spec(workspace, run.id), workspace.run_dir(run.id)
-        if spec.kind != "train" or spec.objective != run_spec.objective:
+        if spec.kind != "train" or spec.objective != run_spec.objective or not ranges.is_usual(spec, parameters):
             continue
         stamp = tuple((path.name, path.stat().st_mtime_ns) for path in sorted((folder / "items").glob("*.jsonl")))
         change = _general_change(str(folder), stamp)

@@ -12,7 +12,7 @@ from engine.forgetting import measured
 from engine.plan import drafts
 from engine.runs import ScoredRun
 from engine.spec import OBJECTIVES, RunSpec, counts, objectives
-from engine.words import t
+from engine.words import joined, t
 from engine.workspace import Workspace
 
 
@@ -47,10 +47,10 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
 LEAST_POINTS = 1.0
 
 
-def of(run_spec: RunSpec, workspace: Workspace | None = None) -> list[Remedy]:
+def of(run_spec: RunSpec, workspace: Workspace | None = None, lost: float | None = None) -> list[Remedy]:
     """Return what a run leaves to be tried, ordered by what was measured: what helped most first, then what nobody has
     measured. What was measured and did not help is none. Runs of `workspace` count before those on the starter
-    (measured.py)."""
+    (measured.py). `lost`: the most points this run lost of a benchmark; more than that no remedy gives back."""
     ways = (_replay, _held, _beta, _rank, _rate, _oft, _freeze)
     found, effects = [], measured.effects(run_spec, workspace)
     for way in ways:
@@ -61,6 +61,9 @@ def of(run_spec: RunSpec, workspace: Workspace | None = None) -> list[Remedy]:
             found.append(msgspec.structs.replace(remedy, measured=t("Not measured here, nor on the starter.")))
         elif effect.points >= LEAST_POINTS:
             told = {"measured": effect.sentence, "points": effect.points, "here": effect.here}
+            if lost is not None and effect.points > lost:
+                most = t("This run lost {lost} points, so no more than that can come back.", lost=f"{lost:.1f}")
+                told["measured"] = joined(effect.sentence, most)
             found.append(msgspec.structs.replace(remedy, **told))
     return sorted(found, key=lambda one: math.inf if one.points is None else -one.points)
 

@@ -10,6 +10,7 @@ import msgspec
 from engine.benchmarks import library
 from engine.forgetting import evaluations, recovery, remedies
 from engine.report import about, blind, headline, items, verdicts
+from engine.report.paired import is_loss
 from engine.runs import ScoredRun, store
 from engine.words import joined
 
@@ -43,8 +44,11 @@ def _origin(run: ScoredRun) -> headline.Origin:
 def to_try(run: ScoredRun) -> list[remedies.Remedy]:
     """Return what a run that lost something leaves to be tried; nothing for any other. It reads many runs. Raises as of
     does."""
-    is_lost = run.spec.kind == "train" and any(one.verdict == "real drop" for one in run.judged())
-    return remedies.of(run.spec, run.workspace) if is_lost else []
+    drops = [one.row for one in run.judged() if one.verdict == "real drop"]
+    if run.spec.kind != "train" or not drops:
+        return []
+    lost = max((-100 * row.change for row in drops if not is_loss(row)), default=None)
+    return remedies.of(run.spec, run.workspace, lost)
 
 
 def can_recover(run: ScoredRun) -> bool:

@@ -152,6 +152,11 @@ def seed_note(points: Sequence[Point]) -> str:
     if len({tuple(one.runs) for one in points}) < 2 or all(len(one.runs) > 1 for one in points):
         return ""
     single = [one for one in points if len(one.runs) == 1 and one.step is None] or points
+    if (best := _better_in_both(single)) is not None:
+        return t(
+            "{name} is better in both, beyond the noise of the questions. It is one seed: another may still differ.",
+            name=best.name,
+        )
     gained = _by_chance([(one.gain_low, one.gain_high) for one in single if in_points(one.measure)])
     kept = _by_chance([(one.change_low, one.change_high) for one in single])
     if gained is not None and kept is not None:
@@ -170,6 +175,20 @@ def seed_note(points: Sequence[Point]) -> str:
     return t(
         "One seed cannot tell which is better: another may turn the order round. Run each with three seeds or more."
     )
+
+
+def _better_in_both(points: Sequence[Point]) -> Point | None:
+    """Return the point that gained more and kept more than every other one, their intervals apart; None without one."""
+
+    def is_apart(low: float | None, high: float | None) -> bool:
+        return low is not None and high is not None and low > high
+
+    def beats(one: Point, other: Point) -> bool:
+        return is_apart(one.gain_low, other.gain_high) and is_apart(one.change_low, other.change_high)
+
+    if len(points) < 2:
+        return None
+    return next((one for one in points if all(other is one or beats(one, other) for other in points)), None)
 
 
 def _by_chance(intervals: Iterable[tuple[float | None, float | None]]) -> float | None:

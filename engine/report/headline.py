@@ -72,7 +72,10 @@ def summary(
     gained = _learned(rows)
     told = [] if blind is None else [blind.sentence]
     return Summary(
-        headline=joined(counts.sentence if counts is not None else _LEARNED[learned](), _LOST[lost]()),
+        headline=joined(
+            counts.sentence if counts is not None else _LEARNED[learned](),
+            _LOST["most" if lost == "lost" and _is_most(judged) else lost](),
+        ),
         gained=joined(gained, *(told if counts is None else [])),
         lost=_lost(rows, judged) or _not_asked(lost),
         to_do=to_do,
@@ -88,6 +91,7 @@ _LEARNED: dict[str, Callable[[], str]] = {
 }
 _LOST: dict[str, Callable[[], str]] = {
     "lost": lambda: t("It lost some of what it knew."),
+    "most": lambda: t("It lost most of what it knew."),
     "kept": lambda: t("No loss was found."),
     "unknown": lambda: t("What it lost is not known."),
     "none": lambda: "",
@@ -107,6 +111,13 @@ def _how_lost(judged: Sequence[Judged]) -> str:
     if any(one.verdict == "real drop" or _is_toy_loss(one.row) for one in known):
         return "lost"
     return "kept" if known else "unknown"
+
+
+def _is_most(judged: Sequence[Judged]) -> bool:
+    """Whether less than half of what the base knew above chance is left, on average over what was asked: no gain in one
+    makes up for what is gone of another."""
+    left = [min(1.0, max(0.0, one.retention)) for one in judged if one.retention is not None]
+    return bool(left) and sum(left) / len(left) < 0.5 - 1e-9
 
 
 def _is_toy_loss(row: Comparison) -> bool:

@@ -122,3 +122,9 @@ def outside(spec: RunSpec, recipe: recipes.Recipe, parameters: float | None) -> 
         if value is not None and not (is_taken or is_count or one.holds(value)):
             found.append((one, value))
     return found
+
+
+def is_usual(spec: RunSpec, parameters: float | None) -> bool:
+    """Whether no setting of a run lies outside of what is known to work. Of a recipe that is gone nothing is known."""
+    recipe = recipes.recipes().get(spec.recipe.name)
+    return recipe is None or not outside(spec, recipe, parameters)

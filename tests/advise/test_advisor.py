@@ -21,13 +21,13 @@ from engine.advise.advice import advise
 from engine.advise.handoff import draft
 from engine.advise.ways import Way
 from engine.estimate import duration
-from engine.models import Base
+from engine.models import Base, bases
 from engine.plan import plans
 from engine.read import formats
 from engine.spec import counts, objectives, recipes
 from engine.spec import settings as spec_settings
 from engine.workspace import Workspace
-from tests.helpers import examples
+from tests.helpers import examples, finished_run
 
 SFT_ROWS = "prompt-completion"
 STARTER = Base(ref="starter", kind="starter", title="", parameters=935_040)
@@ -502,6 +502,16 @@ def test_a_rule_followed_in_part_says_which_part_was_not() -> None:
     assert not parts["G5"].partly
 
 
+@given(any_facts)
+@settings(max_examples=examples(60))
+def test_a_rule_stands_in_one_list_and_none_is_lost(facts: Facts) -> None:
+    advice = advise(case_of(facts))
+    words = {rule: guide.rules()[rule].words for rule in (*advice.rules, *(one.rule for one in advice.overruled))}
+    followed, against = {words[one] for one in advice.followed}, {words[one.rule] for one in advice.overruled}
+    assert not followed & against and followed | against == set(words.values())
+    assert len(followed) == len(advice.followed) and len(set(advice.doubts)) == len(advice.doubts)
+
+
 def test_a_base_of_unknown_size_goes_by_the_guides_rule_for_the_card() -> None:
     small = ask(rows=5000, data_type=SFT_ROWS, gpu_memory_gib=7.6)
     assert small.advised and small.advised.recipe == "qlora" and small.doubts
@@ -718,7 +728,23 @@ def test_a_time_is_never_said_without_what_it_stands_on_and_a_judge_is_no_better
 def test_how_often_runs_like_the_advised_one_were_right_is_counted_and_never_a_word_alone() -> None:
     assert "No run like this" in ask(rows=500, data_type=SFT_ROWS, base_parameters=1e6).evidence
     seen = [evidence.Seen(run=str(n), name="", learned=n > 0, lost=n == 1) for n in range(4)]
-    assert evidence.sentence(tuple(seen)).startswith("Right in 2 of 4 runs like this here")
+    assert evidence.sentence(tuple(seen)) == (
+        "2 of 4 runs like this here learned their task without a loss that was found."
+    )
+
+
+def test_a_run_with_a_setting_outside_of_what_is_known_to_work_is_not_counted(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = advise_case.of(Facts(rows=500, data_type=SFT_ROWS), workspace, base=bases.describe("starter", workspace))
+    way = advise(case).advised
+    assert way is not None
+    spec = case.plan(way).spec
+    broke = msgspec.structs.replace(spec, train=msgspec.structs.replace(spec.train, learning_rate=0.5))
+    finished_run(workspace, 1, spec)
+    finished_run(workspace, 2, broke)
+    monkeypatch.setattr(evidence, "_came_to", lambda *_: (True, False))
+    assert [one.run[:15] for one in evidence.of(case, way)] == ["20260101-000001"]
 
 
 def test_what_no_setting_makes_fit_is_said_in_one_sentence() -> None:

@@ -168,6 +168,20 @@ def test_a_run_of_the_same_kind_on_the_same_base_decides() -> None:
     assert found.low_s < found.likely_s < found.high_s
 
 
+def test_only_the_same_training_on_the_same_data_was_measured() -> None:
+    setup, one = memory.Setup(batch_size=16, max_length=30), measured()
+    assert one.job is not None
+    same = needed(STARTER, setup, one.job, known=[one])
+    assert same.stands_on == "measured here" and "measured on one run like it" in same.sentence
+    for changes in ({"dataset": "other"}, {"steps": 9000}, {"rows_per_step": 32}):
+        found = needed(STARTER, setup, msgspec.structs.replace(one.job, **changes), known=[one])
+        assert found.basis == "measured" and found.stands_on == "worked out from runs here", changes
+        assert (
+            "measured" not in found.sentence
+            and "worked out from runs here of other data or steps (1)" in found.sentence
+        )
+
+
 @given(shapes(), SETUPS, st.integers(1, 2000), st.sampled_from([0, 16, 500]), st.sampled_from([None, 5.0, 120.0]))
 @settings(max_examples=examples(50))
 def test_a_run_takes_what_its_phases_take_and_no_phase_less_for_more_rows(

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from tests.helpers import finished_run
 
 
-def run_of(adapter: schema.Adapter = "lora", share: float = 0.0, rate: float = 2e-4, **changes: Any) -> RunSpec:
+def run_of(adapter: schema.Adapter = "lora", share: float = 0.0, rate: float = 3e-3, **changes: Any) -> RunSpec:
     return RunSpec(
         recipe=schema.RecipeRef(adapter, "0" * 64), adapter=adapter, base=schema.BaseRef("starter"),
         dataset=schema.DatasetRef("d" * 64), train=schema.Train(replay_share=share, learning_rate=rate), **changes,
@@ -60,8 +60,8 @@ def test_pairs_of_runs_of_this_home_count_before_the_starters(workspace) -> None
     plain = run_of(share=0.1)
     scored(workspace, 1, plain, 80)
     scored(workspace, 2, run_of(share=0.3), 95)
-    scored(workspace, 3, run_of(share=0.1, rate=5e-5), 82)
-    scored(workspace, 4, run_of(share=0.3, rate=5e-6), 99)  # differs in two things: no pair with the first
+    scored(workspace, 3, run_of(share=0.1, rate=1e-3), 82)
+    scored(workspace, 4, run_of(share=0.3, rate=5e-4), 99)  # differs in two things: no pair with the first
     found = {one.name: one for one in remedies.of(plain, workspace)}
     assert list(found)[:2] == ["replay", "rate"]
     assert found["replay"].points == pytest.approx(15) and "here on one pair" in found["replay"].measured
@@ -93,10 +93,29 @@ def test_only_what_runs_of_this_home_support_is_the_one_to_take(workspace: Works
     assert remedies.best(remedies.of(plain, workspace)) is None  # the starter's figures are of another machine
     scored(workspace, 1, plain, 80)
     scored(workspace, 2, run_of(share=0.3), 95)
-    scored(workspace, 3, run_of(share=0.1, rate=5e-5), 79)  # it cost a point
+    scored(workspace, 3, run_of(share=0.1, rate=1e-3), 79)  # it cost a point
     found = remedies.of(plain, workspace)
     best = remedies.best(found)
     assert best is not None and best.name == "replay" and "rate" not in [one.name for one in found]
+
+
+def test_a_run_with_a_setting_outside_of_what_is_known_to_work_is_no_half_of_a_pair(workspace: Workspace) -> None:
+    plain = run_of(share=0.1)
+    scored(workspace, 1, plain, 97)
+    scored(workspace, 2, run_of(share=0.1, rate=0.5), 31)
+    assert remedies.best(remedies.of(plain, workspace)) is None
+    scored(workspace, 3, run_of(share=0.1, rate=1e-3), 99)
+    best = remedies.best(remedies.of(plain, workspace))
+    assert best is not None and best.points == pytest.approx(2)
+
+
+def test_no_remedy_promises_more_than_the_run_has_lost(workspace: Workspace) -> None:
+    plain = run_of(share=0.1)
+    scored(workspace, 1, plain, 80)
+    scored(workspace, 2, run_of(share=0.3), 95)
+    less, more = (remedies.of(plain, workspace, lost)[0].measured for lost in (3.3, 20.0))
+    assert less.endswith("+15.0 points. This run lost 3.3 points, so no more than that can come back.")
+    assert more.endswith("+15.0 points.")
 
 
 def test_each_figure_of_the_starter_stands_in_the_readme() -> None:

@@ -239,6 +239,11 @@ def test_one_seed_cannot_tell():
              for one in found]  # fmt: skip
     # half widths of 8 and 3 points, whose squares add up
     assert "under 11 points gained, or 4 points of general knowledge, may be chance" in frontier.seed_note(noisy)
+    apart = [msgspec.structs.replace(one, name=name, gain_low=gain - 0.05, gain_high=gain + 0.05, change_low=change - 0.05,
+             change_high=change + 0.05) for one, name, gain, change in zip(noisy, "ab", (0.75, 0.01), (-0.03, -0.69),
+             strict=True)]  # fmt: skip
+    assert frontier.seed_note(apart).startswith("a is better in both, beyond the noise of the questions.")
+    assert "better in both" not in frontier.seed_note([apart[0], msgspec.structs.replace(apart[1], gain_high=0.72)])
     repeated = [configuration("full", [-0.26, -0.25]), configuration("lora", [-0.07, -0.06])]
     assert frontier.seed_note([one.point for one in repeated]) == "" == frontier.seed_note([found[0].point])
 

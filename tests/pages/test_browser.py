@@ -390,3 +390,9 @@ def test_a_card_of_8_gb_and_7b_are_four_clicks_and_the_answer_is_on_the_first_sc
     controls = page.get_by_test_id("stMain").locator("button:visible, summary:visible, input:visible")
     assert controls.count() <= 6
     assert max(box["y"] + box["height"] for one in controls.all() if (box := one.bounding_box())) < 900
+    page.set_viewport_size({"width": 390, "height": 844})  # on a phone the rules' words are read whole
+    page.get_by_text("Why?", exact=True).click()
+    rules = page.get_by_test_id("stMain").get_by_test_id("stPageLink").locator("p")
+    expect(rules.first).to_be_visible()
+    settled(page)
+    assert all(one.evaluate("node => node.scrollWidth <= node.clientWidth") for one in rules.all())

@@ -449,7 +449,7 @@ def test_a_headline_three_sentences_and_one_button_come_first_and_all_else_is_fo
     (workspace.run_dir(run_id) / "adapter").mkdir()  # what it has made, from which the way back goes
     app = open_page("forgetting", run=run_id)
     said = texts(app)
-    assert app.header[0].value == "It learned the task\\. It lost some of what it knew\\."
+    assert app.header[0].value == "It learned the task\\. It lost most of what it knew\\."
     for words in ("Gained: It learned the preference", "Lost: It lost toy-world", "What to do: Recover"):
         assert words in said.replace("**", "")
     assert button(app, "to_do").label == "Recover what it lost"
@@ -519,9 +519,12 @@ def test_chat_opens_with_the_run_of_the_report(workspace: Workspace) -> None:
 
 def test_the_button_is_the_remedy_that_runs_of_this_home_support(workspace: Workspace) -> None:
     run_id = preference_run(workspace)
-    other = workspace.run_dir("20260102-000000-abcdef")
-    shutil.copytree(workspace.run_dir(run_id), other)
+    folder, other = workspace.run_dir(run_id), workspace.run_dir("20260102-000000-abcdef")
     spec = store.load_spec(workspace, run_id)
+    usual = msgspec.structs.replace(spec.train, learning_rate=2e-3)  # of the starter
+    spec = msgspec.structs.replace(spec, train=usual)
+    (folder / "spec.json").write_bytes(schema.encode(spec))
+    shutil.copytree(folder, other)
     slower = msgspec.structs.replace(spec.train, learning_rate=spec.train.learning_rate / 4)
     (other / "spec.json").write_bytes(schema.encode(msgspec.structs.replace(spec, train=slower)))
     items = other / "items"

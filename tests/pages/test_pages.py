@@ -20,7 +20,7 @@ from engine.render import preview, skipped
 from engine.runs import lifecycle, store
 from engine.spec import OBJECTIVES, schema
 from engine.workspace import Workspace
-from pages import _charts
+from pages import _charts, _train_settings
 from tests.apps import PAGES, button, field, has_button, open_page, preference_run, shown, texts
 from tests.conftest import SHARED_DATA
 from tests.helpers import planned
@@ -461,10 +461,20 @@ def test_the_advisors_first_screen_is_three_chips_one_sentence_and_one_button(ne
     ]  # fmt: skip
 
 
+def test_a_rule_stands_once_among_the_reasons(new_facts: Dataset) -> None:
+    app = why(new_facts.id, "reasons")
+    rules = [one.proto.label for one in app.get("page_link") if "rule=" in one.proto.query_string]
+    assert rules and len(rules) == len(set(rules))
+
+
+def test_a_setting_without_a_default_says_none_in_words() -> None:
+    assert _train_settings._default_words(None) == "none" and _train_settings._default_words(0.5) == "0.5"
+
+
 def test_runs_like_the_advised_one_are_counted(workspace: Workspace, real_run: str) -> None:
     run = store.load_spec(workspace, real_run)
     said = texts(open_page("advisor", dataset=run.dataset.id))
-    assert re.search(r"[●◐○] Right in [01] of 1 runs like this here", said)
+    assert re.search(r"[●◐○] [01] of 1 runs like this here learned", said)
 
 
 def test_a_runner_up_can_be_taken_instead(workspace: Workspace, new_facts: Dataset) -> None:

@@ -550,6 +550,25 @@ def test_a_remedy_or_the_way_back_is_offered_only_where_something_was_lost_for_s
     assert (found.action == "recover") == ("It lost some" in found.headline) == found.lost.startswith("It lost")
 
 
+@given(COUNTS, st.sampled_from([0.0, 0.25, 0.5]))
+def test_most_is_lost_only_where_less_than_half_of_what_was_known_above_chance_is_left(counts, chance):
+    both, base_only, tuned_only, neither = counts
+    rows = of({"both": both, "base": base_only, "tuned": tuned_only, "neither": neither}, "toy-world")
+    said = headline.summary(LEARNED + rows, chance={"toy-world": chance}).headline
+    n = sum(counts)
+    before, after = (both + base_only) / n - chance, (both + tuned_only) / n - chance
+    if "It lost" in said:
+        assert ("It lost most of what it knew." in said) == (after / before < 0.5 - 1e-9), (before, after)
+        assert ("It lost some of what it knew." in said) != ("It lost most of what it knew." in said)
+
+
+def test_one_benchmark_lost_among_several_that_were_kept_is_some():
+    gone, kept = of({"both": 31, "base": 69}, "toy-world"), of({"both": 97, "base": 3}, "keeps-language")
+    chance = {"toy-world": 0.0, "keeps-language": 0.0}
+    assert "It lost most" in headline.summary(LEARNED + gone, chance=chance).headline
+    assert "It lost some" in headline.summary(LEARNED + gone + kept, chance=chance).headline
+
+
 MUTE = of({"both": 40, "base": 60}, "keeps-language")
 
 
