@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from engine import events, limits, peers
-from engine.forgetting import foresight
+from engine.forgetting import foresight, sweep_plan
 from engine.plan import drafts, plans, repeat
 from engine.runs import Run, failures, follow, lifecycle, store
 from engine.words import Problem, joined, t
@@ -166,10 +166,13 @@ def _delete(here: Workspace, run: Run) -> None:
         lifecycle.delete(here, run.id, all_the_same=bool(lost))
         _ui.choose("run", None)
 
+    what = t("This deletes the run “{name}”, its checkpoints, its log and what it made.", name=run.name)
+    if run.recipe == sweep_plan.RECIPE.name:
+        what = joined(what, t("The runs that it has started stay, each in the list by itself."))
     _deleting.inside(
         f"run_{run.id}",
         run.name,
-        t("This deletes the run “{name}”, its checkpoints, its log and what it made.", name=run.name),
+        what,
         delete,
         size=_run_list.size(here, run),
         depends=lost,

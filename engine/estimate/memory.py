@@ -394,7 +394,8 @@ def verdict(found: Estimate, memory_bytes: float) -> str:
     how = room(found, memory_bytes)
     if how == "unknown":
         return found.sentence
-    words = {"low": size_words(found.low_bytes), "high": size_words(found.high_bytes), "have": size_words(memory_bytes)}
+    low, high = (size_words(one, memory_bytes) for one in (found.low_bytes, found.high_bytes))
+    words = {"low": low, "high": high, "have": size_words(memory_bytes)}
     words["device"] = t("the processor's memory") if found.device in ("cpu", "mps") else t("the GPU's memory")
     if how == "none":
         return t("It needs {low} to {high} and does not fit: {device} is {have}.", **words)
@@ -426,9 +427,12 @@ def smaller_settings(setup: Setup, fits: Callable[[Setup], bool]) -> dict[str, A
     return None
 
 
-def size_words(size_bytes: float) -> str:
-    """Return a size with its unit and as many digits as say something."""
+def size_words(size_bytes: float, beside_bytes: float = 0) -> str:
+    """Return a size with its unit and as many digits as say something; `beside_bytes` is a size it is read with, in whose
+    unit it is said where that is GiB."""
     size_gib = size_bytes / 2**30
+    if beside_bytes >= 2**30 and size_gib < 1:
+        return t("{n} GiB", n=f"{size_gib:.{1 if size_gib >= 0.1 else 2}f}")
     if size_bytes < 2**20:
         return t("{n} KiB", n=f"{math.ceil(size_bytes / 2**10):,}")
     if size_gib < 1:

@@ -352,6 +352,13 @@ def test_a_range_in_words() -> None:
     assert "does not fit" in memory.verdict(found, 8 * GIB)
     assert "may be too much" in memory.verdict(found, found.total_bytes)
     assert memory.verdict(found, 80 * GIB).endswith("the GPU's memory is 80.0 GiB.")
+
+
+def test_sizes_that_are_read_together_have_one_unit() -> None:
+    assert [memory.size_words(size, 24 * GIB) for size in (0.52 * GIB, 0.031 * GIB, 3 * GIB)] == [
+        "0.5 GiB", "0.03 GiB", "3.0 GiB",
+    ]  # fmt: skip
+    assert memory.size_words(0.5 * GIB, 0.8 * GIB) == memory.size_words(0.5 * GIB) == "512 MiB"
     assert memory.size_words(GIB) == "1.0 GiB" and memory.size_words(5 * 2**20) == "5.0 MiB"
     assert memory.size_words(700) == "1 KiB" and memory.size_words(50_000) == "49 KiB"
 
