@@ -369,7 +369,7 @@ def test_two_visitors_of_one_server_follow_a_run_each_in_their_language(server: 
     here = Workspace(server.home)
     run_id = made_run(here, datasets.add_sample(here, starter.sample("new-facts")).id, 1)
     visitors = {language: browser.new_context(locale=language).new_page() for language in ("en", "zh")}
-    words_of = {"en": "Training: step {n} of 10", "zh": "正在训练：第 {n} / 10 步"}
+    words_of = {"en": "Training: step {n} of 10", "zh": "训练：第 {n} / 10 步"}
     for page in visitors.values():
         page.goto(f"{server.url}/runs?run={run_id}")  # the browser says which language it wants
     log = events.EventLog(here.run_dir(run_id))
