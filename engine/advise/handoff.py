@@ -29,7 +29,15 @@ def draft(advice: Advice, case: Case, *, dataset: str | None, way: Way | None = 
         overrides=_overrides(case, chosen),
         reasons=reasons,
         rules=rules,
-        came_from="advisor",
+        came_from="advisor" if case.target.is_here else _planned_for(case),
+    )
+
+
+def _planned_for(case: Case) -> str:
+    """Say that Train speaks of this machine again, as it must: it is what starts the run."""
+    return t(
+        "From the advisor, planned for {machine}. The figures here are those of this machine.",
+        machine=case.machine_words,
     )
 
 

@@ -471,6 +471,14 @@ def test_a_setting_without_a_default_says_none_in_words() -> None:
     assert _train_settings._default_words(None) == "none" and _train_settings._default_words(0.5) == "0.5"
 
 
+def test_what_was_planned_for_another_card_says_so_on_train(new_facts: Dataset) -> None:
+    app = open_page("advisor", dataset=new_facts.id, plan_gpu_gb="8", plan_billions="7")
+    button(app, "use_this").click().run()
+    assert not app.exception and app.title[0].value == "Train"
+    said = "From the advisor, planned for a card of 8 GB. The figures here are those of this machine."
+    assert said in [shown(one.label) for one in app.expander]
+
+
 def test_runs_like_the_advised_one_are_counted(workspace: Workspace, real_run: str) -> None:
     run = store.load_spec(workspace, real_run)
     said = texts(open_page("advisor", dataset=run.dataset.id))
