@@ -84,8 +84,10 @@ def test_a_file_that_was_made_is_downloaded_with_what_was_read_back_of_it_and_tw
     chosen(app, "ollama")
     assert "0.40 of the size in 16 bits. What it lost against the model was not measured yet." in texts(app)
     assert "llama.cpp does not know this tokenizer" in texts(app)
-    assert f"ollama create tunebook-{real_run}:q4_k_m -f {real_run}-q4_k_m.Modelfile" in codes(app)
-    assert "FROM ./it.gguf" in codes(app) and "Download the file" in str(app.get("download_button")[0].proto)
+    # as it lies: no step is left before these lines
+    assert f"ollama create tunebook-{real_run}:q4_k_m -f {ollama.modelfile_of(file)}" in codes(app)
+    offered = [one.proto.label for one in app.get("download_button")]
+    assert "Download the file" in offered[0] and "Download the Modelfile, for another machine" in offered
     started: list[export_job.Job] = []
     monkeypatch.setattr(job_runner, "start", lambda _here, _run, job, token=None: started.append(job))
     monkeypatch.setattr(ollama, "program", lambda: "/usr/bin/ollama")
