@@ -276,6 +276,6 @@ def test_a_template_that_gives_other_tokens_in_ollama_is_not_written(tmp_path, m
         for word, role in (("if", "system"), ("else if", "user"), ("else if", "assistant"))
     )
     made = "{{ range .Messages }}" + without_ends + "{{ end }}{{ end }}<|assistant|>"
-    monkeypatch.setattr(ollama, "template", lambda *_: (made, "", "<|end|>"))
+    monkeypatch.setattr(ollama, "template", lambda *_, **__: (made, "", "<|end|>"))
     monkeypatch.setattr(processes, "IS_CHILD", True)
     assert "TEMPLATE" not in ollama.modelfile(tmp_path / "model", "./a.gguf")
