@@ -3,10 +3,8 @@ it, and one way to delete it. Nothing outside the home is ever deleted, nor what
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -15,7 +13,7 @@ from engine import limits
 from engine.models import cache, made
 from engine.runs import Run, lifecycle, needs, store
 from engine.words import t
-from engine.workspace import Workspace, scratch
+from engine.workspace import Workspace, disk_bytes, scratch
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,18 +86,6 @@ def _renamed(path: Path) -> Path:
     return gone
 
 
-def _size(path: Path) -> int:
-    """What a file or folder takes, without what links in it lead to."""
-    if not path.is_dir():
-        return path.lstat().st_size
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with suppress(OSError):  # it may be renamed while we look
-                total += os.lstat(os.path.join(folder, name)).st_size
-    return total
-
-
 def _taken(
     workspace: Workspace, path: Path, kind: str, title: str, kept: str | None, losses: tuple[str, ...] = ()
 ) -> Taken:
@@ -108,7 +94,7 @@ def _taken(
     if any(part.is_symlink() for part in parts):
         kept = t("It is a link to somewhere else; delete it there.")
     return Taken(
-        place=place.as_posix(), kind=kind, title=title, size_bytes=_size(path), kept=kept,
+        place=place.as_posix(), kind=kind, title=title, size_bytes=disk_bytes(path), kept=kept,
         losses=() if kept else losses,
     )  # fmt: skip
 
@@ -194,4 +180,4 @@ def _replay(workspace: Workspace, runs: list[Run]) -> Iterator[Taken]:
 def _cached() -> Iterator[Taken]:
     for name in cache.cached():
         told = t("It lies in the hub's cache, outside of Tunebook: hf cache rm model/{name}", name=name)
-        yield Taken(place=name, kind="base", title=name, size_bytes=_size(cache.folder(name)), kept=told)
+        yield Taken(place=name, kind="base", title=name, size_bytes=disk_bytes(cache.folder(name)), kept=told)

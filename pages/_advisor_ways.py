@@ -16,13 +16,9 @@ def _between(low: str, high: str) -> str:
     return " – ".join(end.replace(" ", "\u00a0") for end in (low, high))
 
 
-def _bar_title(name: str, one: Alternative) -> str:
+def _bar_title(name: str, one: Alternative, memory_bytes: float) -> str:
     """Return what stands above a bar: a bar that goes on beyond the edge is read here."""
-    return f"{name} · {_between(*_sizes(one))} · {memory.room_words()[one.room]}"
-
-
-def _sizes(one: Alternative) -> tuple[str, str]:
-    return memory.size_words(one.memory.low_bytes), memory.size_words(one.memory.high_bytes)
+    return f"{name} · {_memory_words(one, memory_bytes)} · {memory.room_words()[one.room]}"
 
 
 def show(case: Case, advice: Advice) -> None:
@@ -35,7 +31,10 @@ def show(case: Case, advice: Advice) -> None:
     names = [f"✓ {title}" if one.title == chosen else title for title, one in zip(titles, found, strict=True)]
     if all(one.memory.parts for one in found):
         _memory.draw(
-            [_memory.Bar(one.memory, _bar_title(name, one)) for name, one in zip(names, found, strict=True)],
+            [
+                _memory.Bar(one.memory, _bar_title(name, one, case.target.memory_bytes))
+                for name, one in zip(names, found, strict=True)
+            ],
             case.target.memory_bytes,
             key="ways",
             alt=t("The memory of each way, part by part, beside all there is"),
@@ -49,7 +48,7 @@ def show(case: Case, advice: Advice) -> None:
         {
             t("Way"): names,
             _ui.unbroken(t("Fits")): [memory.room_words()[one.room] for one in found],
-            t("Memory"): [_memory_words(one) for one in found],
+            t("Memory"): [_memory_words(one, case.target.memory_bytes) for one in found],
             t("Time"): [_time_words(one) for one in found],
             t("What one trades"): [one.trade for one in found],
         }
@@ -59,10 +58,10 @@ def show(case: Case, advice: Advice) -> None:
         st.caption(t("Times that stand on different things are not to be held against each other."))
 
 
-def _memory_words(one: Alternative) -> str:
+def _memory_words(one: Alternative, memory_bytes: float) -> str:
     if not one.memory.parts:
         return t("not known")
-    return _between(*_sizes(one))
+    return _between(*memory.range_words(one.memory, memory_bytes))
 
 
 def _time_words(one: Alternative) -> str:

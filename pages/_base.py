@@ -389,7 +389,7 @@ def _fits(known: shortlist.Known, plan: Plan) -> str:
     other = plans.on_base(plan, known.base)
     if other.room == "unknown":
         return "?"
-    low, high = memory.size_words(other.memory.low_bytes), memory.size_words(other.memory.high_bytes)
+    low, high = memory.range_words(other.memory, other.target.memory_bytes)
     mark = {"fits": "check", "tight": "check", "risky": "warning", "none": "close"}[other.room]
     return f":material/{mark}: " + _ui.say(
         "{how}: {low} to {high}", how=memory.room_words()[other.room], low=low, high=high

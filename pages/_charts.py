@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import streamlit as st
-
 from engine import events
 from engine.spec import objectives
 from engine.words import t
+from pages import _theme
 
 # More points than this are not seen on a screen, and are sent anew each second.
 MOST_POINTS = 600
@@ -66,7 +65,7 @@ def _chart(lines: Sequence[Line], steps: float | None, below: str) -> dict[str, 
         }
         for line in lines
     ]  # fmt: skip
-    colour = _text_colour()
+    colour = _theme.of("textColor")  # the grey of ECharts fails the contrast on white
     axis: dict[str, Any] = {"type": "value", "axisLabel": {"color": colour}, "nameTextStyle": {"color": colour}}
     across = {**axis, "name": below, "nameLocation": "middle", "nameGap": 24, "min": 0, "minInterval": 1}
     return {
@@ -81,11 +80,6 @@ def _chart(lines: Sequence[Line], steps: float | None, below: str) -> dict[str, 
         "dataZoom": [{"type": "inside"}],
         "series": series,
     }  # fmt: skip
-
-
-def _text_colour() -> str:
-    """Return the theme's own colour for small text: ECharts' grey fails the contrast on white."""
-    return st.get_option("theme.dark.textColor" if st.context.theme.type == "dark" else "theme.light.textColor")
 
 
 def _of(found: Sequence[Any], metric: str) -> Points:

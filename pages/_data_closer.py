@@ -9,12 +9,11 @@ import streamlit as st
 from engine.data import Dataset, jobs, one_row, profile
 from engine.words import language, t
 from engine.workspace import Workspace
-from pages import _data_rows, _data_upload, _failures, _jobs, _ui
+from pages import _data_rows, _data_upload, _jobs, _ui
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-POLL_S = 0.5
 _JOB = "closer_job"
 # So many examples of each are shown.
 MOST_SHOWN = 5
@@ -39,20 +38,11 @@ def show(workspace: Workspace, dataset: Dataset) -> None:
         )
         call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, closer=True, language=language())
         if _jobs.begin(_JOB, dataset.id, call):
-            _watch()
+            _jobs.watch(_JOB, _looking, "closer_again")
 
 
-@_failures.fragment(run_every=POLL_S)
-def _watch() -> None:
-    def said(percent: int) -> str:
-        return t("Looking at the rows together: {percent} %", percent=percent)
-
-    result = _jobs.followed(_JOB, said, "closer_again")
-    if result is None:
-        return
-    if result.problem is None:
-        st.rerun()
-    st.error(_ui.plain(result.problem.sentence))
+def _looking(percent: int) -> str:
+    return t("Looking at the rows together: {percent} %", percent=percent)
 
 
 def _findings(workspace: Workspace, dataset: Dataset, found: Any) -> None:

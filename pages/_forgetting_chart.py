@@ -12,6 +12,7 @@ from engine.forgetting import examples
 from engine.report import Comparison, headline, paired, verdicts
 from engine.words import t
 from pages import _forgetting_tables as tables
+from pages import _theme
 from pages._forgetting_tables import BAD, GOOD, NEITHER
 
 # A change without interval and toolbar is still to be told from others by shape alone.
@@ -143,7 +144,7 @@ def _with_words(lines: Sequence[_Line]) -> go.Figure:
     for one, place in zip(lines, _places(lines), strict=True):
         figure.add_annotation(
             xref="paper", x=0, xanchor="left", y=place + 0.18, yanchor="bottom", showarrow=False,
-            text=f"{_LOOKS[one.look][0]} {one.text}", font={"size": 14, "color": tables.ink()},
+            text=f"{_LOOKS[one.look][0]} {one.text}", font={"size": 14, "color": _theme.of("textColor")},
         )  # fmt: skip
     figure.update_yaxes(range=[0.55 - len(lines), 0.65], visible=False)
     layout: dict[str, Any] = {"height": _height(lines), "showlegend": False, "dragmode": False}

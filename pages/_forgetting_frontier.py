@@ -13,7 +13,7 @@ import streamlit as st
 from engine.report import frontier, items, statistics, verdicts
 from engine.words import t
 from pages import _forgetting_tables as tables
-from pages import _ui
+from pages import _theme, _ui
 from pages._forgetting_tables import BAD, NEITHER, STRONG
 
 # Points nearer than a mark is wide share one mark: of about so many pixels of a chart across and upward.
@@ -317,7 +317,8 @@ def trade(
             picks(picked)
     if _known(points):
         st.plotly_chart(
-            _ui.figure(frontier_figure(trades, picked)), key=f"frontier_{key}", config=tables.STILL,
+            _ui.figure(frontier_figure(trades, picked)), key=_theme.key(f"frontier_{key}"),
+            config=_theme.STILL,
             alt=t("Gain on the new task against what was kept"),
         )  # fmt: skip
         if not in_text:

@@ -16,8 +16,7 @@ from engine.runs import store
 from engine.spec import settings
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _charts, _ui
-from pages import _forgetting_tables as tables
+from pages import _charts, _theme, _ui
 
 # Streamlit puts the colours of the reader's theme in place of these; with the dashes 15 lines can be told apart.
 _COLOURS, _DASHES = ("#000001", "#000002", "#000003", "#000004", "#000005"), ("solid", "dash", "dot")
@@ -34,7 +33,9 @@ def show(workspace: Workspace, marks: Mapping[str, str]) -> None:
     for number, (column, (title, lines)) in enumerate(zip(st.columns(len(shown) or 1), shown, strict=False)):
         with column:
             st.markdown(f"**{_ui.plain(title)}**")
-            st.plotly_chart(_ui.figure(drawn(lines)), key=f"losses_{number}", config=tables.STILL, alt=title)
+            st.plotly_chart(
+                _ui.figure(drawn(lines)), key=_theme.key(f"losses_{number}"), config=_theme.STILL, alt=title
+            )
     st.markdown(f"**{_ui.plain(t('Settings that differ'))}**")
     different = differing(workspace, list(marks))
     if not different:

@@ -13,8 +13,7 @@ from engine.forgetting import claims
 from engine.report import frontier
 from engine.spec import settings
 from engine.words import t
-from pages import _forgetting_tables as tables
-from pages import _ui
+from pages import _theme, _ui
 
 WIDE, NARROW = "parallel_wide", "parallel_narrow"
 # Streamlit names a container's class after its key. A hundred lines of a finger's width are no picture.
@@ -37,7 +36,10 @@ def show(found: Sequence[claims.Configuration]) -> None:
     with st.container(key=WIDE):
         drawn = _ui.figure(figure(columns, len(known)))
         st.plotly_chart(
-            drawn, key="parallel", config=tables.STILL, alt=t("Settings, gain and loss of each configuration")
+            drawn,
+            key=_theme.key("parallel"),
+            config=_theme.STILL,
+            alt=t("Settings, gain and loss of each configuration"),
         )
     with st.container(key=NARROW):
         st.table(_ui.cells(pd.DataFrame(columns)), hide_index=True, border="horizontal")
@@ -70,7 +72,7 @@ def figure(columns: Mapping[str, Sequence[Any]], lines: int) -> go.Figure:
         go.Parcoords(
             line={"color": list(kept), "colorscale": [[0, BAD_END], [1, GOOD_END]]},
             dimensions=[_axis(title, values) for title, values in columns.items()],
-            labelfont={"size": 13, "color": tables.ink()}, tickfont={"size": 12, "color": tables.ink()},
+            labelfont={"size": 13, "color": _theme.of("textColor")}, tickfont={"size": 12, "color": _theme.of("textColor")},
             labelside="bottom", rangefont={"size": 1, "color": "rgba(0,0,0,0)"},
         )
     )  # fmt: skip

@@ -18,7 +18,7 @@ from engine.runs import ScoredRun, follow, lifecycle, store
 from engine.spec import OBJECTIVES
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _failures, _run_parts, _ui
+from pages import _failures, _run_parts, _theme, _ui
 from pages import _forgetting_tables as tables
 
 REFRESH_S = 2.0
@@ -71,8 +71,8 @@ def show(scored: ScoredRun, titled: dict[str, str] | None = None) -> None:
     at = _handle(curve)
     st.plotly_chart(
         _ui.figure(drawn(curve, at)),
-        key="way_back",
-        config=tables.STILL,
+        key=_theme.key("way_back"),
+        config=_theme.STILL,
         alt=t("Gain and general knowledge along the way to the base"),
     )
     _here(workspace, curve, at)

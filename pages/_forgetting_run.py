@@ -27,6 +27,7 @@ from pages import (
     _forgetting_questions,
     _forgetting_recover,
     _forgetting_report,
+    _theme,
     _ui,
 )
 from pages import _forgetting_tables as tables
@@ -99,7 +100,9 @@ def _first(
     for number, (column, panel) in enumerate(zip(columns, panels, strict=True)):
         with column:
             st.markdown(f"**{_ui.plain(panel.title)}**")
-            st.plotly_chart(_ui.figure(panel.figure), key=f"changes_{number}", config=tables.STILL, alt=alts[number])
+            st.plotly_chart(
+                _ui.figure(panel.figure), key=_theme.key(f"changes_{number}"), config=_theme.STILL, alt=alts[number]
+            )
     _ui.toy_note(bases.describe(scored.spec.base.ref, scored.workspace))
 
 

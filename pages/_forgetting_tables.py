@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
-import streamlit as st
 
 from engine.forgetting import stages as of_stages
 from engine.report import Comparison, blind, items, paired, statistics, verdicts
@@ -17,14 +16,7 @@ from engine.words import t
 # Streamlit puts the first, third and second colour of the reader's theme in place of these: blue, green, orange.
 STRONG, GOOD, BAD = "#000001", "#000003", "#000002"
 NEITHER = "#6c757d"  # 3 : 1 and more on both grounds
-# What is read of charts stands in them: no toolbar that covers it, and no wheel that changes what is seen.
-STILL = {"displayModeBar": False, "scrollZoom": False}
 GENERAL_TEXTS = (items.GENERAL_TEXT, "general-text-zh")
-
-
-def ink() -> str | None:
-    """Return the colour of the reader's theme for words in a chart, whose own are too pale; None where it is not known."""
-    return {"light": "#14161a", "dark": "#f1f3f8"}.get(st.context.theme.type or "")
 
 
 def name(benchmark: str, titled: dict[str, str]) -> str:

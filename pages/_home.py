@@ -15,7 +15,7 @@ from engine.forgetting import evaluations, summary
 from engine.models import bases
 from engine.plan import drafts
 from engine.runs import Run, scored, store
-from engine.words import t
+from engine.words import language, t
 from engine.workspace import Workspace
 from pages import _failures, _ui
 
@@ -34,14 +34,15 @@ def card(workspace: Workspace) -> None:
     """Show the card."""
     with st.container(border=True, key="home"):
         _ui.heading("Tunebook", t("Teach a language model your own rows, and see what it gained and what it forgot."))
-        runs = [run for run in store.list_all(workspace)[:50] if run.recipe != evaluations.RECIPE.name]
+        every = store.list_all(workspace)
+        runs = [run for run in every if run.recipe != evaluations.RECIPE.name]
         chosen = _ui.current_dataset()
         is_new = chosen is not None and all(run.dataset != chosen.id for run in runs)
         dataset = chosen if is_new or runs else next(iter(datasets.list_all(workspace)), None)
         here = _where(dataset, [] if is_new else runs)
         _way(here)
         _next(workspace, here, dataset, runs)
-        _recent(workspace, [run for run in runs if run.status not in store.LIVE][:RECENT])
+        _recent(workspace, [run for run in runs if run.status not in store.LIVE][:RECENT], every)
 
 
 def _where(dataset: Dataset | None, runs: list[Run]) -> int:
@@ -119,13 +120,14 @@ def _open(run: Run, page: str) -> None:
     _ui.go(page)
 
 
-def _recent(workspace: Workspace, runs: list[Run]) -> None:
-    """The last runs, each with the first sentence of its report; its name leads there."""
+def _recent(workspace: Workspace, runs: list[Run], every: list[Run]) -> None:
+    """The last runs, each with the first sentence of its report; its name leads there. `every` are all runs there are."""
     if not runs:
         return
     st.markdown(f"**{_ui.plain(t('Recent runs'))}**")
     for run in runs:
-        told = _headline(str(workspace.root), run.id, run.status)
+        asked = tuple(one.id for one in every if one.base == f"run:{run.id}" and one.status == "finished")
+        told = _headline(str(workspace.root), run.id, asked, language()) if run.status == "finished" else ""
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button(_ui.plain(run.name), type="tertiary", key=f"recent_{run.id}"):
                 _open(run, "forgetting" if told else "runs")
@@ -133,14 +135,10 @@ def _recent(workspace: Workspace, runs: list[Run]) -> None:
 
 
 @st.cache_data(max_entries=200, show_spinner=False)
-def _told(root: str, run_id: str, status: str, language: str) -> str:
-    """The headline of a finished run's report, or nothing where it has none. What has ended changes no more."""
+def _headline(root: str, run_id: str, asked: tuple[str, ...], language: str) -> str:
+    """The headline of a finished run's report, or nothing where it has none. It changes with what was `asked` later."""
     with suppress(OSError, ValueError, RecursionError, DatasetError):
         found = scored.of(Workspace(root), run_id)
         if found.rows:
             return summary.of(found, ways=[]).headline
     return ""
-
-
-def _headline(root: str, run_id: str, status: str) -> str:
-    return _told(root, run_id, status, st.session_state["language"]) if status == "finished" else ""

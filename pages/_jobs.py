@@ -12,6 +12,8 @@ from engine.data import jobs
 from engine.words import t
 from pages import _failures, _ui
 
+POLL_S = 0.5
+
 
 def begin(purpose: str, wanted: str, call: jobs.Call) -> bool:
     """Start the job of a purpose for what is `wanted`, unless it was; one for other data goes on by itself. For what only
@@ -33,6 +35,18 @@ def begin(purpose: str, wanted: str, call: jobs.Call) -> bool:
         st.session_state[purpose] = wanted, ""
         st.error(_ui.plain(_failures.sentence(error)))
     return True
+
+
+@_failures.fragment(run_every=POLL_S)
+def watch(purpose: str, said: Callable[[int], str], again_key: str) -> None:
+    """Follow the job of a purpose by itself, and read the whole page again once it has done its work; the rest as in
+    followed()."""
+    result = followed(purpose, said, again_key)
+    if result is None:
+        return
+    if result.problem is None:
+        st.rerun()
+    st.error(_ui.plain(result.problem.sentence))
 
 
 def followed(purpose: str, said: Callable[[int], str], again_key: str) -> jobs.Result | None:

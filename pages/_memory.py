@@ -12,7 +12,7 @@ import streamlit as st
 from engine.estimate import cards, memory
 from engine.plan import Plan
 from engine.words import t
-from pages import _ui
+from pages import _theme, _ui
 
 GIB = 2**30
 # What a person tells apart, in the order of the theme's colours.
@@ -75,7 +75,7 @@ def values(plan: Plan) -> None:
 
 def draw(bars: list[Bar], memory_bytes: float, *, key: str, alt: str) -> None:
     """Draw bars of memory below each other, by the same scale."""
-    st.plotly_chart(_ui.figure(figure(bars, memory_bytes)), key=key, alt=alt, config={"displayModeBar": False})
+    st.plotly_chart(_ui.figure(figure(bars, memory_bytes)), key=_theme.key(key), alt=alt, config=_theme.STILL)
 
 
 def figure(bars: list[Bar], memory_bytes: float) -> go.Figure:
@@ -84,8 +84,8 @@ def figure(bars: list[Bar], memory_bytes: float) -> go.Figure:
     if len(bars) > 1:
         most = min(most, MOST_TIMES * memory_bytes)
     unit_bytes, unit = _unit(most)
-    places, drawn, text = list(range(len(bars))), go.Figure(), _theme("textColor")
-    for name, parts, colour in zip(_group_words(), GROUPS, _theme("chartCategoricalColors"), strict=True):
+    places, drawn, text = list(range(len(bars))), go.Figure(), _theme.of("textColor")
+    for name, parts, colour in zip(_group_words(), GROUPS, _theme.of("chartCategoricalColors"), strict=True):
         sizes = [_size(one.found, parts) / unit_bytes for one in bars]
         drawn.add_bar(
             x=sizes, y=places, name=name, orientation="h", width=0.5, showlegend=any(sizes), marker={"color": colour},
@@ -106,11 +106,6 @@ def figure(bars: list[Bar], memory_bytes: float) -> go.Figure:
     drawn.update_xaxes(range=[0, 1.02 * most / unit_bytes], ticksuffix=f"\u00a0{unit}", nticks=5)
     drawn.update_yaxes(range=[len(bars) - 0.5, -0.8 if bars[0].title else -0.5], visible=False)
     return drawn
-
-
-def _theme(name: str) -> Any:
-    """Return a value of the theme that is shown: a chart's own list of colours is not taken over by its template."""
-    return st.get_option(f"theme.{st.context.theme.type or 'light'}.{name}")
 
 
 def _end(memory_bytes: float, most: float, unit_bytes: int, unit: str) -> dict[str, Any]:

@@ -14,11 +14,10 @@ from engine.plan import Plan, plans
 from engine.render import NoTokenizer
 from engine.words import language, t
 from engine.workspace import Workspace
-from pages import _failures, _jobs, _ui
+from pages import _jobs, _ui
 
 # The recipe whose longest row counts while none is chosen, by the type of the data.
 RECIPES = {"preference": "dpo", "unpaired-preference": "kto", "prompt-only": "ppo"}
-POLL_S = 0.5
 _JOB = "readiness_job"
 
 
@@ -85,17 +84,8 @@ def _count(plan: Plan, dataset: Dataset, base: Base) -> None:
             base=base.title,
         )
     )
-    _watch()
+    _jobs.watch(_JOB, _reading, "readiness_again")
 
 
-@_failures.fragment(run_every=POLL_S)
-def _watch() -> None:
-    def said(percent: int) -> str:
-        return t("Reading every row as the base does: {percent} %", percent=percent)
-
-    result = _jobs.followed(_JOB, said, "readiness_again")
-    if result is None:
-        return
-    if result.problem is None:
-        st.rerun()
-    st.error(_ui.plain(result.problem.sentence))
+def _reading(percent: int) -> str:
+    return t("Reading every row as the base does: {percent} %", percent=percent)

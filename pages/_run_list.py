@@ -14,7 +14,7 @@ from engine.estimate import memory
 from engine.runs import Run, device_queue, follow, lifecycle, store
 from engine.spec import settings
 from engine.words import t
-from engine.workspace import Workspace
+from engine.workspace import Workspace, disk_bytes
 from pages import _charts, _delete, _failures, _ui
 
 QUEUE_REFRESH_S = 2.0
@@ -29,7 +29,7 @@ MOST_TAKEN = 40
 @functools.lru_cache(maxsize=4096)
 def _disk_bytes(root: str, run_id: str, status: str, minute: int) -> int:
     """The size of a run's folder, looked up once a minute, and anew when its `status` is another."""
-    return store.disk_bytes(Workspace(root), run_id)
+    return disk_bytes(Workspace(root).run_dir(run_id))
 
 
 def size(workspace: Workspace, run: Run) -> str:

@@ -13,8 +13,7 @@ from engine.plan import drafts, plans, repeat
 from engine.runs import Run, failures, follow, lifecycle, store
 from engine.words import Problem, joined, t
 from engine.workspace import Workspace
-from pages import _delete as _deleting
-from pages import _run_list, _ui
+from pages import _delete, _run_list, _ui
 
 
 class Followed:
@@ -86,8 +85,7 @@ def actions(here: Workspace, run: Run) -> None:
     with st.popover(t("More"), icon=":material/keep:" if run.pin else None):
         _more(here, run)
     if run.status not in store.LIVE:
-        with st.popover(t("Delete")):
-            _delete(here, run)
+        _offer_deletion(here, run)
 
 
 def _more(here: Workspace, run: Run) -> None:
@@ -141,8 +139,7 @@ def untrained(here: Workspace, run: Run) -> None:
     with st.container(horizontal=True):
         if st.button(t("Go on"), type="primary", icon=":material/play_arrow:", key="resume"):
             _resume(here, run.id)
-        with st.popover(t("Delete")):
-            _delete(here, run)
+        _offer_deletion(here, run)
 
 
 def unreadable(here: Workspace, run: Run, problem: Problem) -> None:
@@ -151,11 +148,10 @@ def unreadable(here: Workspace, run: Run, problem: Problem) -> None:
     st.caption(_ui.plain(run.id))
     st.warning(_ui.plain(problem.sentence))
     if not store.supervised(here.run_dir(run.id)):
-        with st.popover(t("Delete")):
-            _delete(here, run)
+        _offer_deletion(here, run)
 
 
-def _delete(here: Workspace, run: Run) -> None:
+def _offer_deletion(here: Workspace, run: Run) -> None:
     lost, stays = list[str](), ""
     try:
         lost = lifecycle.losses(here, run.id)
@@ -169,7 +165,7 @@ def _delete(here: Workspace, run: Run) -> None:
     what = t("This deletes the run “{name}”, its checkpoints, its log and what it made.", name=run.name)
     if run.recipe == sweep_plan.RECIPE.name:
         what = joined(what, t("The runs that it has started stay, each in the list by itself."))
-    _deleting.inside(
+    _delete.offer(
         f"run_{run.id}",
         run.name,
         what,

@@ -105,8 +105,8 @@ class Case:
 
     def need(self, way: Way) -> str:
         """Return the memory of a way in words, as a range."""
-        found = self.plan(way).memory
-        return t("{low} to {high}", low=memory.size_words(found.low_bytes), high=memory.size_words(found.high_bytes))
+        low, high = memory.range_words(self.plan(way).memory, self.target.memory_bytes)
+        return t("{low} to {high}", low=low, high=high)
 
     @property
     def is_sized(self) -> bool:

@@ -15,7 +15,7 @@ from engine.words import Problem, t
 from engine.workspace import Workspace, read_struct
 
 if TYPE_CHECKING:
-    from engine.advise import Advice, Alternative
+    from engine.advise import Advice, Alternative, Case
 
 
 def register(command: shared.Command) -> None:
@@ -67,17 +67,17 @@ def advise(arguments: argparse.Namespace, workspace: Workspace) -> int:
         except DatasetError as error:
             print(error.problem.sentence, file=sys.stderr)
             return EXIT_REFUSED
-    _, advice = for_data.for_data(workspace, base=base, data=data, said={**given, **flags})
+    case, advice = for_data.for_data(workspace, base=base, data=data, said={**given, **flags})
     problems = [*advice.problems, *_base_problems(base)]
     if arguments.json:
         mentioned = [one._asdict() for one in alternatives.mentioned()]
         print_json({**msgspec.to_builtins(advice), "problems": problems, "mentioned": mentioned})
         return EXIT_OK
-    _print(advice, problems)
+    _print(case, advice, problems)
     return EXIT_OK
 
 
-def _print(advice: Advice, problems: list[Problem]) -> None:
+def _print(case: Case, advice: Advice, problems: list[Problem]) -> None:
     from engine.advise import guide
 
     print(advice.sentence)
@@ -97,7 +97,7 @@ def _print(advice: Advice, problems: list[Problem]) -> None:
     for sentence in advice.would_change:
         print(f"  ? {sentence}")
     for one in advice.alternatives:
-        print(f"  {one.title:<28} {_range_words(one)}")
+        print(f"  {one.title:<28} {_range_words(one, case.target.memory_bytes)}")
     for number, stage in enumerate(advice.plan, 1):
         print(f"  {number}. {stage.title}: {stage.text}")
 
@@ -109,14 +109,14 @@ def _base_problems(base: Any) -> list[Problem]:
     return [Problem(rule="base-not-here", where="base.ref", parameters={"ref": base.ref})]
 
 
-def _range_words(one: Alternative) -> str:
+def _range_words(one: Alternative, memory_bytes: float) -> str:
     """Return what an alternative takes, in one line."""
     from engine.estimate import duration, memory
 
     room = memory.room_words()
     parts = [room[one.room]]
     if one.memory.parts:
-        parts.append(f"{memory.size_words(one.memory.low_bytes)} - {memory.size_words(one.memory.high_bytes)}")
+        parts.append(" - ".join(memory.range_words(one.memory, memory_bytes)))
     if one.time is not None:
         low, high = duration.duration_words(one.time.low_s), duration.duration_words(one.time.high_s)
         parts.append(f"{low} - {high} ({one.time.stands_on})")

@@ -391,11 +391,10 @@ def room_words() -> dict[Room, str]:
 
 def verdict(found: Estimate, memory_bytes: float) -> str:
     """Return the range in words, against the memory of the device."""
-    how = room(found, memory_bytes)
-    if how == "unknown":
+    if (how := room(found, memory_bytes)) == "unknown":
         return found.sentence
-    low, high = (size_words(one, memory_bytes) for one in (found.low_bytes, found.high_bytes))
-    words = {"low": low, "high": high, "have": size_words(memory_bytes)}
+    words = {"have": size_words(memory_bytes)}
+    words["low"], words["high"] = range_words(found, memory_bytes)
     words["device"] = t("the processor's memory") if found.device in ("cpu", "mps") else t("the GPU's memory")
     if how == "none":
         return t("It needs {low} to {high} and does not fit: {device} is {have}.", **words)
@@ -427,17 +426,19 @@ def smaller_settings(setup: Setup, fits: Callable[[Setup], bool]) -> dict[str, A
     return None
 
 
+def range_words(found: Estimate, memory_bytes: float) -> tuple[str, str]:
+    """Return both ends of what is needed, in the unit of the memory that is there."""
+    return size_words(found.low_bytes, memory_bytes), size_words(found.high_bytes, memory_bytes)
+
+
 def size_words(size_bytes: float, beside_bytes: float = 0) -> str:
-    """Return a size with its unit and as many digits as say something; `beside_bytes` is a size it is read with, in whose
-    unit it is said where that is GiB."""
+    """Return a size with its unit, that of `beside_bytes` where this is GiB, and as many digits as say something."""
     size_gib = size_bytes / 2**30
-    if beside_bytes >= 2**30 and size_gib < 1:
-        return t("{n} GiB", n=f"{size_gib:.{1 if size_gib >= 0.1 else 2}f}")
+    if size_gib >= 1 or beside_bytes >= 2**30:
+        return t("{n} GiB", n=f"{size_gib:,.{0 if size_gib >= 100 else 1 if size_gib >= 0.1 else 2}f}")
     if size_bytes < 2**20:
         return t("{n} KiB", n=f"{math.ceil(size_bytes / 2**10):,}")
-    if size_gib < 1:
-        return t("{n} MiB", n=f"{size_bytes / 2**20:,.{0 if size_bytes >= 10 * 2**20 else 1}f}")
-    return t("{n} GiB", n=f"{size_gib:,.{1 if size_gib < 100 else 0}f}")
+    return t("{n} MiB", n=f"{size_bytes / 2**20:,.{0 if size_bytes >= 10 * 2**20 else 1}f}")
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):

@@ -357,15 +357,11 @@ def _check_memory(checks: _Checks) -> None:
             recipe=plan.spec.recipe.name,
         )  # fmt: skip
         return
+    low, high = memory.range_words(plan.memory, plan.target.memory_bytes)
     checks.fault(
-        "memory-too-small",
-        "train.batch_size",
-        low=memory.size_words(plan.memory.low_bytes),
-        high=memory.size_words(plan.memory.high_bytes),
-        device=plan.target.name,
-        have=memory.size_words(plan.target.memory_bytes),
-        remedy=remedy,
-    )
+        "memory-too-small", "train.batch_size", low=low, high=high, remedy=remedy,
+        device=plan.target.name, have=memory.size_words(plan.target.memory_bytes),
+    )  # fmt: skip
 
 
 def _check_merge(checks: _Checks) -> None:

@@ -314,16 +314,6 @@ def write_note(workspace: Workspace, run_id: str, text: str) -> None:
         write_atomically(run_dir / "meta.json", msgspec.json.encode(meta))
 
 
-def disk_bytes(workspace: Workspace, run_id: str) -> int:
-    """Return how much the run's folder takes on disk."""
-    total = 0
-    for folder, _, files in os.walk(workspace.run_dir(run_id)):
-        for file in files:
-            with suppress(OSError):  # a checkpoint may be renamed while we look
-                total += os.lstat(os.path.join(folder, file)).st_size
-    return total
-
-
 def differences(workspace: Workspace, run_ids: list[str]) -> list[tuple[str, list[Any]]]:
     """Return the settings in which these runs differ, as dotted paths with each run's value."""
     specs = [load_spec(workspace, run_id) for run_id in run_ids]

@@ -137,7 +137,7 @@ def test_every_figure_that_is_shown_twice_has_one_source(
         assert spec.objective_args.weights is not None
         said["weight of bad rows"]["run"] = f"{spec.objective_args.weights[1]:g}"
     run = plans.of_spec(workspace, spec)  # what its child goes by
-    said["memory"]["run"] = (memory.size_words(run.memory.low_bytes), memory.size_words(run.memory.high_bytes))
+    said["memory"]["run"] = memory.range_words(run.memory, run.target.memory_bytes)
     assert run.time is not None
     said["time"]["run"] = (duration.duration_words(run.time.low_s), duration.duration_words(run.time.high_s))
     said["longest row"]["run"] = str(run.setup.max_length)

@@ -20,7 +20,7 @@ import pytest
 from engine import events, machine, processes
 from engine.runs import device_queue, failures, follow, lifecycle, store
 from engine.spec import schema
-from engine.workspace import BadId, Workspace
+from engine.workspace import BadId, Workspace, disk_bytes
 from tests.helpers import PROJECT_DIR, SUPERVISOR, FakeRuns, fake_spec, kill, wait_until
 
 TERMINAL = events.TERMINAL
@@ -543,7 +543,7 @@ def test_a_note_stays_with_the_run_whatever_its_name(home):
 def test_a_deleted_run_is_gone_with_all_it_made_and_a_living_one_stays(home):
     run_id = home.start("waits")
     home.wait_for_event(run_id, events.Step)
-    assert store.disk_bytes(home.workspace, run_id) >= events.RESERVE_BYTES
+    assert disk_bytes(home.workspace.run_dir(run_id)) >= events.RESERVE_BYTES
     with pytest.raises(lifecycle.CannotDelete, match="still goes on"):
         lifecycle.delete(home.workspace, run_id)
     assert home.folder(run_id).is_dir()
