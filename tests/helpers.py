@@ -27,10 +27,11 @@ PROJECT_DIR = processes.PROJECT_DIR
 
 
 def examples(count: int) -> int:
-    """Return how many examples hypothesis tries: `count` in `make test-all`, a quarter where every second counts."""
+    """Return how many examples hypothesis tries: `count` in `make test-all`; a tenth, but at least 25, where every second
+    counts."""
     from tests import forked
 
-    return count if forked.fresh else max(25, count // 4)
+    return count if forked.fresh else max(25, count // 10)
 
 
 def wait_until(condition: Callable[[], T], timeout_s: float = 20.0, what: str = "") -> T:

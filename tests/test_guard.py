@@ -331,6 +331,7 @@ def test_the_mark_comes_along_in_a_frame_and_is_set_nowhere_else() -> None:
     assert guard.MARK.encode() not in refused[1]["body"]
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_browser_finds_its_own_workspace_again_and_another_one_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

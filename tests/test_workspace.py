@@ -151,6 +151,7 @@ for name in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_nothing_but_an_ordinary_file_is_read_as_data_questions_a_recipe_or_a_model_and_nothing_hangs(tmp_path, odd):
     said = in_time(EVERYWHERE, tmp_path / "home", *odd.values())
     assert "is no ordinary file" in said

@@ -234,6 +234,7 @@ def evaluate(home: Path, *arguments: str) -> tuple[int, str, str]:
     return done.returncode, told.get("id", ""), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.train
 def test_ours_and_the_harnesss_own_reading_of_the_shipped_tasks_by_its_own_model_class_agree_on_every_choice():
     code = """

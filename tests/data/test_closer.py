@@ -146,6 +146,7 @@ def test_the_job_of_a_look_sets_aside_little_address_space(
     """A demo's jobs have 1 GiB of it, of which a thread pool of each library took 1.2."""
     given: list[dict[str, str]] = []
     monkeypatch.setattr(processes, "start", lambda *words, **how: given.append(how["env"]))
+    monkeypatch.setattr(jobs, "_started", {})  # no job was begun
     jobs.start(jobs.Call(workspace=str(workspace.root), dataset="a" * 64, closer=True))
     jobs.start(jobs.Call(workspace=str(workspace.root), dataset="a" * 64, rows=True))
     assert given[0].items() >= jobs.SPARING.items() and not given[1].items() >= jobs.SPARING.items()

@@ -109,6 +109,7 @@ for page in ("train", "advisor", "forgetting"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.train
 def test_an_objective_is_one_recipe_one_module_and_one_entry(extended: Path):
     """It trains, is scored against its base, is exported or refused in words, and stands on the pages."""

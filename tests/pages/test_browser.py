@@ -259,7 +259,7 @@ GROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 21, 28)"}
 OF_STREAMLIT: tuple[str, ...] = ()
 
 
-@pytest.mark.parametrize(("language", "width"), [("en", 1280), ("zh", 390)])
+@pytest.mark.parametrize(("language", "width"), [("en", 1280), pytest.param("zh", 390, marks=pytest.mark.slow)])
 def test_every_page_can_be_read_and_used_by_everybody_in_both_themes(
     server: Server, page: Page, trained_home: Path, language: str, width: int
 ) -> None:
@@ -374,6 +374,7 @@ def test_a_card_of_8_gb_and_7b_typed_are_two_clicks(server: Server, page: Page) 
     expect(page.get_by_role("heading", name=re.compile("QLoRA of rank 16: on a card of 8 GB it fits"))).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_card_of_8_gb_and_7b_are_four_clicks_and_the_answer_is_on_the_first_screen(
     server: Server, page: Page
 ) -> None:

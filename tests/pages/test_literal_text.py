@@ -87,6 +87,7 @@ def home_full_of_it(workspace: Workspace, folder: Path) -> tuple[str, str]:
     return dataset.id, run_id
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_text_that_looks_like_more_stays_text_on_every_page(server: Server, page: Page, tmp_path: Path) -> None:
     workspace = Workspace(server.home)

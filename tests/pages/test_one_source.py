@@ -72,8 +72,17 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("base", "machine_size"), [("starter", "usual"), ("larger", "small"), ("larger", "usual")])
-@pytest.mark.parametrize("sample", ["new-facts", "good-bad", "preference-pairs"])
+@pytest.mark.parametrize(
+    ("sample", "base", "machine_size"),
+    [
+        *((sample, "starter", "usual") for sample in ("new-facts", "good-bad", "preference-pairs")),
+        ("new-facts", "larger", "small"), ("good-bad", "larger", "usual"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (
+            ("new-facts", "larger", "usual"), ("good-bad", "larger", "small"),
+            ("preference-pairs", "larger", "small"), ("preference-pairs", "larger", "usual"),
+        )),
+    ],
+)  # fmt: skip
 def test_every_figure_that_is_shown_twice_has_one_source(
     workspace: Workspace, tmp_path: Path, started: list[RunSpec], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], sample: str, base: str, machine_size: str,

@@ -77,7 +77,7 @@ def first_of(tmp_path: Path, recipe: str, trained_home: Path) -> Path:
 @pytest.mark.parametrize(
     ("recipe", "preference", "data"),
     [
-        ("lora", "dpo", "preference-pairs"),
+        pytest.param("lora", "dpo", "preference-pairs", marks=pytest.mark.slow),
         pytest.param("lora", "kto", "good-bad", marks=pytest.mark.slow),
         pytest.param("oft", "dpo", "preference-pairs", marks=pytest.mark.slow),
         pytest.param("qlora", "dpo", "preference-pairs", marks=pytest.mark.slow),

@@ -276,6 +276,7 @@ def learned(run_dir: Path, benchmark: str) -> Comparison:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.train
 def test_dpo_raises_the_chosen_answers_and_says_how(tmp_path: Path) -> None:
     quick = ("evaluate.benchmarks=[]", "train.evaluations=1")  # the recipe's own rate and length are what is claimed
