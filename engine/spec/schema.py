@@ -5,6 +5,7 @@ Two axes, objective and adapter; quantisation and layers are orthogonal to both.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -292,7 +293,12 @@ def value_at(spec: RunSpec, path: str) -> Any:
 
 def attribute(struct: type, written: str) -> str:
     """Return what a field of a struct is called in Python that is written otherwise in JSON."""
-    return next((f.name for f in msgspec.structs.fields(struct) if f.encode_name == written), written)
+    return _attributes(struct).get(written, written)
+
+
+@cache  # a page asks some hundred times, and msgspec works the fields out anew each time
+def _attributes(struct: type) -> dict[str, str]:
+    return {field.encode_name: field.name for field in msgspec.structs.fields(struct)}
 
 
 def adopted(**fields: Any) -> RunSpec:
