@@ -111,7 +111,7 @@ def test_from_an_empty_cache_to_an_answer_elsewhere(
 
     go(page, "Train")
     expect(page).to_have_url(re.compile(r"/train\?.*dataset="))  # a click in the sidebar keeps what is worked on
-    page.get_by_text("Find another model").click()
+    page.get_by_text("About this base, and other models").click()
     expect(page.get_by_text("HuggingFaceTB/SmolLM2-135M", exact=True)).to_be_visible()
     readable(page, f"picker-list-{gated}")
     chosen(page, "Where to look", "Search the hub")
@@ -149,10 +149,11 @@ def test_from_an_empty_cache_to_an_answer_elsewhere(
     expect(page.get_by_text("On this machine, at commit c0ffee0000.")).to_be_visible(timeout=SLOW_MS)
     readable(page, f"picker-here-{gated}")
 
+    page.get_by_text("Settings", exact=True).click()
     epochs = page.get_by_role("textbox", name="Epochs")
     epochs.fill("1")
     epochs.press("Enter")
-    expect(page.get_by_text(re.compile(r"Changed from the default \d+")).first).to_be_visible()
+    expect(page.get_by_text(re.compile(r"Epochs 1 \(default \d+\)"))).to_be_visible()
     start = page.get_by_role("button", name="Start", exact=True)
     expect(start).to_be_enabled(timeout=SLOW_MS)
     start.click()

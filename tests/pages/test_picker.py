@@ -43,7 +43,7 @@ def widget(app: Any, kind: str, key: str) -> Any:
 
 def test_a_gated_model_is_found_and_opened_with_a_token_that_no_address_holds(server: Hub) -> None:
     server.models["tiny/gated"] = Repository(repository(), gated=True, card={"license": "mit"})
-    app = open_page("train")
+    app = open_page("train", state={"base_fold": True})
     widget(app, "radio", "find_way").set_value("search").run()
     widget(app, "text_input", "hub_search").set_value("gat")
     button(app, "search_hub").click().run()
@@ -64,7 +64,7 @@ def test_a_gated_model_is_found_and_opened_with_a_token_that_no_address_holds(se
 
 def taken(ref: str) -> Any:
     """The Train page with a base that its address names, and that a person has taken."""
-    app = open_page("train", base=ref)
+    app = open_page("train", state={"base_fold": True}, base=ref)
     return button(app, "take_named_base").click().run()
 
 
@@ -96,7 +96,7 @@ def test_a_model_of_the_short_list_is_estimated_where_no_hub_answers() -> None:
 
 def named(path: Path) -> Any:
     """The Train page with a file of this machine named as the base."""
-    app = open_page("train")
+    app = open_page("train", state={"base_fold": True})
     widget(app, "radio", "find_way").set_value("folder").run()
     widget(app, "text_input", "model_folder").set_value(str(path))
     return button(app, "add_folder").click().run()
@@ -134,7 +134,7 @@ def test_the_short_list_says_for_each_model_whether_it_fits_and_shows_no_figure_
     monkeypatch,
 ) -> None:
     monkeypatch.setattr(machine, "facts", lambda: PLAIN)
-    app = open_page("train")
+    app = open_page("train", state={"base_fold": True})
     shown = texts(app)
     for known in shortlist.curated():
         assert known.id in shown and any(one.key == f"known_{known.id}" for one in app.button)
@@ -185,7 +185,7 @@ def test_the_table_of_devices_marks_the_one_that_is_used_and_why(monkeypatch) ->
     for facts, said in ((CARD, "NVIDIA L4"), (PLAIN, "no NVIDIA card"), (APPLE, "shares main memory")):
         assert said in cards.device_reason(facts)
     monkeypatch.setattr(machine, "facts", lambda: APPLE)
-    app = open_page("train")
+    app = open_page("train", state={"base_fold": True})
     devices = next(one.value.map(apps.shown).rename(columns=apps.shown) for one in app.table if "Device" in one.value)
     assert [row for row in devices["Device"] if row.startswith("→")] == [f"→ {machine_choices.device_words()['mps']}"]
     assert "shares main memory" in texts(app)
