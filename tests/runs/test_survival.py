@@ -196,6 +196,7 @@ def test_a_real_child_goes_with_its_killed_supervisor_and_the_run_goes_on_later(
 
 
 # --- something runs out -----------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.train
 def test_a_child_out_of_memory_says_so_and_what_to_change(real: RealRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit of its address space is the kernel's (RLIMIT_AS), and so is the refusal."""

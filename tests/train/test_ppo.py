@@ -276,12 +276,16 @@ def steps(run_dir: Path) -> list[events.Step]:
     return [e for e in events.read(run_dir)[0] if isinstance(e, events.Step)]
 
 
-@pytest.mark.train
-def test_the_chain_passes_models_along_and_a_stopped_ppo_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
+def whole_chain(tmp_path: Path) -> dict[str, Path]:
     quick = ("evaluate.benchmarks=[]", "train.max_steps=12", "train.evaluations=1")
     short = [f"{stage}:{one}" for stage in ("sft", "reward") for one in quick]
-    made = chained(tmp_path, *short, *(f"ppo:{one}" for one in QUICK), "ppo:train.max_steps=3",
+    return chained(tmp_path, *short, *(f"ppo:{one}" for one in QUICK), "ppo:train.max_steps=3",
                    "ppo:objective_args.least_reward_accuracy=0.5")  # fmt: skip
+
+
+@pytest.mark.train
+def test_the_chain_passes_models_along(tmp_path: Path) -> None:
+    made = whole_chain(tmp_path)
     workspace, whole = Workspace(tmp_path / "home"), made["ppo"]
     told = store.load_spec(workspace, whole.name)
     assert told.base.ref == f"run:{made['sft'].name}"
@@ -300,6 +304,13 @@ def test_the_chain_passes_models_along_and_a_stopped_ppo_run_ends_as_one_that_wa
         (report_items.ANSWERS, 60)
     ]
     assert (whole / "adapter" / "adapter_model.safetensors").is_file() and not (whole / "checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.train
+def test_a_stopped_ppo_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    whole, workspace = whole_chain(tmp_path)["ppo"], Workspace(tmp_path / "home")
+    told = store.load_spec(workspace, whole.name)
 
     def stop_early(event: object) -> None:
         if isinstance(event, events.Step):

@@ -312,10 +312,9 @@ def test_kto_widens_the_gap_and_a_reward_run_judges(tmp_path: Path) -> None:
     assert "AutoModelForSequenceClassification" in usage.load_script(Workspace(tmp_path / "home"), run_id)
 
 
+@pytest.mark.slow
 @pytest.mark.train
-@pytest.mark.parametrize(
-    ("recipe", "sample"), [("dpo", "preference-pairs"), pytest.param("kto", "good-bad", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("recipe", "sample"), [("dpo", "preference-pairs"), ("kto", "good-bad")])
 def test_with_every_weight_the_reference_is_computed_before(tmp_path: Path, recipe: str, sample: str) -> None:
     quick = ("--set", "train.max_steps=6", "--set", "evaluate.benchmarks=[]")
     status, _, run_dir = train(tmp_path, recipe, "--data", sample, "--set", "adapter=full", *quick)
