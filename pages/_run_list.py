@@ -155,13 +155,12 @@ def compare(workspace: Workspace, found: list[Run]) -> None:
             return
         st.caption(t("What differs:"))
         titles = {"recipe.name": t("Recipe"), "base.ref": t("Base"), "dataset.id": t("Data")}
-        made = {run.id: store.made_of(workspace, run) for run in found if run.id in chosen}
-        of = {"recipe.name": "recipe", "base.ref": "base", "dataset.id": "data"}
         cells = {
-            titles.get(path) or t(settings.fields()[path].title): [getattr(made[one], of[path]) for one in chosen]
-            if path in of else [_ui.show_value(value)[:40] for value in values]
+            titles.get(path) or t(settings.fields()[path].title): [
+                store.value_words(workspace, path, value) for value in values
+            ]
             for path, values in different
-        }  # fmt: skip
+        }
         st.table(_ui.cells(pd.DataFrame(cells, index=[names[run_id] for run_id in chosen]).T))
         if any(path == "dataset.id" for path, _ in different):
             st.caption(t("Their data differ: losses on other rows cannot be compared."))

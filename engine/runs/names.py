@@ -30,10 +30,11 @@ def parts(workspace: Workspace, *, dataset: str, recipe: str, base: str) -> Part
     """Return what the data set, the recipe and the base of a run are called."""
     known, own = recipes.recipes().get(recipe), {"evaluate": t("Scores alone"), "sweep": t("Sweep")}
     title = t(known.title) if known is not None else own.get(recipe, recipe)
-    return Parts(_data(workspace, dataset), title, base_title(workspace, base))
+    return Parts(data_title(workspace, dataset), title, base_title(workspace, base))
 
 
-def _data(workspace: Workspace, dataset_id: str) -> str:
+def data_title(workspace: Workspace, dataset_id: str) -> str:
+    """Return what a data set is called, without the ending of its file; empty where there is none or it is gone."""
     name = ""
     with suppress(DatasetError, OSError, ValueError):
         name = datasets.load(workspace, dataset_id).name if dataset_id else ""
@@ -81,7 +82,7 @@ def shown(workspace: Workspace, stored: str, run_id: str) -> str:
         return stored
     now = " · ".join(part for part in parts(workspace, dataset=data, recipe=recipe, base=base) if part)
     rest = stored.removeprefix(earlier)
-    return one_line(t("Way back of {name}", name=now) if rest == ", the way back" else now + rest)
+    return one_line(t("Way back from {name}", name=now) if rest == ", the way back" else now + rest)
 
 
 _KEYS = ("name", "ref", "id")
