@@ -24,7 +24,6 @@ REFRESH_S = 2.0
 # What an opening of the list may take for runs whose figures were never worked out; the others follow as it stays open.
 MOST_WORK_S = 0.3
 HEIGHT = 460
-MOST_NAMED = 2  # of the settings in which two runs differ
 # What a button reads as a picture, and what is shown of it when it is part of a name.
 _ICON, _NO_ICON = ":material/", ":\u2060material/"
 # Washes that read on light and on dark alike; more values than these share them.
@@ -95,20 +94,12 @@ def _rows(
     workspace: Workspace, shown: list[Run], briefs: Mapping[str, runs_scored.Brief], runs: list[Run]
 ) -> list[Row]:
     """Return the rows of the runs that are shown; `runs` are all there are."""
-    otherwise = {run_id: _otherwise(workspace, told) for run_id, told in store.set_otherwise(workspace, runs).items()}
+    otherwise = _run_list.otherwise(workspace, runs)
     return [
         Row(run, store.made_of(workspace, run), store.summary(workspace, run.id), briefs.get(run.id),
             otherwise.get(run.id, ""))
         for run in shown
     ]  # fmt: skip
-
-
-def _otherwise(workspace: Workspace, told: Sequence[tuple[str, Any]]) -> str:
-    """Return settings with their values in words, the first of them by name."""
-    fields = settings.fields()
-    words = [f"{t(fields[path].title)}: {store.value_words(workspace, path, value)}" for path, value in told]
-    more = [t("{n} more", n=len(words) - MOST_NAMED)] if len(words) > MOST_NAMED else []
-    return "; ".join(words[:MOST_NAMED] + more)
 
 
 def _listed(frame: pd.DataFrame, coloured: str, rows: Sequence[Row], alt: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from streamlit import dataframe_util
+from streamlit.testing.v1 import AppTest
 
 from engine import events, starter
 from engine.data import datasets
@@ -15,6 +16,7 @@ from engine.spec import RunSpec, schema, settings
 from engine.workspace import Workspace
 from pages import _run_answers, _run_list, _run_phone
 from tests.apps import button, has_button, open_page, texts
+from tests.conftest import ROOT
 from tests.helpers import finished_run, planned
 
 
@@ -215,3 +217,32 @@ def test_settings_that_differ_are_said_in_the_words_of_train_and_data_by_their_n
     next(one for one in app.multiselect if one.key == "compared").set_value(made).run()
     shown = str(app.table[0].value)
     assert "hold it to the base" in shown and "adamw_8bit" not in shown and "None" not in shown
+
+
+def test_a_run_that_ended_at_its_first_step_says_so_where_its_line_would_be(workspace, spec):
+    made = finished_run(workspace, 1, spec), finished_run(workspace, 2, spec)
+    for folder in made:
+        (folder / "events.jsonl").unlink()
+        log = events.EventLog(folder)
+        log.append(events.Phase(phase="training"))
+        if folder is made[0]:
+            log.append(events.Step(step=1, total_steps=9, epoch=1, loss=9.5))
+        log.append(events.Stopped(step=1, resumable=False))
+        log.close()
+    app = open_page("runs", run=made[0].name)
+    assert "Too few values for a line." in texts(app) and "9.5" in texts(app)
+    app = open_page("runs", show="all")
+    next(one for one in app.multiselect if one.key == "compared").set_value([one.name for one in made]).run()
+    assert "None of these runs came so far" in texts(app)
+
+
+def test_the_first_screen_says_of_recent_runs_what_they_came_to_and_what_differs(workspace, spec):
+    for number, rate in enumerate((1e-4, 3e-4), 1):
+        train = msgspec.structs.replace(spec.train, learning_rate=rate)
+        made = finished_run(workspace, number, msgspec.structs.replace(spec, train=train))
+    way = schema.Recover(run=made.name, way="interpolate", points=[0.0, 0.5, 1.0])
+    finished_run(workspace, 3, msgspec.structs.replace(spec, kind="recover", recover=way))
+    app = AppTest.from_file(str(ROOT / "pages" / "_frame.py"), default_timeout=60).run()
+    recent = [one.key for one in app.button if str(one.key).startswith("recent_")]
+    assert recent == ["recent_20260101-000002-abcdef", "recent_20260101-000001-abcdef"]
+    assert "What it gained and lost was not asked yet." in texts(app) and "Learning rate: 0.0003" in texts(app)
