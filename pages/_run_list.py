@@ -96,6 +96,39 @@ def otherwise(workspace: Workspace, runs: list[Run]) -> dict[str, str]:
     return found
 
 
+# What had the focus is gone with what was deleted, and a browser gives it to nobody then: it goes to the page's heading. The
+# popover is gone a moment later, which is waited for.
+_TO_THE_HEADING = """
+<script>
+(() => {
+  let tries = 60;  // after deletion %d
+  const look = () => {
+    const heading = document.querySelector('#stMain h1'), now = document.activeElement;
+    if (heading && (now === document.body || !now?.isConnected)) {
+      heading.setAttribute('tabindex', '-1');
+      heading.focus();
+    } else if (tries-- > 0) setTimeout(look, 50);
+  };
+  look();
+})();
+</script>
+"""
+
+
+def deleted() -> None:
+    """Remember that something was deleted with a button that is gone with it."""
+    st.session_state["focus_lost"] = st.session_state.get("focus_lost", 0) + 1
+
+
+def give_focus() -> None:
+    """Give the focus to the heading after a deletion, once for each."""
+    lost = st.session_state.get("focus_lost", 0)
+    if lost:
+        with st.container(key="page_focus"):
+            # Another text each time, for one that stays is not run again.
+            st.html(_TO_THE_HEADING % lost, unsafe_allow_javascript=True)
+
+
 def look(run_id: str) -> None:
     """Open one run in place of the list."""
     _ui.choose("run", run_id)
@@ -145,6 +178,7 @@ def _taken(workspace: Workspace, number: int, one: taken.Taken) -> None:
 
 def _delete_taken(workspace: Workspace, one: taken.Taken) -> None:
     freed = taken.delete(workspace, one.place, all_the_same=bool(one.losses))
+    deleted()
     st.session_state["room_freed"] = t("{size} are free again.", size=memory.size_words(freed))
 
 

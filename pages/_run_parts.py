@@ -106,8 +106,9 @@ def _more(here: Workspace, run: Run) -> None:
         store.write_note(here, run.id, text)
         st.rerun()
     _pin(here, run)
-    st.caption(_ui.say("The command that repeats this run, {id}:", id=run.id))
-    st.code(repeat.repeat_command(here, run.id), language="bash", wrap_lines=True)
+    with st.expander(t("Repeat it in a terminal")):
+        st.caption(_ui.say("This starts the same again. On disk this run is the folder {id}.", id=run.id))
+        st.code(repeat.repeat_command(here, run.id), language="bash", wrap_lines=True)
 
 
 def _pin(here: Workspace, run: Run) -> None:
@@ -145,7 +146,7 @@ def untrained(here: Workspace, run: Run) -> None:
 def unreadable(here: Workspace, run: Run, problem: Problem) -> None:
     """A run of a later version, or one whose spec is cut or damaged: what is known of it, and what can be done."""
     st.header(_ui.plain(f"{run.name} · {_ui.status_word(run.status)}"), icon=_ui.STATUS_ICONS.get(run.status))
-    st.caption(_ui.plain(run.id))
+    st.caption(_ui.say("On disk it is the folder {id}.", id=run.id))
     st.warning(_ui.plain(problem.sentence))
     if not store.supervised(here.run_dir(run.id)):
         _offer_deletion(here, run)
@@ -161,6 +162,7 @@ def _offer_deletion(here: Workspace, run: Run) -> None:
     def delete() -> None:
         lifecycle.delete(here, run.id, all_the_same=bool(lost))
         _ui.choose("run", None)
+        _run_list.deleted()
 
     what = t("This deletes the run “{name}”, its checkpoints, its log and what it made.", name=run.name)
     if run.recipe == sweep_plan.RECIPE.name:

@@ -23,6 +23,7 @@ YOUNG_S = 180.0
 LIST_LENGTH = 500
 
 _ui.heading(t("Runs"))
+_run_list.give_focus()
 
 workspace = _ui.workspace()
 

@@ -246,3 +246,14 @@ def test_the_first_screen_says_of_recent_runs_what_they_came_to_and_what_differs
     recent = [one.key for one in app.button if str(one.key).startswith("recent_")]
     assert recent == ["recent_20260101-000002-abcdef", "recent_20260101-000001-abcdef"]
     assert "What it gained and lost was not asked yet." in texts(app) and "Learning rate: 0.0003" in texts(app)
+
+
+def test_the_folder_of_a_run_and_the_command_that_repeats_it_stand_in_a_fold_with_words_before_them(workspace, spec):
+    run_id = finished_run(workspace, 1, spec).name
+    (workspace.run_dir(run_id) / "meta.json").write_text('{"name": "mine"}')
+    app = open_page("runs", run=run_id)
+    fold = next(one for one in app.expander if one.label == "Repeat it in a terminal")
+    assert run_id in fold.caption[0].value.replace("\\", "") and "tunebook train" in fold.code[0].value
+    outside = [one.value for one in [*app.caption, *app.markdown, *app.header]]
+    outside.remove(fold.caption[0].value)
+    assert not any("abcdef" in text or spec.dataset.id[:12] in text for text in outside)
