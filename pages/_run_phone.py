@@ -8,7 +8,7 @@ import streamlit as st
 from streamlit.components.v2 import component
 
 from engine.words import t
-from pages import _run_list
+from pages import _failures, _run_list
 
 # So many are listed at first: a screen is narrow, and a touch shows the others.
 FIRST = 15
@@ -84,6 +84,7 @@ def show(rows: Sequence[tuple[str, str, list[str]]], label: str) -> None:
         )
 
 
+@_failures.kept
 def _keep() -> None:
     st.session_state[_OPENED] = st.session_state[_KEY].open
 
