@@ -5,6 +5,7 @@ Two axes, objective and adapter; quantisation and layers are orthogonal to both.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -290,6 +291,9 @@ def value_at(spec: RunSpec, path: str) -> Any:
     return node
 
 
+@lru_cache(
+    maxsize=1024
+)  # all paths of many runs are asked for at once, and msgspec works its answer out anew each time
 def attribute(struct: type, written: str) -> str:
     """Return what a field of a struct is called in Python that is written otherwise in JSON."""
     return next((f.name for f in msgspec.structs.fields(struct) if f.encode_name == written), written)

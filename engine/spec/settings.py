@@ -158,7 +158,7 @@ def _choices(path: str) -> dict[Any, str]:
         "evaluate.along": {0: t("none")},
         "evaluate.template": {"auto": t("as is usual for the benchmark"), "chat": t("chat template")},
         "adapter_args.target_modules": {"all-linear": t("all linear layers"), "feed-forward": t("feed-forward layers")},
-        "machine.backend": {"auto": t("as the machine needs it"), "plain": "transformers"},
+        "machine.backend": {"auto": t("as the machine needs it"), "plain": "transformers + peft", "unsloth": "Unsloth"},
         "machine.precision": {"auto": t("as the machine needs it")},
     }  # fmt: skip
     return words.get(path, {})
