@@ -215,6 +215,7 @@ def compare(workspace: Workspace, found: list[Run]) -> None:
             ]
             for path, values in different
         }
-        st.table(_ui.cells(pd.DataFrame(cells, index=[names[run_id] for run_id in chosen]).T))
+        table = pd.DataFrame(cells, index=[names[run_id] for run_id in chosen]).T
+        st.table(_ui.cells(table.rename_axis(index=t("setting"))))
         if any(path == "dataset.id" for path, _ in different):
             st.caption(t("Their data differ: losses on other rows cannot be compared."))

@@ -106,14 +106,21 @@ def _listed(frame: pd.DataFrame, coloured: str, rows: Sequence[Row], alt: str) -
     """Show runs as a table, and for a narrow screen as a list of names with what each came to; the style shows one."""
     with st.container(key="runs_table"):
         _table(_styled(frame, coloured), [row.run.id for row in rows], alt)
-    names, states = frame[t("Run")], frame[t("Status")]
-    lines = [
-        [" · ".join([state, *(f"{title} {one.words}" for title in (t("Gained"), t("Lost"))
-                              if isinstance(one := frame[title].iloc[number], Figure))])]
-        + ([row.otherwise] if row.otherwise else [])
-        for number, (row, state) in enumerate(zip(rows, states, strict=True))
-    ]  # fmt: skip
-    _run_phone.show([(row.run.id, str(names.iloc[n]), lines[n]) for n, row in enumerate(rows)], alt)
+    names = frame[t("Run")].tolist()
+    found = [(row.run.id, names[number], _lines(frame.iloc[number], row, coloured)) for number, row in enumerate(rows)]
+    _run_phone.show(found, alt)
+
+
+def _lines(cells: Any, row: Row, coloured: str) -> list[str]:
+    """Return what stands below a name where a table has no room: state, gained and lost; then what was asked to be seen."""
+    changes = [
+        f"{title} {cells[title].words}" for title in (t("Gained"), t("Lost")) if isinstance(cells[title], Figure)
+    ]
+    lines = [" · ".join([cells[t("Status")], *changes])]
+    if coloured and coloured != t("Status"):
+        value = cells[coloured]
+        lines.append(f"{coloured}: {value.words if isinstance(value, Figure) else value or t('none')}")
+    return lines + ([row.otherwise] if row.otherwise else [])
 
 
 def _table(frame: Styler, ids: Sequence[str], alt: str) -> None:

@@ -119,6 +119,9 @@ def test_a_narrow_screen_lists_the_name_the_status_and_what_each_run_gained_and_
         ["finished · Gained +5 points · Lost -21 points"],
     ]
     assert [name for _, name, _ in lists[0]] == listed(app)
+    finished_run(workspace, 4, spec)  # of four and more runs there is an order, and a colour
+    app = open_page("runs", {"runs_colour": "train.learning_rate"})
+    assert lists[-1][2][2][1] == "Learning rate: 0.0003"
 
 
 def test_a_sweep_is_one_row_that_opens(workspace, spec):
