@@ -291,9 +291,8 @@ def value_at(spec: RunSpec, path: str) -> Any:
     return node
 
 
-@lru_cache(
-    maxsize=1024
-)  # all paths of many runs are asked for at once, and msgspec works its answer out anew each time
+# All paths of many runs are asked for at once, and msgspec works its answer out anew each time.
+@lru_cache(maxsize=1024)
 def attribute(struct: type, written: str) -> str:
     """Return what a field of a struct is called in Python that is written otherwise in JSON."""
     return next((f.name for f in msgspec.structs.fields(struct) if f.encode_name == written), written)
