@@ -30,13 +30,19 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One picture: what it shows, in what unit, and at most two lines."""
+    """One picture: what it shows and which way is good, in plain words; at most two lines. The unit stands in the table."""
 
     key: str
     title: str
-    unit: str
     lines: tuple[Line, ...]
-    steps: int
+    hint: str = ""
+    unit: str = ""
+    steps: int = 0
+
+    @property
+    def is_line(self) -> bool:
+        """Whether there is a line to draw, or one value and nothing to hold it against."""
+        return any(len(line.points) > 1 for line in self.lines if not line.dashed)
 
     @property
     def chart(self) -> dict[str, Any]:
@@ -60,8 +66,9 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
 def _chart(lines: Sequence[Line], steps: float | None, below: str) -> dict[str, Any]:
     series = [
         {
-            "name": line.name, "type": "line", "data": thinned(line.points), "showSymbol": line.dots, "symbolSize": 7,
-            "animation": False, **({"lineStyle": {"type": "dashed"}} if line.dashed else {}),
+            "name": line.name, "type": "line", "data": thinned(line.points), "symbolSize": 7,
+            "showSymbol": line.dots or len(line.points) == 1, "animation": False,
+            **({"lineStyle": {"type": "dashed"}} if line.dashed else {}),
         }
         for line in lines
     ]  # fmt: skip
@@ -91,20 +98,15 @@ def first(
 ) -> list[Panel]:
     """Return the panels that say how a run learns: the loss, and what its objective is after; general text where that is
     watched, from the base's on, with the limit."""
-    found: list[tuple[str, str, str, tuple[Line, ...]]] = []
+    found = list[Panel]()
     if objective.loss_falls:
         trained = [[e.step, round(e.loss, 5)] for e in steps if e.loss is not None]
         held = Line(t("held-out rows"), [[e.step, round(e.loss, 5)] for e in evals], dots=True)
-        found.append(
-            (
-                "loss",
-                t("Loss"),
-                "" if objective.loss_unit == "loss" else t(objective.loss_unit),
-                (Line(t("trained rows"), trained), held),
-            )
-        )
+        unit = "" if objective.loss_unit == "loss" else t(objective.loss_unit)
+        found.append(Panel("loss", t("Loss"), (Line(t("trained rows"), trained), held), _lower(), unit))
     if watched is not None:
-        found.append(("general", t("General text"), t("nats per token"), _general(steps, evals, watched)))
+        lines = _general(steps, evals, watched)
+        found.append(Panel("general", t("Loss on general text"), lines, _lower(), t("nats per token")))
     if objective.writes_answers:
         found += _ppo(steps)
     else:
@@ -112,10 +114,14 @@ def first(
     return _panels(found, steps)
 
 
-def _panels(found: Sequence[tuple[str, str, str, tuple[Line, ...]]], steps: list[events.Step]) -> list[Panel]:
+def _lower() -> str:
+    return t("lower is better")
+
+
+def _panels(found: Sequence[Panel], steps: list[events.Step]) -> list[Panel]:
     total = steps[-1].total_steps if steps else 0
-    made = [(key, title, unit, tuple(line for line in lines if line.points)) for key, title, unit, lines in found]
-    return [Panel(key, title, unit, lines, total) for key, title, unit, lines in made if lines]
+    told = [one._replace(lines=tuple(line for line in one.lines if line.points), steps=total) for one in found]
+    return [one for one in told if one.lines]
 
 
 def _general(steps: list[events.Step], evals: list[events.Eval], watched: events.Watched) -> tuple[Line, ...]:
@@ -128,9 +134,7 @@ def _general(steps: list[events.Step], evals: list[events.Eval], watched: events
     return (*told, Line(t("your limit"), [[0, limit], [last, limit]], dashed=True))
 
 
-def _preferences(
-    steps: list[events.Step], evals: list[events.Eval]
-) -> list[tuple[str, str, str, tuple[Line, ...]]]:  # fmt: skip
+def _preferences(steps: list[events.Step], evals: list[events.Eval]) -> list[Panel]:
     """What preference training is after: rewards of both kinds of answers, and how often they are in the right order."""
     training, held_out = t("trained rows"), t("held-out rows")
 
@@ -141,25 +145,33 @@ def _preferences(
 
     better, worse = _of(steps, "rewards/chosen"), _of(steps, "rewards/rejected")
     distance = () if better and worse else both("rewards/margins", "margin")
+    rewarded = (Line(t("better answers"), better), Line(t("worse answers"), worse))
     return [
-        ("rewards", t("Reward"), t("against the base"),
-         (Line(t("better answers"), better), Line(t("worse answers"), worse))),
-        ("distance", t("Distance of better from worse answers"), "", distance),
-        ("order", t("In the right order"), t("share of pairs"), both("rewards/accuracies", "accuracy")),
-        ("kl", t("KL to the base"), t("nats"), both("kl")),
+        Panel("rewards", t("Reward"), rewarded, t("against the base; the better answers are to stay above")),
+        Panel("distance", t("Distance of better from worse answers"), distance, t("higher is better")),
+        Panel(
+            "order", t("In the right order"), both("rewards/accuracies", "accuracy"),
+            t("share of pairs; higher is better"), t("share of pairs"),
+        ),
+        Panel("kl", t("How far it moved from the base"), both("kl"), t("0: not at all"), t("KL in nats")),
     ]  # fmt: skip
 
 
-def _ppo(steps: list[events.Step]) -> list[tuple[str, str, str, tuple[Line, ...]]]:
+def _ppo(steps: list[events.Step]) -> list[Panel]:
     def line(name: str, metric: str) -> Line:
         return Line(name, _of(steps, metric))
 
+    rewards = (line(t("reward"), "reward"), line(t("less what moving away costs"), "reward_less_kl"))
+    shares = (line(t("cut short"), "clip_fraction"), line(t("answers that end"), "ended_share"))
+    away = (line(t("from the start"), "kl"),)
     return [
-        ("reward", t("Reward"), "", (line(t("reward"), "reward"), line(t("less beta x KL"), "reward_less_kl"))),
-        ("kl", t("KL to the start"), t("nats per answer"), (line(t("KL to the start"), "kl"),)),
-        ("moves", t("How the policy moves"), t("share"),
-         (line(t("clipped"), "clip_fraction"), line(t("answers that end"), "ended_share"))),
-        ("entropy", t("Entropy"), t("nats per token"), (line(t("entropy"), "entropy"),)),
+        Panel("reward", t("Reward"), rewards, t("higher is better")),
+        Panel("kl", t("How far it moved from the start"), away, t("0: not at all"), t("KL in nats per answer")),
+        Panel("moves", t("Changes cut short, and answers that end"), shares, t("shares"), t("share")),
+        Panel(
+            "entropy", t("How freely it picks its words"), (line(t("entropy"), "entropy"),),
+            t("0: always the same"), t("entropy in nats per token"),
+        ),
     ]  # fmt: skip
 
 
@@ -175,10 +187,10 @@ def others(steps: list[events.Step]) -> list[Panel]:
     held = [None if value is None else value / GIB for value in memory]
     return _panels(
         [
-            ("rate", t("Learning rate"), "", line(t("Learning rate"), rate, 12)),
-            ("norm", t("Gradient norm"), "", line(t("Gradient norm"), norm, 5)),
-            ("speed", t("Speed"), t("tokens per second"), line(t("Tokens per second"), speed, 1)),
-            ("memory", t("Memory"), "GiB", line(t("Memory"), held, 3)),
+            Panel("rate", t("Learning rate"), line(t("Learning rate"), rate, 12)),
+            Panel("norm", t("Gradient norm"), line(t("Gradient norm"), norm, 5), t("how far a step wants to go")),
+            Panel("speed", t("Speed"), line(t("Tokens per second"), speed, 1), t("tokens per second")),
+            Panel("memory", t("Memory"), line(t("Memory"), held, 3), "GiB", "GiB"),
         ],
         steps,
     )
@@ -195,6 +207,7 @@ def rows(panels: Sequence[Panel], most: int) -> dict[str, list[str]]:
     table = {t("step"): [f"{step:,.0f}" for step in kept]}
     for (panel, line), told in zip(lines, values, strict=True):
         name = panel.title if len(panel.lines) == 1 else t("{name}, {part}", name=panel.title, part=line.name)
+        name = t("{name} ({unit})", name=name, unit=panel.unit) if panel.unit else name
         table[name] = [f"{told[step]:.4g}" if step in told else "" for step in kept]
     return table
 

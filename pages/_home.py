@@ -11,13 +11,13 @@ from engine import starter
 from engine.advise import for_data, handoff
 from engine.check import DatasetError
 from engine.data import Dataset, datasets
-from engine.forgetting import evaluations, summary
+from engine.forgetting import summary
 from engine.models import bases
 from engine.plan import drafts
 from engine.runs import Run, scored, store
 from engine.words import language, t
 from engine.workspace import Workspace
-from pages import _failures, _ui
+from pages import _failures, _run_list, _ui
 
 SAMPLE, BASE = "new-facts", "starter"
 RECENT = 3
@@ -35,7 +35,7 @@ def card(workspace: Workspace) -> None:
     with st.container(border=True, key="home"):
         _ui.heading("Tunebook", t("Teach a language model your own rows, and see what it gained and what it forgot."))
         every = store.list_all(workspace)
-        runs = [run for run in every if run.recipe != evaluations.RECIPE.name]
+        runs = [run for run in every if _makes_a_model(workspace, run)]
         chosen = _ui.current_dataset()
         is_new = chosen is not None and all(run.dataset != chosen.id for run in runs)
         dataset = chosen if is_new or runs else next(iter(datasets.list_all(workspace)), None)
@@ -43,6 +43,12 @@ def card(workspace: Workspace) -> None:
         _way(here)
         _next(workspace, here, dataset, runs)
         _recent(workspace, [run for run in runs if run.status not in store.LIVE][:RECENT], every)
+
+
+def _makes_a_model(workspace: Workspace, run: Run) -> bool:
+    """Whether a run is one to be reported of: it does not only ask, or score the way back from another one."""
+    spec = store.load_spec(workspace, run.id)
+    return spec.kind != "evaluate" and (spec.recover is None or spec.recover.at is not None)
 
 
 def _where(dataset: Dataset | None, runs: list[Run]) -> int:
@@ -125,13 +131,17 @@ def _recent(workspace: Workspace, runs: list[Run], every: list[Run]) -> None:
     if not runs:
         return
     st.markdown(f"**{_ui.plain(t('Recent runs'))}**")
+    otherwise = _run_list.otherwise(workspace, every)
     for run in runs:
         asked = tuple(one.id for one in every if one.base == f"run:{run.id}" and one.status == "finished")
         told = _headline(str(workspace.root), run.id, asked, language()) if run.status == "finished" else ""
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button(_ui.plain(run.name), type="tertiary", key=f"recent_{run.id}"):
                 _open(run, "forgetting" if told else "runs")
-            st.caption(_ui.plain(told or _ui.status_word(run.status)), width="stretch")
+            unasked = t("Finished. What it gained and lost was not asked yet.")
+            said = told or (unasked if run.status == "finished" else _ui.status_word(run.status))
+            more = otherwise.get(run.id, "")
+            st.caption(_ui.plain(f"{said} · {more}" if more else said), width="stretch")
 
 
 @st.cache_data(max_entries=200, show_spinner=False)

@@ -22,6 +22,8 @@ QUEUE_REFRESH_S = 2.0
 VIEW, LIST = "show", "all"
 # More lines in one picture cannot be told apart.
 MOST_COMPARED = 6
+# So many of the settings in which a run differs from the one before are named.
+MOST_NAMED = 2
 # Of what takes room so much is listed; the rest is small.
 MOST_TAKEN = 40
 
@@ -78,6 +80,20 @@ def back(count: int) -> None:
     if st.button(_ui.say("All runs ({n})", n=count), icon=":material/arrow_back:", type="tertiary", key="all_runs"):
         st.query_params[VIEW] = LIST
         st.rerun()
+
+
+def otherwise(workspace: Workspace, runs: list[Run]) -> dict[str, str]:
+    """Return by run what it has set otherwise than the one before it that is called alike, in words: the first settings by
+    name. `runs` are all there are, newest first."""
+    fields, found = settings.fields(), dict[str, str]()
+    for run_id, told in store.set_otherwise(workspace, runs).items():
+        words = [
+            f"{t(fields[path].title)}: {store.value_words(workspace, path, value)}"
+            for path, value in told[:MOST_NAMED] if path in fields
+        ]  # fmt: skip
+        more = [t("{n} more", n=len(told) - MOST_NAMED)] if len(told) > MOST_NAMED else []
+        found[run_id] = "; ".join(words + more)
+    return found
 
 
 def look(run_id: str) -> None:
@@ -145,8 +161,12 @@ def compare(workspace: Workspace, found: list[Run]) -> None:
         named = [(names[run_id], events.read(workspace.run_dir(run_id))[0]) for run_id in chosen]
         for held_out, title in ((False, t("Loss on trained rows")), (True, t("Loss on held-out rows"))):
             st.markdown(f"**{_ui.plain(title)}**")
+            chart = _charts.losses(named, held_out=held_out)
+            if not chart["series"]:
+                st.caption(t("None of these runs came so far that it was measured."))
+                continue
             st.echarts_chart(
-                _charts.losses(named, held_out=held_out), height=280, key=f"compared_{held_out}",
+                chart, height=280, key=f"compared_{held_out}",
                 alt=t("{name} over the steps", name=title),
             )  # fmt: skip
         different = store.differences(workspace, chosen)
@@ -155,13 +175,13 @@ def compare(workspace: Workspace, found: list[Run]) -> None:
             return
         st.caption(t("What differs:"))
         titles = {"recipe.name": t("Recipe"), "base.ref": t("Base"), "dataset.id": t("Data")}
-        made = {run.id: store.made_of(workspace, run) for run in found if run.id in chosen}
-        of = {"recipe.name": "recipe", "base.ref": "base", "dataset.id": "data"}
         cells = {
-            titles.get(path) or t(settings.fields()[path].title): [getattr(made[one], of[path]) for one in chosen]
-            if path in of else [_ui.show_value(value)[:40] for value in values]
+            titles.get(path) or t(settings.fields()[path].title): [
+                store.value_words(workspace, path, value) for value in values
+            ]
             for path, values in different
-        }  # fmt: skip
-        st.table(_ui.cells(pd.DataFrame(cells, index=[names[run_id] for run_id in chosen]).T))
+        }
+        table = pd.DataFrame(cells, index=[names[run_id] for run_id in chosen]).T
+        st.table(_ui.cells(table.rename_axis(index=t("setting"))))
         if any(path == "dataset.id" for path, _ in different):
             st.caption(t("Their data differ: losses on other rows cannot be compared."))

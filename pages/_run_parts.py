@@ -65,7 +65,7 @@ def foreseen(here: Workspace, run_id: str, found: list[Any]) -> None:
     if not ranges:
         return
     low, high = f"{ranges[-1].low:+.2f}", f"{ranges[-1].high:+.2f}"
-    told = t("If it goes on so, general text ends {low} to {high} nats per token from the base's.", low=low, high=high)
+    told = t("If it goes on so, its loss on general text ends {low} to {high} from the base's.", low=low, high=high)
     kept = f"foreseen_{run_id}"  # all runs are read for it, and the page is shown anew each second
     if kept not in st.session_state:
         st.session_state[kept] = foresight.tally(here)
@@ -106,8 +106,9 @@ def _more(here: Workspace, run: Run) -> None:
         store.write_note(here, run.id, text)
         st.rerun()
     _pin(here, run)
-    st.caption(_ui.say("The command that repeats this run, {id}:", id=run.id))
-    st.code(repeat.repeat_command(here, run.id), language="bash", wrap_lines=True)
+    with st.expander(t("Repeat it in a terminal")):
+        st.caption(_ui.say("This starts the same again. On disk this run is the folder {id}.", id=run.id))
+        st.code(repeat.repeat_command(here, run.id), language="bash", wrap_lines=True)
 
 
 def _pin(here: Workspace, run: Run) -> None:
@@ -145,7 +146,7 @@ def untrained(here: Workspace, run: Run) -> None:
 def unreadable(here: Workspace, run: Run, problem: Problem) -> None:
     """A run of a later version, or one whose spec is cut or damaged: what is known of it, and what can be done."""
     st.header(_ui.plain(f"{run.name} · {_ui.status_word(run.status)}"), icon=_ui.STATUS_ICONS.get(run.status))
-    st.caption(_ui.plain(run.id))
+    st.caption(_ui.say("On disk it is the folder {id}.", id=run.id))
     st.warning(_ui.plain(problem.sentence))
     if not store.supervised(here.run_dir(run.id)):
         _offer_deletion(here, run)

@@ -18,7 +18,7 @@ from engine.serve import serving
 from engine.spec import RunSpec, schema, settings
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _failures, _run_list, _ui
+from pages import _failures, _run_list, _run_phone, _ui
 
 REFRESH_S = 2.0
 # What an opening of the list may take for runs whose figures were never worked out; the others follow as it stays open.
@@ -31,12 +31,14 @@ _WASHES = ("59,91,219", "194,65,12", "15,118,110", "147,51,234", "161,98,7", "19
 
 
 class Row(NamedTuple):
-    """One run as it is listed. `mark` stands before the name of a sweep, closed or open, and of its runs."""
+    """One run as it is listed. `otherwise` is what it has set otherwise than the one before it that is called alike, and
+    `mark` stands before the name of a sweep, closed or open, and of its runs."""
 
     run: Run
     of: Any
     summary: store.Summary
     brief: runs_scored.Brief | None
+    otherwise: str = ""
     mark: str = ""
 
     @property
@@ -70,15 +72,13 @@ def _state_of(runs: list[Run], briefs: Mapping[str, runs_scored.Brief]) -> State
 
 def _show(workspace: Workspace, was: State) -> None:
     runs = store.list_every(workspace)
+    _run_phone.look({run.id for run in runs})
     before = runs_scored.kept_briefs(workspace, runs)
     if was.changes and _state_of(runs, before) != was:  # it is shown anew by itself no longer, or there is another run
         st.rerun()
     briefs = _briefs(workspace, runs)
     wanted = _ui.current("run")
-    rows = [
-        Row(run, store.made_of(workspace, run), store.summary(workspace, run.id), briefs.get(run.id)) for run in runs
-    ]
-    rows = _ordered(_filtered(rows))
+    rows = _ordered(_filtered(_rows(workspace, runs, briefs, runs)))
     rows = _folded(workspace, rows, wanted)
     if not rows:
         st.info(t("No run fits what is looked for."))
@@ -87,17 +87,49 @@ def _show(workspace: Workspace, was: State) -> None:
     specs = _specs(workspace, rows) if colour in settings.fields() else {}
     served = serving.all_now(workspace)
     frame = _frame(rows, served, colour, specs)
+    _listed(frame, _heading(colour), rows, t("All runs"))
+
+
+def _rows(
+    workspace: Workspace, shown: list[Run], briefs: Mapping[str, runs_scored.Brief], runs: list[Run]
+) -> list[Row]:
+    """Return the rows of the runs that are shown; `runs` are all there are."""
+    otherwise = _run_list.otherwise(workspace, runs)
+    return [
+        Row(run, store.made_of(workspace, run), store.summary(workspace, run.id), briefs.get(run.id),
+            otherwise.get(run.id, ""))
+        for run in shown
+    ]  # fmt: skip
+
+
+def _listed(frame: pd.DataFrame, coloured: str, rows: Sequence[Row], alt: str) -> None:
+    """Show runs as a table, and for a narrow screen as a list of names with what each came to; the style shows one."""
     with st.container(key="runs_table"):
-        _table(_tinted(frame, _heading(colour)), [row.run.id for row in rows], t("All runs"), most_height=HEIGHT)
+        _table(_styled(frame, coloured), [row.run.id for row in rows], alt)
+    names = frame[t("Run")].tolist()
+    found = [(row.run.id, names[number], _lines(frame.iloc[number], row, coloured)) for number, row in enumerate(rows)]
+    _run_phone.show(found, alt)
 
 
-def _table(frame: pd.DataFrame | Styler, ids: Sequence[str], alt: str, *, most_height: int) -> None:
+def _lines(cells: Any, row: Row, coloured: str) -> list[str]:
+    """Return what stands below a name where a table has no room: state, gained and lost; then what was asked to be seen."""
+    changes = [
+        f"{title} {cells[title].words}" for title in (t("Gained"), t("Lost")) if isinstance(cells[title], Figure)
+    ]
+    lines = [" · ".join([cells[t("Status")], *changes])]
+    if coloured and coloured != t("Status"):
+        value = cells[coloured]
+        lines.append(f"{coloured}: {value.words if isinstance(value, Figure) else value or t('none')}")
+    return lines + ([row.otherwise] if row.otherwise else [])
+
+
+def _table(frame: Styler, ids: Sequence[str], alt: str) -> None:
     """Show runs, each name a button that opens its run, and each row to be marked, which the keyboard does with Shift and
     Space. What was clicked is looked up in these very rows, which may be others when they are shown anew."""
     key = f"open_{hash(tuple(ids))}"
     clicked = st.session_state.get(key)
     picked = st.dataframe(
-        frame, hide_index=True, height=min(most_height, 38 + 35 * len(ids)), row_height=35, placeholder="",
+        frame, hide_index=True, height=min(HEIGHT, 38 + 35 * len(ids)), row_height=35, placeholder="",
         column_config=_columns(key), alt=alt, key=f"{key}_table", on_select="rerun", selection_mode="single-row",
     )  # fmt: skip
     rows = [clicked["row"]] if clicked else picked.selection.rows if picked else []
@@ -165,12 +197,12 @@ def _orders() -> dict[str, str]:
 def _ordered(rows: list[Row]) -> list[Row]:
     last = float("inf")
 
-    def better(change: runs_scored.Change | None) -> tuple[bool, float]:
-        return (True, 0.0) if change is None else (change.unit != "%", -change.better)  # points before nats
+    def fallen(change: runs_scored.Change | None) -> float:
+        return last if change is None else -change.points
 
     keys: dict[str, Callable[[Row], Any]] = {
-        "gained": lambda row: better(row.brief.gained if row.brief is not None else None),
-        "lost": lambda row: better(row.brief.lost if row.brief is not None else None),
+        "gained": lambda row: fallen(row.brief.gained if row.brief is not None else None),
+        "lost": lambda row: fallen(row.brief.lost if row.brief is not None else None),
         "loss": lambda row: last if row.summary.eval_loss is None else row.summary.eval_loss,
         "minutes": lambda row: last if row.seconds is None else row.seconds,
         "name": lambda row: row.run.name.casefold(),
@@ -207,15 +239,14 @@ def trials(workspace: Workspace, sweep_id: str) -> list[str]:
 def children(workspace: Workspace, sweep: Run, runs: list[Run]) -> None:
     """Show the runs of a sweep on its page, each with what it came to; a click opens one."""
     own = set(trials(workspace, sweep.id))
+    _run_phone.look(own)
     found = [run for run in runs if run.id in own]
     if not found:
         return
     briefs = _briefs(workspace, found)
-    rows = [
-        Row(run, store.made_of(workspace, run), store.summary(workspace, run.id), briefs.get(run.id)) for run in found
-    ]
+    rows = _rows(workspace, found, briefs, runs)
     st.markdown(f"**{_ui.plain(t('Its runs ({n})', n=len(rows)))}**")
-    _table(_frame(rows, {}, None, {}), [row.run.id for row in rows], t("The runs of this sweep"), most_height=HEIGHT)
+    _listed(_frame(rows, {}, None, {}), "", rows, t("The runs of this sweep"))
 
 
 def _specs(workspace: Workspace, rows: Sequence[Row]) -> dict[str, RunSpec]:
@@ -231,9 +262,20 @@ def _heading(colour: str | None) -> str:
     return own.get(colour or "") or (t(settings.fields()[colour].title) if colour in settings.fields() else "")
 
 
+class Figure(float):
+    """A number that a click on its heading sorts as one, and that is shown in `words`."""
+
+    words: str
+
+    def __new__(cls, value: float, words: str) -> Figure:
+        made = super().__new__(cls, value)
+        made.words = words
+        return made
+
+
 def _frame(
     rows: Sequence[Row], served: Mapping[str, Any], colour: str | None, specs: Mapping[str, RunSpec]
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     pinned = any(row.run.pin for row in rows)
     losses = [row.summary.eval_loss if row.summary.eval_loss is not None else row.summary.loss for row in rows]
     table: dict[str, list[Any]] = {
@@ -244,16 +286,29 @@ def _frame(
         t("Lost"): [_change(row.brief.lost if row.brief is not None else None) for row in rows],
         t("Loss"): losses,
         t("Minutes"): [None if row.seconds is None else row.seconds / 60 for row in rows],
+        **({t("Set otherwise"): [row.otherwise for row in rows]} if any(row.otherwise for row in rows) else {}),
         t("Data"): [row.of.data for row in rows],
         t("Base"): [row.of.base for row in rows],
         t("Recipe"): [row.of.recipe for row in rows],
-        t("Started"): [_ui.ago(row.run.created) for row in rows],
+        t("Started"): [Figure(round(row.run.created), _ui.ago(row.run.created)) for row in rows],
     }
     if specs and colour:
         values = [schema.value_at(specs[row.run.id], colour) if row.run.id in specs else None for row in rows]
-        shown = ["" if value is None else _ui.show_value(value) for value in values]
-        table = {t("Run"): table[t("Run")], _heading(colour): shown, **table}
-    return pd.DataFrame(table)
+        table = {t("Run"): table[t("Run")], _heading(colour): _setting(colour, values), **table}
+    return pd.DataFrame(
+        {
+            name: pd.Series(column, dtype=object if any(isinstance(one, Figure) for one in column) else None)
+            for name, column in table.items()
+        }
+    )
+
+
+def _setting(path: str, values: Sequence[Any]) -> list[Any]:
+    """Return one setting's values for a column: where all are numbers, they sort as such."""
+    words = ["" if value is None else settings.value_words(path, value) for value in values]
+    if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in values):
+        return words
+    return [None if value is None else Figure(value, told) for value, told in zip(values, words, strict=True)]
 
 
 def _state(row: Row, served: Mapping[str, Any]) -> str:
@@ -263,24 +318,29 @@ def _state(row: Row, served: Mapping[str, Any]) -> str:
     return f"{word} {100 * row.run.progress:.0f} %" if row.run.status == "running" else word
 
 
-def _change(change: runs_scored.Change | None) -> str:
+def _change(change: runs_scored.Change | None) -> Figure | None:
     """Return a change in a few words; one that is not beyond noise, or too small to matter, says so."""
     if change is None or change.verdict == "too few":
-        return ""
-    told = t("{n} points", n=f"{100 * change.change:+.0f}") if change.unit == "%" else f"{change.change:+.2f}"
+        return None
+    is_share = change.unit == "%"
+    rounded = (round(100 * change.change) if is_share else round(change.change, 2)) + 0.0  # there is one zero
+    told = t("{n} points", n=f"{rounded:+.0f}") if is_share else f"{rounded:+.2f}"
     if change.unit == "nats/token":
         told = t("loss {n}", n=told)
-    return told if change.verdict in ("better", "worse") else t("{change}, unsure", change=told)
+    sure = change.verdict in ("better", "worse")
+    return Figure(round(change.points, 1), told if sure else t("{change}, unsure", change=told))
 
 
-def _tinted(frame: pd.DataFrame, column: str) -> pd.DataFrame | Styler:
-    """Return the table with the cells of one column coloured by their value."""
-    if column not in frame:
-        return frame
-    values = {value: index for index, value in enumerate(dict.fromkeys(frame[column]))}
-    return frame.style.map(
-        lambda value: f"background-color: rgba({_WASHES[values[value] % len(_WASHES)]}, 0.28)", subset=[column]
-    )
+def _styled(frame: pd.DataFrame, column: str) -> Styler:
+    """Return the table with its figures in words, and the cells of one column coloured by their value."""
+    shown = frame.style
+    if column in frame:
+        values = {value: index for index, value in enumerate(dict.fromkeys(frame[column]))}
+        shown = shown.map(
+            lambda value: f"background-color: rgba({_WASHES[values[value] % len(_WASHES)]}, 0.28)", subset=[column]
+        )
+    shown.format(lambda value: value.words if isinstance(value, Figure) else value, na_rep="")
+    return shown
 
 
 def _columns(key: str) -> dict[str, Any]:
@@ -291,6 +351,14 @@ def _columns(key: str) -> dict[str, Any]:
             format="%.3f", help=t("On held-out rows; where there are none, on trained ones.")
         ),
         t("Minutes"): config.NumberColumn(format="%.1f", help=t("Without waiting.")),
-        t("Gained"): config.TextColumn(width=110, help=t("On held-out rows of its own data, against the base.")),
-        t("Lost"): config.TextColumn(width=130, help=t("What it knew before: the benchmark that fell most.")),
+        t("Gained"): config.NumberColumn(
+            width=110, alignment="left", help=t("On held-out rows of its own data, against the base.")
+        ),
+        t("Lost"): config.NumberColumn(
+            width=130, alignment="left", help=t("What it knew before: the benchmark that fell most.")
+        ),
+        t("Started"): config.NumberColumn(alignment="left"),
+        t("Set otherwise"): config.TextColumn(
+            width=200, help=t("Than the run before it of the same data, recipe and base.")
+        ),
     }

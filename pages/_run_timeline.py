@@ -114,9 +114,12 @@ def _grid(run_id: str, shown: Sequence[_charts.Panel]) -> None:
         pair = shown[start : start + 2]
         for column, panel in zip(st.columns(min(2, len(shown))), pair, strict=False):
             with column:
-                unit = f", {panel.unit}" if panel.unit else ""
                 now = [(line.name, line.points[-1][1]) for line in panel.lines]
                 told = [_number(value) if len(now) == 1 else f"{name} {_number(value)}" for name, value in now]
-                st.markdown(f"**{_ui.plain(panel.title + unit)}**  \n{_ui.plain(' · '.join(told))}")
+                hint = f" ({panel.hint})" if panel.hint else ""
+                st.markdown(f"**{_ui.plain(panel.title)}**{_ui.plain(hint)}  \n{_ui.plain(' · '.join(told))}")
+                if not panel.is_line:
+                    st.caption(t("Too few values for a line."))
+                    continue
                 alt = t("{name} over the steps", name=panel.title)
                 st.echarts_chart(panel.chart, height=HEIGHT, key=f"{panel.key}_{run_id}", alt=alt)

@@ -58,7 +58,7 @@ def _how_it_runs(started: list[events.Started]) -> None:
     choices = {one.setting: one for one in started[-1].choices}
     backend = choices.get("machine.backend")
     if backend is not None:
-        name = {"plain": "transformers + peft", "unsloth": "Unsloth"}.get(str(backend.value), str(backend.value))
+        name = settings.value_words("machine.backend", str(backend.value))
         st.caption(_ui.say("Trained with {backend}: {reason}.", backend=name, reason=backend.reason))
     named = {path: t(settings.fields()[path].title) for path in choices if path in settings.fields()}
     named[machine_choices.FREED_MEMORY] = t("Freed memory")
@@ -68,7 +68,7 @@ def _how_it_runs(started: list[events.Started]) -> None:
                 [
                     {
                         t("setting"): named.get(path, path),
-                        t("value"): str(one.value),
+                        t("value"): settings.value_words(path, str(one.value)),
                         t("why"): str(one.reason),
                     }
                     for path, one in choices.items()

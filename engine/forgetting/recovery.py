@@ -190,7 +190,7 @@ def name_of(workspace: Workspace, spec: RunSpec) -> str:
     if asked.at is None:
         if asked.way == "intruders":
             return t("{name}, intruder dimensions", name=name)
-        return t("Way back of {name}", name=name)
+        return t("Way back from {name}", name=name)
     part = recovery_curve.percent(asked.at)
     if asked.way == "intruders":
         return t("{name}, intruders less {part} %", name=name, part=part)

@@ -30,10 +30,11 @@ def parts(workspace: Workspace, *, dataset: str, recipe: str, base: str) -> Part
     """Return what the data set, the recipe and the base of a run are called."""
     known, own = recipes.recipes().get(recipe), {"evaluate": t("Scores alone"), "sweep": t("Sweep")}
     title = t(known.title) if known is not None else own.get(recipe, recipe)
-    return Parts(_data(workspace, dataset), title, base_title(workspace, base))
+    return Parts(data_title(workspace, dataset), title, base_title(workspace, base))
 
 
-def _data(workspace: Workspace, dataset_id: str) -> str:
+def data_title(workspace: Workspace, dataset_id: str) -> str:
+    """Return what a data set is called, without the ending of its file; empty where there is none or it is gone."""
     name = ""
     with suppress(DatasetError, OSError, ValueError):
         name = datasets.load(workspace, dataset_id).name if dataset_id else ""
@@ -67,23 +68,27 @@ def usual(workspace: Workspace, spec: RunSpec) -> str:
 def shown(workspace: Workspace, stored: str, run_id: str) -> str:
     """Return a stored name as it is shown: that of an earlier version, which had no data in it and the folder of the base,
     as the run would be called now."""
-    if " on " not in stored:
+    if " on " not in stored and not stored.startswith(_EVALUATE):
         return stored
     told = read_object(workspace.run_dir(run_id) / "spec.json")
     node = [told.get(part) for part in ("recipe", "base", "dataset")]
     recipe, base, data = (one.get(key) if isinstance(one, dict) else None for one, key in zip(node, _KEYS, strict=True))
     if not (isinstance(recipe, str) and isinstance(base, str) and isinstance(data, str)):
         return stored
-    if stored.startswith("evaluate ") and base.startswith("run:"):
-        return scores_of(_of_run(workspace, base.removeprefix("run:")) or stored.removeprefix("evaluate "))
-    earlier = one_line(f"{recipe} on {base.rstrip('/').rpartition('/')[2]}")
+    below = base.rstrip("/").rpartition("/")[2]
+    if recipe == "evaluate" and stored.startswith(_EVALUATE):
+        if base.startswith("run:"):
+            return scores_of(_of_run(workspace, base.removeprefix("run:")) or stored.removeprefix(_EVALUATE))
+        return scores_of(base_title(workspace, base)) if stored == one_line(_EVALUATE + below) else stored
+    earlier = one_line(f"{recipe} on {below}")
     if not stored.startswith(earlier):
         return stored
     now = " · ".join(part for part in parts(workspace, dataset=data, recipe=recipe, base=base) if part)
     rest = stored.removeprefix(earlier)
-    return one_line(t("Way back of {name}", name=now) if rest == ", the way back" else now + rest)
+    return one_line(t("Way back from {name}", name=now) if rest == ", the way back" else now + rest)
 
 
+_EVALUATE = "evaluate "
 _KEYS = ("name", "ref", "id")
 
 

@@ -126,6 +126,11 @@ class Change(msgspec.Struct, frozen=True):
         """How far it moved for the better; below 0 for the worse."""
         return -self.change if self.unit in ("nats/token", "bits/byte") else self.change
 
+    @property
+    def points(self) -> float:
+        """The same in points; of another unit, one point is what matters as much as one does (engine/report/verdicts)."""
+        return self.better / _POINT.get(self.unit, verdicts.MARGINS[verdicts.MARGIN])
+
 
 class Brief(msgspec.Struct, kw_only=True):
     """A run that has ended, in the figures of a list: what it gained of the new task, the most that it lost of what it knew,
@@ -137,6 +142,10 @@ class Brief(msgspec.Struct, kw_only=True):
     seconds: dict[str, float] = {}
 
 
+_POINT = {
+    "%": 0.01, "nats/token": verdicts.MARGIN_NATS, "bits/byte": verdicts.MARGINS[verdicts.BITS_PER_BYTE],
+    "nats": verdicts.MARGINS[verdicts.GAP],
+}  # fmt: skip
 BRIEF = "brief.json"
 # Rules of these figures that change make those that are kept anew.
 _BRIEF_VERSION = 1

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from engine import events, processes
 from engine.models import made
 from engine.runs import names
 from engine.spec import RunSpec, schema, settings, versions
-from engine.words import Problem, Text
+from engine.words import Problem, Text, t
 from engine.workspace import BadId, Workspace, find_struct, many_lines, one_line, read_object, write_atomically
 
 LIVE = ("queued", "running", "stopping")
@@ -323,6 +324,47 @@ def differences(workspace: Workspace, run_ids: list[str]) -> list[tuple[str, lis
         if any(value != values[0] for value in values):
             found.append((path, values))
     return found
+
+
+@lru_cache(maxsize=4096)
+def _trained(root: str, run_id: str) -> RunSpec | None:
+    """Return what a training was asked for, which never changes; None for what is no training."""
+    spec = load_spec(Workspace(root), run_id)
+    return spec if spec.kind == "train" else None
+
+
+@lru_cache(maxsize=4096)
+def _otherwise(root: str, before: str, run_id: str) -> tuple[tuple[str, Any], ...]:
+    return tuple((path, values[1]) for path, values in differences(Workspace(root), [before, run_id]))
+
+
+def set_otherwise(workspace: Workspace, runs: list[Run]) -> dict[str, tuple[tuple[str, Any], ...]]:
+    """Return by run what it has set otherwise, as dotted paths and values, than the run before it that is called alike: of
+    the same data, recipe and base. `runs` are all there are, newest first."""
+    found, before, root = {}, dict[tuple[str, str, str], str](), str(workspace.root)
+    for run in reversed(runs):
+        if run.note or _trained(root, run.id) is None:
+            continue
+        kind = (run.dataset, run.recipe, run.base)
+        if kind in before:
+            found[run.id] = _otherwise(root, before[kind], run.id)
+        before[kind] = run.id
+    return found
+
+
+def value_words(workspace: Workspace, path: str, value: Any) -> str:
+    """Return a setting's value in words, as settings.value_words does; data, a base, a recipe and a run by their names."""
+    if not isinstance(value, str) or not value:
+        return settings.value_words(path, value)
+    if path == "recipe.name":
+        return names.parts(workspace, dataset="", recipe=value, base="").recipe
+    if path == "base.ref" and not value.startswith("run:"):
+        return names.base_title(workspace, value) or t("gone")
+    if path in ("dataset.id", *settings.NAMES_DATA):
+        return names.data_title(workspace, value) or t("gone")
+    if path in ("base.ref", "objective_args.reward_model") and exists(workspace, value.removeprefix("run:")):
+        return name(workspace, value.removeprefix("run:"))
+    return settings.value_words(path, value)
 
 
 def describe(workspace: Workspace, run_id: str) -> Run:

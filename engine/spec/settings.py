@@ -6,12 +6,14 @@ import json
 import reprlib
 import types
 import typing
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
 import yaml
 
+from engine.spec.objectives import OBJECTIVES
 from engine.spec.schema import RunSpec, value_at
 from engine.words import Problem, t
 
@@ -33,6 +35,10 @@ NAMES_DATA = ("dataset.eval_id", "train.replay_data")
 _FIXED = {
     "schema", "kind", "day", "recipe.name", "recipe.sha256", "base.ref", "base.revision", "dataset.id", "adopted", "recover",
 }  # fmt: skip
+
+
+# So many characters of a value are shown: a list of modules may be as long as its file.
+MOST_WORDS = 60
 
 
 @lru_cache(maxsize=1)
@@ -124,6 +130,54 @@ def wanted(field: Field) -> str:
     bounds = {"ge": t("at least"), "gt": t("above"), "le": t("at most"), "lt": t("below")}
     limits = [f"{bounds[name]} {value:,.12g}" for name, value in field.limits.items()]
     return t("it takes {kind}", kind=", ".join([kind, *limits]))
+
+
+def _choices(path: str) -> dict[Any, str]:
+    """Return what the choices of a setting are called, where their own names say little."""
+    left_open = {None: t("as the machine needs it"), True: t("on"), False: t("off")}
+    words: dict[str, dict[Any, str]] = {
+        "objective": {name: one.title for name, one in OBJECTIVES.items()},
+        "adapter": {"full": t("full fine-tuning"), "lora": "LoRA", "oft": "OFT"},
+        "quantize": {"none": t("none"), "8bit": t("8 bits"), "4bit": t("4 bits")},
+        "layers": {"all": t("all")},
+        "train.tolerance": {"off": t("off"), "low": t("little"), "medium": t("some"), "high": t("much")},
+        "train.gradient_checkpointing": left_open,
+        "train.padding_free": left_open,
+        "train.max_steps": {0: t("as the epochs ask")},
+        "train.early_stopping": {0: t("off")},
+        "train.threads": {0: t("all cores")},
+        "train.replay_data": {None: t("written by the base, or the starter's own")},
+        "train.optimizer": {"auto": t("as the machine needs it"), "adamw": "AdamW", "adamw_8bit": t("AdamW in 8 bits")},
+        "objective_args.keep": {
+            "plain": t("not at all"), "kl": t("hold it to the base"),
+            "entropy": t("learn less where it is sure of something else"),
+            "skip_surprising": t("leave out what surprises the base"),
+        },
+        "dataset.most_rows": {0: t("all")},
+        "evaluate.limit": {0: t("all")},
+        "evaluate.along": {0: t("none")},
+        "evaluate.template": {"auto": t("as is usual for the benchmark"), "chat": t("chat template")},
+        "adapter_args.target_modules": {"all-linear": t("all linear layers"), "feed-forward": t("feed-forward layers")},
+        "machine.backend": {"auto": t("as the machine needs it"), "plain": "transformers + peft", "unsloth": "Unsloth"},
+        "machine.precision": {"auto": t("as the machine needs it")},
+    }  # fmt: skip
+    return words.get(path, {})
+
+
+def value_words(path: str, value: Any) -> str:
+    """Return a setting's value as Train says it: "much" for a tolerance of "high", "none" for what is left open."""
+    with suppress(TypeError):  # a list has no name
+        named = _choices(path).get(value)
+        if named is not None:
+            return named
+    if value is None or value in ("", []):
+        return t("none")
+    if isinstance(value, bool):
+        return t("yes") if value else t("no")
+    if isinstance(value, float):
+        return f"{value:g}"
+    told = ", ".join(map(str, value)) if isinstance(value, list) else str(getattr(value, "name", value))  # of a grader
+    return told if len(told) <= MOST_WORDS else told[: MOST_WORDS - 1] + "…"
 
 
 def convert_setting(path: str, value: Any) -> Any | Problem:

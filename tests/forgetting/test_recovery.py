@@ -314,7 +314,7 @@ def test_a_saved_point_is_the_runs_spec_with_a_name_of_its_own(workspace):
     assert recovery.name_of(workspace, spec) == "run 1, half way back"
     scan, _ = recovery.build(workspace, run_id, points=[0.5, 1.0, 0.0, 0.25, 0.25])
     assert scan is not None and scan.recover is not None and scan.recover.points == [0.25, 0.5]
-    assert recovery.name_of(workspace, scan) == "Way back of run 1"
+    assert recovery.name_of(workspace, scan) == "Way back from run 1"
 
 
 def test_a_scan_needs_its_run_and_a_point_that_was_kept_stands_by_itself(workspace):

@@ -20,7 +20,7 @@ from engine.workspace import Workspace
 from tests.apps import PAGES, preference_run
 from tests.browsers import CONTRAST, EXPECTED_404, SLOW_MS, Server, dialogs, faults, settled
 from tests.conftest import SHARED_DATA
-from tests.helpers import wait_until
+from tests.helpers import finished_run, planned, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -136,6 +136,36 @@ def test_train_shows_at_most_six_controls_and_start_wherever_it_is_scrolled(serv
             main.evaluate("(node, top) => { node.scrollTop = top; }", top)
             expect(page.get_by_role("button", name="Start", exact=True)).to_be_in_viewport(ratio=1)
         assert main.evaluate("node => node.scrollWidth <= node.clientWidth")
+
+
+def test_a_phone_lists_runs_without_a_table_and_after_a_deletion_the_heading_has_the_focus(
+    server: Server, page: Page
+) -> None:
+    workspace = Workspace(server.home)
+    dataset = datasets.add_sample(workspace, starter.sample("new-facts"))
+    spec, _ = planned(workspace, "lora", base="starter", dataset=dataset.id, overrides={})
+    for number in range(1, 18):
+        finished_run(workspace, number, spec)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{server.url}/runs")
+    settled(page)
+    listed = page.locator(".st-key-runs_phone li button")
+    expect(listed).to_have_count(15)
+    page.get_by_role("button", name="Show all 17").click()
+    expect(listed).to_have_count(17)
+    expect(listed.nth(15)).to_be_focused()
+    assert not page.locator(".st-key-runs_table").is_visible()
+    assert page.get_by_test_id("stMain").evaluate("node => node.scrollWidth <= node.clientWidth")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    expect(page.locator(".st-key-runs_table")).to_be_visible()
+    assert not listed.first.is_visible()
+    page.set_viewport_size({"width": 390, "height": 844})
+    listed.nth(16).press("Enter")
+    expect(page).to_have_url(re.compile("run=20260101-000001-abcdef"))
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete for good").click()
+    expect(page.get_by_role("heading", name="Runs", level=1)).to_be_focused()
+    assert not store.exists(workspace, "20260101-000001-abcdef")
 
 
 @pytest.mark.slow

@@ -273,9 +273,13 @@ def test_no_panel_has_more_than_two_lines_nor_a_colour_of_its_own() -> None:
         assert panels and all(1 <= len(panel.lines) <= 2 for panel in panels)
         assert not any("color" in series for panel in panels for series in panel.chart["series"])
         assert len({panel.title for panel in panels}) == len(panels)
+        said = " ".join(f"{panel.title} {panel.hint}" for panel in panels)
+        assert "nats" not in said and "KL" not in said  # units stand in the table
         values = _charts.rows(panels, 40)
         assert all(len(column) == len(values["step"]) for column in values.values()) and values["step"][-1] == "20"
     assert _charts.others(steps)[-1].lines[0].points[0] == [1, 2.0]  # GiB
+    sft = _charts.rows(_charts.first(OBJECTIVES["sft"], steps, evals, None), 40)
+    assert "Loss, trained rows (nats per token)" in sft
 
 
 def test_settings_of_a_toy_do_not_travel_to_a_real_model(
@@ -575,7 +579,7 @@ def test_a_preference_run_has_a_chart_of_its_rewards(workspace: Workspace) -> No
     charts = [str(element.proto) for element in app.get("echarts_chart")]
     assert len(charts) == 3  # the loss, the rewards, the order
     assert "better answers" in charts[1] and "worse answers" in charts[1] and "held-out rows" in charts[2]
-    assert "In the right order, share of pairs" in texts(app) and "nats per token" not in charts[0]
+    assert "In the right order** (share of pairs; higher is better)" in texts(app) and "nats per token" not in charts[0]
 
 
 def test_a_preference_run_that_forgot_offers_a_higher_beta(workspace: Workspace) -> None:

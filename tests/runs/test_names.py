@@ -61,7 +61,13 @@ def test_runs_that_an_earlier_version_named_are_shown_so_that_they_can_be_told_a
         named(workspace, finished_run(workspace, number, spec).name, name)
     shown = [run.name for run in reversed(store.list_every(workspace))]
     usual = "New facts · Full fine-tuning · Starter"
-    assert shown == [usual, f"{usual} 2", f"Way back of {usual}", "full on fire"]
+    assert shown == [usual, f"{usual} 2", f"Way back from {usual}", "full on fire"]
+    told = msgspec.structs.replace(spec, kind="evaluate", recipe=schema.RecipeRef("evaluate", "0" * 64))
+    for number, name in ((5, "evaluate starter"), (6, "evaluate it again")):
+        named(workspace, finished_run(workspace, number, told).name, name)
+    named(workspace, finished_run(workspace, 7, spec).name, "evaluate starter")  # which a person gave to a training
+    newest = [run.name for run in store.list_every(workspace)][:3]
+    assert newest == ["evaluate starter", "evaluate it again", "Scores of Starter"]
     kept = json.loads((workspace.run_dir("20260101-000001-abcdef") / "meta.json").read_bytes())
     assert kept == {"name": "full on starter"}  # what is stored stays
 

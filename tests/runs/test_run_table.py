@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from streamlit import dataframe_util
+from streamlit.testing.v1 import AppTest
 
 from engine import events, starter
 from engine.data import datasets
 from engine.forgetting import sweep_plan
 from engine.plan import plans
 from engine.runs import scored, store
-from engine.spec import RunSpec, schema
+from engine.spec import RunSpec, schema, settings
 from engine.workspace import Workspace
-from pages import _run_answers, _run_list
+from pages import _run_answers, _run_list, _run_phone
 from tests.apps import button, has_button, open_page, texts
+from tests.conftest import ROOT
 from tests.helpers import finished_run, planned
 
 
@@ -57,11 +60,68 @@ def test_the_list_is_looked_through_ordered_and_coloured_by_any_setting(workspac
     field["runs_order"].set_value("loss").run()
     assert listed(app)[0] == "run 4"
     field["runs_colour"].set_value("train.learning_rate").run()
-    assert list(app.dataframe[0].value["Learning rate"]) == ["0.0001", "0.0002", "0.0003", "0.0001"]
+    assert list(app.dataframe[0].value["Learning rate"]) == [1e-4, 2e-4, 3e-4, 1e-4]  # numbers, which sort as such
     field["runs_find"].set_value("RUN 3").run()
     assert listed(app) == ["run 3"]
     field["runs_find"].set_value("nothing of that kind").run()
     assert not app.dataframe and "No run fits" in texts(app)
+
+
+CHANGES = {
+    1: (("%", 0.05), ("%", -0.21)), 2: (("%", 0.39), ("%", -0.03)), 3: (("nats/token", -0.3), ("nats/token", 0.04)),
+    4: (("%", -0.08), ("%", -0.004)),
+}  # fmt: skip
+
+
+def changed(monkeypatch, changes=CHANGES) -> None:
+    """Let runs come to these changes: what each gained and lost, by its number."""
+
+    def brief(number: int) -> scored.Brief:
+        gained, lost = (scored.Change(change, unit, "better") for unit, change in changes[number])
+        return scored.Brief(stamp="", gained=gained, lost=lost)
+
+    monkeypatch.setattr(scored, "kept_briefs", lambda _, runs: {run.id: brief(int(run.id[9:15])) for run in runs})
+
+
+def test_what_was_gained_and_lost_sorts_as_numbers_and_is_shown_in_words(workspace, spec, monkeypatch):
+    for number in CHANGES:
+        finished_run(workspace, number, spec)
+    changed(monkeypatch)
+    app = open_page("runs")
+    frame = app.dataframe[0].value
+
+    def order(column: str) -> list[int]:
+        return [5 - (place + 1) for place in frame.sort_values(column).index]  # the newest run comes first
+
+    assert order("Gained") == [4, 1, 3, 2] and order("Lost") == [1, 2, 3, 4]
+    assert frame["Started"].is_monotonic_decreasing
+    shown = dataframe_util.convert_arrow_bytes_to_pandas_df(app.dataframe[0].proto.arrow_data.styler.display_values)
+    assert list(shown["Gained"]) == ["-8 points", "loss -0.30", "+39 points", "+5 points"]
+    assert shown["Lost"].tolist()[0] == "+0 points" and set(shown["Started"]) == {"just now"}
+    field = {one.key: one for one in app.selectbox}
+    field["runs_order"].set_value("gained").run()
+    assert list(app.dataframe[0].value["Gained"]) == sorted(frame["Gained"], reverse=True)
+
+
+def test_a_narrow_screen_lists_the_name_the_status_and_what_each_run_gained_and_lost(workspace, spec, monkeypatch):
+    rates = {1: 1e-4, 2: 3e-4, 3: 3e-4}
+    for number, rate in rates.items():
+        train = msgspec.structs.replace(spec.train, learning_rate=rate)
+        finished_run(workspace, number, msgspec.structs.replace(spec, train=train))
+    changed(monkeypatch)
+    lists = []
+    monkeypatch.setattr(_run_phone, "show", lambda rows, label: lists.append(list(rows)))
+    app = open_page("runs")
+    lines = [told for _, _, told in lists[0]]
+    assert lines == [
+        ["finished · Gained loss -0.30 · Lost loss +0.04"],
+        ["finished · Gained +39 points · Lost -3 points", "Learning rate: 0.0003"],
+        ["finished · Gained +5 points · Lost -21 points"],
+    ]
+    assert [name for _, name, _ in lists[0]] == listed(app)
+    finished_run(workspace, 4, spec)  # of four and more runs there is an order, and a colour
+    app = open_page("runs", {"runs_colour": "train.learning_rate"})
+    assert lists[-1][2][2][1] == "Learning rate: 0.0003"
 
 
 def test_a_sweep_is_one_row_that_opens(workspace, spec):
@@ -127,3 +187,76 @@ def test_a_run_that_goes_on_says_what_is_behind_and_what_is_to_come_by_the_plan_
     assert [one.phase for one in road if one.state == "now"] == ["training"]
     ahead = [one for one in road if one.state == "to come"]
     assert "scoring tuned" in [one.phase for one in ahead] and all(one.left_s for one in ahead)
+
+
+def test_settings_that_differ_are_said_in_the_words_of_train_and_data_by_their_names(workspace, spec):
+    general = datasets.add_sample(workspace, starter.sample("answer-format")).id
+    other = msgspec.structs.replace(
+        spec,
+        train=msgspec.structs.replace(
+            spec.train, tolerance="high", padding_free=True, replay_data=general, max_steps=7, optimizer="adamw_8bit"
+        ),
+        objective_args=msgspec.structs.replace(spec.objective_args, keep="kl"),
+        quantize="4bit",
+    )
+    made = [finished_run(workspace, number, one).name for number, one in enumerate((spec, other), 1)]
+    words = {
+        path: [store.value_words(workspace, path, value) for value in values]
+        for path, values in store.differences(workspace, made)
+    }
+    assert words == {
+        "quantize": ["none", "4 bits"],
+        "train.max_steps": ["as the epochs ask", "7"],
+        "train.replay_data": ["written by the base, or the starter's own", datasets.load(workspace, general).name],
+        "train.tolerance": ["off", "much"],
+        "train.optimizer": ["as the machine needs it", "AdamW in 8 bits"],
+        "train.padding_free": ["as the machine needs it", "on"],
+        "objective_args.keep": ["not at all", "hold it to the base"],
+    }
+    assert settings.value_words("train.replay_budget_s", None) == "none"
+    assert settings.value_words("train.keep_best", True) == "yes" and settings.value_words("layers", [2, 3]) == "2, 3"
+    assert len(settings.value_words("adapter_args.target_modules", "q_proj," * 90)) == settings.MOST_WORDS
+    app = open_page("runs")
+    next(one for one in app.multiselect if one.key == "compared").set_value(made).run()
+    shown = str(app.table[0].value)
+    assert "hold it to the base" in shown and "adamw_8bit" not in shown and "None" not in shown
+
+
+def test_a_run_that_ended_at_its_first_step_says_so_where_its_line_would_be(workspace, spec):
+    made = finished_run(workspace, 1, spec), finished_run(workspace, 2, spec)
+    for folder in made:
+        (folder / "events.jsonl").unlink()
+        log = events.EventLog(folder)
+        log.append(events.Phase(phase="training"))
+        if folder is made[0]:
+            log.append(events.Step(step=1, total_steps=9, epoch=1, loss=9.5))
+        log.append(events.Stopped(step=1, resumable=False))
+        log.close()
+    app = open_page("runs", run=made[0].name)
+    assert "Too few values for a line." in texts(app) and "9.5" in texts(app)
+    app = open_page("runs", show="all")
+    next(one for one in app.multiselect if one.key == "compared").set_value([one.name for one in made]).run()
+    assert "None of these runs came so far" in texts(app)
+
+
+def test_the_first_screen_says_of_recent_runs_what_they_came_to_and_what_differs(workspace, spec):
+    for number, rate in enumerate((1e-4, 3e-4), 1):
+        train = msgspec.structs.replace(spec.train, learning_rate=rate)
+        made = finished_run(workspace, number, msgspec.structs.replace(spec, train=train))
+    way = schema.Recover(run=made.name, way="interpolate", points=[0.0, 0.5, 1.0])
+    finished_run(workspace, 3, msgspec.structs.replace(spec, kind="recover", recover=way))
+    app = AppTest.from_file(str(ROOT / "pages" / "_frame.py"), default_timeout=60).run()
+    recent = [one.key for one in app.button if str(one.key).startswith("recent_")]
+    assert recent == ["recent_20260101-000002-abcdef", "recent_20260101-000001-abcdef"]
+    assert "What it gained and lost was not asked yet." in texts(app) and "Learning rate: 0.0003" in texts(app)
+
+
+def test_the_folder_of_a_run_and_the_command_that_repeats_it_stand_in_a_fold_with_words_before_them(workspace, spec):
+    run_id = finished_run(workspace, 1, spec).name
+    (workspace.run_dir(run_id) / "meta.json").write_text('{"name": "mine"}')
+    app = open_page("runs", run=run_id)
+    fold = next(one for one in app.expander if one.label == "Repeat it in a terminal")
+    assert run_id in fold.caption[0].value.replace("\\", "") and "tunebook train" in fold.code[0].value
+    outside = [one.value for one in [*app.caption, *app.markdown, *app.header]]
+    outside.remove(fold.caption[0].value)
+    assert not any("abcdef" in text or spec.dataset.id[:12] in text for text in outside)
