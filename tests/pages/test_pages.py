@@ -48,6 +48,19 @@ def test_every_page_keeps_what_is_worked_on_in_sight(name: str, new_facts: Datas
     assert "New facts" in sidebar and "Starter" in sidebar and "Run" in sidebar
 
 
+def test_the_sidebar_names_the_base_of_the_run_that_is_open_and_tells_it_from_that_of_the_next(
+    workspace: Workspace, real_run: str
+) -> None:
+    app = open_page("runs", run=real_run)
+    assert "For the next run" not in [one.value for one in app.sidebar.caption]
+    dataset = store.load_spec(workspace, real_run).dataset.id
+    app = open_page("runs", run=real_run, dataset=dataset, base=f"run:{real_run}")
+    said = [str(one.value) for one in app.sidebar.markdown]
+    assert [one.value for one in app.sidebar.caption][:2] == ["You are working on", "For the next run"]
+    assert store.name(workspace, real_run) in said[0]
+    assert "Starter" in said[2] and "A real run" in said[4]
+
+
 NONSENSE = ("../../etc/passwd", "<script>alert(1)</script>", "a" * 300, "run:x", "%00")
 
 
