@@ -549,7 +549,8 @@ def test_any_row_is_edited_where_it_is_shown_as_it_is_trained_and_the_place_is_k
     dataset = broken(workspace)
     app = open_page("data", dataset=dataset.id)
     app.number_input(key=f"from_{dataset.id}").set_value(8).run()
-    assert list(app.dataframe[0].value["Row"]) == list(range(10, 20))
+    assert list(app.dataframe[0].value["Line"]) == list(range(10, 20))
+    assert app.selectbox(key=f"row_to_edit_{dataset.id}").options[1] == "line 11"
     app.selectbox(key=f"row_to_edit_{dataset.id}").set_value(11).run()
     button(app, "edit_trained").click().run()
     assert app.text_area[0].value == '{"prompt": "question 10", "completion": "answer 10"}'
@@ -558,6 +559,17 @@ def test_any_row_is_edited_where_it_is_shown_as_it_is_trained_and_the_place_is_k
     made = datasets.load(workspace, app.session_state["current_dataset"])
     assert not app.exception and made.parent == dataset.id and app.number_input(key=f"from_{made.id}").value == 8
     assert "another answer" in app.dataframe[0].value.to_string()
+
+
+def test_rows_are_shown_by_their_line_and_by_a_number_of_their_own_only_where_that_is_another(
+    workspace: Workspace,
+) -> None:
+    """The first line of a CSV file names its columns."""
+    same = open_page("data", dataset=stored(workspace, lines_of(good_rows(3))).id)
+    assert list(same.dataframe[0].value.columns) == ["Line", "prompt", "completion"]
+    other = open_page("data", dataset=stored(workspace, b"prompt,completion\nwhat,this\nwho,that\n", "rows.csv").id)
+    shown = other.dataframe[0].value
+    assert list(shown["Row"]) == [1, 2] and list(shown["Line"]) == [2, 3]
 
 
 def test_the_view_of_the_rows_is_kept_after_a_row_was_mended_as_long_as_it_is_one(workspace: Workspace) -> None:
