@@ -98,15 +98,18 @@ def _look(ref: str) -> None:
 
 
 def problems(base: Base) -> list[Problem]:
-    """Return what keeps a run from starting that only the hub knows, and that a model must be here first."""
+    """Return what keeps a run from starting that only the hub knows, which state() says, or that a model must be here."""
     if base.kind != "hub" or base.folder is not None:
         return []
+    return of_hub(base) or [Problem(rule="base-not-here", where="base", parameters={"ref": base.ref})]
+
+
+def of_hub(base: Base) -> list[Problem]:
+    """Return what the hub said is wrong with a base, where it was asked."""
     seen = _looks().get(base.ref)
     if isinstance(seen, Problem):
         return [seen]
-    if isinstance(seen, hub.Model) and seen.problems:
-        return list(seen.problems)
-    return [Problem(rule="base-not-here", where="base", parameters={"ref": base.ref})]
+    return list(seen.problems) if seen is not None else []
 
 
 # --- what is known ---------------------------------------------------------------------------------------------------
@@ -139,7 +142,7 @@ def state(workspace: Workspace, base: Base) -> None:
         return
     if base.kind == "hub" and base.folder is None:
         if not named:
-            _download(workspace, base, seen)
+            _download(workspace, base)
     elif base.ref.startswith("gguf:"):
         _gguf(workspace, base)
 
@@ -230,9 +233,8 @@ def _gigabytes(size_bytes: float) -> str:
 
 
 # --- access and download ---------------------------------------------------------------------------------------------
-def _download(workspace: Workspace, base: Base, seen: hub.Model | Problem | None) -> None:
-    last = st.session_state.pop("download_problem", None)
-    wrong = [seen] if isinstance(seen, Problem) else list(seen.problems) if seen is not None else []
+def _download(workspace: Workspace, base: Base) -> None:
+    last, wrong = st.session_state.pop("download_problem", None), of_hub(base)
     if wrong or last is not None:
         st.error(_ui.plain((last or wrong[0]).sentence), icon=":material/error:")
         _without_hub(last or wrong[0])

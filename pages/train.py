@@ -151,5 +151,5 @@ for one in problems:
         fields[one.where].markdown(f":red[**{_ui.plain(_problems.in_titles(one))}**]")
 # beside what a demo refuses stands the way on
 name = _train_more.show(plan, overrides, opened=limits.on() and bool(problems))
-_train_start.bar(plan, problems, overrides, name)
+_train_start.bar(plan, problems, overrides, name, at_base=_base.of_hub(base))
 lifecycle.prepare()  # whoever opens this page starts a run soon; its libraries take seconds to load
