@@ -28,9 +28,10 @@ def answer(plan: Plan) -> None:
         )  # fmt: skip
     else:
         told["time"] = duration.between_words(plan.time.low_s, plan.time.high_s)
+        told["basis"] = plan.time.stands_on
         said = _ui.say(
-            "{recipe} teaches {base} **{rows} rows** of {data} in **{steps} steps**. It takes **{time}**, scoring included. "
-            "Memory: **{fits}**.", **told,
+            "{recipe} teaches {base} **{rows} rows** of {data} in **{steps} steps**. On a machine that is free it takes "
+            "**{time}** with start and scoring ({basis}). Memory: **{fits}**.", **told,
         )  # fmt: skip
     st.markdown(said)
 
