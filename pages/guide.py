@@ -23,7 +23,7 @@ def _chosen(label: str, words: dict[str, str], key: str, *, as_list: bool = Fals
         st.session_state[key] = given if given in words else next(iter(words))
     if as_list:
         value = st.selectbox(_ui.plain(label), list(words), format_func=lambda one: _ui.plain(words[one]), key=key)
-    else:  # not tabs, pills or segments: on dark the name of a chosen one has too little contrast
+    else:
         value = st.radio(
             _ui.plain(label), list(words), format_func=lambda one: _ui.plain(words[one]), key=key, horizontal=True
         )
