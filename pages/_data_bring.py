@@ -59,9 +59,11 @@ def _samples(workspace: Workspace) -> None:
     columns: list[Any] = []
     for sample in starter.SAMPLES:
         columns = columns or list(st.columns(3))  # a row of cards, which are as high as the highest of them
-        with columns.pop(0).container(border=True, height="stretch"):
-            st.markdown(f"**{_ui.plain(t(sample.title))}**")
-            st.caption(_ui.plain(t(sample.description)))
+        # what is said above, the button at the foot: the buttons of a row stand side by side
+        with columns.pop(0).container(border=True, height="stretch", vertical_alignment="distribute"):
+            with st.container():
+                st.markdown(f"**{_ui.plain(t(sample.title))}**")
+                st.caption(_ui.plain(t(sample.description)))
             if st.button(_ui.say("Use {name}", name=t(sample.title)), key=f"sample_{sample.name}"):
                 try:
                     made = datasets.add_sample(workspace, sample)

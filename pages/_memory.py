@@ -98,7 +98,7 @@ def figure(bars: list[Bar], memory_bytes: float) -> go.Figure:
         x = memory_bytes / unit_bytes
         drawn.add_shape(type="line", x0=x, x1=x, y0=place - 0.34, y1=place + 0.34, line={"color": text, "width": 3})
     drawn.update_layout(
-        barmode="stack", height=118 + 52 * len(bars), margin={"l": 12, "r": 12, "t": 30, "b": 12},
+        barmode="stack", height=110 + 62 * len(bars), margin={"l": 12, "r": 12, "t": 30, "b": 12},
         legend={"orientation": "h", "traceorder": "normal", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         annotations=[_end(memory_bytes, most, unit_bytes, unit), *_titles(bars)],
         font={"color": text, "size": 13},

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine.estimate import duration, memory, phases
+from engine.estimate import duration, machine_choices, memory, phases
 from engine.forgetting import foresight
 from engine.plan import Plan, drafts, tries
 from engine.spec import OBJECTIVES
 from engine.words import t
-from pages import _memory, _ui
+from pages import _memory, _problems, _ui
 
 
 def answer(plan: Plan) -> None:
@@ -77,9 +77,9 @@ def _steps(plan: Plan) -> None:
     a.metric(t("Rows to train on"), f"{plan.rows:,}")
     b.metric(t("Effective batch"), _ui.plain(plan.rows_per_step))
     c.metric(t("Steps"), f"{plan.steps:,}")
-    d.metric(t("Device"), _ui.plain(plan.target.name))
+    d.metric(t("Device"), _ui.plain(machine_choices.device_words()[plan.target.device.name]))
     for note in plan.step_notes:
-        st.caption(_ui.plain(note))
+        st.caption(_ui.plain(_problems.titled(str(note))))
     unknown = t("It cannot be estimated: the architecture of this base is not known.")
     st.markdown(_ui.say("**{name}**: {text}", name=t("Time"), text=plan.time.sentence if plan.time else unknown))
     if plan.time is not None:

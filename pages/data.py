@@ -171,12 +171,17 @@ def _manage(dataset: Dataset) -> None:
             t("File"): report.file,
             t("Container"): report.container,
             t("Layout"): report.layout,
-            t("Kind"): report.kind,
+            t("Kind"): _kind(report.kind or ""),
             t("Columns"): ", ".join(report.columns),
             t("Size"): memory.size_words(report.bytes),
             t("Id"): dataset.id,
         }
         _ui.bullets(f"{name}: {value}" for name, value in facts.items() if value)
+
+
+def _kind(name: str) -> str:
+    words = _data_problems.kinds().get(name)
+    return name if words is None else t("{words} ({name})", words=words, name=name)
 
 
 def _rename(dataset: Dataset) -> None:

@@ -79,7 +79,7 @@ def test_an_uploaded_file_is_checked_and_every_bad_row_named(workspace: Workspac
     app = open_page("data")
     app.file_uploader[0].upload("../evil name.jsonl", "\n".join(lines).encode()).run()
     assert not app.exception
-    assert "line 17: completion is null" in texts(app)
+    assert "Line 17: completion is null" in texts(app)
     assert not has_button(app, "next_step")
     button(app, "drop_bad_rows").click().run()
     assert not app.exception
