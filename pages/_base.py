@@ -368,7 +368,6 @@ def _short_list(plan: Plan | None) -> None:
         )
     here = set(cache.cached())
     for known in shortlist.curated():
-        name, said, button = st.columns([5, 3, 2], vertical_alignment="center")
         kind = t("base model") if known.kind == "base" else t("follows instructions")
         facts = [_size(known.parameters), kind, t("reads {n} tokens", n=f"{known.window_tokens:,}")]
         facts += [known.licence] if known.licence else []
@@ -379,11 +378,17 @@ def _short_list(plan: Plan | None) -> None:
         )
         if known.gated:
             facts.append(t("asks for permission"))
-        name.markdown(f"**{_ui.plain(known.id)}**")
-        name.caption(_ui.plain(" · ".join(facts)))
-        said.markdown(_fits(known, plan) if plan is not None else "")
-        if button.button(t("Choose"), key=f"known_{known.id}"):
-            _pick(known.id)
+        _listed(known.id, facts, f"known_{known.id}", _fits(known, plan) if plan is not None else "")
+
+
+def _listed(ref: str, facts: list[str], key: str, fits: str = "") -> None:
+    """A model with what is known of it, and the button that takes it beside it, also on a phone."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        with st.container(gap=None, width="stretch"):
+            st.markdown(f"**{_ui.plain(ref)}** {fits}")
+            st.caption(_ui.plain(" · ".join(facts)))
+        if st.button(t("Choose"), key=key):
+            _pick(ref)
 
 
 def _fits(known: shortlist.Known, plan: Plan) -> str:
@@ -412,12 +417,8 @@ def _search() -> None:
     if found is not None and not found:
         st.info(t("Nothing found. Search for a shorter part of the name; only models with safetensors are shown."))
     for one in found or []:
-        name, button = st.columns([8, 2], vertical_alignment="center")
         facts = [t("{n} downloads a month", n=f"{one.downloads:,}")] + ([t("asks for permission")] if one.gated else [])
-        name.markdown(f"**{_ui.plain(one.id)}**")
-        name.caption(_ui.plain(" · ".join(facts)))
-        if button.button(t("Choose"), key=f"found_{one.id}"):
-            _pick(one.id)
+        _listed(one.id, facts, f"found_{one.id}")
 
 
 def _folder(workspace: Workspace) -> None:

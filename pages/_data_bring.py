@@ -150,11 +150,12 @@ def _stored_before(workspace: Workspace) -> None:
     if not listed:
         st.caption(t("Nothing yet. What you upload is kept here, untouched."))
     for one in listed[:MOST_LISTED]:
-        left, middle, right = st.columns([5, 3, 2], vertical_alignment="center")
-        left.markdown(f"**{_ui.plain(one.name)}**")
-        middle.caption(_ui.plain(" · ".join(_facts(one))))
-        if right.button(t("Open"), key=f"open_{one.id}"):
-            _open(one.id)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            # not columns: on a phone these stand one below the other
+            with st.container(width="stretch"):
+                st.markdown(f"**{_ui.plain(one.name)}** · {_ui.plain(' · '.join(_facts(one)))}")
+            if st.button(t("Open"), key=f"open_{one.id}"):
+                _open(one.id)
 
 
 def _facts(one: Dataset) -> list[str]:

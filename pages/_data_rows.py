@@ -263,7 +263,7 @@ def _trained(workspace: Workspace, dataset: Dataset, bad: tuple[int, ...], first
     is_known = len(bad) == dataset.report.bad_rows  # else the list of all problems is gone
     if is_known and [*lines] != [*lines.values()]:
         shown.insert(0, t("Row"), [*lines])
-    narrow = {name: st.column_config.NumberColumn(width="small") for name in (t("Row"), t("Line"))}
+    narrow = {name: st.column_config.NumberColumn(width="small", alignment="left") for name in (t("Row"), t("Line"))}
     st.dataframe(shown, hide_index=True, alt=t("Rows of the data"), column_config=narrow)
     if is_known and dataset.size_bytes is not None:
         _edit_one(workspace, dataset, lines)

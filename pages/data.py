@@ -163,8 +163,9 @@ def _manage(dataset: Dataset) -> None:
     if fold.open:  # who uses it is looked up in all runs and data
         with fold:
             _rename(dataset)
-            _download(dataset)
-            _remove(dataset)
+            with st.container(horizontal=True, vertical_alignment="center"):
+                _download(dataset)
+                _remove(dataset)
     with st.expander(t("How the file was read")):
         report = dataset.report
         facts = {
@@ -185,8 +186,10 @@ def _kind(name: str) -> str:
 
 
 def _rename(dataset: Dataset) -> None:
-    new_name = st.text_input(t("Name"), dataset.name, key=f"name_{dataset.id}")
-    if st.button(t("Rename"), key="rename_dataset") and new_name != dataset.name:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        new_name = st.text_input(t("Name"), dataset.name, key=f"name_{dataset.id}")
+        renamed = st.button(t("Rename"), key="rename_dataset")
+    if renamed and new_name != dataset.name:
         try:
             datasets.rename(workspace, dataset.id, new_name)
         except DatasetError as error:
