@@ -154,7 +154,7 @@ def _dataset(workspace: Workspace, dataset: Dataset | None) -> None:
     if here:
         chosen = st.selectbox(
             t("Data"), list(here), index=list(here).index(dataset.id) if dataset and dataset.id in here else None,
-            format_func=lambda one: _ui.plain(here[one]), placeholder=t("none yet"), key="advisor_data",
+            format_func=here.__getitem__, placeholder=t("none yet"), key="advisor_data",
         )  # fmt: skip
         if chosen is not None and (dataset is None or chosen != dataset.id):
             _ui.choose("dataset", chosen)
