@@ -97,9 +97,9 @@ def figure(bars: list[Bar], memory_bytes: float) -> go.Figure:
     rest = [(one.found.high_bytes - one.found.total_bytes) / unit_bytes for one in bars]
     name = t("perhaps more")
     drawn.add_bar(x=rest, y=places, name=name, orientation="h", width=WIDTH, marker={"color": FAINT}, hoverinfo="name")
-    for place in places:  # across each bar alone: no title is struck through
-        x = memory_bytes / unit_bytes
-        drawn.add_shape(type="line", x0=x, x1=x, y0=place - 0.34, y1=place + 0.34, line={"color": text, "width": 3})
+    for place, bar in enumerate(bars):  # across each bar alone: no title is struck through
+        x, top = memory_bytes / unit_bytes, WIDTH / 2 if bar.title else 0.34
+        drawn.add_shape(type="line", x0=x, x1=x, y0=place - top, y1=place + 0.34, line={"color": text, "width": 3})
     drawn.update_layout(
         barmode="stack", height=110 + 62 * len(bars), margin={"l": 12, "r": 12, "t": 30, "b": 12},
         legend={"orientation": "h", "traceorder": "normal", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
