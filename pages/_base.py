@@ -378,14 +378,16 @@ def _short_list(plan: Plan | None) -> None:
         )
         if known.gated:
             facts.append(t("asks for permission"))
-        _listed(known.id, facts, f"known_{known.id}", _fits(known, plan) if plan is not None else "")
+        _listed(known.id, facts, f"known_{known.id}", known, plan)
 
 
-def _listed(ref: str, facts: list[str], key: str, fits: str = "") -> None:
+def _listed(
+    ref: str, facts: list[str], key: str, known: shortlist.Known | None = None, plan: Plan | None = None
+) -> None:  # fmt: skip
     """A model with what is known of it, and the button that takes it beside it, also on a phone."""
     with st.container(horizontal=True, vertical_alignment="center"):
         with st.container(gap=None, width="stretch"):
-            st.markdown(f"**{_ui.plain(ref)}** {fits}")
+            st.markdown(f"**{_ui.plain(ref)}** {_fits(known, plan) if known and plan else ''}")
             st.caption(_ui.plain(" · ".join(facts)))
         if st.button(t("Choose"), key=key):
             _pick(ref)
