@@ -9,7 +9,7 @@ from engine.forgetting import foresight
 from engine.plan import Plan, drafts, tries
 from engine.spec import OBJECTIVES
 from engine.words import t
-from pages import _memory, _problems, _ui
+from pages import _data_bring, _memory, _problems, _ui
 
 
 def answer(plan: Plan) -> None:
@@ -18,19 +18,20 @@ def answer(plan: Plan) -> None:
         st.markdown(t("Choose data, and this says how many steps it takes, how long that is, and whether it fits."))
         return
     told = {
-        "recipe": _recipe_title(plan), "base": plan.base.title, "rows": f"{plan.rows:,}", "data": plan.dataset.name,
-        "steps": f"{plan.steps:,}", "fits": memory.room_words()[plan.room],
+        "recipe": _recipe_title(plan), "base": plan.base.title, "data": plan.dataset.name,
+        "rows": _data_bring.rows_words(plan.rows), "fits": memory.room_words()[plan.room],
+        "steps": t("1 step") if plan.steps == 1 else t("{n} steps", n=f"{plan.steps:,}"),
     }  # fmt: skip
     if plan.time is None:
         said = _ui.say(
-            "{recipe} teaches {base} **{rows} rows** of {data} in **{steps} steps**. How long that takes is not known. "
+            "{recipe} teaches {base} **{rows}** of {data} in **{steps}**. How long that takes is not known. "
             "Memory: **{fits}**.", **told,
         )  # fmt: skip
     else:
         told["time"] = duration.between_words(plan.time.low_s, plan.time.high_s)
         told["basis"] = plan.time.stands_on
         said = _ui.say(
-            "{recipe} teaches {base} **{rows} rows** of {data} in **{steps} steps**. On a machine that is free it takes "
+            "{recipe} teaches {base} **{rows}** of {data} in **{steps}**. On a machine that is free it takes "
             "**{time}** with start and scoring ({basis}). Memory: **{fits}**.", **told,
         )  # fmt: skip
     st.markdown(said)

@@ -16,6 +16,7 @@ from engine.words import t
 from pages import (
     _base,
     _damaged,
+    _data_bring,
     _problems,
     _ready,
     _train_chain,
@@ -85,7 +86,7 @@ def _ask_data() -> Dataset | None:
         t("Rows to learn from"),
         ids,
         index=ids.index(found.id) if found is not None and found.id in ids else None,
-        format_func=lambda i: f"{stored[i].name} · {t('{n} rows', n=f'{stored[i].report.rows:,}')}",
+        format_func=lambda i: f"{stored[i].name} · {_data_bring.rows_words(stored[i].report.rows)}",
         placeholder=t("Choose data"),
     )
     if chosen_id and (found is None or chosen_id != found.id):
