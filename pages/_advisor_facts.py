@@ -14,7 +14,7 @@ from engine.estimate import memory
 from engine.models import bases
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _data_problems, _failures, _ui
+from pages import _data_bring, _data_problems, _failures, _ui
 
 # What is asked most: GB of memory of cards, and billions of parameters. 0 GB: no card.
 CARDS_GB = (0, 8, 12, 16, 24, 48, 80)
@@ -70,7 +70,7 @@ def _rows_words(dataset: Dataset | None) -> str:
         return t("Data: {rows} rows, planned", rows=f"{planned:,.0f}")
     if dataset is None:
         return t("Data: none yet")
-    return t("Data: {name}, {rows} rows", name=dataset.name, rows=f"{dataset.good_rows:,}")
+    return t("Data: {name}, {rows}", name=dataset.name, rows=_data_bring.rows_words(dataset.good_rows))
 
 
 # --- the three places ------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def _dataset(workspace: Workspace, dataset: Dataset | None) -> None:
     if here:
         chosen = st.selectbox(
             t("Data"), list(here), index=list(here).index(dataset.id) if dataset and dataset.id in here else None,
-            format_func=lambda one: _ui.plain(here[one]), placeholder=t("none yet"), key="advisor_data",
+            format_func=here.__getitem__, placeholder=t("none yet"), key="advisor_data",
         )  # fmt: skip
         if chosen is not None and (dataset is None or chosen != dataset.id):
             _ui.choose("dataset", chosen)

@@ -44,18 +44,22 @@ def show(case: Case, advice: Advice) -> None:
         )
     else:
         st.info(t("The memory of each way is not known: name the size of the base under Model."))
+    kinds = {one.time.stands_on for one in found if one.time}
     table = pd.DataFrame(
         {
             t("Way"): names,
             _ui.unbroken(t("Fits")): [memory.room_words()[one.room] for one in found],
             t("Memory"): [_memory_words(one, case.target.memory_bytes) for one in found],
-            t("Time"): [_time_words(one) for one in found],
+            t("Time"): [_time_words(one, with_basis=len(kinds) > 1) for one in found],
             t("What one trades"): [one.trade for one in found],
         }
     )
-    st.table(_ui.cells(table, mark="✓"), hide_index=True)
-    if len({one.time.stands_on for one in found if one.time}) > 1:
+    with st.container(key="ways_table"):
+        st.table(_ui.cells(table, mark="✓"), hide_index=True)
+    if len(kinds) > 1:
         st.caption(t("Times that stand on different things are not to be held against each other."))
+    elif kinds:
+        st.caption(_ui.say("Times: {basis}.", basis=kinds.pop()))
 
 
 def _memory_words(one: Alternative, memory_bytes: float) -> str:
@@ -64,9 +68,9 @@ def _memory_words(one: Alternative, memory_bytes: float) -> str:
     return _between(*memory.range_words(one.memory, memory_bytes))
 
 
-def _time_words(one: Alternative) -> str:
+def _time_words(one: Alternative, *, with_basis: bool) -> str:
     """Return how long it takes, and whether that was measured: rows of one table must not be taken for alike."""
     if one.time is None:
         return t("not known")
     between = _between(duration.duration_words(one.time.low_s), duration.duration_words(one.time.high_s))
-    return f"{between} ({one.time.stands_on})"
+    return f"{between} ({one.time.stands_on})" if with_basis else between

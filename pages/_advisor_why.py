@@ -39,7 +39,6 @@ def fold(case: Case, advice: Advice) -> None:
         "guide": t("The guide"),
     }
     with place:
-        # not tabs or segments: on dark the name of a chosen one has too little contrast
         part = st.radio(
             t("Part"), list(parts), format_func=lambda one: _ui.plain(parts[one]), key="why_part", horizontal=True,
             label_visibility="collapsed",

@@ -98,15 +98,18 @@ def _look(ref: str) -> None:
 
 
 def problems(base: Base) -> list[Problem]:
-    """Return what keeps a run from starting that only the hub knows, and that a model must be here first."""
+    """Return what keeps a run from starting that only the hub knows, which state() says, or that a model must be here."""
     if base.kind != "hub" or base.folder is not None:
         return []
+    return of_hub(base) or [Problem(rule="base-not-here", where="base", parameters={"ref": base.ref})]
+
+
+def of_hub(base: Base) -> list[Problem]:
+    """Return what the hub said is wrong with a base, where it was asked."""
     seen = _looks().get(base.ref)
     if isinstance(seen, Problem):
         return [seen]
-    if isinstance(seen, hub.Model) and seen.problems:
-        return list(seen.problems)
-    return [Problem(rule="base-not-here", where="base", parameters={"ref": base.ref})]
+    return list(seen.problems) if seen is not None else []
 
 
 # --- what is known ---------------------------------------------------------------------------------------------------
@@ -139,7 +142,7 @@ def state(workspace: Workspace, base: Base) -> None:
         return
     if base.kind == "hub" and base.folder is None:
         if not named:
-            _download(workspace, base, seen)
+            _download(workspace, base)
     elif base.ref.startswith("gguf:"):
         _gguf(workspace, base)
 
@@ -233,9 +236,8 @@ def _gigabytes(size_bytes: float) -> str:
 
 
 # --- access and download ---------------------------------------------------------------------------------------------
-def _download(workspace: Workspace, base: Base, seen: hub.Model | Problem | None) -> None:
-    last = st.session_state.pop("download_problem", None)
-    wrong = [seen] if isinstance(seen, Problem) else list(seen.problems) if seen is not None else []
+def _download(workspace: Workspace, base: Base) -> None:
+    last, wrong = st.session_state.pop("download_problem", None), of_hub(base)
     if wrong or last is not None:
         st.error(_ui.plain((last or wrong[0]).sentence), icon=":material/error:")
         _without_hub(last or wrong[0])
@@ -369,7 +371,6 @@ def _short_list(plan: Plan | None) -> None:
         )
     here = set(cache.cached())
     for known in shortlist.curated():
-        name, said, button = st.columns([5, 3, 2], vertical_alignment="center")
         kind = t("base model") if known.kind == "base" else t("follows instructions")
         facts = [_size(known.parameters), kind, t("reads {n} tokens", n=f"{known.window_tokens:,}")]
         facts += [known.licence] if known.licence else []
@@ -380,11 +381,19 @@ def _short_list(plan: Plan | None) -> None:
         )
         if known.gated:
             facts.append(t("asks for permission"))
-        name.markdown(f"**{_ui.plain(known.id)}**")
-        name.caption(_ui.plain(" · ".join(facts)))
-        said.markdown(_fits(known, plan) if plan is not None else "")
-        if button.button(t("Choose"), key=f"known_{known.id}"):
-            _pick(known.id)
+        _listed(known.id, facts, f"known_{known.id}", known, plan)
+
+
+def _listed(
+    ref: str, facts: list[str], key: str, known: shortlist.Known | None = None, plan: Plan | None = None
+) -> None:  # fmt: skip
+    """A model with what is known of it, and the button that takes it beside it, also on a phone."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        with st.container(gap=None, width="stretch"):
+            st.markdown(f"**{_ui.plain(ref)}** {_fits(known, plan) if known and plan else ''}")
+            st.caption(_ui.plain(" · ".join(facts)))
+        if st.button(t("Choose"), key=key):
+            _pick(ref)
 
 
 def _fits(known: shortlist.Known, plan: Plan) -> str:
@@ -413,12 +422,8 @@ def _search() -> None:
     if found is not None and not found:
         st.info(t("Nothing found. Search for a shorter part of the name; only models with safetensors are shown."))
     for one in found or []:
-        name, button = st.columns([8, 2], vertical_alignment="center")
         facts = [t("{n} downloads a month", n=f"{one.downloads:,}")] + ([t("asks for permission")] if one.gated else [])
-        name.markdown(f"**{_ui.plain(one.id)}**")
-        name.caption(_ui.plain(" · ".join(facts)))
-        if button.button(t("Choose"), key=f"found_{one.id}"):
-            _pick(one.id)
+        _listed(one.id, facts, f"found_{one.id}")
 
 
 def _folder(workspace: Workspace) -> None:

@@ -59,9 +59,11 @@ def _samples(workspace: Workspace) -> None:
     columns: list[Any] = []
     for sample in starter.SAMPLES:
         columns = columns or list(st.columns(3))  # a row of cards, which are as high as the highest of them
-        with columns.pop(0).container(border=True, height="stretch"):
-            st.markdown(f"**{_ui.plain(t(sample.title))}**")
-            st.caption(_ui.plain(t(sample.description)))
+        # what is said above, the button at the foot: the buttons of a row stand side by side
+        with columns.pop(0).container(border=True, height="stretch", vertical_alignment="distribute"):
+            with st.container():
+                st.markdown(f"**{_ui.plain(t(sample.title))}**")
+                st.caption(_ui.plain(t(sample.description)))
             if st.button(_ui.say("Use {name}", name=t(sample.title)), key=f"sample_{sample.name}"):
                 try:
                     made = datasets.add_sample(workspace, sample)
@@ -148,11 +150,12 @@ def _stored_before(workspace: Workspace) -> None:
     if not listed:
         st.caption(t("Nothing yet. What you upload is kept here, untouched."))
     for one in listed[:MOST_LISTED]:
-        left, middle, right = st.columns([5, 3, 2], vertical_alignment="center")
-        left.markdown(f"**{_ui.plain(one.name)}**")
-        middle.caption(_ui.plain(" · ".join(_facts(one))))
-        if right.button(t("Open"), key=f"open_{one.id}"):
-            _open(one.id)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            # not columns: on a phone these stand one below the other
+            with st.container(width="stretch"):
+                st.markdown(f"**{_ui.plain(one.name)}** · {_ui.plain(' · '.join(_facts(one)))}")
+            if st.button(t("Open"), key=f"open_{one.id}"):
+                _open(one.id)
 
 
 def _facts(one: Dataset) -> list[str]:

@@ -96,9 +96,7 @@ class _Rows:
 
 def _words(place: Any) -> str:
     """Where a row is, in words."""
-    if place.line:
-        return t("line {line}", line=f"{place.line:,}")
-    return t("row {row}", row=f"{place.row:,}")
+    return _data_rows.place_words(place.row, place.line)
 
 
 def _alike(workspace: Workspace, dataset: Dataset, found: Any, shown: _Rows) -> None:

@@ -116,7 +116,7 @@ def _learned_by(workspace: Workspace, dataset: Dataset) -> str | None:
         return None
     return st.selectbox(
         t("Shown as learned by"), [None, *runs],
-        format_func=lambda one: _ui.plain(runs[one]) if one else t("any run that leaves nothing out"),
+        format_func=lambda one: runs[one] if one else t("any run that leaves nothing out"),
         key=f"learned_by_{dataset.id}",
     )  # fmt: skip
 

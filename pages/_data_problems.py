@@ -83,10 +83,17 @@ def show(workspace: Workspace, dataset: Dataset) -> None:
     for number, group in enumerate(found):
         is_error = group.severity == "error"
         icon = ":material/error:" if is_error else ":material/warning:"
-        with st.expander(_ui.plain(group.title), expanded=is_error and number < MOST_OPEN, icon=icon):
+        with st.expander(_ui.plain(_title(group)), expanded=is_error and number < MOST_OPEN, icon=icon):
             _what_to_do(workspace, dataset, group, offered)
             _places(workspace, dataset, group, texts)
     _download(dataset)
+
+
+def _title(group: groups.Group) -> str:
+    """A group as a heading: with a capital, but where it begins with a name of the file's."""
+    words = group.problems[0].words if group.problems and not group.rows else None
+    is_name = words is not None and not words[0][:1].islower()
+    return group.title if is_name else group.title[:1].upper() + group.title[1:]
 
 
 def _listed(group: groups.Group) -> tuple[Problem, ...]:
@@ -103,7 +110,7 @@ def _fix_of_all(group: groups.Group) -> str:
 def _what_to_do(workspace: Workspace, dataset: Dataset, group: groups.Group, offered: set[str]) -> None:
     """Say what to do about a group, with a button that does it for all its rows where that can be."""
     if fix := _fix_of_all(group):
-        st.caption(_ui.say("What to do: {fix}", fix=f"{fix}."))
+        st.caption(_ui.say("What to do: {fix}.", fix=fix))
     report, offers = dataset.report, fixes.offers(dataset.report)
     mends, leaves = MENDED_BY.get(group.rule), fixes.leaving_out(report, group.rule)
     if group.severity == "error" and group.rows == report.bad_rows:
@@ -147,7 +154,7 @@ def _places(workspace: Workspace, dataset: Dataset, group: groups.Group, texts: 
                 workspace, dataset, row, f"{group.severity}_{group.rule}_{number}", told=told, problem=problem
             )
     if rest := group.problems[len(_listed(group)) :]:
-        st.caption(_ui.say("The same in {places}.", places=groups.places(rest)))
+        st.caption(_ui.say("The same in {places}", places=groups.places(rest)))
     if more := group.count - len(group.problems):
         st.caption(t("and {n} more; the download below has the lines.", n=f"{more:,}"))
 

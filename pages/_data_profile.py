@@ -26,9 +26,13 @@ def base_of(workspace: Workspace) -> Base:
     return base
 
 
+def _colour() -> str:
+    return _theme.of("chartCategoricalColors")[0]
+
+
 def _bars(counts: Mapping[str, int], name: str, title: str, key: str) -> None:
     """A bar chart of counts, and the same numbers as a table."""
-    figure = go.Figure(go.Bar(x=list(counts), y=list(counts.values()), width=0.5))
+    figure = go.Figure(go.Bar(x=list(counts), y=list(counts.values()), width=0.5, marker={"color": _colour()}))
     figure.update_layout(height=260, margin={"l": 10, "r": 10, "t": 36, "b": 10}, title=title)
     figure.update_xaxes(type="category")
     st.plotly_chart(_ui.figure(figure), key=_theme.key(key), alt=title)
@@ -89,10 +93,10 @@ def _lengths(found: profile.Statistics) -> None:
     edges = [f"{i * width:,}-{(i + 1) * width - 1:,}" for i in range(len(counts))]
     figure = go.Figure(
         go.Bar(x=[(i + 0.5) * width for i in range(len(counts))], y=counts, width=width, customdata=edges,
-               hovertemplate="%{customdata}: %{y}<extra></extra>")
+               marker={"color": _colour()}, hovertemplate="%{customdata}: %{y}<extra></extra>")
     )  # fmt: skip
     if window and window <= longest * 1.2:
-        figure.add_vline(x=window, line_dash="dash", annotation_text=t("window"))
+        figure.add_vline(x=window, line_dash="dash", line_color=_theme.of("textColor"), annotation_text=t("window"))
     title = t("Rows by length in tokens")
     figure.update_layout(height=280, margin={"l": 10, "r": 10, "t": 36, "b": 10}, title=title, bargap=0.05)
     st.plotly_chart(_ui.figure(figure), key=_theme.key("lengths"), alt=title)

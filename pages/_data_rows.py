@@ -63,7 +63,7 @@ def one(
 ) -> None:
     """A row with what is `told` of it, the spot of its problem marked, and a button that opens it for editing; `where`
     says which of the places it is shown in, for one may be shown twice. A row that waits to be applied shows no fault."""
-    place = t("line {line}", line=f"{row.line:,}") if row.line else t("row {row}", row=f"{row.row:,}")
+    place = place_words(row.row, row.line)
     changed = edits(dataset).get(row.row)
     text = row.text if changed is None else changed
     if changed is not None:
@@ -79,6 +79,11 @@ def one(
         if row.whole and st.button(t("Edit"), key=f"edit_{where}", width="content", help=_ui.plain(place)):
             _open(dataset, row.row, where)
     _editor(workspace, dataset, row, where)
+
+
+def place_words(row: int, line: int | None) -> str:
+    """Where a row stands, in words: by the line of its file, where that has lines."""
+    return t("line {line}", line=f"{line:,}") if line else t("row {row}", row=f"{row:,}")
 
 
 def excerpt(text: str, where: tuple[int, int] | None) -> str:
@@ -253,21 +258,25 @@ def _trained(workspace: Workspace, dataset: Dataset, bad: tuple[int, ...], first
     if not (found := found[:PREVIEW_ROWS]):
         st.caption(t("Nothing found from there on."))
         return
-    shown, numbers = table([row for _, row in found]), [_in_the_file(number, bad) for number, _ in found]
+    shown = table([row for _, row in found])
+    lines = {_in_the_file(number, bad): row.get("line") for number, row in found}
     is_known = len(bad) == dataset.report.bad_rows  # else the list of all problems is gone
-    if is_known:
-        shown.insert(0, t("Row"), numbers)
-    narrow = {t("Row"): st.column_config.NumberColumn(width="small")}
+    if is_known and [*lines] != [*lines.values()]:
+        shown.insert(0, t("Row"), [*lines])
+    narrow = {name: st.column_config.NumberColumn(width="small", alignment="left") for name in (t("Row"), t("Line"))}
     st.dataframe(shown, hide_index=True, alt=t("Rows of the data"), column_config=narrow)
     if is_known and dataset.size_bytes is not None:
-        _edit_one(workspace, dataset, numbers)
+        _edit_one(workspace, dataset, lines)
 
 
-def _edit_one(workspace: Workspace, dataset: Dataset, numbers: list[int]) -> None:
-    """Offer to write one of these rows anew."""
+def _edit_one(workspace: Workspace, dataset: Dataset, lines: dict[int, int | None]) -> None:
+    """Offer to write one of these rows anew, each with its line."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        number = st.selectbox(t("Row to edit"), numbers, key=f"row_to_edit_{dataset.id}", width=160)
-        if st.button(t("Edit"), key="edit_trained", help=_ui.say("row {row}", row=f"{number:,}")):
+        number = st.selectbox(
+            t("Row to edit"), list(lines), key=f"row_to_edit_{dataset.id}", width=160,
+            format_func=lambda row: place_words(row, lines.get(row)),
+        )  # fmt: skip
+        if st.button(t("Edit"), key="edit_trained", help=_ui.plain(place_words(number, lines[number]))):
             _open(dataset, number, "trained")
     if st.session_state.get(f"open_row_{dataset.id}") != (number, "trained"):
         return
@@ -289,14 +298,18 @@ def _in_the_file(number: int, bad: tuple[int, ...]) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Canonical rows as a table of texts."""
+    """Canonical rows as a table of texts, each with its line where the file has lines."""
 
     def shown(value: Any) -> str:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             return "\n".join(f"{m.get('role')}: {m.get('content') or m.get('tool_calls') or ''}" for m in value)[:600]
         return json.dumps(value, ensure_ascii=False)[:600] if isinstance(value, list) else str(value)[:600]
 
-    return pd.DataFrame([{k: shown(v) for k, v in row.items() if v is not None} for row in rows])
+    made = pd.DataFrame([{k: shown(v) for k, v in row.items() if v is not None and k != "line"} for row in rows])
+    lines = [row.get("line") for row in rows]
+    if all(lines):
+        made.insert(0, t("Line"), lines)
+    return made
 
 
 def columns_sample(dataset: Dataset) -> None:

@@ -28,6 +28,9 @@ FAINT = "rgba(128, 128, 128, 0.3)"
 # Of several bars none is drawn further than so many times what there is: else the ones that fit cannot be told apart.
 MOST_TIMES = 2.0
 
+# Of the place of a bar, in which its title stands above it.
+WIDTH = 0.5
+
 
 class Bar(NamedTuple):
     """One bar, and what stands above it."""
@@ -88,17 +91,17 @@ def figure(bars: list[Bar], memory_bytes: float) -> go.Figure:
     for name, parts, colour in zip(_group_words(), GROUPS, _theme.of("chartCategoricalColors"), strict=True):
         sizes = [_size(one.found, parts) / unit_bytes for one in bars]
         drawn.add_bar(
-            x=sizes, y=places, name=name, orientation="h", width=0.5, showlegend=any(sizes), marker={"color": colour},
+            x=sizes, y=places, name=name, orientation="h", width=WIDTH, showlegend=any(sizes), marker={"color": colour},
             hovertemplate=f"{name}: %{{x:,.2f}} {unit}<extra></extra>",
         )  # fmt: skip
     rest = [(one.found.high_bytes - one.found.total_bytes) / unit_bytes for one in bars]
     name = t("perhaps more")
-    drawn.add_bar(x=rest, y=places, name=name, orientation="h", width=0.5, marker={"color": FAINT}, hoverinfo="name")
-    for place in places:  # across each bar alone: no title is struck through
-        x = memory_bytes / unit_bytes
-        drawn.add_shape(type="line", x0=x, x1=x, y0=place - 0.34, y1=place + 0.34, line={"color": text, "width": 3})
+    drawn.add_bar(x=rest, y=places, name=name, orientation="h", width=WIDTH, marker={"color": FAINT}, hoverinfo="name")
+    for place, bar in enumerate(bars):  # across each bar alone: no title is struck through
+        x, top = memory_bytes / unit_bytes, WIDTH / 2 if bar.title else 0.34
+        drawn.add_shape(type="line", x0=x, x1=x, y0=place - top, y1=place + 0.34, line={"color": text, "width": 3})
     drawn.update_layout(
-        barmode="stack", height=118 + 52 * len(bars), margin={"l": 12, "r": 12, "t": 30, "b": 12},
+        barmode="stack", height=110 + 62 * len(bars), margin={"l": 12, "r": 12, "t": 30, "b": 12},
         legend={"orientation": "h", "traceorder": "normal", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         annotations=[_end(memory_bytes, most, unit_bytes, unit), *_titles(bars)],
         font={"color": text, "size": 13},
@@ -117,8 +120,8 @@ def _end(memory_bytes: float, most: float, unit_bytes: int, unit: str) -> dict[s
 
 
 def _titles(bars: list[Bar]) -> list[dict[str, Any]]:
-    place = {"x": 0, "xref": "paper", "xanchor": "left", "yanchor": "bottom", "yshift": 12, "showarrow": False}
-    return [{"text": one.title, "y": number, **place} for number, one in enumerate(bars) if one.title]
+    place = {"x": 0, "xref": "paper", "xanchor": "left", "yanchor": "bottom", "showarrow": False}
+    return [{"text": one.title, "y": number - WIDTH / 2, **place} for number, one in enumerate(bars) if one.title]
 
 
 def _group_words() -> list[str]:

@@ -8,27 +8,50 @@ import streamlit as st
 
 # Each page opens at its top with the heading in focus, wherever the one before was left: a browser knows nothing of a change
 # of page within one document. The heading is waited for, since what is drawn before it may come later than this. What
-# scrolls can be reached with the keyboard, whenever it is drawn: Streamlit's tables and code cannot.
+# scrolls can be reached with the keyboard, whenever it is drawn: Streamlit's tables and code cannot. Where what had the
+# focus is gone, as the button that mended the rows, the heading above has it, and nothing scrolls: else the keyboard would
+# begin anew at the top of the document.
 _AT_THE_TOP = """
 <script>
 (() => {
   const {page, language} = %s;
   document.documentElement.lang = language;
+  const onto = heading => {
+    heading.setAttribute('tabindex', '-1');
+    heading.focus({preventScroll: true});
+  };
   if (!window.tunebookWatch) {
     let waiting = false;
+    document.addEventListener('pointerdown', () => { window.tunebookFocus = null; });
+    document.addEventListener('focusin', ({target}) => {
+      const above = target.closest('#stMain') && [...document.querySelectorAll('#stMain :is(h1, h2, h3)')].findLast(
+        one => one.compareDocumentPosition(target) & Node.DOCUMENT_POSITION_FOLLOWING);
+      // what a button opens is drawn at the end of the document, and belongs where the button is
+      window.tunebookFocus = {target, above: above || window.tunebookFocus?.above};
+    });
+    const keep = () => {
+      const {target, above} = window.tunebookFocus ?? {};
+      if (!target || (target.isConnected && !target.disabled) || document.activeElement !== document.body) return;
+      if (document.querySelector('[data-testid="stApp"]').dataset.testScriptState !== 'notRunning') return later();
+      const heading = above?.isConnected ? above : document.querySelector('#stMain h1');
+      if (heading) onto(heading);
+    };
     const reach = () => {
       waiting = false;
+      keep();
       for (const box of document.querySelectorAll('.stTable > div, .stCode pre, [data-testid="stHtml"] .scrolls'))
         if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;
     };
-    window.tunebookWatch = new MutationObserver(() => {
+    const later = () => {
       if (!waiting) { waiting = true; setTimeout(reach, 300); }
-    });
+    };
+    window.tunebookWatch = new MutationObserver(later);
     window.tunebookWatch.observe(document.body, {childList: true, subtree: true});
   }
   if (window.tunebookPage === page) return;
   const first = window.tunebookPage === undefined;
   window.tunebookPage = page;
+  window.tunebookFocus = null;
   if (!first && matchMedia('(max-width: 768px)').matches)
     document.querySelector('[data-testid="stSidebarCollapseButton"] button')?.click();
   let tries = 0;
@@ -41,8 +64,7 @@ _AT_THE_TOP = """
     }
     main.scrollTo({top: 0});
     if (document.activeElement === document.body || !main.contains(document.activeElement)) {
-      heading.setAttribute('tabindex', '-1');
-      heading.focus({preventScroll: true});
+      onto(heading);
     }
   };
   look();

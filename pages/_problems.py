@@ -23,6 +23,11 @@ def in_titles(problem: Problem, *, only_what: bool = False) -> str:
     said = problem.message if only_what else problem.sentence
     if (problem.words or ("",))[0][:1].islower():  # begins with a word of ours, not with a name
         said = said[:1].upper() + said[1:]
+    return titled(said)
+
+
+def titled(said: str) -> str:
+    """Return a text with each setting called as its field is."""
     return _paths().sub(lambda found: f"“{t(settings.fields()[found[0]].title)}”", said)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine.estimate import duration, memory, phases
+from engine.estimate import duration, machine_choices, memory, phases
 from engine.forgetting import foresight
 from engine.plan import Plan, drafts, tries
 from engine.spec import OBJECTIVES
 from engine.words import t
-from pages import _memory, _ui
+from pages import _data_bring, _memory, _problems, _ui
 
 
 def answer(plan: Plan) -> None:
@@ -18,19 +18,21 @@ def answer(plan: Plan) -> None:
         st.markdown(t("Choose data, and this says how many steps it takes, how long that is, and whether it fits."))
         return
     told = {
-        "recipe": _recipe_title(plan), "base": plan.base.title, "rows": f"{plan.rows:,}", "data": plan.dataset.name,
-        "steps": f"{plan.steps:,}", "fits": memory.room_words()[plan.room],
+        "recipe": _recipe_title(plan), "base": plan.base.title, "data": plan.dataset.name,
+        "rows": _data_bring.rows_words(plan.rows), "fits": memory.room_words()[plan.room],
+        "steps": t("1 step") if plan.steps == 1 else t("{n} steps", n=f"{plan.steps:,}"),
     }  # fmt: skip
     if plan.time is None:
         said = _ui.say(
-            "{recipe} teaches {base} **{rows} rows** of {data} in **{steps} steps**. How long that takes is not known. "
+            "{recipe} teaches {base} **{rows}** of {data} in **{steps}**. How long that takes is not known. "
             "Memory: **{fits}**.", **told,
         )  # fmt: skip
     else:
         told["time"] = duration.between_words(plan.time.low_s, plan.time.high_s)
+        told["basis"] = plan.time.stands_on
         said = _ui.say(
-            "{recipe} teaches {base} **{rows} rows** of {data} in **{steps} steps**. It takes **{time}**, scoring included. "
-            "Memory: **{fits}**.", **told,
+            "{recipe} teaches {base} **{rows}** of {data} in **{steps}**. On a machine that is free it takes "
+            "**{time}** with start and scoring ({basis}). Memory: **{fits}**.", **told,
         )  # fmt: skip
     st.markdown(said)
 
@@ -76,9 +78,9 @@ def _steps(plan: Plan) -> None:
     a.metric(t("Rows to train on"), f"{plan.rows:,}")
     b.metric(t("Effective batch"), _ui.plain(plan.rows_per_step))
     c.metric(t("Steps"), f"{plan.steps:,}")
-    d.metric(t("Device"), _ui.plain(plan.target.name))
+    d.metric(t("Device"), _ui.plain(machine_choices.device_words()[plan.target.device.name]))
     for note in plan.step_notes:
-        st.caption(_ui.plain(note))
+        st.caption(_ui.plain(_problems.titled(str(note))))
     unknown = t("It cannot be estimated: the architecture of this base is not known.")
     st.markdown(_ui.say("**{name}**: {text}", name=t("Time"), text=plan.time.sentence if plan.time else unknown))
     if plan.time is not None:

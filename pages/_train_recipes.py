@@ -30,7 +30,7 @@ def select(
     known: dict[str, recipes.Recipe], name: str, workspace: Workspace, dataset: Dataset | None, base: Base
 ) -> None:  # fmt: skip
     """Show which recipe is chosen, with its own sentences, and the others behind it."""
-    with st.container(gap="xxsmall"):
+    with st.container(gap="xxsmall", key="how_to_train"):
         st.markdown(f":small[{t('How to train')}]")
         # a click inside leaves it open; under another key it begins anew, closed
         opened = st.popover(

@@ -172,7 +172,7 @@ def _dial(plain: Plan, overrides: dict[str, Any]) -> None:
     new: Any = chosen
     if chosen == OWN:
         typed = float(value) if isinstance(value, int | float) else words["medium"].nats
-        label = t("Most nats per token that general text may get worse")
+        label = t("How much worse general text may get, in nats per token")
         new = st.number_input(label, 0.0, 10.0, typed, step=0.01, format="%.3f", key=f"dial_nats~{form}")
     if new == default:
         overrides.pop(path, None)

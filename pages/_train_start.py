@@ -21,15 +21,17 @@ DOUBLE_CLICK_S = 5.0
 SHOWN = 3  # so many lines stand above Start; the page is to be seen behind it
 
 
-def bar(plan: Plan, problems: list[Problem], overrides: dict[str, Any], name: str) -> None:
-    """Show it below the page, whatever part of that is in view."""
+def bar(
+    plan: Plan, problems: list[Problem], overrides: dict[str, Any], name: str, *, at_base: list[Problem]
+) -> None:  # fmt: skip
+    """Show it below the page, whatever part of that is in view. What is said `at_base`, the field, is not said again."""
     with st.bottom:
-        lines = [*problems, *plan.warnings]
+        lines = [*(one for one in problems if one not in at_base), *plan.warnings]
         _lines(lines[:SHOWN], plan, overrides)
         if rest := lines[SHOWN:]:
             with st.expander(_ui.say("{n} more", n=len(rest))):
                 _lines(rest, plan, overrides)
-        _start(plan, problems, name)
+        _start(plan, problems, name, at_base)
 
 
 def _lines(lines: list[Problem], plan: Plan, overrides: dict[str, Any]) -> None:
@@ -50,7 +52,7 @@ def _lines(lines: list[Problem], plan: Plan, overrides: dict[str, Any]) -> None:
                 st.rerun()
 
 
-def _start(plan: Plan, problems: list[Problem], name: str) -> None:
+def _start(plan: Plan, problems: list[Problem], name: str, at_base: list[Problem]) -> None:
     """The button; before a long run on a large file the first button is a try on few rows."""
     waiting = sum(run.status in store.LIVE for run in store.list_all(plan.workspace)[:50])
     tried = tries.of(plan) if not problems and tries.comes_first(plan) else None
@@ -68,7 +70,9 @@ def _start(plan: Plan, problems: list[Problem], name: str) -> None:
                 _started(plan, tried.spec, name)
             if st.button(t("Start with all rows"), icon=":material/play_arrow:", key="start"):
                 _started(plan, plan.spec, name)
-        if problems:
+        if at_base:
+            st.caption(t("This run cannot start yet: see the model above."), width="content")
+        elif problems:
             st.caption(t("This run cannot start yet."), width="content")
         elif waiting:
             said = _ui.say("Runs going on or waiting: {n}. This one waits its turn.", n=waiting)

@@ -337,24 +337,6 @@ def empty(text: str, page: str, label: str) -> None:
         go(page)
 
 
-def sidebar() -> None:
-    """Keep what is being worked on in sight."""
-    here = workspace()
-    with st.sidebar:
-        st.caption(t("You are working on"))
-        dataset = current_dataset()
-        _line(t("Data"), dataset.name if dataset else None)
-        base = current("base") or "starter"
-        _line(t("Base"), bases.describe(base, here).title)
-        known = known_run(current("run"))
-        _line(t("Run"), f"{store.name(here, known)} ({status_word(store.status(here, known))})" if known else None)
-        language_switch()
-
-
-def _line(label: str, value: str | None) -> None:
-    st.markdown(say("**{name}**: {text}", name=label, text=value or t("none yet")))
-
-
 def toy_note(base: Base) -> None:
     """Say what the starter is for, wherever it is used."""
     if base.is_toy:

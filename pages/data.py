@@ -163,15 +163,16 @@ def _manage(dataset: Dataset) -> None:
     if fold.open:  # who uses it is looked up in all runs and data
         with fold:
             _rename(dataset)
-            _download(dataset)
-            _remove(dataset)
+            with st.container(horizontal=True, vertical_alignment="center"):
+                _download(dataset)
+                _remove(dataset)
     with st.expander(t("How the file was read")):
         report = dataset.report
         facts = {
             t("File"): report.file,
             t("Container"): report.container,
             t("Layout"): report.layout,
-            t("Kind"): report.kind,
+            t("Kind"): _kind(report.kind or ""),
             t("Columns"): ", ".join(report.columns),
             t("Size"): memory.size_words(report.bytes),
             t("Id"): dataset.id,
@@ -179,9 +180,16 @@ def _manage(dataset: Dataset) -> None:
         _ui.bullets(f"{name}: {value}" for name, value in facts.items() if value)
 
 
+def _kind(name: str) -> str:
+    words = _data_problems.kinds().get(name)
+    return name if words is None else t("{words} ({name})", words=words, name=name)
+
+
 def _rename(dataset: Dataset) -> None:
-    new_name = st.text_input(t("Name"), dataset.name, key=f"name_{dataset.id}")
-    if st.button(t("Rename"), key="rename_dataset") and new_name != dataset.name:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        new_name = st.text_input(t("Name"), dataset.name, key=f"name_{dataset.id}")
+        renamed = st.button(t("Rename"), key="rename_dataset")
+    if renamed and new_name != dataset.name:
         try:
             datasets.rename(workspace, dataset.id, new_name)
         except DatasetError as error:

@@ -22,8 +22,8 @@ def _chosen(label: str, words: dict[str, str], key: str, *, as_list: bool = Fals
     if st.session_state.get(key) not in words:
         st.session_state[key] = given if given in words else next(iter(words))
     if as_list:
-        value = st.selectbox(_ui.plain(label), list(words), format_func=lambda one: _ui.plain(words[one]), key=key)
-    else:  # not tabs, pills or segments: on dark the name of a chosen one has too little contrast
+        value = st.selectbox(_ui.plain(label), list(words), format_func=words.__getitem__, key=key)
+    else:
         value = st.radio(
             _ui.plain(label), list(words), format_func=lambda one: _ui.plain(words[one]), key=key, horizontal=True
         )

@@ -16,6 +16,7 @@ from engine.words import t
 from pages import (
     _base,
     _damaged,
+    _data_bring,
     _problems,
     _ready,
     _train_chain,
@@ -85,7 +86,7 @@ def _ask_data() -> Dataset | None:
         t("Rows to learn from"),
         ids,
         index=ids.index(found.id) if found is not None and found.id in ids else None,
-        format_func=lambda i: f"{stored[i].name} · {t('{n} rows', n=f'{stored[i].report.rows:,}')}",
+        format_func=lambda i: f"{stored[i].name} · {_data_bring.rows_words(stored[i].report.rows)}",
         placeholder=t("Choose data"),
     )
     if chosen_id and (found is None or chosen_id != found.id):
@@ -151,5 +152,5 @@ for one in problems:
         fields[one.where].markdown(f":red[**{_ui.plain(_problems.in_titles(one))}**]")
 # beside what a demo refuses stands the way on
 name = _train_more.show(plan, overrides, opened=limits.on() and bool(problems))
-_train_start.bar(plan, problems, overrides, name)
+_train_start.bar(plan, problems, overrides, name, at_base=_base.of_hub(base))
 lifecycle.prepare()  # whoever opens this page starts a run soon; its libraries take seconds to load

@@ -62,15 +62,17 @@ class Group(NamedTuple):
 
 
 def grouped(report: Found) -> list[Group]:
-    """Return the groups of a report: errors first, then the most frequent first. What is wrong with the whole file and
-    stands in its sentence is left out."""
+    """Return the groups of a report: errors first, then the most frequent first, of as many the one that is met first in
+    the file. What is wrong with the whole file and stands in its sentence is left out."""
     found: list[Group] = []
     for severity, counts in (("error", report.errors), ("warning", report.warnings)):
-        for rule, count in sorted(counts.items(), key=lambda entry: -entry[1]):
+        of_one: list[Group] = []
+        for rule, count in counts.items():
             held = tuple(p for p in report.problems if p.rule == rule and p.severity == severity)
             if not held or held[0] is not report.whole_file_problem:
                 rows = report.rows_with.get(rule) or len({p.row for p in held if p.row})
-                found.append(Group(rule, severity, count, held, rows))
+                of_one.append(Group(rule, severity, count, held, rows))
+        found += sorted(of_one, key=lambda one: (-one.count, min((p.row or 0 for p in one.problems), default=0)))
     return found
 
 

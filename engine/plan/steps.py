@@ -13,26 +13,24 @@ def notes(train: schema.Train, rows: int, mixed: Sequence[int] | None = None) ->
     an epoch may be shorter than a step, and a warm-up may take the whole run. `mixed`: how many general rows there are in
     each epoch, where that is known."""
     steps, general = counts.optimizer_steps(train, rows, mixed), _each(train, rows, mixed)
-    batch, epochs = train.batch_size * train.accumulation, f"{train.epochs:g}"
+    batch = train.batch_size * train.accumulation
+    told = {"steps": f"{steps:,}", "rows": f"{rows:,}", "epochs": f"{train.epochs:g}", "batch": f"{batch:,}"}
     found = []
     if train.max_steps:
-        found.append(later("{steps} steps, as train.max_steps says.", steps=steps))
+        found.append(later("{steps} steps, as train.max_steps says.", steps=told["steps"]))
     elif general:
         every = counts.rows_with_replay(train, rows, mixed)
         found.append(
             later("{steps} steps: {rows} rows and {general} general ones, replayed against forgetting, in {epochs} "
                   "epochs are {every} rows, {batch} a step.",
-                  steps=steps, rows=rows, general=general, epochs=epochs, every=every, batch=batch)
+                  general=general if isinstance(general, str) else f"{general:,}", every=f"{every:,}", **told)
         )  # fmt: skip
     else:
-        found.append(
-            later("{steps} steps: {rows} rows in {epochs} epochs, {batch} a step.",
-                  steps=steps, rows=rows, epochs=epochs, batch=batch)
-        )  # fmt: skip
+        found.append(later("{steps} steps: {rows} rows in {epochs} epochs, {batch} a step.", **told))
     if not general and batch > rows:
         found.append(
             later("A step ends with the epoch at the latest, so each takes {rows} rows, not {batch}.",
-                  rows=rows, batch=batch)
+                  rows=told["rows"], batch=told["batch"])
         )  # fmt: skip
     warmup = counts.warmup_steps(train.warmup, steps)
     if warmup >= steps:
@@ -49,4 +47,4 @@ def _each(train: schema.Train, rows: int, mixed: Sequence[int] | None) -> int | 
     if mixed is None:
         return counts.replayed_rows(train, rows)
     low, high = min(mixed, default=0), max(mixed, default=0)
-    return high if low == high else f"{low}–{high}"
+    return high if low == high else f"{low:,}–{high:,}"

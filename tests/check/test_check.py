@@ -632,6 +632,14 @@ def test_many_like_problems_are_one_line_with_a_heading_true_of_all(tmp_path):
     assert group.heading == report_of(tmp_path, alike).problems[0].message and group.places == "lines 1-30"
 
 
+def test_of_groups_as_large_the_one_that_the_file_has_first_comes_first(tmp_path):
+    good = [{"prompt": f"question {n}", "completion": "a"} for n in range(5)]
+    blank, missing = {"prompt": "q", "completion": ""}, {"prompt": "q"}
+    for rows in ([missing, blank], [blank, missing]):
+        found = groups.grouped(report_of(tmp_path, [*good, *rows]))
+        assert [group.problems[0].row for group in found] == [6, 7]
+
+
 @given(st.lists(st.integers(1, 60), min_size=1))
 def test_ranges_of_lines_name_every_line_and_no_other(numbers):
     shown = groups.places(Problem(rule="not-json", line=n) for n in numbers)

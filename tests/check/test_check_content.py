@@ -120,7 +120,7 @@ def test_better_answers_that_are_nearly_always_longer_are_said_with_the_effect_s
     rows = [{"prompt": str(n), "chosen": "long " * (9 + n % 3), "rejected": f"short {n}"} for n in range(40)]
     report = report_of(tmp_path, rows)
     [problem] = [p for p in report.problems if p.rule == "length-bias"]
-    assert "longer in 100 % of pairs (effect size +" in problem.message
+    assert "longer in 100 % of pairs, so length" in problem.message
     even = [{"prompt": str(n), "chosen": f"c{n}" * (1 + n % 2), "rejected": f"r{n}" * (2 - n % 2)} for n in range(40)]
     assert "length-bias" not in report_of(tmp_path, even).warnings
 

@@ -232,7 +232,7 @@ def test_a_broken_file_is_explained_and_mended_in_the_browser(server: Server, pa
         page.get_by_label("Choose a file").press("Enter")
     chooser.value.set_files(broken)
     expect(page.get_by_text("line 613").first).to_be_visible()
-    expect(page.get_by_text("line 41: completion is null")).to_be_visible()
+    expect(page.get_by_text("Line 41: completion is null")).to_be_visible()
     expect(page.get_by_role("button", name="Next: ask the advisor")).to_have_count(0)
     page.get_by_role("button", name="Edit").first.click()
     row = page.get_by_role("textbox", name="Row 613 as it stands in the file")

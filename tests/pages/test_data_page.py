@@ -23,7 +23,7 @@ from engine.models import Base, bases
 from engine.render import Coder, NoTokenizer, outcome, preview
 from engine.words import Problem
 from engine.workspace import Workspace
-from pages import _data_rows, _delete
+from pages import _data_rows, _delete, _theme
 from tests.apps import button, has_button, open_page, texts
 from tests.apps import shown as as_read
 from tests.conftest import ROOT
@@ -505,7 +505,7 @@ def test_rows_of_a_large_file_wait_and_are_applied_together_or_discarded(
     monkeypatch.setattr(jobs, "SMALL_BYTES", 0)
     parent = broken(workspace)
     app = open_page("data", dataset=parent.id)
-    assert "line 5: completion is null" in texts(app) and ":red-background[**null**]" in texts(app)
+    assert "Line 5: completion is null" in texts(app) and ":red-background[**null**]" in texts(app)
     button(app, "edit_error_null-field_0").click().run()
     box = next(a for a in app.text_area if str(a.key).startswith("edit_text_"))
     assert box.value == '{"prompt": "q4", "completion": null}'
@@ -549,7 +549,8 @@ def test_any_row_is_edited_where_it_is_shown_as_it_is_trained_and_the_place_is_k
     dataset = broken(workspace)
     app = open_page("data", dataset=dataset.id)
     app.number_input(key=f"from_{dataset.id}").set_value(8).run()
-    assert list(app.dataframe[0].value["Row"]) == list(range(10, 20))
+    assert list(app.dataframe[0].value["Line"]) == list(range(10, 20))
+    assert app.selectbox(key=f"row_to_edit_{dataset.id}").options[1] == "line 11"
     app.selectbox(key=f"row_to_edit_{dataset.id}").set_value(11).run()
     button(app, "edit_trained").click().run()
     assert app.text_area[0].value == '{"prompt": "question 10", "completion": "answer 10"}'
@@ -558,6 +559,17 @@ def test_any_row_is_edited_where_it_is_shown_as_it_is_trained_and_the_place_is_k
     made = datasets.load(workspace, app.session_state["current_dataset"])
     assert not app.exception and made.parent == dataset.id and app.number_input(key=f"from_{made.id}").value == 8
     assert "another answer" in app.dataframe[0].value.to_string()
+
+
+def test_rows_are_shown_by_their_line_and_by_a_number_of_their_own_only_where_that_is_another(
+    workspace: Workspace,
+) -> None:
+    """The first line of a CSV file names its columns."""
+    same = open_page("data", dataset=stored(workspace, lines_of(good_rows(3))).id)
+    assert list(same.dataframe[0].value.columns) == ["Line", "prompt", "completion"]
+    other = open_page("data", dataset=stored(workspace, b"prompt,completion\nwhat,this\nwho,that\n", "rows.csv").id)
+    shown = other.dataframe[0].value
+    assert list(shown["Row"]) == [1, 2] and list(shown["Line"]) == [2, 3]
 
 
 def test_the_view_of_the_rows_is_kept_after_a_row_was_mended_as_long_as_it_is_one(workspace: Workspace) -> None:
@@ -587,6 +599,8 @@ def test_the_numbers_have_a_table_behind_every_chart(workspace: Workspace) -> No
     assert len(tables) == 5  # lengths, characters, roles, messages, labels
     assert any("8038" in table for table in tables) and any("240" in table and "60" in table for table in tables)
     assert "Tokens as Starter" in texts(app)
+    drawn = [json.loads(chart.proto.spec)["data"][0] for chart in app.get("plotly_chart")]
+    assert {one["marker"]["color"] for one in drawn} == {_theme.of("chartCategoricalColors")[0]}
 
 
 def test_the_split_is_shown_as_training_draws_it_and_other_rows_can_be_validated_on(workspace: Workspace) -> None:
@@ -685,7 +699,7 @@ def test_each_rule_has_its_number_of_rows_and_a_click_for_all_of_them(workspace:
     app = open_page("data", dataset=parent.id)
     folds = [as_read(fold.label) for fold in app.expander]
     assert "4 rows lack a field that is needed: it is null" in folds
-    assert any(fold.startswith("line 9: completion is a number") for fold in folds)
+    assert any(fold.startswith("Line 9: completion is a number") for fold in folds)
     assert button(app, "drop_bad_rows").label == "Leave out all 5 rows with errors" and "15 rows stay." in texts(app)
     assert button(app, "leave_out:null-field").label == "Leave out all 4" and "16 rows stay." in texts(app)
     assert button(app, "leave_out:wrong-type").label == "Leave out this row"
@@ -742,7 +756,8 @@ def test_internal_names_stand_in_a_fold_and_plain_words_in_front(workspace: Work
     app = open_page("data", dataset=stored(workspace, lines_of(rows)).id)
     assert "**Pairs: a better and a worse answer**" in texts(app)
     internal = next(fold for fold in app.expander if fold.label == "How the file was read")
-    assert "Layout: sharegpt_ranking" in as_read(internal.markdown[0].value)
+    told = as_read(internal.markdown[0].value)
+    assert "Layout: sharegpt_ranking" in told and "Kind: Pairs: a better and a worse answer (preference)" in told
     assert not any("sharegpt_ranking" in str(one.value) for one in [*app.caption, *app.success, *app.header])
 
 
@@ -798,10 +813,10 @@ def test_a_report_of_an_earlier_version_is_made_anew_on_a_click(workspace: Works
     assert said not in texts(app) and not has_button(app, "check_again")
     made_before(dataset, errors={}, bad_rows=0, problems=())
     app.run()
-    assert said in texts(app) and "line 5: completion is null" not in texts(app)
+    assert said in texts(app) and "Line 5: completion is null" not in texts(app)
     button(app, "check_again").click().run()
     assert not app.exception and said not in texts(app) and not has_button(app, "check_again")
-    assert "line 5: completion is null" in texts(app) and datasets.list_all(workspace) == [dataset]
+    assert "Line 5: completion is null" in texts(app) and datasets.list_all(workspace) == [dataset]
 
 
 def test_a_large_file_is_checked_again_beside_the_page(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from engine.plan import drafts
 from engine.runs import store
 from engine.workspace import Workspace
 from pages import _ui
-from tests.apps import preference_run, shown
+from tests.apps import open_page, preference_run, shown
 from tests.browsers import Server, settled
 from tests.helpers import wait_until
 
@@ -46,6 +46,17 @@ MADE = """() => [...document.querySelectorAll(
 @given(st.text())
 def test_what_is_made_literal_reads_as_before_in_one_line(text: str) -> None:
     assert shown(_ui.plain(text)) == " ".join(text.expandtabs(4).splitlines())
+
+
+def test_the_options_of_a_list_are_no_markdown_and_are_shown_without_escapes(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "q", "completion": "a"}\n' * 3)
+    made = datasets.add(workspace, file, "my_own*rows.jsonl")
+    assert "my_own*rows.jsonl" in open_page("advisor", dataset=made.id).selectbox(key="advisor_data").options
+    every = open_page("guide", section="rules").selectbox(key="table").options
+    assert "Scenario quick look-up" in every and not any("\\" in one for one in every)
 
 
 def test_a_figure_says_texts_as_they_are_and_keeps_its_own_line_breaks() -> None:

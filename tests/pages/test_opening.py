@@ -103,3 +103,31 @@ def test_a_page_opens_at_its_top_with_its_heading_in_focus_and_its_name_in_the_t
     expect(page).to_have_title("Train · Tunebook", timeout=SLOW_MS)
     expect(page.locator("#stMain h1")).to_be_focused()
     assert page.evaluate(scroll) == 0
+
+
+@pytest.mark.browser
+def test_where_what_had_the_focus_is_gone_the_heading_above_has_it_and_nothing_scrolls(
+    server: Server, page: Page, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    good = "".join(f'{{"prompt": "What is {n}?", "completion": "It is {n}."}}\n' for n in range(40))
+    rows.write_text(good + '{"prompt": "What?"}\n')
+    dataset = datasets.add(Workspace(server.home), rows, "rows.jsonl")
+    page.set_viewport_size({"width": 1280, "height": 400})
+    page.goto(f"{server.url}/data?dataset={dataset.id}")
+    settled(page)
+    mend = page.get_by_role("button", name="Leave out the row with errors")
+    mend.focus()
+    scroll = "document.querySelector('[data-testid=stMain]').scrollTop"
+    before = page.evaluate(scroll)
+    page.keyboard.press("Enter")
+    expect(mend).not_to_be_attached(timeout=SLOW_MS)
+    settled(page)
+    expect(page.get_by_role("heading", name="rows.jsonl")).to_be_focused()
+    assert page.evaluate(scroll) <= before
+    for name in ("Rename, download or delete", "Delete", "Delete for good"):
+        chosen = page.locator("summary, button").get_by_text(name, exact=True)
+        chosen.locator("xpath=ancestor-or-self::*[self::summary or self::button]").focus()
+        page.keyboard.press("Enter")
+    expect(page.locator("#stMain h1")).to_be_focused()
+    assert not datasets.list_all(Workspace(server.home))

@@ -48,6 +48,19 @@ def test_every_page_keeps_what_is_worked_on_in_sight(name: str, new_facts: Datas
     assert "New facts" in sidebar and "Starter" in sidebar and "Run" in sidebar
 
 
+def test_the_sidebar_names_the_base_of_the_run_that_is_open_and_tells_it_from_that_of_the_next(
+    workspace: Workspace, real_run: str
+) -> None:
+    app = open_page("runs", run=real_run)
+    assert "For the next run" not in [one.value for one in app.sidebar.caption]
+    dataset = store.load_spec(workspace, real_run).dataset.id
+    app = open_page("runs", run=real_run, dataset=dataset, base=f"run:{real_run}")
+    said = [str(one.value) for one in app.sidebar.markdown]
+    assert [one.value for one in app.sidebar.caption][:2] == ["You are working on", "For the next run"]
+    assert store.name(workspace, real_run) in said[0]
+    assert "Starter" in said[2] and "A real run" in said[4]
+
+
 NONSENSE = ("../../etc/passwd", "<script>alert(1)</script>", "a" * 300, "run:x", "%00")
 
 
@@ -66,7 +79,7 @@ def test_an_uploaded_file_is_checked_and_every_bad_row_named(workspace: Workspac
     app = open_page("data")
     app.file_uploader[0].upload("../evil name.jsonl", "\n".join(lines).encode()).run()
     assert not app.exception
-    assert "line 17: completion is null" in texts(app)
+    assert "Line 17: completion is null" in texts(app)
     assert not has_button(app, "next_step")
     button(app, "drop_bad_rows").click().run()
     assert not app.exception

@@ -21,7 +21,7 @@ from engine.plan import targets
 from engine.runs import store
 from engine.spec import RunSpec, schema
 from tests import apps
-from tests.apps import button, has_button, open_page, texts
+from tests.apps import button, has_button, open_page, shown, texts
 from tests.gguf import files as gguf_files
 from tests.helpers import planned, wait_until
 from tests.hub import TOKEN, Hub, Repository
@@ -84,6 +84,12 @@ def test_an_id_that_is_not_there_and_a_folder_that_is_no_model_are_said_with_wha
 def test_where_no_hub_answers_the_one_real_base_without_is_named() -> None:
     app = taken("tiny/nothing")
     assert "make real" in texts(app) and not app.exception
+
+
+def test_what_the_hub_says_is_said_once_at_the_field_and_start_points_there() -> None:
+    app = taken("tiny/nothing")
+    assert len(app.error) == 1 and texts(app).count(shown(app.error[0].value)) == 1
+    assert button(app, "start").disabled and "cannot start yet: see the model above" in texts(app)
 
 
 def test_a_model_of_the_short_list_is_estimated_where_no_hub_answers() -> None:

@@ -3,6 +3,7 @@ field and above Start."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,7 +81,15 @@ def test_the_answer_is_one_sentence_above_all_controls_with_the_figures_of_the_p
     said = shown(next(one.value for one in app.main.markdown))
     assert said.startswith(f"LoRA teaches Starter (toy model, built in) **{plan.rows:,} rows** of New facts")
     assert f"**{plan.steps:,} steps**" in said and "Memory: **fits**" in said
+    assert "On a machine that is free" in said and "with start and scoring (a guess: no run of this kind" in said
     assert shown(open_page("train").main.markdown[0].value).startswith("Choose data")
+
+
+def test_one_row_and_one_step_are_said_as_one(workspace: Workspace, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "q", "completion": "a"}\n')
+    app = open_page("train", {"overrides": {"train.max_steps": 1}}, dataset=datasets.add(workspace, file, "one").id)
+    assert "**1 row** of one in **1 step**." in texts(app) and "one · 1 row" in app.selectbox[1].options
 
 
 def test_a_setting_outside_its_range_is_said_above_start_and_put_right_by_a_click(new_facts: Dataset) -> None:

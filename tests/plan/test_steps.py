@@ -33,7 +33,7 @@ def noted(**settings: Any) -> list[str]:
 
 def test_general_rows_count_among_the_steps_and_are_said_to():
     (text,) = noted(epochs=10, batch_size=16, accumulation=1, replay_share=0.1)
-    assert text.startswith("167 steps: 240 rows and 27 general ones") and "2670 rows, 16 a step" in text
+    assert text.startswith("167 steps: 240 rows and 27 general ones") and "2,670 rows, 16 a step" in text
     (text,) = noted(epochs=10, batch_size=16, accumulation=1)
     assert text == "150 steps: 240 rows in 10 epochs, 16 a step."
 
