@@ -109,9 +109,11 @@ def _read(before: Item, after: Item) -> None:
             column.text(questions.said(item) or "–")
             if item.choices and len(item.loglikelihoods) == len(item.choices):
                 column.dataframe(
-                    pd.DataFrame({t("Choice"): item.choices, t("Log-likelihood, nats"): item.loglikelihoods}),
+                    pd.DataFrame(
+                        {t("Choice"): item.choices, t("Likelihood (log; nearer 0 is likelier)"): item.loglikelihoods}
+                    ),
                     hide_index=True,
-                    alt=t("How likely each choice is"),
+                    alt=t("{model}: how likely each choice is", model=title),
                 )
 
 

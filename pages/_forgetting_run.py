@@ -96,12 +96,11 @@ def _first(
         st.button(_ui.plain(label), icon=":material/compare_arrows:", key="compare_it", on_click=_compare)
     panels = _forgetting_chart.panels(scored.rows, judged, titled, beside)
     columns = st.columns(len(panels), gap="medium") if panels else ()
-    alts = (t("The new task before and after"), t("What it knew, before and after"))
     for number, (column, panel) in enumerate(zip(columns, panels, strict=True)):
         with column:
             st.markdown(f"**{_ui.plain(panel.title)}**")
             st.plotly_chart(
-                _ui.figure(panel.figure), key=_theme.key(f"changes_{number}"), config=_theme.STILL, alt=alts[number]
+                _ui.figure(panel.figure), key=_theme.key(f"changes_{number}"), config=_theme.STILL, alt=panel.told
             )
     _ui.toy_note(bases.describe(scored.spec.base.ref, scored.workspace))
 
@@ -191,7 +190,9 @@ def _every(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, s
     """Per family and subject, with intervals, p-values and what could have been missed."""
     rows = scored.rows
     asked = list(dict.fromkeys(row.benchmark for row in rows))
-    chosen = st.multiselect(t("Questions"), asked, format_func=lambda b: tables.name(b, titled), key="families_of")
+    chosen = st.multiselect(
+        t("Only these questions"), asked, format_func=lambda b: tables.name(b, titled), key="families_of"
+    )
     shown = [row for row in rows if not chosen or row.benchmark in chosen]
     st.dataframe(tables.table(shown, judged, titled, every=True), hide_index=True, alt=t("Scores per family"))
     st.caption(

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import shutil
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from typing import Any
@@ -107,6 +108,30 @@ def test_flipped_questions_are_read_side_by_side(workspace: Workspace) -> None:
     next(s for s in app.selectbox if s.key == "questions").set_value("toy-world").run()
     tables = [d.value for d in app.dataframe if "Flipped" in d.value.columns]
     assert tables[0]["Flipped"].tolist().count("lost") == 40 and not app.exception
+
+
+def test_no_two_charts_tables_or_fields_of_a_view_have_one_name_and_a_chart_says_its_figures(
+    workspace: Workspace,
+) -> None:
+    run_id = preference_run(workspace)
+    for model in ("base", "tuned"):
+        path = workspace.run_dir(run_id) / "items" / f"{model}-toy-world.jsonl"
+        likely = [msgspec.structs.replace(one, loglikelihoods=[-1.0, -2.0]) for one in report_items.read_items(path)]
+        report_items.write_items(path, likely)
+    shutil.copytree(workspace.run_dir(run_id), workspace.run_dir("20260101-000000-abcde0"))
+    for view in ("run", "compare"):
+        app = open_page("forgetting", run=run_id, view=view)
+        pictures = [one.proto.alt for kind in ("plotly_chart", "dataframe") for one in app.get(kind)]
+        fields = [getattr(one, "label", "") for kind in FIELDS for one in app.get(kind)]
+        assert pictures and all(pictures)
+        assert not [name for names in (pictures, fields) for name, often in Counter(names).items() if often > 1]
+        if view == "run":
+            assert {"Base: how likely each choice is", "Tuned: how likely each choice is"} <= set(pictures)
+            gained, lost = pictures[:2]
+            assert "Base: 16.7 %; Tuned: 83.3 %, learned" in gained and "toy-world knowledge: real drop, -66.7" in lost
+
+
+FIELDS = ("selectbox", "multiselect", "radio", "slider", "toggle", "number_input", "text_input", "text_area")
 
 
 def test_the_set_that_lost_most_is_read_first_and_lost_and_won_stand_apart_in_the_report(workspace: Workspace) -> None:
