@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from engine.forgetting import examples
-from engine.report import Comparison, headline, paired, verdicts
+from engine.report import Comparison, headline, items, paired, verdicts
 from engine.words import t
 from pages import _forgetting_tables as tables
 from pages import _theme
@@ -67,7 +67,7 @@ def _lost(judged: Sequence[verdicts.Judged]) -> list[Panel]:
     told = [one for one in judged if not paired.too_few(one.row)]
     shares = [one for one in told if tables.is_share(one.row)]
     known = [one for one in shares if one.verdict != "at chance"]
-    losses = [one for one in told if one.row.benchmark in tables.GENERAL_TEXTS]
+    losses = [one for one in told if one.row.benchmark in items.GENERAL_TEXTS]
     if not known and losses:
         one = losses[0]
         title = t("What it knew: {name}, loss (lower is better)", name=one.title)

@@ -199,8 +199,8 @@ def _every(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, s
         _ui.say(
             "Change: tuned minus base on the same questions. Intervals: Bonett and Price 2012 for accuracies, "
             "a bootstrap over rows for losses. A real drop is beyond noise after Holm's correction over all "
-            "benchmarks, and at least 1 point, or {nats} nats per token. Of fewer than {least} questions nothing is "
-            "said.",
+            "benchmarks, and at least 1 point, or {nats} of a loss (nats per token). Of fewer than {least} questions "
+            "nothing is said.",
             nats=verdicts.MARGIN_NATS,
             least=statistics.LEAST_QUESTIONS,
         )
@@ -213,13 +213,14 @@ def _distance(rows: list[Comparison]) -> None:
     if distance is not None:
         st.caption(
             t(
-                "How far it moved from the base on the new task: {nats} nats per token (KL). Of runs on the same rows the "
-                "one that moved further usually forgot more (arXiv 2509.04259); between other rows the figure says nothing.",
+                "How far it moved from the base on the new task: {nats} (KL, in nats per token). Of runs on the same rows "
+                "the one that moved further usually forgot more (arXiv 2509.04259); between other rows the figure says "
+                "nothing.",
                 nats=f"{distance.tuned:.3f}",
             )
         )
     for row in rows:
-        if row.benchmark == "general-text":
+        if row.benchmark == items.GENERAL_TEXT:
             base, tuned = (f"{verdicts.perplexity(loss):.1f}" for loss in (row.base, row.tuned))
             if base != tuned:
                 st.caption(_ui.say("Perplexity on general text: {base} → {tuned}.", base=base, tuned=tuned))

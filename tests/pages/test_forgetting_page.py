@@ -267,7 +267,7 @@ def test_distances_from_the_base_stand_side_by_side_only_where_they_are_of_the_s
     (other / "spec.json").write_bytes(schema.encode(msgspec.structs.replace(own, dataset=dataset)))
     app = open_page("forgetting", run=run_id, view="compare")
     asked = [str(one) for d in app.dataframe if "Questions" in d.value.columns for one in d.value["Questions"]]
-    assert asked and any("distance from the base" in one for one in asked) == shown
+    assert asked and any("moved from the base" in one for one in asked) == shown
 
 
 def test_the_points_along_a_run_stand_on_its_page_and_beside_other_runs(workspace: Workspace) -> None:
