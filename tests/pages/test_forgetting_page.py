@@ -388,7 +388,8 @@ def test_the_html_report_holds_no_script_and_asks_no_host() -> None:
     page = files.as_html(
         heading=EVIL, sentence=EVIL, about=[EVIL],
         changes=[files.Interval(label=EVIL, value=-3.0, low=-5.0, high=-1.0)],
-        tables=[files.Table(title=EVIL, header=[EVIL], rows=[[EVIL]])],
+        first=files.Part(title="first", header=[EVIL], rows=[[EVIL]]),
+        folds=[files.Part(title=EVIL, lines=[EVIL], header=[EVIL], rows=[[EVIL]])],
     ).decode()  # fmt: skip
     tags, shown = [], []
 
@@ -403,11 +404,14 @@ def test_the_html_report_holds_no_script_and_asks_no_host() -> None:
     assert {tag for tag, _ in tags}.isdisjoint({"script", "img", "link", "iframe", "a"})
     assert not any(name in ("src", "href") or name.startswith("on") for _, found in tags for name in found)
     assert "default-src 'none'" in page and "http://" not in page and "https://" not in page
-    assert shown.count(EVIL) == 8  # as it is wherever it stands: title, heading, sentence, line, chart, table thrice
+    # as it is wherever it stands: title, heading, sentence, line, the first table twice, a fold four times
+    assert shown.count(EVIL) == 10 and f"{EVIL}: -3.0" in shown
     names = [tag for tag, _ in tags]
     assert names.count("h1") == names.count("main") == 1 and ("html", {"lang": "en"}) in tags
     places = [found for tag, found in tags if found.get("class") == "wide"]
-    assert len(places) == 2 and all(one["tabindex"] == "0" and one["aria-label"] for one in places)  # chart and table
+    assert len(places) == 2 and all(one["tabindex"] == "0" and one["aria-label"] for one in places)
+    assert names.index("details") > names.index("svg") > names.index("table")  # the answer first, all else in folds
+    assert "details::details-content" in page.partition("@media print")[2]  # which are open on paper
 
 
 def test_a_report_that_is_made_in_a_thread_of_its_own_is_in_the_reader_s_language(
