@@ -78,8 +78,7 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
 
     def look(picked: frontier.Point) -> None:
         if len(picked.runs) == 1 and picked.runs[0] != run_id:
-            label = _ui.say("Look at {name}", name=picked.name)
-            st.button(label, key="look_at_picked", on_click=_look_at, args=(picked.runs[0],), type="primary")
+            st.button(t("Look at it"), key="look_at_picked", on_click=_look_at, args=(picked.runs[0],), type="primary")
 
     _forgetting_frontier.trade(trades, "compare", look)
     _forgetting_lines.show(workspace, marks)
@@ -109,12 +108,13 @@ def _address(chosen: Sequence[str]) -> None:
 
 
 def _link(chosen: Sequence[str]) -> None:
-    """Offer the address of this view to be copied. Not in a demo, where it would open nothing for others, or all."""
+    """Offer the address of this view to be copied, folded, for it is long. Not in a demo, where it would open nothing for
+    others, or all."""
     if limits.on() or not st.context.url:
         return
     address = st.context.url.partition("?")[0]
-    st.caption(t("A link to this comparison, for whoever has this home:"))
-    st.code(f"{address}?view=compare&runs={','.join(chosen)}", language=None, wrap_lines=True)
+    with st.expander(t("A link to this comparison, for whoever has this home")):
+        st.code(f"{address}?view=compare&runs={','.join(chosen)}", language=None, wrap_lines=True)
 
 
 def _nothing(workspace: Workspace, scored: list[Run], usual: Sequence[str], runs: Sequence[Run]) -> None:

@@ -36,6 +36,9 @@ def show(workspace: Workspace, marks: Mapping[str, str]) -> None:
             st.plotly_chart(
                 _ui.figure(drawn(lines)), key=_theme.key(f"losses_{number}"), config=_theme.STILL, alt=title
             )
+    if shown:
+        with st.expander(t("The losses in a table")):
+            st.table(_ui.cells(figures(shown)), hide_index=True, border="horizontal")
     st.markdown(f"**{_ui.plain(t('Settings that differ'))}**")
     different = differing(workspace, list(marks))
     if not different:
@@ -80,6 +83,21 @@ def drawn(lines: Lines) -> go.Figure:
         legend={"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0},
     )  # fmt: skip
     return figure
+
+
+def figures(shown: Sequence[tuple[str, Lines]]) -> pd.DataFrame:
+    """Return what the lines of the pictures begin with, come down to and end with, by their mark."""
+    marks = dict.fromkeys(mark for _, lines in shown for mark, _ in lines)
+    table: dict[str, list[str]] = {t("No."): list(marks)}
+    for title, lines in shown:
+        values = {mark: [value for _, value in points] for mark, points in lines}
+        table[title] = [_course(values[mark]) if mark in values else "–" for mark in marks]
+    return pd.DataFrame(table)
+
+
+def _course(values: Sequence[float]) -> str:
+    first, lowest, last = (f"{value:.3f}" for value in (values[0], min(values), values[-1]))
+    return t("{first} → {last}, lowest {lowest}", first=first, last=last, lowest=lowest)
 
 
 def differing(workspace: Workspace, run_ids: Sequence[str]) -> list[tuple[str, list[str]]]:

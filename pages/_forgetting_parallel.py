@@ -41,8 +41,14 @@ def show(found: Sequence[claims.Configuration]) -> None:
             config=_theme.STILL,
             alt=t("Settings, gain and loss of each configuration"),
         )
+        with st.expander(t("Its values in a table")):
+            _values(columns)
     with st.container(key=NARROW):
-        st.table(_ui.cells(pd.DataFrame(columns)), hide_index=True, border="horizontal")
+        _values(columns)
+
+
+def _values(columns: Mapping[str, Sequence[Any]]) -> None:
+    st.table(_ui.cells(pd.DataFrame(columns)), hide_index=True, border="horizontal")
 
 
 def axes(found: Sequence[claims.Configuration]) -> dict[str, list[Any]]:

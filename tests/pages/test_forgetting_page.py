@@ -186,6 +186,11 @@ def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -
     app.slider[0].set_value(20.0).run()
     assert any("Pick" in str(s.value) and "abcdef" in str(s.value) for s in app.success)
     assert button(app, "look_at_picked").proto.type == "primary"
+    # what the pictures show stands in a table too; what one seed cannot tell, and who is picked, is said once
+    (losses,) = [one.value.map(shown) for one in app.table if "Loss on trained rows" in one.value.columns]
+    assert losses.to_numpy().tolist() == [[n, "0.600 → 0.600, lowest 0.600"] for n in ("1", "2")]
+    said = texts(app) + "".join(one.label for one in app.main.button)
+    assert said.count("one seed") + said.count("One seed") == 1 and said.count(told.iloc[0]) == 1
 
 
 def second_run(workspace: Workspace, run_id: str, name: str = "20260102-000000-abcdef") -> str:
