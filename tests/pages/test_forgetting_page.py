@@ -189,7 +189,7 @@ def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -
     # what the pictures show stands in a table too; what one seed cannot tell, and who is picked, is said once
     (losses,) = [one.value.map(shown) for one in app.table if "Loss on trained rows" in one.value.columns]
     assert losses.to_numpy().tolist() == [[n, "0.600 → 0.600, lowest 0.600"] for n in ("1", "2")]
-    said = texts(app) + "".join(one.label for one in app.main.button)
+    said = texts(app) + "".join(shown(one.label) for one in app.main.button)
     assert said.count("one seed") + said.count("One seed") == 1 and said.count(told.iloc[0]) == 1
 
 
