@@ -18,7 +18,6 @@ from engine.report import Comparison, files, frontier, headline, items
 from engine.runs import Run, ScoredRun, store
 from engine.runs import scored as runs_scored
 from engine.spec import RunSpec, schema, settings, tolerances
-from engine.spec import recipes as spec_recipes
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _failures, _forgetting_frontier, _forgetting_lines, _ui
@@ -230,11 +229,6 @@ def _comparable(
     return {name: [row for row in found if row.benchmark != items.KL] for name, found in lines.items()}
 
 
-def _title(recipe: str) -> str:
-    known = spec_recipes.recipes().get(recipe)
-    return t(known.title) if known is not None else recipe
-
-
 def _recipes(specs: dict[str, RunSpec]) -> dict[str, list[str]]:
     """Group runs that differ in nothing but their seed, under the name of what they have in common."""
     groups: dict[bytes, list[str]] = defaultdict(list)
@@ -245,7 +239,7 @@ def _recipes(specs: dict[str, RunSpec]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for some in groups.values():
         one = specs[some[0]]
-        label = sweep_plan.label(_title(one.recipe.name), {path: schema.value_at(one, path) for path in differing})
+        label = sweep_plan.label(one.recipe.name, {path: schema.value_at(one, path) for path in differing})
         while label in found:  # what tells them apart is no setting: keep them apart
             label += " ·"
         found[label] = some
@@ -254,14 +248,11 @@ def _recipes(specs: dict[str, RunSpec]) -> dict[str, list[str]]:
 
 def _differing(specs: list[RunSpec]) -> list[str]:
     """Return the settings that tell runs of one recipe apart, the seed and the threads aside."""
-    found = []
-    for path in settings.fields():
-        by_recipe: dict[str, set[str]] = defaultdict(set)
-        for one in specs:
-            by_recipe[one.recipe.name].add(str(schema.value_at(one, path)))
-        if path not in ("train.seed", "train.threads") and any(len(values) > 1 for values in by_recipe.values()):
-            found.append(path)
-    return found
+    by_recipe: dict[str, list[RunSpec]] = defaultdict(list)
+    for one in specs:
+        by_recipe[one.recipe.name].append(one)
+    found = {path for some in by_recipe.values() for path, _ in store.differing(some)}
+    return [path for path in settings.fields() if path in found - {"train.seed", "train.threads"}]
 
 
 def _beside(

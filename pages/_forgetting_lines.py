@@ -9,9 +9,6 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from engine import events
-from engine.check import DatasetError
-from engine.data import datasets
-from engine.models import bases
 from engine.runs import store
 from engine.spec import settings
 from engine.words import t
@@ -20,6 +17,7 @@ from pages import _charts, _theme, _ui
 
 # Streamlit puts the colours of the reader's theme in place of these; with the dashes 15 lines can be told apart.
 _COLOURS, _DASHES = ("#000001", "#000002", "#000003", "#000004", "#000005"), ("solid", "dash", "dot")
+MOST_COLUMNS = 3
 MOST_LINES = len(_COLOURS) * len(_DASHES)
 
 Lines = list[tuple[str, list[list[float]]]]
@@ -44,10 +42,7 @@ def show(workspace: Workspace, marks: Mapping[str, str]) -> None:
     if not different:
         st.caption(t("These runs have the same settings throughout."))
         return
-    cells = pd.DataFrame(
-        [{t("Setting"): title, **dict(zip(marks.values(), values, strict=True))} for title, values in different]
-    )
-    st.table(_ui.cells(cells), hide_index=True, border="horizontal")
+    st.table(_ui.cells(settings_table(different, list(marks.values()))), hide_index=True, border="horizontal")
 
 
 def losses(workspace: Workspace, marks: Mapping[str, str]) -> tuple[Lines, Lines]:
@@ -106,18 +101,22 @@ def differing(workspace: Workspace, run_ids: Sequence[str]) -> list[tuple[str, l
     found = []
     for path, values in store.differences(workspace, list(run_ids)):
         title = titles.get(path) or t(settings.fields()[path].title)
-        found.append((title, [_value(workspace, path, value) for value in values]))
+        found.append((title, [store.value_words(workspace, path, value) for value in values]))
     return found
 
 
-def _value(workspace: Workspace, path: str, value: object) -> str:
-    if value is None or value == "":
-        return "–"
-    if path == "base.ref":
-        return bases.describe(str(value), workspace).title
-    if path == "dataset.id":
-        try:
-            return datasets.load(workspace, str(value)).name
-        except (DatasetError, OSError, ValueError):
-            return t("gone")
-    return _ui.show_value(value)[:40]
+def settings_table(different: Sequence[tuple[str, list[str]]], marks: Sequence[str]) -> pd.DataFrame:
+    """Return what runs have set otherwise: a column for each of a few; of more, which a phone would cut, each value with the
+    runs that have it."""
+    if len(marks) <= MOST_COLUMNS:
+        return pd.DataFrame(
+            [{t("Setting"): title, **dict(zip(marks, values, strict=True))} for title, values in different]
+        )
+    found = []
+    for title, values in different:
+        having: dict[str, list[str]] = {}
+        for mark, value in zip(marks, values, strict=True):
+            having.setdefault(value, []).append(mark)
+        told = [t("{value} (no. {numbers})", value=value, numbers=", ".join(some)) for value, some in having.items()]
+        found.append({t("Setting"): title, t("Values"): "; ".join(told)})
+    return pd.DataFrame(found)

@@ -196,7 +196,7 @@ def _mixing(found: Sequence[Configuration]) -> Claim:
                 worse.append(change[2] < 0)
                 seeds.append(_have_seeds(one, other))
                 told.append(
-                    t("{recipe}: {share} % of general rows kept {change} points more", recipe=one.recipe,
+                    t("{recipe}: {share} % of general rows kept {change} points more", recipe=label(one.recipe, {}),
                       share=f"{100 * one.spec.train.replay_share:g}", change=_points(change))
                 )  # fmt: skip
     if not told:

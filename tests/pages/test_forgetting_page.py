@@ -198,6 +198,33 @@ def second_run(workspace: Workspace, run_id: str, name: str = "20260102-000000-a
     return name
 
 
+def test_settings_that_differ_are_said_in_the_words_of_train_and_of_many_runs_by_their_value(
+    workspace: Workspace,
+) -> None:
+    run_id = preference_run(workspace)
+    ways: list[dict[str, Any]] = [{"keep": "kl"}, {"keep": "skip_surprising"}, {"keep": "kl"}]
+    for number, way in enumerate(ways):
+        path = workspace.run_dir(second_run(workspace, run_id, f"20260102-{number:06d}-abcdef")) / "spec.json"
+        spec = schema.decode(path.read_bytes())
+        told = msgspec.structs.replace(spec.objective_args, **way)
+        train = msgspec.structs.replace(spec.train, tolerance="high", padding_free=True, replay_share=0.1)
+        path.write_bytes(schema.encode(msgspec.structs.replace(spec, objective_args=told, train=train)))
+    app = open_page("forgetting", run=run_id, view="compare")
+    (found,) = [one.value.map(shown).rename(columns=shown) for one in app.table if "Setting" in one.value.columns]
+    assert dict(found.to_numpy().tolist()) == {
+        "Replay": "0.1 (no. 1, 2, 3); 0 (no. 4)",
+        "May forget": "much (no. 1, 2, 3); off (no. 4)",
+        "Padding-free": "on (no. 1, 2, 3); as the machine needs it (no. 4)",
+        "Keep what it knew": "hold it to the base (no. 1, 3); leave out what surprises the base (no. 2); not at all (no. 4)",
+    }
+    app.multiselect(key="compared_runs").set_value([run_id, "20260102-000000-abcdef"]).run()
+    (found,) = [one.value.map(shown).rename(columns=shown) for one in app.table if "Setting" in one.value.columns]
+    assert (
+        found.columns.tolist() == ["Setting", "1", "2"] and ["May forget", "off", "much"] in found.to_numpy().tolist()
+    )
+    assert not app.exception
+
+
 def test_with_one_run_the_comparison_is_only_the_click_that_makes_another(workspace: Workspace) -> None:
     app = open_page("forgetting", run=preference_run(workspace), view="compare")
     assert not app.multiselect and not app.slider and not app.get("plotly_chart") and not app.table
@@ -378,7 +405,7 @@ def test_a_sweep_is_drawn_through_the_settings_that_differ_and_what_they_came_to
     found = [made("full", -0.25, **{rate: 0.002, replay: 0.1}), made("lora", -0.01, **{rate: 0.0005, replay: 0.1})]
     columns = _forgetting_parallel.axes(found)
     assert columns == {
-        "Recipe": ["full", "lora"], "Learning rate": ["0.002", "0.0005"], "Gained, points": [70.0, 70.0],
+        "Recipe": ["Full fine-tuning", "LoRA"], "Learning rate": ["0.002", "0.0005"], "Gained, points": [70.0, 70.0],
         "General, points": [-25.0, -1.0],
     }  # fmt: skip
     drawn = _forgetting_parallel.figure(columns, 2).to_plotly_json()["data"][0]["dimensions"]
