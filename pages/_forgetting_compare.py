@@ -27,6 +27,7 @@ from pages._forgetting_frontier import Trade
 CHOSEN = "compared_runs"
 # As many as have lines that can be told apart; and of an address no more is read than names of so many.
 MOST_COMPARED, MOST_LETTERS = _forgetting_lines.MOST_LINES, 1_000
+MOST_LISTED = 200
 
 
 def alike(workspace: Workspace, scored: list[Run], run_id: str | None) -> list[str]:
@@ -46,8 +47,10 @@ def others(workspace: Workspace, scored: list[Run], run_id: str) -> int:
 
 
 def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequence[Run]) -> None:
-    """Let a person pick from the scored runs, and show where they stand. `runs` are all there are."""
-    names = tables.names(run for run in scored if run.recipe != evaluations.RECIPE.name)
+    """Let a person pick runs, and show where those that were scored stand, and the losses and settings of all. `runs` are
+    all there are, newest first."""
+    is_scored = {run.id for run in scored}
+    names = tables.names(run for run in runs[:MOST_LISTED] if run.id in is_scored or _trains(workspace, run))
     usual = [one for one in alike(workspace, scored, run_id) if one in names]
     if len(names) < 2:
         _nothing(workspace, scored, usual, runs)
@@ -61,7 +64,7 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
         help=t("At first: all on the same rows and base."), placeholder=t("Choose two or more"),
     )  # fmt: skip
     _address(chosen)
-    if len(chosen) < 2 and len(usual) > 1:
+    if len(chosen) < 2 and len(usual) != 1:
         st.info(
             t("Choose two runs or more. Another run on the same rows, with other settings, is what to compare with.")
         )
@@ -69,18 +72,36 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
     if len(chosen) < 2:
         _nothing(workspace, scored, usual, runs)
         return
-    compared = _read(workspace, chosen, names, runs)
-    if len(compared) < 2:
-        return
-    marks = {one: str(number) for number, one in enumerate(compared, 1)}
-    trades = _trades(compared, names, marks, right)
+    compared = _read(workspace, [one for one in chosen if one in is_scored], names, runs)
+    shown = [one for one in chosen if one in compared or one not in is_scored]
+    marks = {one: str(number) for number, one in enumerate(shown, 1)}
+    if without := [f"{names[one]} ({marks[one]})" for one in shown if one not in compared]:
+        told = ", ".join(without)
+        st.caption(_ui.say("Not scored, so only their losses and settings stand below: {names}.", names=told))
+    if len(compared) > 1:
+        _scored(workspace, compared, names, marks, right, run_id)
+    if len(shown) > 1:
+        _forgetting_lines.show(workspace, marks)
+        _link(chosen)
+
+
+def _trains(workspace: Workspace, run: Run) -> bool:
+    kinds = (evaluations.RECIPE.name, sweep_plan.RECIPE.name)
+    return run.recipe not in kinds and store.load_spec(workspace, run.id).kind == "train"
+
+
+def _scored(
+    workspace: Workspace, compared: dict[str, ScoredRun], names: dict[str, str], marks: dict[str, str],
+    place: DeltaGenerator, run_id: str | None,
+) -> None:  # fmt: skip
+    """Show the trade of gain against what was kept, and every change."""
+    trades = _trades(compared, names, marks, place)
 
     def look(picked: frontier.Point) -> None:
         if len(picked.runs) == 1 and picked.runs[0] != run_id:
             st.button(t("Look at it"), key="look_at_picked", on_click=_look_at, args=(picked.runs[0],), type="primary")
 
     _forgetting_frontier.trade(trades, "compare", look)
-    _forgetting_lines.show(workspace, marks)
     with st.expander(t("Every change, side by side")):
         lines = {one: found.rows for one, found in compared.items()}
         specs = {one: found.spec for one, found in compared.items()}
@@ -88,7 +109,6 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
         st.dataframe(beside, hide_index=True, alt=t("Changes of each run"))
         st.caption(t("Change of each run against its base, with the 95 % interval."))
         _downloads([one.point for one in trades])
-    _link(chosen)
 
 
 def _asked(names: Mapping[str, str]) -> list[str]:

@@ -25,10 +25,9 @@ Lines = list[tuple[str, list[list[float]]]]
 
 def show(workspace: Workspace, marks: Mapping[str, str]) -> None:
     """Show the losses of runs, by id with the mark each has on the page, and the settings in which they differ."""
-    trained, general = losses(workspace, marks)
-    shown = [(t("Loss on trained rows"), trained), (t("Loss on general text"), general)]
-    shown = [(title, lines) for title, lines in shown if lines]
-    for number, (column, (title, lines)) in enumerate(zip(st.columns(len(shown) or 1), shown, strict=False)):
+    shown = [(title, lines) for title, lines in losses(workspace, marks) if lines]
+    places = [column for _ in shown[::2] for column in st.columns(2)]
+    for number, (column, (title, lines)) in enumerate(zip(places, shown, strict=False)):
         with column:
             st.markdown(f"**{_ui.plain(title)}**")
             st.plotly_chart(
@@ -42,24 +41,29 @@ def show(workspace: Workspace, marks: Mapping[str, str]) -> None:
     if not different:
         st.caption(t("These runs have the same settings throughout."))
         return
+    if len({store.load_spec(workspace, run_id).dataset.id for run_id in marks}) > 1:
+        st.caption(t("Their data differ: losses on other rows cannot be compared."))
     st.table(_ui.cells(settings_table(different, list(marks.values()))), hide_index=True, border="horizontal")
 
 
-def losses(workspace: Workspace, marks: Mapping[str, str]) -> tuple[Lines, Lines]:
-    """Return for each run its loss on trained rows over the steps, and that on general text where it was watched."""
-    trained, general = [], []
+def losses(workspace: Workspace, marks: Mapping[str, str]) -> list[tuple[str, Lines]]:
+    """Return by title for each run its loss on trained and on held-out rows over the steps, and that on general text where
+    it was watched."""
+    trained, held_out, general = Lines(), Lines(), Lines()
     for run_id, mark in marks.items():
         found, _ = events.read(workspace.run_dir(run_id))
         steps = [[e.step, e.loss] for e in found if isinstance(e, events.Step) and e.loss is not None]
+        evals = [e for e in found if isinstance(e, events.Eval)]
         watched = [[0, e.general_loss] for e in found if isinstance(e, events.Watched)][:1]
-        watched += [
-            [e.step, e.metrics["general_loss"]]
-            for e in found
-            if isinstance(e, events.Eval) and "general_loss" in e.metrics
-        ]
+        watched += [[e.step, e.metrics["general_loss"]] for e in evals if "general_loss" in e.metrics]
         trained += [(mark, _charts.thinned(steps))] if steps else []
+        held_out += [(mark, [[e.step, e.loss] for e in evals])] if len(evals) > 1 else []
         general += [(mark, watched)] if len(watched) > 1 else []
-    return trained, general
+    return [
+        (t("Loss on trained rows"), trained),
+        (t("Loss on held-out rows"), held_out),
+        (t("Loss on general text"), general),
+    ]
 
 
 def drawn(lines: Lines) -> go.Figure:

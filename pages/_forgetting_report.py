@@ -35,7 +35,7 @@ def downloads(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str
 
 
 def _part(title: str, frame: pd.DataFrame) -> files.Part:
-    rows = [[str(value).replace(" %", "\u00a0%") for value in row] for row in frame.to_numpy().tolist()]
+    rows = [[str(value) for value in row] for row in frame.to_numpy().tolist()]
     return files.Part(title=title, header=[str(name) for name in frame.columns], rows=rows)
 
 

@@ -45,7 +45,7 @@ def family(value: str) -> str:
         items.SEEN: t("rows it was trained on"),
         items.UNSEEN: t("held-out rows"),
     }
-    return words.get(value, value)
+    return words.get(value, value.replace("_", " "))
 
 
 def verdict(value: str) -> str:
@@ -115,12 +115,16 @@ def short(rows: Sequence[Comparison], judged: Sequence[verdicts.Judged], titled:
         found.append(
             {
                 t("Questions"): asked + part,
-                t("Base"): number(row, row.base),
-                t("Tuned"): number(row, row.tuned),
+                t("Base"): _unbroken(number(row, row.base)),
+                t("Tuned"): _unbroken(number(row, row.tuned)),
                 t("Verdict"): told if paired.too_few(row) else t("{verdict}, {change}", verdict=told, change=change),
             }
         )
     return pd.DataFrame(found)
+
+
+def _unbroken(figure: str) -> str:
+    return figure.replace(" ", "\u00a0")
 
 
 def table(

@@ -188,7 +188,7 @@ def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -
     assert button(app, "look_at_picked").proto.type == "primary"
     # what the pictures show stands in a table too; what one seed cannot tell, and who is picked, is said once
     (losses,) = [one.value.map(shown) for one in app.table if "Loss on trained rows" in one.value.columns]
-    assert losses.to_numpy().tolist() == [[n, "0.600 → 0.600, lowest 0.600"] for n in ("1", "2")]
+    assert losses.to_numpy().tolist() == [[n, "0.600 → 0.600, lowest 0.600"] for n in "12"]
     said = texts(app) + "".join(shown(one.label) for one in app.main.button)
     assert said.count("one seed") + said.count("One seed") == 1 and said.count(told.iloc[0]) == 1
 
@@ -196,6 +196,25 @@ def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -
 def second_run(workspace: Workspace, run_id: str, name: str = "20260102-000000-abcdef") -> str:
     shutil.copytree(workspace.run_dir(run_id), workspace.run_dir(name))
     return name
+
+
+def test_runs_that_were_not_scored_stand_against_each_other_by_their_losses_and_settings(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    other = second_run(workspace, run_id)
+    shutil.rmtree(workspace.run_dir(other) / "items")
+    log = events.EventLog(workspace.run_dir(other))
+    log.append(events.Eval(step=6, loss=0.4))
+    log.close()
+    app = open_page("forgetting", view="compare", runs=f"{run_id},{other}")
+    assert not app.exception and not app.slider  # no trade of one
+    assert f"Not scored, so only their losses and settings stand below: {store.name(workspace, other)}" in texts(app)
+    losses = next(
+        one.value.map(shown).rename(columns=shown) for one in app.table if "Loss on trained rows" in one.value
+    )
+    assert losses["Loss on held-out rows"].tolist() == ["–", "0.600 → 0.400, lowest 0.400"]
+    shutil.rmtree(workspace.run_dir(run_id) / "items")
+    app = open_page("forgetting", view="compare", runs=f"{run_id},{other}")
+    assert not app.exception and any("Loss on trained rows" in one.value.columns for one in app.table)
 
 
 def test_settings_that_differ_are_said_in_the_words_of_train_and_of_many_runs_by_their_value(
