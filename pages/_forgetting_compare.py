@@ -80,6 +80,8 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
         st.caption(_ui.say("Not scored, so only their losses and settings stand below: {names}.", names=told))
     if len(compared) > 1:
         _scored(workspace, compared, names, marks, right, run_id)
+    else:  # else its list says what the numbers stand for
+        _ui.bullets(f"{marks[one]}: {names[one]}" for one in shown)
     if len(shown) > 1:
         _forgetting_lines.show(workspace, marks)
         _link(chosen)

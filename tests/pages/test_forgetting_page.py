@@ -207,6 +207,7 @@ def test_runs_that_were_not_scored_stand_against_each_other_by_their_losses_and_
     log.close()
     app = open_page("forgetting", view="compare", runs=f"{run_id},{other}")
     assert not app.exception and not app.slider  # no trade of one
+    assert f"- 2: {store.name(workspace, other)}" in texts(app)
     assert f"Not scored, so only their losses and settings stand below: {store.name(workspace, other)}" in texts(app)
     losses = next(
         one.value.map(shown).rename(columns=shown) for one in app.table if "Loss on trained rows" in one.value
