@@ -586,8 +586,7 @@ def test_how_it_was_asked_is_said_in_words_without_keys_of_the_machine(workspace
     app = open_page("forgetting", run=run_id)
     asked = app.table[-1].value.map(shown).rename(columns=shown).iloc[0].to_dict()
     assert asked == {
-        "Questions": "toy-world knowledge", "Asked": "60", "Right by guessing": "50 %", "Examples": "–", "Template": "–",
-        "Window, tokens": "512",
+        "Questions": "toy-world knowledge", "Asked": "60", "How": "Right by guessing: 50 %; Window, tokens: 512",
     }  # fmt: skip
 
 
