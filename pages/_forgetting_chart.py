@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from engine.forgetting import examples
-from engine.report import Comparison, headline, paired, verdicts
+from engine.report import Comparison, headline, items, paired, verdicts
 from engine.words import t
 from pages import _forgetting_tables as tables
 from pages import _theme
@@ -26,10 +26,12 @@ LINE_PIXELS, MOST_LETTERS = 46, 40
 
 
 class Panel(NamedTuple):
-    """One half of the chart with its heading, which is text of the page and breaks where it must."""
+    """One half of the chart with its heading, which is text of the page and breaks where it must, and what it shows in
+    words, for whoever hears the page."""
 
     title: str
     figure: go.Figure
+    told: str
 
 
 class _Line(NamedTuple):
@@ -57,18 +59,20 @@ def _gained(task: Comparison, known: examples.Beside | None, titled: dict[str, s
     if known is not None:
         between = [(t("Base, {n} examples in its context", n=known.shots), known.row.base)]
     title = t("Gained: {text}", text=tables.name(task.benchmark, titled))
-    return Panel(title, _before_and_after(task, verdicts.change_of(task), tables.verdict_of(task, {}), between))
+    lines = _before_and_after(task, verdicts.change_of(task), tables.verdict_of(task, {}), between)
+    return Panel(title, _bars(task, lines), _told(title, lines))
 
 
 def _lost(judged: Sequence[verdicts.Judged]) -> list[Panel]:
     told = [one for one in judged if not paired.too_few(one.row)]
     shares = [one for one in told if tables.is_share(one.row)]
     known = [one for one in shares if one.verdict != "at chance"]
-    losses = [one for one in told if one.row.benchmark in tables.GENERAL_TEXTS]
+    losses = [one for one in told if one.row.benchmark in items.GENERAL_TEXTS]
     if not known and losses:
         one = losses[0]
         title = t("What it knew: {name}, loss (lower is better)", name=one.title)
-        return [Panel(title, _before_and_after(one.row, _SAYS.get(one.verdict, ""), tables.verdict(one.verdict)))]
+        lines = _before_and_after(one.row, _SAYS.get(one.verdict, ""), tables.verdict(one.verdict))
+        return [Panel(title, _bars(one.row, lines), _told(title, lines))]
     shown = sorted(known or shares, key=lambda one: one.row.change)
     lines = [
         _Line(
@@ -78,7 +82,12 @@ def _lost(judged: Sequence[verdicts.Judged]) -> list[Panel]:
         )
         for one in shown
     ]  # fmt: skip
-    return [Panel(t("What it knew: change in points"), _changes(lines))] if lines else []
+    title = t("What it knew: change in points")
+    return [Panel(title, _changes(lines), _told(title, lines))] if lines else []
+
+
+def _told(title: str, lines: Sequence[_Line]) -> str:
+    return f"{title}. {'; '.join(one.text for one in lines)}"
 
 
 def _cut(text: str) -> str:
@@ -87,20 +96,24 @@ def _cut(text: str) -> str:
 
 def _before_and_after(
     row: Comparison, change: str, verdict: str, between: Sequence[tuple[str, float]] = ()
-) -> go.Figure:  # fmt: skip
-    """Draw a bar each for base and tuned model, and what stands between them."""
+) -> list[_Line]:  # fmt: skip
+    """Return a line each for base and tuned model, and what stands between them."""
     scale = 100 if tables.is_share(row) else 1
     told = [(t("Base"), row.base), *between]
     lines = [_Line(f"{name}: {tables.number(row, value)}", scale * value, "neither") for name, value in told]
     after = t("Tuned: {figure}, {verdict}", figure=tables.number(row, row.tuned), verdict=verdict)
-    lines.append(_Line(after, scale * row.tuned, change if change in _LOOKS else "neither"))
+    return [*lines, _Line(after, scale * row.tuned, change if change in _LOOKS else "neither")]
+
+
+def _bars(row: Comparison, lines: Sequence[_Line]) -> go.Figure:
+    """Draw a bar for each line; of a share of right answers against all of them."""
     values = [one.value for one in lines]
     figure = _with_words(lines)
     figure.add_bar(
         x=values, y=_places(lines), width=0.34, orientation="h", hoverinfo="skip",
         marker={"color": [_LOOKS[one.look][2] for one in lines]},
     )  # fmt: skip
-    ends = [0.0, 100.0] if scale == 100 else [min(0.0, *values), max(0.0, *values)]
+    ends = [0.0, 100.0] if tables.is_share(row) else [min(0.0, *values), max(0.0, *values)]
     figure.update_xaxes(range=ends if ends[0] < ends[1] else [0, 1], visible=False)
     return figure
 

@@ -18,7 +18,6 @@ from engine.report import Comparison, files, frontier, headline, items
 from engine.runs import Run, ScoredRun, store
 from engine.runs import scored as runs_scored
 from engine.spec import RunSpec, schema, settings, tolerances
-from engine.spec import recipes as spec_recipes
 from engine.words import t
 from engine.workspace import Workspace
 from pages import _failures, _forgetting_frontier, _forgetting_lines, _ui
@@ -28,6 +27,7 @@ from pages._forgetting_frontier import Trade
 CHOSEN = "compared_runs"
 # As many as have lines that can be told apart; and of an address no more is read than names of so many.
 MOST_COMPARED, MOST_LETTERS = _forgetting_lines.MOST_LINES, 1_000
+MOST_LISTED = 200
 
 
 def alike(workspace: Workspace, scored: list[Run], run_id: str | None) -> list[str]:
@@ -47,8 +47,10 @@ def others(workspace: Workspace, scored: list[Run], run_id: str) -> int:
 
 
 def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequence[Run]) -> None:
-    """Let a person pick from the scored runs, and show where they stand. `runs` are all there are."""
-    names = tables.names(run for run in scored if run.recipe != evaluations.RECIPE.name)
+    """Let a person pick runs, and show where those that were scored stand, and the losses and settings of all. `runs` are
+    all there are, newest first."""
+    is_scored = {run.id for run in scored}
+    names = tables.names(run for run in runs[:MOST_LISTED] if run.id in is_scored or _trains(workspace, run))
     usual = [one for one in alike(workspace, scored, run_id) if one in names]
     if len(names) < 2:
         _nothing(workspace, scored, usual, runs)
@@ -62,7 +64,7 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
         help=t("At first: all on the same rows and base."), placeholder=t("Choose two or more"),
     )  # fmt: skip
     _address(chosen)
-    if len(chosen) < 2 and len(usual) > 1:
+    if len(chosen) < 2 and len(usual) != 1:
         st.info(
             t("Choose two runs or more. Another run on the same rows, with other settings, is what to compare with.")
         )
@@ -70,19 +72,38 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
     if len(chosen) < 2:
         _nothing(workspace, scored, usual, runs)
         return
-    compared = _read(workspace, chosen, names, runs)
-    if len(compared) < 2:
-        return
-    marks = {one: str(number) for number, one in enumerate(compared, 1)}
-    trades = _trades(compared, names, marks, right)
+    compared = _read(workspace, [one for one in chosen if one in is_scored], names, runs)
+    shown = [one for one in chosen if one in compared or one not in is_scored]
+    marks = {one: str(number) for number, one in enumerate(shown, 1)}
+    if without := [f"{names[one]} ({marks[one]})" for one in shown if one not in compared]:
+        told = ", ".join(without)
+        st.caption(_ui.say("Not scored, so only their losses and settings stand below: {names}.", names=told))
+    if len(compared) > 1:
+        _scored(workspace, compared, names, marks, right, run_id)
+    else:  # else its list says what the numbers stand for
+        _ui.bullets(f"{marks[one]}: {names[one]}" for one in shown)
+    if len(shown) > 1:
+        _forgetting_lines.show(workspace, marks)
+        _link(chosen)
+
+
+def _trains(workspace: Workspace, run: Run) -> bool:
+    kinds = (evaluations.RECIPE.name, sweep_plan.RECIPE.name)
+    return run.recipe not in kinds and store.load_spec(workspace, run.id).kind == "train"
+
+
+def _scored(
+    workspace: Workspace, compared: dict[str, ScoredRun], names: dict[str, str], marks: dict[str, str],
+    place: DeltaGenerator, run_id: str | None,
+) -> None:  # fmt: skip
+    """Show the trade of gain against what was kept, and every change."""
+    trades = _trades(compared, names, marks, place)
 
     def look(picked: frontier.Point) -> None:
         if len(picked.runs) == 1 and picked.runs[0] != run_id:
-            label = _ui.say("Look at {name}", name=picked.name)
-            st.button(label, key="look_at_picked", on_click=_look_at, args=(picked.runs[0],), type="primary")
+            st.button(t("Look at it"), key="look_at_picked", on_click=_look_at, args=(picked.runs[0],), type="primary")
 
     _forgetting_frontier.trade(trades, "compare", look)
-    _forgetting_lines.show(workspace, marks)
     with st.expander(t("Every change, side by side")):
         lines = {one: found.rows for one, found in compared.items()}
         specs = {one: found.spec for one, found in compared.items()}
@@ -90,7 +111,6 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
         st.dataframe(beside, hide_index=True, alt=t("Changes of each run"))
         st.caption(t("Change of each run against its base, with the 95 % interval."))
         _downloads([one.point for one in trades])
-    _link(chosen)
 
 
 def _asked(names: Mapping[str, str]) -> list[str]:
@@ -109,12 +129,13 @@ def _address(chosen: Sequence[str]) -> None:
 
 
 def _link(chosen: Sequence[str]) -> None:
-    """Offer the address of this view to be copied. Not in a demo, where it would open nothing for others, or all."""
+    """Offer the address of this view to be copied, folded, for it is long. Not in a demo, where it would open nothing for
+    others, or all."""
     if limits.on() or not st.context.url:
         return
     address = st.context.url.partition("?")[0]
-    st.caption(t("A link to this comparison, for whoever has this home:"))
-    st.code(f"{address}?view=compare&runs={','.join(chosen)}", language=None, wrap_lines=True)
+    with st.expander(t("A link to this comparison, for whoever has this home")):
+        st.code(f"{address}?view=compare&runs={','.join(chosen)}", language=None, wrap_lines=True)
 
 
 def _nothing(workspace: Workspace, scored: list[Run], usual: Sequence[str], runs: Sequence[Run]) -> None:
@@ -230,11 +251,6 @@ def _comparable(
     return {name: [row for row in found if row.benchmark != items.KL] for name, found in lines.items()}
 
 
-def _title(recipe: str) -> str:
-    known = spec_recipes.recipes().get(recipe)
-    return t(known.title) if known is not None else recipe
-
-
 def _recipes(specs: dict[str, RunSpec]) -> dict[str, list[str]]:
     """Group runs that differ in nothing but their seed, under the name of what they have in common."""
     groups: dict[bytes, list[str]] = defaultdict(list)
@@ -245,7 +261,7 @@ def _recipes(specs: dict[str, RunSpec]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for some in groups.values():
         one = specs[some[0]]
-        label = sweep_plan.label(_title(one.recipe.name), {path: schema.value_at(one, path) for path in differing})
+        label = sweep_plan.label(one.recipe.name, {path: schema.value_at(one, path) for path in differing})
         while label in found:  # what tells them apart is no setting: keep them apart
             label += " ·"
         found[label] = some
@@ -254,14 +270,11 @@ def _recipes(specs: dict[str, RunSpec]) -> dict[str, list[str]]:
 
 def _differing(specs: list[RunSpec]) -> list[str]:
     """Return the settings that tell runs of one recipe apart, the seed and the threads aside."""
-    found = []
-    for path in settings.fields():
-        by_recipe: dict[str, set[str]] = defaultdict(set)
-        for one in specs:
-            by_recipe[one.recipe.name].add(str(schema.value_at(one, path)))
-        if path not in ("train.seed", "train.threads") and any(len(values) > 1 for values in by_recipe.values()):
-            found.append(path)
-    return found
+    by_recipe: dict[str, list[RunSpec]] = defaultdict(list)
+    for one in specs:
+        by_recipe[one.recipe.name].append(one)
+    found = {path for some in by_recipe.values() for path, _ in store.differing(some)}
+    return [path for path in settings.fields() if path in found - {"train.seed", "train.threads"}]
 
 
 def _beside(

@@ -311,7 +311,7 @@ def trade(
             _answer_by_text(points)
         else:
             _answer(points, picked, tolerance)
-        if note := frontier.seed_note(points):
+        if note := frontier.seed_note(points, picked):
             st.caption(_ui.plain(note))
         if picked is not None and picks is not None:
             picks(picked)
@@ -360,9 +360,7 @@ def _answer_by_text(points: Sequence[frontier.Point]) -> None:
         st.info(
             _ui.say("{most} gained the most; {least} kept general text best.", most=best[-1].name, least=best[0].name)
         )
-    st.caption(
-        t("What was kept is told by the loss on general text alone: this base knows none of the benchmarks asked.")
-    )
+    st.caption(t("What was kept is told by the loss on general text alone."))
 
 
 def numbers_table(trades: Sequence[Trade]) -> pd.DataFrame:

@@ -9,9 +9,6 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from engine import events
-from engine.check import DatasetError
-from engine.data import datasets
-from engine.models import bases
 from engine.runs import store
 from engine.spec import settings
 from engine.words import t
@@ -20,6 +17,7 @@ from pages import _charts, _theme, _ui
 
 # Streamlit puts the colours of the reader's theme in place of these; with the dashes 15 lines can be told apart.
 _COLOURS, _DASHES = ("#000001", "#000002", "#000003", "#000004", "#000005"), ("solid", "dash", "dot")
+MOST_COLUMNS = 3
 MOST_LINES = len(_COLOURS) * len(_DASHES)
 
 Lines = list[tuple[str, list[list[float]]]]
@@ -27,41 +25,45 @@ Lines = list[tuple[str, list[list[float]]]]
 
 def show(workspace: Workspace, marks: Mapping[str, str]) -> None:
     """Show the losses of runs, by id with the mark each has on the page, and the settings in which they differ."""
-    trained, general = losses(workspace, marks)
-    shown = [(t("Loss on trained rows"), trained), (t("Loss on general text"), general)]
-    shown = [(title, lines) for title, lines in shown if lines]
-    for number, (column, (title, lines)) in enumerate(zip(st.columns(len(shown) or 1), shown, strict=False)):
+    shown = [(title, lines) for title, lines in losses(workspace, marks) if lines]
+    places = [column for _ in shown[::2] for column in st.columns(2)]
+    for number, (column, (title, lines)) in enumerate(zip(places, shown, strict=False)):
         with column:
             st.markdown(f"**{_ui.plain(title)}**")
             st.plotly_chart(
                 _ui.figure(drawn(lines)), key=_theme.key(f"losses_{number}"), config=_theme.STILL, alt=title
             )
+    if shown:
+        with st.expander(t("The losses in a table")):
+            st.table(_ui.cells(figures(shown)), hide_index=True, border="horizontal")
     st.markdown(f"**{_ui.plain(t('Settings that differ'))}**")
     different = differing(workspace, list(marks))
     if not different:
         st.caption(t("These runs have the same settings throughout."))
         return
-    cells = pd.DataFrame(
-        [{t("Setting"): title, **dict(zip(marks.values(), values, strict=True))} for title, values in different]
-    )
-    st.table(_ui.cells(cells), hide_index=True, border="horizontal")
+    if len({store.load_spec(workspace, run_id).dataset.id for run_id in marks}) > 1:
+        st.caption(t("Their data differ: losses on other rows cannot be compared."))
+    st.table(_ui.cells(settings_table(different, list(marks.values()))), hide_index=True, border="horizontal")
 
 
-def losses(workspace: Workspace, marks: Mapping[str, str]) -> tuple[Lines, Lines]:
-    """Return for each run its loss on trained rows over the steps, and that on general text where it was watched."""
-    trained, general = [], []
+def losses(workspace: Workspace, marks: Mapping[str, str]) -> list[tuple[str, Lines]]:
+    """Return by title for each run its loss on trained and on held-out rows over the steps, and that on general text where
+    it was watched."""
+    trained, held_out, general = Lines(), Lines(), Lines()
     for run_id, mark in marks.items():
         found, _ = events.read(workspace.run_dir(run_id))
         steps = [[e.step, e.loss] for e in found if isinstance(e, events.Step) and e.loss is not None]
+        evals = [e for e in found if isinstance(e, events.Eval)]
         watched = [[0, e.general_loss] for e in found if isinstance(e, events.Watched)][:1]
-        watched += [
-            [e.step, e.metrics["general_loss"]]
-            for e in found
-            if isinstance(e, events.Eval) and "general_loss" in e.metrics
-        ]
+        watched += [[e.step, e.metrics["general_loss"]] for e in evals if "general_loss" in e.metrics]
         trained += [(mark, _charts.thinned(steps))] if steps else []
+        held_out += [(mark, [[e.step, e.loss] for e in evals])] if len(evals) > 1 else []
         general += [(mark, watched)] if len(watched) > 1 else []
-    return trained, general
+    return [
+        (t("Loss on trained rows"), trained),
+        (t("Loss on held-out rows"), held_out),
+        (t("Loss on general text"), general),
+    ]
 
 
 def drawn(lines: Lines) -> go.Figure:
@@ -82,24 +84,43 @@ def drawn(lines: Lines) -> go.Figure:
     return figure
 
 
+def figures(shown: Sequence[tuple[str, Lines]]) -> pd.DataFrame:
+    """Return what the lines of the pictures begin with, come down to and end with, by their mark."""
+    marks = dict.fromkeys(mark for _, lines in shown for mark, _ in lines)
+    table: dict[str, list[str]] = {t("No."): list(marks)}
+    for title, lines in shown:
+        values = {mark: [value for _, value in points] for mark, points in lines}
+        table[title] = [_course(values[mark]) if mark in values else "–" for mark in marks]
+    return pd.DataFrame(table)
+
+
+def _course(values: Sequence[float]) -> str:
+    first, lowest, last = (f"{value:.3f}" for value in (values[0], min(values), values[-1]))
+    return t("{first} → {last}, lowest {lowest}", first=first, last=last, lowest=lowest)
+
+
 def differing(workspace: Workspace, run_ids: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Return the settings in which runs differ, each by its title with every run's value in words."""
     titles = {"recipe.name": t("Recipe"), "base.ref": t("Base"), "dataset.id": t("Data")}
     found = []
     for path, values in store.differences(workspace, list(run_ids)):
         title = titles.get(path) or t(settings.fields()[path].title)
-        found.append((title, [_value(workspace, path, value) for value in values]))
+        found.append((title, [store.value_words(workspace, path, value) for value in values]))
     return found
 
 
-def _value(workspace: Workspace, path: str, value: object) -> str:
-    if value is None or value == "":
-        return "–"
-    if path == "base.ref":
-        return bases.describe(str(value), workspace).title
-    if path == "dataset.id":
-        try:
-            return datasets.load(workspace, str(value)).name
-        except (DatasetError, OSError, ValueError):
-            return t("gone")
-    return _ui.show_value(value)[:40]
+def settings_table(different: Sequence[tuple[str, list[str]]], marks: Sequence[str]) -> pd.DataFrame:
+    """Return what runs have set otherwise: a column for each of a few; of more, which a phone would cut, each value with the
+    runs that have it."""
+    if len(marks) <= MOST_COLUMNS:
+        return pd.DataFrame(
+            [{t("Setting"): title, **dict(zip(marks, values, strict=True))} for title, values in different]
+        )
+    found = []
+    for title, values in different:
+        having: dict[str, list[str]] = {}
+        for mark, value in zip(marks, values, strict=True):
+            having.setdefault(value, []).append(mark)
+        told = [t("{value} (no. {numbers})", value=value, numbers=", ".join(some)) for value, some in having.items()]
+        found.append({t("Setting"): title, t("Values"): "; ".join(told)})
+    return pd.DataFrame(found)

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine.forgetting import claims
+from engine.forgetting import claims, sweep_plan
 from engine.report import frontier
 from engine.spec import settings
 from engine.words import t
@@ -41,20 +41,26 @@ def show(found: Sequence[claims.Configuration]) -> None:
             config=_theme.STILL,
             alt=t("Settings, gain and loss of each configuration"),
         )
+        with st.expander(t("Its values in a table")):
+            _values(columns)
     with st.container(key=NARROW):
-        st.table(_ui.cells(pd.DataFrame(columns)), hide_index=True, border="horizontal")
+        _values(columns)
+
+
+def _values(columns: Mapping[str, Sequence[Any]]) -> None:
+    st.table(_ui.cells(pd.DataFrame(columns)), hide_index=True, border="horizontal")
 
 
 def axes(found: Sequence[claims.Configuration]) -> dict[str, list[Any]]:
     """Return each axis by its title: the recipe and the settings that differ, then gain and general knowledge, in points
     where they are told so."""
     paths = list(dict.fromkeys(path for one in found for path in one.set))
-    columns: dict[str, list[Any]] = {t("Recipe"): [one.recipe for one in found]}
+    columns: dict[str, list[Any]] = {t("Recipe"): [sweep_plan.label(one.recipe, {}) for one in found]}
     for path in paths:
         values = [one.set.get(path) for one in found]
         if len(set(map(str, values))) > 1:
             title = t(settings.fields()[path].title) if path in settings.fields() else path
-            columns[title] = ["–" if value is None else _ui.show_value(value) for value in values]
+            columns[title] = ["–" if value is None else settings.value_words(path, value) for value in values]
     if len(set(columns[t("Recipe")])) < 2:
         del columns[t("Recipe")]
     in_points = frontier.in_points(found[0].point.measure)

@@ -109,9 +109,11 @@ def _read(before: Item, after: Item) -> None:
             column.text(questions.said(item) or "–")
             if item.choices and len(item.loglikelihoods) == len(item.choices):
                 column.dataframe(
-                    pd.DataFrame({t("Choice"): item.choices, t("Log-likelihood, nats"): item.loglikelihoods}),
+                    pd.DataFrame(
+                        {t("Choice"): item.choices, t("Likelihood (log; nearer 0 is likelier)"): item.loglikelihoods}
+                    ),
                     hide_index=True,
-                    alt=t("How likely each choice is"),
+                    alt=t("{model}: how likely each choice is", model=title),
                 )
 
 
@@ -129,14 +131,16 @@ def settings(scored: ScoredRun, titled: dict[str, str]) -> None:
 
 
 def _asked(name: str, settings: dict[str, Any]) -> dict[str, str]:
-    """Return how a benchmark was asked, in words; what only tells scores apart for the machine is left out."""
+    """Return how a benchmark was asked, in words and in columns that a phone shows whole; what only tells scores apart
+    for the machine is left out."""
     templates = {"chat": t("chat template"), "none": t("none")}
     chance, template = settings.get("chance"), settings.get("template")
+    n = settings.get("questions", settings.get("items"))
     found = {
-        t("Asked"): settings.get("questions", settings.get("items")),
         t("Right by guessing"): f"{100 * chance:.0f} %" if isinstance(chance, float) and chance > 0 else None,
         t("Examples"): settings.get("shots"),
         t("Template"): None if template is None else templates.get(str(template), template),
         t("Window, tokens"): settings.get("window_tokens"),
     }
-    return {t("Questions"): name, **{key: "–" if one is None else _ui.show_value(one) for key, one in found.items()}}
+    how = "; ".join(f"{key}: {_ui.show_value(one)}" for key, one in found.items() if one is not None)
+    return {t("Questions"): name, t("Asked"): "–" if n is None else str(n), t("How"): how or "–"}

@@ -197,7 +197,7 @@ def _columns(curve: Curve, point: Point) -> list[tuple[str, str]]:
         found.append((name, _told(point.gain, curve.in_points)))
     if point.general is not None:
         in_points = curve.general_in == "points"
-        name = t("General knowledge, points") if in_points else t("General text: fall of the loss, nats")
+        name = t("General knowledge, points") if in_points else t("General text, fall of the loss")
         found.append((name, _told(point.general, in_points)))
     if point.behaviour is not None:
         found.append((t("Behaviour, points"), _told(point.behaviour, True)))

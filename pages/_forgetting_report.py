@@ -8,7 +8,7 @@ import streamlit as st
 from engine.forgetting import examples, stages, summary
 from engine.models import bases
 from engine.quantised import lost, said
-from engine.report import files, questions, verdicts
+from engine.report import files, items, questions, verdicts
 from engine.runs import ScoredRun
 from engine.words import t
 from pages import _forgetting_tables as tables
@@ -34,11 +34,12 @@ def downloads(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str
             )  # fmt: skip
 
 
-def _texts(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    return [str(name) for name in frame.columns], [[str(value) for value in row] for row in frame.to_numpy().tolist()]
+def _part(title: str, frame: pd.DataFrame) -> files.Part:
+    rows = [[str(value) for value in row] for row in frame.to_numpy().tolist()]
+    return files.Part(title=title, header=[str(name) for name in frame.columns], rows=rows)
 
 
-def _flipped(scored: ScoredRun, titled: dict[str, str]) -> list[files.Table]:
+def _flipped(scored: ScoredRun, titled: dict[str, str]) -> list[files.Part]:
     """Return the questions that were lost, and apart from them those that were won, with both answers."""
     names = [t("Questions"), t("Question"), t("Right answer"), t("Base said"), t("Tuned said")]
     titles = {
@@ -53,22 +54,28 @@ def _flipped(scored: ScoredRun, titled: dict[str, str]) -> list[files.Table]:
             for benchmark, joined in scored.joined.items()
             for before, after in questions.flips(joined, which)[:FLIPS_IN_REPORT]
         ]  # fmt: skip
-        found += [files.Table(title=title, header=names, rows=rows)] if rows else []
+        found += [files.Part(title=title, header=names, rows=rows)] if rows else []
     return found
 
 
 def as_html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> bytes:
-    rows, run_id, run_spec = scored.rows, scored.run_id, scored.spec
-    found, beside = summary.of(scored), examples.beside(scored)
+    rows, run_spec = scored.rows, scored.spec
+    found, beside, line = summary.of(scored), examples.beside(scored), stages.of(scored)
     base = bases.describe(run_spec.base.ref, scored.workspace)
-    note = base.rounding_note
-    header, cells = _texts(tables.table(rows, judged, titled, every=True))
-    told = [files.Table(title=t("Every figure"), header=header, rows=cells)]
-    line = stages.of(scored)
+    whole = [row for row in rows if row.family in (items.ALL, items.SEEN, items.UNSEEN)]
+    about = [
+        t("Run {id}: {recipe} on {base}", id=scored.run_id, recipe=run_spec.recipe.name, base=base.title),
+        *([base.rounding_note] if base.rounding_note else []),
+        *([beside.sentence] if beside is not None else []),
+        *(one.sentence for one in judged),
+        *(map(str, line.notes) if line is not None else ()),
+        *scored.about,
+        *said.spoken(lost.every(scored.folder)),
+    ]
+    folds = [files.Part(title=t("What each figure says"), lines=about)]
     if line is not None and line.changes:
-        header, cells = _texts(tables.stages(line, titled))
-        told.insert(0, files.Table(title=t("Stage by stage"), header=header, rows=cells))
-    told += _flipped(scored, titled)
+        folds.append(_part(t("Stage by stage"), tables.stages(line, titled)))
+    folds.append(_part(t("Every figure"), tables.table(rows, judged, titled, every=True)))
     return files.as_html(
         heading=t("Forgetting: {name}", name=scored.name),
         sentence=found.headline,
@@ -76,17 +83,13 @@ def as_html(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, 
             t("Gained: {text}", text=found.gained),
             t("Lost: {text}", text=found.lost),
             t("What to do: {text}", text=found.to_do),
-            *([beside.sentence] if beside is not None else []),
-            t("Run {id}: {recipe} on {base}", id=run_id, recipe=run_spec.recipe.name, base=base.title),
-            *([note] if note else []),
-            *(one.sentence for one in judged),
-            *(map(str, line.notes) if line is not None else ()),
-            *scored.about,
-            *said.spoken(lost.every(scored.folder)),
         ],
+        first=_part(
+            t("Before and after"), tables.short([row for row in whole if row.benchmark != items.KL], judged, titled)
+        ),
         changes=[
             files.Interval(label=label, value=100 * row.change, low=100 * row.low, high=100 * row.high)
-            for label, row in tables.changes(rows, titled)
+            for label, row in tables.changes(whole, titled)
         ],
-        tables=told,
+        folds=folds + _flipped(scored, titled),
     )

@@ -96,12 +96,11 @@ def _first(
         st.button(_ui.plain(label), icon=":material/compare_arrows:", key="compare_it", on_click=_compare)
     panels = _forgetting_chart.panels(scored.rows, judged, titled, beside)
     columns = st.columns(len(panels), gap="medium") if panels else ()
-    alts = (t("The new task before and after"), t("What it knew, before and after"))
     for number, (column, panel) in enumerate(zip(columns, panels, strict=True)):
         with column:
             st.markdown(f"**{_ui.plain(panel.title)}**")
             st.plotly_chart(
-                _ui.figure(panel.figure), key=_theme.key(f"changes_{number}"), config=_theme.STILL, alt=alts[number]
+                _ui.figure(panel.figure), key=_theme.key(f"changes_{number}"), config=_theme.STILL, alt=panel.told
             )
     _ui.toy_note(bases.describe(scored.spec.base.ref, scored.workspace))
 
@@ -191,15 +190,17 @@ def _every(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, s
     """Per family and subject, with intervals, p-values and what could have been missed."""
     rows = scored.rows
     asked = list(dict.fromkeys(row.benchmark for row in rows))
-    chosen = st.multiselect(t("Questions"), asked, format_func=lambda b: tables.name(b, titled), key="families_of")
+    chosen = st.multiselect(
+        t("Only these questions"), asked, format_func=lambda b: tables.name(b, titled), key="families_of"
+    )
     shown = [row for row in rows if not chosen or row.benchmark in chosen]
     st.dataframe(tables.table(shown, judged, titled, every=True), hide_index=True, alt=t("Scores per family"))
     st.caption(
         _ui.say(
             "Change: tuned minus base on the same questions. Intervals: Bonett and Price 2012 for accuracies, "
             "a bootstrap over rows for losses. A real drop is beyond noise after Holm's correction over all "
-            "benchmarks, and at least 1 point, or {nats} nats per token. Of fewer than {least} questions nothing is "
-            "said.",
+            "benchmarks, and at least 1 point, or {nats} of a loss (nats per token). Of fewer than {least} questions "
+            "nothing is said.",
             nats=verdicts.MARGIN_NATS,
             least=statistics.LEAST_QUESTIONS,
         )
@@ -212,13 +213,14 @@ def _distance(rows: list[Comparison]) -> None:
     if distance is not None:
         st.caption(
             t(
-                "How far it moved from the base on the new task: {nats} nats per token (KL). Of runs on the same rows the "
-                "one that moved further usually forgot more (arXiv 2509.04259); between other rows the figure says nothing.",
+                "How far it moved from the base on the new task: {nats} (KL, in nats per token). Of runs on the same rows "
+                "the one that moved further usually forgot more (arXiv 2509.04259); between other rows the figure says "
+                "nothing.",
                 nats=f"{distance.tuned:.3f}",
             )
         )
     for row in rows:
-        if row.benchmark == "general-text":
+        if row.benchmark == items.GENERAL_TEXT:
             base, tuned = (f"{verdicts.perplexity(loss):.1f}" for loss in (row.base, row.tuned))
             if base != tuned:
                 st.caption(_ui.say("Perplexity on general text: {base} → {tuned}.", base=base, tuned=tuned))

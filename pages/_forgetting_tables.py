@@ -16,7 +16,6 @@ from engine.words import t
 # Streamlit puts the first, third and second colour of the reader's theme in place of these: blue, green, orange.
 STRONG, GOOD, BAD = "#000001", "#000003", "#000002"
 NEITHER = "#6c757d"  # 3 : 1 and more on both grounds
-GENERAL_TEXTS = (items.GENERAL_TEXT, "general-text-zh")
 
 
 def name(benchmark: str, titled: dict[str, str]) -> str:
@@ -31,7 +30,7 @@ def name(benchmark: str, titled: dict[str, str]) -> str:
         items.REWARD: t("pairs judged as the person did"),
         items.ANSWERS: t("reward of its answers (higher is better)"),
         items.MARGIN: t("reward of better minus worse answers (higher is better)"),
-        items.KL: t("distance from the base (KL per token, nats)"),
+        items.KL: t("how far it moved from the base (KL per token)"),
         blind.TEXTS: t("answers to held-out prompts"),
     }
     base, _, _ = benchmark.partition(":")
@@ -46,7 +45,7 @@ def family(value: str) -> str:
         items.SEEN: t("rows it was trained on"),
         items.UNSEEN: t("held-out rows"),
     }
-    return words.get(value, value)
+    return words.get(value, value.replace("_", " "))
 
 
 def verdict(value: str) -> str:
@@ -116,12 +115,16 @@ def short(rows: Sequence[Comparison], judged: Sequence[verdicts.Judged], titled:
         found.append(
             {
                 t("Questions"): asked + part,
-                t("Base"): number(row, row.base),
-                t("Tuned"): number(row, row.tuned),
+                t("Base"): _unbroken(number(row, row.base)),
+                t("Tuned"): _unbroken(number(row, row.tuned)),
                 t("Verdict"): told if paired.too_few(row) else t("{verdict}, {change}", verdict=told, change=change),
             }
         )
     return pd.DataFrame(found)
+
+
+def _unbroken(figure: str) -> str:
+    return figure.replace(" ", "\u00a0")
 
 
 def table(

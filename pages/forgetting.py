@@ -39,7 +39,7 @@ _ui.heading(t("Forgetting"))
 workspace = _ui.workspace()
 _damaged.show(workspace, "questions")
 runs = store.list_all(workspace)
-known = runs[:200]
+known = runs[: _forgetting_compare.MOST_LISTED]
 scored = [run for run in known if items.benchmarks_of(workspace.run_dir(run.id))]
 evaluated = {run.id for run in known if run.recipe == evaluations.RECIPE.name}
 told = {run.id for run in scored} | {one for one in evaluated if runs_scored.is_alone(workspace.run_dir(one))}
@@ -71,7 +71,9 @@ elif wanted == st.session_state.pop("waited_for", None) and meant in told:
 untrained = _ui.known_run(wanted)
 if view == "sweep":
     _forgetting_sweeps.show(workspace)
-elif view == "run" and untrained and store.nothing_trained(workspace, untrained):
+elif view == "compare":
+    _forgetting_compare.show(workspace, scored, meant, runs)
+elif untrained and store.nothing_trained(workspace, untrained):
     text = t("This run ended before its first step: nothing was trained. Let it go on, or delete it.")
     _ui.empty(text, "runs", t("Go to Runs"))
 elif not told:
@@ -82,8 +84,6 @@ elif not told:
     else:
         _ui.empty(text, "train", t("Start a run"))
     _forgetting_adopt.show(workspace)
-elif view == "compare":
-    _forgetting_compare.show(workspace, scored, meant, runs)
 else:
     names = _forgetting_tables.names(run for run in known if run.id in told)
     ids = list(names)

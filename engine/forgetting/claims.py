@@ -144,10 +144,9 @@ def _have_seeds(*compared: Configuration) -> bool:
 
 
 def _of_seeds(rule: str, claim: str, verdict: _Verdict, sentence: str, *, seeds: bool) -> Claim:
-    """Return a claim with its verdict, or with none where some comparison has one seed only."""
-    if not seeds:
-        return Claim(rule=rule, claim=claim, verdict="not tested", sentence=t("One seed cannot tell.") + f" {sentence}")
-    return Claim(rule=rule, claim=claim, verdict=verdict, sentence=sentence)
+    """Return a claim with its verdict, or with none where some comparison has one seed only: frontier.seed_note, which
+    stands above the claims, says why."""
+    return Claim(rule=rule, claim=claim, verdict=verdict if seeds else "not tested", sentence=sentence)
 
 
 def _verdict(better: list[bool], worse: list[bool]) -> Literal["confirmed", "partly confirmed", "not confirmed"]:
@@ -197,7 +196,7 @@ def _mixing(found: Sequence[Configuration]) -> Claim:
                 worse.append(change[2] < 0)
                 seeds.append(_have_seeds(one, other))
                 told.append(
-                    t("{recipe}: {share} % of general rows kept {change} points more", recipe=one.recipe,
+                    t("{recipe}: {share} % of general rows kept {change} points more", recipe=label(one.recipe, {}),
                       share=f"{100 * one.spec.train.replay_share:g}", change=_points(change))
                 )  # fmt: skip
     if not told:

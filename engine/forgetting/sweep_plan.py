@@ -23,7 +23,7 @@ from engine.plan import plans
 from engine.spec import recipes as spec_recipes
 from engine.spec import schema
 from engine.spec import settings as spec_settings
-from engine.words import Problem
+from engine.words import Problem, t
 from engine.workspace import Workspace, read_regular
 
 READY_DIR = spec_recipes.RECIPES_DIR / "sweeps"
@@ -212,15 +212,12 @@ def _of_point(point: str, problem: Problem) -> Problem:
 
 
 def label(recipe: str, chosen: Mapping[str, Any]) -> str:
-    """Return what a configuration is called: "lora, replay 0.05"."""
-    fields = spec_settings.fields()
-    return ", ".join(
-        [
-            recipe,
-            *(f"{fields[path].title.lower() if path in fields else path} {_shown(v)}" for path, v in chosen.items()),
-        ]
-    )
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Return what a configuration is called: "LoRA, replay 0.05"."""
+    known, fields = spec_recipes.recipes().get(recipe), spec_settings.fields()
+    told = [
+        f"{t(fields[path].title).lower()} {spec_settings.value_words(path, value)}"
+        if path in fields
+        else f"{path} {value}"
+        for path, value in chosen.items()
+    ]
+    return ", ".join([t(known.title) if known is not None else recipe, *told])

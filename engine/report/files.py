@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 
 # A spreadsheet takes a text that begins so for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+MOST_LETTERS = 44  # of a label of the chart
 
 
-class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """A table with its heading; cells are texts as they are shown."""
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the report: its heading, sentences, and a table whose cells are texts as they are shown; either may be
+    left out."""
 
     title: str
-    header: list[str]
-    rows: list[list[str]]
+    lines: list[str] = []
+    header: list[str] = []
+    rows: list[list[str]] = []
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,13 +95,19 @@ def as_json(value: Any) -> bytes:
 
 
 def as_html(
-    *, heading: str, sentence: str, about: Sequence[str], changes: Sequence[Interval], tables: Sequence[Table]
+    *,
+    heading: str,
+    sentence: str,
+    about: Sequence[str],
+    first: Part,
+    changes: Sequence[Interval],
+    folds: Sequence[Part],
 ) -> bytes:
-    """Return one HTML page in the language of this thread: a sentence first, the chart of changes, and every table, which a
-    narrow screen and a keyboard scroll by themselves."""
+    """Return one HTML page in the language of this thread: the answer in a sentence, what it rests on in a table and a
+    chart, and all else in folds, which are open on paper. A wide table is scrolled by itself, by keyboard too."""
     page = _page().render(
-        heading=heading, sentence=sentence, about=about, chart=_chart(changes) if changes else None, tables=tables,
-        version=__version__, lang=language(),
+        heading=heading, sentence=sentence, about=about, first=first, chart=_chart(changes) if changes else None,
+        folds=folds, version=__version__, lang=language(),
     )  # fmt: skip
     return page.encode("utf-8", "replace")
 
@@ -119,30 +128,30 @@ def _page() -> jinja2.Template:
 
 
 def _chart(changes: Sequence[Interval]) -> dict[str, Any]:
-    """Return where everything lies in the chart: values with their intervals against no change, one a line."""
-    left, width, step = 300.0, 520.0, 28.0
+    """Return where everything lies in the chart: values with their intervals against no change, one a line. Words stand
+    above their line, so that a narrow screen shows both."""
+    width, edge, step = 400.0, 8.0, 44.0
     ends = [0.0, *(x for one in changes for x in (one.low, one.high))]
-    low, high = min(ends), max(ends)
-    span = (high - low) or 1.0
-    low, span = low - 0.05 * span, 1.1 * span
+    low, span = min(ends), (max(ends) - min(ends)) or 1.0
 
     def x(value: float) -> str:
-        return f"{left + width * (value - low) / span:.1f}"
+        return f"{edge + (width - 2 * edge) * (value - low) / span:.1f}"
 
-    height = step * len(changes) + 30
-    bars = []
-    for index, one in enumerate(changes):
-        y = step * index + step / 2
-        label = one.label if len(one.label) <= 44 else one.label[:43] + "…"
-        bars.append(
-            {"label": label, "y": f"{y:.1f}", "text_y": f"{y + 4:.1f}", "low": x(one.low), "high": x(one.high),
-             "mark": x(one.value), "value": f"{one.value:+.1f}"}
-        )  # fmt: skip
+    bars = [
+        {
+            "label": _labelled(one), "text_y": f"{step * index + 16:.0f}", "y": f"{step * index + 30:.0f}",
+            "zero_top": f"{step * index + 21:.0f}", "zero_end": f"{step * index + 39:.0f}",
+            "low": x(one.low), "high": x(one.high), "mark": x(one.value),
+        }
+        for index, one in enumerate(changes)
+    ]  # fmt: skip
+    title = t("Changes in points, with 95 % intervals")
     return {
-        "title": t("Changes in points, with 95 % intervals"),
-        "label": t("Changes in accuracy with 95 % intervals"),
-        "width": f"{left + width + 70:.0f}", "height": f"{height:.0f}",
-        "zero": x(0), "foot": f"{height - 24:.0f}", "foot_text": f"{height - 8:.0f}",
-        "labels_end": f"{left - 10:.0f}", "values_start": f"{left + width + 8:.0f}",
-        "bars": bars,
+        "title": title, "label": f"{title}. {'; '.join(map(_labelled, changes))}",
+        "width": f"{width:.0f}", "height": f"{step * len(changes):.0f}", "zero": x(0), "bars": bars,
     }  # fmt: skip
+
+
+def _labelled(one: Interval) -> str:
+    label = one.label if len(one.label) <= MOST_LETTERS else one.label[: MOST_LETTERS - 1] + "…"
+    return f"{label}: {one.value:+.1f}"

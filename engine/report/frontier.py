@@ -146,13 +146,18 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     ]
 
 
-def seed_note(points: Sequence[Point]) -> str:
+def seed_note(points: Sequence[Point], picked: Point | None = None) -> str:
     """Return what has to be said where points of one run each are held against each other: nothing of them tells a better
-    recipe from a luckier seed. Empty where seeds were repeated, or there is nothing to compare."""
+    recipe from a luckier seed. `picked` was named just before. Empty where seeds were repeated, or there is nothing to
+    compare."""
     if len({tuple(one.runs) for one in points}) < 2 or all(len(one.runs) > 1 for one in points):
         return ""
     single = [one for one in points if len(one.runs) == 1 and one.step is None] or points
     if (best := _better_in_both(single)) is not None:
+        if picked is not None and best.runs == picked.runs:
+            return t(
+                "It is better in both, beyond the noise of the questions. It is one seed: another may still differ."
+            )
         return t(
             "{name} is better in both, beyond the noise of the questions. It is one seed: another may still differ.",
             name=best.name,

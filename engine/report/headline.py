@@ -10,7 +10,20 @@ import msgspec
 
 from engine.report import statistics
 from engine.report.blind import Wins
-from engine.report.items import ALL, ANSWERS, CHOICES, EXACT, GAP, GRADED, LOSS, PREFERENCE, REWARD, SEEN, UNSEEN
+from engine.report.items import (
+    ALL,
+    ANSWERS,
+    CHOICES,
+    EXACT,
+    GAP,
+    GENERAL_TEXTS,
+    GRADED,
+    LOSS,
+    PREFERENCE,
+    REWARD,
+    SEEN,
+    UNSEEN,
+)
 from engine.report.paired import Comparison, is_loss
 from engine.report.verdicts import Judged, apart, change_of, judge
 from engine.words import joined, t
@@ -75,6 +88,7 @@ def summary(
         headline=joined(
             counts.sentence if counts is not None else _LEARNED[learned](),
             _LOST["most" if lost == "lost" and _is_most(judged) else lost](),
+            *(_of_text(one) for one in judged if one.row.benchmark in GENERAL_TEXTS),
         ),
         gained=joined(gained, *(told if counts is None else [])),
         lost=_lost(rows, judged) or _not_asked(lost),
@@ -118,6 +132,16 @@ def _is_most(judged: Sequence[Judged]) -> bool:
     makes up for what is gone of another."""
     left = [min(1.0, max(0.0, one.retention)) for one in judged if one.retention is not None]
     return bool(left) and sum(left) / len(left) < 0.5 - 1e-9
+
+
+def _of_text(judged: Judged) -> str:
+    """Say in a few words whether general text changed, which benchmarks do not tell; nothing where too little was read."""
+    changes = {
+        "real drop": t("worse"), "real gain": t("better"), "equivalent": t("unchanged"), "small change": t("hardly changed"),
+        "no detectable change": t("no change found"),
+    }  # fmt: skip
+    change = changes.get(judged.verdict)
+    return "" if change is None else t("{name}: {change}.", name=judged.title, change=change)
 
 
 def _is_toy_loss(row: Comparison) -> bool:

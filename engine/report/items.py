@@ -27,6 +27,7 @@ ANSWERS = "new-task-answers"
 # What a grader finds right of the run's own task.
 GRADED = "new-task-graded"
 GENERAL_TEXT = "general-text"
+GENERAL_TEXTS = (GENERAL_TEXT, "general-text-zh")  # by language
 CHOICES, EXACT, LOSS, PREFERENCE = "new-task-choices", "new-task-exact", "new-task-loss", "new-task-preference"
 
 

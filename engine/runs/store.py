@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -317,7 +318,11 @@ def write_note(workspace: Workspace, run_id: str, text: str) -> None:
 
 def differences(workspace: Workspace, run_ids: list[str]) -> list[tuple[str, list[Any]]]:
     """Return the settings in which these runs differ, as dotted paths with each run's value."""
-    specs = [load_spec(workspace, run_id) for run_id in run_ids]
+    return differing([load_spec(workspace, run_id) for run_id in run_ids])
+
+
+def differing(specs: Sequence[RunSpec]) -> list[tuple[str, list[Any]]]:
+    """Return the settings in which specs differ, as dotted paths with the value of each."""
     found: list[tuple[str, list[Any]]] = []
     for path in ("recipe.name", "base.ref", "dataset.id", *settings.fields()):
         values = [schema.value_at(one, path) for one in specs]

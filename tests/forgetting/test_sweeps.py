@@ -64,7 +64,7 @@ def test_everything_wrong_with_a_sweep_is_said_at_once_and_once(workspace, data)
     said = [problem.sentence for problem in problems]
     assert len(said) == len(set(said))
     assert any("there is no recipe no-such" in text for text in said)
-    assert any("full" in text and "learning_rate cannot be 7" in text for text in said)
+    assert any("Full fine-tuning" in text and "learning_rate cannot be 7" in text for text in said)
     assert any("there is no benchmark nothing" in text for text in said)
     assert any("the sweep has no point" in text for text in said)
 
@@ -233,7 +233,7 @@ def test_one_seed_cannot_tell():
     found = [configuration("full", [-0.3]), configuration("lora", [0.0])]
     assert verdicts(*found)["M1"] == "not tested"
     (claim,) = [one for one in claims.claims(found) if one.rule == "M1"]
-    assert claim.sentence.startswith("One seed cannot tell. lora, replay 0 changed by")
+    assert claim.sentence.startswith("LoRA, replay 0 changed by")
     assert "One seed cannot tell which is better" in frontier.seed_note([one.point for one in found])
     noisy = [msgspec.structs.replace(one.point, gain_low=0.62, gain_high=0.78, change_low=-0.33, change_high=-0.27)
              for one in found]  # fmt: skip
@@ -243,6 +243,7 @@ def test_one_seed_cannot_tell():
              change_high=change + 0.05) for one, name, gain, change in zip(noisy, "ab", (0.75, 0.01), (-0.03, -0.69),
              strict=True)]  # fmt: skip
     assert frontier.seed_note(apart).startswith("a is better in both, beyond the noise of the questions.")
+    assert frontier.seed_note(apart, apart[0]).startswith("It is better in both")  # its name stands just above
     assert "better in both" not in frontier.seed_note([apart[0], msgspec.structs.replace(apart[1], gain_high=0.72)])
     repeated = [configuration("full", [-0.26, -0.25]), configuration("lora", [-0.07, -0.06])]
     assert frontier.seed_note([one.point for one in repeated]) == "" == frontier.seed_note([found[0].point])
@@ -262,8 +263,8 @@ def test_the_table_has_a_line_for_each_configuration_and_the_claims():
         claims.Result(id="s", title="t", status="finished", finished=6, total=6, configurations=found,
                       claims=claims.claims(found))
     ).splitlines()  # fmt: skip
-    assert text[2].startswith("| lora, replay 0 | 3 | +70.0 [+70.0, +70.0] | -7.0 [-9.5, -4.5] | 93.0 | yes |")
-    assert text[3].startswith("| full, replay 0 | 3 | +76.0")
+    assert text[2].startswith("| LoRA, replay 0 | 3 | +70.0 [+70.0, +70.0] | -7.0 [-9.5, -4.5] | 93.0 | yes |")
+    assert text[3].startswith("| Full fine-tuning, replay 0 | 3 | +76.0")
     assert next(line for line in text if line.startswith("- ")).startswith(
         "- LoRA and OFT naturally prevent forgetting (M1)"
     )
@@ -278,7 +279,7 @@ def test_a_real_sweep_of_two_points_ends_in_the_frontier(tmp_path: Path):
         home=home, machine=machine, module=forked.module("cli"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "| lora, replay 0.1, most steps 4" in done.stdout and "| yes |" in done.stdout
+    assert "| LoRA, replay 0.1, most steps 4" in done.stdout and "| yes |" in done.stdout
     workspace = Workspace(home)
     (sweep,) = sweep_drive.list_all(workspace)
     found = claims.result(workspace, sweep.id)

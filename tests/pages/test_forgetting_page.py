@@ -8,6 +8,7 @@ import io
 import json
 import math
 import shutil
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from typing import Any
@@ -109,6 +110,30 @@ def test_flipped_questions_are_read_side_by_side(workspace: Workspace) -> None:
     assert tables[0]["Flipped"].tolist().count("lost") == 40 and not app.exception
 
 
+def test_no_two_charts_tables_or_fields_of_a_view_have_one_name_and_a_chart_says_its_figures(
+    workspace: Workspace,
+) -> None:
+    run_id = preference_run(workspace)
+    for model in ("base", "tuned"):
+        path = workspace.run_dir(run_id) / "items" / f"{model}-toy-world.jsonl"
+        likely = [msgspec.structs.replace(one, loglikelihoods=[-1.0, -2.0]) for one in report_items.read_items(path)]
+        report_items.write_items(path, likely)
+    shutil.copytree(workspace.run_dir(run_id), workspace.run_dir("20260101-000000-abcde0"))
+    for view in ("run", "compare"):
+        app = open_page("forgetting", run=run_id, view=view)
+        pictures = [one.proto.alt for kind in ("plotly_chart", "dataframe") for one in app.get(kind)]
+        fields = [getattr(one, "label", "") for kind in FIELDS for one in app.get(kind)]
+        assert pictures and all(pictures)
+        assert not [name for names in (pictures, fields) for name, often in Counter(names).items() if often > 1]
+        if view == "run":
+            assert {"Base: how likely each choice is", "Tuned: how likely each choice is"} <= set(pictures)
+            gained, lost = pictures[:2]
+            assert "Base: 16.7 %; Tuned: 83.3 %, learned" in gained and "toy-world knowledge: real drop, -66.7" in lost
+
+
+FIELDS = ("selectbox", "multiselect", "radio", "slider", "toggle", "number_input", "text_input", "text_area")
+
+
 def test_the_set_that_lost_most_is_read_first_and_lost_and_won_stand_apart_in_the_report(workspace: Workspace) -> None:
     run_id = preference_run(workspace)
     app = open_page("forgetting", run=run_id)
@@ -161,11 +186,63 @@ def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -
     app.slider[0].set_value(20.0).run()
     assert any("Pick" in str(s.value) and "abcdef" in str(s.value) for s in app.success)
     assert button(app, "look_at_picked").proto.type == "primary"
+    # what the pictures show stands in a table too; what one seed cannot tell, and who is picked, is said once
+    (losses,) = [one.value.map(shown) for one in app.table if "Loss on trained rows" in one.value.columns]
+    assert losses.to_numpy().tolist() == [[n, "0.600 → 0.600, lowest 0.600"] for n in "12"]
+    said = texts(app) + "".join(shown(one.label) for one in app.main.button)
+    assert said.count("one seed") + said.count("One seed") == 1 and said.count(told.iloc[0]) == 1
 
 
 def second_run(workspace: Workspace, run_id: str, name: str = "20260102-000000-abcdef") -> str:
     shutil.copytree(workspace.run_dir(run_id), workspace.run_dir(name))
     return name
+
+
+def test_runs_that_were_not_scored_stand_against_each_other_by_their_losses_and_settings(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    other = second_run(workspace, run_id)
+    shutil.rmtree(workspace.run_dir(other) / "items")
+    log = events.EventLog(workspace.run_dir(other))
+    log.append(events.Eval(step=6, loss=0.4))
+    log.close()
+    app = open_page("forgetting", view="compare", runs=f"{run_id},{other}")
+    assert not app.exception and not app.slider  # no trade of one
+    assert f"- 2: {store.name(workspace, other)}" in texts(app)
+    assert f"Not scored, so only their losses and settings stand below: {store.name(workspace, other)}" in texts(app)
+    losses = next(
+        one.value.map(shown).rename(columns=shown) for one in app.table if "Loss on trained rows" in one.value
+    )
+    assert losses["Loss on held-out rows"].tolist() == ["–", "0.600 → 0.400, lowest 0.400"]
+    shutil.rmtree(workspace.run_dir(run_id) / "items")
+    app = open_page("forgetting", view="compare", runs=f"{run_id},{other}")
+    assert not app.exception and any("Loss on trained rows" in one.value.columns for one in app.table)
+
+
+def test_settings_that_differ_are_said_in_the_words_of_train_and_of_many_runs_by_their_value(
+    workspace: Workspace,
+) -> None:
+    run_id = preference_run(workspace)
+    ways: list[dict[str, Any]] = [{"keep": "kl"}, {"keep": "skip_surprising"}, {"keep": "kl"}]
+    for number, way in enumerate(ways):
+        path = workspace.run_dir(second_run(workspace, run_id, f"20260102-{number:06d}-abcdef")) / "spec.json"
+        spec = schema.decode(path.read_bytes())
+        told = msgspec.structs.replace(spec.objective_args, **way)
+        train = msgspec.structs.replace(spec.train, tolerance="high", padding_free=True, replay_share=0.1)
+        path.write_bytes(schema.encode(msgspec.structs.replace(spec, objective_args=told, train=train)))
+    app = open_page("forgetting", run=run_id, view="compare")
+    (found,) = [one.value.map(shown).rename(columns=shown) for one in app.table if "Setting" in one.value.columns]
+    assert dict(found.to_numpy().tolist()) == {
+        "Replay": "0.1 (no. 1, 2, 3); 0 (no. 4)",
+        "May forget": "much (no. 1, 2, 3); off (no. 4)",
+        "Padding-free": "on (no. 1, 2, 3); as the machine needs it (no. 4)",
+        "Keep what it knew": "hold it to the base (no. 1, 3); leave out what surprises the base (no. 2); not at all (no. 4)",
+    }
+    app.multiselect(key="compared_runs").set_value([run_id, "20260102-000000-abcdef"]).run()
+    (found,) = [one.value.map(shown).rename(columns=shown) for one in app.table if "Setting" in one.value.columns]
+    assert (
+        found.columns.tolist() == ["Setting", "1", "2"] and ["May forget", "off", "much"] in found.to_numpy().tolist()
+    )
+    assert not app.exception
 
 
 def test_with_one_run_the_comparison_is_only_the_click_that_makes_another(workspace: Workspace) -> None:
@@ -242,7 +319,7 @@ def test_distances_from_the_base_stand_side_by_side_only_where_they_are_of_the_s
     (other / "spec.json").write_bytes(schema.encode(msgspec.structs.replace(own, dataset=dataset)))
     app = open_page("forgetting", run=run_id, view="compare")
     asked = [str(one) for d in app.dataframe if "Questions" in d.value.columns for one in d.value["Questions"]]
-    assert asked and any("distance from the base" in one for one in asked) == shown
+    assert asked and any("moved from the base" in one for one in asked) == shown
 
 
 def test_the_points_along_a_run_stand_on_its_page_and_beside_other_runs(workspace: Workspace) -> None:
@@ -348,7 +425,7 @@ def test_a_sweep_is_drawn_through_the_settings_that_differ_and_what_they_came_to
     found = [made("full", -0.25, **{rate: 0.002, replay: 0.1}), made("lora", -0.01, **{rate: 0.0005, replay: 0.1})]
     columns = _forgetting_parallel.axes(found)
     assert columns == {
-        "Recipe": ["full", "lora"], "Learning rate": ["0.002", "0.0005"], "Gained, points": [70.0, 70.0],
+        "Recipe": ["Full fine-tuning", "LoRA"], "Learning rate": ["0.002", "0.0005"], "Gained, points": [70.0, 70.0],
         "General, points": [-25.0, -1.0],
     }  # fmt: skip
     drawn = _forgetting_parallel.figure(columns, 2).to_plotly_json()["data"][0]["dimensions"]
@@ -363,7 +440,8 @@ def test_the_html_report_holds_no_script_and_asks_no_host() -> None:
     page = files.as_html(
         heading=EVIL, sentence=EVIL, about=[EVIL],
         changes=[files.Interval(label=EVIL, value=-3.0, low=-5.0, high=-1.0)],
-        tables=[files.Table(title=EVIL, header=[EVIL], rows=[[EVIL]])],
+        first=files.Part(title="first", header=[EVIL], rows=[[EVIL]]),
+        folds=[files.Part(title=EVIL, lines=[EVIL], header=[EVIL], rows=[[EVIL]])],
     ).decode()  # fmt: skip
     tags, shown = [], []
 
@@ -378,11 +456,14 @@ def test_the_html_report_holds_no_script_and_asks_no_host() -> None:
     assert {tag for tag, _ in tags}.isdisjoint({"script", "img", "link", "iframe", "a"})
     assert not any(name in ("src", "href") or name.startswith("on") for _, found in tags for name in found)
     assert "default-src 'none'" in page and "http://" not in page and "https://" not in page
-    assert shown.count(EVIL) == 8  # as it is wherever it stands: title, heading, sentence, line, chart, table thrice
+    # as it is wherever it stands: title, heading, sentence, line, the first table twice, a fold four times
+    assert shown.count(EVIL) == 10 and f"{EVIL}: -3.0" in shown
     names = [tag for tag, _ in tags]
     assert names.count("h1") == names.count("main") == 1 and ("html", {"lang": "en"}) in tags
     places = [found for tag, found in tags if found.get("class") == "wide"]
-    assert len(places) == 2 and all(one["tabindex"] == "0" and one["aria-label"] for one in places)  # chart and table
+    assert len(places) == 2 and all(one["tabindex"] == "0" and one["aria-label"] for one in places)
+    assert names.index("details") > names.index("svg") > names.index("table")  # the answer first, all else in folds
+    assert "details::details-content" in page.partition("@media print")[2]  # which are open on paper
 
 
 def test_a_report_that_is_made_in_a_thread_of_its_own_is_in_the_reader_s_language(
@@ -505,8 +586,7 @@ def test_how_it_was_asked_is_said_in_words_without_keys_of_the_machine(workspace
     app = open_page("forgetting", run=run_id)
     asked = app.table[-1].value.map(shown).rename(columns=shown).iloc[0].to_dict()
     assert asked == {
-        "Questions": "toy-world knowledge", "Asked": "60", "Right by guessing": "50 %", "Examples": "–", "Template": "–",
-        "Window, tokens": "512",
+        "Questions": "toy-world knowledge", "Asked": "60", "How": "Right by guessing: 50 %; Window, tokens: 512",
     }  # fmt: skip
 
 

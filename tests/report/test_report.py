@@ -542,6 +542,28 @@ def test_what_to_do_is_what_the_figures_speak_for_and_nothing_else(rows, more, h
     assert found.headline.startswith(headline_is) and found.to_do.startswith(to_do) and found.action == action
 
 
+@pytest.mark.parametrize(
+    ("change", "spread", "told"),
+    [
+        (0.2, 0.05, "It lost some of what it knew. General text: worse."),
+        (-0.2, 0.05, "No loss was found. General text: better."),
+        (0.0, 0.01, "No loss was found. General text: unchanged."),
+        (0.0, 0.5, "No loss was found. General text: no change found."),
+        (0.019, 0.002, "No loss was found. General text: hardly changed."),
+    ],
+)
+def test_whether_general_text_changed_stands_in_the_first_sentence_beside_benchmarks_and_in_no_unit(
+    change, spread, told
+):
+    text = paired.Comparison(
+        run="r", benchmark="general-text", family=ALL, n=100, base=3.0, tuned=3.0 + change, change=change,
+        low=change - spread, high=change + spread, base_only_right=None, tuned_only_right=None,
+    )  # fmt: skip
+    found = headline.summary([*LEARNED, *KEPT, text])
+    assert found.headline == f"It learned the task. {told}"
+    assert "nats" not in " ".join([found.headline, found.gained, found.lost, found.to_do])
+
+
 @given(COUNTS)
 def test_a_remedy_or_the_way_back_is_offered_only_where_something_was_lost_for_something(counts):
     both, base_only, tuned_only, neither = counts
