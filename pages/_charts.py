@@ -210,13 +210,3 @@ def rows(panels: Sequence[Panel], most: int) -> dict[str, list[str]]:
         name = t("{name} ({unit})", name=name, unit=panel.unit) if panel.unit else name
         table[name] = [f"{told[step]:.4g}" if step in told else "" for step in kept]
     return table
-
-
-def losses(named: Sequence[tuple[str, list[Any]]], *, held_out: bool) -> dict[str, Any]:
-    """Return one picture of one loss of several runs, each with its name and events."""
-    lines = []
-    for name, found in named:
-        kind = events.Eval if held_out else events.Step
-        told: Points = [[e.step, round(e.loss, 5)] for e in found if isinstance(e, kind) and e.loss is not None]
-        lines.append(Line(name, told, dots=held_out))
-    return _chart([line for line in lines if line.points], None, t("step"))

@@ -35,7 +35,7 @@ def _bars(counts: Mapping[str, int], name: str, title: str, key: str) -> None:
     figure = go.Figure(go.Bar(x=list(counts), y=list(counts.values()), width=0.5, marker={"color": _colour()}))
     figure.update_layout(height=260, margin={"l": 10, "r": 10, "t": 36, "b": 10}, title=title)
     figure.update_xaxes(type="category")
-    st.plotly_chart(_ui.figure(figure), key=_theme.key(key), alt=title)
+    st.plotly_chart(_ui.figure(figure), key=key, alt=title)
     with st.expander(_ui.say("The numbers: {what}", what=title)):
         table = pd.DataFrame({name: list(counts), t("Count"): list(counts.values())})
         st.dataframe(table, hide_index=True, alt=title)
@@ -99,7 +99,7 @@ def _lengths(found: profile.Statistics) -> None:
         figure.add_vline(x=window, line_dash="dash", line_color=_theme.of("textColor"), annotation_text=t("window"))
     title = t("Rows by length in tokens")
     figure.update_layout(height=280, margin={"l": 10, "r": 10, "t": 36, "b": 10}, title=title, bargap=0.05)
-    st.plotly_chart(_ui.figure(figure), key=_theme.key("lengths"), alt=title)
+    st.plotly_chart(_ui.figure(figure), key="lengths", alt=title)
     with st.expander(t("The numbers: {what}", what=title)):
         table = pd.DataFrame({t("Tokens"): edges, t("Rows"): counts})
         st.dataframe(table[table[t("Rows")] > 0], hide_index=True, alt=title)

@@ -317,7 +317,7 @@ def trade(
             picks(picked)
     if _known(points):
         st.plotly_chart(
-            _ui.figure(frontier_figure(trades, picked)), key=_theme.key(f"frontier_{key}"),
+            _ui.figure(frontier_figure(trades, picked)), key=f"frontier_{key}",
             config=_theme.STILL,
             alt=t("Gain on the new task against what was kept"),
         )  # fmt: skip

@@ -30,9 +30,7 @@ def show(workspace: Workspace, marks: Mapping[str, str]) -> None:
     for number, (column, (title, lines)) in enumerate(zip(places, shown, strict=False)):
         with column:
             st.markdown(f"**{_ui.plain(title)}**")
-            st.plotly_chart(
-                _ui.figure(drawn(lines)), key=_theme.key(f"losses_{number}"), config=_theme.STILL, alt=title
-            )
+            st.plotly_chart(_ui.figure(drawn(lines)), key=f"losses_{number}", config=_theme.STILL, alt=title)
     if shown:
         with st.expander(t("The losses in a table")):
             st.table(_ui.cells(figures(shown)), hide_index=True, border="horizontal")

@@ -37,7 +37,7 @@ def show(found: Sequence[claims.Configuration]) -> None:
         drawn = _ui.figure(figure(columns, len(known)))
         st.plotly_chart(
             drawn,
-            key=_theme.key("parallel"),
+            key="parallel",
             config=_theme.STILL,
             alt=t("Settings, gain and loss of each configuration"),
         )

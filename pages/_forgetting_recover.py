@@ -71,7 +71,7 @@ def show(scored: ScoredRun, titled: dict[str, str] | None = None) -> None:
     at = _handle(curve)
     st.plotly_chart(
         _ui.figure(drawn(curve, at)),
-        key=_theme.key("way_back"),
+        key="way_back",
         config=_theme.STILL,
         alt=t("Gain and general knowledge along the way to the base"),
     )

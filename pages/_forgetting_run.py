@@ -99,9 +99,7 @@ def _first(
     for number, (column, panel) in enumerate(zip(columns, panels, strict=True)):
         with column:
             st.markdown(f"**{_ui.plain(panel.title)}**")
-            st.plotly_chart(
-                _ui.figure(panel.figure), key=_theme.key(f"changes_{number}"), config=_theme.STILL, alt=panel.told
-            )
+            st.plotly_chart(_ui.figure(panel.figure), key=f"changes_{number}", config=_theme.STILL, alt=panel.told)
     _ui.toy_note(bases.describe(scored.spec.base.ref, scored.workspace))
 
 

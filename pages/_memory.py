@@ -78,7 +78,7 @@ def values(plan: Plan) -> None:
 
 def draw(bars: list[Bar], memory_bytes: float, *, key: str, alt: str) -> None:
     """Draw bars of memory below each other, by the same scale."""
-    st.plotly_chart(_ui.figure(figure(bars, memory_bytes)), key=_theme.key(key), alt=alt, config=_theme.STILL)
+    st.plotly_chart(_ui.figure(figure(bars, memory_bytes)), key=key, alt=alt, config=_theme.STILL)
 
 
 def figure(bars: list[Bar], memory_bytes: float) -> go.Figure:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import functools
 import time
 
-import pandas as pd
 import streamlit as st
 
-from engine import events, limits, machine
+from engine import limits, machine
 from engine import room as taken
 from engine.estimate import memory
 from engine.runs import Run, device_queue, follow, lifecycle, store
 from engine.spec import settings
 from engine.words import t
 from engine.workspace import Workspace, disk_bytes
-from pages import _charts, _delete, _failures, _ui
+from pages import _delete, _failures, _ui
 
 QUEUE_REFRESH_S = 2.0
 # What of the page the address asks for: all runs, and not the one that is worked on.
 VIEW, LIST = "show", "all"
-# More lines in one picture cannot be told apart.
-MOST_COMPARED = 6
 # So many of the settings in which a run differs from the one before are named.
 MOST_NAMED = 2
 # Of what takes room so much is listed; the rest is small.
@@ -148,40 +145,8 @@ def _delete_taken(workspace: Workspace, one: taken.Taken) -> None:
     st.session_state["room_freed"] = t("{size} are free again.", size=memory.size_words(freed))
 
 
-def compare(workspace: Workspace, found: list[Run]) -> None:
-    """Lay the losses of several runs over each other, with the settings in which they differ."""
-    with st.expander(t("Compare the losses of several runs")):
-        names = {run.id: run.name for run in found}
-        chosen = st.multiselect(
-            t("Runs"), list(names), format_func=lambda run_id: names[run_id], key="compared",
-            max_selections=MOST_COMPARED, placeholder=t("Choose two or more"),
-        )  # fmt: skip
-        if len(chosen) < 2:
-            return
-        named = [(names[run_id], events.read(workspace.run_dir(run_id))[0]) for run_id in chosen]
-        for held_out, title in ((False, t("Loss on trained rows")), (True, t("Loss on held-out rows"))):
-            st.markdown(f"**{_ui.plain(title)}**")
-            chart = _charts.losses(named, held_out=held_out)
-            if not chart["series"]:
-                st.caption(t("None of these runs came so far that it was measured."))
-                continue
-            st.echarts_chart(
-                chart, height=280, key=f"compared_{held_out}",
-                alt=t("{name} over the steps", name=title),
-            )  # fmt: skip
-        different = store.differences(workspace, chosen)
-        if not different:
-            st.caption(t("These runs have the same settings throughout."))
-            return
-        st.caption(t("What differs:"))
-        titles = {"recipe.name": t("Recipe"), "base.ref": t("Base"), "dataset.id": t("Data")}
-        cells = {
-            titles.get(path) or t(settings.fields()[path].title): [
-                store.value_words(workspace, path, value) for value in values
-            ]
-            for path, values in different
-        }
-        table = pd.DataFrame(cells, index=[names[run_id] for run_id in chosen]).T
-        st.table(_ui.cells(table.rename_axis(index=t("setting"))))
-        if any(path == "dataset.id" for path, _ in different):
-            st.caption(t("Their data differ: losses on other rows cannot be compared."))
+def compare() -> None:
+    """Lead to where runs are held against each other: losses, settings, and what each gained and lost."""
+    if st.button(t("Compare runs"), icon=":material/compare_arrows:", key="compare_runs"):
+        st.session_state["forgetting_view"] = "compare"
+        _ui.go("forgetting", view="compare")
