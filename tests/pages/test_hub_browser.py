@@ -158,7 +158,9 @@ def test_from_an_empty_cache_to_an_answer_elsewhere(
     expect(start).to_be_enabled(timeout=SLOW_MS)
     start.click()
     expect(page).to_have_url(re.compile("/runs"))
-    expect(page.get_by_role("heading", name="Use it")).to_be_visible(timeout=8 * SLOW_MS)
+    export = page.get_by_role("button", name="Export")
+    expect(export).to_be_visible(timeout=8 * SLOW_MS)
+    export.click()
     workspace = Workspace(server.home)
     run_id = store.list_all(workspace)[0].id
     told = store.load_spec(workspace, run_id)

@@ -222,6 +222,7 @@ def test_three_hundred_megabytes_go_from_the_browser_to_checked_rows_with_the_se
 
             watcher = threading.Thread(target=watch)
             watcher.start()
+            page.get_by_text("Bring other data").click()
             began_s = time.monotonic()
             chosen.set_input_files(big)
             expect(page.get_by_text(re.compile(r"Checking(, pass \d)?: \d+ %")).first).to_be_visible(timeout=120_000)
