@@ -79,9 +79,8 @@ def card(place: Any) -> dict[str, Any]:
     name."""
     words = {gb: t("{gb} GB", gb=gb) if gb else t("No card") for gb in CARDS_GB}
     with place:
-        _presets(words, t("This machine"), t("Card to plan for"), "plan_gpu_gb")
         planned = st.number_input(
-            t("Another size, in GB"), *_limits("gpu_memory_gib"), value=None, step=1, key="plan_gpu_gb",
+            t("Memory of the card, in GB"), *_limits("gpu_memory_gib"), value=None, step=1, key="plan_gpu_gb",
             bind="query-params", placeholder=t("as on this machine"),
         )  # fmt: skip
         # beside it, so that a card and a size are one place and one press of Tab
@@ -89,6 +88,7 @@ def card(place: Any) -> dict[str, Any]:
             t("Size of the model, in billions of parameters"), 0.01, advise_facts.LIMITS["base_parameters"][1] / 1e9,
             value=None, key="plan_billions", bind="query-params", placeholder=t("as the model chosen"),
         )  # fmt: skip
+        _presets(words, t("This machine"), t("Card to plan for"), "plan_gpu_gb")
     said = {} if planned is None else {"gpu_memory_gib": planned or None}
     return said | ({"base_parameters": size * 1e9} if size else {})
 

@@ -29,6 +29,7 @@ from pages import (
     _forgetting_report,
     _theme,
     _ui,
+    _use,
 )
 from pages import _forgetting_tables as tables
 
@@ -126,6 +127,7 @@ def _button(scored: ScoredRun, action: headline.Action, remedy: remedies.Remedy 
     if not st.button(_ui.plain(words[action]), type="primary", icon=":material/arrow_forward:", key="to_do"):
         return
     if action == "use":
+        _use.open_on(scored.run_id)
         _ui.go("runs", run=scored.run_id)
     elif action == "chat":
         _chat(scored)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from contextlib import suppress
 
 import streamlit as st
@@ -19,15 +18,12 @@ from engine.words import language, t
 from engine.workspace import Workspace
 from pages import _failures, _run_list, _ui
 
+# What stands before a step that is done, and before the next one.
+_MARKS = {"done": ":material/check:", "here": ":material/arrow_forward:"}
 SAMPLE, BASE = "new-facts", "starter"
 RECENT = 3
 # Where somebody is: what comes next is the first of these that is not done.
 DATA, ADVISOR, TRAINING, REPORT = range(4)
-
-_PICTURE = """
-<ol class="tunebook-way" aria-label="{label}">{steps}</ol>
-"""
-_STEP = '<li class="{state}"{current}><b>{title}</b><span>{text}</span></li>'
 
 
 def card(workspace: Workspace) -> None:
@@ -59,23 +55,22 @@ def _where(dataset: Dataset | None, runs: list[Run]) -> int:
 
 
 def _way(here: int) -> None:
-    """The picture: four steps, and the one that is next."""
+    """The picture: four steps, each a way to its page, and the one that is next."""
     steps = [
-        (t("Data"), t("Every bad row is named, with its line.")),
-        (t("Advisor"), t("Which recipe fits your rows and your machine, and why.")),
-        (t("Train"), t("It goes on by itself; close the page if you like.")),
-        (t("Forgetting"), t("What it gained, what it forgot, and the way back.")),
+        ("data", t("Data"), t("Every bad row is named, with its line.")),
+        ("advisor", t("Advisor"), t("Which recipe fits your rows and your machine, and why.")),
+        ("train", t("Train"), t("It goes on by itself; close the page if you like.")),
+        ("forgetting", t("Forgetting"), t("What it gained, what it forgot, and the way back.")),
     ]
-    shown = "".join(
-        _STEP.format(
-            state="done" if number < here else "here" if number == here else "next",
-            current=' aria-current="step"' if number == here else "",
-            title=html.escape(title),
-            text=html.escape(text),
-        )
-        for number, (title, text) in enumerate(steps)
-    )
-    st.html(_PICTURE.format(label=html.escape(t("The way from rows to a report"), quote=True), steps=shown))
+    with st.container(key="steps"):
+        for number, (page, title, text) in enumerate(steps):
+            state = "done" if number < here else "here" if number == here else "next"
+            with st.container(key=f"step_{state}_{number}", gap=None):
+                st.page_link(
+                    _ui.PAGES / f"{page}.py", label=f"**{_ui.plain(f'{number + 1}. {title}')}**", icon=_MARKS.get(state),
+                    query_params=_ui.link_parameters(),
+                )  # fmt: skip
+                st.caption(_ui.plain(text))
 
 
 def _next(workspace: Workspace, here: int, dataset: Dataset | None, runs: list[Run]) -> None:

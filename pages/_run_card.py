@@ -39,7 +39,7 @@ def buttons(here: Workspace, run: Run, spec: RunSpec) -> None:
     if (
         has_text
         and not OBJECTIVES[spec.objective].is_judge
-        and st.button(t("Ask it"), type="primary", icon=":material/chat:", key="ask_it")
+        and st.button(t("Ask it"), icon=":material/chat:", key="ask_it")
     ):
         _ui.go("chat", run=run.id)
     if items.benchmarks_of(here.run_dir(run.id)) and st.button(
@@ -48,7 +48,7 @@ def buttons(here: Workspace, run: Run, spec: RunSpec) -> None:
         st.session_state["forgetting_view"] = "compare"
         _ui.go("forgetting", run=run.id, view="compare")
     if has_text and st.button(t("Export"), icon=":material/download:", key="export_it"):
-        st.session_state[_use.fold_key(run.id)] = True
+        _use.open_on(run.id)
     _recover(here, run.id, spec)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -125,16 +126,21 @@ def _lines(cells: Any, row: Row, coloured: str) -> list[str]:
 
 def _table(frame: Styler, ids: Sequence[str], alt: str) -> None:
     """Show runs, each name a button that opens its run, and each row to be marked, which the keyboard does with Shift and
-    Space. What was clicked is looked up in these very rows, which may be others when they are shown anew."""
+    Space: one to be opened, several to be compared. What was clicked is looked up in these very rows, which may be others
+    when they are shown anew."""
     key = f"open_{hash(tuple(ids))}"
     clicked = st.session_state.get(key)
     picked = st.dataframe(
         frame, hide_index=True, height=min(HEIGHT, 38 + 35 * len(ids)), row_height=35, placeholder="",
-        column_config=_columns(key), alt=alt, key=f"{key}_table", on_select="rerun", selection_mode="single-row",
+        column_config=_columns(key), alt=alt, key=f"{key}_table", on_select="rerun", selection_mode="multi-row",
     )  # fmt: skip
-    rows = [clicked["row"]] if clicked else picked.selection.rows if picked else []
-    if rows and rows[0] < len(ids):
-        _run_list.look(str(ids[rows[0]]))
+    if clicked and clicked["row"] < len(ids):
+        _run_list.look(str(ids[clicked["row"]]))
+    marked = [str(ids[row]) for row in (picked.selection.rows if picked else []) if row < len(ids)]
+    if len(marked) == 1 and st.button(t("Open it"), icon=":material/arrow_forward:", key=f"{key}_one"):
+        _run_list.look(marked[0])
+    if len(marked) > 1:
+        _run_list.compare(marked)
 
 
 def _briefs(workspace: Workspace, runs: list[Run]) -> dict[str, runs_scored.Brief]:
@@ -212,9 +218,12 @@ def _ordered(rows: list[Row]) -> list[Row]:
 
 
 def _folded(workspace: Workspace, rows: list[Row], wanted: str | None) -> list[Row]:
-    """Return the rows with the runs of each sweep behind it: shown below it where it, or one of them, was opened last."""
-    inside: dict[str, str] = {}
+    """Return the rows with the runs of each sweep behind it, and with what scored the way back from a run behind that:
+    shown below it where it, or one of them, was opened last."""
+    inside, there = dict[str, str](), {row.run.id for row in rows}
     for row in rows:
+        if (origin := None if row.run.note else _scored_the_way_of(str(workspace.root), row.run.id)) in there:
+            inside[row.run.id] = origin
         if row.run.recipe == sweep_plan.RECIPE.name:
             inside |= dict.fromkeys(trials(workspace, row.run.id), row.run.id)
     opened = inside.get(wanted or "", wanted)
@@ -227,6 +236,13 @@ def _folded(workspace: Workspace, rows: list[Row], wanted: str | None) -> list[R
         if row.run.id == opened:
             found += [one._replace(mark="↳ ") for one in own]
     return found
+
+
+@lru_cache(maxsize=4096)  # it never changes
+def _scored_the_way_of(root: str, run_id: str) -> str | None:
+    """Return the run whose way back this one scored; None of every other."""
+    asked = store.load_spec(Workspace(root), run_id).recover
+    return asked.run if asked is not None and asked.at is None else None
 
 
 def trials(workspace: Workspace, sweep_id: str) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import streamlit as st
 
 from engine import limits
-from engine.export import NotExportable, artifacts, job_runner, other_trainers, parity, portable_recipe, usage
+from engine.export import NotExportable, artifacts, gguf, job_runner, other_trainers, parity, portable_recipe, usage
 from engine.export import archive as export_archive
 from engine.export import job as export_job
 from engine.runs import store
@@ -39,6 +39,13 @@ def show(here: Workspace, run_id: str) -> None:
 def fold_key(run_id: str) -> str:
     """Return by what name the session knows whether the part is open: a button elsewhere opens it."""
     return f"take_along_{run_id}"
+
+
+def open_on(run_id: str) -> None:
+    """Open the part on the page of a run, at the one file where that can be made on this machine."""
+    st.session_state[fold_key(run_id)] = True
+    if gguf.parts(None) is not None:
+        st.session_state["use_section"] = "ollama"
 
 
 def _everything(here: Workspace, run_id: str, adapter: bool) -> None:

@@ -66,6 +66,8 @@ with model:
     if case.base is case.own_base:
         _base.panel(workspace, base, plan)
 _answer(advice, case, base)
+with card:  # what is open lies over the answer
+    st.markdown(f"**{_ui.plain(advice.sentence)}**")
 made = handoff.draft(advice, case, dataset=_ui.current("dataset"))
 if made is not None and st.button(t("Use this"), type="primary", icon=":material/arrow_forward:", key="use_this"):
     _ui.go("train", draft=drafts.save(workspace, made))

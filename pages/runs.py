@@ -169,6 +169,8 @@ def _run(run: Run, runs: list[Run]) -> None:
         with st.container(horizontal=True):
             _run_parts.actions(workspace, run)
         _live(run.id)
+        reason = t("The scores come when the run has ended.")
+        _ui.next_step("forgetting", _to_the_report(), reason=reason, is_first=False, run=run.id)
     else:
         _ended(run, runs, spec)
     whole = tries.all_rows(workspace, run.id)
@@ -188,6 +190,8 @@ def _ended(run: Run, runs: list[Run], spec: RunSpec) -> None:
         _run_card.show(workspace, run, runs, spec)
     with st.container(horizontal=True):
         if is_done:
+            if st.button(_to_the_report(), type="primary", icon=":material/arrow_forward:", key="next_step"):
+                _ui.go("forgetting", run=run.id)
             _run_card.buttons(workspace, run, spec)
         _run_parts.actions(workspace, run)
     if is_done:
@@ -196,13 +200,8 @@ def _ended(run: Run, runs: list[Run], spec: RunSpec) -> None:
     _show_details(run.id)
 
 
-def _next(run_id: str, strange: bool) -> None:
-    """Lead to the report of a run, where there is or will be one."""
-    ended = strange or store.status(workspace, run_id) not in store.LIVE
-    if strange or (ended and store.summary(workspace, run_id).status in ("stopped", "interrupted", "failed")):
-        return
-    reason = None if ended else t("The scores come when the run has ended.")
-    _ui.next_step("forgetting", t("Next: what it gained and what it forgot"), reason=reason, is_first=False, run=run_id)
+def _to_the_report() -> str:
+    return t("Next: what it gained and what it forgot")
 
 
 def _list(runs: list[Run]) -> None:
@@ -238,6 +237,5 @@ else:
         _run_parts.unreadable(workspace, one, problem)
     else:
         _run(one, all_runs)
-    _next(wanted, problem is not None)
     if len(all_runs) == 1:
         _run_list.room(workspace)

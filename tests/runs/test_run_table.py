@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import msgspec
 import pytest
+import streamlit as st
 from streamlit import dataframe_util
 from streamlit.testing.v1 import AppTest
 
@@ -216,10 +219,6 @@ def test_settings_that_differ_are_said_in_the_words_of_train_and_data_by_their_n
     assert settings.value_words("train.replay_budget_s", None) == "none"
     assert settings.value_words("train.keep_best", True) == "yes" and settings.value_words("layers", [2, 3]) == "2, 3"
     assert len(settings.value_words("adapter_args.target_modules", "q_proj," * 90)) == settings.MOST_WORDS
-    app = open_page("runs")
-    next(one for one in app.multiselect if one.key == "compared").set_value(made).run()
-    shown = str(app.table[0].value)
-    assert "hold it to the base" in shown and "adamw_8bit" not in shown and "None" not in shown
 
 
 def test_a_run_that_ended_at_its_first_step_says_so_where_its_line_would_be(workspace, spec):
@@ -234,9 +233,36 @@ def test_a_run_that_ended_at_its_first_step_says_so_where_its_line_would_be(work
         log.close()
     app = open_page("runs", run=made[0].name)
     assert "Too few values for a line." in texts(app) and "9.5" in texts(app)
-    app = open_page("runs", show="all")
-    next(one for one in app.multiselect if one.key == "compared").set_value([one.name for one in made]).run()
-    assert "None of these runs came so far" in texts(app)
+
+
+def test_marked_runs_are_opened_or_compared(workspace, spec, monkeypatch):
+    made = [finished_run(workspace, number, spec).name for number in (1, 2, 3)]
+    rows: list[int] = []
+    # AppTest has no word for a click on the box of a row
+    monkeypatch.setattr(st, "dataframe", lambda *_, **__: SimpleNamespace(selection=SimpleNamespace(rows=rows)))
+    app = open_page("runs")
+    assert button(app, "compare_runs").label == "Compare runs"
+    rows[:] = [1]
+    next(one for one in app.run().button if one.label == "Open it").click().run()
+    assert app.query_params["run"] == made[1]
+    rows[:] = [0, 2]
+    app = open_page("runs")
+    labels = [one.label for one in app.button]
+    assert "Compare these 2" in labels and "Open it" not in labels
+    next(one for one in app.button if one.label == "Compare these 2").click().run()
+    assert app.title[0].value == "Forgetting"
+    assert next(one for one in app.multiselect if one.key == "compared_runs").value == [made[2], made[0]]
+
+
+def test_what_scored_the_way_back_from_a_run_is_listed_behind_it(workspace, spec):
+    made = finished_run(workspace, 1, spec)
+    way = schema.Recover(run=made.name, way="interpolate", points=[0.0, 0.5, 1.0])
+    finished_run(workspace, 2, msgspec.structs.replace(spec, kind="recover", recover=way))
+    finished_run(workspace, 3, spec)
+    app = open_page("runs")
+    assert [one[:1] for one in listed(app)] == ["2", "▸"]
+    opened = open_page("runs", run=made.name, show="all")
+    assert [one[:1] for one in listed(opened)] == ["2", "▾", "↳"]
 
 
 def test_the_first_screen_says_of_recent_runs_what_they_came_to_and_what_differs(workspace, spec):
