@@ -125,6 +125,7 @@ CONTROLS = ", ".join(
 def test_train_shows_at_most_six_controls_and_start_wherever_it_is_scrolled(server: Server, page: Page) -> None:
     dataset = datasets.add_sample(Workspace(server.home), starter.sample("new-facts"))
     page.goto(f"{server.url}/train?dataset={dataset.id}")
+    expect(page.get_by_role("button", name="Start", exact=True)).to_be_enabled(timeout=SLOW_MS)  # it is drawn last
     settled(page)
     shown = page.get_by_test_id("stMainBlockContainer").locator(CONTROLS)
     assert 3 <= sum(one.is_visible() for one in shown.all()) <= 6
@@ -234,7 +235,7 @@ def test_a_broken_file_is_explained_and_mended_in_the_browser(server: Server, pa
     expect(page.get_by_text("line 613").first).to_be_visible()
     expect(page.get_by_text("Line 41: completion is null")).to_be_visible()
     expect(page.get_by_role("button", name="Next: ask the advisor")).to_have_count(0)
-    page.get_by_role("button", name="Edit").first.click()
+    page.get_by_role("button", name="Edit").nth(1).click()  # below the row of line 41
     row = page.get_by_role("textbox", name="Row 613 as it stands in the file")
     expect(row).to_have_value(lines[612])
     row.fill(lines[612] + '2"}')
