@@ -115,11 +115,7 @@ def _changes(plain: Plan, overrides: dict[str, Any]) -> str:
 def _keeping(plain: Plan, overrides: dict[str, Any]) -> None:
     """How the run keeps what its base knew: not at all, by general rows, or held to the base. What else there is stands in
     a recipe of one's own; where one is chosen, it is shown."""
-    words = {
-        "plain": t("not at all"), "replay": t("mix in general rows"), "kl": t("hold it to the base"),
-        "entropy": t("learn less where it is sure of something else"),
-        "skip_surprising": t("leave out what surprises the base"),
-    }  # fmt: skip
+    words = settings.choice_words(KEEP) | {"replay": t("mix in general rows")}
     usual = {path: schema.value_at(plain.spec, path) for path in (SHARE, KEEP)}
     share, keep = (overrides.get(path, usual[path]) for path in (SHARE, KEEP))
     now = keep if keep != "plain" else "replay" if share else "plain"
@@ -158,7 +154,7 @@ def _dial(plain: Plan, overrides: dict[str, Any]) -> None:
         _field(path, plain, overrides)
         return
     words = tolerances.words(toy=toy)
-    options = {"off": t("off"), "low": t("little"), "medium": t("some"), "high": t("much"), OWN: t("a number")}
+    options = settings.choice_words(path) | {OWN: t("a number")}
     form = st.session_state.get("form", 0)
     chosen = st.radio(
         t("How much may it forget?"),
@@ -278,12 +274,12 @@ def _widget(path: str, default: Any, value: Any, plain: Plan, *, key: str, label
             _ui.plain(label),
             general,
             index=general.index(value) if value in general else 0,
-            format_func=lambda i: stored[i].name if i else t("written by the base, or the starter's own"),
+            format_func=lambda i: stored[i].name if i else settings.choice_words(path)[None],
             key=key,
             help=_ui.plain(help_text),
         )
     if path in ("train.gradient_checkpointing", "train.padding_free"):
-        words = {None: t("as the machine needs it"), True: t("on"), False: t("off")}
+        words = settings.choice_words(path)
         return st.selectbox(
             _ui.plain(label),
             list(words),

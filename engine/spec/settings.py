@@ -132,7 +132,7 @@ def wanted(field: Field) -> str:
     return t("it takes {kind}", kind=", ".join([kind, *limits]))
 
 
-def _choices(path: str) -> dict[Any, str]:
+def choice_words(path: str) -> dict[Any, str]:
     """Return what the choices of a setting are called, where their own names say little."""
     left_open = {None: t("as the machine needs it"), True: t("on"), False: t("off")}
     words: dict[str, dict[Any, str]] = {
@@ -167,7 +167,7 @@ def _choices(path: str) -> dict[Any, str]:
 def value_words(path: str, value: Any) -> str:
     """Return a setting's value as Train says it: "much" for a tolerance of "high", "none" for what is left open."""
     with suppress(TypeError):  # a list has no name
-        named = _choices(path).get(value)
+        named = choice_words(path).get(value)
         if named is not None:
             return named
     if value is None or value in ("", []):
