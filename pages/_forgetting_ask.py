@@ -23,8 +23,7 @@ OWN_FORMS = """{"question": "2 + 2?", "choices": ["3", "4"], "answer": 1}
 {"text": "A passage: how surprising is it?"}"""
 
 
-# Whether the fold is open, after a click elsewhere.
-OPEN = "ask_open"
+FOLD = "ask_fold"
 
 
 class _Asked(NamedTuple):
@@ -45,21 +44,24 @@ def show(scored: ScoredRun, titled: dict[str, str]) -> None:
             _halted(workspace, run)
     if scored.left_to_ask and not any(_is_going_on(run) for run in scored.evaluations):
         _rest(scored)
-    with st.expander(t("Ask it more benchmarks"), expanded=bool(st.session_state.get(OPEN))):
-        base = bases.describe(ref, workspace)
-        if base.problems:
-            _ui.problem_list(base.problems)
-            return
-        asked = _choose(workspace, base, titled)
-        made, problems = evaluations.build(
-            workspace, ref, asked.names, limit=asked.limit, shots=asked.shots, template=asked.template
-        )
-        if asked.names:
-            _ui.problem_list(problems)
-        if st.button(t("Ask them"), key="ask_more", disabled=made is None):
-            assert made is not None
-            start(workspace, made)
-        _own(workspace)
+    _ui.fold(t("Ask it more benchmarks"), FOLD, lambda: _more(workspace, ref, titled))
+
+
+def _more(workspace: Workspace, ref: str, titled: dict[str, str]) -> None:
+    base = bases.describe(ref, workspace)
+    if base.problems:
+        _ui.problem_list(base.problems)
+        return
+    asked = _choose(workspace, base, titled)
+    made, problems = evaluations.build(
+        workspace, ref, asked.names, limit=asked.limit, shots=asked.shots, template=asked.template
+    )
+    if asked.names:
+        _ui.problem_list(problems)
+    if st.button(t("Ask them"), key="ask_more", disabled=made is None):
+        assert made is not None
+        start(workspace, made)
+    _own(workspace)
 
 
 def start(workspace: Workspace, made: RunSpec) -> None:

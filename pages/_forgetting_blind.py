@@ -12,29 +12,31 @@ from engine.words import t
 from engine.workspace import Unreadable
 from pages import _failures, _forgetting_ask, _ui
 
-OPEN = "blind_open"
+FOLD = "blind_fold"
 
 
 def show(scored: ScoredRun) -> None:
     """Let a person choose between answers of base and tuned model, or have these written first."""
-    with st.expander(t("Compare the answers, names hidden"), expanded=bool(st.session_state.get(OPEN))):
-        if not blind.has_texts(scored.joined):
-            _write_first(scored)
-            return
-        try:
-            found = blind.read(scored.folder)
-        except (OSError, Unreadable) as error:
-            st.error(_ui.say("The choices of this run cannot be read: {reason}", reason=error))
-            if st.button(t("Begin anew"), key="blind_anew"):
-                _keep(scored, blind.begin())
-            return
-        if found is None:
-            _offer(scored)
-        elif found.shown:
-            _result(scored, found)
-        else:
-            st.session_state[OPEN] = True
-            _choose(scored, found)
+    _ui.fold(t("Compare the answers, names hidden"), FOLD, lambda: _compare(scored))
+
+
+def _compare(scored: ScoredRun) -> None:
+    if not blind.has_texts(scored.joined):
+        _write_first(scored)
+        return
+    try:
+        found = blind.read(scored.folder)
+    except (OSError, Unreadable) as error:
+        st.error(_ui.say("The choices of this run cannot be read: {reason}", reason=error))
+        if st.button(t("Begin anew"), key="blind_anew"):
+            _keep(scored, blind.begin())
+        return
+    if found is None:
+        _offer(scored)
+    elif found.shown:
+        _result(scored, found)
+    else:
+        _choose(scored, found)
 
 
 def _offer(scored: ScoredRun) -> None:
@@ -48,7 +50,6 @@ def _offer(scored: ScoredRun) -> None:
 def _keep(scored: ScoredRun, judgements: blind.Judgements) -> None:
     limits.settle(scored.workspace)
     blind.write(scored.folder, judgements)
-    st.session_state[OPEN] = True
     st.rerun()
 
 

@@ -24,6 +24,7 @@ from pages import _forgetting_tables as tables
 REFRESH_S = 2.0
 GENERAL, BEHAVIOUR = tables.BAD, tables.GOOD
 STEP_PERCENT = 5
+FOLD = "recover_fold"
 
 
 def applies(scored: ScoredRun) -> bool:
@@ -35,9 +36,8 @@ def applies(scored: ScoredRun) -> bool:
 def fold(scored: ScoredRun, titled: dict[str, str]) -> None:
     """Show all of it folded; open where the address asks for it."""
     if applies(scored):
-        opened = bool(st.query_params.get("recover"))
-        with st.expander(t("Go back toward the base, without training"), icon=":material/undo:", expanded=opened):
-            show(scored, titled)
+        title, opened = t("Go back toward the base, without training"), bool(st.query_params.get("recover"))
+        _ui.fold(title, FOLD, lambda: show(scored, titled), icon=":material/undo:", opened=opened)
 
 
 def show(scored: ScoredRun, titled: dict[str, str] | None = None) -> None:
@@ -308,6 +308,7 @@ def _line(
 def look(origin: str) -> None:
     """Open the way back from a run."""
     _ui.choose("run", origin)
+    st.session_state.pop(FOLD, None)  # the address opens it
     _ui.go("forgetting", run=origin, recover="1")
 
 

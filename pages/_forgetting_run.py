@@ -52,22 +52,26 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run], others: int = 0
         _alone(by_itself, titled)
     _forgetting_recover.fold(scored, titled)
     if ways:
-        _what_to_do(scored, ways)
+        _ui.fold(t("Train it again with one thing changed"), "again_fold", lambda: _what_to_do(scored, ways))
     if not objective.is_judge:
         _forgetting_blind.show(scored)
     if scored.rows:
-        _figures(scored, judged, titled, runs)
+        _ui.fold(t("Every score and question"), "figures_fold", lambda: _figures(scored, judged, titled, runs))
     _forgetting_quantised.fold(scored, titled)
     if _forgetting_examples.can_be_asked(workspace, run_spec):
-        with st.expander(t("Should you tune at all? The base with examples in its context")):
-            if beside is not None:
-                st.markdown(_ui.plain(beside.sentence))
-            _forgetting_examples.show(workspace, run_spec)
+        title = t("Should you tune at all? The base with examples in its context")
+        _ui.fold(title, "examples_fold", lambda: _examples(scored, beside))
     if not objective.is_judge:
         _forgetting_ask.show(scored, titled)
     if scored.rows:
-        with st.expander(t("Take it along: figures and report")):
-            _forgetting_report.downloads(scored, judged, titled)
+        title = t("Take it along: figures and report")
+        _ui.fold(title, "report_fold", lambda: _forgetting_report.downloads(scored, judged, titled))
+
+
+def _examples(scored: ScoredRun, beside: examples.Beside | None) -> None:
+    if beside is not None:
+        st.markdown(_ui.plain(beside.sentence))
+    _forgetting_examples.show(scored.workspace, scored.spec)
 
 
 def _alone(found: Sequence[runs_scored.Alone], titled: dict[str, str]) -> None:
@@ -141,12 +145,12 @@ def _button(scored: ScoredRun, action: headline.Action, remedy: remedies.Remedy 
             made = drafts.of_spec(scored.workspace, scored.spec, came_from=t("The same as {name}", name=scored.name))
         _ui.go("train", draft=drafts.save(scored.workspace, made))
     else:
-        st.session_state[{"ask": _forgetting_ask.OPEN, "compare": _forgetting_blind.OPEN}[action]] = True
+        st.session_state[{"ask": _forgetting_ask.FOLD, "compare": _forgetting_blind.FOLD}[action]] = True
         st.rerun()
 
 
 def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str], runs: Sequence[Run]) -> None:
-    """All that was measured, in one fold: the scores, the single questions, the stages, the way there, how it was asked."""
+    """All that was measured: the scores, the single questions, the stages, the way there, how it was asked."""
     line = stages.of(scored, runs)
     line = line if line is not None and line.changes else None
     walked = scored.spec.kind == "train" and OBJECTIVES[scored.spec.objective].is_scored_on_its_way
@@ -154,28 +158,27 @@ def _figures(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str,
     on_the_way = [t("Along the run")] if walked else []
     first = [t("Scores"), t("Question by question")]
     last = [t("Every figure"), t("How it was asked")]
-    with st.expander(t("Every score and question")):
-        places = iter(st.tabs(first + staged + on_the_way + last))
+    places = iter(st.tabs(first + staged + on_the_way + last))
+    with next(places):
+        _scores(scored, judged, titled)
+    with next(places):
+        _forgetting_questions.show(scored, titled)
+    if line is not None:
         with next(places):
-            _scores(scored, judged, titled)
+            st.caption(t("What each cost, and all since {base}", base=_ui.plain(line.first)))
+            st.dataframe(
+                tables.stages(line, titled),
+                hide_index=True,
+                alt=t("Scores before and after each stage of this line"),
+            )
+            _ui.bullets(map(str, line.notes))
+    if walked:
         with next(places):
-            _forgetting_questions.show(scored, titled)
-        if line is not None:
-            with next(places):
-                st.caption(t("What each cost, and all since {base}", base=_ui.plain(line.first)))
-                st.dataframe(
-                    tables.stages(line, titled),
-                    hide_index=True,
-                    alt=t("Scores before and after each stage of this line"),
-                )
-                _ui.bullets(map(str, line.notes))
-        if walked:
-            with next(places):
-                _along(scored)
-        with next(places):
-            _every(scored, judged, titled)
-        with next(places):
-            _forgetting_questions.settings(scored, titled)
+            _along(scored)
+    with next(places):
+        _every(scored, judged, titled)
+    with next(places):
+        _forgetting_questions.settings(scored, titled)
 
 
 def _scores(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, str]) -> None:
@@ -281,20 +284,19 @@ def _points(scored: ScoredRun, points: list[frontier.Point]) -> None:
 
 def _what_to_do(scored: ScoredRun, found: list[remedies.Remedy]) -> None:
     """Offer the same run with one thing changed, each with the effect to expect and its source."""
-    with st.expander(t("Train it again with one thing changed")):
-        columns = st.columns(min(3, len(found)))
-        for index, remedy in enumerate(found):
-            with columns[index % len(columns)].container(border=True):
-                st.markdown(f"**{_ui.plain(remedy.title)}**")
-                st.caption(_ui.plain(remedy.measured))
-                st.caption(_ui.plain(f"{remedy.effect} ({remedy.source})"))
-                if st.button(t("Same run with this"), key=f"more_{remedy.name}"):
-                    made = remedies.draft(scored, remedy)
-                    _ui.go("train", draft=drafts.save(scored.workspace, made))
-        st.caption(
-            t(
-                "In the order of what was measured: points of general accuracy, here or on the starter. What helped by less "
-                "than a point is left out."
-            )
+    columns = st.columns(min(3, len(found)))
+    for index, remedy in enumerate(found):
+        with columns[index % len(columns)].container(border=True):
+            st.markdown(f"**{_ui.plain(remedy.title)}**")
+            st.caption(_ui.plain(remedy.measured))
+            st.caption(_ui.plain(f"{remedy.effect} ({remedy.source})"))
+            if st.button(t("Same run with this"), key=f"more_{remedy.name}"):
+                made = remedies.draft(scored, remedy)
+                _ui.go("train", draft=drafts.save(scored.workspace, made))
+    st.caption(
+        t(
+            "In the order of what was measured: points of general accuracy, here or on the starter. What helped by less "
+            "than a point is left out."
         )
-        st.caption(t("When it has finished, both stand side by side under “Runs against each other”."))
+    )
+    st.caption(t("When it has finished, both stand side by side under “Runs against each other”."))

@@ -11,6 +11,7 @@ from contextlib import suppress
 import pages
 from engine import looker
 from engine.advise import guide
+from engine.benchmarks import shipped
 from engine.spec import recipes
 
 
@@ -25,10 +26,11 @@ def _load() -> None:
     # What is wrong with a file is said by the page that needs it.
     with suppress(Exception):
         looker.prepare()
-        for name in ["pyarrow", "pandas", "plotly.graph_objects", "PIL.Image", *parts]:
+        for name in ["pyarrow", "pandas", "plotly.graph_objects", "PIL.Image", "scipy.special", *parts]:
             importlib.import_module(name)
         recipes.recipes()
         guide.rules()
+        shipped.shipped()
         # What is there now stays: a collection of garbage need not go through it, and so comes more often and costs less.
         gc.collect()
         gc.freeze()

@@ -18,17 +18,26 @@ from pages import _train_chain, _ui
 
 def show(plan: Plan, overrides: dict[str, Any], *, opened: bool) -> str:
     """Show it, and return the name that the run is to have."""
-    with st.expander(t("Name, stages, take it along, specification"), icon=":material/more_horiz:", expanded=opened):
-        name = st.text_input(t("Name of the run"), placeholder=t("optional"), key="run_name").strip()
-        if st.button(t("In stages: SFT, then preferences"), icon=":material/linear_scale:", key="open_chain"):
-            st.query_params["chain"] = _train_chain.opened(plan.workspace)
-            st.rerun()
-        _take_along(plan, overrides)
-        with st.expander(t("What each device can do")):
-            _devices()
-        with st.expander(t("The whole specification (spec.json)")):
-            st.code(schema.encode(plan.spec).decode(), language="json")
-    return name
+    st.session_state["run_name"] = st.session_state.get("run_name", "")  # else it is dropped with its field
+    if opened:
+        st.session_state["more_fold"] = True
+    title = t("Name, stages, take it along, specification")
+    _ui.fold(title, "more_fold", lambda: _more(plan, overrides), icon=":material/more_horiz:")
+    return st.session_state["run_name"].strip()
+
+
+def _more(plan: Plan, overrides: dict[str, Any]) -> None:
+    st.text_input(t("Name of the run"), placeholder=t("optional"), key="run_name")
+    if st.button(t("In stages: SFT, then preferences"), icon=":material/linear_scale:", key="open_chain"):
+        st.query_params["chain"] = _train_chain.opened(plan.workspace)
+        st.rerun()
+    _take_along(plan, overrides)
+    _ui.fold(t("What each device can do"), "devices_fold", _devices)
+    _ui.fold(t("The whole specification (spec.json)"), "spec_fold", lambda: _specification(plan))
+
+
+def _specification(plan: Plan) -> None:
+    st.code(schema.encode(plan.spec).decode(), language="json")
 
 
 def _take_along(plan: Plan, overrides: dict[str, Any]) -> None:

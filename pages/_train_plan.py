@@ -43,12 +43,16 @@ def _recipe_title(plan: Plan) -> str:
 
 def show(plan: Plan) -> None:
     """Say what will happen in detail, folded."""
-    with st.expander(t("In detail: rows, time, memory, forgetting"), icon=":material/query_stats:", key="plan_fold"):
-        if plan.dataset is not None and plan.dataset.report.trainable:
-            _steps(plan)
-        _weights(plan)
-        _forgetting(plan)
-        _memory.show(plan)
+    title = t("In detail: rows, time, memory, forgetting")
+    _ui.fold(title, "plan_fold", lambda: _in_detail(plan), icon=":material/query_stats:")
+
+
+def _in_detail(plan: Plan) -> None:
+    if plan.dataset is not None and plan.dataset.report.trainable:
+        _steps(plan)
+    _weights(plan)
+    _forgetting(plan)
+    _memory.show(plan)
 
 
 def _forgetting(plan: Plan) -> None:

@@ -33,27 +33,8 @@ def show(plain: Plan, overrides: dict[str, Any]) -> dict[str, DeltaGenerator]:
     places of the fields by path, for what is wrong with each."""
     places: dict[str, DeltaGenerator] = {}
     if any(isinstance(settings.convert_setting(path, value), Problem) for path, value in overrides.items()):
-        st.session_state["settings_open"] = True  # and left so: it is not to close under the hands that mend it
-    open_at_first = bool(st.session_state.get("settings_open"))
-    with st.expander(t("Settings"), icon=":material/tune:", expanded=open_at_first, key="settings_fold"):
-        asked = st.text_input(t("Find a setting"), placeholder=t("epochs, memory, questions ..."), key="find_setting")
-        taken = _taken(plain, overrides)
-        if plans.offers_to_continue(plain):
-            _field(plans.CONTINUE, plain, overrides)
-            if _taken(plain, overrides) != taken:  # fields below come or go
-                for path in plans.TAKEN:
-                    overrides.pop(path, None)
-                st.rerun()
-        if taken:
-            st.caption(_ui.say("Kind, rank and modules of the adapter are those of {run}.", run=plain.base.title))
-        found = _found(plain, overrides, taken, asked)
-        for name, paths in found.items():
-            st.markdown(f"**{_ui.plain(_group_words()[name])}**")
-            if name == "rows" and OBJECTIVES[plain.spec.objective].replays and not asked:
-                _keeping(plain, overrides)
-            _grid(paths, plain, overrides, places)
-        if not found:
-            st.caption(t("No setting of this recipe is called that, or speaks of it."))
+        st.session_state["settings_fold"] = True  # and left so: it is not to close under the hands that mend it
+    _ui.fold(t("Settings"), "settings_fold", lambda: _groups(plain, overrides, places), icon=":material/tune:")
     if overrides:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(_changes(plain, overrides))
@@ -61,6 +42,28 @@ def show(plain: Plan, overrides: dict[str, Any]) -> dict[str, DeltaGenerator]:
                 forget_changes()
                 st.rerun()
     return places
+
+
+def _groups(plain: Plan, overrides: dict[str, Any], places: dict[str, DeltaGenerator]) -> None:
+    """The fields of the open fold; the place of each is left in `places`."""
+    asked = st.text_input(t("Find a setting"), placeholder=t("epochs, memory, questions ..."), key="find_setting")
+    taken = _taken(plain, overrides)
+    if plans.offers_to_continue(plain):
+        _field(plans.CONTINUE, plain, overrides)
+        if _taken(plain, overrides) != taken:  # fields below come or go
+            for path in plans.TAKEN:
+                overrides.pop(path, None)
+            st.rerun()
+    if taken:
+        st.caption(_ui.say("Kind, rank and modules of the adapter are those of {run}.", run=plain.base.title))
+    found = _found(plain, overrides, taken, asked)
+    for name, paths in found.items():
+        st.markdown(f"**{_ui.plain(_group_words()[name])}**")
+        if name == "rows" and OBJECTIVES[plain.spec.objective].replays and not asked:
+            _keeping(plain, overrides)
+        _grid(paths, plain, overrides, places)
+    if not found:
+        st.caption(t("No setting of this recipe is called that, or speaks of it."))
 
 
 def _group_words() -> dict[str, str]:

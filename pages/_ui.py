@@ -361,6 +361,15 @@ def bullets(texts: Iterable[str]) -> None:
         st.markdown(shown)
 
 
+def fold(title: str, key: str, show: Callable[[], None], *, icon: str | None = None, opened: bool = False) -> None:
+    """A part that is made once a person opens it: folded it costs neither the server nor the browser anything. A true
+    `st.session_state[key]`, set before, opens it."""
+    place = st.expander(plain(title), icon=icon, key=key, expanded=opened, on_change="rerun")
+    if place.open:
+        with place:
+            show()
+
+
 def problem_list(problems: Iterable[Problem]) -> None:
     """Show every problem: where, what and what to do."""
     bullets(problem.sentence for problem in problems)

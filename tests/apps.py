@@ -28,11 +28,19 @@ manifest_scanner.scan_component_manifests = functools.cache(manifest_scanner.sca
 setattr(app_test, "ScriptCache", functools.cache(ScriptCache))  # noqa: B010 - its name there is private
 
 
+# Parts that are made once they are opened. Tests read what is in them, so here they are open from the first.
+FOLDS = (
+    "plan_fold", "settings_fold", "more_fold", "devices_fold", "spec_fold",
+    "recover_fold", "ask_fold", "blind_fold", "examples_fold", "report_fold", "figures_fold", "again_fold",
+)  # fmt: skip
+
+
 def open_page(name: str, state: dict[str, Any] | None = None, **parameters: str) -> AppTest:
-    """Open a page inside the frame, as a browser with that address would; `state` is what its session has kept."""
+    """Open a page inside the frame, as a browser with that address would, but with its folds open; `state` is what its
+    session has kept."""
     app = AppTest.from_file(str(ROOT / "pages" / "_frame.py"), default_timeout=60)
     app.switch_page(f"{name}.py")  # before the first run, which would be that of the first page
-    for key, value in (state or {}).items():
+    for key, value in {**dict.fromkeys(FOLDS, True), **(state or {})}.items():
         app.session_state[key] = value
     for key, value in parameters.items():
         app.query_params[key] = value

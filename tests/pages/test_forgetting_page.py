@@ -31,6 +31,7 @@ from engine.spec import RunSpec, schema
 from engine.words import Problem, set_language
 from engine.workspace import Workspace
 from pages import _forgetting_frontier, _forgetting_parallel, _forgetting_report
+from tests import apps
 from tests.apps import button, has_button, open_page, preference_run, shown, table, texts
 from tests.helpers import finished_run
 from tests.pages.test_language import made_run
@@ -542,6 +543,14 @@ def test_a_headline_three_sentences_and_one_button_come_first_and_all_else_is_fo
     assert first == ["to_do", "ask_it", "compare_it", "next_step"]  # with the switch and the list: six
     button(app, "compare_it").click().run()
     assert app.radio(key="forgetting_view").value == "compare" and not app.exception
+
+
+def test_what_is_folded_is_made_when_it_is_opened(workspace: Workspace) -> None:
+    run_id = preference_run(workspace)
+    closed = open_page("forgetting", dict.fromkeys(apps.FOLDS, False), run=run_id)
+    assert not closed.dataframe and not closed.get("download_button") and len(closed.header) == 1
+    closed.session_state["report_fold"] = True
+    assert len(closed.run().get("download_button")) == 3
 
 
 def test_a_preference_that_moved_below_the_likelier_answer_is_said_to_have_moved(workspace: Workspace) -> None:

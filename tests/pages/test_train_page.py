@@ -17,6 +17,7 @@ from engine.spec import recipes
 from engine.words import Problem
 from engine.workspace import Workspace
 from pages import _problems
+from tests import apps
 from tests.apps import button, field, has_button, open_page, shown, texts
 
 FOLDS = ("expandable", "expander", "popover")
@@ -44,6 +45,21 @@ def controls(app: AppTest) -> list[str]:
 def find(app: AppTest, text: str) -> None:
     """Search for a setting. The field is looked up each time: a page that was shown anew has another one."""
     next(one for one in app.text_input if one.key == "find_setting").set_value(text).run()
+
+
+def test_what_is_folded_is_made_when_it_is_opened_and_what_was_chosen_there_stays(new_facts: Dataset) -> None:
+    app = open_page("train", dict.fromkeys(apps.FOLDS, False), dataset=new_facts.id)
+    assert not app.text_input and not app.metric and not app.table and not app.code
+    app.session_state["settings_fold"] = app.session_state["more_fold"] = True
+    app.run()
+    field(app, "number_input", "train.max_steps").set_value(7)
+    app.text_input(key="run_name").set_value("small").run()
+    app.session_state["settings_fold"] = app.session_state["more_fold"] = False
+    app.run()
+    assert not app.text_input and "Changed: Most steps 7" in texts(app)
+    app.session_state["settings_fold"] = app.session_state["more_fold"] = True
+    app.run()
+    assert field(app, "number_input", "train.max_steps").value == 7 and app.text_input(key="run_name").value == "small"
 
 
 @pytest.fixture(scope="module")
