@@ -108,8 +108,9 @@ def _grid(paths: list[str], plain: Plan, overrides: dict[str, Any], places: dict
 def _changes(plain: Plan, overrides: dict[str, Any]) -> str:
     """What was changed, each setting with its default, in one line."""
     told = [
-        t("{name} {value} (default {default})", name=t(settings.fields()[path].title), value=_ui.show_value(value),
-          default=_default_words(schema.value_at(plain.spec, path)))
+        t("{name} {value} (default {default})", name=t(settings.fields()[path].title),
+          value=settings.value_words(path, value),
+          default=settings.value_words(path, schema.value_at(plain.spec, path)))
         for path, value in overrides.items() if path in settings.fields()
     ]  # fmt: skip
     return _ui.say("Changed: {changes}", changes=" · ".join(told))
@@ -227,7 +228,7 @@ def _field(path: str, plain: Plan, overrides: dict[str, Any]) -> None:
     given = plain.recipe.default(path, plain.base.parameters, plain.spec.adapter) if plain.recipe is not None else None
     parts = [t(field.help)]  # made literal as a whole, by the widget
     if given is not None:
-        parts.append(t("Default {value}: {source}.", value=_default_words(default), source=t(given.source)))
+        parts.append(t("Default {value}: {source}.", value=_default_words(path, default), source=t(given.source)))
         if given.guide:
             parts.append(t("The guide says {guide}.", guide=t(given.guide)))
         if given.measured:
@@ -253,8 +254,10 @@ def _field(path: str, plain: Plan, overrides: dict[str, Any]) -> None:
         overrides[path] = new
 
 
-def _default_words(default: Any) -> str:
-    return t("none") if default is None else _ui.show_value(default)
+def _default_words(path: str, default: Any) -> str:
+    """A default as its field shows it: the words of a list, and what one would type."""
+    is_typed = default is not None and not settings.fields()[path].choices
+    return _ui.show_value(default) if is_typed else settings.value_words(path, default)
 
 
 def _label(path: str) -> str:
@@ -281,20 +284,17 @@ def _widget(path: str, default: Any, value: Any, plain: Plan, *, key: str, label
             key=key,
             help=_ui.plain(help_text),
         )
-    if path in ("train.gradient_checkpointing", "train.padding_free"):
-        words = settings.choice_words(path)
+    can_be_left_open = path in ("train.gradient_checkpointing", "train.padding_free")
+    if field.choices or can_be_left_open:
+        options = list(settings.choice_words(path) if can_be_left_open else field.choices)
         return st.selectbox(
             _ui.plain(label),
-            list(words),
-            index=list(words).index(value) if value in words else 0,
-            format_func=lambda answer: words[answer],
+            options,
+            index=options.index(value) if value in options else 0,
+            format_func=lambda one: _ui.plain(settings.value_words(path, one)),
             key=key,
             help=_ui.plain(help_text),
         )
-    if field.choices:
-        options = list(field.choices)
-        index = options.index(value) if value in options else 0
-        return st.selectbox(_ui.plain(label), options, index=index, key=key, help=_ui.plain(help_text))
     if isinstance(default, bool):
         return st.checkbox(_ui.plain(label), bool(value), key=key, help=_ui.plain(help_text))
     if isinstance(default, int) and isinstance(settings.convert_setting(path, value), int):

@@ -42,7 +42,7 @@ def _lines(lines: list[Problem], plan: Plan, overrides: dict[str, Any]) -> None:
             st.markdown(":red[**:material/error:**] " + _ui.plain(said))
             continue
         path = str(one.where)
-        usual = _ui.show_value(plan.put_right[path])
+        usual = settings.value_words(path, plan.put_right[path])
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.markdown(":orange[**:material/warning:**] " + _ui.plain(said), width="content")
             label = t("Set {title} to {value}", title=t(settings.fields()[path].title), value=usual)

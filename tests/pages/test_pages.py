@@ -484,8 +484,10 @@ def test_a_rule_stands_once_among_the_reasons(new_facts: Dataset) -> None:
     assert rules and len(rules) == len(set(rules))
 
 
-def test_a_setting_without_a_default_says_none_in_words() -> None:
-    assert _train_settings._default_words(None) == "none" and _train_settings._default_words(0.5) == "0.5"
+def test_a_default_is_told_as_its_field_shows_it() -> None:
+    told = _train_settings._default_words
+    assert told("adapter_args.continues", None) == "none" and told("train.learning_rate", 0.5) == "0.5"
+    assert told("train.optimizer", "adamw_8bit") == "AdamW in 8 bits" and told("train.max_steps", 0) == "0"
 
 
 def test_what_was_planned_for_another_card_says_so_on_train(new_facts: Dataset) -> None:
