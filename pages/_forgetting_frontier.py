@@ -62,14 +62,20 @@ def _known(points: Sequence[frontier.Point]) -> list[frontier.Point]:
     return [one for one in points if one.gain is not None and _kept(one, in_text).value is not None]
 
 
-def figure_with(value: float | None, low: float | None, high: float | None, scale: float, *, signed: bool) -> str:
+def figure_with(value: float | None, low: float | None, high: float | None, scale: float) -> str:
     """Return a value with its interval, or a dash."""
     if value is None:
         return "–"
-    form = "{:+.1f}" if signed and scale == 100 else "{:.1f}" if scale == 100 else "{:+.3f}"
+    form = "{:z.1f}" if scale == 100 else "{:z.3f}"
     if low is None or high is None or math.isinf(low) or math.isinf(high):
         return form.format(scale * value)
     return f"{form.format(scale * value)} [{form.format(scale * low)} … {form.format(scale * high)}]"
+
+
+def _lost(one: frontier.Point) -> str:
+    """Return how many points of general knowledge were lost, with the interval."""
+    value, low, high = (None if end is None else -end for end in (one.change, one.change_high, one.change_low))
+    return figure_with(value, low, high, 100)
 
 
 class _Chart(NamedTuple):
@@ -252,12 +258,10 @@ def points_table(points: Sequence[frontier.Point], weight: float | None) -> pd.D
                 **({t("Seeds"): len(one.runs)} if any(len(other.runs) > 1 for other in order) else {}),
                 t("Frontier"): t("yes") if one.on_frontier else "",
                 t("Gained"): figure_with(
-                    one.gain, one.gain_low, one.gain_high, 100 if frontier.in_points(one.measure) else 1, signed=True
+                    one.gain, one.gain_low, one.gain_high, 100 if frontier.in_points(one.measure) else 1
                 ),
-                t("General, points"): figure_with(one.change, one.change_low, one.change_high, 100, signed=True),
-                t("Kept above chance, %"): figure_with(
-                    one.retention, one.retention_low, one.retention_high, 100, signed=False
-                ),
+                t("Lost, points"): _lost(one),
+                t("Kept above chance, %"): figure_with(one.retention, one.retention_low, one.retention_high, 100),
                 t("Weighted score"): "–" if score is None else f"{100 * score:.1f}",
             }
         )
@@ -370,7 +374,7 @@ def numbers_table(trades: Sequence[Trade]) -> pd.DataFrame:
     """Return what each mark of the chart stands for, in four columns that a phone shows whole."""
     points = [one.point for one in trades]
     known, in_text, found = _known(points), frontier.by_text(points), []
-    title = t("General text, loss") if in_text else t("General, points")
+    title = t("Lost: loss on general text") if in_text else t("Lost, points")
     gained = t("Loss fell by") if any(one.measure == items.LOSS for one in known) else t("Gained")
     for one in (trade for trade in trades if trade.mark):
         point = one.point
@@ -380,10 +384,8 @@ def numbers_table(trades: Sequence[Trade]) -> pd.DataFrame:
             {
                 t("Mark"): f"{shape} {one.mark}".strip(),
                 t("Run"): point.name,
-                gained: figure_with(point.gain, point.gain_low, point.gain_high, scale, signed=True),
-                title: figure_with(*_kept(point, True), 1, signed=True)
-                if in_text
-                else figure_with(point.change, point.change_low, point.change_high, 100, signed=True),
+                gained: figure_with(point.gain, point.gain_low, point.gain_high, scale),
+                title: figure_with(*_kept(point, True), 1) if in_text else _lost(point),
             }
         )
     return pd.DataFrame(found)

@@ -1,4 +1,4 @@
-"""What a finished run came to, first on its page: gained, forgotten, what was set otherwise, and where it leads."""
+"""What a finished run came to, first on its page: gained, lost, what was set otherwise, and where it leads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def show(here: Workspace, run: Run, runs: list[Run], spec: RunSpec) -> None:
     if scored.rows:
         told = summary.of(scored, ())
         st.markdown(f"**{_ui.plain(told.headline)}**")
-        lines = ((t("Gained"), told.gained), (t("Forgotten"), told.lost))
+        lines = ((t("Gained"), told.gained), (t("Lost"), told.lost))
         st.markdown("  \n".join(_ui.say("**{name}**: {text}", name=title, text=text) for title, text in lines))
     _changed(here, run.id, spec)
 

@@ -313,7 +313,7 @@ def test_runs_whose_base_knows_no_benchmark_stand_against_each_other_by_the_loss
     app = open_page("forgetting", run=run_id, view="compare")
     assert not app.exception and not app.slider and "kept general text best" in texts(app)
     told = table(app)
-    assert told["General text, loss"].str[:6].tolist() == ["+0.000", "+0.500"]
+    assert told["Lost: loss on general text"].str[:5].tolist() == ["0.000", "0.500"]
     assert [name[0] for name in told["Mark"]] == ["●", "■"]
     one = open_page("forgetting", run=run_id)
     drawn = [json.loads(chart.proto.spec) for chart in one.get("plotly_chart")]
@@ -446,7 +446,7 @@ def test_a_sweep_is_drawn_through_the_settings_that_differ_and_what_they_came_to
     columns = _forgetting_parallel.axes(found)
     assert columns == {
         "Recipe": ["Full fine-tuning", "LoRA"], "Learning rate": ["0.002", "0.0005"], "Gained, points": [70.0, 70.0],
-        "General, points": [-25.0, -1.0],
+        "Lost, points": [25.0, 1.0],
     }  # fmt: skip
     drawn = _forgetting_parallel.figure(columns, 2).to_plotly_json()["data"][0]["dimensions"]
     assert [one["label"] for one in drawn] == list(columns)
