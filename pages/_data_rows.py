@@ -264,7 +264,10 @@ def _trained(workspace: Workspace, dataset: Dataset, bad: tuple[int, ...], first
     if is_known and [*lines] != [*lines.values()]:
         shown.insert(0, t("Row"), [*lines])
     narrow = {name: st.column_config.NumberColumn(width="small", alignment="left") for name in (t("Row"), t("Line"))}
-    st.dataframe(shown, hide_index=True, alt=t("Rows of the data"), column_config=narrow)
+    with st.container(key="wide_rows"):
+        st.dataframe(shown, hide_index=True, alt=t("Rows of the data"), column_config=narrow)
+    with st.container(key="narrow_rows"):
+        st.markdown(below_each_other(shown))
     if is_known and dataset.size_bytes is not None:
         _edit_one(workspace, dataset, lines)
 
@@ -310,6 +313,14 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     if all(lines):
         made.insert(0, t("Line"), lines)
     return made
+
+
+def below_each_other(rows: pd.DataFrame) -> str:
+    """Return Markdown of rows for a narrow screen: the fields of each below each other, those that it has."""
+    told = []
+    for row in rows.astype(object).where(rows.notna(), "").to_dict("records"):
+        told.append("  \n".join(_ui.say("**{name}**: {text}", name=k, text=v) for k, v in row.items() if v != ""))
+    return "\n\n---\n\n".join(told)
 
 
 def columns_sample(dataset: Dataset) -> None:

@@ -15,12 +15,6 @@ from engine.spec import settings
 from engine.words import t
 from pages import _theme, _ui
 
-WIDE, NARROW = "parallel_wide", "parallel_narrow"
-# Streamlit names a container's class after its key. A hundred lines of a finger's width are no picture.
-_STYLE = (
-    f"<style>@media(max-width:640px){{.st-key-{WIDE}{{display:none}}}}"
-    f"@media(min-width:641px){{.st-key-{NARROW}{{display:none}}}}</style>"
-)
 # Read on both grounds: from orange, what was lost, to teal, what was kept.
 BAD_END, GOOD_END = "#d9622b", "#149e8f"
 
@@ -31,9 +25,8 @@ def show(found: Sequence[claims.Configuration]) -> None:
     if len(known) < 2:
         return
     st.markdown(f"**{_ui.plain(t('Settings and what they came to'))}**")
-    st.html(_STYLE)
     columns = axes(known)
-    with st.container(key=WIDE):
+    with st.container(key="wide_parallel"):
         drawn = _ui.figure(figure(columns, len(known)))
         st.plotly_chart(
             drawn,
@@ -43,7 +36,7 @@ def show(found: Sequence[claims.Configuration]) -> None:
         )
         with st.expander(t("Its values in a table")):
             _values(columns)
-    with st.container(key=NARROW):
+    with st.container(key="narrow_parallel"):  # a hundred lines of a finger's width are no picture
         _values(columns)
 
 

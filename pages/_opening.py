@@ -10,7 +10,8 @@ import streamlit as st
 # of page within one document. The heading is waited for, since what is drawn before it may come later than this. What
 # scrolls can be reached with the keyboard, whenever it is drawn: Streamlit's tables and code cannot. Where what had the
 # focus is gone, as the button that mended the rows, the heading above has it, and nothing scrolls: else the keyboard would
-# begin anew at the top of the document.
+# begin anew at the top of the document. What a button folds out is drawn at the end of the document too: the keyboard goes
+# into it when it opens, and from its ends back to the button.
 _AT_THE_TOP = """
 <script>
 (() => {
@@ -36,9 +37,27 @@ _AT_THE_TOP = """
       const heading = above?.isConnected ? above : document.querySelector('#stMain h1');
       if (heading) onto(heading);
     };
+    const enter = () => {
+      const inside = document.querySelector('[data-testid="stPopoverBody"]:not([data-entered])');
+      const opener = document.activeElement;
+      if (!inside || !opener.closest('[data-testid="stPopover"]')) return;
+      inside.dataset.entered = 'true';
+      inside.tabIndex = -1;
+      inside.focus({preventScroll: true});
+      inside.addEventListener('keydown', event => {
+        if (event.key !== 'Tab' || !opener.isConnected) return;
+        const all = [...inside.querySelectorAll('button, input, textarea, a[href], [tabindex="0"]')].filter(
+          one => !one.disabled && one.checkVisibility());
+        const ends = event.shiftKey ? [inside, all[0]] : all.length ? [all.at(-1)] : [inside];
+        if (!ends.includes(event.target)) return;
+        event.preventDefault();
+        opener.focus();
+      });
+    };
     const reach = () => {
       waiting = false;
       keep();
+      enter();
       for (const box of document.querySelectorAll('.stTable > div, .stCode pre, [data-testid="stHtml"] .scrolls'))
         if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;
     };
