@@ -6,6 +6,8 @@ import json
 
 import streamlit as st
 
+from pages import _ui
+
 # Each page opens at its top with the heading in focus, wherever the one before was left: a browser knows nothing of a change
 # of page within one document. The heading is waited for, since what is drawn before it may come later than this. What
 # scrolls can be reached with the keyboard, whenever it is drawn: Streamlit's tables and code cannot. Where what had the
@@ -15,8 +17,9 @@ import streamlit as st
 _AT_THE_TOP = """
 <script>
 (() => {
-  const {page, language} = %s;
+  const {page, language, kept} = %s;
   document.documentElement.lang = language;
+  document.cookie = `${kept}=${language}; Path=/; Max-Age=31536000; SameSite=Lax`;
   const onto = heading => {
     heading.setAttribute('tabindex', '-1');
     heading.focus({preventScroll: true});
@@ -93,9 +96,10 @@ _AT_THE_TOP = """
 
 
 def page(path: str, title: str) -> None:
-    """Begin a page: the title of its tab, and the script that brings the browser to its top."""
+    """Begin a page: the title of its tab, and the script that brings the browser to its top and lets it keep the language
+    that it shows, for an address that names none."""
     st.set_page_config(page_title=f"{title} · Tunebook" if path else title)
     st.session_state["has_heading"] = False
-    facts = json.dumps({"page": path, "language": st.session_state["language"]})
+    facts = json.dumps({"page": path, "language": st.session_state["language"], "kept": _ui.LANGUAGE_COOKIE})
     with st.container(key="page_opens"):
         st.html(_AT_THE_TOP % facts.replace("<", "\\u003c"), unsafe_allow_javascript=True)
