@@ -68,7 +68,7 @@ def one(
     text = row.text if changed is None else changed
     if changed is not None:
         state = t("written anew, not yet applied") if changed else t("to be deleted, not yet applied")
-        said = f"{_ui.plain(place)}: :green[{_ui.plain(state)}]"
+        said = f":green[{_ui.say('{place}: {what}', place=place, what=state)}]"
         spot = None
     else:
         said = f"**{_ui.plain(told or place)}**"

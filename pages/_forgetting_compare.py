@@ -92,7 +92,7 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
         scored_groups = {label: [one for one in group if one in compared] for label, group in groups.items()}
         _scored(workspace, compared, names, _Marked(scored_groups, marks), right, run_id)
     else:  # else its list says what the letters stand for
-        _ui.bullets(f"{mark.text}: {names[one]}" for one, mark in marks.items())
+        _ui.bullets(t("{name}: {text}", name=mark.text, text=names[one]) for one, mark in marks.items())
     if len(shown) > 1:
         _forgetting_lines.show(workspace, marks)
         _link(chosen)

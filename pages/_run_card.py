@@ -77,6 +77,9 @@ def _changed(here: Workspace, run_id: str, spec: RunSpec) -> None:
         st.caption(t("All settings are those of the recipe."))
         return
     fields = settings.fields()
-    told = [f"{t(fields[path].title)}: {store.value_words(here, path, value)}" for path, value in changed.items()]
+    told = [
+        t("{name}: {text}", name=t(fields[path].title), text=store.value_words(here, path, value))
+        for path, value in changed.items()
+    ]
     more = t(", and {n} more", n=len(told) - MOST_SETTINGS) if len(told) > MOST_SETTINGS else ""
     st.caption(_ui.say("Set otherwise than the recipe: {settings}", settings="; ".join(told[:MOST_SETTINGS]) + more))

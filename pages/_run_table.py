@@ -120,7 +120,8 @@ def _lines(cells: Any, row: Row, coloured: str) -> list[str]:
     lines = [" · ".join([cells[t("Status")], *changes])]
     if coloured and coloured != t("Status"):
         value = cells[coloured]
-        lines.append(f"{coloured}: {value.words if isinstance(value, Figure) else value or t('none')}")
+        told = value.words if isinstance(value, Figure) else value or t("none")
+        lines.append(t("{name}: {text}", name=coloured, text=told))
     return lines + ([row.otherwise] if row.otherwise else [])
 
 
