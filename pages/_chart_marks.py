@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 # What a chart has for its points on a phone, across and upward, and what the letters of their marks take.
 PLOT_PIXELS, LETTER_PIXELS, MARK_PIXELS, POINT_PIXELS = (280, 330), 8, 20, 12
-MARKS_IN_A_ROW = 4
+# Marks are tried this far apart, up to so far from their point.
+_STEP_PIXELS, _MOST_PIXELS = 11, 160
 
 
 class Box(NamedTuple):
@@ -18,61 +20,40 @@ class Box(NamedTuple):
     right: float
     top: float
 
+    @property
+    def middle(self) -> tuple[float, float]:
+        return (self.left + self.right) / 2, (self.bottom + self.top) / 2
+
     def meets(self, other: Box) -> bool:
         across = self.left < other.right and other.left < self.right
         return across and self.bottom < other.top and other.bottom < self.top
 
 
-def together(places: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[list[int]]:
-    """Return the numbers of places in groups whose marks, a text each, stand together: no group lies upon another's
-    marks or points."""
-    groups = [[number] for number in range(len(places))]
-    while True:
-        boxes = [_box(group, places, texts) for group in groups]
-        pairs = ((a, b) for b in range(len(groups)) for a in range(b) if boxes[a].meets(boxes[b]))
-        found = next(pairs, None)
-        if found is None:
-            return [sorted(group, key=lambda number: places[number]) for group in groups]
-        groups[found[0]] += groups.pop(found[1])
+def beside(places: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[Box]:
+    """Return where the mark of each place stands: as near as there is room, above it before elsewhere. Where many crowd so
+    that there is none, above its place all the same."""
+    taken = [_around(place, POINT_PIXELS, POINT_PIXELS) for place in places]
+    found = []
+    for place, text in zip(places, texts, strict=True):
+        width = LETTER_PIXELS * len(text) + 12
+        tried = [_around((place[0] + x, place[1] + y), width, MARK_PIXELS) for x, y in _OFFSETS]
+        inside = [box for box in tried if box.left >= 0 and box.right <= PLOT_PIXELS[0]
+                  and box.bottom >= 0 and box.top <= PLOT_PIXELS[1]]  # fmt: skip
+        free = (box for box in inside if not any(box.meets(other) for other in taken))
+        found.append(next(free, inside[0]))
+        taken.append(found[-1])
+    return found
 
 
-def each(
-    group: Sequence[int], places: Sequence[tuple[float, float]], texts: Sequence[str]
-) -> Iterator[tuple[int, Box]]:  # fmt: skip
-    """Return the numbers of a group with where the mark of each stands."""
-    all_of_them = _marks_of(group, places, texts)
-    top = all_of_them.top
-    for row in _rows(group):
-        left = all_of_them.left
-        for number in row:
-            yield number, Box(left, top - MARK_PIXELS, left + _width(texts[number]), top)
-            left += _width(texts[number])
-        top -= MARK_PIXELS
+def _around(middle: tuple[float, float], width: float, height: float) -> Box:
+    return Box(middle[0] - width / 2, middle[1] - height / 2, middle[0] + width / 2, middle[1] + height / 2)
 
 
-def _width(text: str) -> float:
-    return LETTER_PIXELS * len(text) + 12
+def _offsets() -> list[tuple[int, int]]:
+    steps = range(-_MOST_PIXELS, _MOST_PIXELS + 1)
+    grid = [(x, y) for x in steps[_MOST_PIXELS % _STEP_PIXELS :: _STEP_PIXELS]
+            for y in steps[_MOST_PIXELS % _STEP_PIXELS :: _STEP_PIXELS]]  # fmt: skip
+    return sorted(grid, key=lambda one: (math.hypot(*one), -one[1], abs(one[0]), one[0]))
 
 
-def _rows(group: Sequence[int]) -> list[Sequence[int]]:
-    return [group[start : start + MARKS_IN_A_ROW] for start in range(0, len(group), MARKS_IN_A_ROW)]
-
-
-def _marks_of(group: Sequence[int], places: Sequence[tuple[float, float]], texts: Sequence[str]) -> Box:
-    """Return where the marks of a group stand: above its points, inside of the chart."""
-    width = max(sum(_width(texts[number]) for number in row) for row in _rows(group))
-    height = MARK_PIXELS * len(_rows(group))
-    middle = sum(places[number][0] for number in group) / len(group)
-    left = min(max(0.0, middle - width / 2), PLOT_PIXELS[0] - width)
-    bottom = min(max(places[number][1] for number in group) + POINT_PIXELS, PLOT_PIXELS[1] - height)
-    return Box(left, bottom, left + width, bottom + height)
-
-
-def _box(group: Sequence[int], places: Sequence[tuple[float, float]], texts: Sequence[str]) -> Box:
-    """Return what a group takes of the chart, marks and points."""
-    marks, half = _marks_of(group, places, texts), POINT_PIXELS / 2
-    across, upward = zip(*(places[number] for number in group), strict=True)
-    return Box(
-        min(marks.left, min(across) - half), min(marks.bottom, min(upward) - half),
-        max(marks.right, max(across) + half), max(marks.top, max(upward) + half),
-    )  # fmt: skip
+_OFFSETS = _offsets()

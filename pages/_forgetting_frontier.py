@@ -183,7 +183,7 @@ def _points(figure: go.Figure, drawn: Sequence[Trade], chart: _Chart) -> None:
 def _marks(
     figure: go.Figure, marked: Sequence[Trade], chart: _Chart, across: Sequence[float], upward: Sequence[float]
 ) -> None:  # fmt: skip
-    """Write the mark of each point above it, over all bars; those of points near each other side by side."""
+    """Write the mark of each point beside it, over all bars, with a line to it."""
     places = [
         (
             _chart_marks.PLOT_PIXELS[0] * (chart.x(one.point) - across[0]) / (across[1] - across[0]),
@@ -191,19 +191,19 @@ def _marks(
         )
         for one in marked
     ]
-    texts = [one.mark for one in marked]
-    for group in _chart_marks.together(places, texts):
-        first, place = marked[group[0]].point, places[group[0]]
-        for number, box in _chart_marks.each(group, places, texts):
-            one = marked[number]
-            usual = STRONG if one.point.on_frontier else NEITHER
-            figure.add_annotation(
-                x=chart.x(first), y=chart.y(first), xanchor="left", yanchor="top", showarrow=False, text=one.mark,
-                xshift=box.left - place[0], yshift=box.top - place[1],
-                width=box.right - box.left - 4, height=box.top - box.bottom - 4,
-                bgcolor=GROUND, bordercolor=one.colour or usual, borderwidth=2, borderpad=0,
-                font={"size": 12, "weight": 600},
-            )  # fmt: skip
+    for one, place, box in zip(marked, places, _chart_marks.beside(places, [one.mark for one in marked]), strict=True):
+        across_of, upward_of = box.middle
+        figure.add_annotation(
+            x=chart.x(one.point), y=chart.y(one.point), text=one.mark, font={"size": 12, "weight": 600},
+            ax=across_of - place[0], ay=place[1] - upward_of, xanchor="center", yanchor="middle",
+            showarrow=True, arrowhead=0, arrowwidth=1, arrowcolor=_colour(one),
+            width=box.right - box.left - 4, height=box.top - box.bottom - 4,
+            bgcolor=GROUND, bordercolor=_colour(one), borderwidth=2, borderpad=0,
+        )  # fmt: skip
+
+
+def _colour(one: Trade) -> str:
+    return one.colour or (STRONG if one.point.on_frontier else NEITHER)
 
 
 def _ranges(known: Sequence[frontier.Point], chart: _Chart) -> tuple[list[float], list[float]]:
@@ -315,9 +315,9 @@ def trade(
     picked = None if in_text else frontier.pick(points, tolerance / 100)
     with answer:
         if in_text:
-            _answer_by_text(points)
+            _answer_by_text(trades)
         else:
-            _answer(points, picked, tolerance)
+            _answer(trades, picked, tolerance)
         if note := frontier.seed_note(points, picked):
             st.caption(_ui.plain(note))
         if picked is not None and picks is not None:
@@ -337,13 +337,20 @@ def trade(
     return picked
 
 
-def _answer(points: Sequence[frontier.Point], picked: frontier.Point | None, tolerance: float) -> None:
+def _named(trades: Sequence[Trade], point: frontier.Point) -> str:
+    """Return the name of a point with its mark on the chart; the name of a step has it."""
+    mark = next(one.mark for one in trades if one.point is point)
+    return t("{value} ({marks})", value=point.name, marks=mark) if mark and point.step is None else point.name
+
+
+def _answer(trades: Sequence[Trade], picked: frontier.Point | None, tolerance: float) -> None:
     """Say which to take, and what one seed cannot tell."""
+    points = [one.point for one in trades]
     if picked is not None:
         st.success(
             _ui.say(
                 "Pick {name}: it gained the most among those that lost at most {points} points even at the bad end.",
-                name=picked.name,
+                name=_named(trades, picked),
                 points=f"{tolerance:g}",
             )
         )
@@ -356,16 +363,21 @@ def _answer(points: Sequence[frontier.Point], picked: frontier.Point | None, tol
         )
 
 
-def _answer_by_text(points: Sequence[frontier.Point]) -> None:
+def _answer_by_text(trades: Sequence[Trade]) -> None:
     """Name the ends of the frontier, where nothing says what was lost in points."""
-    best = sorted((one for one in _known(points) if one.on_frontier), key=lambda one: one.gain or 0.0)
+    known = _known([one.point for one in trades])
+    best = sorted((one for one in known if one.on_frontier), key=lambda one: one.gain or 0.0)
     if not best:
         return
     if len(best) == 1:
-        st.success(_ui.say("{name} gained the most, and kept general text best.", name=best[0].name))
+        st.success(_ui.say("{name} gained the most, and kept general text best.", name=_named(trades, best[0])))
     else:
         st.info(
-            _ui.say("{most} gained the most; {least} kept general text best.", most=best[-1].name, least=best[0].name)
+            _ui.say(
+                "{most} gained the most; {least} kept general text best.",
+                most=_named(trades, best[-1]),
+                least=_named(trades, best[0]),
+            )
         )
     st.caption(t("What was kept is told by the loss on general text alone."))
 

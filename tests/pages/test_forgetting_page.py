@@ -59,17 +59,14 @@ def test_a_run_that_goes_on_is_shown_until_its_scores_are_there(workspace: Works
 
 
 @given(st.lists(st.tuples(st.floats(0, 280), st.floats(0, 330), st.sampled_from(["A", "C1", "1500"])), max_size=15))
-def test_marks_of_points_never_lie_upon_each_other_or_on_another_s_point_and_none_is_left_out(drawn):
+def test_marks_of_points_never_lie_upon_each_other_or_on_a_point_and_none_is_left_out(drawn):
     places, texts = [(x, y) for x, y, _ in drawn], [text for *_, text in drawn]
-    groups = _chart_marks.together(places, texts)
-    assert sorted(number for group in groups for number in group) == list(range(len(places)))
-    boxes = [each for group in groups for each in _chart_marks.each(group, places, texts)]
-    for at, (number, box) in enumerate(boxes):
-        assert not any(box.meets(other) for _, other in boxes[:at])
-        assert box.left + 1e-6 >= 0 and box.right <= 280 + 1e-6 and box.top <= 330 + 1e-6
-        own = next(group for group in groups if number in group)
-        others = [place for one, place in enumerate(places) if one not in own]
-        assert not any(box.left < x < box.right and box.bottom < y < box.top for x, y in others)
+    boxes = _chart_marks.beside(places, texts)
+    assert len(boxes) == len(places)
+    for number, box in enumerate(boxes):
+        assert not any(box.meets(other) for other in boxes[:number])
+        assert box.left >= 0 and box.right <= 280 and box.bottom >= 0 and box.top <= 330
+        assert not any(box.left < x < box.right and box.bottom < y < box.top for x, y in places)
 
 
 def test_letters_stand_for_runs_and_seeds_of_one_share_letter_colour_and_dash():
@@ -198,7 +195,7 @@ def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -
     told = table(app).set_index("Mark")["Run"]
     assert [str(name)[0] for name in told.index] == ["●", "■"] and "abcdef" in told.iloc[0] + told.iloc[1]
     app.slider[0].set_value(20.0).run()
-    assert any("Pick" in str(s.value) and "abcdef" in str(s.value) for s in app.success)
+    assert any("Pick" in str(s.value) and "abcdef" in str(s.value) and "(A" in shown(s.value) for s in app.success)
     assert button(app, "look_at_picked").proto.type == "primary"
     # what the pictures show stands in a table too; what one seed cannot tell, and who is picked, is said once
     (losses,) = [one.value.map(shown) for one in app.table if "Loss on trained rows" in one.value.columns]
