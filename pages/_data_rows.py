@@ -317,10 +317,11 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def below_each_other(rows: pd.DataFrame) -> str:
     """Return Markdown of rows for a narrow screen: the fields of each below each other, those that it has."""
-    told = []
-    for row in rows.astype(object).where(rows.notna(), "").to_dict("records"):
-        told.append("  \n".join(_ui.say("**{name}**: {text}", name=k, text=v) for k, v in row.items() if v != ""))
-    return "\n\n---\n\n".join(told)
+    known = rows.astype(object).where(rows.notna(), "").to_dict("records")
+    return "\n\n---\n\n".join(
+        "  \n".join(_ui.say("**{name}**: {text}", name=name, text=value) for name, value in row.items() if value != "")
+        for row in known
+    )
 
 
 def columns_sample(dataset: Dataset) -> None:
