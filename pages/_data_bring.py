@@ -118,6 +118,7 @@ def _mix(workspace: Workspace) -> None:
         list(known),
         format_func=lambda i: f"{known[i].name} · {rows_words(known[i].report.rows)}",
         key="mix_parts",
+        placeholder=t("Choose two or more"),
     )
     if len(chosen) < 2:
         st.caption(t("Choose two or more. Rows are taken in the proportion of the weights, none of them twice."))

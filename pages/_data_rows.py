@@ -68,7 +68,7 @@ def one(
     text = row.text if changed is None else changed
     if changed is not None:
         state = t("written anew, not yet applied") if changed else t("to be deleted, not yet applied")
-        said = f"{_ui.plain(place)}: :green[{_ui.plain(state)}]"
+        said = f":green[{_ui.say('{place}: {what}', place=place, what=state)}]"
         spot = None
     else:
         said = f"**{_ui.plain(told or place)}**"
@@ -264,7 +264,10 @@ def _trained(workspace: Workspace, dataset: Dataset, bad: tuple[int, ...], first
     if is_known and [*lines] != [*lines.values()]:
         shown.insert(0, t("Row"), [*lines])
     narrow = {name: st.column_config.NumberColumn(width="small", alignment="left") for name in (t("Row"), t("Line"))}
-    st.dataframe(shown, hide_index=True, alt=t("Rows of the data"), column_config=narrow)
+    with st.container(key="wide_rows"):
+        st.dataframe(shown, hide_index=True, alt=t("Rows of the data"), column_config=narrow)
+    with st.container(key="narrow_rows"):
+        st.markdown(below_each_other(shown))
     if is_known and dataset.size_bytes is not None:
         _edit_one(workspace, dataset, lines)
 
@@ -310,6 +313,15 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     if all(lines):
         made.insert(0, t("Line"), lines)
     return made
+
+
+def below_each_other(rows: pd.DataFrame) -> str:
+    """Return Markdown of rows for a narrow screen: the fields of each below each other, those that it has."""
+    known = rows.astype(object).where(rows.notna(), "").to_dict("records")
+    return "\n\n---\n\n".join(
+        "  \n".join(_ui.say("**{name}**: {text}", name=name, text=value) for name, value in row.items() if value != "")
+        for row in known
+    )
 
 
 def columns_sample(dataset: Dataset) -> None:

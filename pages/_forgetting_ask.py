@@ -129,7 +129,7 @@ def _choose(workspace: Workspace, base: Base, titled: dict[str, str]) -> _Asked:
         return _Asked(list(one.benchmarks), one.limit, 0, "auto")
     known = {one.name: one for one in library.available(workspace)}
     names = st.multiselect(
-        t("Benchmarks"), list(known), key=f"ask_names_{base.ref[4:]}",
+        t("Benchmarks"), list(known), key=f"ask_names_{base.ref[4:]}", placeholder=t("Choose one or more"),
         format_func=lambda n: t("{title} ({n} questions)", title=known[n].title, n=known[n].size),
     )  # fmt: skip
     columns = st.columns(3)

@@ -108,7 +108,9 @@ def _result(scored: ScoredRun, found: blind.Judgements) -> None:
                 st.columns(2), ("A", "B"), (pair.left, pair.right), (pair.tuned_is_left, not pair.tuned_is_left),
                 ("left", "right"), strict=True,
             ):  # fmt: skip
-                told = f"{letter}: {t('Tuned') if is_tuned else t('Base')}{' ✓' if choice == side else ''}"
+                told = t("{name}: {text}", name=letter, text=t("Tuned") if is_tuned else t("Base")) + (
+                    " ✓" if choice == side else ""
+                )
                 column.markdown(f"**{_ui.plain(told)}**")
                 column.text(text or "–")
     if st.button(t("Judge them once more"), key="blind_again"):

@@ -100,7 +100,10 @@ def _before_and_after(
     """Return a line each for base and tuned model, and what stands between them."""
     scale = 100 if tables.is_share(row) else 1
     told = [(t("Base"), row.base), *between]
-    lines = [_Line(f"{name}: {tables.number(row, value)}", scale * value, "neither") for name, value in told]
+    lines = [
+        _Line(t("{name}: {text}", name=name, text=tables.number(row, value)), scale * value, "neither")
+        for name, value in told
+    ]
     after = t("Tuned: {figure}, {verdict}", figure=tables.number(row, row.tuned), verdict=verdict)
     return [*lines, _Line(after, scale * row.tuned, change if change in _LOOKS else "neither")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import pandas as pd
@@ -28,6 +29,13 @@ CHOSEN = "compared_runs"
 # As many as have lines that can be told apart; and of an address no more is read than names of so many.
 MOST_COMPARED, MOST_LETTERS = _forgetting_lines.MOST_LINES, 1_000
 MOST_LISTED = 200
+
+
+class _Marked(NamedTuple):
+    """Runs that differ only in their seed, by what they have in common, and the mark of every run."""
+
+    groups: dict[str, list[str]]
+    marks: dict[str, _forgetting_lines.Mark]
 
 
 def alike(workspace: Workspace, scored: list[Run], run_id: str | None) -> list[str]:
@@ -74,14 +82,17 @@ def show(workspace: Workspace, scored: list[Run], run_id: str | None, runs: Sequ
         return
     compared = _read(workspace, [one for one in chosen if one in is_scored], names, runs)
     shown = [one for one in chosen if one in compared or one not in is_scored]
-    marks = {one: str(number) for number, one in enumerate(shown, 1)}
-    if without := [f"{names[one]} ({marks[one]})" for one in shown if one not in compared]:
+    specs = {one: compared[one].spec if one in compared else store.load_spec(workspace, one) for one in shown}
+    groups = _recipes(specs)
+    marks = _forgetting_lines.marked(groups.values())
+    if without := [f"{names[one]} ({marks[one].text})" for one in shown if one not in compared]:
         told = ", ".join(without)
         st.caption(_ui.say("Not scored, so only their losses and settings stand below: {names}.", names=told))
     if len(compared) > 1:
-        _scored(workspace, compared, names, marks, right, run_id)
-    else:  # else its list says what the numbers stand for
-        _ui.bullets(f"{marks[one]}: {names[one]}" for one in shown)
+        scored_groups = {label: [one for one in group if one in compared] for label, group in groups.items()}
+        _scored(workspace, compared, names, _Marked(scored_groups, marks), right, run_id)
+    else:  # else its list says what the letters stand for
+        _ui.bullets(t("{name}: {text}", name=mark.text, text=names[one]) for one, mark in marks.items())
     if len(shown) > 1:
         _forgetting_lines.show(workspace, marks)
         _link(chosen)
@@ -93,11 +104,11 @@ def _trains(workspace: Workspace, run: Run) -> bool:
 
 
 def _scored(
-    workspace: Workspace, compared: dict[str, ScoredRun], names: dict[str, str], marks: dict[str, str],
-    place: DeltaGenerator, run_id: str | None,
+    workspace: Workspace, compared: dict[str, ScoredRun], names: dict[str, str], marked: _Marked, place: DeltaGenerator,
+    run_id: str | None,
 ) -> None:  # fmt: skip
     """Show the trade of gain against what was kept, and every change."""
-    trades = _trades(compared, names, marks, place)
+    trades = _trades(compared, names, marked, place)
 
     def look(picked: frontier.Point) -> None:
         if len(picked.runs) == 1 and picked.runs[0] != run_id:
@@ -107,7 +118,8 @@ def _scored(
     with st.expander(t("Every change, side by side")):
         lines = {one: found.rows for one, found in compared.items()}
         specs = {one: found.spec for one, found in compared.items()}
-        beside = _beside(_comparable(lines, specs), marks, library.titles(workspace))
+        texts = {one: mark.text for one, mark in marked.marks.items()}
+        beside = _beside(_comparable(lines, specs), texts, library.titles(workspace))
         st.dataframe(beside, hide_index=True, alt=t("Changes of each run"))
         st.caption(t("Change of each run against its base, with the 95 % interval."))
         _downloads([one.point for one in trades])
@@ -180,19 +192,22 @@ def _read(
 
 
 def _trades(
-    compared: dict[str, ScoredRun], names: dict[str, str], marks: dict[str, str], place: DeltaGenerator
+    compared: dict[str, ScoredRun], names: dict[str, str], marked: _Marked, place: DeltaGenerator
 ) -> list[Trade]:  # fmt: skip
     """Return where runs stand, with the mark of each; seeds of one recipe as one point, and steps on the way, as chosen."""
     measure = headline.common_measure(found.rows for found in compared.values())
     points = [frontier.point(names[one], found.rows, found.chance, measure) for one, found in compared.items()]
-    groups = _recipes({one: found.spec for one, found in compared.items()})
+    groups = {label: group for label, group in marked.groups.items() if group}
     walked = {one: _along(found, measure) for one, found in compared.items()}
     has_seeds, has_ways = any(len(group) > 1 for group in groups.values()), any(walked.values())
     options = place.popover(t("Options")) if has_seeds or has_ways else place
     if has_seeds and options.toggle(t("Runs that differ only in their seed are one point"), value=True, key="by_seed"):
         by_run = {point.runs[0]: point for point in points}
         points = [
-            frontier.over_seeds(names[group[0]] if len(group) < 2 else label, [by_run[one] for one in group])
+            frontier.over_seeds(
+                names[group[0]] if len(group) < 2 else t("{name} ({n} seeds)", name=label, n=len(group)),
+                [by_run[one] for one in group],
+            )
             for label, group in groups.items()
         ]
     if has_ways and options.toggle(
@@ -205,7 +220,12 @@ def _trades(
                 points = [point for point in points if point.runs != [one]] + steps
     points = frontier.frontier(points)
     ends = {run: point for point in points for run in point.runs}  # of the steps on a way the last
-    return [Trade(one, ", ".join(marks[run] for run in one.runs if ends[run] is one)) for one in points]
+    trades = []
+    for one in points:
+        mark = marked.marks[one.runs[0]]
+        told = mark.letter if len(one.runs) > 1 else mark.text
+        trades.append(Trade(one, told if ends[one.runs[0]] is one else "", mark.colour))
+    return trades
 
 
 def _downloads(points: list[frontier.Point]) -> None:

@@ -1,4 +1,4 @@
-"""The Forgetting page's trade of gain against what was kept: the answer, the chart with its numbers, the list beside it."""
+"""The Forgetting page's trade of gain against what was kept: the answer, the chart with its marks, the list beside it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,34 @@ import streamlit as st
 
 from engine.report import frontier, items, statistics, verdicts
 from engine.words import t
+from pages import _chart_marks, _theme, _ui
 from pages import _forgetting_tables as tables
-from pages import _theme, _ui
-from pages._forgetting_tables import BAD, NEITHER, STRONG
+from pages._forgetting_tables import NEITHER, STRONG
 
-# Points nearer than a mark is wide share one mark: of about so many pixels of a chart across and upward.
-MARK_PIXELS, PLOT_PIXELS = 24, (440, 330)
-# White numbers are read on it in both themes.
-STRONG_MARK = "#4263eb"
+# Streamlit puts the ground of the reader's theme in place of it.
+GROUND = "#000038"
 # The shapes of what is on the frontier and what is not, on the chart and in the list.
 ON, OFF = ("circle", "●"), ("square", "■")
 
 
 class Trade(NamedTuple):
-    """A point of the chart and the number or step that stands for it there; a step on the way may have none."""
+    """A point of the chart and the letter or step that stands for it there; a step on the way may have none. Where other
+    pictures beside it show the same run, its `colour` there."""
 
     point: frontier.Point
     mark: str
+    colour: str | None = None
+
+
+def letter(number: int) -> str:
+    """Return the letter of a point, from 0 on: A to Z, then AA. Numbers stand in names of runs and for steps."""
+    before = "" if number < 26 else letter(number // 26 - 1)
+    return before + chr(ord("A") + number % 26)
 
 
 def numbered(points: Sequence[frontier.Point]) -> list[Trade]:
-    """Return points with marks: the step of those along a run, else their number."""
-    return [Trade(one, str(number if one.step is None else one.step)) for number, one in enumerate(points, 1)]
+    """Return points with marks: the step of those along a run, else a letter."""
+    return [Trade(one, letter(number) if one.step is None else str(one.step)) for number, one in enumerate(points)]
 
 
 class _Kept(NamedTuple):
@@ -56,14 +62,20 @@ def _known(points: Sequence[frontier.Point]) -> list[frontier.Point]:
     return [one for one in points if one.gain is not None and _kept(one, in_text).value is not None]
 
 
-def figure_with(value: float | None, low: float | None, high: float | None, scale: float, *, signed: bool) -> str:
+def figure_with(value: float | None, low: float | None, high: float | None, scale: float) -> str:
     """Return a value with its interval, or a dash."""
     if value is None:
         return "–"
-    form = "{:+.1f}" if signed and scale == 100 else "{:.1f}" if scale == 100 else "{:+.3f}"
+    form = "{:z.1f}" if scale == 100 else "{:z.3f}"
     if low is None or high is None or math.isinf(low) or math.isinf(high):
         return form.format(scale * value)
     return f"{form.format(scale * value)} [{form.format(scale * low)} … {form.format(scale * high)}]"
+
+
+def _lost(one: frontier.Point) -> str:
+    """Return how many points of general knowledge were lost, with the interval."""
+    value, low, high = (None if end is None else -end for end in (one.change, one.change_high, one.change_low))
+    return figure_with(value, low, high, 100)
 
 
 class _Chart(NamedTuple):
@@ -84,21 +96,22 @@ def frontier_figure(trades: Sequence[Trade], picked: frontier.Point | None) -> g
     """Draw gain against what was kept: the frontier joined by a line, each point by its mark, the picked one ringed. Up is
     better: a loss on general text falls upward."""
     known = _known([one.point for one in trades])
+    drawn = [one for one in trades if one.point in known]
     measure, in_text = (known[0].measure if known else None), frontier.by_text(known)
     chart = _Chart(100 if frontier.in_points(measure) else 1, 1 if in_text else 100, in_text)
     figure = go.Figure()
     best = sorted((one for one in known if one.on_frontier), key=lambda one: one.gain or 0.0)
-    _line(figure, best, chart, {"dash": "dot", "color": STRONG})
-    for path in _paths(known).values():
-        _line(figure, path, chart, {"width": 1.5, "color": NEITHER})
-    _points(figure, known, chart)
+    _line(figure, best, chart, {"dash": "dot", "color": NEITHER})
+    for path in _paths(drawn).values():
+        _line(figure, [one.point for one in path], chart, {"width": 1.5, "color": path[0].colour or NEITHER})
+    _points(figure, drawn, chart)
     across, upward = _ranges(known, chart)
     if picked is not None and picked in known:
         figure.add_scatter(
             x=[chart.x(picked)], y=[chart.y(picked)], mode="markers", name=t("to pick"), hoverinfo="skip",
-            marker={"size": 30, "color": BAD, "symbol": "circle-open", "line": {"width": 3}},
+            marker={"size": 24, "color": _theme.of("textColor"), "symbol": "circle-open", "line": {"width": 3}},
         )  # fmt: skip
-    _marks(figure, [one for one in trades if one.mark and one.point in known], chart, across, upward)
+    _marks(figure, [one for one in drawn if one.mark], chart, across, upward)
     figure.update_xaxes(range=across, title=_gain_title(measure))
     kept = t("loss on general text, change (up is better)") if in_text else t("general knowledge kept above chance, %")
     figure.update_yaxes(range=upward, title=kept)
@@ -115,14 +128,14 @@ def _gain_title(measure: str | None) -> str:
     return t("gained on the new task, reward") if measure == items.ANSWERS else t("gained on the new task")
 
 
-def _paths(known: Sequence[frontier.Point]) -> dict[str, list[frontier.Point]]:
+def _paths(drawn: Sequence[Trade]) -> dict[str, list[Trade]]:
     """Return the points along each run, in the order of its steps."""
-    paths: dict[str, list[frontier.Point]] = {}
-    for one in known:
-        if one.step is not None:
-            paths.setdefault(one.runs[0], []).append(one)
+    paths: dict[str, list[Trade]] = {}
+    for one in drawn:
+        if one.point.step is not None:
+            paths.setdefault(one.point.runs[0], []).append(one)
     for path in paths.values():
-        path.sort(key=lambda one: one.step or 0)
+        path.sort(key=lambda one: one.point.step or 0)
     return paths
 
 
@@ -137,64 +150,60 @@ def _line(figure: go.Figure, points: Sequence[frontier.Point], chart: _Chart, li
     )
 
 
-def _points(figure: go.Figure, known: Sequence[frontier.Point], chart: _Chart) -> None:
+def _points(figure: go.Figure, drawn: Sequence[Trade], chart: _Chart) -> None:
     """Draw the points with their bars, those that are beaten first. A path's beaten points would hide it behind their
     bars; the table has them."""
     groups = ((False, NEITHER, t("beaten by another"), OFF), (True, STRONG, t("on the frontier"), ON))
-    for on_frontier, colour, legend, (symbol, _) in groups:
-        some = [one for one in known if one.on_frontier == on_frontier]
-        if not some:
-            continue
-        nothing = (None, None, None)
-        gains = [(one.gain, one.gain_low, one.gain_high) if _barred(one) else nothing for one in some]
-        kept = [_kept(one, chart.in_text) if _barred(one) else nothing for one in some]
-        figure.add_scatter(
-            x=list(map(chart.x, some)),
-            y=list(map(chart.y, some)),
-            mode="markers",
-            name=legend,
-            marker={"size": 9, "color": colour, "symbol": symbol},
-            error_x=_bars(gains, chart.gain, colour),
-            error_y=_bars(kept, chart.kept, colour),
-            customdata=[one.name for one in some],
-            hovertemplate="%{customdata}<br>%{x:+.2f} / %{y:.3g}<extra></extra>",
-        )
+    for on_frontier, usual, legend, (symbol, _) in groups:
+        of_colour: dict[str, list[frontier.Point]] = {}
+        for one in drawn:
+            if one.point.on_frontier == on_frontier:
+                of_colour.setdefault(one.colour or usual, []).append(one.point)
+        for colour, some in of_colour.items():
+            nothing = (None, None, None)
+            gains = [(one.gain, one.gain_low, one.gain_high) if _barred(one) else nothing for one in some]
+            kept = [_kept(one, chart.in_text) if _barred(one) else nothing for one in some]
+            figure.add_scatter(
+                x=list(map(chart.x, some)),
+                y=list(map(chart.y, some)),
+                mode="markers",
+                showlegend=False,
+                marker={"size": _chart_marks.POINT_PIXELS, "color": colour, "symbol": symbol},
+                error_x=_bars(gains, chart.gain, colour),
+                error_y=_bars(kept, chart.kept, colour),
+                customdata=[one.name for one in some],
+                hovertemplate="%{customdata}<br>%{x:+.2f} / %{y:.3g}<extra></extra>",
+            )
+        if of_colour:  # the shape alone is explained: the colours are those of runs
+            colour = NEITHER if any(one.colour for one in drawn) else usual
+            marker = {"size": _chart_marks.POINT_PIXELS, "color": colour, "symbol": symbol}
+            figure.add_scatter(x=[None], y=[None], mode="markers", name=legend, marker=marker)
 
 
 def _marks(
     figure: go.Figure, marked: Sequence[Trade], chart: _Chart, across: Sequence[float], upward: Sequence[float]
 ) -> None:  # fmt: skip
-    """Write the number of each point on it, over all bars; points that lie upon each other share a mark."""
+    """Write the mark of each point beside it, over all bars, with a line to it."""
     places = [
         (
-            PLOT_PIXELS[0] * (chart.x(one.point) - across[0]) / (across[1] - across[0]),
-            PLOT_PIXELS[1] * (chart.y(one.point) - upward[0]) / (upward[1] - upward[0]),
+            _chart_marks.PLOT_PIXELS[0] * (chart.x(one.point) - across[0]) / (across[1] - across[0]),
+            _chart_marks.PLOT_PIXELS[1] * (chart.y(one.point) - upward[0]) / (upward[1] - upward[0]),
         )
         for one in marked
     ]
-    for group in together(places, MARK_PIXELS):
-        first = marked[group[0]].point
-        on = any(marked[number].point.on_frontier for number in group)
-        text = ", ".join(dict.fromkeys(marked[number].mark for number in group))
-        figure.add_scatter(
-            x=[chart.x(first)], y=[chart.y(first)], mode="markers+text", text=[text],
-            textfont={"color": "#ffffff", "size": 12}, cliponaxis=False, hoverinfo="skip", showlegend=False,
-            marker={"size": MARK_PIXELS - 2 + 5 * max(0, len(text) - 2), "opacity": 1,
-                    "symbol": (ON if on else OFF)[0], "color": STRONG_MARK if on else NEITHER},
+    for one, place, box in zip(marked, places, _chart_marks.beside(places, [one.mark for one in marked]), strict=True):
+        across_of, upward_of = box.middle
+        figure.add_annotation(
+            x=chart.x(one.point), y=chart.y(one.point), text=one.mark, font={"size": 12, "weight": 600},
+            ax=across_of - place[0], ay=place[1] - upward_of, xanchor="center", yanchor="middle",
+            showarrow=True, arrowhead=0, arrowwidth=1, arrowcolor=_colour(one),
+            width=box.right - box.left - 4, height=box.top - box.bottom - 4,
+            bgcolor=GROUND, bordercolor=_colour(one), borderwidth=2, borderpad=0,
         )  # fmt: skip
 
 
-def together(places: Sequence[tuple[float, float]], least: float) -> list[list[int]]:
-    """Return the numbers of places in groups: each with the first group whose first place is nearer than `least`."""
-    groups: list[list[int]] = []
-    for number, place in enumerate(places):
-        near = (group for group in groups if math.dist(place, places[group[0]]) < least)
-        found = next(near, None)
-        if found is None:
-            groups.append([number])
-        else:
-            found.append(number)
-    return groups
+def _colour(one: Trade) -> str:
+    return one.colour or (STRONG if one.point.on_frontier else NEITHER)
 
 
 def _ranges(known: Sequence[frontier.Point], chart: _Chart) -> tuple[list[float], list[float]]:
@@ -249,12 +258,10 @@ def points_table(points: Sequence[frontier.Point], weight: float | None) -> pd.D
                 **({t("Seeds"): len(one.runs)} if any(len(other.runs) > 1 for other in order) else {}),
                 t("Frontier"): t("yes") if one.on_frontier else "",
                 t("Gained"): figure_with(
-                    one.gain, one.gain_low, one.gain_high, 100 if frontier.in_points(one.measure) else 1, signed=True
+                    one.gain, one.gain_low, one.gain_high, 100 if frontier.in_points(one.measure) else 1
                 ),
-                t("General, points"): figure_with(one.change, one.change_low, one.change_high, 100, signed=True),
-                t("Kept above chance, %"): figure_with(
-                    one.retention, one.retention_low, one.retention_high, 100, signed=False
-                ),
+                t("Lost, points"): _lost(one),
+                t("Kept above chance, %"): figure_with(one.retention, one.retention_low, one.retention_high, 100),
                 t("Weighted score"): "–" if score is None else f"{100 * score:.1f}",
             }
         )
@@ -296,7 +303,7 @@ def _left_out(points: Sequence[frontier.Point]) -> None:
 def trade(
     trades: Sequence[Trade], key: str, picks: Callable[[frontier.Point], None] | None = None
 ) -> frontier.Point | None:  # fmt: skip
-    """Show which point to take, the frontier and the list of its numbers, and returns that point. `picks` adds what can be
+    """Show which point to take, the frontier and the list of its marks, and returns that point. `picks` adds what can be
     done with it, beside the answer."""
     points, answer, tolerance = [one.point for one in trades], st.container(), 0.0
     in_text = frontier.by_text(points)
@@ -308,9 +315,9 @@ def trade(
     picked = None if in_text else frontier.pick(points, tolerance / 100)
     with answer:
         if in_text:
-            _answer_by_text(points)
+            _answer_by_text(trades)
         else:
-            _answer(points, picked, tolerance)
+            _answer(trades, picked, tolerance)
         if note := frontier.seed_note(points, picked):
             st.caption(_ui.plain(note))
         if picked is not None and picks is not None:
@@ -330,13 +337,20 @@ def trade(
     return picked
 
 
-def _answer(points: Sequence[frontier.Point], picked: frontier.Point | None, tolerance: float) -> None:
+def _named(trades: Sequence[Trade], point: frontier.Point) -> str:
+    """Return the name of a point with its mark on the chart; the name of a step has it."""
+    mark = next(one.mark for one in trades if one.point is point)
+    return t("{value} ({marks})", value=point.name, marks=mark) if mark and point.step is None else point.name
+
+
+def _answer(trades: Sequence[Trade], picked: frontier.Point | None, tolerance: float) -> None:
     """Say which to take, and what one seed cannot tell."""
+    points = [one.point for one in trades]
     if picked is not None:
         st.success(
             _ui.say(
                 "Pick {name}: it gained the most among those that lost at most {points} points even at the bad end.",
-                name=picked.name,
+                name=_named(trades, picked),
                 points=f"{tolerance:g}",
             )
         )
@@ -349,16 +363,21 @@ def _answer(points: Sequence[frontier.Point], picked: frontier.Point | None, tol
         )
 
 
-def _answer_by_text(points: Sequence[frontier.Point]) -> None:
+def _answer_by_text(trades: Sequence[Trade]) -> None:
     """Name the ends of the frontier, where nothing says what was lost in points."""
-    best = sorted((one for one in _known(points) if one.on_frontier), key=lambda one: one.gain or 0.0)
+    known = _known([one.point for one in trades])
+    best = sorted((one for one in known if one.on_frontier), key=lambda one: one.gain or 0.0)
     if not best:
         return
     if len(best) == 1:
-        st.success(_ui.say("{name} gained the most, and kept general text best.", name=best[0].name))
+        st.success(_ui.say("{name} gained the most, and kept general text best.", name=_named(trades, best[0])))
     else:
         st.info(
-            _ui.say("{most} gained the most; {least} kept general text best.", most=best[-1].name, least=best[0].name)
+            _ui.say(
+                "{most} gained the most; {least} kept general text best.",
+                most=_named(trades, best[-1]),
+                least=_named(trades, best[0]),
+            )
         )
     st.caption(t("What was kept is told by the loss on general text alone."))
 
@@ -367,7 +386,7 @@ def numbers_table(trades: Sequence[Trade]) -> pd.DataFrame:
     """Return what each mark of the chart stands for, in four columns that a phone shows whole."""
     points = [one.point for one in trades]
     known, in_text, found = _known(points), frontier.by_text(points), []
-    title = t("General text, loss") if in_text else t("General, points")
+    title = t("Lost: loss on general text") if in_text else t("Lost, points")
     gained = t("Loss fell by") if any(one.measure == items.LOSS for one in known) else t("Gained")
     for one in (trade for trade in trades if trade.mark):
         point = one.point
@@ -375,12 +394,10 @@ def numbers_table(trades: Sequence[Trade]) -> pd.DataFrame:
         shape = (ON if point.on_frontier else OFF)[1] if point in known else ""
         found.append(
             {
-                t("No."): f"{shape} {one.mark}".strip(),
+                t("Mark"): f"{shape} {one.mark}".strip(),
                 t("Run"): point.name,
-                gained: figure_with(point.gain, point.gain_low, point.gain_high, scale, signed=True),
-                title: figure_with(*_kept(point, True), 1, signed=True)
-                if in_text
-                else figure_with(point.change, point.change_low, point.change_high, 100, signed=True),
+                gained: figure_with(point.gain, point.gain_low, point.gain_high, scale),
+                title: figure_with(*_kept(point, True), 1) if in_text else _lost(point),
             }
         )
     return pd.DataFrame(found)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,17 +14,49 @@ from engine.runs import store
 from engine.spec import settings
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _charts, _theme, _ui
+from pages import _charts, _forgetting_frontier, _theme, _ui
 
 # Streamlit puts the colours of the reader's theme in place of these; with the dashes 15 lines can be told apart.
 _COLOURS, _DASHES = ("#000001", "#000002", "#000003", "#000004", "#000005"), ("solid", "dash", "dot")
 MOST_COLUMNS = 3
 MOST_LINES = len(_COLOURS) * len(_DASHES)
 
-Lines = list[tuple[str, list[list[float]]]]
+
+class Mark(NamedTuple):
+    """What stands for a run in every picture and table: a letter, with the seed's number among runs that differ in nothing
+    else, which share the letter, the colour and the dash."""
+
+    text: str
+    letter: str
+    colour: str
+    dash: str
 
 
-def show(workspace: Workspace, marks: Mapping[str, str]) -> None:
+Lines = list[tuple[Mark, list[list[float]]]]
+
+
+def marked(groups: Iterable[Sequence[str]]) -> dict[str, Mark]:
+    """Return the mark of each run, of groups of runs that differ in their seed alone."""
+    found = {}
+    for number, group in enumerate(groups):
+        letter = _forgetting_frontier.letter(number)
+        look = _COLOURS[number % len(_COLOURS)], _DASHES[number // len(_COLOURS) % len(_DASHES)]
+        for seed, run in enumerate(group, 1):
+            found[run] = Mark(letter if len(group) < 2 else f"{letter}{seed}", letter, *look)
+    return found
+
+
+def short(marks: Sequence[Mark], of: Iterable[Mark]) -> str:
+    """Return some marks `of` all in a few letters: those of all seeds of a letter as the letter."""
+    every = list(of)
+    told = []
+    for one in marks:
+        seeds = {other for other in every if other.letter == one.letter}
+        told.append(one.letter if seeds <= set(marks) else one.text)
+    return ", ".join(dict.fromkeys(told))
+
+
+def show(workspace: Workspace, marks: Mapping[str, Mark]) -> None:
     """Show the losses of runs, by id with the mark each has on the page, and the settings in which they differ."""
     shown = [(title, lines) for title, lines in losses(workspace, marks) if lines]
     places = [column for _ in shown[::2] for column in st.columns(2)]
@@ -44,7 +77,7 @@ def show(workspace: Workspace, marks: Mapping[str, str]) -> None:
     st.table(_ui.cells(settings_table(different, list(marks.values()))), hide_index=True, border="horizontal")
 
 
-def losses(workspace: Workspace, marks: Mapping[str, str]) -> list[tuple[str, Lines]]:
+def losses(workspace: Workspace, marks: Mapping[str, Mark]) -> list[tuple[str, Lines]]:
     """Return by title for each run its loss on trained and on held-out rows over the steps, and that on general text where
     it was watched."""
     trained, held_out, general = Lines(), Lines(), Lines()
@@ -67,11 +100,10 @@ def losses(workspace: Workspace, marks: Mapping[str, str]) -> list[tuple[str, Li
 def drawn(lines: Lines) -> go.Figure:
     """Draw lines over the steps, each by its mark."""
     figure = go.Figure()
-    for number, (mark, points) in enumerate(lines):
-        colour, dash = _COLOURS[number % len(_COLOURS)], _DASHES[number // len(_COLOURS) % len(_DASHES)]
+    for mark, points in lines:
         steps, values = zip(*points, strict=True)
         figure.add_scatter(
-            x=steps, y=values, mode="lines", name=mark, line={"color": colour, "dash": dash, "width": 1.8},
+            x=steps, y=values, mode="lines", name=mark.text, line={"color": mark.colour, "dash": mark.dash, "width": 1.8},
             hovertemplate="%{y:.4g}",
         )  # fmt: skip
     figure.update_xaxes(title=t("step"))
@@ -85,7 +117,7 @@ def drawn(lines: Lines) -> go.Figure:
 def figures(shown: Sequence[tuple[str, Lines]]) -> pd.DataFrame:
     """Return what the lines of the pictures begin with, come down to and end with, by their mark."""
     marks = dict.fromkeys(mark for _, lines in shown for mark, _ in lines)
-    table: dict[str, list[str]] = {t("No."): list(marks)}
+    table: dict[str, list[str]] = {t("Mark"): [mark.text for mark in marks]}
     for title, lines in shown:
         values = {mark: [value for _, value in points] for mark, points in lines}
         table[title] = [_course(values[mark]) if mark in values else "–" for mark in marks]
@@ -107,18 +139,19 @@ def differing(workspace: Workspace, run_ids: Sequence[str]) -> list[tuple[str, l
     return found
 
 
-def settings_table(different: Sequence[tuple[str, list[str]]], marks: Sequence[str]) -> pd.DataFrame:
+def settings_table(different: Sequence[tuple[str, list[str]]], marks: Sequence[Mark]) -> pd.DataFrame:
     """Return what runs have set otherwise: a column for each of a few; of more, which a phone would cut, each value with the
     runs that have it."""
     if len(marks) <= MOST_COLUMNS:
+        texts = [mark.text for mark in marks]
         return pd.DataFrame(
-            [{t("Setting"): title, **dict(zip(marks, values, strict=True))} for title, values in different]
+            [{t("Setting"): title, **dict(zip(texts, values, strict=True))} for title, values in different]
         )
     found = []
     for title, values in different:
-        having: dict[str, list[str]] = {}
+        having: dict[str, list[Mark]] = {}
         for mark, value in zip(marks, values, strict=True):
             having.setdefault(value, []).append(mark)
-        told = [t("{value} (no. {numbers})", value=value, numbers=", ".join(some)) for value, some in having.items()]
+        told = [t("{value} ({marks})", value=value, marks=short(some, marks)) for value, some in having.items()]
         found.append({t("Setting"): title, t("Values"): "; ".join(told)})
     return pd.DataFrame(found)

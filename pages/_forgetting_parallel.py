@@ -15,12 +15,6 @@ from engine.spec import settings
 from engine.words import t
 from pages import _theme, _ui
 
-WIDE, NARROW = "parallel_wide", "parallel_narrow"
-# Streamlit names a container's class after its key. A hundred lines of a finger's width are no picture.
-_STYLE = (
-    f"<style>@media(max-width:640px){{.st-key-{WIDE}{{display:none}}}}"
-    f"@media(min-width:641px){{.st-key-{NARROW}{{display:none}}}}</style>"
-)
 # Read on both grounds: from orange, what was lost, to teal, what was kept.
 BAD_END, GOOD_END = "#d9622b", "#149e8f"
 
@@ -31,9 +25,8 @@ def show(found: Sequence[claims.Configuration]) -> None:
     if len(known) < 2:
         return
     st.markdown(f"**{_ui.plain(t('Settings and what they came to'))}**")
-    st.html(_STYLE)
     columns = axes(known)
-    with st.container(key=WIDE):
+    with st.container(key="wide_parallel"):
         drawn = _ui.figure(figure(columns, len(known)))
         st.plotly_chart(
             drawn,
@@ -43,7 +36,7 @@ def show(found: Sequence[claims.Configuration]) -> None:
         )
         with st.expander(t("Its values in a table")):
             _values(columns)
-    with st.container(key=NARROW):
+    with st.container(key="narrow_parallel"):  # a hundred lines of a finger's width are no picture
         _values(columns)
 
 
@@ -52,7 +45,7 @@ def _values(columns: Mapping[str, Sequence[Any]]) -> None:
 
 
 def axes(found: Sequence[claims.Configuration]) -> dict[str, list[Any]]:
-    """Return each axis by its title: the recipe and the settings that differ, then gain and general knowledge, in points
+    """Return each axis by its title: the recipe and the settings that differ, then what was gained and lost, in points
     where they are told so."""
     paths = list(dict.fromkeys(path for one in found for path in one.set))
     columns: dict[str, list[Any]] = {t("Recipe"): [sweep_plan.label(one.recipe, {}) for one in found]}
@@ -67,16 +60,18 @@ def axes(found: Sequence[claims.Configuration]) -> dict[str, list[Any]]:
     columns[t("Gained, points") if in_points else t("Gained")] = [
         round((100 if in_points else 1) * (one.point.gain or 0.0), 1 if in_points else 3) for one in found
     ]
-    columns[t("General, points")] = [round(100 * (one.point.change or 0.0), 1) for one in found]
+    columns[t("Lost, points")] = [
+        round(-100 * (one.point.change or 0.0), 1) + 0.0 for one in found
+    ]  # there is one zero
     return columns
 
 
 def figure(columns: Mapping[str, Sequence[Any]], lines: int) -> go.Figure:
-    """Draw a line for each configuration through its values, coloured by what it kept: its last axis."""
-    kept = list(columns.values())[-1]
+    """Draw a line for each configuration through its values, coloured by what it lost: its last axis."""
+    lost = list(columns.values())[-1]
     drawn = go.Figure(
         go.Parcoords(
-            line={"color": list(kept), "colorscale": [[0, BAD_END], [1, GOOD_END]]},
+            line={"color": list(lost), "colorscale": [[0, GOOD_END], [1, BAD_END]]},
             dimensions=[_axis(title, values) for title, values in columns.items()],
             labelfont={"size": 13, "color": _theme.of("textColor")}, tickfont={"size": 12, "color": _theme.of("textColor")},
             labelside="bottom", rangefont={"size": 1, "color": "rgba(0,0,0,0)"},

@@ -142,5 +142,7 @@ def _asked(name: str, settings: dict[str, Any]) -> dict[str, str]:
         t("Template"): None if template is None else templates.get(str(template), template),
         t("Window, tokens"): settings.get("window_tokens"),
     }
-    how = "; ".join(f"{key}: {_ui.show_value(one)}" for key, one in found.items() if one is not None)
+    how = "; ".join(
+        t("{name}: {text}", name=key, text=_ui.show_value(one)) for key, one in found.items() if one is not None
+    )
     return {t("Questions"): name, t("Asked"): "–" if n is None else str(n), t("How"): how or "–"}

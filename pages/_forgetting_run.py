@@ -194,7 +194,11 @@ def _every(scored: ScoredRun, judged: list[verdicts.Judged], titled: dict[str, s
     rows = scored.rows
     asked = list(dict.fromkeys(row.benchmark for row in rows))
     chosen = st.multiselect(
-        t("Only these questions"), asked, format_func=lambda b: tables.name(b, titled), key="families_of"
+        t("Only these questions"),
+        asked,
+        format_func=lambda b: tables.name(b, titled),
+        key="families_of",
+        placeholder=t("all"),
     )
     shown = [row for row in rows if not chosen or row.benchmark in chosen]
     st.dataframe(tables.table(shown, judged, titled, every=True), hide_index=True, alt=t("Scores per family"))

@@ -202,7 +202,10 @@ def _new(workspace: Workspace) -> None:
 def _own(recipes: dict[str, spec_recipes.Recipe]) -> tuple[sweep_plan.Ready, list[Problem]]:
     """Ask for recipes and settings, and return them with what is wrong."""
     problems: list[Problem] = []
-    wanted = st.multiselect(t("Recipes"), list(recipes), format_func=lambda n: t(recipes[n].title), key="sweep_recipes")
+    wanted = st.multiselect(
+        t("Recipes"), list(recipes), format_func=lambda n: t(recipes[n].title), key="sweep_recipes",
+        placeholder=t("Choose one or more"),
+    )  # fmt: skip
     text = st.text_area(
         t("Settings, one a line, each with its values"), key="sweep_settings",
         placeholder=SETTINGS_EXAMPLE,

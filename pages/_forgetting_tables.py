@@ -193,7 +193,7 @@ def changes(rows: Sequence[Comparison], titled: dict[str, str]) -> list[tuple[st
         (
             name(row.benchmark, titled)
             if row.family == items.ALL
-            else f"{name(row.benchmark, titled)}: {family(row.family)}",
+            else t("{name}: {text}", name=name(row.benchmark, titled), text=family(row.family)),
             row,
         )
         for row in rows

@@ -6,16 +6,20 @@ import json
 
 import streamlit as st
 
+from pages import _ui
+
 # Each page opens at its top with the heading in focus, wherever the one before was left: a browser knows nothing of a change
 # of page within one document. The heading is waited for, since what is drawn before it may come later than this. What
 # scrolls can be reached with the keyboard, whenever it is drawn: Streamlit's tables and code cannot. Where what had the
 # focus is gone, as the button that mended the rows, the heading above has it, and nothing scrolls: else the keyboard would
-# begin anew at the top of the document.
+# begin anew at the top of the document. What a button folds out is drawn at the end of the document too: the keyboard goes
+# into it when it opens, and from its ends back to the button.
 _AT_THE_TOP = """
 <script>
 (() => {
-  const {page, language} = %s;
+  const {page, language, kept} = %s;
   document.documentElement.lang = language;
+  document.cookie = `${kept}=${language}; Path=/; Max-Age=31536000; SameSite=Lax`;
   const onto = heading => {
     heading.setAttribute('tabindex', '-1');
     heading.focus({preventScroll: true});
@@ -36,9 +40,27 @@ _AT_THE_TOP = """
       const heading = above?.isConnected ? above : document.querySelector('#stMain h1');
       if (heading) onto(heading);
     };
+    const enter = () => {
+      const inside = document.querySelector('[data-testid="stPopoverBody"]:not([data-entered])');
+      const opener = document.activeElement;
+      if (!inside || !opener.closest('[data-testid="stPopover"]')) return;
+      inside.dataset.entered = 'true';
+      inside.tabIndex = -1;
+      inside.focus({preventScroll: true});
+      inside.addEventListener('keydown', event => {
+        if (event.key !== 'Tab' || !opener.isConnected) return;
+        const all = [...inside.querySelectorAll('button, input, textarea, a[href], [tabindex="0"]')].filter(
+          one => !one.disabled && one.checkVisibility());
+        const ends = event.shiftKey ? [inside, all[0]] : all.length ? [all.at(-1)] : [inside];
+        if (!ends.includes(event.target)) return;
+        event.preventDefault();
+        opener.focus();
+      });
+    };
     const reach = () => {
       waiting = false;
       keep();
+      enter();
       for (const box of document.querySelectorAll('.stTable > div, .stCode pre, [data-testid="stHtml"] .scrolls'))
         if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;
     };
@@ -74,9 +96,10 @@ _AT_THE_TOP = """
 
 
 def page(path: str, title: str) -> None:
-    """Begin a page: the title of its tab, and the script that brings the browser to its top."""
+    """Begin a page: the title of its tab, and the script that brings the browser to its top and lets it keep the language
+    that it shows, for an address that names none."""
     st.set_page_config(page_title=f"{title} · Tunebook" if path else title)
     st.session_state["has_heading"] = False
-    facts = json.dumps({"page": path, "language": st.session_state["language"]})
+    facts = json.dumps({"page": path, "language": st.session_state["language"], "kept": _ui.LANGUAGE_COOKIE})
     with st.container(key="page_opens"):
         st.html(_AT_THE_TOP % facts.replace("<", "\\u003c"), unsafe_allow_javascript=True)

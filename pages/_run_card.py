@@ -1,4 +1,4 @@
-"""What a finished run came to, first on its page: gained, forgotten, what was set otherwise, and where it leads."""
+"""What a finished run came to, first on its page: gained, lost, what was set otherwise, and where it leads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def show(here: Workspace, run: Run, runs: list[Run], spec: RunSpec) -> None:
     if scored.rows:
         told = summary.of(scored, ())
         st.markdown(f"**{_ui.plain(told.headline)}**")
-        lines = ((t("Gained"), told.gained), (t("Forgotten"), told.lost))
+        lines = ((t("Gained"), told.gained), (t("Lost"), told.lost))
         st.markdown("  \n".join(_ui.say("**{name}**: {text}", name=title, text=text) for title, text in lines))
     _changed(here, run.id, spec)
 
@@ -77,6 +77,9 @@ def _changed(here: Workspace, run_id: str, spec: RunSpec) -> None:
         st.caption(t("All settings are those of the recipe."))
         return
     fields = settings.fields()
-    told = [f"{t(fields[path].title)}: {store.value_words(here, path, value)}" for path, value in changed.items()]
+    told = [
+        t("{name}: {text}", name=t(fields[path].title), text=store.value_words(here, path, value))
+        for path, value in changed.items()
+    ]
     more = t(", and {n} more", n=len(told) - MOST_SETTINGS) if len(told) > MOST_SETTINGS else ""
     st.caption(_ui.say("Set otherwise than the recipe: {settings}", settings="; ".join(told[:MOST_SETTINGS]) + more))

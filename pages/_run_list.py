@@ -86,7 +86,7 @@ def otherwise(workspace: Workspace, runs: list[Run]) -> dict[str, str]:
     fields, found = settings.fields(), dict[str, str]()
     for run_id, told in store.set_otherwise(workspace, runs).items():
         words = [
-            f"{t(fields[path].title)}: {store.value_words(workspace, path, value)}"
+            t("{name}: {text}", name=t(fields[path].title), text=store.value_words(workspace, path, value))
             for path, value in told[:MOST_NAMED] if path in fields
         ]  # fmt: skip
         more = [t("{n} more", n=len(told) - MOST_NAMED)] if len(told) > MOST_NAMED else []

@@ -120,7 +120,8 @@ def _lines(cells: Any, row: Row, coloured: str) -> list[str]:
     lines = [" · ".join([cells[t("Status")], *changes])]
     if coloured and coloured != t("Status"):
         value = cells[coloured]
-        lines.append(f"{coloured}: {value.words if isinstance(value, Figure) else value or t('none')}")
+        told = value.words if isinstance(value, Figure) else value or t("none")
+        lines.append(t("{name}: {text}", name=coloured, text=told))
     return lines + ([row.otherwise] if row.otherwise else [])
 
 
@@ -299,7 +300,7 @@ def _frame(
         **({t("Pinned"): [row.run.pin for row in rows]} if pinned else {}),
         t("Status"): [_state(row, served) for row in rows],
         t("Gained"): [_change(row.brief.gained if row.brief is not None else None) for row in rows],
-        t("Lost"): [_change(row.brief.lost if row.brief is not None else None) for row in rows],
+        t("Lost"): [_change(row.brief.lost if row.brief is not None else None, is_lost=True) for row in rows],
         t("Loss"): losses,
         t("Minutes"): [None if row.seconds is None else row.seconds / 60 for row in rows],
         **({t("Set otherwise"): [row.otherwise for row in rows]} if any(row.otherwise for row in rows) else {}),
@@ -334,17 +335,23 @@ def _state(row: Row, served: Mapping[str, Any]) -> str:
     return f"{word} {100 * row.run.progress:.0f} %" if row.run.status == "running" else word
 
 
-def _change(change: runs_scored.Change | None) -> Figure | None:
-    """Return a change in a few words; one that is not beyond noise, or too small to matter, says so."""
+def _change(change: runs_scored.Change | None, *, is_lost: bool = False) -> Figure | None:
+    """Return in a few words how much was gained, or how much of what it knew was lost: "none" where that rose. One that is
+    not beyond noise, or too small to matter, says so."""
     if change is None or change.verdict == "too few":
         return None
-    is_share = change.unit == "%"
-    rounded = (round(100 * change.change) if is_share else round(change.change, 2)) + 0.0  # there is one zero
-    told = t("{n} points", n=f"{rounded:+.0f}") if is_share else f"{rounded:+.2f}"
+    sign, is_share = -1 if is_lost else 1, change.unit == "%"
+    amount = sign * change.better
+    rounded = (round(100 * amount) if is_share else round(amount, 2)) + 0.0  # there is one zero
+    if is_lost and rounded < 0:
+        return Figure(round(sign * change.points, 1), t("none"))
     if change.unit == "nats/token":
-        told = t("loss {n}", n=told)
+        rises = (amount > 0) == is_lost
+        told = t("loss {n} higher", n=f"{abs(rounded):.2f}") if rises else t("loss {n} lower", n=f"{abs(rounded):.2f}")
+    else:
+        told = t("{n} points", n=f"{rounded:.0f}") if is_share else f"{rounded:.2f}"
     sure = change.verdict in ("better", "worse")
-    return Figure(round(change.points, 1), told if sure else t("{change}, unsure", change=told))
+    return Figure(round(sign * change.points, 1), told if sure else t("{change}, unsure", change=told))
 
 
 def _styled(frame: pd.DataFrame, column: str) -> Styler:

@@ -78,17 +78,20 @@ def verdict_words() -> dict[str, str]:
     }
 
 
-# What each language calls itself: a switch that can be found by somebody who cannot read the page.
 # How ids of the hub are written.
 ID_EXAMPLE = "owner/name"
+# What a browser keeps of the language it was shown last; nothing but the code of a language is taken from it.
+LANGUAGE_COOKIE = "tunebook_language"
+# What each language calls itself: a switch that can be found by somebody who cannot read the page.
 LANGUAGE_NAMES = {"en": "English", "zh": "中文"}
 
 
 def speak() -> None:
-    """Let this run of the page speak the visitor's language: what the URL says, what was chosen before, or what the
-    browser asks for. It stays in the URL, so that a refresh or a link finds it again."""
+    """Let this run of the page speak the visitor's language: what the URL says, what was chosen before, on this visit or
+    an earlier one of this browser, or what the browser asks for. It stays in the URL, so that a link finds it again."""
     usual = language_of(st.context.locale) or "en"
-    code = language_of(st.query_params.get("lang")) or st.session_state.get("language") or usual
+    before = st.session_state.get("language") or language_of(st.context.cookies.get(LANGUAGE_COOKIE))
+    code = language_of(st.query_params.get("lang")) or before or usual
     st.session_state["language"] = code
     set_language(code)
     if code != usual:

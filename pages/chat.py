@@ -300,6 +300,7 @@ chosen = st.multiselect(
     format_func=lambda ref: _title(ref, names),
     max_selections=child.MOST_MODELS,
     key="chat_models",
+    placeholder=t("Choose one or more"),
     help=t("Adapters on the same base share it in memory."),
 )
 if len(choices) == 1:

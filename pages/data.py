@@ -119,7 +119,13 @@ def _map(dataset: Dataset) -> None:
         layout = formats.BY_NAME[kind]
         wanted = layout.required
         chosen = {
-            name: st.selectbox(_ui.say("Column for {name}", name=name), columns, index=None, key=f"map_{kind}_{name}")
+            name: st.selectbox(
+                _ui.say("Column for {name}", name=name),
+                columns,
+                index=None,
+                key=f"map_{kind}_{name}",
+                placeholder=t("Choose one"),
+            )
             for name in wanted
         }
         if st.form_submit_button(t("Read it like this"), type="primary", key="map_submit"):
@@ -177,7 +183,7 @@ def _manage(dataset: Dataset) -> None:
             t("Size"): memory.size_words(report.bytes),
             t("Id"): dataset.id,
         }
-        _ui.bullets(f"{name}: {value}" for name, value in facts.items() if value)
+        _ui.bullets(t("{name}: {text}", name=name, text=value) for name, value in facts.items() if value)
 
 
 def _kind(name: str) -> str:

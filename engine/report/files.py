@@ -154,4 +154,4 @@ def _chart(changes: Sequence[Interval]) -> dict[str, Any]:
 
 def _labelled(one: Interval) -> str:
     label = one.label if len(one.label) <= MOST_LETTERS else one.label[: MOST_LETTERS - 1] + "…"
-    return f"{label}: {one.value:+.1f}"
+    return t("{name}: {text}", name=label, text=f"{one.value:+.1f}")

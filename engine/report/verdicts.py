@@ -256,8 +256,10 @@ def _sentence(
     figures = {
         "name": name, "n": row.n, "points": f"{100 * abs(row.change):.1f}", "low": f"{100 * row.low:+.1f}",
         "high": f"{100 * row.high:+.1f}", "worst": f"{100 * worst:.1f}", "margin": f"{100 * margin:g}",
-        "least": f"{100 * (detectable or 0):.1f}",
     }  # fmt: skip
+    if verdict in ("real drop", "real gain"):
+        ends = sorted((abs(row.low), abs(row.high)))  # beyond noise, so both on one side of 0
+        figures |= {"low": f"{100 * ends[0]:.1f}", "high": f"{100 * ends[1]:.1f}"}
     if verdict == "real drop":
         return t("{name}: a real drop of {points} points, between {low} and {high}.", **figures)
     if verdict == "real gain":
@@ -275,11 +277,7 @@ def _sentence(
             "shown any drop.",
             **figures,
         )
-    return t(
-        "{name}: it may have lost up to {worst} points; no detectable change, and {n} questions could have missed "
-        "one under {least} points.",
-        **figures,
-    )
+    return t("{name}: it may have lost up to {worst} points; no detectable change in {n} questions.", **figures)
 
 
 def _too_few(row: Comparison, name: str, chance: float | None) -> Judged:
@@ -308,8 +306,8 @@ def _judge_loss(row: Comparison, name: str, p: float, p_holm: float) -> Judged:
     detectable = max(margin, half / statistics.Z95 * (statistics.Z95 + 1.0364)) if half > 0 else None  # power 85 %
     base, tuned = apart(row.base, row.tuned, ".2f")
     figures = {
-        "name": name, "change": f"{abs(row.change):.3g}", "low": f"{row.low:+.3g}", "high": f"{row.high:+.3g}",
-        "worst": f"{worst:.3g}", "margin": f"{margin:g}", "least": f"{detectable or 0:.3g}", "base": base,
+        "name": name, "change": f"{abs(row.change):.3g}", "low": f"{min(map(abs, ends)):.3g}",
+        "high": f"{max(map(abs, ends)):.3g}", "worst": f"{worst:.3g}", "margin": f"{margin:g}", "base": base,
         "tuned": tuned,
     }  # fmt: skip
     sentence = {
@@ -321,11 +319,7 @@ def _judge_loss(row: Comparison, name: str, p: float, p_holm: float) -> Judged:
         ),
     }.get(
         verdict,
-        t(
-            "{name}: it may have become worse by up to {worst}; no detectable change ({base} → {tuned}), and less than "
-            "{least} could have been missed.",
-            **figures,
-        ),
+        t("{name}: it may have become worse by up to {worst}; no detectable change ({base} → {tuned}).", **figures),
     )
     return Judged(
         row=row, title=name, verdict=verdict, sentence=sentence, could_have_lost=worst, p=p, p_holm=p_holm,

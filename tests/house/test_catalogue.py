@@ -85,8 +85,12 @@ def test_the_chinese_has_one_word_for_one_thing():
     rows = re.findall(r"^\| .+ \| .+ \| (.+) \|$", (ROOT / "docs" / "chinese.md").read_text("utf-8"), re.MULTILINE)
     never = [re.compile(one) for row in rows for one in re.findall(r"`(.+?)`", row)]
     assert len(never) > 30
-    half = re.compile(r"[\u4e00-\u9fff][,;:?!](?=\s|$)")  # of half the width, after Chinese
-    found = {said: one.pattern for said in messages.read(path).values() for one in [*never, half] if one.search(said)}
+    half = re.compile(
+        r"[\u4e00-\u9fff][*_]*[,;:?!](?=\s|$)|:[*_ ]*[\u4e00-\u9fff]"
+    )  # of half the width, beside Chinese
+    apart = re.compile(r"[ \t][，。；：？！、）]|[，。；：？！、（][ \t]")  # a space beside what has its room in itself
+    every = [*never, half, apart]
+    found = {said: one.pattern for said in messages.read(path).values() for one in every if one.search(said)}
     assert found == {}
 
 
@@ -124,3 +128,40 @@ def test_every_fragment_speaks_the_language_of_its_page():
     pages = [path for path in PAGE_FILES if path.name != "_failures.py"]
     named = [path.name for path in pages if "st.fragment" in path.read_text(encoding="utf-8")]
     assert named == [], "use _failures.fragment"
+
+
+def test_no_list_to_choose_from_shows_words_of_streamlit_s_own():
+    """They are English for every reader; a list that begins empty says what to do with it in our words."""
+    found = []
+    for path in PAGE_FILES:
+        for node in ast.walk(tree_of(path)):
+            if not isinstance(node, ast.Call) or called(node).rpartition(".")[2] not in ("multiselect", "selectbox"):
+                continue
+            given = {one.arg: one.value for one in node.keywords}
+            index = given.get("index")
+            is_empty = isinstance(index, ast.Constant) and index.value is None
+            if (called(node).endswith("multiselect") or is_empty) and "placeholder" not in given:
+                found.append(f"{name_of(path)}:{node.lineno}")
+    assert found == []
+
+
+def test_a_name_and_what_is_said_of_it_are_parted_by_the_colon_of_the_reader_s_language():
+    """A colon between two texts is of full width in Chinese: t("{name}: {text}"), not written into an f-string."""
+    found = []
+    for path in PAGE_FILES:
+        for node in ast.walk(tree_of(path)):
+            if not isinstance(node, ast.JoinedStr):
+                continue
+            for before, colon, after in zip(node.values, node.values[1:], node.values[2:], strict=False):
+                told = [isinstance(one, ast.FormattedValue) and _is_said(one.value) for one in (before, after)]
+                if any(told) and isinstance(colon, ast.Constant) and colon.value == ": ":
+                    found.append(f"{name_of(path)}:{node.lineno}")
+    assert found == []
+
+
+def _is_said(node: ast.expr) -> bool:
+    """Whether a part of a text is looked up in the reader's language."""
+    return any(
+        isinstance(one, ast.Call) and called(one).rpartition(".")[2] in ("t", "say", "value_words", "family")
+        for one in ast.walk(node)
+    )

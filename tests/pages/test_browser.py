@@ -356,6 +356,39 @@ def test_the_keyboard_alone_reaches_and_works_what_the_forgetting_page_offers(se
     wait_until(raised, timeout_s=60)
 
 
+def test_rows_are_read_on_a_phone_a_fold_is_entered_by_keyboard_and_what_is_said_in_passing_covers_no_answer(
+    server: Server, page: Page, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"question {n}", "completion": f"answer {n}" if n else None} for n in range(9)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = datasets.add(Workspace(server.home), file, "rows.jsonl")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{server.url}/data?dataset={dataset.id}")
+    settled(page)
+    expect(page.get_by_text("assistant: answer 8")).to_be_visible()  # each field of a row, where a table shows one
+    expect(page.get_by_test_id("stDataFrame")).not_to_be_visible()
+    page.set_viewport_size({"width": 1280, "height": 900})
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+    expect(page.get_by_text("assistant: answer 8")).not_to_be_visible()
+    page.get_by_text("Rename, download or delete").click()
+    delete = page.get_by_role("button", name="Delete", exact=False)
+    delete.focus()
+    page.keyboard.press("Enter")
+    inside = page.get_by_test_id("stPopoverBody")
+    expect(inside).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(inside.get_by_role("button", name="Delete for good")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_test_id("stPopover").get_by_role("button")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(inside).to_have_count(0)
+    page.get_by_role("button", name="Leave out the row with errors").click()
+    said = page.get_by_test_id("stToast").bounding_box()
+    undo = page.get_by_role("button", name="Undo").bounding_box()
+    assert said is not None and undo is not None and said["y"] > 900 / 2 > undo["y"] + undo["height"]
+
+
 def test_another_base_brings_its_own_defaults_and_keeps_what_was_changed_by_hand(
     server: Server, page: Page, tmp_path: Path
 ) -> None:

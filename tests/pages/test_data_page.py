@@ -567,6 +567,7 @@ def test_rows_are_shown_by_their_line_and_by_a_number_of_their_own_only_where_th
     """The first line of a CSV file names its columns."""
     same = open_page("data", dataset=stored(workspace, lines_of(good_rows(3))).id)
     assert list(same.dataframe[0].value.columns) == ["Line", "prompt", "completion"]
+    assert "**Line**: 3  \n**prompt**: user: question 2  \n**completion**: assistant: answer 2" in texts(same)
     other = open_page("data", dataset=stored(workspace, b"prompt,completion\nwhat,this\nwho,that\n", "rows.csv").id)
     shown = other.dataframe[0].value
     assert list(shown["Row"]) == [1, 2] and list(shown["Line"]) == [2, 3]

@@ -6,7 +6,6 @@ import csv
 import functools
 import io
 import json
-import math
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from engine.runs import lifecycle, scored, store
 from engine.spec import RunSpec, schema
 from engine.words import Problem, set_language
 from engine.workspace import Workspace
-from pages import _forgetting_frontier, _forgetting_parallel, _forgetting_report
+from pages import _chart_marks, _forgetting_frontier, _forgetting_lines, _forgetting_parallel, _forgetting_report
 from tests import apps
 from tests.apps import button, has_button, open_page, preference_run, shown, table, texts
 from tests.helpers import finished_run
@@ -60,12 +59,24 @@ def test_a_run_that_goes_on_is_shown_until_its_scores_are_there(workspace: Works
     assert app.selectbox(key="scored_run").value == run_id
 
 
-@given(st.lists(st.tuples(st.floats(0, 440), st.floats(0, 330)), max_size=15))
-def test_marks_of_points_never_lie_upon_each_other_and_none_is_left_out(places):
-    groups = _forgetting_frontier.together(places, 24)
-    assert sorted(number for group in groups for number in group) == list(range(len(places)))
-    firsts = [places[group[0]] for group in groups]
-    assert all(math.dist(a, b) >= 24 for n, a in enumerate(firsts) for b in firsts[:n])
+@given(st.lists(st.tuples(st.floats(0, 280), st.floats(0, 330), st.sampled_from(["A", "C1", "1500"])), max_size=15))
+def test_marks_of_points_never_lie_upon_each_other_or_on_a_point_and_none_is_left_out(drawn):
+    places, texts = [(x, y) for x, y, _ in drawn], [text for *_, text in drawn]
+    boxes = _chart_marks.beside(places, texts)
+    assert len(boxes) == len(places)
+    for number, box in enumerate(boxes):
+        assert not any(box.meets(other) for other in boxes[:number])
+        assert box.left >= 0 and box.right <= 280 and box.bottom >= 0 and box.top <= 330
+        assert not any(box.left < x < box.right and box.bottom < y < box.top for x, y in places)
+
+
+def test_letters_stand_for_runs_and_seeds_of_one_share_letter_colour_and_dash():
+    assert [_forgetting_frontier.letter(n) for n in (0, 25, 26, 51, 52)] == ["A", "Z", "AA", "AZ", "BA"]
+    marks = _forgetting_lines.marked([["a"], ["b", "c"], *([str(n)] for n in range(12))])
+    assert [marks[one].text for one in ("a", "b", "c", "11")] == ["A", "B1", "B2", "N"]
+    assert marks["b"][1:] == marks["c"][1:] and len({mark[2:] for mark in marks.values()}) == 14
+    every = [marks[one] for one in "abc"]
+    assert _forgetting_lines.short(every, every) == "A, B" and _forgetting_lines.short(every[:2], every) == "A, B1"
 
 
 def sft(**changes) -> RunSpec:
@@ -179,17 +190,17 @@ def test_runs_stand_against_each_other_and_one_is_picked(workspace: Workspace) -
     # this one lost nothing
     (other / "items" / "tuned-toy-world.jsonl").write_bytes((source / "items" / "base-toy-world.jsonl").read_bytes())
     app = open_page("forgetting", run=run_id, view="compare")
-    assert table(app)["No."].tolist() == ["● 1, 2"]  # they differ in nothing, so they are two seeds of one
+    assert table(app)["Mark"].tolist() == ["● A"]  # they differ in nothing, so they are two seeds of one
     next(one for one in app.toggle if one.key == "by_seed").set_value(False).run()
     assert not app.exception
-    told = table(app).set_index("No.")["Run"]
+    told = table(app).set_index("Mark")["Run"]
     assert [str(name)[0] for name in told.index] == ["●", "■"] and "abcdef" in told.iloc[0] + told.iloc[1]
     app.slider[0].set_value(20.0).run()
-    assert any("Pick" in str(s.value) and "abcdef" in str(s.value) for s in app.success)
+    assert any("Pick" in str(s.value) and "abcdef" in str(s.value) and "(A" in shown(s.value) for s in app.success)
     assert button(app, "look_at_picked").proto.type == "primary"
     # what the pictures show stands in a table too; what one seed cannot tell, and who is picked, is said once
     (losses,) = [one.value.map(shown) for one in app.table if "Loss on trained rows" in one.value.columns]
-    assert losses.to_numpy().tolist() == [[n, "0.600 → 0.600, lowest 0.600"] for n in "12"]
+    assert losses.to_numpy().tolist() == [[n, "0.600 → 0.600, lowest 0.600"] for n in ("A1", "A2")]
     said = texts(app) + "".join(shown(one.label) for one in app.main.button)
     assert said.count("one seed") + said.count("One seed") == 1 and said.count(told.iloc[0]) == 1
 
@@ -208,7 +219,7 @@ def test_runs_that_were_not_scored_stand_against_each_other_by_their_losses_and_
     log.close()
     app = open_page("forgetting", view="compare", runs=f"{run_id},{other}")
     assert not app.exception and not app.slider  # no trade of one
-    assert f"- 2: {store.name(workspace, other)}" in texts(app)
+    assert f"- A2: {store.name(workspace, other)}" in texts(app)
     assert f"Not scored, so only their losses and settings stand below: {store.name(workspace, other)}" in texts(app)
     losses = next(
         one.value.map(shown).rename(columns=shown) for one in app.table if "Loss on trained rows" in one.value
@@ -233,15 +244,21 @@ def test_settings_that_differ_are_said_in_the_words_of_train_and_of_many_runs_by
     app = open_page("forgetting", run=run_id, view="compare")
     (found,) = [one.value.map(shown).rename(columns=shown) for one in app.table if "Setting" in one.value.columns]
     assert dict(found.to_numpy().tolist()) == {
-        "Replay": "0.1 (no. 1, 2, 3); 0 (no. 4)",
-        "May forget": "much (no. 1, 2, 3); off (no. 4)",
-        "Padding-free": "on (no. 1, 2, 3); as the machine needs it (no. 4)",
-        "Keep what it knew": "hold it to the base (no. 1, 3); leave out what surprises the base (no. 2); not at all (no. 4)",
+        "Replay": "0.1 (A, B); 0 (C)",
+        "May forget": "much (A, B); off (C)",
+        "Padding-free": "on (A, B); as the machine needs it (C)",
+        "Keep what it knew": "hold it to the base (A); leave out what surprises the base (B); not at all (C)",
     }
+    drawn = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
+    frontier_of, *lines_of = drawn  # a run has one colour in all pictures
+    colours = {note["text"]: note["bordercolor"] for note in frontier_of["layout"]["annotations"]}
+    assert set(colours) == {"A", "B", "C"} and len(set(colours.values())) == 3 and lines_of
+    for one in (line for chart in lines_of for line in chart["data"]):
+        assert one["line"]["color"] == colours[one["name"][0]]
     app.multiselect(key="compared_runs").set_value([run_id, "20260102-000000-abcdef"]).run()
     (found,) = [one.value.map(shown).rename(columns=shown) for one in app.table if "Setting" in one.value.columns]
     assert (
-        found.columns.tolist() == ["Setting", "1", "2"] and ["May forget", "off", "much"] in found.to_numpy().tolist()
+        found.columns.tolist() == ["Setting", "A", "B"] and ["May forget", "off", "much"] in found.to_numpy().tolist()
     )
     assert not app.exception
 
@@ -294,8 +311,8 @@ def test_runs_whose_base_knows_no_benchmark_stand_against_each_other_by_the_loss
     app = open_page("forgetting", run=run_id, view="compare")
     assert not app.exception and not app.slider and "kept general text best" in texts(app)
     told = table(app)
-    assert told["General text, loss"].str[:6].tolist() == ["+0.000", "+0.500"]
-    assert [name[0] for name in told["No."]] == ["●", "■"]
+    assert told["Lost: loss on general text"].str[:5].tolist() == ["0.000", "0.500"]
+    assert [name[0] for name in told["Mark"]] == ["●", "■"]
     one = open_page("forgetting", run=run_id)
     drawn = [json.loads(chart.proto.spec) for chart in one.get("plotly_chart")]
     words = [note["text"] for figure in drawn for note in figure["layout"]["annotations"]]
@@ -339,9 +356,9 @@ def test_the_points_along_a_run_stand_on_its_page_and_beside_other_runs(workspac
     assert [(p.step, round(p.change or 0, 2)) for p in points] == [(2, 0.0), (3, -0.67)]
     app = open_page("forgetting", run=run_id)
     assert not app.exception and not has_button(app, "along_again")
-    told = next(one.value.map(shown) for one in app.table if "No." in one.value.map(shown).rename(columns=shown))
+    told = next(one.value.map(shown) for one in app.table if "Mark" in one.value.map(shown).rename(columns=shown))
     told = told.rename(columns=shown)
-    assert told["No."].tolist() == ["● 2", "■ 3"] and told["Run"].tolist()[0].endswith("step 2")
+    assert told["Mark"].tolist() == ["● 2", "■ 3"] and told["Run"].tolist()[0].endswith("step 2")
     next(s for s in app.slider if s.key == "tolerance_along").set_value(10.0).run()
     button(app, "shorter_run").click().run()
     made = [drafts.load(workspace, path.stem) for path in (workspace.root / "drafts").glob("*.json")]
@@ -427,7 +444,7 @@ def test_a_sweep_is_drawn_through_the_settings_that_differ_and_what_they_came_to
     columns = _forgetting_parallel.axes(found)
     assert columns == {
         "Recipe": ["Full fine-tuning", "LoRA"], "Learning rate": ["0.002", "0.0005"], "Gained, points": [70.0, 70.0],
-        "General, points": [-25.0, -1.0],
+        "Lost, points": [25.0, 1.0],
     }  # fmt: skip
     drawn = _forgetting_parallel.figure(columns, 2).to_plotly_json()["data"][0]["dimensions"]
     assert [one["label"] for one in drawn] == list(columns)

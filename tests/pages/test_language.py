@@ -362,6 +362,25 @@ def test_an_address_that_asks_for_no_language_of_ours_gets_english():
 
 
 # --- in real browsers -------------------------------------------------------------------------------------------------
+@pytest.mark.browser
+def test_a_browser_comes_back_to_the_language_it_was_shown_last(server: Server, browser: Browser):
+    context = browser.new_context(locale="en")
+    page = context.new_page()
+    for address, title in {
+        "guide?lang=zh": "指南",
+        "guide": "指南",
+        "guide?lang=en": "Guide",
+        "guide?": "Guide",
+    }.items():
+        page.goto(f"{server.url}/{address}")
+        expect(page).to_have_title(f"{title} · Tunebook", timeout=60_000)
+        expect(page.locator("html")).to_have_attribute("lang", "zh" if title == "指南" else "en")
+    context.add_cookies([{"name": "tunebook_language", "value": "../../etc", "url": server.url}])
+    page.goto(f"{server.url}/guide")
+    expect(page).to_have_title("Guide · Tunebook", timeout=60_000)
+    context.close()
+
+
 @pytest.mark.slow
 @pytest.mark.browser
 def test_two_visitors_of_one_server_follow_a_run_each_in_their_language(server: Server, browser: Browser):

@@ -89,7 +89,7 @@ def test_a_page_opens_at_its_top_with_its_heading_in_focus_and_its_name_in_the_t
     settled(page)
     expect(page).to_have_title("Tunebook")
     expect(page.locator("html")).to_have_attribute("lang", "zh")
-    page.goto(f"{server.url}/guide")
+    page.goto(f"{server.url}/guide?lang=en")
     settled(page)
     expect(page).to_have_title("Guide · Tunebook")
     expect(page.locator("html")).to_have_attribute("lang", "en")

@@ -552,7 +552,7 @@ def test_a_finished_run_is_shown_with_its_answers_and_can_be_taken_along(workspa
     assert (
         "It learned" in said
         and "**Gained**: " in said
-        and "**Forgotten**: " in said
+        and "**Lost**: " in said
         and "Set otherwise than the recipe" in said
     )
     written = "".join(str(element.proto) for element in app.get("html"))

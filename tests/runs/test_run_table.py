@@ -17,7 +17,7 @@ from engine.plan import plans
 from engine.runs import scored, store
 from engine.spec import RunSpec, schema, settings
 from engine.workspace import Workspace
-from pages import _run_answers, _run_list, _run_phone
+from pages import _run_answers, _run_list, _run_phone, _run_table
 from tests.apps import button, has_button, open_page, texts
 from tests.conftest import ROOT
 from tests.helpers import finished_run, planned
@@ -96,14 +96,20 @@ def test_what_was_gained_and_lost_sorts_as_numbers_and_is_shown_in_words(workspa
     def order(column: str) -> list[int]:
         return [5 - (place + 1) for place in frame.sort_values(column).index]  # the newest run comes first
 
-    assert order("Gained") == [4, 1, 3, 2] and order("Lost") == [1, 2, 3, 4]
+    assert order("Gained") == [4, 1, 3, 2] and order("Lost") == [4, 3, 2, 1]
     assert frame["Started"].is_monotonic_decreasing
     shown = dataframe_util.convert_arrow_bytes_to_pandas_df(app.dataframe[0].proto.arrow_data.styler.display_values)
-    assert list(shown["Gained"]) == ["-8 points", "loss -0.30", "+39 points", "+5 points"]
-    assert shown["Lost"].tolist()[0] == "+0 points" and set(shown["Started"]) == {"just now"}
+    assert list(shown["Gained"]) == ["-8 points", "loss 0.30 lower", "39 points", "5 points"]
+    assert shown["Lost"].tolist()[0] == "0 points" and set(shown["Started"]) == {"just now"}
     field = {one.key: one for one in app.selectbox}
     field["runs_order"].set_value("gained").run()
     assert list(app.dataframe[0].value["Gained"]) == sorted(frame["Gained"], reverse=True)
+
+
+def test_what_rose_is_not_said_to_be_lost():
+    told = [_run_table._change(scored.Change(change, unit, "better"), is_lost=True)
+            for change, unit in ((0.05, "%"), (-0.2, "nats/token"))]  # fmt: skip
+    assert [(one.words, one < 0) for one in told if one is not None] == [("none", True)] * 2
 
 
 def test_a_narrow_screen_lists_the_name_the_status_and_what_each_run_gained_and_lost(workspace, spec, monkeypatch):
@@ -117,9 +123,9 @@ def test_a_narrow_screen_lists_the_name_the_status_and_what_each_run_gained_and_
     app = open_page("runs")
     lines = [told for _, _, told in lists[0]]
     assert lines == [
-        ["finished · Gained loss -0.30 · Lost loss +0.04"],
-        ["finished · Gained +39 points · Lost -3 points", "Learning rate: 0.0003"],
-        ["finished · Gained +5 points · Lost -21 points"],
+        ["finished · Gained loss 0.30 lower · Lost loss 0.04 higher"],
+        ["finished · Gained 39 points · Lost 3 points", "Learning rate: 0.0003"],
+        ["finished · Gained 5 points · Lost 21 points"],
     ]
     assert [name for _, name, _ in lists[0]] == listed(app)
     finished_run(workspace, 4, spec)  # of four and more runs there is an order, and a colour
@@ -150,8 +156,6 @@ def test_a_sweep_is_one_row_that_opens(workspace, spec):
 
 
 def test_a_list_that_lacks_figures_works_out_no_more_than_it_has_time_for(workspace, spec, monkeypatch):
-    from pages import _run_table
-
     for number in range(1, 6):
         finished_run(workspace, number, spec)
     monkeypatch.setattr(_run_table, "MOST_WORK_S", -1.0)
