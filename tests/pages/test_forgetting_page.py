@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streamlit.testing.v1 import AppTest
 
 from engine import events, limits, starter
 from engine.benchmarks import library
@@ -735,3 +736,17 @@ def test_the_base_is_asked_first_from_the_advisor_and_its_answer_stands_there(
     assert "The base already gets 75 % right with 4 examples" in texts(app) and not has_button(app, "ask_base_first")
     pairs = datasets.add_sample(workspace, starter.sample("preference-pairs"))
     assert not has_button(open_page("advisor", dataset=pairs.id), "ask_base_first")
+
+
+@pytest.mark.parametrize(("limit", "whose"), [(1.0, "the page's own limit: set yours below"), (5.0, "your limit")])
+def test_where_no_run_stays_within_the_limit_it_is_said_whose_limit_that_is(limit: float, whose: str) -> None:
+    def page(limit: float) -> None:
+        from engine.report import frontier
+        from pages import _forgetting_frontier
+
+        lost = frontier.Point(name="A", runs=["a"], gain=0.5, retention=0.9, change=-0.1, change_low=-0.123)
+        _forgetting_frontier._answer([lost], None, limit)
+
+    app = AppTest.from_function(page, args=(limit,)).run()
+    (said,) = [shown(one.value) for one in app.warning]
+    assert said == f"Each of them may have lost more than {limit:g} points ({whose}). The safest may have lost 12.3."
