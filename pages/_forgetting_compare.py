@@ -168,7 +168,7 @@ def _nothing(workspace: Workspace, scored: list[Run], usual: Sequence[str], runs
         if ways:
             made = remedies.draft(found, ways[0])
         else:
-            told = t("The same as {name}: {change}", name=found.name, change=change)
+            told = t("{name}, with {change}", name=found.name, change=t("another seed"))
             changes = {"train.seed": found.spec.train.seed + 1}
             made = drafts.of_spec(workspace, found.spec, came_from=told, changes=changes)
         _ui.go("train", draft=drafts.save(workspace, made))

@@ -20,6 +20,8 @@ from pages._forgetting_tables import NEITHER, STRONG
 GROUND = "#000038"
 # The shapes of what is on the frontier and what is not, on the chart and in the list.
 ON, OFF = ("circle", "●"), ("square", "■")
+# What may be lost, in points, until somebody says otherwise.
+USUAL_TOLERANCE = 1.0
 
 
 class Trade(NamedTuple):
@@ -309,7 +311,7 @@ def trade(
     in_text = frontier.by_text(points)
     if not in_text:
         tolerance = st.slider(
-            t("I accept losing at most (points)"), 0.0, 20.0, 1.0, 0.5, key=f"tolerance_{key}",
+            t("I accept losing at most (points)"), 0.0, 20.0, USUAL_TOLERANCE, 0.5, key=f"tolerance_{key}",
             help=t("Counted at the bad end of the interval, so that luck does not decide."),
         )  # fmt: skip
     picked = None if in_text else frontier.pick(points, tolerance / 100)
@@ -357,10 +359,14 @@ def _answer(trades: Sequence[Trade], picked: frontier.Point | None, tolerance: f
     else:
         least = max((one.change_low for one in points if one.change_low is not None), default=None)
         st.warning(
-            t("None is that safe. The safest may have lost {points} points.", points=f"{-100 * least:.1f}")
+            _ui.say(
+                "Each of them may have lost more than {points} points ({limit}). The safest may have lost {least}.",
+                points=f"{tolerance:g}", least=f"{-100 * least:.1f}",
+                limit=t("the page's own limit: set yours below") if tolerance == USUAL_TOLERANCE else t("your limit"),
+            )
             if least is not None and not math.isinf(least)
-            else t("None is that safe: with so little measured, each may have lost any amount.")
-        )
+            else t("So little was measured that each may have lost any amount.")
+        )  # fmt: skip
 
 
 def _answer_by_text(trades: Sequence[Trade]) -> None:

@@ -119,8 +119,21 @@ def _compare() -> None:
     st.session_state["forgetting_view"] = "compare"
 
 
+@_failures.kept
+def _look_at(run_id: str) -> None:
+    """Open another run's report; before the page runs, since the list of runs is drawn first."""
+    st.session_state["scored_run"] = run_id
+
+
 def _button(scored: ScoredRun, action: headline.Action, remedy: remedies.Remedy | None) -> None:
     """The one button that the last sentence comes to."""
+    if remedy is not None and (there := remedies.done(scored, remedy)) is not None:
+        # with a key of its own: under that of the other report's button this click would be that one's
+        st.button(
+            _ui.plain(t("Look at {name}", name=there.name)), type="primary", icon=":material/arrow_forward:",
+            key="to_do_there", on_click=_look_at, args=(there.id,),
+        )  # fmt: skip
+        return
     words = {
         "again": t("Train it again"), "ask": t("Ask it general questions"), "compare": t("Compare the answers"),
         "chat": t("Chat with it and its base"),
@@ -281,7 +294,7 @@ def _points(scored: ScoredRun, points: list[frontier.Point]) -> None:
         and picked.step < last
         and st.button(_ui.say("Same run, {n} steps", n=picked.step), key="shorter_run")
     ):
-        told = t("The same as {name}: it picks step {step}", name=scored.name, step=picked.step)
+        told = t("{name}, with {change}", name=scored.name, change=t("{n} steps", n=picked.step))
         made = drafts.of_spec(scored.workspace, scored.spec, came_from=told, changes={"train.max_steps": picked.step})
         _ui.go("train", draft=drafts.save(scored.workspace, made))
 
@@ -294,7 +307,10 @@ def _what_to_do(scored: ScoredRun, found: list[remedies.Remedy]) -> None:
             st.markdown(f"**{_ui.plain(remedy.title)}**")
             st.caption(_ui.plain(remedy.measured))
             st.caption(_ui.plain(f"{remedy.effect} ({remedy.source})"))
-            if st.button(t("Same run with this"), key=f"more_{remedy.name}"):
+            if (there := remedies.done(scored, remedy)) is not None:
+                label = _ui.plain(t("Trained already: {name}", name=there.name))
+                st.button(label, key=f"there_{remedy.name}", on_click=_look_at, args=(there.id,))
+            elif st.button(t("Same run with this"), key=f"more_{remedy.name}"):
                 made = remedies.draft(scored, remedy)
                 _ui.go("train", draft=drafts.save(scored.workspace, made))
     st.caption(

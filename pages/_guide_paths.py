@@ -60,7 +60,7 @@ def paths() -> dict[str, tuple[str, tuple[Step, ...]]]:
 
 
 def show(name: str) -> None:
-    """One path: its steps, each a run that takes a minute, and what those that were made here have shown."""
+    """One path: its steps, each a run, and what those that were made here have shown."""
     workspace, rules = _ui.workspace(), guide.rules()
     steps = paths()[name][1]
     runs = store.list_all(workspace)[:MOST_RUNS]
@@ -76,7 +76,7 @@ def show(name: str) -> None:
             _guide_rules.try_it(step.recipe, step.sample, step.settings, f"step_{step.rule}_{step.recipe}", base)
     st.header(t("You saw"))
     if not seen:
-        st.caption(t("Nothing yet: each step takes about a minute, and what it measured will stand here."))
+        st.caption(t("Nothing yet: what each step measured will stand here."))
     for number, run in sorted(seen.items()):
         _you_saw(workspace, number, run)
     left = len(steps) - len(seen)

@@ -22,14 +22,17 @@ MOST_FOUND = 30
 
 
 def said(rule: guide.Rule) -> str:
-    """Return what a rule says: the guide's own words, and what they mean. Who can read these words is not told
-    them twice; where they are but a size or a formula, what it says stands beside them."""
+    """Return what a rule says, in the reader's language: the guide's own words where these are, with what they mean beside
+    them where they are but a size or a formula."""
+    if language() != "zh":
+        return t(rule.says)
     own = f"“{rule.spoken}”"
-    return own if language() == "zh" and _WORDS.search(rule.spoken) else f"{own} · {t(rule.says)}"
+    return own if _WORDS.search(rule.spoken) else f"{own} · {t(rule.says)}"
 
 
 def card(rule: guide.Rule) -> None:
-    """One rule to be read: the guide's words, when they hold, and what the sources say."""
+    """One rule to be read: what it says, when it holds, what the sources say, and last the guide's words where they are in
+    another language."""
     st.markdown(_ui.plain(said(rule)))
     verdict = _ui.verdict_words()[rule.verdict]
     st.markdown(
@@ -43,6 +46,8 @@ def card(rule: guide.Rule) -> None:
     st.caption(
         _ui.say("{rule} · For {when} · Source: {source}", rule=rule.id, when=t(rule.when), source=t(rule.source))
     )
+    if language() != "zh":
+        st.caption(_ui.say("In the guide's own words: “{words}”", words=rule.spoken))
 
 
 def listed(rules: Sequence[guide.Rule], opened: str = "") -> None:
@@ -56,7 +61,7 @@ def listed(rules: Sequence[guide.Rule], opened: str = "") -> None:
 
 
 def try_it(recipe: str, sample: str, settings: dict[str, object], key: str, base: str = "starter") -> None:
-    """Offer a run on the starter that takes a minute, with its sample; what stands on other runs as the chain of them."""
+    """Offer a run on the starter, with its sample; what stands on other runs as the chain of them."""
     recipes = spec_recipes.recipes()
     if recipe not in recipes:
         return
@@ -66,7 +71,7 @@ def try_it(recipe: str, sample: str, settings: dict[str, object], key: str, base
             _ui.choose("base", base)
             _ui.go("train", chain="ppo")
         return
-    about = t("A run on the starter; it takes a minute.")
+    about = t("A run on the starter, the small model that comes with Tunebook. Train says how long it takes.")
     if st.button(t("Try it"), key=key, icon=":material/play_arrow:", help=about):
         workspace = _ui.workspace()
         draft = drafts.Draft(
@@ -74,7 +79,7 @@ def try_it(recipe: str, sample: str, settings: dict[str, object], key: str, base
             base=base,
             dataset=datasets.add_sample(workspace, starter.sample(sample)).id,
             overrides={path: value for path, value in settings.items() if path in spec_settings.fields()},
-            reasons=[t("A run on the starter takes a minute.")],
+            reasons=[t("A run on the starter, to see what the guide says.")],
             came_from=t("From the guide"),
         )
         _ui.go("train", draft=drafts.save(workspace, draft))

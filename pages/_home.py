@@ -87,11 +87,14 @@ def _next(workspace: Workspace, here: int, dataset: Dataset | None, runs: list[R
                 _ui.choose("dataset", dataset.id)
                 _ui.go("advisor" if is_ready else "data")
         if st.button(
-            t("Try it in two minutes"),
+            t("Try it with a sample"),
             type="primary" if dataset is None and not runs else "secondary",
-            icon=":material/timer:",
+            icon=":material/science:",
             key="try_it",
-            help=t("Facts that no model knows, and the small model that comes with Tunebook: all on this machine."),
+            help=t(
+                "Facts that no model knows, and the small model that comes with Tunebook: all on this machine. Train "
+                "says how long it takes before it starts."
+            ),
         ):
             _try_it(workspace)
         if dataset is None and not runs:

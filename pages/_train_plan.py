@@ -31,7 +31,7 @@ def answer(plan: Plan) -> None:
         told["time"] = duration.between_words(plan.time.low_s, plan.time.high_s)
         told["basis"] = plan.time.stands_on
         said = _ui.say(
-            "{recipe} teaches {base} **{rows}** of {data} in **{steps}**. On a machine that is free it takes "
+            "{recipe} teaches {base} **{rows}** of {data} in **{steps}**. It takes "
             "**{time}** with start and scoring ({basis}). Memory: **{fits}**.", **told,
         )  # fmt: skip
     st.markdown(said)

@@ -59,8 +59,8 @@ def _practices() -> None:
 def _questions() -> None:
     for number, rule in enumerate(guide.table("faq")):
         question = next((phrase for phrase in rule.also if phrase.endswith("？")), "")
-        asked = [question] if language() == "zh" and question else [t(rule.when), question]
-        with st.expander(" · ".join(_ui.plain(one) for one in asked if one), expanded=number == 0):
+        asked = question if language() == "zh" and question else t(rule.when)
+        with st.expander(_ui.plain(asked), expanded=number == 0):
             _guide_rules.card(rule)
 
 

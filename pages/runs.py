@@ -224,7 +224,7 @@ if not wanted and len(all_runs) == 1:
     wanted = all_runs[0].id
     _ui.choose("run", wanted)
 if not all_runs:
-    _ui.empty(t("No runs yet. Start one; with the starter it takes a minute."), "train", t("Go to Train"))
+    _ui.empty(t("No runs yet. Start one; the starter is the fastest to try."), "train", t("Go to Train"))
 elif not wanted or st.query_params.get(_run_list.VIEW) == _run_list.LIST:
     _list(all_runs)
 else:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from filelock import FileLock
 from hypothesis import settings
@@ -30,6 +31,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there: no test asks the real hub
     monkeypatch.setenv("TUNEBOOK_SPARE", "0")  # no page starts a process that imports everything
     monkeypatch.setenv("TUNEBOOK_LANG", "en")  # what a test reads does not hang on its machine
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (0.0, 0.0, 0.0))  # nor on what else that does
 
 
 @pytest.fixture

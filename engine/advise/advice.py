@@ -54,10 +54,12 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def followed(self) -> tuple[str, ...]:
-        """The rules that speak for it and were followed in all they say, one of those that say the same."""
+        """The rules that speak for it and were followed in all they say, one of those that say the same. Not where the
+        guide says two things, or the sources say otherwise: that speaks for nothing, and stands among the doubts."""
         said = {rule: guide.rules()[rule].words for rule in (*self.rules, *(one.rule for one in self.overruled))}
         against = {said[one.rule] for one in self.overruled}
-        return tuple({said[one]: one for one in reversed(self.rules) if said[one] not in against}.values())
+        sound = [one for one in self.rules if guide.rules()[one].verdict not in advise_reasons.SPEAK_FOR_NOTHING]
+        return tuple({said[one]: one for one in reversed(sound) if said[one] not in against}.values())
 
     @property
     def fired(self) -> tuple[str, ...]:
@@ -115,5 +117,7 @@ def _sentence(advised: Way | None, case: Case) -> str:
             return t("Take {choice}; whether it fits {machine} is not known, as the shape of this base is not.", **told)
         return t("Take {choice}: on {machine} it {how}.", **told)
     told |= {"low": duration.duration_words(plan.time.low_s), "high": duration.duration_words(plan.time.high_s)}
-    told["basis"] = plan.time.stands_on
+    told |= {"basis": plan.time.stands_on, "rows": case.assumed_rows}
+    if told["rows"]:
+        return t("Take {choice}: on {machine} it {how}. {rows} would take {low} to {high} ({basis}).", **told)
     return t("Take {choice}: on {machine} it {how}, and takes {low} to {high} ({basis}).", **told)

@@ -71,6 +71,16 @@ class Case:
         return t("a card of {gb} GB", gb=machine.marketed_gb(self.facts.gpu_memory_gib or 0))
 
     @property
+    def assumed_rows(self) -> str:
+        """The rows that a time stands on while there is no data to count, as a sentence names them; "" where there is."""
+        if self.dataset is not None:
+            return ""
+        rows = f"{self.facts.rows or ASSUMED_ROWS:,}"
+        if self.base.is_toy:
+            return t("{rows} rows as short as those of the samples", rows=rows)
+        return t("{rows} rows of about 200 words", rows=rows)
+
+    @property
     def starts_with(self) -> Base:
         """The base of the run that is advised: the own one, or a named one of the size that is asked about."""
         return self.base if self.base.ref else self.own_base
@@ -200,7 +210,7 @@ class Case:
                 text = t("The figures are those of a usual model of {size}.", size=size)
             said.append(text)
         if self.dataset is None and self.facts.rows is None:
-            said.append(t("No data yet: {rows} rows of usual length are assumed.", rows=f"{ASSUMED_ROWS:,}"))
+            said.append(t("No data yet: how many rows there are, and how long they are, is assumed."))
         return said
 
 

@@ -346,12 +346,15 @@ def doubts(case: Case, advised: Way | None, speaking_rules: Sequence[str] = ()) 
 
 # Verdicts of rules that leave advice less sure: somebody says otherwise, or too few say so.
 UNSETTLED = ("disputed", "wrong", "outdated", "unproven", "vendor claim", "contradiction")
+# Those of them that leave a rule nothing to say for an advice that follows from it.
+SPEAK_FOR_NOTHING = ("wrong", "outdated", "contradiction")
 
 
 def _disagrees(rule: guide.Rule) -> str:
     """Say of one rule what speaks against it; its source stands with the rule."""
     if rule.verdict == "contradiction":
-        return t("Two places of the guide say different things. {why}", why=t(rule.why))
+        told = {"when": t(rule.when), "value": t(rule.value_used), "why": t(rule.why)}
+        return t("The guide says two things of this: {when}. Tunebook takes: {value}. {why}", **told)
     told = {"says": t(rule.says).rstrip(".。"), "why": t(rule.why)}
     if rule.verdict in ("unproven", "vendor claim"):
         return t("Little speaks for “{says}”: {why}", **told)

@@ -92,7 +92,8 @@ def basis_words() -> dict[Basis, str]:
 class Time(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of a whole run: the sums of its `lines`, one for each phase. `basis`: measured on runs of the same kind and
     base, scaled by FLOPs from runs of another base or kind, or assumed; `sentence` says it in words. `runs`: how many
-    finished runs it stands on. `repeats`: one of them did as many steps of as many rows on the same data."""
+    finished runs it stands on. `repeats`: one of them did as many steps of as many rows on the same data. `is_busy`: other
+    programs use the processor now, which the upper ends count in (load.py)."""
 
     low_s: float
     likely_s: float
@@ -103,12 +104,14 @@ class Time(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     repeats: bool = False
     lines: tuple[Line, ...] = ()
+    is_busy: bool = False
 
     @property
     def stands_on(self) -> str:
         """What it stands on, in a word or two: of other data or steps even a speed that was measured is worked out."""
         is_worked_out = self.basis == "measured" and not self.repeats
-        return t("worked out from runs here") if is_worked_out else basis_words()[self.basis]
+        told = t("worked out from runs here") if is_worked_out else basis_words()[self.basis]
+        return t("{basis}; this machine is busy now", basis=told) if self.is_busy else told
 
 
 def forward_flops(shape: shapes.Shape, row_tokens: float, *, head: bool = True) -> float:

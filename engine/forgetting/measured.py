@@ -86,7 +86,7 @@ def _here(run_spec: RunSpec, workspace: Workspace) -> dict[str, Effect]:
             for one, before in changes
             for other, after in changes
             if one.adapter == run_spec.adapter and one.quantize == run_spec.quantize and one.layers == run_spec.layers
-            if is_step(one, other) and _without(one, differ) == _without(other, differ)
+            if is_step(one, other) and without(one, differ) == without(other, differ)
             if name not in ("replay", "kl") or (one.train.replay_share > 0) == (run_spec.train.replay_share > 0)
         ]
         if pairs:
@@ -136,7 +136,7 @@ def _general_change(folder: str, _stamp: tuple[tuple[str, int], ...]) -> float |
     return statistics.fmean(changes) if changes else None
 
 
-def _without(spec: RunSpec, differ: tuple[str, ...]) -> Any:
+def without(spec: RunSpec, differ: tuple[str, ...]) -> Any:
     """Return a spec as plain data without the settings that a remedy changes, and without those that do not matter."""
     told = msgspec.to_builtins(spec)
     if (

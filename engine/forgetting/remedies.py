@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from engine.forgetting import measured
 from engine.plan import drafts
-from engine.runs import ScoredRun
-from engine.spec import OBJECTIVES, RunSpec, counts, objectives
+from engine.report import items
+from engine.runs import Run, ScoredRun, store
+from engine.spec import OBJECTIVES, RunSpec, counts, objectives, schema
 from engine.words import joined, t
 from engine.workspace import Workspace
 
@@ -28,12 +30,13 @@ _KEPT = ("evaluate.", "dataset.", "train.seed", "train.max_steps", "train.thread
 
 
 class Remedy(msgspec.Struct, frozen=True, kw_only=True):
-    """One change: `recipe` where it is another recipe, `changes` by dotted path; `effect` is what was seen elsewhere and
-    `source` where. `measured` says what it did here or on the starter, in `points` of general accuracy; None: nobody has
-    measured that. `here`: it was measured in runs of this home."""
+    """One change: `recipe` where it is another recipe, `changes` by dotted path; `short` names it after "with"; `effect` is
+    what was seen elsewhere and `source` where. `measured` says what it did here or on the starter, in `points` of general
+    accuracy; None: nobody has measured that. `here`: it was measured in runs of this home."""
 
     name: str
     title: str
+    short: str
     effect: str
     source: str
     recipe: str | None = None
@@ -80,6 +83,7 @@ def _replay(run_spec: RunSpec) -> Remedy | None:
     return Remedy(
         name="replay",
         title=t("More replay: {share} %", share=f"{100 * share:g}"),
+        short=t("more replay ({share} %)", share=f"{100 * share:g}"),
         effect=t("Elsewhere, with 1 % of general rows the general loss stayed almost where it was."),
         source="arXiv 2502.06042",
         changes={"train.replay_share": share},
@@ -94,6 +98,7 @@ def _held(run_spec: RunSpec) -> Remedy | None:
     return Remedy(
         name="kl",
         title=t("Held to what the base says, without general rows"),
+        short=t("the base's answers to hold it"),
         effect=t(
             "On the starter the new facts were chosen as often; with an adapter they were said less exactly, by far so with "
             "OFT."
@@ -111,6 +116,7 @@ def _beta(run_spec: RunSpec) -> Remedy | None:
     return Remedy(
         name="beta",
         title=t("A higher beta: {beta}", beta=f"{beta:g}"),
+        short=t("a higher beta ({beta})", beta=f"{beta:g}"),
         effect=t("Beta holds the model to its base: how far it moves predicts how much it forgets."),
         source="arXiv 2509.04259",
         changes={"objective_args.beta": beta},
@@ -124,6 +130,7 @@ def _rank(run_spec: RunSpec) -> Remedy | None:
     return Remedy(
         name="rank",
         title=t("A lower rank: {rank}", rank=rank),
+        short=t("a lower rank ({rank})", rank=rank),
         effect=t(
             "General accuracy after 16 epochs of code, from about 65 %: 61 % at rank 16, 51 % at rank 64, 41 % with "
             "all weights. It also learned less."
@@ -138,6 +145,7 @@ def _rate(run_spec: RunSpec) -> Remedy:
     return Remedy(
         name="rate",
         title=t("A lower rate: {rate}", rate=f"{rate:g}"),
+        short=t("a lower rate ({rate})", rate=f"{rate:g}"),
         effect=t("A lower rate forgets less, and takes more steps to learn as much."),
         source="arXiv 2605.26097",
         changes={"train.learning_rate": rate},
@@ -150,6 +158,7 @@ def _oft(run_spec: RunSpec) -> Remedy | None:
     return Remedy(
         name="oft",
         title=t("OFT: turn the weights, never stretch them"),
+        short=t("OFT"),
         effect=t(
             "A Llama of 3B that learned mathematics: the loss on Wikipedia rose by 0.041 nats with OFT, 0.050 with "
             "LoRA of rank 32. One benchmark, so measure it."
@@ -165,15 +174,33 @@ def _freeze(run_spec: RunSpec) -> Remedy | None:
     return Remedy(
         name="freeze",
         title=t("Freeze the lower half of the layers"),
+        short=t("the lower half of the layers frozen"),
         effect=t("Below 3B parameters, freezing the lower 25 to 50 % did as well as full fine-tuning or better."),
         source="Appl. Sci. 15(19), 10434",
         recipe="freeze-bottom",
     )
 
 
+def done(run: ScoredRun, remedy: Remedy) -> Run | None:
+    """Return the newest finished run that is this one with a remedy already, and was scored: to train it again would only
+    repeat that."""
+    differ = ("recipe",) if remedy.recipe else tuple(remedy.changes)
+    wanted = (run.spec.dataset.id, run.spec.base.ref, remedy.recipe or run.spec.recipe.name)
+    for other in store.list_all(run.workspace):
+        if other.status != "finished" or (other.dataset, other.base, other.recipe) != wanted:
+            continue
+        with suppress(OSError, ValueError):  # deleted just now
+            there = store.load_spec(run.workspace, other.id)
+            is_changed = all(schema.value_at(there, path) == value for path, value in remedy.changes.items())
+            is_it = is_changed and measured.without(there, differ) == measured.without(run.spec, differ)
+            if is_it and items.benchmarks_of(run.workspace.run_dir(other.id)):
+                return other
+    return None
+
+
 def draft(run: ScoredRun, remedy: Remedy) -> drafts.Draft:
     """Return the draft of the same run with a remedy: same base, rows, questions and seed."""
-    came_from = t("The same as {name}: {change}", name=run.name, change=remedy.title)
+    came_from = t("{name}, with {change}", name=run.name, change=remedy.short)
     if remedy.recipe is None:
         made = drafts.of_spec(run.workspace, run.spec, came_from=came_from, changes=remedy.changes)
     else:

@@ -25,6 +25,7 @@ def of(run: ScoredRun, ways: Sequence[remedies.Remedy] | None = None) -> headlin
         run.rows, moved=run.moved, chance=run.chance, titles=library.titles(run.workspace), blind=wins,
         can_recover=can_recover(run), can_compare=blind.has_texts(run.joined) or evaluations.has_prompts(run),
         remedy="" if best is None else f"{best.title}. {best.measured}", origin=_origin(run),
+        there=there.name if best is not None and (there := remedies.done(run, best)) is not None else "",
     )  # fmt: skip
     row = headline.asked(run.rows)
     if row is None or row.benchmark != items.PREFERENCE or verdicts.change_of(row) == "better":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time as clock
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -12,22 +14,26 @@ from engine import looker
 from engine.benchmarks import library, speeds
 from engine.check import DatasetError
 from engine.data import Dataset, datasets, division, lengths, readiness
-from engine.estimate import duration, machine_choices, measured, memory, precision
+from engine.estimate import duration, load, machine_choices, measured, memory, precision
 from engine.models import Base
 from engine.plan import bounded_scoring
 from engine.plan import steps as planned_steps
 from engine.plan.targets import Target
 from engine.render import NoTokenizer
+from engine.runs import store
 from engine.spec import OBJECTIVES, RunSpec, counts, ranges, recipes, settings
 from engine.words import Problem, Text, later
 from engine.workspace import Workspace
 
-# Tokens of a row when no data is there to count: a question with a short answer.
-USUAL_ROW_TOKENS = 300.0
+# Tokens of a row when no data is there to count: a question with a short answer, some 200 words; for the toy a row such as
+# those of its samples, which have 17 to 35.
+USUAL_ROW_TOKENS, TOY_ROW_TOKENS = 300.0, 30.0
 # Of English text.
 CHARACTERS_A_TOKEN = 4
 # Of a question of the harness, which is fetched when it is asked: four choices, each read after some 300 characters.
 HARNESS_CHARACTERS = 4 * 300
+# Which run is going on is asked again after so long: a page makes a dozen plans at each click.
+LOAD_KEPT_S = 10.0
 
 
 @dataclass(eq=False)
@@ -273,7 +279,8 @@ class Plan:
         if self._division is None or (self.dataset is not None and self._lengths is None):
             return None
         spec, (trained, held_out) = self.spec, self._division
-        mean = self._lengths.mean if self._lengths is not None else USUAL_ROW_TOKENS
+        usual = TOY_ROW_TOKENS if self.base.is_toy else USUAL_ROW_TOKENS
+        mean = self._lengths.mean if self._lengths is not None else usual
         alike = [one for one in self._known if one.dataset == spec.dataset.id and one.shape == self.base.shape]
         judges = OBJECTIVES[spec.objective].is_judge
         steps = counts.optimizer_steps(spec.train, trained)
@@ -316,7 +323,8 @@ class Plan:
 
     @cached_property
     def time(self) -> duration.Time | None:
-        """How long the whole run takes; None when the base's shape or the rows are not known."""
+        """How long the whole run takes, beside what else the processor does now; None when the base's shape or the rows are
+        not known."""
         if self.job is None:
             return None
         evaluate, general_s = self.spec.evaluate, None
@@ -325,10 +333,14 @@ class Plan:
             general_s = speeds.seconds(
                 self.workspace, self.target.name, self.base.ref, self.base.parameters, names, evaluate.limit
             )
-        return duration.estimate(
+        found = duration.estimate(
             self.base.shape, self.setup, self.job, device=self.target.name, known=self._known, card=self.target.card,
             memory_gib=self.target.memory_gib, general_s=general_s,
         )  # fmt: skip
+        if found is None or not self.target.is_here or self.target.name != "cpu":
+            return found
+        own = _own_threads(str(self.workspace.root), int(clock.monotonic() // LOAD_KEPT_S))
+        return load.beside_others(found, load.times_longer(self.spec.train.threads, own))
 
 
 def _outside(known: ranges.Range, value: float) -> Problem:
@@ -343,6 +355,17 @@ def _outside(known: ranges.Range, value: float) -> Problem:
         "known": f"{known.low:g}" if known.low == known.high else between,
     }  # fmt: skip
     return Problem(rule=rule, severity="warning", where=known.path, parameters=told)
+
+
+@lru_cache(maxsize=4)
+def _own_threads(root: str, _moment: int) -> int:
+    """How many threads the run has that is going on: the next one waits for its end."""
+    workspace, found = Workspace(root), 0
+    for run in store.list_all(workspace):
+        if run.status in ("running", "stopping"):
+            with suppress(OSError, ValueError):  # deleted just now
+                found += store.load_spec(workspace, run.id).train.threads
+    return found
 
 
 @lru_cache(maxsize=64)

@@ -58,13 +58,13 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 def summary(
     rows: Sequence[Comparison], *, moved: bool = True, chance: Mapping[str, float] | None = None,
     titles: Mapping[str, str] | None = None, blind: Wins | None = None, remedy: str = "", can_recover: bool = False,
-    can_compare: bool = True, origin: Origin = "trained",
+    can_compare: bool = True, origin: Origin = "trained", there: str = "",
 ) -> Summary:  # fmt: skip
     """Return what a person wants to know first. `moved` is False of a run that changed no weight: then its scores say
     nothing. `chance` by benchmark: where the base only guesses, nothing can be lost; `titles`: of a person's own. `blind`:
     what a comparison with names hidden said; it counts where nothing scores the answers. `remedy` names the one that
-    measurements of this machine support; `can_recover`: part of the way back to the base can be gone; `can_compare`: there
-    are held-out prompts to answer."""
+    measurements of this machine support, and `there` the run that did it already; `can_recover`: part of the way back to
+    the base can be gone; `can_compare`: there are held-out prompts to answer."""
     if not moved:
         same = t("Training changed no weight, so before and after are the same model.")
         to_do, action = t("There is nothing to use: train it again at a higher rate, or for more steps."), "again"
@@ -79,7 +79,7 @@ def summary(
     # of fewer rows a comparison could not say more, and a reward model writes no answers
     can_compare = can_compare and lost != "none" and (row is None or change_of(row) != "too few")
     if origin == "trained":
-        to_do, action = _to_do(learned, lost, remedy, can_recover, can_compare)
+        to_do, action = _to_do(learned, lost, remedy, there, can_recover, can_compare)
     else:
         to_do, action = _to_do_untrained(learned, lost, can_recover, can_compare, origin)
     gained = _learned(rows)
@@ -154,10 +154,14 @@ def _not_asked(lost: str) -> str:
     return t("No general benchmark was asked, so what it forgot is not known yet.")
 
 
-def _to_do(learned: str, lost: str, remedy: str, can_recover: bool, can_compare: bool) -> tuple[str, Action]:
+def _to_do(
+    learned: str, lost: str, remedy: str, there: str, can_recover: bool, can_compare: bool
+) -> tuple[str, Action]:  # fmt: skip
     """Return what to do in a sentence, and what that comes to. Nothing is offered that nothing speaks for."""
     if lost == "lost" and learned in ("no", "worse"):
         return t("Keep the base: this run lost something and gained nothing. Try a lower rate first."), "again"
+    if lost == "lost" and remedy and there:
+        return t("Look at {name}: it is this run with one thing changed. {remedy}", name=there, remedy=remedy), "remedy"
     if lost == "lost" and remedy:
         return t("Train it again with one thing changed. {remedy}", remedy=remedy), "remedy"
     if lost == "lost" and can_recover:

@@ -13,15 +13,19 @@ from engine.forgetting import remedies
 from engine.forgetting.measured import table
 from engine.report import Item
 from engine.report import items as report_items
+from engine.runs import scored as runs_scored
+from engine.runs import store
 from engine.spec import RunSpec, schema
 from engine.workspace import Workspace
 from tests.conftest import ROOT
 from tests.helpers import finished_run
 
 
-def run_of(adapter: schema.Adapter = "lora", share: float = 0.0, rate: float = 3e-3, **changes: Any) -> RunSpec:
+def run_of(
+    adapter: schema.Adapter = "lora", share: float = 0.0, rate: float = 3e-3, recipe: str = "", **changes: Any
+) -> RunSpec:  # fmt: skip
     return RunSpec(
-        recipe=schema.RecipeRef(adapter, "0" * 64), adapter=adapter, base=schema.BaseRef("starter"),
+        recipe=schema.RecipeRef(recipe or adapter, "0" * 64), adapter=adapter, base=schema.BaseRef("starter"),
         dataset=schema.DatasetRef("d" * 64), train=schema.Train(replay_share=share, learning_rate=rate), **changes,
     )  # fmt: skip
 
@@ -107,6 +111,23 @@ def test_a_run_with_a_setting_outside_of_what_is_known_to_work_is_no_half_of_a_p
     scored(workspace, 3, run_of(share=0.1, rate=1e-3), 99)
     best = remedies.best(remedies.of(plain, workspace))
     assert best is not None and best.points == pytest.approx(2)
+
+
+def test_a_remedy_is_done_where_a_finished_run_differs_in_it_alone(workspace: Workspace) -> None:
+    plain = run_of(share=0.1, rate=4e-3)
+    scored(workspace, 1, plain, 80)
+    run = runs_scored.of(workspace, store.list_all(workspace)[0].id)
+    ways = {one.name: one for one in remedies.of(plain, workspace)}
+    assert not any(remedies.done(run, one) for one in ways.values())
+    scored(workspace, 2, run_of(share=0.1, rate=1e-3, layers="top:0.5"), 80)  # differs in two things
+    scored(workspace, 3, run_of(share=0.1, rate=2e-3), 80)  # another rate than the one that is offered
+    assert remedies.done(run, ways["rate"]) is None
+    scored(workspace, 4, run_of(share=0.1, rate=1e-3), 80)
+    scored(workspace, 5, run_of("full", share=0.1, layers="bottom_frozen:0.5", recipe="freeze-bottom"), 80)
+    found = {name: there.id for name, one in ways.items() if (there := remedies.done(run, one)) is not None}
+    newest_first = [one.id for one in store.list_all(workspace)]
+    assert found == {"rate": newest_first[1], "freeze": newest_first[0]}
+    assert remedies.draft(run, ways["rate"]).came_from == f"{run.name}, with a lower rate (0.001)"
 
 
 def test_no_remedy_promises_more_than_the_run_has_lost(workspace: Workspace) -> None:

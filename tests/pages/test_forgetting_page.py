@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streamlit.testing.v1 import AppTest
 
 from engine import events, limits, starter
 from engine.benchmarks import library
@@ -623,7 +624,7 @@ def test_chat_opens_with_the_run_of_the_report(workspace: Workspace) -> None:
     assert app.title[0].value == "Chat" and app.query_params["run"] in (run_id, [run_id])
 
 
-def test_the_button_is_the_remedy_that_runs_of_this_home_support(workspace: Workspace) -> None:
+def test_a_remedy_that_a_run_took_already_leads_to_that_run_in_place_of_another_training(workspace: Workspace) -> None:
     run_id = preference_run(workspace)
     folder, other = workspace.run_dir(run_id), workspace.run_dir("20260102-000000-abcdef")
     spec = store.load_spec(workspace, run_id)
@@ -638,11 +639,14 @@ def test_the_button_is_the_remedy_that_runs_of_this_home_support(workspace: Work
         (items / "base-toy-world.jsonl").read_bytes()
     )  # this one lost nothing
     app = open_page("forgetting", run=run_id)
-    assert button(app, "to_do").label.startswith("A lower rate") and "Measured here on one pair" in texts(app)
-    button(app, "to_do").click().run()
-    (saved,) = (workspace.root / "drafts").glob("*.json")
-    draft = drafts.load(workspace, saved.stem)
-    assert draft is not None and draft.overrides["train.learning_rate"] == pytest.approx(slower.learning_rate)
+    said, name = texts(app), store.name(workspace, other.name)
+    assert shown(f"Look at {name}: it is this run with one thing changed") in shown(said) and "on one pair" in said
+    keys = {one.key for one in app.button}
+    assert {"there_rate", "more_rank"} <= keys and not {"more_rate", "there_rank"} & keys
+    assert shown(button(app, "to_do_there").label) == f"Look at {name}"
+    button(app, "to_do_there").click().run()
+    assert app.query_params["run"] in (other.name, [other.name]) and not (workspace.root / "drafts").exists()
+    assert button(app, "to_do").label == "Use it"
     kept = open_page("forgetting", run=other.name)
     assert button(kept, "to_do").label == "Use it" and "Nothing to mend" in texts(kept)
 
@@ -749,3 +753,17 @@ def test_the_base_is_asked_first_from_the_advisor_and_its_answer_stands_there(
     assert "The base already gets 75 % right with 4 examples" in texts(app) and not has_button(app, "ask_base_first")
     pairs = datasets.add_sample(workspace, starter.sample("preference-pairs"))
     assert not has_button(open_page("advisor", dataset=pairs.id), "ask_base_first")
+
+
+@pytest.mark.parametrize(("limit", "whose"), [(1.0, "the page's own limit: set yours below"), (5.0, "your limit")])
+def test_where_no_run_stays_within_the_limit_it_is_said_whose_limit_that_is(limit: float, whose: str) -> None:
+    def page(limit: float) -> None:
+        from engine.report import frontier
+        from pages import _forgetting_frontier
+
+        lost = frontier.Point(name="A", runs=["a"], gain=0.5, retention=0.9, change=-0.1, change_low=-0.123)
+        _forgetting_frontier._answer([lost], None, limit)
+
+    app = AppTest.from_function(page, args=(limit,)).run()
+    (said,) = [shown(one.value) for one in app.warning]
+    assert said == f"Each of them may have lost more than {limit:g} points ({whose}). The safest may have lost 12.3."

@@ -97,7 +97,7 @@ def test_the_answer_is_one_sentence_above_all_controls_with_the_figures_of_the_p
     said = shown(next(one.value for one in app.main.markdown))
     assert said.startswith(f"LoRA teaches Starter (toy model, built in) **{plan.rows:,} rows** of New facts")
     assert f"**{plan.steps:,} steps**" in said and "Memory: **fits**" in said
-    assert "On a machine that is free" in said and "with start and scoring (a guess: no run of this kind" in said
+    assert "It takes" in said and "with start and scoring (a guess: no run of this kind" in said
     assert shown(open_page("train").main.markdown[0].value).startswith("Choose data")
 
 

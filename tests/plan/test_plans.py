@@ -14,7 +14,9 @@ from engine import machine
 from engine.data import datasets
 from engine.machine import MachineFacts
 from engine.models import shortlist
-from engine.plan import plans
+from engine.plan import plan as plan_of_a_run
+from engine.plan import plans, targets
+from engine.runs import store
 from engine.spec import split
 from engine.workspace import Workspace
 from tests.helpers import examples
@@ -80,3 +82,44 @@ def test_general_rows_that_are_longer_than_the_data_count_for_the_memory(workspa
     assert alone < longest(train__replay_share=0.5) <= 32
     assert longest(train__replay_share=0.5, train__replay_data=long) > 256
     assert longest(train__replay_share=0.0, train__replay_data=long) == alone
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, load: float) -> None:
+    plan_of_a_run._own_threads.cache_clear()
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("psutil.getloadavg", lambda: (load, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(("load", "times"), [(0.0, 1), (0.9, 1), (1.0, 2), (4.0, 3), (10.0, 6)])
+def test_a_busy_machine_makes_the_longer_time_as_much_longer_and_says_so(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, load: float, times: int
+) -> None:
+    def time() -> Any:
+        wish = {"train.threads": 2}
+        return plans.make(workspace, "lora", base="starter", dataset=None, overrides=wish, rows_planned=240).time
+
+    loaded(monkeypatch, 0.0)
+    free = time()
+    loaded(monkeypatch, load)
+    found = time()
+    assert found.high_s == pytest.approx(times * free.high_s) == pytest.approx(sum(one.high_s for one in found.lines))
+    assert (found.low_s, found.likely_s) == (free.low_s, free.likely_s)
+    assert ("busy" in found.stands_on, f"{times} times as long" in found.sentence) == (times > 1, times > 1)
+
+
+def test_a_run_that_is_over_before_the_next_one_starts_does_not_make_it_longer(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = plans.make(workspace, "lora", base="starter", dataset=None, overrides={"train.threads": 2}, rows_planned=9)
+    going = type("Run", (), {"id": "r1", "status": "running"})
+    monkeypatch.setattr(store, "list_all", lambda _: [going])
+    monkeypatch.setattr(store, "load_spec", lambda *_: other.spec)
+    loaded(monkeypatch, 2.0)
+    assert other.time is not None and not other.time.is_busy
+
+
+def test_a_card_is_not_slower_for_a_busy_processor(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded(monkeypatch, 10.0)
+    there = targets.of_memory(24.0)
+    made = plans.make(workspace, "lora", base="starter", dataset=None, overrides={}, target=there, rows_planned=240)
+    assert made.time is not None and not made.time.is_busy
