@@ -13,7 +13,7 @@ import pytest
 
 from engine import processes, starter
 from engine.export import NotExportable, gguf, job_runner, ollama
-from engine.export.job import Job
+from engine.export.job import Job, State
 from engine.gguf import llama_cpp
 from engine.quantised import asking
 from engine.runs import lifecycle
@@ -155,6 +155,37 @@ def test_a_job_that_is_killed_takes_its_processes_with_it_and_the_next_one_works
     (folder / "says.json").write_text(json.dumps({name: value for name, value in told.items() if name != "writing"}))
     job_runner.run(workspace, RUN, Job(what="gguf", quantization="q8_0"))
     assert len(names(workspace)) == 6 and not any(name.startswith(".") for name in names(workspace))
+
+
+def test_a_job_that_is_stopped_ends_with_its_processes_and_leaves_what_was_whole_alone(
+    workspace, tmp_path, monkeypatch
+):
+    pid_file = tmp_path / "writing"
+    fakes(tmp_path, monkeypatch, writing=str(pid_file))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    job_runner.run(workspace, RUN, Job(what="gguf", quantization="f16"))
+    whole = names(workspace)
+    job_runner.start(workspace, RUN, Job(what="gguf", quantization="q8_0"))
+    writer = wait_until(
+        lambda: pid_file.is_file() and pid_file.read_text() and processes.identify(int(pid_file.read_text()))
+    )
+    job = job_runner.progress(workspace, RUN)
+    assert job is not None and job.phase == "quantizing" and 0 < job.began_s <= job.phase_began_s
+
+    job_runner.stop(workspace, RUN)
+
+    assert not processes.alive(job.process) and names(workspace) == whole
+    wait_until(lambda: not processes.alive(writer))
+    assert job_runner.progress(workspace, RUN) is None
+    job_runner.stop(workspace, RUN)  # there is none any more
+
+
+@pytest.mark.parametrize(
+    ("done", "took_s", "left_s"), [(0, 100.0, None), (25, 1.0, None), (25, 10.0, 30.0), (100, 10.0, 0.0)]
+)
+def test_what_is_left_of_a_phase_is_told_by_its_share_once_there_is_one(done, took_s, left_s):
+    state = State(job=Job(what="gguf"), done_bytes=done, total_bytes=100, phase_began_s=50.0)
+    assert state.left_s(50.0 + took_s) == left_s
 
 
 def test_sixteen_bits_that_were_cut_or_whose_record_is_damaged_are_made_anew(workspace, tmp_path, monkeypatch):
