@@ -106,7 +106,8 @@ def first(
         found.append(Panel("loss", t("Loss"), (Line(t("trained rows"), trained), held), _lower(), unit))
     if watched is not None:
         lines = _general(steps, evals, watched)
-        found.append(Panel("general", t("Loss on general text"), lines, _lower(), t("nats per token")))
+        title, hint = t("Loss on general text watched in training"), t("lower is better; not the report's texts")
+        found.append(Panel("general", title, lines, hint, t("nats per token")))
     if objective.writes_answers:
         found += _ppo(steps)
     else:

@@ -49,7 +49,7 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run], others: int = 0
     if scored.rows:
         _first(scored, judged, titled, beside, ways, others)
     elif by_itself:
-        _alone(by_itself, titled)
+        tables.alone(by_itself, titled)
     _forgetting_recover.fold(scored, titled)
     if ways:
         _what_to_do(scored, ways)
@@ -68,15 +68,6 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run], others: int = 0
     if scored.rows:
         with st.expander(t("Take it along: figures and report")):
             _forgetting_report.downloads(scored, judged, titled)
-
-
-def _alone(found: Sequence[runs_scored.Alone], titled: dict[str, str]) -> None:
-    """What a base was found to make of questions that nothing else has been asked yet."""
-    lines = [
-        {t("Questions"): tables.name(one.benchmark, titled), t("How many"): one.n, t("Base"): one.told} for one in found
-    ]
-    st.dataframe(lines, hide_index=True)
-    st.caption(_ui.plain(runs_scored.alone_note()))
 
 
 def _first(

@@ -127,7 +127,7 @@ def _follow(here: Workspace, run_id: str) -> None:
         st.session_state["export_phase"] = run_id, state.phase
         st.rerun()  # the file is made, and can be had while more is done
     now_s, phase = time.monotonic(), export_job.phase_words().get(state.phase, state.phase)
-    so_far, left_s = _ui.duration(now_s - state.began_s), state.left_s(now_s)
+    so_far, left_s = _clock(now_s - state.began_s), state.left_s(now_s)
     said = t("{phase}: {time} so far", phase=phase, time=so_far)
     if left_s is not None:
         left, share = _ui.duration(max(1, left_s)), f"{100 * state.share:.0f}"
@@ -138,6 +138,12 @@ def _follow(here: Workspace, run_id: str) -> None:
         job_runner.stop(here, run_id)
         st.toast(_ui.plain(t("Stopped. Nothing half made is left.")))
         st.rerun()
+
+
+def _clock(seconds: float) -> str:
+    """Return a time that is seen to move, as 2:05."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02}"
 
 
 def _checked(found: parity.Parity | None) -> None:

@@ -58,8 +58,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """How far a job is: its phase, the bytes done in it, when both began (time.monotonic()), and at the end where the
-    result lies (by its name alone when that is beside the run) or what went wrong.
+    """How far a job is: its phase, the bytes done in it, when the job and the counting of these bytes began
+    (time.monotonic()), and at the end where the result lies (by its name alone when that is beside the run) or what went
+    wrong.
 
     A token is never part of it.
     """
@@ -72,7 +73,7 @@ class State(msgspec.Struct, kw_only=True):
     failure: str | Text | None = None
     process: processes.Identity | None = None
     began_s: float = 0.0
-    phase_began_s: float = 0.0
+    counted_from_s: float = 0.0
 
     @property
     def ended(self) -> bool:
@@ -85,7 +86,7 @@ class State(msgspec.Struct, kw_only=True):
 
     def left_s(self, now_s: float) -> float | None:
         """Return how long the phase still takes if it goes on so; None where that cannot be told yet."""
-        took_s = now_s - self.phase_began_s
+        took_s = now_s - self.counted_from_s
         return took_s * (1 - self.share) / self.share if self.share and took_s > LEAST_TOLD_S else None
 
 

@@ -197,7 +197,7 @@ def start(workspace: Workspace, run_id: str, job: Job, *, token: str | None = No
         except limits.OverLimit as refused:
             raise because(refused.problems[0]) from None
         now_s = time.monotonic()
-        state = State(job=job, process=processes.identify(child.pid), began_s=now_s, phase_began_s=now_s)
+        state = State(job=job, process=processes.identify(child.pid), began_s=now_s, counted_from_s=now_s)
         write_atomically(run_dir / STATE, msgspec.json.encode(state))
         assert child.stdin is not None
         child.stdin.write(json.dumps({"job": msgspec.to_builtins(job), "token": token}).encode())
@@ -240,12 +240,14 @@ def main() -> int:
     job = msgspec.convert(asked["job"], Job)
     process = processes.identify(os.getpid())
     began_s = time.monotonic()
-    last = State(job=job, process=process, began_s=began_s, phase_began_s=began_s)
+    last = State(job=job, process=process, began_s=began_s, counted_from_s=began_s)
 
     def tell(state: State) -> None:
         nonlocal last
-        phase_s = last.phase_began_s if state.phase == last.phase else time.monotonic()
-        last = msgspec.structs.replace(state, process=process, began_s=began_s, phase_began_s=phase_s)
+        # what a phase loads before it counts is no measure of the rest
+        same = state.phase == last.phase and bool(state.total_bytes) == bool(last.total_bytes)
+        counted_s = last.counted_from_s if same else time.monotonic()
+        last = msgspec.structs.replace(state, process=process, began_s=began_s, counted_from_s=counted_s)
         write_atomically(run_dir / STATE, msgspec.json.encode(last))
 
     try:

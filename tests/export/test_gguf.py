@@ -170,7 +170,7 @@ def test_a_job_that_is_stopped_ends_with_its_processes_and_leaves_what_was_whole
         lambda: pid_file.is_file() and pid_file.read_text() and processes.identify(int(pid_file.read_text()))
     )
     job = job_runner.progress(workspace, RUN)
-    assert job is not None and job.phase == "quantizing" and 0 < job.began_s <= job.phase_began_s
+    assert job is not None and job.phase == "quantizing" and 0 < job.began_s <= job.counted_from_s
 
     job_runner.stop(workspace, RUN)
 
@@ -184,7 +184,7 @@ def test_a_job_that_is_stopped_ends_with_its_processes_and_leaves_what_was_whole
     ("done", "took_s", "left_s"), [(0, 100.0, None), (25, 1.0, None), (25, 10.0, 30.0), (100, 10.0, 0.0)]
 )
 def test_what_is_left_of_a_phase_is_told_by_its_share_once_there_is_one(done, took_s, left_s):
-    state = State(job=Job(what="gguf"), done_bytes=done, total_bytes=100, phase_began_s=50.0)
+    state = State(job=Job(what="gguf"), done_bytes=done, total_bytes=100, counted_from_s=50.0)
     assert state.left_s(50.0 + took_s) == left_s
 
 

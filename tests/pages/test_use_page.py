@@ -110,14 +110,14 @@ def test_a_job_under_way_says_its_part_its_share_and_its_clock_and_can_be_stoppe
     now_s = time.monotonic()
     state = export_job.State(
         job=export_job.Job(what="gguf"), phase="quantizing", done_bytes=25, total_bytes=100,
-        process=processes.identify(os.getpid()), began_s=now_s - 1200, phase_began_s=now_s - 600,
+        process=processes.identify(os.getpid()), began_s=now_s - 1200, counted_from_s=now_s - 600,
     )  # fmt: skip
     write_atomically(workspace.run_dir(real_run) / export_job.STATE, msgspec.json.encode(state))
     ended: list[Identity | None] = []
     monkeypatch.setattr(processes, "end", lambda process, most_s: ended.append(process))
     app = exporting(real_run)
     said = [shown(bar.proto.text) for bar in app.get("progress")]
-    assert said == ["llama.cpp is quantising: 25 %, about 30 min left of this part; 20 min so far"]
+    assert said == ["llama.cpp is quantising: 25 %, about 30 min left of this part; 20:00 so far"]
     button(app, "export_stop").click().run()
     assert ended == [state.process] and not app.get("progress") and not app.exception
     assert job_runner.progress(workspace, real_run) is None
