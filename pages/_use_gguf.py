@@ -64,7 +64,7 @@ def show(here: Workspace, run_id: str, *, busy: bool, start: Callable[[export_jo
         st.caption(f":material/check: {said}")
     else:
         st.warning(said)
-    _ollama(file, ollama.name_of(run_id, kind), busy, lambda: start(_job("ollama", kind)))
+    _ollama(file, ollama.name_of(here, run_id, kind), busy, lambda: start(_job("ollama", kind)))
 
 
 def _job(what: str, kind: str, folder: str | None = None, **how: bool) -> export_job.Job:

@@ -125,7 +125,7 @@ def _create(workspace: Workspace, run_id: str, job: Job, state: State, tell: Tol
     state.phase = "creating"
     tell(state)
     file = gguf.file_of(workspace, run_id, job.quantization)
-    return ollama.create(file, ollama.name_of(run_id, job.quantization))
+    return ollama.create(file, ollama.name_of(workspace, run_id, job.quantization))
 
 
 def _environment(workspace: Workspace, run_dir: Path) -> dict[str, str]:

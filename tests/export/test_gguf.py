@@ -285,15 +285,33 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def named(workspace: Workspace, run_id: str, name: str) -> str:
+    """Give a run a name and return what its file is called in Ollama."""
+    (workspace.run_dir(run_id) / "meta.json").write_text(json.dumps({"name": name}))
+    return ollama.name_of(workspace, run_id, "f16")
+
+
+def test_a_runs_name_in_ollama_is_its_own_in_safe_letters_and_no_two_runs_share_one(workspace):
+    assert named(workspace, RUN, "New facts · LoRA · Café 2.jsonl") == "new-facts-lora-cafe-2-jsonl:f16"
+    assert named(workspace, RUN, "; rm -rf ~ $(x) ../..:latest\n") == "rm-rf-x-latest:f16"
+    assert named(workspace, RUN, "入门模型") == "tunebook-aaaaaa:f16"
+    assert named(workspace, RUN, "long " * 40) == "-".join(["long"] * 12) + ":f16"
+    other = "20261130-000001-bbbbbb"
+    shutil.copytree(workspace.run_dir(RUN), workspace.run_dir(other))
+    assert named(workspace, other, "New facts: LoRA") == "new-facts-lora:f16"
+    assert named(workspace, RUN, "New facts · LoRA") == "new-facts-lora-aaaaaa:f16"
+
+
 def test_ollama_takes_the_file_in_under_the_runs_name(workspace, tmp_path, monkeypatch, program):
     fakes(tmp_path, monkeypatch)
+    named(workspace, RUN, "New facts · LoRA · Starter 2")
     with pytest.raises(NotExportable, match="make it first"):
         job_runner.run(workspace, RUN, Job(what="ollama"))
     job_runner.run(workspace, RUN, Job(what="gguf"))
-    assert job_runner.run(workspace, RUN, Job(what="ollama")) == f"tunebook-{RUN}:q4_k_m"
+    assert job_runner.run(workspace, RUN, Job(what="ollama")) == "new-facts-lora-starter-2:q4_k_m"
     where, how = (program / "told").read_text().splitlines()
     assert Path(where) == workspace.run_dir(RUN) / "gguf"
-    assert how == f"create tunebook-{RUN}:q4_k_m -f {RUN}-q4_k_m.Modelfile"
+    assert how == f"create new-facts-lora-starter-2:q4_k_m -f {RUN}-q4_k_m.Modelfile"
     (program / "then").write_text("#!/bin/sh\necho 'Error: could not connect' >&2\nexit 1\n")
     with pytest.raises(NotExportable, match="could not connect; see whether its server runs"):
         job_runner.run(workspace, RUN, Job(what="ollama"))

@@ -86,7 +86,7 @@ def test_a_file_that_was_made_is_downloaded_with_what_was_read_back_of_it_and_tw
     assert "0.40 of the size in 16 bits. What it lost against the model was not measured yet." in texts(app)
     assert "llama.cpp does not know this tokenizer" in texts(app)
     # as it lies: no step is left before these lines
-    assert f"ollama create tunebook-{real_run}:q4_k_m -f {ollama.modelfile_of(file)}" in codes(app)
+    assert f"ollama create a-real-run:q4_k_m -f {ollama.modelfile_of(file)}" in codes(app)
     offered = [one.proto.label for one in app.get("download_button")]
     assert "Download the file" in offered[0] and "Download the Modelfile, for another machine" in offered
     started: list[export_job.Job] = []
