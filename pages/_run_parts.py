@@ -66,9 +66,8 @@ def foreseen(here: Workspace, run_id: str, found: list[Any]) -> None:
         return
     low, high = f"{ranges[-1].low:+.2f}", f"{ranges[-1].high:+.2f}"
     told = t(
-        "If it goes on so, its loss on the general text watched in training ends {low} to {high} from the base's.",
-        low=low, high=high,
-    )  # fmt: skip
+        "If it goes on so, its loss on watched general text ends {low} to {high} from the base's.", low=low, high=high
+    )
     kept = f"foreseen_{run_id}"  # all runs are read for it, and the page is shown anew each second
     if kept not in st.session_state:
         st.session_state[kept] = foresight.tally(here)

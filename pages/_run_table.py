@@ -27,7 +27,7 @@ REFRESH_S = 2.0
 MOST_WORK_S = 0.3
 HEIGHT = 460
 # What the column of names has room for, and how much of that the end of a name takes.
-NAME_WIDTH, NAME_LETTERS, NAME_END = 330, 42, 12
+NAME_WIDTH, NAME_LETTERS, NAME_END = 340, 48, 12
 # What a button reads as a picture, and what is shown of it when it is part of a name.
 _ICON, _NO_ICON = ":material/", ":\u2060material/"
 # Washes that read on light and on dark alike; more values than these share them.

@@ -114,6 +114,6 @@ def _ollama(file: Path, name: str, busy: bool, create: Callable[[], None]) -> No
     st.code(f"ollama create {name} -f {place}\nollama run {name}", language="bash", wrap_lines=True)
     text = modelfile.read_text("utf-8") if modelfile.is_file() else ""
     st.download_button(
-        t("Download the Modelfile, for another machine"), text, modelfile.name, "text/plain", type="tertiary",
+        t("Download the Modelfile, for another machine"), text, modelfile.name, "text/plain",
         on_click="ignore", key="download_modelfile", icon=":material/download:",
     )  # fmt: skip

@@ -44,8 +44,11 @@ def test_a_run_is_called_by_its_data_recipe_and_base_and_no_two_alike(workspace,
     ("name", "cell"),
     [
         ("New facts · LoRA · Starter 12", "New facts · LoRA · Starter 12"),
-        ("New facts · LoRA · SmolLM2-1.7B-Instruct-v2 12", "New facts · LoRA · SmolLM2-1.…struct-v2 12"),
-        ("偏好数据对 · 冻结底层 · 名字非常非常长的入门模型 3", "偏好数据对 · 冻结底…非常非常长的入门模型 3"),
+        (
+            "New facts · LoRA · HuggingFaceTB-SmolLM2-1.7B-Instruct 12",
+            "New facts · LoRA · HuggingFaceTB-Sm…-Instruct 12",
+        ),
+        ("偏好数据对 · 冻结底层 · 名字非常非常非常长的入门模型 3", "偏好数据对 · 冻结底层 ·…非常非常长的入门模型 3"),
     ],
 )
 def test_the_list_cuts_a_long_name_in_its_middle_and_never_its_number(name, cell):
