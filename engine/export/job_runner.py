@@ -232,14 +232,13 @@ def forget(workspace: Workspace, run_id: str) -> None:
 
 
 def main() -> int:
-    """Carry out the job that stands on stdin; SIGTERM ends it as an exception would, so that nothing half made is left."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    """Carry out the job that stands on stdin."""
     limits.limit_this_process()
     run_dir = Path(sys.argv[1]).resolve()
     asked: dict[str, Any] = json.loads(sys.stdin.read())
     job = msgspec.convert(asked["job"], Job)
-    process = processes.identify(os.getpid())
-    began_s = time.monotonic()
+    begun = find_struct(run_dir / STATE, State) or State(job=job)  # as start() has written it
+    process, began_s = processes.identify(os.getpid()), begun.began_s
     last = State(job=job, process=process, began_s=began_s, counted_from_s=began_s)
 
     def tell(state: State) -> None:
@@ -262,4 +261,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, which leaves nothing half made
     sys.exit(main())

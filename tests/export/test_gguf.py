@@ -166,11 +166,13 @@ def test_a_job_that_is_stopped_ends_with_its_processes_and_leaves_what_was_whole
     job_runner.run(workspace, RUN, Job(what="gguf", quantization="f16"))
     whole = names(workspace)
     job_runner.start(workspace, RUN, Job(what="gguf", quantization="q8_0"))
+    begun = job_runner.progress(workspace, RUN)
     writer = wait_until(
         lambda: pid_file.is_file() and pid_file.read_text() and processes.identify(int(pid_file.read_text()))
     )
     job = job_runner.progress(workspace, RUN)
-    assert job is not None and job.phase == "quantizing" and 0 < job.began_s <= job.counted_from_s
+    assert begun is not None and job is not None and job.phase == "quantizing"
+    assert 0 < begun.began_s == job.began_s <= job.counted_from_s
 
     job_runner.stop(workspace, RUN)
 
