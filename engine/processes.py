@@ -119,6 +119,20 @@ def wait_for_end(process: subprocess.Popen[Any], most_s: float) -> None:
         os.close(ended)
 
 
+def end(identity: Identity | None, most_s: float) -> None:
+    """Ask a process of ours to end, and return when it has; after so many seconds it and its group are killed."""
+    if identity is None or not alive(identity):
+        return
+    with suppress(ProcessLookupError):
+        os.kill(identity.pid, signal.SIGTERM)
+    end_s = time.monotonic() + most_s
+    while alive(identity) and time.monotonic() < end_s:
+        time.sleep(0.05)
+        reap()
+    if alive(identity):
+        signal_group(identity.pid, signal.SIGKILL)
+
+
 def reap() -> None:
     """Collect what this process has started and what has ended since."""
     _started[:] = [process for process in _started if process.poll() is None]

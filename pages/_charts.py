@@ -30,7 +30,8 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One picture: what it shows and which way is good, in plain words; at most two lines. The unit stands in the table."""
+    """One picture: what it shows and which way is good, in plain words; at most two lines. The unit stands in the table, and
+    `about` is what one who wonders is told."""
 
     key: str
     title: str
@@ -38,6 +39,7 @@ class Panel(NamedTuple):
     hint: str = ""
     unit: str = ""
     steps: int = 0
+    about: str = ""
 
     @property
     def is_line(self) -> bool:
@@ -106,7 +108,9 @@ def first(
         found.append(Panel("loss", t("Loss"), (Line(t("trained rows"), trained), held), _lower(), unit))
     if watched is not None:
         lines = _general(steps, evals, watched)
-        found.append(Panel("general", t("Loss on general text"), lines, _lower(), t("nats per token")))
+        found.append(Panel("general", t("Loss on watched general text"), lines, _lower(), t("nats per token"),
+                           about=t("A fixed set of texts, watched in training. The report asks other ones, so its figures "
+                                   "differ.")))  # fmt: skip
     if objective.writes_answers:
         found += _ppo(steps)
     else:

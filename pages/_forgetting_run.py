@@ -49,7 +49,7 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run], others: int = 0
     if scored.rows:
         _first(scored, judged, titled, beside, ways, others)
     elif by_itself:
-        _alone(by_itself, titled)
+        tables.alone(by_itself, titled)
     _forgetting_recover.fold(scored, titled)
     if ways:
         _ui.fold(t("Train it again with one thing changed"), "again_fold", lambda: _what_to_do(scored, ways))
@@ -72,15 +72,6 @@ def _examples(scored: ScoredRun, beside: examples.Beside | None) -> None:
     if beside is not None:
         st.markdown(_ui.plain(beside.sentence))
     _forgetting_examples.show(scored.workspace, scored.spec)
-
-
-def _alone(found: Sequence[runs_scored.Alone], titled: dict[str, str]) -> None:
-    """What a base was found to make of questions that nothing else has been asked yet."""
-    lines = [
-        {t("Questions"): tables.name(one.benchmark, titled), t("How many"): one.n, t("Base"): one.told} for one in found
-    ]
-    st.dataframe(lines, hide_index=True)
-    st.caption(_ui.plain(runs_scored.alone_note()))
 
 
 def _first(

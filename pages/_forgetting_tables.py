@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
+import streamlit as st
 
 from engine.forgetting import stages as of_stages
 from engine.report import Comparison, blind, items, paired, statistics, verdicts
-from engine.runs import Run
+from engine.runs import Run, scored
 from engine.words import t
+from pages import _ui
 
 # Streamlit puts the first, third and second colour of the reader's theme in place of these: blue, green, orange.
 STRONG, GOOD, BAD = "#000001", "#000003", "#000002"
@@ -37,6 +39,13 @@ def name(benchmark: str, titled: dict[str, str]) -> str:
     return names.get(benchmark) or verdicts.title(
         benchmark, {**titled, **{k: v for k, v in names.items() if k == base}}
     )
+
+
+def alone(found: Sequence[scored.Alone], titled: dict[str, str]) -> None:
+    """Show what a base made of questions that nothing else has been asked yet."""
+    lines = [{t("Questions"): name(one.benchmark, titled), t("How many"): one.n, t("Base"): one.told} for one in found]
+    st.dataframe(lines, hide_index=True)
+    st.caption(_ui.plain(scored.alone_note()))
 
 
 def family(value: str) -> str:

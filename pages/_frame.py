@@ -28,7 +28,7 @@ def _sidebar() -> None:
         t("Data"): dataset.name if dataset else None,
         t("Base"): bases.describe(_ui.current("base") or "starter", here).title,
     }
-    run = f"{store.name(here, run_id)} ({_ui.status_word(store.status(here, run_id))})" if run_id else None
+    run = f"{store.all_names(here)[run_id]} ({_ui.status_word(store.status(here, run_id))})" if run_id else None
     own = _own(run_id) if run_id else {}
     with st.sidebar:
         st.caption(t("You are working on"))

@@ -13,7 +13,7 @@ from engine.runs import scored as runs_scored
 from engine.spec import OBJECTIVES, RunSpec, settings
 from engine.words import t
 from engine.workspace import Workspace
-from pages import _forgetting_recover, _ui, _use
+from pages import _forgetting_recover, _forgetting_tables, _ui, _use
 
 MOST_SETTINGS = 6
 
@@ -22,9 +22,14 @@ def show(here: Workspace, run: Run, runs: list[Run], spec: RunSpec) -> None:
     """Say what a finished run came to, with the headline of the Forgetting page. `runs` are all there are."""
     try:
         scored = runs_scored.of(here, run.id, runs)
+        by_itself = [] if scored.rows else runs_scored.alone(scored.folder)
     except (OSError, ValueError) as error:
         st.error(_ui.say("The scores of this run cannot be compared: {reason}", reason=error))
         return
+    if by_itself:
+        from engine.benchmarks import library
+
+        _forgetting_tables.alone(by_itself, library.titles(here))
     if scored.rows:
         told = summary.of(scored, ())
         st.markdown(f"**{_ui.plain(told.headline)}**")

@@ -10,7 +10,7 @@ import streamlit as st
 from engine import events, limits, peers
 from engine.forgetting import foresight, sweep_plan
 from engine.plan import drafts, plans, repeat
-from engine.runs import Run, failures, follow, lifecycle, store
+from engine.runs import Run, checkpoints, failures, follow, lifecycle, store
 from engine.words import Problem, joined, t
 from engine.workspace import Workspace
 from pages import _delete, _run_list, _ui
@@ -65,7 +65,9 @@ def foreseen(here: Workspace, run_id: str, found: list[Any]) -> None:
     if not ranges:
         return
     low, high = f"{ranges[-1].low:+.2f}", f"{ranges[-1].high:+.2f}"
-    told = t("If it goes on so, its loss on general text ends {low} to {high} from the base's.", low=low, high=high)
+    told = t(
+        "If it goes on so, its loss on watched general text ends {low} to {high} from the base's.", low=low, high=high
+    )
     kept = f"foreseen_{run_id}"  # all runs are read for it, and the page is shown anew each second
     if kept not in st.session_state:
         st.session_state[kept] = foresight.tally(here)
@@ -80,8 +82,10 @@ def actions(here: Workspace, run: Run) -> None:
     if run.status in ("queued", "running") and st.button(t("Stop"), icon=":material/stop:", key="stop"):
         lifecycle.stop(here, run.id)
         st.rerun()
-    if run.status in ("stopped", "interrupted", "failed") and st.button(t("Resume"), type="primary", key="resume"):
-        _resume(here, run.id)
+    if run.status in ("stopped", "interrupted", "failed"):
+        label = t("Resume") if _can_go_on(here, run.id) else t("Start again with the same settings")
+        if st.button(label, type="primary", key="resume"):
+            _resume(here, run.id)
     with st.popover(t("More"), icon=":material/keep:" if run.pin else None):
         _more(here, run)
     if run.status not in store.LIVE:
@@ -125,6 +129,12 @@ def _pin(here: Workspace, run: Run) -> None:
         st.rerun()
 
 
+def _can_go_on(here: Workspace, run_id: str) -> bool:
+    """Whether a run that has ended early has anything to go on from; a training without a checkpoint begins anew."""
+    told = store.load_spec(here, run_id)
+    return told.kind != "train" or checkpoints.last_checkpoint(here.run_dir(run_id)) is not None
+
+
 def _resume(here: Workspace, run_id: str) -> None:
     try:
         lifecycle.resume(here, run_id)
@@ -136,9 +146,10 @@ def _resume(here: Workspace, run_id: str) -> None:
 
 def untrained(here: Workspace, run: Run) -> None:
     """A run that was stopped before its first step leads on or away, and nowhere else."""
-    st.info(t("It ended before its first step: nothing was trained. Let it go on, or delete it."))
+    st.info(t("It ended before its first step: nothing was trained. Start it again, or delete it."))
     with st.container(horizontal=True):
-        if st.button(t("Go on"), type="primary", icon=":material/play_arrow:", key="resume"):
+        label = t("Start again with the same settings")
+        if st.button(label, type="primary", icon=":material/play_arrow:", key="resume"):
             _resume(here, run.id)
         _offer_deletion(here, run)
 
@@ -186,7 +197,8 @@ def outcome(here: Workspace, run_id: str, short: store.Summary) -> None:
     elif short.status == "finished" and not short.moved:
         st.warning(t("Nothing was learned: training changed no weight. Its warnings below say why."))
     elif short.status == "interrupted":
-        st.warning(t("Its process is gone without a word: it was killed, or the machine was switched off. Resume it."))
+        gone = t("Its process is gone without a word: it was killed, or the machine was switched off.")
+        st.warning(_ui.plain(joined(gone, t("Resume it.") if _can_go_on(here, run_id) else _no_checkpoint())))
     elif short.status == "stopped" and limits.time_was_up(here.run_dir(run_id)):
         minutes = f"{limits.limits().minutes:g}"
         st.info(
@@ -196,8 +208,14 @@ def outcome(here: Workspace, run_id: str, short: store.Summary) -> None:
                 minutes=minutes,
             )
         )
-    elif short.status == "stopped":
+    elif short.status == "stopped" and _can_go_on(here, run_id):
         st.info(t("Stopped as asked. It can go on from where it was."))
+    elif short.status == "stopped":
+        st.info(_ui.plain(joined(t("Stopped as asked."), _no_checkpoint())))
+
+
+def _no_checkpoint() -> str:
+    return t("No checkpoint was kept, so it cannot go on from there; it can start again with the same settings.")
 
 
 def _start_again(here: Workspace, run_id: str, kind: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -25,6 +26,8 @@ REFRESH_S = 2.0
 # What an opening of the list may take for runs whose figures were never worked out; the others follow as it stays open.
 MOST_WORK_S = 0.3
 HEIGHT = 460
+# What the column of names has room for, and how much of that the end of a name takes.
+NAME_WIDTH, NAME_LETTERS, NAME_END = 340, 48, 12
 # What a button reads as a picture, and what is shown of it when it is part of a name.
 _ICON, _NO_ICON = ":material/", ":\u2060material/"
 # Washes that read on light and on dark alike; more values than these share them.
@@ -107,8 +110,10 @@ def _listed(frame: pd.DataFrame, coloured: str, rows: Sequence[Row], alt: str) -
     """Show runs as a table, and for a narrow screen as a list of names with what each came to; the style shows one."""
     with st.container(key="runs_table"):
         _table(_styled(frame, coloured), [row.run.id for row in rows], alt)
-    names = frame[t("Run")].tolist()
-    found = [(row.run.id, names[number], _lines(frame.iloc[number], row, coloured)) for number, row in enumerate(rows)]
+    found = [
+        (row.run.id, row.mark + row.run.name, _lines(frame.iloc[number], row, coloured))
+        for number, row in enumerate(rows)
+    ]
     _run_phone.show(found, alt)
 
 
@@ -296,7 +301,7 @@ def _frame(
     pinned = any(row.run.pin for row in rows)
     losses = [row.summary.eval_loss if row.summary.eval_loss is not None else row.summary.loss for row in rows]
     table: dict[str, list[Any]] = {
-        t("Run"): [row.mark + row.run.name.replace(_ICON, _NO_ICON) for row in rows],
+        t("Run"): [shortened(row.mark + row.run.name).replace(_ICON, _NO_ICON) for row in rows],
         **({t("Pinned"): [row.run.pin for row in rows]} if pinned else {}),
         t("Status"): [_state(row, served) for row in rows],
         t("Gained"): [_change(row.brief.gained if row.brief is not None else None) for row in rows],
@@ -318,6 +323,21 @@ def _frame(
             for name, column in table.items()
         }
     )
+
+
+def shortened(name: str) -> str:
+    """Return a name as its column has room for it, without its middle: its end tells runs apart that are called alike.
+    A Chinese character takes the room of two letters."""
+    if _letters(name) <= NAME_LETTERS:
+        return name
+    start, end = name[:-NAME_END], name[-NAME_END:]
+    while _letters(start) + _letters(end) >= NAME_LETTERS:
+        start = start[:-1]
+    return f"{start.rstrip()}…{end.lstrip()}"
+
+
+def _letters(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def _setting(path: str, values: Sequence[Any]) -> list[Any]:
@@ -369,7 +389,7 @@ def _styled(frame: pd.DataFrame, column: str) -> Styler:
 def _columns(key: str) -> dict[str, Any]:
     config = st.column_config
     return {
-        t("Run"): config.ButtonColumn(width=290, type="tertiary", alignment="left", key=key),
+        t("Run"): config.ButtonColumn(width=NAME_WIDTH, type="tertiary", alignment="left", key=key),
         t("Loss"): config.NumberColumn(
             format="%.3f", help=t("On held-out rows; where there are none, on trained ones.")
         ),

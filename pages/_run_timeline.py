@@ -117,7 +117,8 @@ def _grid(run_id: str, shown: Sequence[_charts.Panel]) -> None:
                 now = [(line.name, line.points[-1][1]) for line in panel.lines]
                 told = [_number(value) if len(now) == 1 else f"{name} {_number(value)}" for name, value in now]
                 hint = f" ({panel.hint})" if panel.hint else ""
-                st.markdown(f"**{_ui.plain(panel.title)}**{_ui.plain(hint)}  \n{_ui.plain(' · '.join(told))}")
+                text = f"**{_ui.plain(panel.title)}**{_ui.plain(hint)}  \n{_ui.plain(' · '.join(told))}"
+                st.markdown(text, help=_ui.plain(panel.about) if panel.about else None)
                 if not panel.is_line:
                     st.caption(t("Too few values for a line."))
                     continue

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
 import streamlit as st
 
 from engine import limits
+from engine.data import jobs
 from engine.export import NotExportable, artifacts, gguf, job_runner, other_trainers, parity, portable_recipe, usage
 from engine.export import archive as export_archive
 from engine.export import job as export_job
@@ -124,8 +126,24 @@ def _follow(here: Workspace, run_id: str) -> None:
     if state.phase in ("asking", "creating") and st.session_state.get("export_phase") != (run_id, state.phase):
         st.session_state["export_phase"] = run_id, state.phase
         st.rerun()  # the file is made, and can be had while more is done
-    share = state.done_bytes / state.total_bytes if state.total_bytes else 0.0
-    st.progress(min(1.0, share), text=_ui.plain(export_job.phase_words().get(state.phase, state.phase)))
+    now_s, phase = time.monotonic(), export_job.phase_words().get(state.phase, state.phase)
+    so_far, left_s = _clock(now_s - state.began_s), state.left_s(now_s)
+    said = t("{phase}: {time} so far", phase=phase, time=so_far)
+    if left_s is not None:
+        left, share = _ui.duration(max(1, left_s)), f"{100 * state.share:.0f}"
+        said = t("{phase}: {share} %, about {left} left of this part; {time} so far",
+                 phase=phase, share=share, left=left, time=so_far)  # fmt: skip
+    now = jobs.JobProgress(done=state.done_bytes, total=state.total_bytes or 1)
+    if _ui.job_bar(now, said, t("Stop"), key="export_stop"):
+        job_runner.stop(here, run_id)
+        st.toast(_ui.plain(t("Stopped. Nothing half made is left.")))
+        st.rerun()
+
+
+def _clock(seconds: float) -> str:
+    """Return a time that is seen to move, as 2:05."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02}"
 
 
 def _checked(found: parity.Parity | None) -> None:

@@ -64,7 +64,7 @@ def show(here: Workspace, run_id: str, *, busy: bool, start: Callable[[export_jo
         st.caption(f":material/check: {said}")
     else:
         st.warning(said)
-    _ollama(file, ollama.name_of(run_id, kind), busy, lambda: start(_job("ollama", kind)))
+    _ollama(file, ollama.name_of(here, run_id, kind), busy, lambda: start(_job("ollama", kind)))
 
 
 def _job(what: str, kind: str, folder: str | None = None, **how: bool) -> export_job.Job:
@@ -114,6 +114,6 @@ def _ollama(file: Path, name: str, busy: bool, create: Callable[[], None]) -> No
     st.code(f"ollama create {name} -f {place}\nollama run {name}", language="bash", wrap_lines=True)
     text = modelfile.read_text("utf-8") if modelfile.is_file() else ""
     st.download_button(
-        t("Download the Modelfile, for another machine"), text, modelfile.name, "text/plain", type="tertiary",
+        t("Download the Modelfile, for another machine"), text, modelfile.name, "text/plain",
         on_click="ignore", key="download_modelfile", icon=":material/download:",
     )  # fmt: skip

@@ -74,7 +74,7 @@ if view == "sweep":
 elif view == "compare":
     _forgetting_compare.show(workspace, scored, meant, runs)
 elif untrained and store.nothing_trained(workspace, untrained):
-    text = t("This run ended before its first step: nothing was trained. Let it go on, or delete it.")
+    text = t("This run ended before its first step: nothing was trained. Start it again, or delete it.")
     _ui.empty(text, "runs", t("Go to Runs"))
 elif not told:
     st.write(t("What the model gained, and what it cost: the same questions, before and after."))

@@ -13,6 +13,7 @@ from engine.estimate import machine_choices, memory
 from engine.forgetting import adoption
 from engine.plan import chains, drafts, tries
 from engine.runs import Run, follow, store
+from engine.runs import scored as runs_scored
 from engine.spec import OBJECTIVES, RunSpec, settings
 from engine.words import joined, t
 from pages import _failures, _run_answers, _run_card, _run_list, _run_parts, _run_table, _run_timeline, _ui, _use
@@ -190,7 +191,9 @@ def _ended(run: Run, runs: list[Run], spec: RunSpec) -> None:
         _run_card.show(workspace, run, runs, spec)
     with st.container(horizontal=True):
         if is_done:
-            if st.button(_to_the_report(), type="primary", icon=":material/arrow_forward:", key="next_step"):
+            alone = runs_scored.is_alone(workspace.run_dir(run.id))
+            label = t("Open the report") if alone else _to_the_report()
+            if st.button(label, type="primary", icon=":material/arrow_forward:", key="next_step"):
                 _ui.go("forgetting", run=run.id)
             _run_card.buttons(workspace, run, spec)
         _run_parts.actions(workspace, run)

@@ -218,7 +218,9 @@ def test_a_pinned_run_s_card_says_so_and_how_to_ask_it(workspace: Workspace) -> 
     file(run / "gguf" / "r1-q8_0.gguf")
     file(run / "gguf" / "r1-q8_0.Modelfile")
     lifecycle.pin(workspace, "r1", "helper")
+    store.rename(workspace, "r1", "secret data")
     text = card.markdown(workspace, "r1", whole=False)
+    assert "secret" not in text
     assert "# helper v1 (" in text and "## How to ask it" in text
     assert "PeftModel.from_pretrained(base, '.')" in text or 'PeftModel.from_pretrained(base, ".")' in text
     assert "llama-server -m r1-q8_0.gguf" in text

@@ -208,7 +208,8 @@ def _how_to_ask(workspace: Workspace, run_id: str, *, whole: bool) -> list[str]:
         lines += ["With llama.cpp, or Ollama with the Modelfile beside the file:", "", "```"]
         lines += [f"llama-server -m {path.name}" for path in found]
         for modelfile in filter(Path.is_file, map(ollama.modelfile_of, found)):
-            name = ollama.name_of(run_id, modelfile.stem.removeprefix(f"{run_id}-"))
+            # not the run's own name, which has the name of the data in it
+            name = f"tunebook-{run_id}:{modelfile.stem.removeprefix(f'{run_id}-')}"
             lines.append(f"ollama create {name} -f {modelfile.name} && ollama run {name}")
         lines += ["```", ""]
     return lines

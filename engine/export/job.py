@@ -17,6 +17,8 @@ from engine.workspace import nearest
 
 STATE = needs.EXPORTED
 SPARE_BYTES = 50 * 2**20
+# Before, what is left of a phase is a guess.
+LEAST_TOLD_S = 2.0
 
 
 def phase_words() -> dict[str, str]:
@@ -56,8 +58,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """How far a job is: its phase, the bytes done in it, and at the end where the result lies (by its name alone when
-    that is beside the run) or what went wrong.
+    """How far a job is: its phase, the bytes done in it, when the job and the counting of these bytes began
+    (time.monotonic()), and at the end where the result lies (by its name alone when that is beside the run) or what went
+    wrong.
 
     A token is never part of it.
     """
@@ -69,10 +72,22 @@ class State(msgspec.Struct, kw_only=True):
     made: str | None = None
     failure: str | Text | None = None
     process: processes.Identity | None = None
+    began_s: float = 0.0
+    counted_from_s: float = 0.0
 
     @property
     def ended(self) -> bool:
         return self.made is not None or self.failure is not None
+
+    @property
+    def share(self) -> float:
+        """How much of the phase is done; 0 where it does not tell."""
+        return min(1.0, self.done_bytes / self.total_bytes) if self.total_bytes else 0.0
+
+    def left_s(self, now_s: float) -> float | None:
+        """Return how long the phase still takes if it goes on so; None where that cannot be told yet."""
+        took_s = now_s - self.counted_from_s
+        return took_s * (1 - self.share) / self.share if self.share and took_s > LEAST_TOLD_S else None
 
 
 def memory_too_small(needed_bytes: int) -> Problem | None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ from engine.runs import admission, failures, lifecycle, store
 from engine.spec import OBJECTIVES
 from engine.words import Problem, later
 from engine.workspace import Workspace, clear_scratch, find_struct, read_object, write_atomically
+
+# What a job that is stopped has for clearing away what it has begun; then it is killed.
+END_S = 6.0
 
 
 def problem(workspace: Workspace, run_id: str, job: Job) -> Problem | None:
@@ -120,7 +125,7 @@ def _create(workspace: Workspace, run_id: str, job: Job, state: State, tell: Tol
     state.phase = "creating"
     tell(state)
     file = gguf.file_of(workspace, run_id, job.quantization)
-    return ollama.create(file, ollama.name_of(run_id, job.quantization))
+    return ollama.create(file, ollama.name_of(workspace, run_id, job.quantization))
 
 
 def _environment(workspace: Workspace, run_dir: Path) -> dict[str, str]:
@@ -144,18 +149,24 @@ def _merge(run_dir: Path, target: Path, job: Job, state: State, tell: Told) -> P
         )  # fmt: skip
     assert child.stdout is not None
     failed: events.Failed | None = None
-    for line in child.stdout:
-        try:
-            said = json.loads(line)
-        except ValueError:  # a library's own words
-            continue
-        if not isinstance(said, dict):
-            continue
-        if "phase" in said:
-            state.phase = said["phase"]
-            tell(state)
-        if "failed" in said:
-            failed = msgspec.convert(said["failed"], events.Failed)
+    try:
+        for line in child.stdout:
+            try:
+                said = json.loads(line)
+            except ValueError:  # a library's own words
+                continue
+            if not isinstance(said, dict):
+                continue
+            if "phase" in said:
+                state.phase = said["phase"]
+                tell(state)
+            if "failed" in said:
+                failed = msgspec.convert(said["failed"], events.Failed)
+    except BaseException:
+        child.kill()
+        child.wait()
+        clear_scratch(target.parent)
+        raise
     if child.wait() != 0 or not target.is_dir():
         clear_scratch(target.parent)  # it may have been killed
         if failed is None:
@@ -185,7 +196,8 @@ def start(workspace: Workspace, run_id: str, job: Job, *, token: str | None = No
                 begun(child.pid)
         except limits.OverLimit as refused:
             raise because(refused.problems[0]) from None
-        state = State(job=job, process=processes.identify(child.pid))
+        now_s = time.monotonic()
+        state = State(job=job, process=processes.identify(child.pid), began_s=now_s, counted_from_s=now_s)
         write_atomically(run_dir / STATE, msgspec.json.encode(state))
         assert child.stdin is not None
         child.stdin.write(json.dumps({"job": msgspec.to_builtins(job), "token": token}).encode())
@@ -203,6 +215,17 @@ def progress(workspace: Workspace, run_id: str) -> State | None:
     return state
 
 
+def stop(workspace: Workspace, run_id: str) -> None:
+    """End the job that is under way, and what it has begun to write; what is whole stays."""
+    state = find_struct(workspace.run_dir(run_id) / STATE, State)
+    if state is None or state.ended:
+        return
+    processes.end(state.process, END_S)
+    for folder in (workspace.run_dir(run_id), workspace.run_dir(run_id) / "gguf"):  # it may have had to be killed
+        clear_scratch(folder)
+    forget(workspace, run_id)
+
+
 def forget(workspace: Workspace, run_id: str) -> None:
     """Put away how the last job ended."""
     (workspace.run_dir(run_id) / STATE).unlink(missing_ok=True)
@@ -214,12 +237,16 @@ def main() -> int:
     run_dir = Path(sys.argv[1]).resolve()
     asked: dict[str, Any] = json.loads(sys.stdin.read())
     job = msgspec.convert(asked["job"], Job)
-    process = processes.identify(os.getpid())
-    last = State(job=job, process=process)
+    begun = find_struct(run_dir / STATE, State) or State(job=job)  # as start() has written it
+    process, began_s = processes.identify(os.getpid()), begun.began_s
+    last = State(job=job, process=process, began_s=began_s, counted_from_s=began_s)
 
     def tell(state: State) -> None:
         nonlocal last
-        last = msgspec.structs.replace(state, process=process)
+        # what a phase loads before it counts is no measure of the rest
+        same = state.phase == last.phase and bool(state.total_bytes) == bool(last.total_bytes)
+        counted_s = last.counted_from_s if same else time.monotonic()
+        last = msgspec.structs.replace(state, process=process, began_s=began_s, counted_from_s=counted_s)
         write_atomically(run_dir / STATE, msgspec.json.encode(last))
 
     try:
@@ -234,4 +261,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, which leaves nothing half made
     sys.exit(main())

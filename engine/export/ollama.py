@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,11 @@ from engine import looker
 from engine.export.artifacts import refused
 from engine.render import Coder, NotWritten, coder
 from engine.render.template import Template
+from engine.runs import store
+from engine.workspace import Workspace
+
+# Ollama takes 80.
+MOST_LETTERS = 60
 
 
 def _template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
@@ -161,9 +167,22 @@ def program() -> str | None:
     return shutil.which("ollama")
 
 
-def name_of(run_id: str, quantization: str) -> str:
-    """Return what a file of a run is called in Ollama."""
-    return f"tunebook-{run_id}:{quantization}"
+def name_of(workspace: Workspace, run_id: str, quantization: str) -> str:
+    """Return what a file of a run is called in Ollama, as "new-facts-lora-starter-2:q4_k_m": by the name of the run, and
+    with the end of its id where that says nothing in these letters or another run's would come to the same."""
+    names = store.all_names(workspace)
+    own, end = _spelled(names.pop(run_id, "")), run_id[-6:]
+    if not own:
+        own = f"tunebook-{end}"
+    elif own in map(_spelled, names.values()):
+        own = f"{own}-{end}"
+    return f"{own}:{quantization}"
+
+
+def _spelled(name: str) -> str:
+    """Return a name in small letters, digits and hyphens; whatever else is in it goes."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return "-".join(re.findall("[a-z0-9]+", plain))[:MOST_LETTERS].strip("-")
 
 
 def modelfile_of(file: Path) -> Path:

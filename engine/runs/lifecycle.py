@@ -52,7 +52,7 @@ def start(
         schema.decode(written)  # what cannot be read again is not begun
         run_id = new_run_id(random_bytes=limits.run_id_bytes())
         called = one_line(name or "") or one_line(names.usual(workspace, run_spec)) or run_id
-        called = names.apart(called, store.all_names(workspace))
+        called = names.apart(called, set(store.all_names(workspace).values()))
         run_dir = workspace.run_dir(run_id)
         run_dir.mkdir(exist_ok=False)
         try:

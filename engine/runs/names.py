@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -102,6 +103,16 @@ def _of_run(workspace: Workspace, run_id: str) -> str:
 def scores_of(name: str) -> str:
     """Return what an evaluation of a run or a base of this name is called."""
     return one_line(t("Scores of {name}", name=name))
+
+
+def numbered(told: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return by run what it is called in lists, of runs with their names, oldest first: of those that are called alike, as
+    earlier versions named them, each later one with a number."""
+    found, taken = dict[str, str](), set[str]()
+    for run_id, name in told:
+        found[run_id] = apart(name, taken)
+        taken.add(found[run_id])
+    return found
 
 
 def apart(name: str, taken: set[str]) -> str:

@@ -269,9 +269,10 @@ def name(workspace: Workspace, run_id: str) -> str:
     return names.shown(workspace, one_line(str(_meta(workspace, run_id).get("name", run_id))) or run_id, run_id)
 
 
-def all_names(workspace: Workspace) -> set[str]:
-    """Return the names of all runs."""
-    return {name(workspace, path.name) for path in workspace.runs_dir.glob("[0-9a-z]*") if exists(workspace, path.name)}
+def all_names(workspace: Workspace) -> dict[str, str]:
+    """Return by run what it is called in lists, where no two are called alike."""
+    ids = [path.name for path in sorted(workspace.runs_dir.glob("[0-9a-z]*")) if exists(workspace, path.name)]
+    return names.numbered((run_id, name(workspace, run_id)) for run_id in ids)
 
 
 def made_of(workspace: Workspace, run: Run) -> names.Parts:
@@ -403,10 +404,9 @@ def list_every(workspace: Workspace) -> list[Run]:
         if exists(workspace, path.name):
             found.append(line(workspace, path.name))
     found.sort(key=lambda run: (run.created, run.id))
-    taken: set[str] = set()
-    for run in found:  # those of earlier versions may be called alike
-        run.name = names.apart(run.name, taken)
-        taken.add(run.name)
+    numbered = names.numbered((run.id, run.name) for run in found)
+    for run in found:
+        run.name = numbered[run.id]
     return found[::-1]
 
 

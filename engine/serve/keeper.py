@@ -116,6 +116,8 @@ class Keeper:
         if job is not None and job.failure is not None:
             raise Ended("serve-merge", reason=str(job.failure))
         job_runner.forget(self._workspace, run_id)
+        if artifacts.whole(self._workspace, run_id) is None:  # it was stopped on the run's page
+            raise Ended("serve-merge-stopped")
 
     async def _answer_on(self, slot: str, at: Path) -> None:
         """Let the program answer until a run wants the card it is on. Raises Ended when it ends by itself."""

@@ -47,7 +47,7 @@ def ollama(workspace: Workspace, serving: Serving) -> str | None:
     for kind in filter(None, (serving.quantization, *kinds.KINDS)):
         file = modelfiles.modelfile_of(kinds.file_of(workspace.run_dir(serving.run), kind))
         if file.is_file():
-            name = modelfiles.name_of(serving.run, kind)
+            name = modelfiles.name_of(workspace, serving.run, kind)
             create = shlex.join(["ollama", "create", name, "-f", str(file)])
             return "\n".join([create, shlex.join(["ollama", "run", name, QUESTION])])
     return None

@@ -4,12 +4,8 @@ which is its owner's alone: the key stands in it."""
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import signal
 import subprocess
-import time
-from contextlib import suppress
 
 import msgspec
 
@@ -160,14 +156,7 @@ def stop(workspace: Workspace, run_id: str) -> bool:
     serving = now(workspace, run_id)
     if serving is None:
         return False
-    if serving.failure is None and serving.process is not None:
-        with suppress(ProcessLookupError):
-            os.kill(serving.process.pid, signal.SIGTERM)
-        end_s = time.monotonic() + END_S
-        while processes.alive(serving.process) and time.monotonic() < end_s:
-            time.sleep(0.05)
-            processes.reap()
-        if processes.alive(serving.process):
-            processes.signal_group(serving.process.pid, signal.SIGKILL)
+    if serving.failure is None:
+        processes.end(serving.process, END_S)
     (workspace.run_dir(run_id) / STATE).unlink(missing_ok=True)
     return True

@@ -13,7 +13,7 @@ import pytest
 
 from engine import processes, starter
 from engine.export import NotExportable, gguf, job_runner, ollama
-from engine.export.job import Job
+from engine.export.job import Job, State
 from engine.gguf import llama_cpp
 from engine.quantised import asking
 from engine.runs import lifecycle
@@ -157,6 +157,39 @@ def test_a_job_that_is_killed_takes_its_processes_with_it_and_the_next_one_works
     assert len(names(workspace)) == 6 and not any(name.startswith(".") for name in names(workspace))
 
 
+def test_a_job_that_is_stopped_ends_with_its_processes_and_leaves_what_was_whole_alone(
+    workspace, tmp_path, monkeypatch
+):
+    pid_file = tmp_path / "writing"
+    fakes(tmp_path, monkeypatch, writing=str(pid_file))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    job_runner.run(workspace, RUN, Job(what="gguf", quantization="f16"))
+    whole = names(workspace)
+    job_runner.start(workspace, RUN, Job(what="gguf", quantization="q8_0"))
+    begun = job_runner.progress(workspace, RUN)
+    writer = wait_until(
+        lambda: pid_file.is_file() and pid_file.read_text() and processes.identify(int(pid_file.read_text()))
+    )
+    job = job_runner.progress(workspace, RUN)
+    assert begun is not None and job is not None and job.phase == "quantizing"
+    assert 0 < begun.began_s == job.began_s <= job.counted_from_s
+
+    job_runner.stop(workspace, RUN)
+
+    assert not processes.alive(job.process) and names(workspace) == whole
+    wait_until(lambda: not processes.alive(writer))
+    assert job_runner.progress(workspace, RUN) is None
+    job_runner.stop(workspace, RUN)  # there is none any more
+
+
+@pytest.mark.parametrize(
+    ("done", "took_s", "left_s"), [(0, 100.0, None), (25, 1.0, None), (25, 10.0, 30.0), (100, 10.0, 0.0)]
+)
+def test_what_is_left_of_a_phase_is_told_by_its_share_once_there_is_one(done, took_s, left_s):
+    state = State(job=Job(what="gguf"), done_bytes=done, total_bytes=100, counted_from_s=50.0)
+    assert state.left_s(50.0 + took_s) == left_s
+
+
 def test_sixteen_bits_that_were_cut_or_whose_record_is_damaged_are_made_anew(workspace, tmp_path, monkeypatch):
     fakes(tmp_path, monkeypatch)
     whole = Path(job_runner.run(workspace, RUN, Job(what="gguf", quantization="f16")))
@@ -254,15 +287,33 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def named(workspace: Workspace, run_id: str, name: str) -> str:
+    """Give a run a name and return what its file is called in Ollama."""
+    (workspace.run_dir(run_id) / "meta.json").write_text(json.dumps({"name": name}))
+    return ollama.name_of(workspace, run_id, "f16")
+
+
+def test_a_runs_name_in_ollama_is_its_own_in_safe_letters_and_no_two_runs_share_one(workspace):
+    assert named(workspace, RUN, "New facts · LoRA · Café 2.jsonl") == "new-facts-lora-cafe-2-jsonl:f16"
+    assert named(workspace, RUN, "; rm -rf ~ $(x) ../..:latest\n") == "rm-rf-x-latest:f16"
+    assert named(workspace, RUN, "入门模型") == "tunebook-aaaaaa:f16"
+    assert named(workspace, RUN, "long " * 40) == "-".join(["long"] * 12) + ":f16"
+    other = "20261130-000001-bbbbbb"
+    shutil.copytree(workspace.run_dir(RUN), workspace.run_dir(other))
+    assert named(workspace, other, "New facts: LoRA") == "new-facts-lora:f16"
+    assert named(workspace, RUN, "New facts · LoRA") == "new-facts-lora-aaaaaa:f16"
+
+
 def test_ollama_takes_the_file_in_under_the_runs_name(workspace, tmp_path, monkeypatch, program):
     fakes(tmp_path, monkeypatch)
+    named(workspace, RUN, "New facts · LoRA · Starter 2")
     with pytest.raises(NotExportable, match="make it first"):
         job_runner.run(workspace, RUN, Job(what="ollama"))
     job_runner.run(workspace, RUN, Job(what="gguf"))
-    assert job_runner.run(workspace, RUN, Job(what="ollama")) == f"tunebook-{RUN}:q4_k_m"
+    assert job_runner.run(workspace, RUN, Job(what="ollama")) == "new-facts-lora-starter-2:q4_k_m"
     where, how = (program / "told").read_text().splitlines()
     assert Path(where) == workspace.run_dir(RUN) / "gguf"
-    assert how == f"create tunebook-{RUN}:q4_k_m -f {RUN}-q4_k_m.Modelfile"
+    assert how == f"create new-facts-lora-starter-2:q4_k_m -f {RUN}-q4_k_m.Modelfile"
     (program / "then").write_text("#!/bin/sh\necho 'Error: could not connect' >&2\nexit 1\n")
     with pytest.raises(NotExportable, match="could not connect; see whether its server runs"):
         job_runner.run(workspace, RUN, Job(what="ollama"))

@@ -261,6 +261,8 @@ def test_the_chart_draws_general_text_from_the_base_on_with_its_limit() -> None:
     evals = [events.Eval(step=n, loss=1.5, metrics={"general_loss": 1.0 + n / 100}) for n in (10, 20)]
     watched = events.Watched(step=0, general_loss=1.0, texts=8, limit=0.4)
     loss, general = _charts.first(OBJECTIVES["sft"], steps, evals, watched)
+    # the report's general text is another one, with another loss
+    assert general.title == "Loss on watched general text" and "The report asks other ones" in general.about
     told, limit = general.chart["series"]
     assert told["data"] == [[0, 1.0], [10, 1.1], [20, 1.2]] and limit["data"] == [[0, 1.4], [20, 1.4]]
     assert limit["name"] == "your limit" and limit["lineStyle"]["type"] == "dashed"

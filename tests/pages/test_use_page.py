@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import msgspec
 import pytest
@@ -85,7 +86,7 @@ def test_a_file_that_was_made_is_downloaded_with_what_was_read_back_of_it_and_tw
     assert "0.40 of the size in 16 bits. What it lost against the model was not measured yet." in texts(app)
     assert "llama.cpp does not know this tokenizer" in texts(app)
     # as it lies: no step is left before these lines
-    assert f"ollama create tunebook-{real_run}:q4_k_m -f {ollama.modelfile_of(file)}" in codes(app)
+    assert f"ollama create a-real-run:q4_k_m -f {ollama.modelfile_of(file)}" in codes(app)
     offered = [one.proto.label for one in app.get("download_button")]
     assert "Download the file" in offered[0] and "Download the Modelfile, for another machine" in offered
     started: list[export_job.Job] = []
@@ -103,6 +104,23 @@ def test_a_file_that_was_made_is_downloaded_with_what_was_read_back_of_it_and_tw
     assert "of the size in 16 bits" not in texts(app)  # once
     button(app, "ollama").click().run()
     assert started == [export_job.Job(what="ollama", quantization="q4_k_m")] and not app.exception
+
+
+def test_a_job_under_way_says_its_part_its_share_and_its_clock_and_can_be_stopped(workspace, real_run, monkeypatch):
+    now_s = time.monotonic()
+    state = export_job.State(
+        job=export_job.Job(what="gguf"), phase="quantizing", done_bytes=25, total_bytes=100,
+        process=processes.identify(os.getpid()), began_s=now_s - 1200, counted_from_s=now_s - 600,
+    )  # fmt: skip
+    write_atomically(workspace.run_dir(real_run) / export_job.STATE, msgspec.json.encode(state))
+    ended: list[Identity | None] = []
+    monkeypatch.setattr(processes, "end", lambda process, most_s: ended.append(process))
+    app = exporting(real_run)
+    said = [shown(bar.proto.text) for bar in app.get("progress")]
+    assert said == ["llama.cpp is quantising: 25 %, about 30 min left of this part; 20:00 so far"]
+    button(app, "export_stop").click().run()
+    assert ended == [state.process] and not app.get("progress") and not app.exception
+    assert job_runner.progress(workspace, real_run) is None
 
 
 def test_how_a_job_ended_is_said_once_and_can_be_put_away(workspace, real_run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import msgspec
+import pytest
 
 from engine import events, starter
 from engine.data import datasets
@@ -13,6 +14,7 @@ from engine.report import Item, items
 from engine.runs import lifecycle, scored, store
 from engine.spec import schema
 from engine.workspace import Workspace
+from pages._run_table import shortened
 from tests.helpers import finished_run, planned
 
 
@@ -38,6 +40,21 @@ def test_a_run_is_called_by_its_data_recipe_and_base_and_no_two_alike(workspace,
     assert store.name(workspace, again) == "mine 2"
 
 
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("New facts · LoRA · Starter 12", "New facts · LoRA · Starter 12"),
+        (
+            "New facts · LoRA · HuggingFaceTB-SmolLM2-1.7B-Instruct 12",
+            "New facts · LoRA · HuggingFaceTB-Sm…-Instruct 12",
+        ),
+        ("偏好数据对 · 冻结底层 · 名字非常非常非常长的入门模型 3", "偏好数据对 · 冻结底层 ·…非常非常长的入门模型 3"),
+    ],
+)
+def test_the_list_cuts_a_long_name_in_its_middle_and_never_its_number(name, cell):
+    assert shortened(name) == cell
+
+
 def test_a_base_is_called_by_its_model_and_not_by_its_folder_or_the_run_between(workspace, tmp_path):
     spec, folder = facts(workspace), tmp_path / "smollm2-135m-dc6f82"
     folder.mkdir()
@@ -60,6 +77,7 @@ def test_runs_that_an_earlier_version_named_are_shown_so_that_they_can_be_told_a
     ):
         named(workspace, finished_run(workspace, number, spec).name, name)
     shown = [run.name for run in reversed(store.list_every(workspace))]
+    assert list(store.all_names(workspace).values()) == shown
     usual = "New facts · Full fine-tuning · Starter"
     assert shown == [usual, f"{usual} 2", f"Way back from {usual}", "full on fire"]
     told = msgspec.structs.replace(spec, kind="evaluate", recipe=schema.RecipeRef("evaluate", "0" * 64))

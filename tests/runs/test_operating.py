@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from engine import events, processes
 from engine.cli import main
 from engine.models import bases, made
-from engine.runs import lifecycle, needs, store
+from engine.report import items
+from engine.runs import checkpoints, lifecycle, needs, store
 from engine.spec import schema, versions
 from engine.workspace import Workspace
 from tests.apps import button, open_page, texts
@@ -320,6 +321,30 @@ def test_a_run_that_was_stopped_before_its_first_step_leads_to_go_on_or_delete_a
     assert "nothing was trained" in texts(app)
     assert {one.key for one in app.button} == {"resume", f"delete_run_{run_id}"}
     assert "nothing was trained" in texts(open_page("forgetting", run=run_id))
+
+
+@pytest.mark.page
+@pytest.mark.parametrize("ended", [events.Stopped(step=3, resumable=True), None])
+def test_a_run_that_ended_early_goes_on_only_from_a_checkpoint_and_else_starts_again(workspace, monkeypatch, ended):
+    steps = (events.Queued(device="cpu"), events.Step(step=3, total_steps=9, epoch=0.3, loss=1.0))
+    run_id = written(workspace, 1, *steps, *([ended] if ended else []), makes="")
+    app = open_page("runs", run=run_id)
+    assert "it can start again with the same settings" in texts(app) and "Resume it" not in texts(app)
+    assert button(app, "resume").label == "Start again with the same settings"
+    monkeypatch.setattr(checkpoints, "last_checkpoint", lambda run_dir: run_dir)
+    app = open_page("runs", run=run_id)
+    assert ("It can go on from where it was" if ended else "Resume it") in texts(app)
+    assert "cannot go on" not in texts(app) and button(app, "resume").label == "Resume"
+
+
+@pytest.mark.page
+def test_the_scores_of_a_base_alone_stand_on_the_page_of_their_run(workspace) -> None:
+    run_id = written(workspace, 1, makes="", kind="evaluate")
+    answers = [items.Item(item=str(n), family="a", prompt_sha=f"{n:064}", correct=n < 3) for n in range(12)]
+    items.write_items(workspace.run_dir(run_id) / "items" / "base-json-on-request.jsonl", answers)
+    app = open_page("runs", run=run_id)
+    assert "25.0 %" in str(app.dataframe[0].value) and "JSON on request" in str(app.dataframe[0].value)
+    assert button(app, "next_step").label == "Open the report" and not app.exception
 
 
 def test_a_run_without_a_step_is_neither_compared_nor_exported(workspace, tunebook, tmp_path: Path) -> None:

@@ -332,9 +332,9 @@ def test_the_lines_to_copy_name_the_true_address_key_and_model(workspace, run_di
     assert lines.ollama(workspace, one) is None
     for name in ("q8_0", "q4_k_m"):
         gguf(run_dir, name).with_suffix(".Modelfile").write_text("FROM ./x.gguf")
-    assert f"ollama run tunebook-{RUN}:q8_0 " in (lines.ollama(workspace, one) or "")
+    assert f"ollama run {RUN}:q8_0 " in (lines.ollama(workspace, one) or "")
     one.quantization = "q4_k_m"
-    assert f"ollama run tunebook-{RUN}:q4_k_m " in (lines.ollama(workspace, one) or "")
+    assert f"ollama run {RUN}:q4_k_m " in (lines.ollama(workspace, one) or "")
 
 
 def command(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
