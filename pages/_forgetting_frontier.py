@@ -360,8 +360,9 @@ def _answer(trades: Sequence[Trade], picked: frontier.Point | None, tolerance: f
         least = max((one.change_low for one in points if one.change_low is not None), default=None)
         st.warning(
             _ui.say(
-                "Each of them may have lost more than {points} points ({limit}). The safest may have lost {least}.",
-                points=f"{tolerance:g}", least=f"{-100 * least:.1f}",
+                "Each of them may have lost more than {points} ({limit}). The safest may have lost {least}.",
+                points=t("1 point") if tolerance == 1 else t("{n} points", n=f"{tolerance:g}"),
+                least=f"{-100 * least:.1f}",
                 limit=t("the page's own limit: set yours below") if tolerance == USUAL_TOLERANCE else t("your limit"),
             )
             if least is not None and not math.isinf(least)

@@ -755,15 +755,17 @@ def test_the_base_is_asked_first_from_the_advisor_and_its_answer_stands_there(
     assert not has_button(open_page("advisor", dataset=pairs.id), "ask_base_first")
 
 
-@pytest.mark.parametrize(("limit", "whose"), [(1.0, "the page's own limit: set yours below"), (5.0, "your limit")])
-def test_where_no_run_stays_within_the_limit_it_is_said_whose_limit_that_is(limit: float, whose: str) -> None:
+@pytest.mark.parametrize(
+    ("limit", "told"), [(1.0, "1 point (the page's own limit: set yours below)"), (5.0, "5 points (your limit)")]
+)
+def test_where_no_run_stays_within_the_limit_it_is_said_whose_limit_that_is(limit: float, told: str) -> None:
     def page(limit: float) -> None:
         from engine.report import frontier
         from pages import _forgetting_frontier
 
         lost = frontier.Point(name="A", runs=["a"], gain=0.5, retention=0.9, change=-0.1, change_low=-0.123)
-        _forgetting_frontier._answer([lost], None, limit)
+        _forgetting_frontier._answer([_forgetting_frontier.Trade(lost, "A")], None, limit)
 
     app = AppTest.from_function(page, args=(limit,)).run()
     (said,) = [shown(one.value) for one in app.warning]
-    assert said == f"Each of them may have lost more than {limit:g} points ({whose}). The safest may have lost 12.3."
+    assert said == f"Each of them may have lost more than {told}. The safest may have lost 12.3."
