@@ -376,7 +376,14 @@ def _answer_by_text(trades: Sequence[Trade]) -> None:
     best = sorted((one for one in known if one.on_frontier), key=lambda one: one.gain or 0.0)
     if not best:
         return
-    if len(best) == 1:
+    if len(best) == 1 and not _is_clear(best[0], known):
+        st.info(
+            _ui.say(
+                "{name} gained the most here and kept general text best, but not beyond noise: another may be as good.",
+                name=_named(trades, best[0]),
+            )
+        )
+    elif len(best) == 1:
         st.success(_ui.say("{name} gained the most, and kept general text best.", name=_named(trades, best[0])))
     else:
         st.info(
@@ -387,6 +394,13 @@ def _answer_by_text(trades: Sequence[Trade]) -> None:
             )
         )
     st.caption(t("What was kept is told by the loss on general text alone."))
+
+
+def _is_clear(best: frontier.Point, known: Sequence[frontier.Point]) -> bool:
+    """Whether a point gained more than every other beyond the intervals of both."""
+    others = [one.gain_high for one in known if one is not best]
+    low = best.gain_low
+    return low is not None and all(high is not None and high < low for high in others)
 
 
 def numbers_table(trades: Sequence[Trade]) -> pd.DataFrame:

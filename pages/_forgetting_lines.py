@@ -93,7 +93,7 @@ def losses(workspace: Workspace, marks: Mapping[str, Mark]) -> list[tuple[str, L
     return [
         (t("Loss on trained rows"), trained),
         (t("Loss on held-out rows"), held_out),
-        (t("Loss on general text"), general),
+        (t("Loss on watched general text"), general),
     ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from engine.benchmarks import library
+from engine.export import artifacts
 from engine.forgetting import evaluations, examples, remedies, stages, summary
 from engine.models import bases
 from engine.plan import drafts
@@ -64,8 +65,10 @@ def show(workspace: Workspace, run_id: str, runs: Sequence[Run], others: int = 0
     if not objective.is_judge:
         _forgetting_ask.show(scored, titled)
     if scored.rows:
-        title = t("Take it along: figures and report")
+        title = t("Figures and report, as files")
         _ui.fold(title, "report_fold", lambda: _forgetting_report.downloads(scored, judged, titled))
+    if not ways:  # else their fold leads there
+        _ui.next_step("train", t("Next: train again, with other settings"), is_first=False)
 
 
 def _examples(scored: ScoredRun, beside: examples.Beside | None) -> None:
@@ -88,6 +91,13 @@ def _first(
         can_chat = scored.spec.kind != "evaluate" and not OBJECTIVES[scored.spec.objective].is_judge
         if can_chat and found.action != "chat" and st.button(t("Ask it"), icon=":material/chat:", key="ask_it"):
             _chat(scored)
+        made = artifacts.made_by(scored.folder)
+        if (
+            found.action != "use"
+            and made is not None
+            and st.button(t("Use it"), icon=":material/download:", key="use_it")
+        ):
+            _use_it(scored)
         label = t("Compare with {n} others", n=others) if others > 1 else t("Compare with another")
         st.button(_ui.plain(label), icon=":material/compare_arrows:", key="compare_it", on_click=_compare)
     panels = _forgetting_chart.panels(scored.rows, judged, titled, beside)
@@ -102,6 +112,11 @@ def _first(
 def _chat(scored: ScoredRun) -> None:
     _ui.choose("run", scored.run_id)
     _ui.go("chat", run=scored.run_id)
+
+
+def _use_it(scored: ScoredRun) -> None:
+    _use.open_on(scored.run_id)
+    _ui.go("runs", run=scored.run_id)
 
 
 @_failures.kept
@@ -135,8 +150,7 @@ def _button(scored: ScoredRun, action: headline.Action, remedy: remedies.Remedy 
     if not st.button(_ui.plain(words[action]), type="primary", icon=":material/arrow_forward:", key="to_do"):
         return
     if action == "use":
-        _use.open_on(scored.run_id)
-        _ui.go("runs", run=scored.run_id)
+        _use_it(scored)
     elif action == "chat":
         _chat(scored)
     elif action == "recover":

@@ -146,16 +146,18 @@ def _delete_taken(workspace: Workspace, one: taken.Taken) -> None:
     st.session_state["room_freed"] = t("{size} are free again.", size=memory.size_words(freed))
 
 
-def compare(marked: Sequence[str] = ()) -> None:
+def compare(chosen: Sequence[str], *, marked: bool) -> None:
     """Lead to where runs are held against each other: losses, settings, and what each gained and lost; with those that are
-    `marked`, or else all of the same rows and base."""
-    label = t("Compare these {n}", n=len(marked)) if marked else t("Compare runs")
-    key = f"compare_{hash(tuple(marked))}" if marked else "compare_runs"
+    `marked`, or else with all of the same rows and base."""
+    label = t("Compare these {n}", n=len(chosen)) if marked else t("Compare {n} on the same rows", n=len(chosen))
+    if len(chosen) < 2:
+        label = t("Compare runs")
+    key = f"compare_{hash(tuple(chosen))}" if marked else "compare_runs"
     if st.button(label, type="primary" if marked else "secondary", icon=":material/compare_arrows:", key=key):
         from pages import _forgetting_compare  # which loads what draws its charts
 
         st.session_state.pop(_forgetting_compare.CHOSEN, None)
-        if marked:
-            st.session_state[_forgetting_compare.CHOSEN] = list(marked[: _forgetting_compare.MOST_COMPARED])
+        if len(chosen) > 1:
+            st.session_state[_forgetting_compare.CHOSEN] = list(chosen[: _forgetting_compare.MOST_COMPARED])
         st.session_state["forgetting_view"] = "compare"
         _ui.go("forgetting", view="compare")

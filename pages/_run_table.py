@@ -91,7 +91,9 @@ def _show(workspace: Workspace, was: State) -> None:
     specs = _specs(workspace, rows) if colour in settings.fields() else {}
     served = serving.all_now(workspace)
     frame = _frame(rows, served, colour, specs)
-    _listed(frame, _heading(colour), rows, t("All runs"))
+    marked = _listed(frame, _heading(colour), rows, t("All runs"))
+    if not marked and len(rows) > 1:
+        _run_list.compare(_alike(workspace, rows), marked=False)
 
 
 def _rows(
@@ -106,15 +108,31 @@ def _rows(
     ]  # fmt: skip
 
 
-def _listed(frame: pd.DataFrame, coloured: str, rows: Sequence[Row], alt: str) -> None:
-    """Show runs as a table, and for a narrow screen as a list of names with what each came to; the style shows one."""
+def _alike(workspace: Workspace, rows: Sequence[Row]) -> list[str]:
+    """Return those of the listed runs that can be held against each other, since they learned from the same rows on the same
+    base: of the first of the list that has such another. Empty where none has."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.brief is not None and row.brief.gained is not None:
+            groups.setdefault((row.run.dataset, row.run.base), []).append(row.run.id)
+    for group in groups.values():
+        trained = [one for one in group if store.load_spec(workspace, one).kind == "train"]
+        if len(trained) > 1:
+            return trained
+    return []
+
+
+def _listed(frame: pd.DataFrame, coloured: str, rows: Sequence[Row], alt: str) -> list[str]:
+    """Show runs as a table, and for a narrow screen as a list of names with what each came to; the style shows one. Returns
+    those that are marked."""
     with st.container(key="runs_table"):
-        _table(_styled(frame, coloured), [row.run.id for row in rows], alt)
+        marked = _table(_styled(frame, coloured), [row.run.id for row in rows], alt)
     found = [
         (row.run.id, row.mark + row.run.name, _lines(frame.iloc[number], row, coloured))
         for number, row in enumerate(rows)
     ]
     _run_phone.show(found, alt)
+    return marked
 
 
 def _lines(cells: Any, row: Row, coloured: str) -> list[str]:
@@ -130,7 +148,7 @@ def _lines(cells: Any, row: Row, coloured: str) -> list[str]:
     return lines + ([row.otherwise] if row.otherwise else [])
 
 
-def _table(frame: Styler, ids: Sequence[str], alt: str) -> None:
+def _table(frame: Styler, ids: Sequence[str], alt: str) -> list[str]:
     """Show runs, each name a button that opens its run, and each row to be marked, which the keyboard does with Shift and
     Space: one to be opened, several to be compared. What was clicked is looked up in these very rows, which may be others
     when they are shown anew."""
@@ -146,7 +164,8 @@ def _table(frame: Styler, ids: Sequence[str], alt: str) -> None:
     if len(marked) == 1 and st.button(t("Open it"), icon=":material/arrow_forward:", key=f"{key}_one"):
         _run_list.look(marked[0])
     if len(marked) > 1:
-        _run_list.compare(marked)
+        _run_list.compare(marked, marked=True)
+    return marked
 
 
 def _briefs(workspace: Workspace, runs: list[Run]) -> dict[str, runs_scored.Brief]:

@@ -101,4 +101,3 @@ else:
     others = _forgetting_compare.others(workspace, scored, run_id)
     _forgetting_run.show(workspace, run_id, runs, others)
     _forgetting_adopt.show(workspace)
-    _ui.next_step("train", t("Next: train again, with other settings"), is_first=False)

@@ -211,8 +211,6 @@ def _list(runs: list[Run]) -> None:
     st.write(t("Every run goes on by itself: you may close this page, or even the server, and come back."))
     _run_list.queue(workspace)
     _run_table.show(workspace, runs)
-    if sum(not run.note for run in runs) > 1:
-        _run_list.compare()
     _run_list.room(workspace)
 
 

@@ -33,7 +33,7 @@ def phase_words() -> dict[str, str]:
         "cutting": t("Finding out how llama.cpp must cut texts"),
         "quantizing": t("llama.cpp is quantising"),
         "reading": t("Reading the file back"),
-        "asking": t("Asking file and model what the run was asked"),
+        "asking": t("The file is there; measuring what it lost"),
         "creating": t("Ollama is taking it in"),
         "uploading": t("Uploading"),
         "committing": t("Publishing all files at once"),

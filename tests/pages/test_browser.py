@@ -332,8 +332,8 @@ def test_the_keyboard_alone_reaches_and_works_what_the_forgetting_page_offers(se
         raise AssertionError(f"Tab never reaches {to}")
 
     controls = (
-        "One run", "Run", "Recover what it lost", "Ask it", "Compare with another", "Train it again with one thing changed",
-        "Every score and question", "Ask it more benchmarks", "Take it along", "Next: train",
+        "One run", "Run", "Recover what it lost", "Ask it", "Use it", "Compare with another",
+        "Train it again with one thing changed", "Every score and question", "Ask it more benchmarks", "Figures and report",
     )  # fmt: skip
     for control in controls:
         walk(control)  # each after the one before, in the order of the page

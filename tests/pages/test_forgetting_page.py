@@ -558,7 +558,7 @@ def test_a_headline_three_sentences_and_one_button_come_first_and_all_else_is_fo
     assert [one.key for one in app.button if one.proto.type == "primary"] == ["to_do"]
     in_folds = {one.key for fold in app.expander for one in fold.button}
     first = [one.key for one in app.main.button if one.key not in in_folds]
-    assert first == ["to_do", "ask_it", "compare_it", "next_step"]  # with the switch and the list: six
+    assert first == ["to_do", "ask_it", "use_it", "compare_it"]  # with the switch and the list: six
     button(app, "compare_it").click().run()
     assert app.radio(key="forgetting_view").value == "compare" and not app.exception
 
@@ -753,6 +753,16 @@ def test_the_base_is_asked_first_from_the_advisor_and_its_answer_stands_there(
     assert "The base already gets 75 % right with 4 examples" in texts(app) and not has_button(app, "ask_base_first")
     pairs = datasets.add_sample(workspace, starter.sample("preference-pairs"))
     assert not has_button(open_page("advisor", dataset=pairs.id), "ask_base_first")
+
+
+def test_a_pick_by_general_text_is_said_to_be_sure_only_beyond_the_intervals() -> None:
+    def point(name: str, gain: float) -> frontier.Point:
+        return frontier.Point(name=name, runs=[name], gain=gain, gain_low=gain - 0.05, gain_high=gain + 0.05)
+
+    best = point("A", 0.5)
+    assert _forgetting_frontier._is_clear(best, [best, point("B", 0.39)])
+    assert not _forgetting_frontier._is_clear(best, [best, point("B", 0.41)])
+    assert not _forgetting_frontier._is_clear(frontier.Point(name="C", runs=["c"], gain=0.5), [point("B", 0.1)])
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,20 @@ def test_what_was_gained_and_lost_sorts_as_numbers_and_is_shown_in_words(workspa
     assert list(app.dataframe[0].value["Gained"]) == sorted(frame["Gained"], reverse=True)
 
 
+def test_where_nothing_is_marked_the_listed_runs_of_the_same_rows_are_compared(workspace, spec, monkeypatch):
+    made = [finished_run(workspace, number, spec).name for number in (1, 2, 3)]
+    other = msgspec.structs.replace(spec, dataset=msgspec.structs.replace(spec.dataset, id="f" * 64))
+    finished_run(workspace, 4, other)  # the newest, alone on its rows
+    changed(monkeypatch)
+    app = open_page("runs")
+    assert button(app, "compare_runs").label == "Compare 3 on the same rows"
+    next(one for one in app.text_input if one.key == "runs_find").set_value("another").run()
+    assert not has_button(app, "compare_runs")  # of none that is shown
+    next(one for one in app.text_input if one.key == "runs_find").set_value("").run()
+    button(app, "compare_runs").click().run()
+    assert next(one for one in app.multiselect if one.key == "compared_runs").value == made[::-1]
+
+
 def test_what_rose_is_not_said_to_be_lost():
     told = [_run_table._change(scored.Change(change, unit, "better"), is_lost=True)
             for change, unit in ((0.05, "%"), (-0.2, "nats/token"))]  # fmt: skip
@@ -245,7 +259,7 @@ def test_marked_runs_are_opened_or_compared(workspace, spec, monkeypatch):
     # AppTest has no word for a click on the box of a row
     monkeypatch.setattr(st, "dataframe", lambda *_, **__: SimpleNamespace(selection=SimpleNamespace(rows=rows)))
     app = open_page("runs")
-    assert button(app, "compare_runs").label == "Compare runs"
+    assert button(app, "compare_runs").label == "Compare runs"  # none of them is scored
     rows[:] = [1]
     next(one for one in app.run().button if one.label == "Open it").click().run()
     assert app.query_params["run"] == made[1]
