@@ -278,8 +278,9 @@ def remember_from_url() -> None:
         elif kept and not value and not _is_path(kept):
             st.query_params[name] = kept
     run_id = known_run(current("run"))
-    if run_id and not current("dataset"):
-        # A link to a run alone brings its data and base along.
+    first, st.session_state["brought_by"] = st.session_state.get("brought_by") != run_id, run_id
+    if run_id and first and not current("dataset"):
+        # A link to a run alone brings its data and base along; once, so that data which was deleted is not followed by it.
         run_spec = store.load_spec(workspace(), run_id)
         for name, value in (("dataset", run_spec.dataset.id), ("base", run_spec.base.pinned)):
             st.session_state[f"current_{name}"] = value

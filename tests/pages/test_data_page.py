@@ -27,7 +27,7 @@ from pages import _data_rows, _delete, _theme
 from tests.apps import button, has_button, open_page, texts
 from tests.apps import shown as as_read
 from tests.conftest import ROOT
-from tests.helpers import examples, wait_until
+from tests.helpers import examples, fake_spec, finished_run, wait_until
 
 XSS = "<img src=x onerror=alert(1)> **bold** [link](javascript:alert(1)) :red[x]"
 STYLE = ROOT / "pages" / "style.css"
@@ -781,6 +781,17 @@ def test_a_dataset_is_renamed_and_deleted_only_when_a_person_is_sure(workspace: 
     assert not app.exception and datasets.list_all(workspace) == [] and "No data yet" in texts(app)
     assert [as_read(one.value) for one in app.toast] == [f"Deleted: {XSS}"]
     assert not app.run().toast  # said once
+
+
+def test_the_data_of_the_open_run_does_not_take_the_place_of_data_that_is_deleted(workspace: Workspace) -> None:
+    learned, dataset = stored(workspace, lines_of(good_rows(6))), stored(workspace, lines_of(good_rows(5)))
+    spec = fake_spec()
+    spec = msgspec.structs.replace(spec, dataset=msgspec.structs.replace(spec.dataset, id=learned.id))
+    run = finished_run(workspace, 1, spec).name
+    app = open_page("data", {f"manage_{dataset.id}": True}, dataset=dataset.id, run=run)
+    button(app, f"delete_data_{dataset.id}").click().run()
+    assert not app.exception and datasets.list_all(workspace) == [learned]
+    assert not app.metric and "ready to train on" not in texts(app) and "dataset" not in app.query_params
 
 
 def test_deleting_mended_data_deletes_all_states_of_it_and_names_those_that_stay(workspace: Workspace) -> None:
