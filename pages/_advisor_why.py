@@ -28,9 +28,10 @@ def evidence(advice: Advice) -> None:
 
 def fold(case: Case, advice: Advice) -> None:
     """The fold, drawn when it is opened, one part at a time."""
-    place = st.expander(t("Why?"), key="why", on_change="rerun")
-    if not place.open:
-        return
+    _ui.fold(t("Why?"), "why", lambda: _one_part(case, advice))
+
+
+def _one_part(case: Case, advice: Advice) -> None:
     parts = {
         "reasons": t("Reasons"),
         "others": t("Other ways"),
@@ -38,23 +39,22 @@ def fold(case: Case, advice: Advice) -> None:
         "stages": t("In stages"),
         "guide": t("The guide"),
     }
-    with place:
-        part = st.radio(
-            t("Part"), list(parts), format_func=lambda one: _ui.plain(parts[one]), key="why_part", horizontal=True,
-            label_visibility="collapsed",
-        )  # fmt: skip
-        if part == "others":
-            _others(case, advice)
-        elif part == "takes":
-            _advisor_ways.show(case, advice)
-            if advice.advised is not None:
-                _memory.values(case.plan(advice.advised))
-        elif part == "stages":
-            _stages(advice)
-        elif part == "guide":
-            _guide(advice)
-        else:
-            _reasons(advice)
+    part = st.radio(
+        t("Part"), list(parts), format_func=lambda one: _ui.plain(parts[one]), key="why_part", horizontal=True,
+        label_visibility="collapsed",
+    )  # fmt: skip
+    if part == "others":
+        _others(case, advice)
+    elif part == "takes":
+        _advisor_ways.show(case, advice)
+        if advice.advised is not None:
+            _memory.values(case.plan(advice.advised))
+    elif part == "stages":
+        _stages(advice)
+    elif part == "guide":
+        _guide(advice)
+    else:
+        _reasons(advice)
 
 
 def _reasons(advice: Advice) -> None:

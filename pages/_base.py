@@ -154,14 +154,15 @@ def others(workspace: Workspace, base: Base, plan: Plan | None) -> None:
     if limits.on() and not facts:
         return
     title = t("About this base") if limits.on() else t("About this base, and other models")
-    fold = st.expander(title, icon=":material/database:", key="base_fold", on_change="rerun")
-    if not fold.open:  # each model of the short list is planned on
-        return
-    with fold:
+
+    def known() -> None:
         _ui.bullets(facts)
         _ui.rounding_note(base)
         if not limits.on():
             _find(workspace, plan)
+
+    # each model of the short list is planned on
+    _ui.fold(title, "base_fold", known, icon=":material/database:")
 
 
 def _named(base: Base) -> None:

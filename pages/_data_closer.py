@@ -25,20 +25,19 @@ def show(workspace: Workspace, dataset: Dataset) -> None:
     """What a closer look has found; it is taken, by a job, when the fold is opened for the first time."""
     if not (dataset.good_rows and dataset.report.type and dataset.has_rows and dataset.size_bytes is not None):
         return
-    fold = st.expander(t("Look closer"), key=f"closer_{dataset.id}", on_change="rerun", icon=":material/search:")
-    if not fold.open:
+    key, icon = f"closer_{dataset.id}", ":material/search:"
+    _ui.fold(t("Look closer"), key, lambda: _look(workspace, dataset), icon=icon)
+
+
+def _look(workspace: Workspace, dataset: Dataset) -> None:
+    found = profile.closer_look(workspace, dataset.id)
+    if found is not None:
+        _findings(workspace, dataset, found)
         return
-    with fold:
-        found = profile.closer_look(workspace, dataset.id)
-        if found is not None:
-            _findings(workspace, dataset, found)
-            return
-        st.write(
-            t("Looks for rows that are nearly alike, what they are about, the longest, the oddest, the languages.")
-        )
-        call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, closer=True, language=language())
-        if _jobs.begin(_JOB, dataset.id, call):
-            _jobs.watch(_JOB, _looking, "closer_again")
+    st.write(t("Looks for rows that are nearly alike, what they are about, the longest, the oddest, the languages."))
+    call = jobs.Call(workspace=str(workspace.root), dataset=dataset.id, closer=True, language=language())
+    if _jobs.begin(_JOB, dataset.id, call):
+        _jobs.watch(_JOB, _looking, "closer_again")
 
 
 def _looking(percent: int) -> str:

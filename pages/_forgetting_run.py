@@ -133,7 +133,7 @@ def _look_at(run_id: str) -> None:
 
 def _button(scored: ScoredRun, action: headline.Action, remedy: remedies.Remedy | None) -> None:
     """The one button that the last sentence comes to."""
-    if remedy is not None and (there := remedies.done(scored, remedy)) is not None:
+    if remedy is not None and (there := remedy.there) is not None:
         # with a key of its own: under that of the other report's button this click would be that one's
         st.button(
             _ui.plain(t("Look at {name}", name=there.name)), type="primary", icon=":material/arrow_forward:",
@@ -312,7 +312,7 @@ def _what_to_do(scored: ScoredRun, found: list[remedies.Remedy]) -> None:
             st.markdown(f"**{_ui.plain(remedy.title)}**")
             st.caption(_ui.plain(remedy.measured))
             st.caption(_ui.plain(f"{remedy.effect} ({remedy.source})"))
-            if (there := remedies.done(scored, remedy)) is not None:
+            if (there := remedy.there) is not None:
                 label = _ui.plain(t("Trained already: {name}", name=there.name))
                 st.button(label, key=f"there_{remedy.name}", on_click=_look_at, args=(there.id,))
             elif st.button(t("Same run with this"), key=f"more_{remedy.name}"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from engine.benchmarks import library
 from engine.export import artifacts
 from engine.forgetting import recovery, summary
 from engine.plan import drafts
@@ -27,8 +28,6 @@ def show(here: Workspace, run: Run, runs: list[Run], spec: RunSpec) -> None:
         st.error(_ui.say("The scores of this run cannot be compared: {reason}", reason=error))
         return
     if by_itself:
-        from engine.benchmarks import library
-
         _forgetting_tables.alone(by_itself, library.titles(here))
     if scored.rows:
         told = summary.of(scored, ())

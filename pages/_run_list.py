@@ -104,22 +104,22 @@ def look(run_id: str) -> None:
 
 def room(workspace: Workspace) -> None:
     """List what takes room, with what needs it and one way to delete it. Looked for only while it is open."""
-    fold = st.expander(t("Room on disk"), key="room", on_change="rerun")
-    if not fold.open:
+    _ui.fold(t("Room on disk"), "room", lambda: _all_taken(workspace))
+
+
+def _all_taken(workspace: Workspace) -> None:
+    if told := st.session_state.pop("room_freed", None):
+        st.success(_ui.plain(told))
+    found = taken.find(workspace)
+    if not found:
+        st.caption(t("Nothing takes room but what runs have made and were scored by."))
         return
-    with fold:
-        if told := st.session_state.pop("room_freed", None):
-            st.success(_ui.plain(told))
-        found = taken.find(workspace)
-        if not found:
-            st.caption(t("Nothing takes room but what runs have made and were scored by."))
-            return
-        total = memory.size_words(sum(one.size_bytes for one in found))
-        st.caption(_ui.say("{total} in all. What a run has made goes with the run.", total=total))
-        for number, one in enumerate(found[:MOST_TAKEN]):
-            _taken(workspace, number, one)
-        if len(found) > MOST_TAKEN:
-            st.caption(_ui.say("{n} smaller ones are not shown.", n=len(found) - MOST_TAKEN))
+    total = memory.size_words(sum(one.size_bytes for one in found))
+    st.caption(_ui.say("{total} in all. What a run has made goes with the run.", total=total))
+    for number, one in enumerate(found[:MOST_TAKEN]):
+        _taken(workspace, number, one)
+    if len(found) > MOST_TAKEN:
+        st.caption(_ui.say("{n} smaller ones are not shown.", n=len(found) - MOST_TAKEN))
 
 
 def _taken(workspace: Workspace, number: int, one: taken.Taken) -> None:

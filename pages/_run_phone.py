@@ -76,7 +76,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
 def show(rows: Sequence[tuple[str, str, list[str]]], label: str) -> None:
     """Show runs, each with its id, its name and the lines below it. look() opens the one that is touched."""
     told = [{"id": run_id, "name": name, "lines": lines} for run_id, name, lines in rows]
-    with st.container(key="runs_phone"):
+    with st.container(key="narrow_runs"):
         _list(
             data={"rows": told, "first": FIRST, "label": label, "more": t("Show all {n}", n=len(told))},
             key=_KEY,

@@ -125,7 +125,7 @@ def _alike(workspace: Workspace, rows: Sequence[Row]) -> list[str]:
 def _listed(frame: pd.DataFrame, coloured: str, rows: Sequence[Row], alt: str) -> list[str]:
     """Show runs as a table, and for a narrow screen as a list of names with what each came to; the style shows one. Returns
     those that are marked."""
-    with st.container(key="runs_table"):
+    with st.container(key="wide_runs"):
         marked = _table(_styled(frame, coloured), [row.run.id for row in rows], alt)
     found = [
         (row.run.id, row.mark + row.run.name, _lines(frame.iloc[number], row, coloured))

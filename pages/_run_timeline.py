@@ -94,15 +94,12 @@ def panels(run_id: str, objective: objectives.Objective, found: _run_parts.Follo
     watched = next((event for event in reversed(found.others) if isinstance(event, events.Watched)), None)
     first, others = _charts.first(objective, steps, evals, watched), _charts.others(steps)
     _grid(run_id, first)
-    fold = st.expander(t("Rate, gradients, speed and memory"), key=f"works_{run_id}", on_change="rerun")
-    if fold.open:
-        with fold:
-            _grid(run_id, others)
-    table = st.expander(t("The same as a table"), key=f"values_{run_id}", on_change="rerun")
-    if table.open:
-        with table:
-            shown = pd.DataFrame(_charts.rows([*first, *others], MOST_ROWS)).set_index(t("step"))
-            st.table(_ui.cells(shown))
+    _ui.fold(t("Rate, gradients, speed and memory"), f"works_{run_id}", lambda: _grid(run_id, others))
+    _ui.fold(t("The same as a table"), f"values_{run_id}", lambda: _values([*first, *others]))
+
+
+def _values(shown: Sequence[_charts.Panel]) -> None:
+    st.table(_ui.cells(pd.DataFrame(_charts.rows(shown, MOST_ROWS)).set_index(t("step"))))
 
 
 def _number(value: float) -> str:

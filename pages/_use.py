@@ -32,10 +32,8 @@ def show(here: Workspace, run_id: str) -> None:
     if made is None:
         return
     _job(here, run_id)
-    fold = st.expander(t("Take it along: files, Ollama, serving, upload"), key=fold_key(run_id), on_change="rerun")
-    if fold.open:
-        with fold:
-            _everything(here, run_id, made.name == "adapter")
+    title = t("Take it along: files, Ollama, serving, upload")
+    _ui.fold(title, fold_key(run_id), lambda: _everything(here, run_id, made.name == "adapter"))
 
 
 def fold_key(run_id: str) -> str:

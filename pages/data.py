@@ -164,14 +164,16 @@ def _look(dataset: Dataset) -> None:
         _data_rows.browse(workspace, dataset)
 
 
+def _change(dataset: Dataset) -> None:
+    _rename(dataset)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        _download(dataset)
+        _remove(dataset)
+
+
 def _manage(dataset: Dataset) -> None:
-    fold = st.expander(t("Rename, download or delete"), key=f"manage_{dataset.id}", on_change="rerun")
-    if fold.open:  # who uses it is looked up in all runs and data
-        with fold:
-            _rename(dataset)
-            with st.container(horizontal=True, vertical_alignment="center"):
-                _download(dataset)
-                _remove(dataset)
+    # who uses it is looked up in all runs and data
+    _ui.fold(t("Rename, download or delete"), f"manage_{dataset.id}", lambda: _change(dataset))
     with st.expander(t("How the file was read")):
         report = dataset.report
         facts = {

@@ -32,7 +32,8 @@ _KEPT = ("evaluate.", "dataset.", "train.seed", "train.max_steps", "train.thread
 class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     """One change: `recipe` where it is another recipe, `changes` by dotted path; `short` names it after "with"; `effect` is
     what was seen elsewhere and `source` where. `measured` says what it did here or on the starter, in `points` of general
-    accuracy; None: nobody has measured that. `here`: it was measured in runs of this home."""
+    accuracy; None: nobody has measured that. `here`: it was measured in runs of this home. `there` is the run that did it
+    already, where that was looked for."""
 
     name: str
     title: str
@@ -44,6 +45,7 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     measured: str = ""
     points: float | None = None
     here: bool = False
+    there: Run | None = None
 
 
 # Less than a point is no real drop either (engine/report/verdicts.py).
@@ -181,12 +183,12 @@ def _freeze(run_spec: RunSpec) -> Remedy | None:
     )
 
 
-def done(run: ScoredRun, remedy: Remedy) -> Run | None:
+def done(run: ScoredRun, remedy: Remedy, runs: Sequence[Run]) -> Run | None:
     """Return the newest finished run that is this one with a remedy already, and was scored: to train it again would only
-    repeat that."""
+    repeat that. `runs` are all there are, newest first."""
     differ = ("recipe",) if remedy.recipe else tuple(remedy.changes)
     wanted = (run.spec.dataset.id, run.spec.base.ref, remedy.recipe or run.spec.recipe.name)
-    for other in store.list_all(run.workspace):
+    for other in runs:
         if other.status != "finished" or (other.dataset, other.base, other.recipe) != wanted:
             continue
         with suppress(OSError, ValueError):  # deleted just now

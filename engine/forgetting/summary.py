@@ -25,7 +25,7 @@ def of(run: ScoredRun, ways: Sequence[remedies.Remedy] | None = None) -> headlin
         run.rows, moved=run.moved, chance=run.chance, titles=library.titles(run.workspace), blind=wins,
         can_recover=can_recover(run), can_compare=blind.has_texts(run.joined) or evaluations.has_prompts(run),
         remedy="" if best is None else f"{best.title}. {best.measured}", origin=_origin(run),
-        there=there.name if best is not None and (there := remedies.done(run, best)) is not None else "",
+        there="" if best is None or best.there is None else best.there.name,
     )  # fmt: skip
     row = headline.asked(run.rows)
     if row is None or row.benchmark != items.PREFERENCE or verdicts.change_of(row) == "better":
@@ -49,7 +49,11 @@ def to_try(run: ScoredRun) -> list[remedies.Remedy]:
     if run.spec.kind != "train" or not drops:
         return []
     lost = max((-100 * row.change for row in drops if not is_loss(row)), default=None)
-    return remedies.of(run.spec, run.workspace, lost)
+    runs = store.list_all(run.workspace)
+    return [
+        msgspec.structs.replace(one, there=remedies.done(run, one, runs))
+        for one in remedies.of(run.spec, run.workspace, lost)
+    ]
 
 
 def can_recover(run: ScoredRun) -> bool:

@@ -118,13 +118,17 @@ def test_a_remedy_is_done_where_a_finished_run_differs_in_it_alone(workspace: Wo
     scored(workspace, 1, plain, 80)
     run = runs_scored.of(workspace, store.list_all(workspace)[0].id)
     ways = {one.name: one for one in remedies.of(plain, workspace)}
-    assert not any(remedies.done(run, one) for one in ways.values())
+    assert not any(remedies.done(run, one, store.list_all(workspace)) for one in ways.values())
     scored(workspace, 2, run_of(share=0.1, rate=1e-3, layers="top:0.5"), 80)  # differs in two things
     scored(workspace, 3, run_of(share=0.1, rate=2e-3), 80)  # another rate than the one that is offered
-    assert remedies.done(run, ways["rate"]) is None
+    assert remedies.done(run, ways["rate"], store.list_all(workspace)) is None
     scored(workspace, 4, run_of(share=0.1, rate=1e-3), 80)
     scored(workspace, 5, run_of("full", share=0.1, layers="bottom_frozen:0.5", recipe="freeze-bottom"), 80)
-    found = {name: there.id for name, one in ways.items() if (there := remedies.done(run, one)) is not None}
+    found = {
+        name: there.id
+        for name, one in ways.items()
+        if (there := remedies.done(run, one, store.list_all(workspace))) is not None
+    }
     newest_first = [one.id for one in store.list_all(workspace)]
     assert found == {"rate": newest_first[1], "freeze": newest_first[0]}
     assert remedies.draft(run, ways["rate"]).came_from == f"{run.name}, with a lower rate (0.001)"
